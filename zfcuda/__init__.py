@@ -1,0 +1,90 @@
+"""What did this unit see? Deconvnet projections, occlusion maps and invariance curves for CNNs.
+
+After Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks" (ECCV 2014)::
+
+    import zfcuda
+
+    model = zfcuda.models.load("squeezenet1_1")
+    x = zfcuda.models.preprocessing("squeezenet1_1").to_input(zfcuda.data.read_image("cat.jpg"))
+
+    zfcuda.deconv(model, x, "features.6")     # what the strongest unit of a layer saw
+    zfcuda.occlusion(model, x).plot()         # which part of the image carries the decision
+    zfcuda.rotation(model, x).plot()          # how far the answer survives turning the image
+
+Importing the package loads the compiled ops; everything else is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from zfcuda import _load
+
+if TYPE_CHECKING:
+    from zfcuda import data, figures, models, nn, ops, results
+    from zfcuda.backgrounds import background_effect
+    from zfcuda.deconvnet import deconv
+    from zfcuda.invariance import rotation, scaling, translation
+    from zfcuda.predictions import predict
+    from zfcuda.results import (
+        BackgroundResult,
+        InvarianceResult,
+        LayerSums,
+        OcclusionResult,
+        Predictions,
+    )
+    from zfcuda.sensitivity import occlusion
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackgroundResult",
+    "InvarianceResult",
+    "LayerSums",
+    "OcclusionResult",
+    "Predictions",
+    "background_effect",
+    "data",
+    "deconv",
+    "figures",
+    "models",
+    "nn",
+    "occlusion",
+    "ops",
+    "predict",
+    "results",
+    "rotation",
+    "scaling",
+    "translation",
+]
+
+_HOME = {
+    "BackgroundResult": "results",
+    "InvarianceResult": "results",
+    "LayerSums": "results",
+    "OcclusionResult": "results",
+    "Predictions": "results",
+    "background_effect": "backgrounds",
+    "deconv": "deconvnet",
+    "occlusion": "sensitivity",
+    "predict": "predictions",
+    "rotation": "invariance",
+    "scaling": "invariance",
+    "translation": "invariance",
+}
+_MODULES = {"data", "figures", "models", "nn", "ops", "results"}
+
+_load.library()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"zfcuda.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"zfcuda.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'zfcuda' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

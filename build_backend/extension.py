@@ -142,7 +142,7 @@ class Toolchain:
             system.append(str(gate.nvcc.home / "include"))
         self.torch_libraries = cpp_extension.library_paths()
         self.includes = [f"-I{CSRC}", f"-I{folder}"]
-        self.system_includes = [f"-isystem{path}" for path in dict.fromkeys(system)]
+        self.system_includes = [flag for path in system for flag in ("-isystem", path)]
         self.warnings = ["-Wall", "-Wextra", *_flag_if("-Werror", "ZFCUDA_WERROR")]
         self.defines = [
             "-DNDEBUG",
@@ -215,7 +215,8 @@ class Toolchain:
             return []
         paths = [f"-L{self.gate.nvcc.home / name}" for name in ("lib64", "lib")]
         if self.gate.static_runtime:
-            return [*paths, "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+            static = ["-lcudart_static", "-Wl,--exclude-libs,libcudart_static.a"]
+            return [*paths, *static, "-ldl", "-lrt", "-lpthread"]
         return [*paths, "-lcudart"]  # shared: one runtime state in the process, torch's
 
     def _object(self, source: Path) -> Path:

@@ -1,0 +1,101 @@
+"""What this installation is: versions, devices, the CUDA verdict with its reason, threads, SIMD."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import zfcuda
+from zfcuda import _load
+
+PACKAGES = ("numpy", "matplotlib", "pillow", "safetensors", "scikit-image", "torchvision")
+
+
+@dataclass(frozen=True)
+class Info:
+    """What :func:`collect` found. ``print(info)`` shows it as aligned lines.
+
+    Attributes:
+        zfcuda: version of this package.
+        folder: the folder that it was imported from.
+        python: version of Python, and its platform.
+        torch: version of torch that is running.
+        built_against: version of torch that the kernels were compiled against.
+        packages: versions of the packages that zfcuda works with; None where one is not installed.
+        cuda: whether CUDA kernels were compiled in.
+        cuda_verdict: the build's sentence about CUDA, with its reason.
+        devices: what torch can run on, such as ``("cpu", "cuda:0 (NVIDIA H200)")``.
+        threads: threads that the CPU kernels use (``torch.get_num_threads()``).
+        cores: cores that this process may use.
+        simd: instruction set that the CPU kernels chose when they were loaded.
+    """
+
+    zfcuda: str
+    folder: str
+    python: str
+    torch: str
+    built_against: str
+    packages: dict[str, str | None]
+    cuda: bool
+    cuda_verdict: str
+    devices: tuple[str, ...]
+    threads: int
+    cores: int
+    simd: str
+
+    def __str__(self) -> str:
+        packages = (
+            f"{name} {number or '(not installed)'}" for name, number in self.packages.items()
+        )
+        lines = {
+            "zfcuda": f"{self.zfcuda} in {self.folder}",
+            "python": self.python,
+            "torch": f"{self.torch} (kernels built against {self.built_against})",
+            "packages": ", ".join(packages),
+            "CUDA": self.cuda_verdict,
+            "devices": ", ".join(self.devices),
+            "threads": f"{self.threads} on {self.cores} cores",
+            "SIMD": self.simd,
+        }
+        return "\n".join(f"{name:<9} {value}" for name, value in lines.items())
+
+
+def collect() -> Info:
+    """Look at the running process; what cannot be had is said, never raised."""
+    library = _load.library()
+    from zfcuda import _build_facts as facts
+
+    return Info(
+        zfcuda=zfcuda.__version__,
+        folder=str(Path(__file__).resolve().parent),
+        python=f"{platform.python_version()} on {sys.platform} {platform.machine()}",
+        torch=torch.__version__,
+        built_against=facts.TORCH_VERSION,
+        packages={name: _version(name) for name in PACKAGES},
+        cuda=bool(facts.WITH_CUDA),
+        cuda_verdict=facts.CUDA_VERDICT,
+        devices=("cpu", *_gpus()),
+        threads=torch.get_num_threads(),
+        cores=len(os.sched_getaffinity(0)),
+        simd=library.simd_level(),
+    )
+
+
+def _gpus() -> list[str]:
+    if not torch.cuda.is_available():
+        return []
+    indices = range(torch.cuda.device_count())
+    return [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in indices]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

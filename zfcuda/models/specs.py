@@ -65,7 +65,7 @@ def parse(spec: str | os.PathLike[str]) -> Spec:
     torchvision = name.startswith(f"{_TORCHVISION}:")
     model, colon, file = name.removeprefix(f"{_TORCHVISION}:").partition(":")
     if not torchvision and model not in MODELS:
-        if Path(name).suffix not in SUFFIXES and not Path(name).exists():
+        if not name or (Path(name).suffix not in SUFFIXES and not Path(name).exists()):
             raise ValueError(
                 f"unknown model '{text}'{did_you_mean(name, MODELS)}: expected "
                 f"{', '.join(MODELS)}, torchvision:NAME or a file ({', '.join(SUFFIXES)})"

@@ -1,0 +1,184 @@
+"""Reading pictures: every kind of file becomes 8-bit RGB or one sentence that names the file."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zfcuda.data import list_images, read_alpha, read_image, to_rgb
+
+
+def saved(tmp_path, image, name="picture.png", **options):
+    path = tmp_path / name
+    image.save(path, **options)
+    return path
+
+
+def pixels(image):
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+@pytest.fixture
+def colours():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+# --- what is read ---------------------------------------------------------------------------------
+
+
+def test_rgb_is_read_as_it_is(tmp_path, colours):
+    path = saved(tmp_path, Image.fromarray(colours))
+    np.testing.assert_array_equal(pixels(read_image(path)), colours)
+    np.testing.assert_array_equal(pixels(read_image(str(path))), colours)
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_grey_has_three_equal_channels(tmp_path, mode):
+    grey = np.array([[0, 255], [255, 0]], dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(grey).convert(mode))
+    np.testing.assert_array_equal(pixels(read_image(path)), np.stack([grey] * 3, axis=-1))
+
+
+def test_palette(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 10, 30, 4, 250, 6])
+    image.putpixel((1, 0), 1)
+    path = saved(tmp_path, image)
+    np.testing.assert_array_equal(pixels(read_image(path)), [[[200, 10, 30], [4, 250, 6]]])
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    grey = np.array([[0, 256, 257 * 100, 65535]], dtype=np.uint16)
+    for name in ("a.png", "a.tif"):
+        path = saved(tmp_path, Image.fromarray(grey), name)
+        np.testing.assert_array_equal(pixels(read_image(path))[0, :, 0], [0, 1, 100, 255])
+
+
+def test_wide_grey_modes():
+    integer = Image.fromarray(np.array([[0, 65535]], dtype=np.int32))
+    real = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
+    assert (integer.mode, real.mode) == ("I", "F")
+    assert pixels(to_rgb(integer))[0, :, 1].tolist() == [0, 255]
+    assert pixels(to_rgb(real))[0, :, 2].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("value", [-1.0, 1.5, np.nan])
+def test_float_grey_outside_the_unit_range_is_refused(tmp_path, value):
+    image = Image.fromarray(np.array([[0.5, value]], dtype=np.float32))
+    path = saved(tmp_path, image, "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif.* in mode F: expected 0 to 1$"):
+        read_image(path)
+
+
+def test_cmyk(tmp_path):
+    path = saved(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "red.jpg")
+    red, green, blue = pixels(read_image(path)).mean(axis=(0, 1))
+    assert red > 245 and green < 10 and blue < 10
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGBa", "LA", "La"])
+def test_alpha_is_composited_on_white(mode):
+    image = Image.new("RGBA", (3, 1), (0, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 51))
+    image.putpixel((2, 0), (0, 0, 0, 0))
+    if mode != "RGBA":
+        image = image.convert("LA").convert("La") if mode == "La" else image.convert(mode)
+    assert image.mode == mode
+    assert pixels(to_rgb(image))[0, :, 0].tolist() == [0, 204, 255]
+
+
+@pytest.mark.parametrize(("mode", "key"), [("P", 0), ("L", 10), ("RGB", (10, 10, 10))])
+def test_transparent_colour_becomes_white(tmp_path, mode, key):
+    image = Image.new(mode, (2, 1), key)
+    if mode == "P":
+        image.putpalette([10, 10, 10, 90, 90, 90])
+    image.putpixel((1, 0), {"P": 1, "L": 90, "RGB": (90, 90, 90)}[mode])
+    path = saved(tmp_path, image, transparency=key)
+    assert pixels(read_image(path))[0, :, 0].tolist() == [255, 90]
+    assert np.asarray(read_alpha(path)).tolist() == [[0, 255]]
+
+
+def test_alpha_of_an_opaque_picture_is_none(tmp_path, colours):
+    assert read_alpha(saved(tmp_path, Image.fromarray(colours))) is None
+
+
+def test_exif_orientation_is_applied_to_picture_and_alpha(tmp_path, colours):
+    image = Image.fromarray(colours).convert("RGBA")
+    image.putalpha(Image.fromarray(colours[..., 0]))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    path = saved(tmp_path, image, exif=exif)
+    assert read_image(path).size == (6, 9)
+    np.testing.assert_array_equal(np.asarray(read_alpha(path)), np.rot90(colours[..., 0], -1))
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    path = saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
+    assert pixels(read_image(path))[0, 0].tolist() == [255, 0, 0]
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def refused(path, match):
+    for read in (read_image, read_alpha):
+        with pytest.raises(ValueError, match=match) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    refused(tmp_path / "no.png", "does not exist")
+
+
+def test_folder(tmp_path):
+    refused(tmp_path, "is a folder: expected an image file")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n"])
+def test_not_an_image(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    refused(path, "is not an image")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp", "tiff", "webp"])
+@pytest.mark.parametrize("part", [0.25, 0.6, 0.9])
+def test_truncated_image(tmp_path, kind, part):
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, kind)
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(buffer.getvalue()[: int(part * buffer.tell())])
+    refused(path, "cannot be read as an image|is not an image")
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("1", (100, 100)))
+    for limit in (9_999, 4_000):  # Pillow warns above its limit and raises above twice of it
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        refused(path, rf"more than {limit:,} pixels \(PIL.Image.MAX_IMAGE_PIXELS\)")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert read_image(path).size == (100, 100)
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def test_list_images(tmp_path):
+    for name in ("b.PNG", "a.jpeg", "notes.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpeg", "b.PNG"]
+
+
+def test_list_images_refuses_what_is_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="does not exist: expected a folder"):
+        list_images(tmp_path / "no")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file: expected a folder"):
+        list_images(tmp_path / "file")

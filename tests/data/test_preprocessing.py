@@ -108,6 +108,13 @@ def test_signal_is_grey_at_zero_and_keeps_its_sign(pre):
     assert (shown[1] == 0.5).sum() == 8 * 8 * 3 - 2
 
 
+def test_signal_is_shown_in_proportion():
+    signal = torch.zeros(1, 3, 1, 402)
+    signal[0, 0, 0, 1:] = torch.linspace(0, 1, 401)  # its zeros do not count; 99.5 %: 0.995
+    shown = IMAGENET.signal_to_display(signal)[0, 0, :, 0]
+    np.testing.assert_allclose(shown[[1, 201, 301]], [0.5, 0.75126, 0.87689], atol=1e-4)
+
+
 def test_signal_is_scaled_per_image_and_robustly():
     signal = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     signal[1] = 1000 * signal[0]

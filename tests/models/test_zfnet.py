@@ -91,7 +91,12 @@ def test_ops_decides_whose_modules_are_used():
     assert type(ours.pool1) is zfcuda.nn.MaxPool2d and type(theirs.pool1) is nn.MaxPool2d
     assert type(ours.norm2) is zfcuda.nn.LocalResponseNorm
     assert type(theirs.norm2) is nn.LocalResponseNorm
-    assert ours.pool1.ceil_mode and theirs.pool5.ceil_mode
+    for model in (ours, theirs):
+        for i in (1, 2, 5):
+            pool = model.get_submodule(f"pool{i}")
+            assert (pool.kernel_size, pool.stride, pool.ceil_mode) == (3, 2, True)
+        for norm in (model.norm1, model.norm2):
+            assert (norm.size, norm.alpha, norm.beta, norm.k) == (5, 1e-4, 0.75, 2.0)
 
 
 def test_output_of_a_layer_is_not_overwritten_by_the_next(pair):

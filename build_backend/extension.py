@@ -61,11 +61,11 @@ class BuildExtension(build_ext):
         target = Path(self.get_ext_fullpath(ext.name))
         self.copy_file(str(library), self._with_parent(target))
         self._facts = facts_module(gate)
-        _write(target.with_name("_build_facts.py"), self._facts)
+        write(target.with_name("_build_facts.py"), self._facts)
 
     def copy_extensions_to_source(self) -> None:
         super().copy_extensions_to_source()
-        _write(ROOT / "zfcuda" / "_build_facts.py", self._facts)
+        write(ROOT / "zfcuda" / "_build_facts.py", self._facts)
 
     @staticmethod
     def _with_parent(path: Path) -> str:
@@ -109,7 +109,7 @@ def facts_module(gate: cuda_gate.Gate) -> str:
 
 def compile_and_link(files: list[Path], folder: Path, gate: cuda_gate.Gate) -> Path:
     """Build the library in ``folder`` and return its path."""
-    _write(folder / "zfcuda_build_facts.h", facts_header(gate))
+    write(folder / "zfcuda_build_facts.h", facts_header(gate))
     tools = Toolchain(gate, folder)
     compiled = []
     for file in files:
@@ -230,7 +230,7 @@ def run(compiles: list[Step], link: Step, folder: Path) -> None:
     for step in compiles:
         step.output.parent.mkdir(parents=True, exist_ok=True)
     if ninja := shutil.which("ninja"):
-        _write(folder / "build.ninja", ninja_file([*compiles, link]))
+        write(folder / "build.ninja", ninja_file([*compiles, link]))
         _call([ninja, "-C", str(folder), "-j", str(jobs)])
         return
     with ThreadPoolExecutor(jobs) as pool:
@@ -289,7 +289,7 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Write only what is new, so that the file's time does not make ninja rebuild."""
     if not path.is_file() or path.read_text() != text:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -87,6 +87,11 @@ def collect() -> Info:
     )
 
 
+def text() -> str:
+    """What ``zfcuda info`` prints."""
+    return str(collect())
+
+
 def _gpus() -> list[str]:
     if not torch.cuda.is_available():
         return []

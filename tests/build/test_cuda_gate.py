@@ -1,0 +1,112 @@
+"""The CUDA verdict: a function of torch, nvcc, the GPUs that can be seen and two variables."""
+
+from pathlib import Path
+
+import pytest
+from cuda_gate import CudaUnavailable, Nvcc, decide, find_nvcc
+
+NVCC = Nvcc(Path("/cuda"), "13.0", frozenset({"7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"}))
+OLD_NVCC = Nvcc(Path("/cuda"), "12.1", frozenset({"8.0", "8.6", "8.9", "9.0"}))
+CUDA_TORCH = ("2.13.0+cu130", "13.0")
+CPU_TORCH = ("2.13.0+cpu", None)
+
+
+@pytest.mark.parametrize(
+    ("torch", "nvcc", "setting", "reason"),
+    [
+        (CUDA_TORCH, NVCC, "0", "ZFCUDA_CUDA=0 was set"),
+        (CPU_TORCH, NVCC, "auto", "torch 2.13.0+cpu has no CUDA"),
+        (CPU_TORCH, None, "auto", "torch 2.13.0+cpu has no CUDA"),
+        (CUDA_TORCH, None, "auto", "no working nvcc was found"),
+        (CUDA_TORCH, OLD_NVCC, "auto", "nvcc is CUDA 12.1 and torch 2.13.0+cu130 uses CUDA 13.0"),
+    ],
+)
+def test_cpu_only_says_why(torch, nvcc, setting, reason):
+    gate = decide(*torch, nvcc, environ={"ZFCUDA_CUDA": setting})
+    assert not gate.with_cuda
+    assert gate.verdict.startswith("zfcuda was built for the CPU only, because ")
+    assert reason in gate.verdict
+    assert "\n" not in gate.verdict
+
+
+@pytest.mark.parametrize(
+    ("torch", "nvcc", "reason"),
+    [
+        (CUDA_TORCH, None, "no working nvcc"),
+        (CPU_TORCH, None, "no working nvcc"),
+        (CUDA_TORCH, OLD_NVCC, "the major versions must be the same"),
+    ],
+)
+def test_demanded_cuda_fails_loudly(torch, nvcc, reason):
+    with pytest.raises(
+        CudaUnavailable, match=f"ZFCUDA_CUDA=1 demands CUDA kernels, but .*{reason}"
+    ):
+        decide(*torch, nvcc, environ={"ZFCUDA_CUDA": "1"})
+
+
+def test_cuda_torch_with_its_nvcc_gets_kernels_for_common_chips():
+    gate = decide(*CUDA_TORCH, NVCC, environ={})
+    assert gate.with_cuda
+    assert gate.archs == ("8.0", "8.6", "8.9", "9.0+PTX", "10.0", "12.0")
+    assert not gate.static_runtime
+    assert "CUDA 13.0 kernels" in gate.verdict
+
+
+def test_nvcc_limits_the_default_chips():
+    gate = decide("2.11.0+cu126", "12.6", OLD_NVCC, environ={})
+    assert gate.archs == ("8.0", "8.6", "8.9", "9.0+PTX")
+
+
+def test_only_visible_gpus_unless_nvcc_is_too_old_for_one():
+    assert decide(*CUDA_TORCH, NVCC, ["9.0", "9.0"], {}).archs == ("9.0",)
+    assert decide("2.11.0+cu126", "12.6", OLD_NVCC, ["12.0"], {}).archs[-1] == "9.0+PTX"
+
+
+@pytest.mark.parametrize("wished", ["8.0;9.0+PTX", "8.0 9.0+PTX", "8.0, 9.0+PTX"])
+def test_torch_cuda_arch_list_wins(wished):
+    gate = decide(*CUDA_TORCH, NVCC, ["8.6"], {"TORCH_CUDA_ARCH_LIST": wished})
+    assert gate.archs == ("8.0", "9.0+PTX")
+    assert gate.nvcc_arch_flags == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+
+
+def test_cpu_torch_can_compile_link_and_load_kernels():
+    gate = decide(*CPU_TORCH, OLD_NVCC, environ={"ZFCUDA_CUDA": "1"})
+    assert gate.with_cuda
+    assert gate.static_runtime
+    assert "they load but cannot run" in gate.verdict
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("ZFCUDA_CUDA", "yes"), ("TORCH_CUDA_ARCH_LIST", "Hopper")]
+)
+def test_settings_that_mean_nothing_are_named(setting, value):
+    with pytest.raises(ValueError, match=f"{setting}.*{value.lower()}|{setting}.*{value}"):
+        decide(*CUDA_TORCH, NVCC, environ={setting: value})
+
+
+def nvcc_script(path: Path, home: Path, release: str = "13.0") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "#!/bin/sh\ncase $1 in\n"
+        f"--version) echo 'Cuda compilation tools, release {release}, V{release}.88';;\n"
+        "--list-gpu-arch) printf 'compute_80\\ncompute_90\\ncompute_120\\n';;\n"
+        f"--dryrun) echo '#$ _HERE_={home}/bin' >&2;;\nesac\n"
+    )
+    path.chmod(0o755)
+
+
+def test_nvcc_behind_a_wrapper_names_its_own_folder(tmp_path):
+    nvcc_script(tmp_path / "wrapper" / "nvcc", tmp_path / "cuda")
+    nvcc = find_nvcc({"PATH": str(tmp_path / "wrapper")})
+    assert nvcc == Nvcc(tmp_path / "cuda", "13.0", frozenset({"8.0", "9.0", "12.0"}))
+
+
+def test_cuda_home_comes_before_path(tmp_path):
+    nvcc_script(tmp_path / "wrapper" / "nvcc", tmp_path / "cuda")
+    nvcc_script(tmp_path / "mine" / "bin" / "nvcc", tmp_path / "mine", "12.8")
+    environ = {"PATH": str(tmp_path / "wrapper"), "CUDA_HOME": str(tmp_path / "mine")}
+    assert find_nvcc(environ).version == "12.8"

@@ -1,0 +1,95 @@
+"""What `import zfcuda` says when its compiled library is missing, foreign or elsewhere."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A source tree without a compiled library, beside a torch that is only a version number."""
+    (tmp_path / "clone" / "zfcuda").mkdir(parents=True)
+    for name in ("__init__.py", "_load.py"):
+        shutil.copy(ROOT / "zfcuda" / name, tmp_path / "clone" / "zfcuda")
+    (tmp_path / "clone" / "setup.py").touch()
+    (tmp_path / "site" / "torch").mkdir(parents=True)
+    (tmp_path / "site" / "torch" / "__init__.py").write_text("__version__ = '2.13.0+cpu'")
+    return tmp_path / "clone"
+
+
+def compiled(folder: Path, torch_version: str) -> None:
+    (folder / "_build_facts.py").write_text(f"TORCH_VERSION = {torch_version!r}")
+    (folder / "_C.py").write_text(f"where = {str(folder)!r}")
+
+
+def imported(clone: Path, code: str = "import zfcuda") -> subprocess.CompletedProcess[str]:
+    # -S: this environment's own zfcuda, if it is an installed one, must not be seen.
+    return subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=clone,
+        env={"PYTHONPATH": str(clone.parent / "site"), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_missing_library_names_the_folder_and_the_remedy(clone):
+    line = last_line(imported(clone))
+    assert line.startswith(f"ImportError: zfcuda was imported from {clone / 'zfcuda'}, which holds")
+    assert f"`pip install {clone}`" in line
+
+
+def test_facts_without_a_library_are_a_missing_library(clone):
+    compiled(clone / "zfcuda", "2.13.0")
+    (clone / "zfcuda" / "_C.py").unlink()
+    assert "holds no compiled library" in last_line(imported(clone))
+
+
+def test_library_that_fails_inside_is_not_called_missing(clone):
+    compiled(clone / "zfcuda", "2.13.0")
+    (clone / "zfcuda" / "_C.py").write_text("import no_such_module")
+    assert last_line(imported(clone)) == "ModuleNotFoundError: No module named 'no_such_module'"
+
+
+@pytest.mark.parametrize("built", ["2.13.0+cpu", "2.13.1+cu130"])
+def test_same_minor_version_of_torch_loads(clone, built):
+    compiled(clone / "zfcuda", built)
+    assert imported(clone).returncode == 0
+
+
+@pytest.mark.parametrize("built", ["2.12.0", "2.1.3", "3.13.0"])
+def test_other_minor_version_of_torch_is_refused_before_loading(clone, built):
+    compiled(clone / "zfcuda", built)
+    (clone / "zfcuda" / "_C.py").write_text("raise SystemExit('loaded')")
+    line = last_line(imported(clone))
+    assert f"built against torch {built}, but torch 2.13.0+cpu is running" in line
+    assert "pip install --force-reinstall --no-deps ." in line
+
+
+def test_clone_steps_aside_for_an_installed_package(clone):
+    installed = clone.parent / "site" / "zfcuda"
+    shutil.copytree(clone / "zfcuda", installed)
+    compiled(installed, "2.13.0")
+    (installed / "probe.py").write_text("")
+    code = "import zfcuda._C, zfcuda.probe; print(zfcuda._C.where, zfcuda.probe.__file__)"
+    done = imported(clone, code)
+    assert done.stdout.split() == [str(installed), str(installed / "probe.py")], done.stderr
+
+
+def test_compiled_clone_does_not_step_aside(clone):
+    installed = clone.parent / "site" / "zfcuda"
+    shutil.copytree(clone / "zfcuda", installed)
+    for folder in (installed, clone / "zfcuda"):
+        compiled(folder, "2.13.0")
+    assert imported(clone, "import zfcuda._C; print(zfcuda._C.where)").stdout.split() == [
+        str(clone / "zfcuda")
+    ]

@@ -1,0 +1,117 @@
+"""Which torch the build finds, asks for, refuses and stamps."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch_finder
+import zfcuda_backend
+
+
+def put_torch(site: Path, version: str) -> None:
+    """A folder that looks like an installed torch, to whoever does not import it."""
+    (site / "torch").mkdir(parents=True)
+    (site / "torch" / "__init__.py").write_text("raise SystemExit('imported')")
+    info = site / f"torch-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """An empty virtual environment: (its interpreter, its site-packages)."""
+    # -I: as a fresh process, whatever PYTHONPATH the tests run under.
+    subprocess.run(
+        [sys.executable, "-I", "-m", "venv", "--without-pip", tmp_path / "env"], check=True
+    )
+    python = tmp_path / "env" / "bin" / "python"
+    return python, next((tmp_path / "env" / "lib").glob("python*")) / "site-packages"
+
+
+@pytest.fixture
+def isolated(monkeypatch, environment):
+    """As in an isolated build: no torch of its own, the user's environment beside it."""
+    python, site = environment
+    monkeypatch.setattr(torch_finder, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.delenv("ZFCUDA_TORCH_REQUIREMENT", raising=False)
+    return site
+
+
+def test_users_torch_is_built_against(isolated):
+    put_torch(isolated, "2.12.1+cu130")
+    assert zfcuda_backend.get_requires_for_build_wheel() == []
+    assert zfcuda_backend.get_requires_for_build_editable() == []
+    assert torch_finder.runtime_requirements()[0] == "torch==2.12.*"
+    before = list(sys.path)
+    torch_finder.make_importable()
+    assert sys.path[: len(before)] == before, "the overlay must stay in front"
+    assert str(isolated) in sys.path[len(before) :]
+
+
+def test_torch_behind_a_pth_file_is_found(isolated, tmp_path):
+    put_torch(tmp_path / "elsewhere", "2.13.0")
+    (isolated / "elsewhere.pth").write_text(str(tmp_path / "elsewhere"))
+    assert torch_finder.build_requirements() == []
+    torch_finder.make_importable()
+    assert str(tmp_path / "elsewhere") in sys.path
+
+
+def test_pythonpath_does_not_hide_the_users_torch(isolated, tmp_path, monkeypatch):
+    put_torch(isolated, "2.13.0")
+    put_torch(tmp_path / "overlay", "2.11.0")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "overlay"))
+    assert torch_finder.find().version == "2.13.0"
+
+
+def test_active_environment_is_the_second_probe(isolated, environment, tmp_path, monkeypatch):
+    put_torch(isolated, "2.13.0")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    assert torch_finder.find() is None
+    monkeypatch.setenv("VIRTUAL_ENV", str(environment[0].parent.parent))
+    assert torch_finder.find().version == "2.13.0"
+
+
+def test_torch_of_another_python_is_no_use(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\necho \'{"version": "2.13.0", "path": ["/x"], "tag": "cpython-300"}\'\n'
+    )
+    python.chmod(0o755)
+    assert torch_finder.probe(python) is None
+
+
+def test_without_torch_the_tested_range_is_asked_for(isolated, capfd, monkeypatch):
+    assert zfcuda_backend.get_requires_for_build_wheel() == ["torch>=2.11,<2.14"]
+    assert capfd.readouterr().err.count("no torch is installed, so torch>=2.11,<2.14") == 1
+    assert torch_finder.runtime_requirements()[0] == "torch>=2.11,<2.14"
+    monkeypatch.setenv("ZFCUDA_TORCH_REQUIREMENT", "torch==2.12.*")
+    assert zfcuda_backend.get_requires_for_build_wheel() == ["torch==2.12.*"]
+
+
+def test_sdist_needs_no_torch_and_promises_none(isolated, monkeypatch):
+    put_torch(isolated, "2.12.0")
+    assert zfcuda_backend.get_requires_for_build_sdist() == []
+    monkeypatch.setattr(sys, "argv", ["setup.py", "sdist"])
+    assert torch_finder.runtime_requirements()[0] == "torch>=2.11,<2.14"
+
+
+@pytest.mark.parametrize("version", ["2.11.0", "2.13.1+cpu", "2.12.0a0+git123"])
+def test_tested_versions_pass_in_silence(version, capfd):
+    torch_finder.check(version)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("version", ["2.10.1", "1.13.1+cu117"])
+def test_older_torch_is_refused_by_name(version):
+    with pytest.raises(SystemExit, match=rf"needs torch >=2.11,<2.14, but torch {version[:4]}"):
+        torch_finder.check(version)
+
+
+@pytest.mark.parametrize("version", ["2.14.0", "3.0.0.dev1"])
+def test_newer_torch_gets_one_warning(version, capfd):
+    torch_finder.check(version)
+    assert capfd.readouterr().err.count(f"torch {version} is newer than the tested range") == 1

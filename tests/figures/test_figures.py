@@ -1,0 +1,166 @@
+"""Every figure builds from awkward results, keeps its texts apart and within the page, and leaves
+matplotlib's global state alone."""
+
+import itertools
+import sys
+from unittest import mock
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib.text import Text
+
+from zfcuda import figures
+
+
+def assert_tidy(figure):
+    """No two visible texts overlap, and none leaves the figure."""
+    drawn = _drawn_texts(figure)
+    renderer = figure.canvas.get_renderer()
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in drawn]
+    page = figure.bbox
+    for text, box in boxes:
+        inside = page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1
+        inside = inside and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1
+        assert inside, f"{text!r} leaves the page: {box} of {page}"
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        width = min(a.x1, b.x1) - max(a.x0, b.x0)
+        height = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert width <= 1 or height <= 1, f"{one!r} overlaps {other!r}"
+
+
+def _drawn_texts(figure):
+    """The text artists that a draw really reaches: ticks outside the view limits are not drawn."""
+    drawn = []
+    draw = Text.draw
+
+    def record(text, renderer):
+        if text.get_visible() and text.get_text().strip():
+            drawn.append(text)
+        draw(text, renderer)
+
+    with mock.patch.object(Text, "draw", record):
+        figure.canvas.draw()
+    assert drawn
+    return drawn
+
+
+@pytest.fixture(autouse=True)
+def untouched_globals():
+    before = dict(mpl.rcParams)
+    yield
+    assert dict(mpl.rcParams) == before
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize("with_image", [True, False])
+def test_prediction(predictions, images, class_names, with_image):
+    shown = images if with_image else None
+    figure = figures.prediction(predictions, shown, class_names, title="a title")
+    assert_tidy(figure)
+    texts = {text.get_text() for text in _drawn_texts(figure)}
+    top = float(predictions.top(1)[0][0, 0])
+    assert f"{top:.3f}" in texts
+    assert any(f"{float(predictions.entropy[0]):.2f} nats" in text for text in texts)
+
+
+def test_prediction_of_fewer_than_five_classes(images):
+    from zfcuda.results import Predictions
+
+    assert_tidy(figures.prediction(Predictions(torch.tensor([[1.0, 2.0]])), images))
+
+
+def test_prediction_with_nan(images):
+    from zfcuda.results import Predictions
+
+    assert_tidy(figures.prediction(Predictions(torch.full((1, 9), torch.nan)), images))
+
+
+def test_projection_grid(projections, class_names):
+    figure = figures.projection_grid(projections, class_names=class_names, title="a title")
+    assert_tidy(figure)
+    texts = [text.get_text() for text in _drawn_texts(figure)]
+    assert sum("channel 131 at (27, 28)" in text for text in texts) == 15
+
+
+def test_small_projections_are_magnified(projections):
+    figure = figures.projection_grid(projections)
+    insets = [len(ax.child_axes) for ax in figure.axes]
+    assert insets == [0] * 5 + [1] * 5 + [0] * 10  # images; the speck; the full and the empty layer
+
+
+def test_background_effect(background, class_names):
+    figure = figures.background_effect(background, class_names=class_names, title="a title")
+    assert_tidy(figure)
+    texts = " ".join(text.get_text() for text in _drawn_texts(figure))
+    assert "moved 10%" in texts and "moved 350%" in texts and "the reference" in texts
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"nan": True}, {"rows": 1, "cols": 1, "size": 32}, {"rows": 1, "cols": 4}],
+    ids=str,
+)
+@pytest.mark.parametrize("panels", ["all", "maps only"])
+def test_occlusion_row(occlusion, images, projections, class_names, settings, panels):
+    result = occlusion(**settings)
+    data = {"images": images, "projections": projections.projections} if panels == "all" else {}
+    figure = figures.occlusion_row(result, class_names=class_names, title="a title", **data)
+    assert_tidy(figure)
+    labels = {text.get_text() for text in _drawn_texts(figure)}
+    assert {"occluder centre, x (px)", "y (px)"} <= labels
+
+
+def test_occlusion_maps_lie_at_their_occluders(occlusion, images):
+    """The value drawn at an occluder's centre is the one computed for that occluder."""
+    result = occlusion()
+    figure = figures.occlusion_row(result, images)
+    (mesh,) = next(ax for ax in figure.axes if ax.get_title() == "P(true class)").collections
+    corners = mesh.get_coordinates()
+    heat = np.asarray(mesh.get_array()).reshape(result.grid)
+    for index, (y0, x0, y1, x1) in enumerate(result.boxes.tolist()):
+        row, col = divmod(index, result.grid[1])
+        (left, top), (right, bottom) = corners[row, col], corners[row + 1, col + 1]
+        assert left <= (x0 + x1) / 2 <= right and top <= (y0 + y1) / 2 <= bottom
+        assert heat[row, col] == pytest.approx(float(result.target_probability[0, index]))
+
+
+def test_occlusion_of_an_unknown_layer(occlusion):
+    with pytest.raises(KeyError, match=r"'nope'.*features\.3"):
+        figures.occlusion_row(occlusion(), layer="nope")
+
+
+@pytest.mark.parametrize("kind", ["rotation", "translation", "scaling"])
+@pytest.mark.parametrize("nan", [False, True])
+def test_invariance_curve(invariance, images, class_names, kind, nan):
+    result = invariance(kind, nan=nan)
+    assert_tidy(figures.invariance_curve(result, images, class_names, title="a title"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 73])
+def test_invariance_curve_of_any_length(invariance, count):
+    assert_tidy(figures.invariance_curve(invariance(count=count)))
+
+
+def test_predicted_labels_along_the_angle(invariance, class_names):
+    """The strip's colour changes exactly where the predicted label does."""
+    result = invariance(count=9, classes=8)
+    figure = figures.invariance_curve(result, class_names=class_names)
+    strip = next(ax for ax in figure.axes if ax.get_ylabel() == "label")
+    colours = np.asarray(strip.collections[0].get_array()).reshape(-1, 3)
+    labels = result.labels[0].numpy()
+    same_colour = (colours[:, None] == colours[None]).all(-1)
+    assert (same_colour == (labels[:, None] == labels[None])).all()
+
+
+def test_results_plot_themselves(predictions, projections, background, occlusion, invariance):
+    for result in (predictions, projections, background, occlusion(), invariance()):
+        assert result.plot().axes
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_float_dtype(dtype):
+    from zfcuda.results import Predictions
+
+    assert figures.prediction(Predictions(torch.randn(1, 7).to(dtype))).axes

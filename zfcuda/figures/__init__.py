@@ -1,0 +1,19 @@
+"""Figures: each takes a result, returns a `matplotlib.figure.Figure`, and computes nothing.
+
+The figures are drawn on their own Agg canvas and never shown: call ``figure.savefig(path)``.
+Display images are NumPy arrays ``[N,H,W,3]`` in 0..1; every one of them is optional.
+"""
+
+from .background import background_effect
+from .invariance import invariance_curve
+from .occlusion import occlusion_row
+from .prediction import prediction
+from .projection import projection_grid
+
+__all__ = [
+    "background_effect",
+    "invariance_curve",
+    "occlusion_row",
+    "prediction",
+    "projection_grid",
+]

@@ -1,0 +1,211 @@
+"""The occlusion row (paper, section 4.2 and figure 7; the talk's figure 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ._style import (
+    NO_DATA,
+    Array,
+    below,
+    class_name,
+    colour_bar,
+    display_images,
+    display_signal,
+    fit,
+    fit_name,
+    label_colours,
+    label_legend,
+    new_figure,
+    pick_labels,
+    show_image,
+    styled,
+    to_array,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.collections import QuadMesh
+
+    from zfcuda.results import OcclusionResult
+
+
+@styled
+def occlusion_row(
+    result: OcclusionResult,
+    images: Array | None = None,
+    projections: Mapping[str, Array] | None = None,
+    class_names: Sequence[str] | None = None,
+    image: int = 0,
+    layer: str | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Input, strongest map's projection, P(true class), most probable label, map activity.
+
+    `images` ``[N,H,W,3]`` in 0..1 and `projections` (a layer's ``[N,H,W,3]``) are display arrays;
+    panels without data are left out. `layer` is one of `result.layers`, by default the first.
+    The maps are drawn in input pixels, each cell at the centre of its occluder, over the image.
+    """
+    if layer is None:
+        layer = next(iter(result.layers), None)
+    elif layer not in result.layers:
+        raise KeyError(f"layer {layer!r} is not among the result's layers {list(result.layers)}")
+    shown = None if images is None else display_images(images)[image]
+    projection = None if projections is None else projections.get(layer or "")
+
+    panels = 2 + (shown is not None) + (projection is not None) + (layer is not None)
+    labels = to_array(result.label_map(image))
+    target = int(result.target[image])
+    known = pick_labels(labels, first=target)
+    legend = label_legend(labels, known, class_names, 26)
+    lines = sum(1 + handle.get_label().count("\n") for handle in legend)
+    figure = new_figure(2.2 * panels, 2.9 + max(0.6, 0.16 * lines), title)
+    axes = iter(figure.subplots(1, panels, squeeze=False)[0])
+
+    name = class_name(class_names, target)
+    base = float(_softmax(to_array(result.base_logits)[image])[target])
+    edges = _cell_edges(to_array(result.boxes), result.grid)
+    if shown is not None:
+        ax = next(axes)
+        height, width = result.size
+        show_image(
+            ax,
+            shown,
+            "input, one occluder drawn",
+            f"P({fit(name, 20, 1)})\n= {base:.3f} without occluder\n"
+            f"occluder {height}×{width} px,\nstep {result.stride[0]}×{result.stride[1]} px",
+        )
+        _draw_occluder(ax, result)
+    if projection is not None:
+        show_image(
+            next(axes),
+            display_signal(projection)[image],
+            "strongest map, projected",
+            f"{fit_name(str(layer), 26)}\n{_channel(result, layer, image)}",
+        )
+    heat = to_array(result.heatmap(image)).astype(float)
+    mesh = _draw_map(
+        next(axes), heat, edges, result, shown, "P(true class)", "viridis", _limits(heat, base, 0.0)
+    )
+    colour_bar(mesh.axes, mesh, f"{fit(f'P({name})', 30, 1)}\n▾ without occluder", base)
+
+    ax = next(axes)
+    _draw_map(ax, label_colours(labels, known), edges, result, shown, "most probable label")
+    ax.legend(
+        handles=legend,
+        loc="upper left",
+        bbox_to_anchor=(-0.02, 0.05),
+        bbox_transform=below(ax),
+        borderaxespad=0,
+        handlelength=1,
+        handleheight=1,
+        labelspacing=0.35,
+    )
+    if layer is not None:
+        sums = to_array(result.layer_map(layer, image)).astype(float)
+        idle = float(result.layers[layer].base[image])
+        limits = _limits(sums, idle)
+        title = "strongest map's activity"
+        mesh = _draw_map(next(axes), sums, edges, result, shown, title, "cividis", limits)
+        label = f"sum of {_channel(result, layer, image)},\n{fit_name(layer, 30)}"
+        colour_bar(mesh.axes, mesh, label, idle)
+    return figure
+
+
+def _softmax(logits: Array) -> Array:
+    exps = np.exp(logits - logits.max())
+    return exps / exps.sum()
+
+
+def _limits(values: Array, mark: float, low: float | None = None) -> tuple[float, float]:
+    """A colour bar's ends: those of the finite values and the mark, `low` if given, never equal."""
+    shown = np.append(values[np.isfinite(values)], mark if np.isfinite(mark) else [])
+    low = float(shown.min(initial=np.inf)) if low is None else low
+    high = float(shown.max(initial=-np.inf))
+    if not np.isfinite(low) or not np.isfinite(high):
+        return 0.0, 1.0
+    return low, high if high > low else low + max(abs(low), 1.0) * 1e-3
+
+
+def _channel(result: OcclusionResult, layer: str | None, image: int) -> str:
+    return f"channel {int(result.layers[layer].channels[image])}"
+
+
+def _cell_edges(boxes: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
+    """Edges of the map's cells (y, x), pixels: halfway between neighbouring occluders' centres."""
+    boxes = boxes.reshape(*grid, 4).astype(float)
+    return (
+        _edges((boxes[:, 0, 0] + boxes[:, 0, 2]) / 2, boxes[0, 0, 2] - boxes[0, 0, 0]),
+        _edges((boxes[0, :, 1] + boxes[0, :, 3]) / 2, boxes[0, 0, 3] - boxes[0, 0, 1]),
+    )
+
+
+def _edges(centres: Array, lone: float) -> Array:
+    if centres.size == 1:
+        return np.array([centres[0] - lone / 2, centres[0] + lone / 2])
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def _draw_occluder(ax: Axes, result: OcclusionResult) -> None:
+    """The occluder of the grid's middle position, filled grey and outlined, to scale."""
+    rows, cols = result.grid
+    y0, x0, y1, x1 = to_array(result.boxes)[(rows // 2) * cols + cols // 2]
+    for face, edge, width in (("#808080", "white", 2.2), ("none", "black", 0.9)):
+        ax.add_patch(
+            Rectangle(
+                (x0 - 0.5, y0 - 0.5),
+                x1 - x0,
+                y1 - y0,
+                facecolor=face,
+                edgecolor=edge,
+                linewidth=width,
+            )
+        )
+
+
+def _draw_map(
+    ax: Axes,
+    values: Array,
+    edges: tuple[Array, Array],
+    result: OcclusionResult,
+    background: Array | None,
+    title: str,
+    colours: str = "viridis",
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> QuadMesh:
+    """A grid of values (or of RGB colours) in pixel coordinates, the image faint around it."""
+    height, width = result.image_size
+    if background is not None:
+        ax.imshow(
+            background.mean(axis=-1),
+            cmap="gray",
+            alpha=0.35,
+            extent=(0, width, height, 0),
+            vmin=0,
+            vmax=1,
+        )
+    if values.ndim == 2 and not np.isfinite(values).all():
+        title += "\n(grey: not a number)"
+    mesh = ax.pcolormesh(
+        edges[1],
+        edges[0],
+        np.ma.masked_invalid(values) if values.ndim == 2 else values,
+        cmap=mpl.colormaps[colours].with_extremes(bad=NO_DATA),
+        vmin=limits[0],
+        vmax=limits[1],
+        rasterized=True,
+    )
+    ax.set_facecolor(NO_DATA if values.ndim == 2 and background is None else "white")
+    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    ax.set_title(title)
+    ax.set_xlabel("occluder centre, x (px)")
+    ax.set_ylabel("y (px)", labelpad=1)
+    ax.locator_params(nbins=5)
+    return mesh

@@ -1,0 +1,79 @@
+"""The prediction panel: the image, the top-k distribution and its entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ._style import (
+    MUTED,
+    PALETTE,
+    Array,
+    class_name,
+    display_images,
+    fit,
+    new_figure,
+    show_image,
+    styled,
+    to_array,
+)
+
+if TYPE_CHECKING:
+    from zfcuda.results import Predictions
+
+
+@styled
+def prediction(
+    result: Predictions,
+    images: Array | None = None,
+    class_names: Sequence[str] | None = None,
+    image: int = 0,
+    k: int = 5,
+    title: str | None = None,
+) -> Figure:
+    """One image's `k` most probable classes as bars, with the entropy of the whole distribution.
+
+    `images` are the network's inputs as display arrays ``[N,H,W,3]`` in 0..1; without them only
+    the bars are drawn. `class_names[i]` names class `i`.
+    """
+    k = min(k, result.logits.shape[-1])
+    probabilities, labels = (to_array(t)[image] for t in result.top(k))
+    entropy = float(to_array(result.entropy)[image])
+    rest = max(0.0, 1.0 - float(probabilities.sum()))
+
+    figure = new_figure(6.4, 2.6, title)
+    widths = [1.0, 1.5] if images is not None else [1.0]
+    axes = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
+    if images is not None:
+        show_image(axes[0], display_images(images)[image], caption="network input")
+
+    bars = axes[-1]
+    rows = np.arange(k)
+    colours = [PALETTE[0]] + ["#9ecae1"] * (k - 1)
+    bars.barh(rows, np.nan_to_num(probabilities), color=colours, height=0.62)
+    for row, probability in zip(rows, probabilities, strict=True):
+        bars.text(np.nan_to_num(probability) + 0.015, row, f"{probability:.3f}", va="center")
+    bars.set_yticks(rows, [fit(class_name(class_names, int(label)), 24) for label in labels])
+    bars.tick_params(axis="y", length=0)
+    bars.set_ylim(k - 0.5, -0.5)
+    bars.set_xlim(0, 1.16)  # room for the number at the end of a full bar
+    bars.spines.bottom.set_bounds(0, 1)
+    bars.set_xticks(np.linspace(0, 1, 5))
+    bars.set_xlabel("probability (softmax)")
+    bars.set_title(
+        f"entropy {entropy:.2f} nats: like {np.exp(entropy):.1f} equally likely classes",
+        loc="left",
+    )
+    bars.text(
+        1.0,
+        0.04,
+        f"all other classes: {rest:.3f}",
+        transform=bars.transAxes,
+        ha="right",
+        va="bottom",
+        color=MUTED,
+    )
+    return figure

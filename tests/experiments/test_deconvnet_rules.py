@@ -1,0 +1,288 @@
+"""The deconvnet's rules against nets written out by hand, and against torch's own gradient."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import zfcuda
+from zfcuda import reference
+
+POOL = ((3, 3), (2, 2), (1, 1), (1, 1))
+
+
+@pytest.fixture(autouse=True)
+def _no_warning():
+    """A warning would say that a call has no rule; here all have one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+class Stack(nn.Module):
+    """conv, ReLU, overlapping pool, conv, ReLU, conv."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 5, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(4, 5, 3, padding=1)
+        self.conv3 = nn.Conv2d(5, 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.conv1(x).relu(), *POOL[:3])
+        return self.conv3(F.relu(self.conv2(x))).flatten(1)
+
+    def by_hand(self, x: Tensor, seed: Tensor, overlap: str) -> Tensor:
+        """The deconvnet of section 2.1, layer by layer, from a signal at conv3's output."""
+        maps = self.conv1(x).relu()
+        pooled, switches = reference.max_pool2d(maps, *POOL)
+        signal = F.conv_transpose2d(seed, self.conv3.weight)
+        signal = F.conv_transpose2d(signal.relu(), self.conv2.weight, padding=1)
+        signal = reference.max_unpool2d(signal, switches, *POOL, maps.shape[2:], overlap=overlap)
+        rest = (x.shape[2] + 2 - 5) % 2, (x.shape[3] + 2 - 5) % 2
+        weight = self.conv1.weight
+        return F.conv_transpose2d(signal.relu(), weight, stride=2, padding=1, output_padding=rest)
+
+
+@pytest.mark.parametrize("overlap", ["sum", "overwrite"])
+def test_equals_the_net_written_by_hand(x, overlap):
+    net = Stack().double()
+    maps = net.conv3(net.conv2(F.max_pool2d(net.conv1(x).relu(), *POOL[:3])).relu()).detach()
+    channel = maps.amax((2, 3)).argmax(1)
+    seed = torch.zeros_like(maps)
+    for n, c in enumerate(channel):
+        place = maps[n, c].flatten().argmax()
+        seed[n, c].view(-1)[place] = maps[n, c].flatten()[place]
+    with torch.no_grad():
+        expected = net.by_hand(x, seed, overlap)
+    projection = zfcuda.deconv(net, x, "conv3", overlap=overlap)
+    torch.testing.assert_close(projection, expected, rtol=1e-12, atol=1e-14)
+    assert projection.abs().max() > 0
+
+
+def test_overlap_rules_differ_on_overlapping_pools(x):
+    net = Stack().double()
+    rules = [zfcuda.deconv(net, x, "conv3", overlap=rule) for rule in ("sum", "overwrite")]
+    assert not torch.equal(*rules)
+
+
+def unit_gradient(net: nn.Module, x: Tensor, layer: str) -> Tensor:
+    """Gradient of the strongest unit's value times that value, by torch alone."""
+    outputs = []
+    hook = dict(net.named_modules())[layer].register_forward_hook(
+        lambda module, args, output: outputs.append(output.clone())
+    )
+    leaf = x.clone().requires_grad_()
+    net(leaf)
+    hook.remove()
+    values = outputs[-1].flatten(1).max(1).values
+    (gradient,) = torch.autograd.grad(values.square().sum() / 2, leaf)
+    return gradient
+
+
+def test_gradient_rule_is_torchs_gradient(net, x):
+    for layer in ("tail", "classes"):
+        expected = unit_gradient(net, x, layer)
+        projection = zfcuda.deconv(net, x, layer, rule="gradient")
+        torch.testing.assert_close(projection, expected, rtol=1e-10, atol=1e-13)
+
+
+class PlainReLU(torch.autograd.Function):
+    """The deconvnet's ReLU, as the tests see it."""
+
+    @staticmethod
+    def forward(ctx, x, low_slope, high):
+        return torch.where(x < 0, x * low_slope, x).clamp(max=high)
+
+    @staticmethod
+    def backward(ctx, signal):
+        return torch.where(signal < 0, 0, signal), None, None
+
+
+def rectifier(low_slope: float = 0.0, high: float = float("inf")):
+    return lambda x: PlainReLU.apply(x, low_slope, high)
+
+
+def head_by_hand(net: nn.Module, x: Tensor) -> Tensor:
+    return net.tail(x)
+
+
+def vgg_by_hand(net, x, relu):
+    conv1, _, pool, conv2, _, mean = net.features
+    return mean(relu(conv2(pool(relu(conv1(x))))))
+
+
+def functional_by_hand(net, x, relu):
+    x = F.max_pool2d(relu(net.first(x)), 3, 2, padding=1)
+    return F.max_pool2d(relu(net.third(relu(net.second(x)))), 3, 1)
+
+
+def reused_by_hand(net, x, relu):
+    for _ in range(2):
+        x = F.max_pool2d(relu(net.conv(x)), 3, 2, ceil_mode=True)
+    return x
+
+
+def residual_by_hand(net, x, relu):
+    x = relu(net.norm(net.stem(x)))
+    return relu(x + net.inner(x))
+
+
+def inception_by_hand(net, x, relu):
+    a, b = rectifier(high=6.0)(net.a[0](x)), rectifier(low_slope=0.1)(net.b[0](x))
+    c = rectifier(high=6.0)(net.c(x))
+    return F.avg_pool2d(torch.cat([a, b, c, F.max_pool2d(x, 3, 1, 1)], 1), 2)
+
+
+def fused_by_hand(net, x, relu):
+    x = net.first(x)
+    norm = F.local_response_norm(x, 3, 0.5, 0.75, 2.0)
+    x = x + (norm - x).detach()  # forward the norm, backward the identity
+    return relu(net.second(F.max_pool2d(relu(x), 3, 2, ceil_mode=True)))
+
+
+def normed_by_hand(net, x, relu):
+    x = relu(net.first(x))
+    x = x + (F.local_response_norm(x, 5, 0.5, 0.75, 2.0) - x).detach()
+    pooled, indices = F.max_pool2d(x, 2, return_indices=True)
+    return F.pixel_shuffle(F.max_unpool2d(pooled, indices, 2), 2)[:, :, ::2, 1::2]
+
+
+BY_HAND = {
+    "VGGLike": vgg_by_hand,
+    "Functional": functional_by_hand,
+    "Reused": reused_by_hand,
+    "Residual": residual_by_hand,
+    "Inception": inception_by_hand,
+    "Fused": fused_by_hand,
+    "Normed": normed_by_hand,
+}
+
+
+def test_every_way_of_writing_a_network_follows_the_rules(net, x):
+    leaf = x.clone().requires_grad_()
+    maps = net.tail(BY_HAND[type(net).__name__](net, leaf, rectifier()))
+    values = maps.flatten(1).max(1).values
+    (expected,) = torch.autograd.grad(values.square().sum() / 2, leaf)
+
+    projection = zfcuda.deconv(net, x, "tail")
+    torch.testing.assert_close(projection, expected, rtol=1e-10, atol=1e-13)
+    gradient = zfcuda.deconv(net, x, "tail", rule="gradient")
+    assert not torch.allclose(projection, gradient)
+
+
+def test_norm_gradient(make, x):
+    for name in ("Fused", "Normed"):
+        net = make(name)
+        identity = zfcuda.deconv(net, x, "tail")
+        gradient = zfcuda.deconv(net, x, "tail", norm="gradient")
+        assert not torch.allclose(identity, gradient)
+    # Before any ReLU or pool the two rules coincide with the plain gradient.
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LocalResponseNorm(3, 0.5), nn.Conv2d(4, 2, 1))
+    net = net.double()
+    torch.testing.assert_close(
+        zfcuda.deconv(net, x, "2", norm="gradient"), zfcuda.deconv(net, x, "2", rule="gradient")
+    )
+
+
+def test_residual_signals_add_before_rectifying(x):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 1, 1, bias=False)
+            self.last = nn.Identity()
+
+        def forward(self, x):
+            x = self.conv(x).relu()
+            return self.last(3 * x - 2 * x)  # signals 3 and -2: their sum is positive
+
+    net = Two().double()
+    nn.init.ones_(net.conv.weight)
+    projection = zfcuda.deconv(net, x.abs(), "last", seed=1.0)
+    assert projection.max() == 1.0  # rectified one by one it would be 3
+
+
+def test_unpooling_happens_before_rectifying(x):
+    """With overlap the signals of several windows add up, and only their sum is rectified."""
+
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = zfcuda.nn.MaxPool2d((1, 2), (1, 1), relu=True)
+            self.mix = nn.Conv2d(1, 1, (1, 2), bias=False)
+
+        def forward(self, x):
+            return self.mix(self.pool(x)).flatten(1)
+
+    net = Pooled().double()
+    image = torch.tensor([[[[0.0, 5.0, 1.0]]]], dtype=torch.float64)  # both windows choose the 5
+    with torch.no_grad():
+        net.mix.weight.copy_(torch.tensor([3.0, -2.0]).view(1, 1, 1, 2))
+    projection = zfcuda.deconv(net, image, "mix", seed=1.0)
+    assert projection.flatten().tolist() == [0.0, 1.0, 0.0]
+    overwritten = zfcuda.deconv(net, image, "mix", seed=1.0, overlap="overwrite")
+    assert overwritten.flatten().tolist() == [0.0, 0.0, 0.0]  # the last window sent -2
+
+
+RELUS = {
+    "relu": torch.relu,
+    "method": lambda x: x.relu(),
+    "in place": lambda x: torch.relu_(x),
+    "functional in place": lambda x: F.relu(x, inplace=True),
+    "clamp": lambda x: torch.clamp(x, min=0),
+    "clamp_min": lambda x: x.clamp_min(0.0),
+    "clamp in place": lambda x: x.clamp_(0),
+    "relu6": F.relu6,
+    "threshold": lambda x: F.threshold(x, 0.0, 0.0),
+    "hardtanh": lambda x: F.hardtanh(x, 0.0, 100.0),
+    "leaky": F.leaky_relu,
+    "leaky in place": lambda x: F.leaky_relu(x, 0.2, inplace=True),
+    "module": nn.ReLU(),
+    "aten": torch.ops.aten.relu,
+    "aten overload": torch.ops.aten.relu.default,
+}
+
+
+@pytest.mark.parametrize("relu", RELUS.values(), ids=RELUS.keys())
+def test_every_spelling_of_relu_rectifies_the_signal(relu):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Conv2d(1, 2, 1, bias=False)
+
+        def forward(self, x):
+            return self.last(relu(x * 1)).flatten(1)
+
+    net = Net().double()
+    with torch.no_grad():
+        net.last.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+    x = torch.tensor([[[[-3.0, 4.0]]]], dtype=torch.float64)
+    for position in ((0, 0), (0, 1)):  # the signal passes whatever forward's sign was
+        kept = zfcuda.deconv(net, x, "last", 0, position, seed=1.0)
+        assert kept.sum() == 1.0
+        blocked = zfcuda.deconv(net, x, "last", 1, position, seed=1.0)
+        assert blocked.abs().sum() == 0.0
+
+
+def test_relu_in_place_on_a_part_of_a_tensor(x):
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
+
+        def forward(self, x):
+            x = self.first(x)
+            x[:, :2].relu_()
+            return self.last(x).flatten(1)
+
+    net = Part().double()
+    leaf = x.clone().requires_grad_()
+    maps = net.first(leaf)
+    maps = net.last(torch.cat([rectifier()(maps[:, :2]), maps[:, 2:]], 1))
+    values = maps.flatten(1).max(1).values
+    (expected,) = torch.autograd.grad(values.square().sum() / 2, leaf)
+    torch.testing.assert_close(zfcuda.deconv(net, x, "last"), expected)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cuda_gate
+import torch_finder
 from notice import say
 from setuptools.command.build_ext import build_ext
 
@@ -46,31 +47,33 @@ class BuildExtension(build_ext):
     """setuptools' build_ext with its compiler exchanged for :func:`compile_and_link`."""
 
     def build_extension(self, ext: Any) -> None:
-        import torch
+        try:
+            import torch
+        except ImportError as error:
+            raise SystemExit(
+                f"zfcuda: there is no torch to build against ({error}): install one first, or leave "
+                "out --no-build-isolation so that pip fetches one"
+            ) from None
 
         # One folder per torch, kept between builds (an editable build gets a fresh build_temp each
         # time): what has not changed is not compiled again.
         folder = ROOT / "build" / f"{sysconfig.get_config_var('SOABI')}-torch-{torch.__version__}"
-        folder.mkdir(parents=True, exist_ok=True)
+        torch_finder.refuse_old(torch.__version__)
+        torch_finder.warn_of_new(torch.__version__)
         try:
             gate = decide()
             say(gate.verdict)
             library = compile_and_link([ROOT / source for source in ext.sources], folder, gate)
         except (cuda_gate.CudaUnavailable, ValueError, subprocess.CalledProcessError) as error:
             raise SystemExit(f"zfcuda: {_reason(error)}") from None
-        target = Path(self.get_ext_fullpath(ext.name))
-        self.copy_file(str(library), self._with_parent(target))
         self._facts = facts_module(gate)
+        target = Path(self.get_ext_fullpath(ext.name))
         write(target.with_name("_build_facts.py"), self._facts)
+        self.copy_file(str(library), str(target))
 
     def copy_extensions_to_source(self) -> None:
         super().copy_extensions_to_source()
         write(ROOT / "zfcuda" / "_build_facts.py", self._facts)
-
-    @staticmethod
-    def _with_parent(path: Path) -> str:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return str(path)
 
 
 def decide() -> cuda_gate.Gate:

@@ -17,6 +17,7 @@ from notice import say
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["zfcuda"]
+LOWEST, TOO_NEW = re.findall(r"\d+\.\d+", SETTINGS["torch"])  # of ">=2.11,<2.14"
 
 # Asked of an interpreter, this prints which torch it would import, without the cost of doing so.
 PROBE = """
@@ -67,7 +68,7 @@ def find() -> FoundTorch | None:
 def build_requirements() -> list[str]:
     """What the isolated environment still needs: nothing, or a torch where the user has none."""
     if found := find():
-        check(found.version)
+        refuse_old(found.version)
         return []
     requirement = os.environ.get("ZFCUDA_TORCH_REQUIREMENT") or f"torch{SETTINGS['torch']}"
     say(
@@ -83,15 +84,18 @@ def make_importable() -> None:
         sys.path.extend(entry for entry in found.path if entry not in sys.path)
 
 
-def check(torch_version: str) -> None:
-    """Refuse a torch below the tested range, warn about one above it."""
-    (low, high), this = re.findall(r"\d+\.\d+", SETTINGS["torch"]), minor(torch_version)
-    if _numbers(this) < _numbers(low):
+def refuse_old(torch_version: str) -> None:
+    """Stop at a torch below the tested range: the code would not compile."""
+    if _numbers(torch_version) < _numbers(LOWEST):
         raise SystemExit(
             f"zfcuda needs torch {SETTINGS['torch']}, but torch {torch_version} is installed: "
             f"upgrade it (`pip install 'torch{SETTINGS['torch']}'`) and build again"
         )
-    if _numbers(this) >= _numbers(high):
+
+
+def warn_of_new(torch_version: str) -> None:
+    """Say once that a torch is above the tested range; it probably works."""
+    if _numbers(torch_version) >= _numbers(TOO_NEW):
         say(f"zfcuda: torch {torch_version} is newer than the tested range {SETTINGS['torch']}")
 
 
@@ -100,8 +104,8 @@ def minor(torch_version: str) -> str:
     return ".".join(torch_version.split(".")[:2])
 
 
-def _numbers(dotted: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in dotted.split("."))
+def _numbers(torch_version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in minor(torch_version).split("."))
 
 
 def runtime_requirements() -> list[str]:

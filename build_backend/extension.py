@@ -51,8 +51,8 @@ class BuildExtension(build_ext):
             import torch
         except ImportError as error:
             raise SystemExit(
-                f"zfcuda: there is no torch to build against ({error}): install one first, or leave "
-                "out --no-build-isolation so that pip fetches one"
+                f"zfcuda: there is no torch to build against ({error}): install one first, or "
+                "leave out --no-build-isolation so that pip fetches one"
             ) from None
 
         # One folder per torch, kept between builds (an editable build gets a fresh build_temp each

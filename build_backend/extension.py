@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
+OLDEST_GCC = 12  # x86-64-v3/v4 dispatch and __builtin_shufflevector
 
 
 def sources() -> list[str]:
@@ -134,12 +136,7 @@ class Toolchain:
 
         self.gate = gate
         self.folder = folder
-        self.cxx = shlex.split(os.environ.get("CXX") or "g++")
-        if shutil.which(self.cxx[0]) is None:
-            raise ValueError(
-                f"the C++ compiler {self.cxx[0]!r} was not found: install g++ 10 or later "
-                "(or set CXX to a compiler that knows C++20)"
-            )
+        self.cxx = compiler()
         system = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
         if gate.nvcc:
             system.append(str(gate.nvcc.home / "include"))
@@ -225,6 +222,21 @@ class Toolchain:
     def _object(self, source: Path) -> Path:
         output = self.folder / source.relative_to(CSRC)
         return output.with_name(f"{output.name}.o")
+
+
+def compiler() -> list[str]:
+    """The C++ compiler's command, CXX or g++, known to be new enough."""
+    command = shlex.split(os.environ.get("CXX") or "g++")
+    needed = f"zfcuda needs g++ {OLDEST_GCC} or later (set CXX to choose another compiler)"
+    if shutil.which(command[0]) is None:
+        raise ValueError(f"the C++ compiler {command[0]!r} was not found: {needed}")
+    macros = subprocess.run(
+        [*command, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True
+    ).stdout
+    version = re.search(r"#define __GNUC__ (\d+)", macros)
+    if version and "__clang__" not in macros and int(version[1]) < OLDEST_GCC:
+        raise ValueError(f"the C++ compiler {command[0]!r} is g++ {version[1]}: {needed}")
+    return command
 
 
 def run(compiles: list[Step], link: Step, folder: Path) -> None:

@@ -85,7 +85,27 @@ def test_header_and_module_state_the_same_facts():
     assert {name: ast.literal_eval(value) for name, value in header.items()} == values
 
 
-def test_unknown_compiler_is_named(monkeypatch, tmp_path):
+def test_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ValueError, match="C\\+\\+ compiler 'no-such-compiler' was not found"):
-        extension.Toolchain(Gate("for the CPU only"), tmp_path)
+    with pytest.raises(ValueError, match=r"'no-such-compiler' was not found: .*g\+\+ 12"):
+        extension.compiler()
+
+
+@pytest.mark.parametrize(
+    ("macros", "accepted"),
+    [
+        ("#define __GNUC__ 11", False),
+        ("#define __GNUC__ 12", True),
+        ("#define __clang__ 1\n#define __GNUC__ 4", True),  # as every clang claims
+    ],
+)
+def test_too_old_compiler_is_refused(macros, accepted, monkeypatch, tmp_path):
+    script = tmp_path / "c++"
+    script.write_text(f"#!/bin/sh\ncat << END\n{macros}\nEND\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", f"{script} -pipe")
+    if accepted:
+        assert extension.compiler() == [str(script), "-pipe"]
+    else:
+        with pytest.raises(ValueError, match=r"is g\+\+ 11: zfcuda needs g\+\+ 12"):
+            extension.compiler()

@@ -183,9 +183,8 @@ def progress_bar(total: int, shown: bool, title: str) -> Iterator[Callable[[int]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Forward passes only: eval mode, no gradient, and ordinary tensors also when the caller is in
-    inference mode (a model may work in place on its input)."""
-    with undisturbed(model), torch.inference_mode(False), torch.no_grad():
+    """Forward passes only: eval mode, no gradient."""
+    with undisturbed(model), torch.no_grad():
         yield
 
 
@@ -202,7 +201,7 @@ def fill_setting(fill: Any, x: Tensor, with_image: bool) -> float | Tensor:
     if tuple(value.shape) not in shapes:
         wanted = " or ".join(str(list(shape)) for shape in shapes[1:])
         raise ValueError(f"fill must be a number or of shape {wanted}, got {list(value.shape)}")
-    return float(value) if value.dim() == 0 else value.detach().cpu().to(to_result(x[:0]).dtype)
+    return float(value) if value.dim() == 0 else to_result(value.detach().to(x.dtype)).clone()
 
 
 def _forward(model: nn.Module, batch: Tensor, calls: Interception) -> Tensor:

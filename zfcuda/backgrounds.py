@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import check_input, choose_target, fill_setting
+from zfcuda._running import check_input, choose_target, fill_setting, to_result
 from zfcuda.deconvnet import projections
 from zfcuda.predictions import predict
 from zfcuda.results import BackgroundResult
 
 
+@torch.inference_mode(False)  # nothing made here is an inference tensor
 def background_effect(
     model: nn.Module,
     x: Tensor,
@@ -81,7 +82,7 @@ def background_effect(
         projection_change={layer: _change(seen.projections[layer]) for layer in seen.layers},
         units=seen.units,
         activations=seen.activations,
-        mask=object_part.cpu().to(seen.images.dtype),
+        mask=to_result(object_part).clone(),
     )
 
 

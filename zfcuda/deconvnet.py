@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from zfcuda._running import (
     check_input,
@@ -34,6 +35,7 @@ Rule = Literal["deconv", "gradient"]
 Norm = Literal["identity", "gradient"]
 
 
+@torch.inference_mode(False)  # nothing made here is an inference tensor
 def deconv(
     model: nn.Module,
     x: Tensor,
@@ -84,7 +86,8 @@ def deconv(
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range.
-        RuntimeError: the model did not call the layer, or cuts its graph below it.
+        RuntimeError: the model did not call the layer, cuts its graph below it, or recomputes in
+            backward.
     """
     request = _Request(channel, position, k, seed, overlap, rule, norm)
     units, left = _project(model, x, [layer], request, max_memory, progress)
@@ -93,6 +96,7 @@ def deconv(
     return projections[:, 0] if k == 1 else projections
 
 
+@torch.inference_mode(False)
 def projections(
     model: nn.Module,
     x: Tensor,
@@ -236,6 +240,8 @@ def _project(
 ) -> tuple[dict[str, _Units], list[str]]:
     """The requested units of every layer, and the calls that were left to their gradient."""
     check_input(model, x)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TypeError("the calls of a TorchScript model cannot be followed; pass the eager model")
     find_layers(model, layers)
     channels = request.channels(len(x))
     limit = memory_limit(max_memory, x.device)
@@ -243,7 +249,6 @@ def _project(
     left: list[str] = []
     with (
         undisturbed(model),
-        torch.inference_mode(False),
         torch.enable_grad(),
         progress_bar(len(x) * len(layers) * request.k, progress, "projections") as advance,
     ):
@@ -258,7 +263,7 @@ def _project(
                 chosen = None if channels is None else channels[images]
                 last = i == len(layers) - 1
                 parts[layer].append(
-                    _descend(found[layer], source, layer, request, chosen, rules, last, advance)
+                    _descend(found[layer], source, layer, request, chosen, last, advance)
                 )
             return rules
 
@@ -297,7 +302,6 @@ def _descend(
     layer: str,
     request: _Request,
     channels: Tensor | None,
-    rules: Interception,
     last: bool,
     advance: Any,
 ) -> _Units:
@@ -314,10 +318,15 @@ def _descend(
         signal = None
         if maps.requires_grad:
             keep = not (last and unit == request.k - 1)
-            with rules:  # for what the model recomputes in backward (checkpointing)
+            try:
                 (signal,) = torch.autograd.grad(
                     maps, source, seed, retain_graph=keep, allow_unused=True
                 )
+            except CheckpointError as error:
+                raise RuntimeError(
+                    "the model recomputes calls during backward (torch.utils.checkpoint), where "
+                    "they cannot be followed; switch its checkpointing off"
+                ) from error
         if signal is None:
             raise RuntimeError(
                 f"the output of layer {layer!r} does not depend on x by differentiable calls "
@@ -341,5 +350,5 @@ def _warn(left: list[str]) -> None:
         names = ", ".join(dict.fromkeys(left))
         warnings.warn(
             f"the deconvnet has no rule for {names}; their gradient at the forward point is used",
-            stacklevel=3,
+            stacklevel=4,  # this function, deconv, its decorator, the caller
         )

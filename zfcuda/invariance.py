@@ -192,6 +192,7 @@ def _numbers(values: Any, name: str, pairs: bool = False) -> Tensor:
     return numbers
 
 
+@torch.inference_mode(False)  # nothing made here is an inference tensor
 def _transformed(
     kind: Literal["rotation", "translation", "scaling"],
     model: nn.Module,
@@ -232,7 +233,7 @@ def _transformed(
             )
     return InvarianceResult(
         kind=kind,
-        values=values,
+        values=values.clone(),
         logits=logits,
         base_logits=to_result(base),
         target=chosen,

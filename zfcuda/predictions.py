@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from zfcuda._running import base_pass, check_input, evaluating, memory_limit, to_result
 from zfcuda.results import Predictions
 
 
+@torch.inference_mode(False)  # nothing made here is an inference tensor
 def predict(model: nn.Module, x: Tensor, max_memory: int | None = None) -> Predictions:
     """The model's logits for ``x``, with probabilities, entropy and the most probable classes.
 

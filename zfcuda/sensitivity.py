@@ -26,6 +26,7 @@ from zfcuda._running import (
 from zfcuda.results import LayerSums, OcclusionResult
 
 
+@torch.inference_mode(False)  # nothing made here is an inference tensor
 def occlusion(
     model: nn.Module,
     x: Tensor,

@@ -39,7 +39,7 @@ class Stack(nn.Module):
     def by_hand(self, x: Tensor, seed: Tensor, overlap: str) -> Tensor:
         """The deconvnet of section 2.1, layer by layer, from a signal at conv3's output."""
         maps = self.conv1(x).relu()
-        pooled, switches = reference.max_pool2d(maps, *POOL)
+        _, switches = reference.max_pool2d(maps, *POOL)
         signal = F.conv_transpose2d(seed, self.conv3.weight)
         signal = F.conv_transpose2d(signal.relu(), self.conv2.weight, padding=1)
         signal = reference.max_unpool2d(signal, switches, *POOL, maps.shape[2:], overlap=overlap)
@@ -105,10 +105,6 @@ class PlainReLU(torch.autograd.Function):
 
 def rectifier(low_slope: float = 0.0, high: float = float("inf")):
     return lambda x: PlainReLU.apply(x, low_slope, high)
-
-
-def head_by_hand(net: nn.Module, x: Tensor) -> Tensor:
-    return net.tail(x)
 
 
 def vgg_by_hand(net, x, relu):

@@ -1,0 +1,193 @@
+"""One clear sentence for each mistake: it names the value and what was expected."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import zfcuda
+from zfcuda.sensitivity import occluder_grid
+
+
+@pytest.fixture
+def small(make):
+    return make("VGGLike")
+
+
+FORWARD = [zfcuda.occlusion, zfcuda.rotation, zfcuda.translation, zfcuda.scaling, zfcuda.predict]
+ALL = [*FORWARD, lambda model, x: zfcuda.deconv(model, x, "tail")]
+
+
+@pytest.mark.parametrize("experiment", ALL)
+def test_input(small, x, experiment):
+    with pytest.raises(ValueError, match=r"got shape \[3, 16, 18\]; add the batch dimension"):
+        experiment(small, x[0])
+    with pytest.raises(ValueError, match=r"got shape \[0, 3, 16, 18\]"):
+        experiment(small, x[:0])
+    with pytest.raises(TypeError, match=r"x must be floating point, got torch\.int64"):
+        experiment(small, x.long())
+    with pytest.raises(
+        TypeError, match=r"x is torch\.float32, the model's weights are torch\.float64"
+    ):
+        experiment(small, x.float())
+    with pytest.raises(ValueError, match=r"x is on meta, the model on cpu"):
+        experiment(small, x.to("meta"))
+    with pytest.raises(TypeError, match=r"x must be a tensor .* got list"):
+        experiment(small, x.tolist())
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got function"):
+        experiment(lambda x: x, x)
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        lambda model, x, layer: zfcuda.deconv(model, x, layer),
+        lambda model, x, layer: zfcuda.occlusion(model, x, size=8, layers=[layer]),
+        lambda model, x, layer: zfcuda.rotation(model, x, layers=layer),
+    ],
+)
+def test_layers(small, x, experiment):
+    with pytest.raises(ValueError, match=r"no layer 'features\.33' .* did you mean .*features\.3'"):
+        experiment(small, x, "features.33")
+    with pytest.raises(ValueError, match=r"no layer '@' .* the first are \['tail'"):
+        experiment(small, x, "@")
+    small.unused = nn.Conv2d(3, 3, 1)
+    with pytest.raises(
+        RuntimeError, match="'unused' is in the model, but its forward never called"
+    ):
+        experiment(small, x, "unused")
+
+
+DECONV = {
+    "channel 5 of 5": ({"channel": 5}, r"channel must be between 0 and 4 in layer 'tail', got 5"),
+    "channel -1": ({"channel": -1}, r"channel must be between 0 and 4 .*got -1"),
+    "channel 1.0": ({"channel": 1.0}, r"channel must be None, an int or 2 of them .*got 1\.0"),
+    "channel True": ({"channel": True}, r"channel must be None, an int .*got True"),
+    "3 channels": (
+        {"channel": [1, 2, 3]},
+        r"an int or 2 of them \(one per image\), got \[1, 2, 3\]",
+    ),
+    "row": ({"position": (9, 0)}, r"position must be within the 3x3 maps .*got \(9, 0\)"),
+    "column": ({"position": (0, -1)}, r"position must be within the 3x3 maps .*got \(0, -1\)"),
+    "position": ({"position": "best"}, r"position must be 'max' or \(row, column\), got 'best'"),
+    "k 0": ({"k": 0}, r"k must be a positive int, got 0"),
+    "k 6 maps": ({"k": 6}, r"k is 6, but layer 'tail' has only 5 maps"),
+    "k 10 positions": ({"k": 10, "channel": 0}, r"k is 10, .*only 9 positions in a map"),
+    "one unit, k 2": ({"k": 2, "channel": 0, "position": (0, 0)}, r"name one unit, but k is 2"),
+    "seed": ({"seed": "one"}, r"seed must be 'activation' or a number, got 'one'"),
+    "overlap": ({"overlap": "max"}, r"overlap must be 'sum' or 'overwrite', got 'max'"),
+    "rule": ({"rule": "guided"}, r"rule must be 'deconv' or 'gradient', got 'guided'"),
+    "norm": ({"norm": None}, r"norm must be 'identity' or 'gradient', got None"),
+    "overwriting gradient": (
+        {"rule": "gradient", "overlap": "overwrite"},
+        r"a gradient always sums",
+    ),
+    "memory": ({"max_memory": 0}, r"max_memory must be a positive number of bytes, got 0"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), DECONV.values(), ids=DECONV.keys())
+def test_deconv(small, x, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        zfcuda.deconv(small, x, "tail", **arguments)
+
+
+def test_deconv_of_other_outputs(x):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.pair, self.cut = nn.Identity(), nn.Identity(), nn.Identity()
+
+        def forward(self, x):
+            self.tokens(x.flatten(2))
+            self.pair((x, x))
+            return self.cut(x.detach())
+
+    with pytest.raises(
+        ValueError, match=r"layer 'tokens' must give maps .* it gives \[1, 3, 288\]"
+    ):
+        zfcuda.deconv(Odd(), x, "tokens")
+    with pytest.raises(ValueError, match=r"layer 'pair' must give maps .* it gives tuple"):
+        zfcuda.deconv(Odd(), x, "pair")
+    with pytest.raises(RuntimeError, match=r"'cut' does not depend on x .* detach or no_grad"):
+        zfcuda.deconv(Odd(), x, "cut")
+
+
+OCCLUSION = {
+    "size 0": ({"size": 0}, r"size must be a positive int or a pair of them, got 0"),
+    "size -3": ({"size": (3, -3)}, r"size must be a positive int .*got \(3, -3\)"),
+    "size 2.5": ({"size": 2.5}, r"size must be a positive int .*got 2\.5"),
+    "size 17": ({"size": 17}, r"size must be at most .*\(16, 18\), got \(17, 17\)"),
+    "stride 0": ({"stride": 0}, r"stride must be a positive int .*got 0"),
+    "stride 19": ({"stride": (8, 19)}, r"stride must be at most .*\(16, 18\), got \(8, 19\)"),
+    "target 6": ({"target": 6}, r"target must be between 0 and 5, got 6"),
+    "target -1": ({"target": [0, -1]}, r"target must be between 0 and 5, got \[0, -1\]"),
+    "3 targets": ({"target": [0, 1, 2]}, r"an int or 2 of them \(one per image\), got \[0, 1, 2\]"),
+    "target float": ({"target": 1.5}, r"target must be an int or 2 of them .*got 1\.5"),
+    "fill": (
+        {"fill": [1.0, 2.0]},
+        r"fill must be a number or of shape \[3\] or \[3, 16, 18\], got \[2\]",
+    ),
+    "method": ({"method": "cone"}, r"method must be 'auto' or 'dense' in this version, got 'cone'"),
+    "score": ({"score": "loss"}, r"score must be 'logit' or 'probability', got 'loss'"),
+    "memory": ({"max_memory": -5}, r"max_memory must be a positive number of bytes, got -5"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), OCCLUSION.values(), ids=OCCLUSION.keys())
+def test_occlusion(small, x, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        zfcuda.occlusion(small, x, **{"size": 8, "stride": 8, **arguments})
+
+
+def test_occluder_as_large_as_the_image(small, x):
+    result = zfcuda.occlusion(small, x, size=(16, 18), stride=(16, 18))
+    assert result.grid == (1, 1)
+    assert occluder_grid((16, 18), (16, 18), (1, 1))[1] == (1, 1)
+
+
+def test_values(small, x):
+    with pytest.raises(ValueError, match=r"values must be a non-empty sequence of finite numbers"):
+        zfcuda.rotation(small, x, [])
+    with pytest.raises(ValueError, match=r"finite numbers, got \[0, nan\]"):
+        zfcuda.rotation(small, x, [0, float("nan")])
+    with pytest.raises(TypeError, match=r"values must be a sequence of numbers, got 'abc'"):
+        zfcuda.rotation(small, x, "abc")
+    with pytest.raises(ValueError, match=r"finite numbers or pairs \(down, right\), got"):
+        zfcuda.translation(small, x, [(1, 2, 3)])
+    with pytest.raises(ValueError, match=r"scale factors must be positive, got -1\.0"):
+        zfcuda.scaling(small, x, [1, -1])
+    with pytest.raises(
+        ValueError, match=r"fill must be a number or of shape \[3\], got \[3, 16, 18\]"
+    ):
+        zfcuda.rotation(small, x, [0], fill=torch.zeros(3, 16, 18))
+    with pytest.raises(ValueError, match=r"target must be between 0 and 5, got 7"):
+        zfcuda.rotation(small, x, [0], target=7)
+
+
+@pytest.mark.parametrize("experiment", FORWARD)
+def test_models_that_return_no_logits(x, experiment):
+    with pytest.raises(
+        ValueError, match=r"must return logits \[1,K\], it returned \[1, 3, 16, 18\]"
+    ):
+        experiment(nn.Identity(), x) if experiment is not zfcuda.occlusion else experiment(
+            nn.Identity(), x, size=8
+        )
+
+
+def test_background(small, x):
+    mask = torch.ones(16, 18)
+    with pytest.raises(ValueError, match=r"x must hold one image .*got shape \[2, 3, 16, 18\]"):
+        zfcuda.background_effect(small, x, mask, "tail")
+    one = x[:1]
+    with pytest.raises(ValueError, match=r"mask must be a tensor of the image's size \[16, 18\]"):
+        zfcuda.background_effect(small, one, mask.T, "tail")
+    with pytest.raises(ValueError, match=r"mask must be between 0 and 1, got 2\.0 to 2\.0"):
+        zfcuda.background_effect(small, one, mask + 1, "tail")
+    with pytest.raises(ValueError, match=r"fills must not be named \['cut-out'\]"):
+        zfcuda.background_effect(small, one, mask, "tail", fills={"cut-out": 0.0})
+    with pytest.raises(ValueError, match=r"fill must be a number or of shape \[3\] or .*got \[2\]"):
+        zfcuda.background_effect(small, one, mask, "tail", fills={"red": [1.0, 2.0]})
+    with pytest.raises(ValueError, match=r"target must be between 0 and 5, got 6"):
+        zfcuda.background_effect(small, one, mask, "tail", target=6)

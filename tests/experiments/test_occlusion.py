@@ -1,0 +1,181 @@
+"""Occlusion against a plain loop, Captum's definition of the map, and itself in other batches."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import zfcuda
+from zfcuda.sensitivity import occluder_grid
+
+
+def loop(net, x, size, stride, fill):
+    """One occluder at a time, as one would write it by hand: logits [N,P,K] and boxes."""
+    h, w = x.shape[2:]
+    fill = torch.as_tensor(fill, dtype=x.dtype)
+    image = (fill[:, None, None] if fill.dim() == 1 else fill).expand(x.shape[1:])
+    logits, boxes = [], []
+    for row in range(math.ceil((h - size[0]) / stride[0]) + 1):
+        for column in range(math.ceil((w - size[1]) / stride[1]) + 1):
+            y0, x0 = row * stride[0], column * stride[1]
+            y1, x1 = min(y0 + size[0], h), min(x0 + size[1], w)
+            hidden = x.clone()
+            hidden[:, :, y0:y1, x0:x1] = image[:, y0:y1, x0:x1]
+            with torch.no_grad():
+                logits.append(net(hidden))
+            boxes.append([y0, x0, y1, x1])
+    return torch.stack(logits, 1), torch.tensor(boxes)
+
+
+FILLS = {"number": 0.5, "per channel": [0.1, 0.2, 0.3], "image": torch.rand(3, 16, 18).double()}
+
+
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS.keys())
+def test_equals_a_plain_loop(net, x, fill):
+    size, stride = (5, 6), (4, 5)
+    logits, boxes = loop(net, x, size, stride, fill)
+    result = zfcuda.occlusion(net, x, size=size, stride=stride, fill=fill)
+    torch.testing.assert_close(result.logits, logits, rtol=1e-9, atol=1e-12)
+    assert torch.equal(result.boxes, boxes)
+    assert (result.size, result.stride, result.image_size) == (size, stride, (16, 18))
+    with torch.no_grad():
+        torch.testing.assert_close(result.base_logits, net(x))
+    assert torch.equal(result.target, result.base_logits.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "stride", "starts"),
+    [
+        (10, 4, 3, [0, 3, 6]),
+        (10, 4, 4, [0, 4, 8]),  # the last is cut to 8..10
+        (10, 10, 10, [0]),
+        (10, 1, 1, list(range(10))),
+        (10, 3, 10, [0]),  # a second position would lie outside
+        (10, 2, 9, [0, 9]),
+        (224, 50, 8, list(range(0, 177, 8))),
+    ],
+)
+def test_grid(length, size, stride, starts):
+    boxes, grid = occluder_grid((length, length), (size, size), (stride, stride))
+    assert grid == (len(starts), len(starts))
+    expected = [
+        [y, x, min(y + size, length), min(x + size, length)] for y in starts for x in starts
+    ]
+    assert boxes.tolist() == expected
+
+
+@pytest.mark.parametrize("max_memory", [1, 100_000, 1_000_000, None])
+def test_batches_do_not_change_the_result(net, max_memory):
+    x = torch.randn(3, 3, 16, 18, dtype=torch.float64)
+    whole = zfcuda.occlusion(net, x, size=6, stride=5, layers=["tail"], max_memory=10**9)
+    result = zfcuda.occlusion(net, x, size=6, stride=5, layers=["tail"], max_memory=max_memory)
+    torch.testing.assert_close(result.logits, whole.logits)
+    torch.testing.assert_close(result.layers["tail"].sums, whole.layers["tail"].sums)
+
+
+def test_batches_obey_the_memory_limit(make):
+    """The batch is what fits; a pass over everything at once would not."""
+    net, sizes = make("VGGLike"), []
+    net.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    x = torch.randn(3, 3, 16, 18, dtype=torch.float64)
+    zfcuda.occlusion(net, x, size=6, stride=5, max_memory=1)
+    assert set(sizes) == {1}
+    sizes.clear()
+    zfcuda.occlusion(net, x, size=6, stride=5, max_memory=200_000)
+    assert 1 < max(sizes) < 12 * 3
+    sizes.clear()
+    zfcuda.occlusion(net, x, size=6, stride=5, max_memory=10**9)
+    assert max(sizes) == 12 * 3
+
+
+def test_targets(make, x):
+    net = make("VGGLike")
+    for target, expected in ((4, [4, 4]), ([1, 2], [1, 2]), (torch.tensor([0, 5]), [0, 5])):
+        result = zfcuda.occlusion(net, x, target, size=8, stride=8)
+        assert result.target.tolist() == expected
+        for n in range(2):
+            expected_map = result.logits[n].softmax(-1)[:, expected[n]].view(result.grid)
+            torch.testing.assert_close(result.heatmap(n), expected_map)
+            assert torch.equal(result.label_map(n), result.logits[n].argmax(-1).view(result.grid))
+
+
+def test_layers_record_their_strongest_map(net, x):
+    """Also where the layer's output is changed in place right after it."""
+    layers = ["tail", next(name for name, _ in net.named_modules() if "." in name or name)]
+    size, stride = (6, 6), (5, 5)
+    result = zfcuda.occlusion(net, x, size=size, stride=stride, layers=layers)
+    for layer in result.layers:
+        outputs = []
+        hook = dict(net.named_modules())[layer].register_forward_hook(
+            lambda module, args, out, outputs=outputs: outputs.append(out.clone())
+        )
+        with torch.no_grad():
+            net(x)
+        base = outputs[-1]
+        outputs.clear()
+        calls = len(loop(net, x, size, stride, 0.0)[1])
+        hook.remove()
+        maps = torch.stack(outputs[len(outputs) // calls - 1 :: len(outputs) // calls], 1)
+        record = result.layers[layer]
+        for n in range(2):
+            channel = int(base[n].flatten(1).amax(1).argmax())
+            assert record.channels[n] == channel
+            torch.testing.assert_close(record.base[n], base[n, channel].sum())
+            torch.testing.assert_close(record.sums[n], maps[n, :, channel].sum((1, 2)))
+            assert torch.equal(result.layer_map(layer, n).flatten(), record.sums[n])
+    with pytest.raises(ValueError, match="layer 'classes' was not recorded; recorded:"):
+        result.layer_map("classes")
+
+
+@pytest.mark.parametrize("score", ["logit", "probability"])
+@pytest.mark.parametrize(("size", "stride"), [((5, 6), (4, 5)), ((3, 3), (3, 3)), ((2, 2), (7, 9))])
+def test_attribution_is_captums(make, x, score, size, stride):
+    """f(x) - f(occluded), averaged at every pixel over the windows that cover it."""
+    net = make("VGGLike")
+    result = zfcuda.occlusion(net, x, [1, 4], size=size, stride=stride, score=score)
+    logits, boxes = loop(net, x, size, stride, 0.0)
+    with torch.no_grad():
+        base = net(x)
+    if score == "probability":
+        logits, base = logits.softmax(-1), base.softmax(-1)
+    for n, target in enumerate([1, 4]):
+        total, weight = torch.zeros(16, 18).double(), torch.zeros(16, 18)
+        for p, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
+            mask = torch.zeros(16, 18)
+            mask[y0:y1, x0:x1] = 1
+            total += (base[n, target] - logits[n, p, target]) * mask
+            weight += mask
+        expected = torch.where(weight > 0, total / weight, 0.0)
+        torch.testing.assert_close(result.to_attribution()[n, 0], expected)
+    assert result.to_attribution().shape == (2, 1, 16, 18)
+
+
+def test_nan_propagates(make, x):
+    x[1, 0, 0, 0] = math.nan
+    result = zfcuda.occlusion(make("Inception"), x, 0, size=5, stride=5)
+    assert not result.logits[0].isnan().any()
+    hidden = (result.boxes[:, :2] == 0).all(1)  # the occluder that covers the NaN
+    assert not result.logits[1, hidden].isnan().any()
+    assert result.logits[1, ~hidden].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_dtypes(make, x, dtype):
+    net = make("Fused").to(dtype)
+    result = zfcuda.occlusion(net, x.to(dtype), size=6, stride=6, layers="tail")
+    assert result.logits.dtype == torch.float32
+    assert result.layers["tail"].sums.dtype == torch.float32
+    exact = zfcuda.occlusion(net.double(), x.to(dtype).double(), size=6, stride=6)
+    error = (result.logits.double() - exact.logits).norm() / exact.logits.norm()
+    assert error < {torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
+
+
+def test_progress_bar(make, x, capsys):
+    zfcuda.occlusion(make("VGGLike"), x, size=6, stride=6)
+    assert capsys.readouterr() == ("", "")
+    zfcuda.occlusion(make("VGGLike"), x, size=6, stride=6, progress=True)
+    shown = capsys.readouterr()
+    assert "occlusion" in shown.err
+    assert shown.out == ""

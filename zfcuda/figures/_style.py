@@ -122,7 +122,9 @@ def number(value: float) -> str:
     value = float(value)
     if not np.isfinite(value):
         return str(value)
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.2g}"
+    if 1e3 <= abs(value) < 1e5:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.2g}"
 
 
 # -------------------------------------------------------------------------------- arrays

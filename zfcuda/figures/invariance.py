@@ -63,7 +63,7 @@ def invariance_curve(
     distances = {name: to_array(d)[image][order] for name, d in result.distances.items()}
     target = int(result.target[image])
 
-    heights = [0.9] * (images is not None) + [2.0, 0.22] + [1.5] * bool(distances)
+    heights = [0.78] * (images is not None) + [2.0, 0.22] + [1.5] * bool(distances)
     figure = new_figure(8.2, 0.9 + 1.12 * sum(heights), title)
     axes = list(figure.subplots(len(heights), 1, height_ratios=heights, sharex=True))
     edges = _edges(x)
@@ -121,8 +121,7 @@ def _abscissa(result: InvarianceResult) -> tuple[Array, str]:
 def _edges(x: Array) -> Array:
     if x.size == 1:
         return np.array([x[0] - 0.5, x[0] + 0.5])
-    middle = (x[1:] + x[:-1]) / 2
-    return np.concatenate([[x[0]], middle, [2 * x[-1] - middle[-1]]])
+    return np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
 
 
 def _draw_thumbnails(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from ._style import (
+    PALETTE,
     Array,
     display_images,
     display_signal,
@@ -35,29 +37,45 @@ def unit_caption(result: Any, layer: str, column: int) -> str:
     return f"channel {channel} at ({row}, {col})\nactivation {activation}"
 
 
-def magnify(ax: Axes, shown: Array) -> None:
-    """Show a projection much smaller than the image once more, enlarged, in the freest corner.
-
-    Early layers see a few pixels: true to scale, their projection is a speck.
-    """
+def support(shown: Array) -> tuple[int, int, int] | None:
+    """The square (top, left, side) around what a displayed projection shows; None if nothing."""
     height, width = shown.shape[:2]
     rows, cols = np.nonzero(np.abs(shown - 0.5).max(axis=-1) > 0.02)
     if not rows.size:
+        return None
+    side = int(min(max(np.ptp(rows), np.ptp(cols)) + 3, height, width))
+    top = int(np.clip((rows.min() + rows.max() + 1 - side) // 2, 0, height - side))
+    left = int(np.clip((cols.min() + cols.max() + 1 - side) // 2, 0, width - side))
+    return top, left, side
+
+
+def magnify(ax: Axes, shown: Array, image: Array | None, square: tuple[int, int, int]) -> None:
+    """Show a projection much smaller than the image once more, enlarged, above its image patch.
+
+    Early layers see a few pixels: true to scale, their projection is a speck.
+    """
+    top, left, side = square
+    height, width = shown.shape[:2]
+    if side > 0.3 * min(height, width):
         return
-    side = max(np.ptp(rows), np.ptp(cols)) + 3
-    if side > 0.35 * min(height, width):
-        return
-    top = int(np.clip((rows.min() + rows.max() - side) // 2, 0, height - side))
-    left = int(np.clip((cols.min() + cols.max() - side) // 2, 0, width - side))
-    x = 0.02 if left + side / 2 > width / 2 else 0.5
-    y = 0.02 if top + side / 2 < height / 2 else 0.5
-    inset = ax.inset_axes((x, y, 0.48, 0.48))
-    show_image(inset, shown[top : top + side, left : left + side])
-    for spine in inset.spines.values():
-        spine.set(visible=True, color="white", linewidth=1.0)
-    ax.indicate_inset(
-        (left - 0.5, top - 0.5, side, side), inset, edgecolor="white", linewidth=0.7, alpha=0.9
-    )
+    x = 0.02 if left + side / 2 > width / 2 else 0.59
+    crops = [(0.59, shown)] if image is None else [(0.59, shown), (0.02, image)]
+    for y, whole in crops:
+        inset = ax.inset_axes((x, y, 0.39, 0.39))
+        show_image(inset, whole[top : top + side, left : left + side])
+        for spine in inset.spines.values():
+            spine.set(visible=True, color="white", linewidth=0.8)
+
+
+def outline(ax: Axes, square: tuple[int, int, int], colour: str) -> None:
+    """A thin square in pixels, readable on any picture."""
+    top, left, side = square
+    for edge, width in (("white", 1.6), (colour, 0.9)):
+        ax.add_patch(
+            Rectangle(
+                (left - 0.5, top - 0.5), side, side, fill=False, edgecolor=edge, linewidth=width
+            )
+        )
 
 
 def draw_grid(
@@ -68,7 +86,10 @@ def draw_grid(
     image_captions: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The grid both projection figures share: inputs on top, then a row of projections a layer."""
+    """The grid both projection figures share: inputs on top, then a row of projections a layer.
+
+    Squares in a layer's colour mark, in the input and in the projection, what its unit saw.
+    """
     top = images is not None
     rows = len(projections) + top
     figure = new_figure(0.45 + CELL * max(len(columns), 2), 0.3 + (CELL + 0.42) * rows, title)
@@ -79,11 +100,17 @@ def draw_grid(
             show_image(ax, shown, fit(columns[column], 20), caption)
         axes[0][0].set_ylabel("network input")
     for row, (layer, shown) in enumerate(projections.items(), start=int(top)):
+        colour = PALETTE[(row - top) % len(PALETTE)]
         for column, ax in enumerate(axes[row]):
             heading = "" if top or row else fit(columns[column], 20)
             show_image(ax, shown[column], heading, captions[layer][column])
-            magnify(ax, shown[column])
-        axes[row][0].set_ylabel(fit_name(layer, 26))
+            square = support(shown[column])
+            if square is None:
+                continue
+            magnify(ax, shown[column], None if images is None else images[column], square)
+            for marked in (ax, axes[0][column]) if top else (ax,):
+                outline(marked, square, colour)
+        axes[row][0].set_ylabel(fit_name(layer, 26), color=colour, fontweight="bold")
     return figure
 
 

@@ -1,0 +1,203 @@
+"""What the command line writes, and how it ends when something is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import zfcuda
+from zfcuda import cli
+from zfcuda.results import InvarianceResult, OcclusionResult, Projections
+
+pytestmark = pytest.mark.usefixtures("tiny")
+COMMANDS = {
+    "deconv": (["--layer", "0"], Projections),
+    "occlude": (["--layer", "3", "--size", "12", "--stride", "10x12"], OcclusionResult),
+    "rotate": (["--layer", "0", "--layer", "3", "--angles", "0:360:90"], InvarianceResult),
+}
+
+
+def run(*arguments):
+    return cli.main([*map(str, arguments), "--quiet"])
+
+
+def files(folder):
+    return sorted(p.name for p in folder.rglob("*")) if folder.exists() else []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_writes_a_picture_and_its_numbers(command, photo, tmp_path, capsys):
+    arguments, kind = COMMANDS[command]
+    out = tmp_path / "new" / "out"
+    assert run(command, "--model", "tiny", "--image", photo(), "--out", out, *arguments) == 0
+    written = capsys.readouterr().out.split()
+    assert str(out / f"photo-{command}.png") in written
+    assert sorted(written) == sorted(str(path) for path in out.iterdir())
+    assert kind.load(out / f"photo-{command}")
+
+
+def test_settings_reach_the_experiments(photo, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["--model", "tiny", "--image", photo(), "--out", out]
+    assert run("occlude", *arguments, "--size", "8x10", "--stride", "12", "--target", "DOG",
+               "--fill", "mean") == 0  # fmt: skip
+    occlusion = OcclusionResult.load(out / "photo-occlude")
+    assert (occlusion.size, occlusion.stride, occlusion.fill) == ((8, 10), (12, 12), 0.0)
+    assert occlusion.target.tolist() == [1]
+    assert run("rotate", *arguments, "--angles=-10,0,20.5", "--target", "4") == 0
+    rotation = InvarianceResult.load(out / "photo-rotate")
+    assert rotation.values.tolist() == [-10, 0, 20.5] and rotation.target.tolist() == [4]
+    assert run("deconv", *arguments, "--layer", "3", "--channel", "2", "--position", "1,3") == 0
+    projections = Projections.load(out / "photo-deconv")
+    assert projections.units["3"].tolist() == [[2, 1, 3]]
+    assert run("deconv", *arguments, "--layer", "3", "-k", "3") == 0
+    assert len(Projections.load(out / "photo-deconv").columns) == 3
+
+
+def test_inputs_of_one_name_do_not_overwrite_each_other(photo, tmp_path):
+    out = tmp_path / "out"
+    images = [photo("a/cat.png"), photo("b/cat.png"), photo("cat.bmp")]
+    assert run("deconv", "--model", "tiny", "--image", *images, "--layer", "0", "--out", out) == 0
+    assert len(list(out.glob("*.png"))) == 3
+
+
+def test_list_layers(capsys):
+    assert run("deconv", "--model", "tiny", "--list-layers") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["3", "Conv2d", "1×6×13×13"] in lines and ["7", "Linear", "1×5"] in lines
+
+
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    assert zfcuda.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["occlude", "--help"], ["--version"]])
+def test_help(arguments, capsys):
+    assert cli.main(arguments) == 0
+    assert "zfcuda" in capsys.readouterr().out
+
+
+ERRORS = {
+    "no command": ([], "required"),
+    "unknown command": (["explain"], "explain"),
+    "unknown option": (["deconv", "--colour", "red"], "--colour"),
+    "no layer": (["deconv", "--image", "IMAGE"], "--layer"),
+    "no image": (["deconv", "--layer", "0"], "--image"),
+    "missing image": (["deconv", "--layer", "0", "--image", "nowhere.png"], "nowhere.png"),
+    "not an image": (["rotate", "--image", "TEXT"], "notes.png"),
+    "truncated image": (["rotate", "--image", "TRUNCATED"], "cut.png"),
+    "unknown model": (["rotate", "--image", "IMAGE", "--model", "zfnte"], "zfnte"),
+    "unknown layer": (["deconv", "--layer", "conv9", "--image", "IMAGE"], "conv9"),
+    "channel": (["deconv", "--layer", "0", "--channel", "4", "--image", "IMAGE"], "4"),
+    "position": (["deconv", "--layer", "0", "--position", "0,99", "--image", "IMAGE"], "99"),
+    "position text": (["deconv", "--layer", "0", "--position", "top", "--image", "IMAGE"], "top"),
+    "k": (["deconv", "--layer", "0", "-k", "0", "--image", "IMAGE"], "0"),
+    "target": (["rotate", "--target", "5", "--image", "IMAGE"], "5"),
+    "target name": (["rotate", "--target", "dogg", "--image", "IMAGE"], "did you mean 'dog'"),
+    "size": (["occlude", "--size", "0", "--image", "IMAGE"], "0"),
+    "large size": (["occlude", "--size", "33", "--image", "IMAGE"], "33"),
+    "size text": (["occlude", "--size", "5x", "--image", "IMAGE"], "5x"),
+    "stride": (["occlude", "--size", "8", "--stride", "-1", "--image", "IMAGE"], "-1"),
+    "fill": (["occlude", "--size", "8", "--fill", "gery", "--image", "IMAGE"], "gery"),
+    "angles": (["rotate", "--angles", "0:360", "--image", "IMAGE"], "0:360"),
+    "step": (["rotate", "--angles", "0:360:0", "--image", "IMAGE"], "0:360:0"),
+    "not a number": (["rotate", "--angles", "nan", "--image", "IMAGE"], "nan"),
+    "device": (["rotate", "--device", "tpu", "--image", "IMAGE"], "tpu"),
+    "no such GPU": (["rotate", "--device", "cuda:99", "--image", "IMAGE"], "cuda:99"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_an_error_is_one_line_and_exit_2(case, photo, tmp_path, capsys):
+    arguments, names = ERRORS[case]
+    (tmp_path / "notes.png").write_text("no picture")
+    picture = photo()
+    with open(picture, "rb") as whole:
+        (tmp_path / "cut.png").write_bytes(whole.read()[:200])
+    places = {"IMAGE": picture, "TEXT": tmp_path / "notes.png", "TRUNCATED": tmp_path / "cut.png"}
+    arguments = [str(places.get(argument, argument)) for argument in arguments]
+    if arguments and "--model" not in arguments:
+        arguments += ["--model", "tiny"]
+    out = tmp_path / "out"
+    assert cli.main([*arguments, "--out", str(out), "--quiet"] if arguments else []) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1
+    assert output.err.startswith("zfcuda") and names in output.err
+    assert files(out) == []
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "demo"])
+def test_a_folder_that_cannot_be_written_is_noticed_first(
+    command, photo, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(zfcuda.models, "load", lambda spec: pytest.fail("computed before"))
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    model = ["--model", "tiny", "--image", photo(), "--layer", "0"] if command != "demo" else []
+    assert run(command, *model, "--out", blocked / "out") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(blocked / "out") in error and "--out" in error
+
+
+@pytest.mark.parametrize(
+    ("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_stopped_command_leaves_no_half_written_file(
+    stop, status, photo, tmp_path, capsys, monkeypatch
+):
+    def stopped(self, file, **_):
+        file.write(b"half of a picture")
+        os.kill(os.getpid(), stop)
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    out = tmp_path / "out"
+    arguments = COMMANDS["occlude"][0]
+    image = photo()
+    assert run("occlude", "--model", "tiny", "--image", image, "--out", out, *arguments) == status
+    assert capsys.readouterr().err == "zfcuda: interrupted\n"
+    assert {path.suffix for path in out.iterdir()} == {".npz", ".json"}
+    assert OcclusionResult.load(out / "photo-occlude")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_traceback_on_request(photo, tmp_path):
+    with pytest.raises(ValueError, match="conv9"):
+        run("deconv", "--model", "tiny", "--layer", "conv9", "--image", photo(),
+            "--out", tmp_path / "out", "--traceback")  # fmt: skip
+
+
+def test_a_warning_is_one_line(photo, tmp_path, capsys, monkeypatch):
+    load = zfcuda.models.load
+
+    def warning(spec):
+        warnings.warn("random weights", stacklevel=1)
+        return load(spec)
+
+    monkeypatch.setattr(zfcuda.models, "load", warning)
+    assert run("deconv", "--model", "tiny", "--layer", "0", "--image", photo(),
+               "--out", tmp_path / "out") == 0  # fmt: skip
+    assert capsys.readouterr().err == "zfcuda: random weights\n"
+
+
+def test_as_a_module_into_a_closed_pipe():
+    command = [sys.executable, "-m", "zfcuda", "info"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        errors = process.stderr.read().decode()
+    assert process.returncode == 0 and errors == ""
+
+
+def test_numbers_are_strict_json(photo, tmp_path):
+    out = tmp_path / "out"
+    assert run("rotate", "--model", "tiny", "--image", photo(), "--out", out) == 0
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    json.loads((out / "photo-rotate.json").read_text(), parse_constant=refuse)

@@ -1,0 +1,129 @@
+"""The folder script: skips what is done, redoes what has changed, counts what failed."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import zfcuda.models
+from zfcuda import _jobs
+from zfcuda.report import Entry
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "folder_figures.py"
+
+
+@pytest.fixture
+def run(tiny, tmp_path, capsys, monkeypatch):
+    """Run the script on tmp_path/photos; returns its status, standard output and error."""
+    spec = importlib.util.spec_from_file_location("folder_figures", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)  # dataclasses look their module up
+    spec.loader.exec_module(script)
+
+    def call(*arguments):
+        settings = ["--model", "tiny", "--layer", "0", "--size", "16", "--stride", "16"]
+        settings += ["--angles", "0,90", "--out", str(tmp_path / "out"), "--quiet"]
+        status = script.main([str(tmp_path / "photos"), *settings, *arguments])
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Experiments that write empty files: enough to see which images are done again."""
+
+    def job(network, x, name, stem, *_arguments, **_settings):
+        files = [stem.with_name(stem.name + suffix) for suffix in (".png", ".npz", ".json")]
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            file.touch()
+        return Entry("title", files[0], tuple(files[1:]))
+
+    for name in ("predict", "project", "occlude", "rotate"):
+        monkeypatch.setattr(_jobs, name, job)
+
+
+@pytest.fixture
+def photos(photo):
+    return [photo("photos/one.png"), photo("photos/two & a half.png")]
+
+
+def test_done_images_are_skipped(run, photos, tmp_path, monkeypatch):
+    status, out, _ = run()
+    assert status == 0 and "2 done, 0 skipped, 0 failed" in out
+    names = {"prediction", "projections", "occlusion", "rotation"}
+    assert names <= {path.stem for path in (tmp_path / "out" / "one.png").glob("*.png")}
+    page = (tmp_path / "out" / "index.html").read_text()
+    monkeypatch.setattr(_jobs, "occlude", lambda *_, **__: pytest.fail("done again"))
+    status, out, _ = run()
+    assert status == 0 and "0 done, 2 skipped, 0 failed" in out
+    assert (tmp_path / "out" / "index.html").read_text() == page
+    assert "two &amp; a half.png" in page and "two%20%26%20a%20half.png/occlusion.png" in page
+
+
+def test_what_changed_is_done_again(run, quick, photos, photo, tmp_path, monkeypatch):
+    run()
+    assert "2 done, 0 skipped" in run("--fill", "black")[1]
+    assert "0 done, 2 skipped" in run("--fill", "black")[1]
+    Path(photos[0]).write_bytes(Path(photo("another.png")).read_bytes())
+    assert "1 done, 1 skipped" in run("--fill", "black")[1]
+    (tmp_path / "out" / "one.png" / "occlusion.npz").unlink()
+    assert "1 done, 1 skipped" in run("--fill", "black")[1]
+    (tmp_path / "out" / "one.png" / "done.json").write_text("{half a rec")
+    assert "1 done, 1 skipped" in run("--fill", "black")[1]
+
+    load = zfcuda.models.load
+
+    def retrained(spec):
+        model = load(spec)
+        with torch.no_grad():
+            model[0].bias += 1
+        return model
+
+    monkeypatch.setattr(zfcuda.models, "load", retrained)
+    assert "2 done, 0 skipped" in run("--fill", "black")[1]
+
+
+def test_a_bad_image_stops_nothing(run, quick, photos, tmp_path):
+    (tmp_path / "photos" / "bad.jpg").write_text("no picture")
+    status, out, _ = run()
+    assert status == 1 and "2 done, 0 skipped, 1 failed" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("failed:")]
+    assert "bad.jpg" in line
+    assert "bad.jpg" in (tmp_path / "out" / "index.html").read_text()
+    assert "0 done, 2 skipped, 1 failed" in run()[1]
+
+
+def test_an_interrupted_run_is_taken_up_again(run, quick, photos, monkeypatch):
+    rotate = _jobs.rotate
+    calls = []
+
+    def stop_at_the_second(*arguments, **settings):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rotate(*arguments, **settings)
+
+    monkeypatch.setattr(_jobs, "rotate", stop_at_the_second)
+    status, _, error = run()
+    assert status == 130 and error.endswith("interrupted\n")
+    assert "1 done, 1 skipped, 0 failed" in run()[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"), [(["--layer", "nope"], "nope"), (["--angles", "x"], "x")]
+)
+def test_wrong_settings_end_before_the_first_image(run, photos, tmp_path, arguments, names):
+    status, out, error = run(*arguments)
+    assert status == 2 and out == "" and error.count("\n") == 1 and names in error
+    assert not (tmp_path / "out" / "one.png").exists()
+
+
+def test_a_folder_without_images(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    status, _, error = run()
+    assert status == 2 and "no images" in error

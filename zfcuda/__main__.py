@@ -1,0 +1,7 @@
+"""`python -m zfcuda` is `zfcuda`."""
+
+import sys
+
+from zfcuda.cli import main
+
+sys.exit(main())

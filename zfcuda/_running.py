@@ -7,6 +7,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -54,26 +55,35 @@ def find_layers(model: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.M
     return {name: modules[name] for name in names}
 
 
+def is_int(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def pair(value: Any, name: str) -> tuple[int, int]:
     """A positive int or a pair of them as (height, width)."""
-    both = (value, value) if isinstance(value, int) else value
-    valid = isinstance(both, Sequence) and len(both) == 2 and all(type(v) is int for v in both)
+    both = (value, value) if is_int(value) else value
+    valid = isinstance(both, Sequence) and len(both) == 2 and all(map(is_int, both))
     if not valid or min(both) <= 0:
         raise ValueError(f"{name} must be a positive int or a pair of them, got {value!r}")
-    return both[0], both[1]
+    return int(both[0]), int(both[1])
+
+
+def per_image(value: Any, n: int, stop: int, name: str) -> Tensor:
+    """An int, or one for each of n images, between 0 and ``stop`` - 1, as int64 [n]."""
+    try:
+        chosen = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        chosen = torch.empty(0)
+    if chosen.dtype not in (torch.int64, torch.int32) or chosen.shape not in ((), (n,)):
+        raise ValueError(f"{name} must be an int or {n} of them (one per image), got {value!r}")
+    if bool(((chosen < 0) | (chosen >= stop)).any()):
+        raise ValueError(f"{name} must be between 0 and {stop - 1}, got {value!r}")
+    return chosen.long().expand(n).clone()
 
 
 def choose_target(target: Any, logits: Tensor) -> Tensor:
     """``target`` as int64 [N]: None takes each image's argmax, an int goes for all images."""
-    n, classes = logits.shape
-    if target is None:
-        return logits.argmax(1)
-    chosen = torch.as_tensor(target)
-    if chosen.dtype not in (torch.int64, torch.int32) or chosen.shape not in ((), (n,)):
-        raise ValueError(f"target must be an int or {n} of them (one per image), got {target!r}")
-    if bool(((chosen < 0) | (chosen >= classes)).any()):
-        raise ValueError(f"target must be between 0 and {classes - 1}, got {target!r}")
-    return chosen.long().expand(n).clone()
+    return logits.argmax(1) if target is None else per_image(target, *logits.shape, "target")
 
 
 def feature_maps(output: Any, layer: str, n: int) -> Tensor:
@@ -196,7 +206,10 @@ def to_result(tensor: Tensor) -> Tensor:
 
 def fill_setting(fill: Any, x: Tensor, with_image: bool) -> float | Tensor:
     """``fill`` as results record it: a float, one value per channel [C], or an image [C,H,W]."""
-    value = torch.as_tensor(fill, dtype=None if isinstance(fill, Tensor) else torch.float64)
+    try:
+        value = torch.as_tensor(fill, dtype=None if isinstance(fill, Tensor) else torch.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"fill must be a number or numbers, got {fill!r}") from error
     shapes = [(), tuple(x.shape[1:2]), *([tuple(x.shape[1:])] if with_image else [])]
     if tuple(value.shape) not in shapes:
         wanted = " or ".join(str(list(shape)) for shape in shapes[1:])

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -16,8 +17,10 @@ from zfcuda._running import (
     check_input,
     feature_maps,
     find_layers,
+    is_int,
     layer_outputs,
     memory_limit,
+    per_image,
     progress_bar,
     require_called,
     spans,
@@ -158,15 +161,15 @@ class _Request:
                 )
         if self.rule == "gradient" and self.overlap == "overwrite":
             raise ValueError("overlap='overwrite' needs rule='deconv': a gradient always sums")
-        if type(self.k) is not int or self.k < 1:
+        if not is_int(self.k) or self.k < 1:
             raise ValueError(f"k must be a positive int, got {self.k!r}")
         if self.seed != "activation" and (
-            isinstance(self.seed, bool) or not isinstance(self.seed, int | float)
+            isinstance(self.seed, bool) or not isinstance(self.seed, Real)
         ):
             raise ValueError(f"seed must be 'activation' or a number, got {self.seed!r}")
         if self.position != "max":
             valid = isinstance(self.position, tuple | list) and len(self.position) == 2
-            if not valid or not all(type(index) is int for index in self.position):
+            if not valid or not all(map(is_int, self.position)):
                 raise ValueError(f"position must be 'max' or (row, column), got {self.position!r}")
             if self.channel is not None and self.k > 1:
                 raise ValueError(
@@ -178,36 +181,22 @@ class _Request:
             return Interception({}, measure)
         return deconvnet_rules(self.overlap, self.norm, measure)
 
-    def channels(self, n: int) -> Tensor | None:
-        """int64 [n], or None for the strongest."""
-        if self.channel is None:
-            return None
-        chosen = torch.as_tensor(self.channel)
-        if chosen.dtype not in (torch.int64, torch.int32) or chosen.shape not in ((), (n,)):
-            raise ValueError(
-                f"channel must be None, an int or {n} of them (one per image), got {self.channel!r}"
-            )
-        return chosen.long().expand(n)
-
-    def choose(self, maps: Tensor, layer: str, channels: Tensor | None) -> Tensor:
-        """The units (channel, row, column) [n,k,3] among the layer's ``maps`` [n,C,h,w]."""
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
+        """The units (channel, row, column) [n,k,3] among the layer's ``maps`` [n,C,h,w] of these
+        ``images`` out of ``total``."""
         n, count, height, width = maps.shape
         flat = maps.flatten(2)
         image = torch.arange(n, device=maps.device)[:, None]
-        candidates = count if channels is None else height * width
+        candidates = count if self.channel is None else height * width
         if self.k > candidates:
-            of = "maps" if channels is None else "positions in a map"
+            of = "maps" if self.channel is None else "positions in a map"
             raise ValueError(f"k is {self.k}, but layer {layer!r} has only {candidates} {of}")
-        if channels is None:
+        if self.channel is None:
             chosen = flat.amax(2).sort(descending=True, stable=True).indices[:, : self.k]
             places = flat[image, chosen].argmax(2)
         else:
-            if bool(((channels < 0) | (channels >= count)).any()):
-                raise ValueError(
-                    f"channel must be between 0 and {count - 1} in layer {layer!r}, "
-                    f"got {self.channel!r}"
-                )
-            chosen = channels.to(maps.device)[:, None].expand(n, self.k)
+            channels = per_image(self.channel, total, count, f"channel in layer {layer!r}")
+            chosen = channels[images].to(maps.device)[:, None].expand(n, self.k)
             own = flat[image, chosen[:, :1]][:, 0]
             places = own.sort(descending=True, stable=True).indices[:, : self.k]
         if self.position != "max":
@@ -243,7 +232,6 @@ def _project(
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise TypeError("the calls of a TorchScript model cannot be followed; pass the eager model")
     find_layers(model, layers)
-    channels = request.channels(len(x))
     limit = memory_limit(max_memory, x.device)
     parts: dict[str, list[_Units]] = {layer: [] for layer in layers}
     left: list[str] = []
@@ -260,10 +248,10 @@ def _project(
             for i, layer in enumerate(layers):
                 if measure and request.rule == "deconv":
                     left.extend(calls_left_to_gradient(found[layer], source))
-                chosen = None if channels is None else channels[images]
+                places = request.choose(found[layer].detach(), layer, images, len(x))
                 last = i == len(layers) - 1
                 parts[layer].append(
-                    _descend(found[layer], source, layer, request, chosen, last, advance)
+                    _descend(found[layer], source, layer, places, request.seed, last, advance)
                 )
             return rules
 
@@ -300,27 +288,27 @@ def _descend(
     maps: Tensor,
     source: Tensor,
     layer: str,
-    request: _Request,
-    channels: Tensor | None,
+    places: Tensor,
+    seed: Seed,
     last: bool,
     advance: Any,
 ) -> _Units:
-    """Carry the requested units of ``maps`` [n,C,h,w] down to ``source``."""
-    values = maps.detach()
-    places = request.choose(values, layer, channels)
+    """Carry the units ``places`` [n,k,3] of ``maps`` [n,C,h,w] down to ``source``."""
+    values, k = maps.detach(), places.shape[1]
     image = torch.arange(len(maps), device=maps.device)
     activations = values[image[:, None], *places.unbind(-1)]
     signals = []
-    for unit in range(request.k):
-        seed = torch.zeros_like(values)
-        start = activations[:, unit] if request.seed == "activation" else request.seed
-        seed[image, *places[:, unit].unbind(-1)] = start
+    for unit in range(k):
+        start = torch.zeros_like(values)
+        start[image, *places[:, unit].unbind(-1)] = (
+            activations[:, unit] if seed == "activation" else seed
+        )
         signal = None
         if maps.requires_grad:
-            keep = not (last and unit == request.k - 1)
+            keep = not (last and unit == k - 1)
             try:
                 (signal,) = torch.autograd.grad(
-                    maps, source, seed, retain_graph=keep, allow_unused=True
+                    maps, source, start, retain_graph=keep, allow_unused=True
                 )
             except CheckpointError as error:
                 raise RuntimeError(

@@ -128,7 +128,7 @@ class Result:
         npz, header_path = _file_pair(path)
         with atomic_path(npz) as temporary:
             with temporary.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez_compressed(file, **arrays)  # projections are mostly zeros
             digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         header = {
             "kind": type(self).__name__,

@@ -60,10 +60,11 @@ def test_layers(small, x, experiment):
 
 
 DECONV = {
-    "channel 5 of 5": ({"channel": 5}, r"channel must be between 0 and 4 in layer 'tail', got 5"),
-    "channel -1": ({"channel": -1}, r"channel must be between 0 and 4 .*got -1"),
-    "channel 1.0": ({"channel": 1.0}, r"channel must be None, an int or 2 of them .*got 1\.0"),
-    "channel True": ({"channel": True}, r"channel must be None, an int .*got True"),
+    "channel 5 of 5": ({"channel": 5}, r"channel in layer 'tail' must be between 0 and 4, got 5"),
+    "channel -1": ({"channel": -1}, r"channel in layer 'tail' must be between 0 and 4, got -1"),
+    "channel 1.0": ({"channel": 1.0}, r"channel .*must be an int or 2 of them .*got 1\.0"),
+    "channel True": ({"channel": True}, r"channel .*must be an int .*got True"),
+    "channel a": ({"channel": "a"}, r"channel .*must be an int or 2 of them .*got 'a'"),
     "3 channels": (
         {"channel": [1, 2, 3]},
         r"an int or 2 of them \(one per image\), got \[1, 2, 3\]",
@@ -162,6 +163,8 @@ def test_values(small, x):
         ValueError, match=r"fill must be a number or of shape \[3\], got \[3, 16, 18\]"
     ):
         zfcuda.rotation(small, x, [0], fill=torch.zeros(3, 16, 18))
+    with pytest.raises(TypeError, match=r"fill must be a number or numbers, got 'grey'"):
+        zfcuda.rotation(small, x, [0], fill="grey")
     with pytest.raises(ValueError, match=r"target must be between 0 and 5, got 7"):
         zfcuda.rotation(small, x, [0], target=7)
 

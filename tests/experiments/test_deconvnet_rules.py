@@ -264,6 +264,22 @@ def test_every_spelling_of_relu_rectifies_the_signal(relu):
         assert blocked.abs().sum() == 0.0
 
 
+def test_batch_norm_by_the_batchs_own_statistics_is_a_scale(x):
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    nn.init.normal_(norm.weight)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Conv2d(4, 2, 3)).double()
+    x = x[:1]
+    with torch.no_grad():
+        maps = net[0](x)
+        scale = norm.weight / (maps.var((0, 2, 3), correction=0) + norm.eps).sqrt()
+        last = net(x)[0]
+        seed = torch.zeros_like(last)
+        seed.view(-1)[last.argmax()] = last.max()
+        signal = F.conv_transpose2d(seed[None], net[3].weight).relu() * scale[:, None, None]
+        expected = F.conv_transpose2d(signal, net[0].weight)
+    torch.testing.assert_close(zfcuda.deconv(net, x, "3"), expected)
+
+
 def test_relu_in_place_on_a_part_of_a_tensor(x):
     class Part(nn.Module):
         def __init__(self):

@@ -31,8 +31,7 @@ def library() -> ModuleType:
         if _minor(facts.TORCH_VERSION) != _minor(torch.__version__):
             raise ImportError(
                 f"zfcuda was built against torch {facts.TORCH_VERSION}, but torch "
-                f"{torch.__version__} is running: rebuild it with "
-                "`pip install --force-reinstall --no-deps .` in zfcuda's source folder"
+                f"{torch.__version__} is running: rebuild it with {_rebuild()}"
             )
         try:
             import_module("zfcuda._C")
@@ -69,13 +68,14 @@ def _step_aside() -> None:
 
 
 def _missing() -> str:
-    here = Path(__file__).resolve().parent
-    sentence = (
-        f"zfcuda was imported from {here}, which holds no compiled library "
-        f"(_C{EXTENSION_SUFFIXES[0]}): "
+    return (
+        f"zfcuda was imported from {Path(__file__).resolve().parent}, which holds no compiled "
+        f"library (_C{EXTENSION_SUFFIXES[0]}): build it with {_rebuild()}"
     )
-    if (here.parent / "setup.py").is_file():
-        return sentence + (
-            f"run `pip install {here.parent}`, or `pip install -e {here.parent}` to work on it"
-        )
-    return sentence + "reinstall zfcuda with `pip install --force-reinstall --no-deps`"
+
+
+def _rebuild() -> str:
+    clone = Path(__file__).resolve().parent.parent
+    if (clone / "setup.py").is_file():
+        return f"`pip install -e {clone}`, or move out of that folder to use an installed zfcuda"
+    return "`pip install --force-reinstall --no-deps .` in zfcuda's source folder"

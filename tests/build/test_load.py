@@ -45,7 +45,7 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 def test_missing_library_names_the_folder_and_the_remedy(clone):
     line = last_line(imported(clone))
     assert line.startswith(f"ImportError: zfcuda was imported from {clone / 'zfcuda'}, which holds")
-    assert f"`pip install {clone}`" in line
+    assert f"`pip install -e {clone}`" in line
 
 
 def test_facts_without_a_library_are_a_missing_library(clone):
@@ -72,7 +72,13 @@ def test_other_minor_version_of_torch_is_refused_before_loading(clone, built):
     (clone / "zfcuda" / "_C.py").write_text("raise SystemExit('loaded')")
     line = last_line(imported(clone))
     assert f"built against torch {built}, but torch 2.13.0+cpu is running" in line
-    assert "pip install --force-reinstall --no-deps ." in line
+    assert f"rebuild it with `pip install -e {clone}`" in line
+
+
+def test_installed_package_is_rebuilt_from_its_source_folder(clone):
+    (clone / "setup.py").unlink()
+    compiled(clone / "zfcuda", "2.12.0")
+    assert "`pip install --force-reinstall --no-deps .` in" in last_line(imported(clone))
 
 
 def test_clone_steps_aside_for_an_installed_package(clone):

@@ -7,6 +7,7 @@ one line and 130.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,17 @@ _MODEL_HELP = (
     "squeezenet1_1, zfnet, torchvision:NAME, or a weights file (.safetensors, .pt, .pth), if need "
     "be with its architecture: squeezenet1_1:FILE (default: %(default)s)"
 )
+_DESCRIPTIONS = {
+    "info": "Prints versions, devices, and how this zfcuda was built, with the reason about CUDA.",
+    "demo": "Explains two photographs with a trained SqueezeNet: predictions, projections with and "
+    "without the background, occlusion, rotation. Writes figures, their numbers and index.html.",
+    "deconv": "Projects units of a layer back to the image with a deconvnet (Zeiler & Fergus 2014, "
+    "section 2.1): what in the image made them respond.",
+    "occlude": "Moves a square over the image (section 4.2): where it hides what matters, the "
+    "probability of the class falls, its label changes and the layer's strongest map falls silent.",
+    "rotate": "Turns the image about its centre (section 4.1): the probability of the class, the "
+    "predicted label and the layers' features against the angle.",
+}
 _EXAMPLES = {
     "deconv": """examples:
   zfcuda deconv --list-layers
@@ -270,7 +282,7 @@ def _command(commands: Any, name: str, run: Any, help: str) -> argparse.Argument
     parser = commands.add_parser(
         name,
         help=help,
-        description=help[0].upper() + help[1:] + ".",
+        description=textwrap.fill(_DESCRIPTIONS[name], 78),
         epilog=_EXAMPLES.get(name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -87,7 +87,8 @@ def test_projection_grid(projections, class_names):
 def test_small_projections_are_magnified(projections):
     figure = figures.projection_grid(projections)
     insets = [len(ax.child_axes) for ax in figure.axes]
-    assert insets == [0] * 5 + [1] * 5 + [0] * 10  # images; the speck; the full and the empty layer
+    # The inputs; the specks, each above its image patch; the full and the empty layer.
+    assert insets == [0] * 5 + [2] * 5 + [0] * 10
 
 
 def test_background_effect(background, class_names):
@@ -164,3 +165,13 @@ def test_any_float_dtype(dtype):
     from zfcuda.results import Predictions
 
     assert figures.prediction(Predictions(torch.randn(1, 7).to(dtype))).axes
+
+
+def test_squares_mark_what_a_unit_saw(projections):
+    """The square drawn in the input surrounds exactly the speck that is the early projection."""
+    figure = figures.projection_grid(projections)
+    x, y, size = 20, 3, 5  # of the speck
+    square = figure.axes[0].patches[0]
+    left, top, side = (round(v + 0.5) for v in (*square.get_xy(), square.get_width()))
+    assert x - 2 <= left <= x and y - 2 <= top <= y
+    assert x + size <= left + side <= x + size + 2 and y + size <= top + side <= y + size + 2

@@ -186,7 +186,7 @@ def _full_scale(signal: Array) -> float:
 
 def show_image(ax: Axes, image: Array, title: str = "", caption: str = "") -> None:
     """An RGB image in 0..1 without ticks, a title above and a caption below."""
-    ax.imshow(np.clip(image, 0, 1), interpolation="nearest")
+    ax.imshow(np.clip(image, 0, 1), interpolation="antialiased")
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
@@ -252,5 +252,5 @@ def label_legend(
     rest = np.unique(labels[~np.isin(labels, list(shown))])
     if rest.size:
         share = np.isin(labels, rest).sum() / total
-        handles.append(Patch(color=MUTED, label=f"{share:.0%} {rest.size} other labels"))
+        handles.append(Patch(color=MUTED, label=f"{share:.0%} others ({rest.size})"))
     return handles

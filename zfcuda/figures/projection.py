@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ._style import (
-    PALETTE,
     Array,
     display_images,
     display_signal,
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from zfcuda.results import Projections
 
 CELL = 1.85  # inches
+# Okabe and Ito's colours that are dark enough for text on white.
+LAYER_COLOURS = ("#0072B2", "#C24F00", "#00805D", "#A8508A", "#222222")
 
 
 def unit_caption(result: Any, layer: str, column: int) -> str:
@@ -100,7 +101,7 @@ def draw_grid(
             show_image(ax, shown, fit(columns[column], 20), caption)
         axes[0][0].set_ylabel("network input")
     for row, (layer, shown) in enumerate(projections.items(), start=int(top)):
-        colour = PALETTE[(row - top) % len(PALETTE)]
+        colour = LAYER_COLOURS[(row - top) % len(LAYER_COLOURS)]
         for column, ax in enumerate(axes[row]):
             heading = "" if top or row else fit(columns[column], 20)
             show_image(ax, shown[column], heading, captions[layer][column])

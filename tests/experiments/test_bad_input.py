@@ -115,6 +115,13 @@ def test_deconv_of_other_outputs(x):
         zfcuda.deconv(Odd(), x, "cut")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_scripted_models(x):
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()).double()
+    with pytest.raises(TypeError, match="calls of a TorchScript model cannot be followed"):
+        zfcuda.deconv(torch.jit.script(net), x, "1")
+
+
 OCCLUSION = {
     "size 0": ({"size": 0}, r"size must be a positive int or a pair of them, got 0"),
     "size -3": ({"size": (3, -3)}, r"size must be a positive int .*got \(3, -3\)"),

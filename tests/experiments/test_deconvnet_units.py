@@ -169,6 +169,15 @@ def test_other_dtypes(make, x, dtype):
     assert error < {torch.float32: 1e-5, torch.bfloat16: 0.3, torch.float16: 0.05}[dtype]
 
 
+def test_autocast(make, x):
+    net, x = make("VGGLike").float(), x.float()
+    expected = zfcuda.deconv(net, x, "tail", 0, (0, 0))
+    with torch.autocast("cpu", torch.bfloat16):
+        projection = zfcuda.deconv(net, x, "tail", 0, (0, 0))
+    assert projection.dtype == torch.float32
+    assert (projection - expected).norm() / expected.norm() < 0.3
+
+
 def test_channels_last_gives_the_same(net, x):
     layout = torch.channels_last
     expected = zfcuda.deconv(net, x, "tail")

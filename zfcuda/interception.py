@@ -55,17 +55,17 @@ class Interception(TorchFunctionMode):
         result = self._handle(handler, func, args, kwargs) if handler else func(*args, **kwargs)
         if self._measure:
             for tensor in result if isinstance(result, tuple | list) else (result,):
-                if type(tensor) is Tensor:
+                if type(tensor) is Tensor and tensor.layout is torch.strided:
                     self._count(tensor)
         return result
 
     @staticmethod
     def _handle(handler: Handler, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kwargs = dict(kwargs)
-        x, *rest = args or (kwargs.pop("input", None),)
+        x, *rest = args or (kwargs.get("input"),)
         if type(x) not in (Tensor, torch.nn.Parameter):  # a subclass has its own ideas
             return func(*args, **kwargs)
-        return handler(lambda tensor: func(tensor, *rest, **kwargs), x, *rest, **kwargs)
+        others = {name: value for name, value in kwargs.items() if name != "input"}
+        return handler(lambda tensor: func(tensor, *rest, **others), x, *rest, **others)
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()

@@ -99,12 +99,12 @@ def _run(options: argparse.Namespace) -> int:
         out / "index.html",
         f"What {settings.model} sees in {options.folder}",
         sections,
-        facts=dataclasses.asdict(settings),
+        facts=dataclasses.asdict(settings) | {"angles": options.angles},
     )
     done = len(images) - skipped - len(failures)
     print(f"{done} done, {skipped} skipped, {len(failures)} failed")
     for path, reason in failures:
-        print(f"failed: {path}: {reason}")
+        print(f"failed: {path.name}: {reason}")
     print(f"open {index}")
     return 1 if failures else 0
 

@@ -139,6 +139,10 @@ def test_invariance_curve(invariance, images, class_names, kind, nan):
     assert_tidy(figures.invariance_curve(result, images, class_names, title="a title"))
 
 
+def test_thumbnails_of_crowded_values_stand_side_by_side(invariance, images):
+    assert_tidy(figures.invariance_curve(invariance(), images, image_values=[0, 1, 1, 2, 300]))
+
+
 @pytest.mark.parametrize("count", [1, 2, 73])
 def test_invariance_curve_of_any_length(invariance, count):
     assert_tidy(figures.invariance_curve(invariance(count=count)))

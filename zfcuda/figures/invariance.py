@@ -127,16 +127,19 @@ def _edges(x: Array) -> Array:
 def _draw_thumbnails(
     ax: Axes, thumbnails: Array, values: Sequence[float], edges: Array, unit: str
 ) -> None:
-    """Each thumbnail centred on its value, with a tick of that value under it."""
+    """Each thumbnail above its value, or side by side where they would overlap, and captioned."""
     ax.set_yticks([])
     ax.tick_params(length=0, labelbottom=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
     ax.set_xlim(edges[0], edges[-1])
     width = (edges[-1] - edges[0]) / (len(thumbnails) + 1)
-    for thumbnail, value in zip(thumbnails, values, strict=True):
+    places = np.asarray(values, dtype=float)
+    if places.size > 1 and np.diff(places).min() < 0.99 * width:
+        places = np.linspace(edges[0] + width / 2, edges[-1] - width / 2, len(places))
+    for thumbnail, value, place in zip(thumbnails, values, places, strict=True):
         cell = ax.inset_axes(
-            (value - width / 2, 0.0, width, 1.0), transform=ax.get_xaxis_transform()
+            (place - width / 2, 0.0, width, 1.0), transform=ax.get_xaxis_transform()
         )
         show_image(cell, thumbnail, caption=number(value) + unit)
 

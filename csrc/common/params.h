@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+
+// What a kernel is given, whichever device it runs on: raw pointers, int64 sizes, no torch types.
+// The prepare_*.cpp files fill these in after every check; kernels trust them.
+
+namespace zfcuda {
+
+enum class DType : int8_t { float32, float64, float16, bfloat16 };
+
+// A pooling window: (height, width) pairs, spelt out.
+struct PoolWindow {
+  int64_t kernel_h, kernel_w;
+  int64_t stride_h, stride_w;
+  int64_t padding_h, padding_w;
+  int64_t dilation_h, dilation_w;
+};
+
+// The two planes a window connects. "in" is what is pooled, "out" what remains, also when
+// unpooling.
+struct PoolShape {
+  int64_t batch, channels;
+  int64_t in_h, in_w;
+  int64_t out_h, out_w;
+  PoolWindow window;
+  DType dtype;
+  bool wide_switches;  // int32 instead of uint8
+  bool channels_last;
+};
+
+struct MaxPoolParams {
+  PoolShape shape;
+  const void* x;
+  void* y;
+  void* switches;
+  bool relu;
+};
+
+struct MaxUnpoolParams {
+  PoolShape shape;
+  const void* y;
+  const void* switches;
+  const void* gate;  // null, or y-shaped: a value is sent only where the gate is not <= 0
+  void* x;
+  bool relu;
+  bool overwrite;
+};
+
+// The transpose of unpooling: every window fetches the gradient at its switch.
+struct MaxUnpoolBackwardParams {
+  PoolShape shape;
+  const void* grad;  // [.., in_h, in_w]
+  const void* switches;
+  const void* gate;  // null, or grad-shaped: the unpooled output behind a fused ReLU
+  void* grad_y;
+  bool overwrite;
+};
+
+struct LrnParams {
+  const void* x;
+  const void* grad;  // null: forward
+  void* out;
+  int64_t batch, channels, spatial;
+  int64_t size;
+  double alpha, beta, k;  // alpha already divided by size
+  DType dtype;
+  bool channels_last;
+};
+
+// A row is one line of pixels of one channel (contiguous) or of all channels (channels_last);
+// either way the occluder covers a contiguous piece of it.
+struct OccludeParams {
+  const void* x;
+  const int64_t* boxes;  // [positions, 4]: y0, x0, y1, x1
+  const void* fill;      // per channel, or an image in x's layout
+  void* out;
+  int64_t batch, positions, channels, height, width;
+  int element_size;  // bytes
+  bool fill_is_image;
+  bool channels_last;
+};
+
+struct WarpParams {
+  const void* x;           // forward: [batch, C, H, W]; backward: grad of the output
+  const double* matrices;  // [maps, 2, 3]
+  const void* fill;        // [channels]; unused in backward
+  void* out;
+  int64_t batch, maps, channels, height, width;
+  DType dtype;
+  bool channels_last;
+};
+
+}  // namespace zfcuda

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+
+#include "common/params.h"
+
+// From an op's arguments to a kernel's params: every check, every allocation, once for all devices.
+// A Call owns the tensors its params point into.
+
+namespace zfcuda {
+
+struct PoolArguments {
+  at::IntArrayRef kernel_size, stride, padding, dilation;
+};
+
+template <class Params>
+struct Call {
+  Params params;
+  at::Tensor out;
+  at::Tensor second_out;                 // max_pool2d's switches
+  std::array<at::Tensor, 3> operands{};  // contiguous inputs, kept alive
+};
+
+Call<MaxPoolParams> prepare_max_pool2d(const at::Tensor& x, const PoolArguments& window,
+                                       bool ceil_mode, bool relu);
+
+Call<MaxUnpoolParams> prepare_max_pool2d_backward(const at::Tensor& grad,
+                                                  const at::Tensor& switches,
+                                                  const std::optional<at::Tensor>& y,
+                                                  const PoolArguments& window,
+                                                  at::IntArrayRef input_size);
+
+Call<MaxUnpoolParams> prepare_max_unpool2d(const at::Tensor& y, const at::Tensor& switches,
+                                           const PoolArguments& window, at::IntArrayRef output_size,
+                                           bool relu, bool overwrite);
+
+Call<MaxUnpoolBackwardParams> prepare_max_unpool2d_backward(const at::Tensor& grad,
+                                                            const at::Tensor& switches,
+                                                            const std::optional<at::Tensor>& out,
+                                                            const PoolArguments& window,
+                                                            bool overwrite);
+
+Call<LrnParams> prepare_lrn(const at::Tensor& x, const std::optional<at::Tensor>& grad,
+                            int64_t size, double alpha, double beta, double k);
+
+Call<OccludeParams> prepare_occlude(const at::Tensor& x, const at::Tensor& boxes,
+                                    const at::Tensor& fill);
+
+Call<WarpParams> prepare_warp_affine(const at::Tensor& x, const at::Tensor& matrices,
+                                     const at::Tensor& fill);
+
+Call<WarpParams> prepare_warp_affine_backward(const at::Tensor& grad, const at::Tensor& matrices,
+                                              bool channels_last);
+
+// Raises ValueError if any switch is neither a tap number nor "no tap". Synchronises a CUDA device.
+void check_switches(const at::Tensor& switches, int64_t taps);
+
+}  // namespace zfcuda

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "core/scalar.h"
+
+// 16-bit tensors are computed in float a row at a time: the hot loops only ever see float and
+// double.
+
+namespace zfcuda::cpu {
+
+void widen_row(const c10::Half* source, float* row, int64_t count);
+void widen_row(const c10::BFloat16* source, float* row, int64_t count);
+void narrow_row(const float* row, c10::Half* target, int64_t count);
+void narrow_row(const float* row, c10::BFloat16* target, int64_t count);
+
+template <class T>
+inline constexpr bool computes_in_place = std::is_same_v<T, Compute<T>>;
+
+// Rows read in the compute type: the tensor's own memory, or a widened copy held in one of `slots`
+// buffers.
+template <class T>
+class RowReader {
+ public:
+  RowReader(int64_t slots, int64_t length) : length_(length) {
+    if constexpr (!computes_in_place<T>) scratch_.resize(slots * length);
+  }
+
+  const Compute<T>* read(const T* source, int64_t slot) {
+    if constexpr (computes_in_place<T>) {
+      return source;
+    } else {
+      Compute<T>* row = scratch_.data() + slot * length_;
+      widen_row(source, row, length_);
+      return row;
+    }
+  }
+
+ private:
+  int64_t length_;
+  std::vector<Compute<T>> scratch_;
+};
+
+// One row written in the compute type: straight into the tensor, or narrowed into it by `finish`.
+template <class T>
+class RowWriter {
+ public:
+  explicit RowWriter(int64_t length) : length_(length) {
+    if constexpr (!computes_in_place<T>) scratch_.resize(length);
+  }
+
+  Compute<T>* begin(T* target) {
+    if constexpr (computes_in_place<T>) {
+      return target;
+    } else {
+      return scratch_.data();
+    }
+  }
+
+  void finish(T* target) {
+    if constexpr (!computes_in_place<T>) narrow_row(scratch_.data(), target, length_);
+  }
+
+ private:
+  int64_t length_;
+  std::vector<Compute<T>> scratch_;
+};
+
+// How many rows of `row_work` elements make a task worth handing to another thread.
+inline int64_t grain_of(int64_t row_work) {
+  return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, row_work));
+}
+
+}  // namespace zfcuda::cpu

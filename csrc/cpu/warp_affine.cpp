@@ -1,0 +1,172 @@
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "common/dispatch.h"
+#include "common/prepare.h"
+#include "core/warping.h"
+#include "cpu/level.h"
+#include "cpu/rows.h"
+
+#define ZF_LOOPS "cpu/warp_affine_loops.h"
+#include "cpu/for_each_level.h"
+
+namespace zfcuda::cpu {
+namespace {
+
+// Warps one output row at a time: first where its samples lie, then each channel. Along a row the
+// samples inside the image are one run, since both coordinates are monotonic.
+template <class T>
+class Warper {
+  using C = Compute<T>;
+
+ public:
+  // `x` is the input in the compute type.
+  Warper(const WarpParams& p, const C* x)
+      : p_(p),
+        x_(x),
+        height_(static_cast<int32_t>(p.height)),
+        width_(static_cast<int32_t>(p.width)),
+        offset_(p.width),
+        wx_(p.width),
+        wy_(p.width),
+        fill_(p.channels),
+        writer_(p.width * (p.channels_last ? p.channels : 1)) {
+    for (int64_t c = 0; c < p.channels; ++c) fill_[c] = widen(static_cast<const T*>(p.fill)[c]);
+  }
+
+  void warp_row(int64_t image, int64_t map, int32_t row) {
+    line_ = SampleLine<C>::of(p_.matrices + 6 * map, row);
+    find_run();
+    const C* x = x_ + image * p_.channels * p_.height * p_.width;
+    T* out = static_cast<T*>(p_.out) + (image * p_.maps + map) * p_.channels * p_.height * p_.width;
+    if (p_.channels_last) {
+      pixels(x, out + row * p_.width * p_.channels);
+    } else {
+      for (int64_t c = 0; c < p_.channels; ++c) {
+        columns(x + c * p_.height * p_.width, fill_[c], out + (c * p_.height + row) * p_.width);
+      }
+    }
+  }
+
+ private:
+  void find_run() {
+    // Offsets are int32, enough for any picture; a plane beyond that is sampled one by one.
+    if (p_.height * p_.width > std::numeric_limits<int32_t>::max()) {
+      begin_ = end_ = width_;
+      return;
+    }
+    ZF_PICK(find_samples<C>)
+    (line_.x0, line_.dx, line_.y0, line_.dy, height_, width_, offset_.data(), wx_.data(),
+     wy_.data());
+    begin_ = 0;
+    while (begin_ < width_ && offset_[begin_] < 0) ++begin_;
+    end_ = width_;
+    while (end_ > begin_ && offset_[end_ - 1] < 0) --end_;
+  }
+
+  void columns(const C* plane, C fill, T* target) {
+    C* out = writer_.begin(target);
+    for (int32_t i = 0; i < begin_; ++i) out[i] = edge_sample(i, plane, 1, fill);
+    ZF_PICK(blend_samples<C>)
+    (plane, offset_.data() + begin_, wx_.data() + begin_, wy_.data() + begin_, width_, out + begin_,
+     end_ - begin_);
+    for (int32_t i = end_; i < width_; ++i) out[i] = edge_sample(i, plane, 1, fill);
+    writer_.finish(target);
+  }
+
+  void pixels(const C* x, T* target) {
+    C* out = writer_.begin(target);
+    const auto blend = ZF_PICK(blend_pixel<C>);
+    for (int32_t i = 0; i < width_; ++i) {
+      C* pixel = out + i * p_.channels;
+      if (i < begin_ || i >= end_) {
+        for (int64_t c = 0; c < p_.channels; ++c)
+          pixel[c] = edge_sample(i, x + c, p_.channels, fill_[c]);
+      } else {
+        const C* upper = x + offset_[i] * p_.channels;
+        blend(upper, upper + p_.width * p_.channels, p_.channels, wx_[i], wy_[i], pixel);
+      }
+    }
+    writer_.finish(target);
+  }
+
+  C edge_sample(int32_t column, const C* plane, int64_t pixel, C fill) const {
+    return sampled<C>(Sample<C>::at(line_, column, height_, width_), plane, pixel, height_, width_,
+                      fill);
+  }
+
+  const WarpParams& p_;
+  const C* x_;
+  int32_t height_, width_;
+  std::vector<int32_t> offset_;
+  std::vector<C> wx_, wy_, fill_;
+  RowWriter<T> writer_;
+  // The row at work.
+  SampleLine<C> line_{};
+  int32_t begin_ = 0, end_ = 0;
+};
+
+// The whole input in the compute type; `widened` holds it where that is not the tensor itself.
+template <class T>
+const Compute<T>* in_compute_type(const WarpParams& p, std::vector<Compute<T>>& widened) {
+  const T* x = static_cast<const T*>(p.x);
+  if constexpr (computes_in_place<T>) {
+    return x;
+  } else {
+    widened.resize(p.batch * p.channels * p.height * p.width);
+    widen_row(x, widened.data(), static_cast<int64_t>(widened.size()));
+    return widened.data();
+  }
+}
+
+at::Tensor warp_affine(const at::Tensor& x, const at::Tensor& matrices, const at::Tensor& fill) {
+  const auto call = prepare_warp_affine(x, matrices, fill);
+  const WarpParams& p = call.params;
+  if (call.out.numel() == 0) return call.out;
+  with_dtype(p.dtype, [&]<class T>(T) {
+    std::vector<Compute<T>> widened;
+    const Compute<T>* input = in_compute_type<T>(p, widened);
+    const int64_t rows = p.batch * p.maps * p.height;
+    at::parallel_for(0, rows, grain_of(4 * p.width * p.channels), [&](int64_t begin, int64_t end) {
+      Warper<T> warper(p, input);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t copy = i / p.height;
+        warper.warp_row(copy / p.maps, copy % p.maps, static_cast<int32_t>(i % p.height));
+      }
+    });
+  });
+  return call.out;
+}
+
+at::Tensor warp_affine_backward(const at::Tensor& grad, const at::Tensor& matrices,
+                                bool channels_last) {
+  const auto call = prepare_warp_affine_backward(grad, matrices, channels_last);
+  const WarpParams& p = call.params;
+  with_dtype(p.dtype, [&]<class T>(T) {
+    const int64_t rows = p.batch * p.channels * p.height;
+    at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t n = i / p.height / p.channels, c = i / p.height % p.channels;
+        const auto row = static_cast<int32_t>(i % p.height);
+        for (int32_t col = 0; col < p.width; ++col) {
+          const int64_t at =
+              element_at<int64_t>(p.channels_last, n, c, row, col, p.channels, p.height, p.width);
+          static_cast<T*>(p.out)[at] = warp_backward_at<T>(p, n, c, row, col);
+        }
+      }
+    });
+  });
+  return call.out;
+}
+
+TORCH_LIBRARY_IMPL(zfcuda, CPU, m) {
+  m.impl("warp_affine", warp_affine);
+  m.impl("warp_affine_backward", warp_affine_backward);
+}
+
+}  // namespace
+}  // namespace zfcuda::cpu

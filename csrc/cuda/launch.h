@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+
+#include "common/host_device.h"
+#include "common/params.h"
+
+// A kernel here is a body: a functor of one index that needs no cooperation between threads. On the
+// device a thread runs it; on the host a loop does, which is how the tests run every body without a
+// GPU.
+
+namespace zfcuda::cuda {
+
+// int32 indices only where every index, and the grid's last stride beyond it, fits.
+inline bool fits_int32(int64_t elements) {
+  return elements < (int64_t{1} << 30);
+}
+
+inline bool fits_int32(const PoolShape& s) {
+  return fits_int32(s.batch * s.channels * s.in_h * s.in_w) &&
+         fits_int32(s.batch * s.channels * s.out_h * s.out_w);
+}
+
+// Whether accesses of `bytes` at multiples of `stride_bytes` from `pointer` are aligned.
+inline bool aligned(const void* pointer, int64_t stride_bytes, int64_t bytes = 16) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0 && stride_bytes % bytes == 0;
+}
+
+struct HostLaunch {
+  template <class Body, class Index>
+  int operator()(const Body& body, Index count) const {
+    for (Index i = 0; i < count; ++i) body(i);
+    return 0;
+  }
+};
+
+#if defined(__CUDACC__)
+
+inline constexpr int threads_per_block = 256;
+
+template <class Body, class Index>
+__global__ void __launch_bounds__(threads_per_block)
+    run_body(const __grid_constant__ Body body, const Index count) {
+  const Index step = static_cast<Index>(gridDim.x) * threads_per_block;
+  for (Index i = static_cast<Index>(blockIdx.x) * threads_per_block + threadIdx.x; i < count;
+       i += step)
+    body(i);
+}
+
+// Launches on a stream and returns the launch's cudaError_t.
+struct DeviceLaunch {
+  cudaStream_t stream;
+
+  template <class Body, class Index>
+  int operator()(const Body& body, Index count) const {
+    if (count == 0) return 0;
+    constexpr int64_t most_blocks = int64_t{1} << 20;
+    const int64_t blocks =
+        (static_cast<int64_t>(count) + threads_per_block - 1) / threads_per_block;
+    run_body<Body, Index><<<static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks),
+                            threads_per_block, 0, stream>>>(body, count);
+    return static_cast<int>(cudaGetLastError());
+  }
+};
+
+#endif
+
+}  // namespace zfcuda::cuda

@@ -1,0 +1,195 @@
+#pragma once
+
+#include "common/dispatch.h"
+#include "core/normalising.h"
+#include "core/scalar.h"
+#include "cuda/launch.h"
+
+namespace zfcuda::cuda {
+
+// contiguous, window of Size channels: a thread walks `segment` channels of V neighbouring
+// positions with the last Size squares in registers, so every input is read once (and Size - 1 more
+// times where segments meet, from the cache).
+template <class T, int Size, int V, class Index>
+struct LrnColumn {
+  LrnParams p;
+  int segment;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    using C = Compute<T>;
+    constexpr int below = Size / 2, above = (Size - 1) / 2;
+    const Index spatial = p.spatial, groups = spatial / V, channels = p.channels;
+    const Index segments = (channels + segment - 1) / segment;
+    const Index s = i % groups * V, begin = i / groups % segments * segment,
+                n = i / groups / segments;
+    const Index end = begin + segment < channels ? begin + segment : channels;
+    const T* x = static_cast<const T*>(p.x) + n * channels * spatial + s;
+    T* out = static_cast<T*>(p.out) + n * channels * spatial + s;
+    const C alpha = static_cast<C>(p.alpha), beta = static_cast<C>(p.beta), k = static_cast<C>(p.k);
+
+    C value[above + 1][V];  // channels c ... c + above
+    C square[Size][V];      // of channels c - below ... c + above
+    ZF_UNROLL
+    for (int j = 0; j < Size; ++j) {
+      // One short of the window: each step of the walk brings its last channel.
+      read(x, begin + j - below - 1, channels, spatial, square[j]);
+      if (j >= below) {
+        ZF_UNROLL
+        for (int v = 0; v < V; ++v) value[j - below][v] = square[j][v];
+      }
+      ZF_UNROLL
+      for (int v = 0; v < V; ++v) square[j][v] *= square[j][v];
+    }
+    for (Index c = begin; c < end; ++c) {
+      ZF_UNROLL
+      for (int j = 0; j + 1 < Size; ++j) {
+        ZF_UNROLL
+        for (int v = 0; v < V; ++v) square[j][v] = square[j + 1][v];
+      }
+      ZF_UNROLL
+      for (int j = 0; j < above; ++j) {
+        ZF_UNROLL
+        for (int v = 0; v < V; ++v) value[j][v] = value[j + 1][v];
+      }
+      read(x, c + above, channels, spatial, value[above]);
+      Pack<T, V> result;
+      ZF_UNROLL
+      for (int v = 0; v < V; ++v) {
+        square[Size - 1][v] = value[above][v] * value[above][v];
+        C sum = 0;
+        ZF_UNROLL
+        for (int j = 0; j < Size; ++j) sum += square[j][v];
+        result.lane[v] = static_cast<T>(value[0][v] * inverse_power(k + alpha * sum, beta));
+      }
+      store_pack(out + c * spatial, result);
+    }
+  }
+
+ private:
+  ZF_HOST_DEVICE static void read(const T* x, Index c, Index channels, Index spatial,
+                                  Compute<T> (&to)[V]) {
+    const bool inside = c >= 0 && c < channels;
+    Pack<T, V> pack{};
+    if (inside) pack = load_pack<V>(x + c * spatial);
+    ZF_UNROLL
+    for (int v = 0; v < V; ++v) to[v] = inside ? widen(pack.lane[v]) : Compute<T>(0);
+  }
+};
+
+// channels_last, window of Size channels: a thread normalises V channels of one pixel and reads
+// Size - 1 around them.
+template <class T, int Size, int V, class Index>
+struct LrnPixel {
+  LrnParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    using C = Compute<T>;
+    constexpr int below = Size / 2, above = (Size - 1) / 2;
+    const Index channels = p.channels, groups = channels / V, c = i % groups * V,
+                at = i / groups * channels;
+    const T* x = static_cast<const T*>(p.x) + at;
+    const C alpha = static_cast<C>(p.alpha), beta = static_cast<C>(p.beta), k = static_cast<C>(p.k);
+    const auto own = load_pack<V>(x + c);
+    C square[V + Size - 1];
+    ZF_UNROLL
+    for (int j = 0; j < V + Size - 1; ++j) {
+      const Index from = c + j - below;
+      C value = 0;
+      if (j >= below && j < below + V) {
+        value = widen(own.lane[j >= below && j < below + V ? j - below : 0]);
+      } else if (from >= 0 && from < channels) {
+        value = widen(x[from]);
+      }
+      square[j] = value * value;
+    }
+    Pack<T, V> result;
+    ZF_UNROLL
+    for (int v = 0; v < V; ++v) {
+      C sum = 0;
+      ZF_UNROLL
+      for (int j = 0; j <= below + above; ++j) sum += square[v + j];
+      result.lane[v] = static_cast<T>(widen(own.lane[v]) * inverse_power(k + alpha * sum, beta));
+    }
+    store_pack(static_cast<T*>(p.out) + at + c, result);
+  }
+};
+
+// Any window, either layout, forward and backward: a thread computes one element from the channels
+// around it.
+template <class T, class Index>
+struct LrnElement {
+  LrnParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    using C = Compute<T>;
+    const Index channels = p.channels, spatial = p.spatial;
+    const Index stride = p.channels_last ? 1 : spatial;
+    const Index c = p.channels_last ? i % channels : i / spatial % channels;
+    const T* x = static_cast<const T*>(p.x) + i - c * stride;
+    const Index below = p.size / 2, above = (p.size - 1) / 2;
+    const C alpha = static_cast<C>(p.alpha), beta = static_cast<C>(p.beta);
+    const C own = widen(x[c * stride]), scale = scale_of(x, c, stride);
+    const C power = inverse_power(scale, beta);
+    T* out = static_cast<T*>(p.out);
+    if (!p.grad) {
+      out[i] = static_cast<T>(own * power);
+      return;
+    }
+    const T* grad = static_cast<const T*>(p.grad) + i - c * stride;
+    const Index from = c > above ? c - above : 0,
+                to = c + below < channels - 1 ? c + below : channels - 1;
+    C sum = 0;
+    for (Index j = from; j <= to; ++j) {
+      const C d = scale_of(x, j, stride);
+      sum += widen(grad[j * stride]) * widen(x[j * stride]) * inverse_power(d, beta) / d;
+    }
+    out[i] = static_cast<T>(widen(grad[c * stride]) * power - 2 * alpha * beta * own * sum);
+  }
+
+ private:
+  // k + alpha * the squares in channel c's window.
+  ZF_HOST_DEVICE Compute<T> scale_of(const T* x, Index c, Index stride) const {
+    using C = Compute<T>;
+    const Index below = p.size / 2, above = (p.size - 1) / 2,
+                last = static_cast<Index>(p.channels) - 1;
+    C sum = 0;
+    for (Index j = c > below ? c - below : 0; j <= (c + above < last ? c + above : last); ++j) {
+      const C value = widen(x[j * stride]);
+      sum += value * value;
+    }
+    return static_cast<C>(p.k) + static_cast<C>(p.alpha) * sum;
+  }
+};
+
+template <class T, class Index, class Launch>
+int lrn_indexed(const LrnParams& p, const Launch& launch) {
+  constexpr int wide = 16 / sizeof(T);
+  const Index elements = p.batch * p.channels * p.spatial;
+  if (p.grad || p.size != 5) return launch(LrnElement<T, Index>{p}, elements);
+  if (p.channels_last) {
+    const bool packed = aligned(p.x, p.channels * sizeof(T)) && aligned(p.out, 0);
+    return packed ? launch(LrnPixel<T, 5, wide, Index>{p}, static_cast<Index>(elements / wide))
+                  : launch(LrnPixel<T, 5, 1, Index>{p}, elements);
+  }
+  // Long enough that the channels read twice are few, short enough that a small batch still fills
+  // the chip.
+  constexpr int segment = 32;
+  const Index segments = (p.channels + segment - 1) / segment;
+  const bool packed = aligned(p.x, p.spatial * sizeof(T)) && aligned(p.out, 0);
+  return packed ? launch(LrnColumn<T, 5, wide, Index>{p, segment},
+                         static_cast<Index>(p.batch * segments * (p.spatial / wide)))
+                : launch(LrnColumn<T, 5, 1, Index>{p, segment},
+                         static_cast<Index>(p.batch * segments * p.spatial));
+}
+
+template <class Launch>
+int run_local_response_norm(const LrnParams& p, const Launch& launch) {
+  int status = 0;
+  with_dtype(p.dtype, [&]<class T>(T) {
+    status = fits_int32(p.batch * p.channels * p.spatial) ? lrn_indexed<T, int32_t>(p, launch)
+                                                          : lrn_indexed<T, int64_t>(p, launch);
+  });
+  return status;
+}
+
+}  // namespace zfcuda::cuda

@@ -1,0 +1,194 @@
+#pragma once
+
+#include <type_traits>
+
+#include "common/dispatch.h"
+#include "core/scalar.h"
+#include "core/unpooling.h"
+#include "cuda/launch.h"
+
+namespace zfcuda::cuda {
+
+// contiguous, K x K windows at Stride: a thread writes V neighbouring outputs of a row (one 16-byte
+// store) and reads each window that can send to them once. Phase is padding_w % Stride: with it,
+// which tap of which window lies on which output is known at compile time.
+template <class T, class Switch, int K, int Stride, int Phase, int V, class Index>
+struct MaxUnpoolRow {
+  MaxUnpoolParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    using C = Compute<T>;
+    static_assert(V % Stride == 0);
+    const PoolShape& s = p.shape;
+    const PoolWindow& w = s.window;
+    const Index in_w = s.in_w, in_h = s.in_h, out_h = s.out_h, out_w = s.out_w, groups = in_w / V;
+    const Index col = i % groups * V, line = i / groups, row = line % in_h, plane = line / in_h;
+    // The first window is the one `back` steps before the window that starts at or before the first
+    // output.
+    constexpr int back = (K - 1 - Phase) / Stride;
+    constexpr int windows = back + (V - 1 + Phase) / Stride + 1;
+    const Index first = (col + static_cast<Index>(w.padding_w)) / Stride - back;
+    const auto rows = windows_over<Index>(row, K, w.stride_h, w.padding_h, 1, out_h);
+    C sum[V] = {};
+    for (Index oy = rows.begin; oy < rows.end; ++oy) {
+      const auto ky = static_cast<int>(tap_on<Index>(row, oy, w.stride_h, w.padding_h, 1));
+      const Index at = (plane * out_h + oy) * out_w + first;
+      ZF_UNROLL
+      for (int j = 0; j < windows; ++j) {
+        if (first + j < 0 || first + j >= out_w) continue;
+        const int tap = static_cast<int>(static_cast<const Switch*>(p.switches)[at + j]) - ky * K;
+        C value = widen(static_cast<const T*>(p.y)[at + j]);
+        if (p.gate) value = gated(value, widen(static_cast<const T*>(p.gate)[at + j]));
+        ZF_UNROLL
+        for (int v = 0; v < V; ++v) {
+          const int kx = v + Phase - (j - back) * Stride;
+          if (kx < 0 || kx >= K) continue;
+          if (tap == kx) sum[v] = p.overwrite ? value : sum[v] + value;
+        }
+      }
+    }
+    Pack<T, V> out;
+    ZF_UNROLL
+    for (int v = 0; v < V; ++v) out.lane[v] = static_cast<T>(p.relu ? rectified(sum[v]) : sum[v]);
+    store_pack(static_cast<T*>(p.x) + line * in_w + col, out);
+  }
+};
+
+// channels_last: a thread writes V channels of one pixel; its windows are the same for all of them.
+template <class T, class Switch, int V, class Index>
+struct MaxUnpoolPixel {
+  MaxUnpoolParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    using C = Compute<T>;
+    const PoolShape& s = p.shape;
+    const PoolWindow& w = s.window;
+    const Index channels = s.channels, groups = channels / V, in_w = s.in_w, in_h = s.in_h,
+                out_w = s.out_w;
+    const Index c = i % groups * V, pixel = i / groups, col = pixel % in_w,
+                row = pixel / in_w % in_h;
+    const Index n = pixel / in_w / in_h;
+    const auto rows =
+        windows_over<Index>(row, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, s.out_h);
+    const auto cols =
+        windows_over<Index>(col, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, out_w);
+    C sum[V] = {};
+    for (Index oy = rows.begin; oy < rows.end; ++oy) {
+      const Index ky = tap_on<Index>(row, oy, w.stride_h, w.padding_h, w.dilation_h);
+      if (ky < 0) continue;
+      for (Index ox = cols.begin; ox < cols.end; ++ox) {
+        const Index kx = tap_on<Index>(col, ox, w.stride_w, w.padding_w, w.dilation_w);
+        if (kx < 0) continue;
+        const Index at = ((n * static_cast<Index>(s.out_h) + oy) * out_w + ox) * channels + c;
+        const auto tap = static_cast<Switch>(ky * static_cast<Index>(w.kernel_w) + kx);
+        const auto taps = load_pack<V>(static_cast<const Switch*>(p.switches) + at);
+        const auto values = load_pack<V>(static_cast<const T*>(p.y) + at);
+        Pack<T, V> gates = values;
+        if (p.gate) gates = load_pack<V>(static_cast<const T*>(p.gate) + at);
+        ZF_UNROLL
+        for (int v = 0; v < V; ++v) {
+          C value = widen(values.lane[v]);
+          if (p.gate) value = gated(value, widen(gates.lane[v]));
+          if (taps.lane[v] == tap) sum[v] = p.overwrite ? value : sum[v] + value;
+        }
+      }
+    }
+    Pack<T, V> out;
+    ZF_UNROLL
+    for (int v = 0; v < V; ++v) out.lane[v] = static_cast<T>(p.relu ? rectified(sum[v]) : sum[v]);
+    store_pack(static_cast<T*>(p.x) + pixel * channels + c, out);
+  }
+};
+
+// contiguous, any window: a thread writes one output.
+template <class T, class Switch, class Index>
+struct MaxUnpoolElement {
+  MaxUnpoolParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    const PoolShape& s = p.shape;
+    const Index in_w = s.in_w, in_h = s.in_h, channels = s.channels;
+    const Index col = i % in_w, row = i / in_w % in_h, plane = i / in_w / in_h;
+    static_cast<T*>(p.x)[i] = static_cast<T>(
+        unpooled_at<T, Switch, Index>(p, plane / channels, plane % channels, row, col));
+  }
+};
+
+template <class T, class Switch, class Index>
+struct MaxUnpoolBackwardElement {
+  MaxUnpoolBackwardParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    const PoolShape& s = p.shape;
+    const Index out_w = s.out_w, out_h = s.out_h, channels = s.channels;
+    // Neighbouring threads take neighbouring memory, whichever the layout.
+    const Index c = s.channels_last ? i % channels : i / out_w / out_h % channels;
+    const Index place = s.channels_last ? i / channels : i;
+    const Index ox = place % out_w, oy = place / out_w % out_h;
+    const Index n = i / out_w / out_h / channels;
+    static_cast<T*>(p.grad_y)[i] = unpool_backward_at<T, Switch, Index>(p, n, c, oy, ox);
+  }
+};
+
+template <class T, class Switch, int K, class Index, class Launch>
+int unpool_row(const MaxUnpoolParams& p, const Launch& launch) {
+  constexpr int V = 16 / sizeof(T);
+  const PoolShape& s = p.shape;
+  const Index count = s.batch * s.channels * s.in_h * (s.in_w / V);
+  return s.window.padding_w % 2 == 0 ? launch(MaxUnpoolRow<T, Switch, K, 2, 0, V, Index>{p}, count)
+                                     : launch(MaxUnpoolRow<T, Switch, K, 2, 1, V, Index>{p}, count);
+}
+
+template <class T, class Switch, class Index, class Launch>
+int max_unpool2d_indexed(const MaxUnpoolParams& p, const Launch& launch) {
+  constexpr int wide = 16 / sizeof(T);
+  const PoolShape& s = p.shape;
+  const PoolWindow& w = s.window;
+  const Index outputs = s.batch * s.channels * s.in_h * s.in_w;
+  if (s.channels_last) {
+    const bool packed = aligned(p.y, s.channels * sizeof(T)) && aligned(p.x, 0) &&
+                        aligned(p.switches, 0, wide * sizeof(Switch)) &&
+                        (!p.gate || aligned(p.gate, 0));
+    return packed ? launch(MaxUnpoolPixel<T, Switch, wide, Index>{p},
+                           static_cast<Index>(outputs / wide))
+                  : launch(MaxUnpoolPixel<T, Switch, 1, Index>{p}, outputs);
+  }
+  if constexpr (std::is_same_v<Switch, uint8_t>) {
+    const bool rows = aligned(p.x, s.in_w * sizeof(T)) && w.dilation_h == 1 && w.dilation_w == 1 &&
+                      w.stride_w == 2;
+    if (rows && w.kernel_h == 3 && w.kernel_w == 3)
+      return unpool_row<T, Switch, 3, Index>(p, launch);
+    if (rows && w.kernel_h == 2 && w.kernel_w == 2)
+      return unpool_row<T, Switch, 2, Index>(p, launch);
+  }
+  return launch(MaxUnpoolElement<T, Switch, Index>{p}, outputs);
+}
+
+template <class Launch>
+int run_max_unpool2d(const MaxUnpoolParams& p, const Launch& launch) {
+  int status = 0;
+  with_dtype(p.shape.dtype, [&]<class T>(T) {
+    with_switch_type(p.shape.wide_switches, [&]<class Switch>(Switch) {
+      status = fits_int32(p.shape) ? max_unpool2d_indexed<T, Switch, int32_t>(p, launch)
+                                   : max_unpool2d_indexed<T, Switch, int64_t>(p, launch);
+    });
+  });
+  return status;
+}
+
+template <class Launch>
+int run_max_unpool2d_backward(const MaxUnpoolBackwardParams& p, const Launch& launch) {
+  int status = 0;
+  const PoolShape& s = p.shape;
+  const int64_t count = s.batch * s.channels * s.out_h * s.out_w;
+  with_dtype(s.dtype, [&]<class T>(T) {
+    with_switch_type(s.wide_switches, [&]<class Switch>(Switch) {
+      status = fits_int32(s) ? launch(MaxUnpoolBackwardElement<T, Switch, int32_t>{p},
+                                      static_cast<int32_t>(count))
+                             : launch(MaxUnpoolBackwardElement<T, Switch, int64_t>{p}, count);
+    });
+  });
+  return status;
+}
+
+}  // namespace zfcuda::cuda

@@ -1,0 +1,81 @@
+#pragma once
+
+#include "core/scalar.h"
+#include "cuda/launch.h"
+
+namespace zfcuda::cuda {
+
+// A thread writes V neighbouring elements of one output row. A row is one channel's line of pixels,
+// or in channels_last the whole line; either way the occluder covers a contiguous piece. T is only
+// a size: values are copied, never computed.
+template <class T, int V, class Index>
+struct OccludeRow {
+  OccludeParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    const Index pixel = p.channels_last ? p.channels : 1, planes = p.channels_last ? 1 : p.channels;
+    const Index length = static_cast<Index>(p.width) * pixel, groups = length / V,
+                height = p.height;
+    const Index e = i % groups * V, line = i / groups, row = line % height,
+                plane = line / height % planes;
+    const Index copy = line / height / planes, position = copy % static_cast<Index>(p.positions);
+    const Index image = copy / static_cast<Index>(p.positions);
+    const int64_t* box = p.boxes + 4 * static_cast<int64_t>(position);
+    const bool covers = row >= box[0] && row < box[2];
+    // In elements of the row; clamped first, since a box may be anywhere.
+    const Index begin = covers ? clamped(box[1], p.width) * pixel : length;
+    const Index end = covers ? clamped(box[3], p.width) * pixel : 0;
+    const T* x =
+        static_cast<const T*>(p.x) + ((image * planes + plane) * height + row) * length + e;
+    Pack<T, V> out{};
+    if (!(e >= begin && e + V <= end)) out = load_pack<V>(x);
+    if (e + V > begin && e < end) {
+      const T* fill = static_cast<const T*>(p.fill);
+      ZF_UNROLL
+      for (int v = 0; v < V; ++v) {
+        if (e + v < begin || e + v >= end) continue;
+        out.lane[v] = p.fill_is_image   ? fill[(plane * height + row) * length + e + v]
+                      : p.channels_last ? fill[(e + v) % pixel]
+                                        : fill[plane];
+      }
+    }
+    store_pack(static_cast<T*>(p.out) + line * length + e, out);
+  }
+
+ private:
+  ZF_HOST_DEVICE static Index clamped(int64_t at, int64_t width) {
+    return static_cast<Index>(at < 0 ? 0 : at < width ? at : width);
+  }
+};
+
+template <class T, class Index, class Launch>
+int occlude_indexed(const OccludeParams& p, const Launch& launch) {
+  constexpr int wide = 16 / sizeof(T);
+  const Index elements = p.batch * p.positions * p.channels * p.height * p.width;
+  const int64_t row_bytes =
+      p.width * (p.channels_last ? p.channels : 1) * static_cast<int64_t>(sizeof(T));
+  const bool packed = aligned(p.x, row_bytes) && aligned(p.out, 0);
+  return packed ? launch(OccludeRow<T, wide, Index>{p}, static_cast<Index>(elements / wide))
+                : launch(OccludeRow<T, 1, Index>{p}, elements);
+}
+
+template <class T, class Launch>
+int occlude_sized(const OccludeParams& p, const Launch& launch) {
+  return fits_int32(p.batch * p.positions * p.channels * p.height * p.width)
+             ? occlude_indexed<T, int32_t>(p, launch)
+             : occlude_indexed<T, int64_t>(p, launch);
+}
+
+template <class Launch>
+int run_occlude(const OccludeParams& p, const Launch& launch) {
+  switch (p.element_size) {
+    case 2:
+      return occlude_sized<uint16_t>(p, launch);
+    case 4:
+      return occlude_sized<uint32_t>(p, launch);
+    default:
+      return occlude_sized<uint64_t>(p, launch);
+  }
+}
+
+}  // namespace zfcuda::cuda

@@ -1,0 +1,120 @@
+#pragma once
+
+#include "common/dispatch.h"
+#include "core/warping.h"
+#include "cuda/launch.h"
+
+namespace zfcuda::cuda {
+
+// contiguous: a thread finds the samples of V neighbouring pixels of an output row once and then
+// writes all their channels.
+template <class T, int V, class Index>
+struct WarpColumns {
+  WarpParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    using C = Compute<T>;
+    const auto height = static_cast<int32_t>(p.height), width = static_cast<int32_t>(p.width);
+    const Index groups = width / V, copy = i / groups / height;
+    const auto col = static_cast<int32_t>(i % groups * V),
+               row = static_cast<int32_t>(i / groups % height);
+    const Index maps = p.maps, channels = p.channels, plane = static_cast<Index>(height) * width;
+    const auto line = SampleLine<C>::of(p.matrices + 6 * static_cast<int64_t>(copy % maps), row);
+    Sample<C> sample[V];
+    ZF_UNROLL
+    for (int v = 0; v < V; ++v) sample[v] = Sample<C>::at(line, col + v, height, width);
+    const T* x = static_cast<const T*>(p.x) + copy / maps * channels * plane;
+    T* out =
+        static_cast<T*>(p.out) + copy * channels * plane + static_cast<Index>(row) * width + col;
+    for (Index c = 0; c < channels; ++c) {
+      const C fill = widen(static_cast<const T*>(p.fill)[c]);
+      Pack<T, V> result;
+      ZF_UNROLL
+      for (int v = 0; v < V; ++v) {
+        result.lane[v] = static_cast<T>(sampled(sample[v], x + c * plane, 1, height, width, fill));
+      }
+      store_pack(out + c * plane, result);
+    }
+  }
+};
+
+// channels_last: a thread writes V channels of one pixel.
+template <class T, int V, class Index>
+struct WarpPixel {
+  WarpParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    using C = Compute<T>;
+    const auto height = static_cast<int32_t>(p.height), width = static_cast<int32_t>(p.width);
+    const Index channels = p.channels, groups = channels / V, c = i % groups * V,
+                pixel = i / groups;
+    const auto col = static_cast<int32_t>(pixel % width),
+               row = static_cast<int32_t>(pixel / width % height);
+    const Index copy = pixel / width / height, maps = p.maps;
+    const auto line = SampleLine<C>::of(p.matrices + 6 * static_cast<int64_t>(copy % maps), row);
+    const auto sample = Sample<C>::at(line, col, height, width);
+    const T* x = static_cast<const T*>(p.x) +
+                 copy / maps * channels * static_cast<Index>(height) * width + c;
+    Pack<T, V> result;
+    ZF_UNROLL
+    for (int v = 0; v < V; ++v) {
+      const C fill = widen(static_cast<const T*>(p.fill)[c + v]);
+      result.lane[v] = static_cast<T>(sampled(sample, x + v, channels, height, width, fill));
+    }
+    store_pack(static_cast<T*>(p.out) + pixel * channels + c, result);
+  }
+};
+
+template <class T, class Index>
+struct WarpBackwardElement {
+  WarpParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    const Index channels = p.channels, height = p.height, width = p.width;
+    const Index c = p.channels_last ? i % channels : i / width / height % channels;
+    const Index place = p.channels_last ? i / channels : i;
+    const auto col = static_cast<int32_t>(place % width),
+               row = static_cast<int32_t>(place / width % height);
+    static_cast<T*>(p.out)[i] = warp_backward_at<T>(p, i / width / height / channels, c, row, col);
+  }
+};
+
+template <class T, class Index, class Launch>
+int warp_affine_indexed(const WarpParams& p, const Launch& launch) {
+  constexpr int wide = 16 / sizeof(T);
+  const Index pixels = p.batch * p.maps * p.height * p.width;
+  if (p.channels_last) {
+    return aligned(p.out, p.channels * sizeof(T))
+               ? launch(WarpPixel<T, wide, Index>{p},
+                        static_cast<Index>(pixels * (p.channels / wide)))
+               : launch(WarpPixel<T, 1, Index>{p}, static_cast<Index>(pixels * p.channels));
+  }
+  return aligned(p.out, p.width * sizeof(T))
+             ? launch(WarpColumns<T, wide, Index>{p}, static_cast<Index>(pixels / wide))
+             : launch(WarpColumns<T, 1, Index>{p}, pixels);
+}
+
+template <class Launch>
+int run_warp_affine(const WarpParams& p, const Launch& launch) {
+  int status = 0;
+  with_dtype(p.dtype, [&]<class T>(T) {
+    status = fits_int32(p.batch * p.maps * p.channels * p.height * p.width)
+                 ? warp_affine_indexed<T, int32_t>(p, launch)
+                 : warp_affine_indexed<T, int64_t>(p, launch);
+  });
+  return status;
+}
+
+template <class Launch>
+int run_warp_affine_backward(const WarpParams& p, const Launch& launch) {
+  int status = 0;
+  const int64_t count = p.batch * p.channels * p.height * p.width;
+  with_dtype(p.dtype, [&]<class T>(T) {
+    status = fits_int32(count)
+                 ? launch(WarpBackwardElement<T, int32_t>{p}, static_cast<int32_t>(count))
+                 : launch(WarpBackwardElement<T, int64_t>{p}, count);
+  });
+  return status;
+}
+
+}  // namespace zfcuda::cuda

@@ -1,0 +1,158 @@
+"""Every op of zfcuda in plain PyTorch: the truth for the tests, the baseline for the benchmarks.
+
+Written for clarity, not speed; runs on any device and dtype and imports nothing of zfcuda. 16-bit
+inputs are computed in float32 and rounded once at the end, as the kernels do.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def pooled_size(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+) -> int:
+    """Output length of one pooled axis: torch's rule, where in ceil mode the last window must start
+    inside the input or its left padding."""
+    span = size + 2 * padding - dilation * (kernel - 1) - 1
+    out = (span + (stride - 1 if ceil_mode else 0)) // stride + 1
+    if ceil_mode and (out - 1) * stride >= size + padding:
+        out -= 1
+    return out
+
+
+def _taps(out: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """Input coordinates [out, kernel] of the taps of the windows along an axis; may be outside."""
+    return torch.arange(out)[:, None] * stride - padding + torch.arange(kernel)[None, :] * dilation
+
+
+def max_pool2d(
+    x: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    ceil_mode: bool = False,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Max-pooling by materialising every window; see :func:`zfcuda.ops.max_pool2d`."""
+    if relu:
+        x = torch.relu(x)
+    n, c, h, w = x.shape
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel_size, stride, padding, dilation
+    oh = pooled_size(h, kh, sh, ph, dh, ceil_mode)
+    ow = pooled_size(w, kw, sw, pw, dw, ceil_mode)
+    rows, cols = _taps(oh, kh, sh, ph, dh), _taps(ow, kw, sw, pw, dw)
+    inside = ((rows >= 0) & (rows < h))[:, None, :, None] & ((cols >= 0) & (cols < w))[
+        None, :, None, :
+    ]
+    inside = inside.reshape(oh, ow, kh * kw).to(x.device)
+    row_index = rows.clamp(0, h - 1)[:, None, :, None].to(x.device)
+    col_index = cols.clamp(0, w - 1)[None, :, None, :].to(x.device)
+    windows = x[:, :, row_index, col_index].reshape(n, c, oh, ow, kh * kw)
+    windows = torch.where(inside, windows, -torch.inf)
+
+    taps = kh * kw
+    tap = torch.arange(taps, device=x.device)
+    y = windows.amax(-1)  # NaN propagates
+    first_max = torch.where((windows == y[..., None]) & inside, tap, taps).amin(-1)
+    last_nan = torch.where(windows.isnan() & inside, tap, -1).amax(-1)
+    chosen = torch.where(last_nan >= 0, last_nan, first_max)
+    dtype, none = (torch.uint8, 255) if taps <= 255 else (torch.int32, -1)
+    return y, torch.where(chosen == taps, none, chosen).to(dtype)
+
+
+def max_unpool2d(
+    y: Tensor,
+    switches: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    output_size: Pair,
+    relu: bool = False,
+    overlap: str = "sum",
+) -> Tensor:
+    """Unpooling tap by tap; see :func:`zfcuda.ops.max_unpool2d`.
+
+    Taps run from last to first: for one output element that visits its windows in raster order,
+        which
+    fixes both the rounding of ``"sum"`` and the winner of ``"overwrite"``.
+    """
+    (h, w), (oh, ow) = output_size, y.shape[-2:]
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel_size, stride, padding, dilation
+    out = y.new_zeros((*y.shape[:2], h, w), dtype=_compute_dtype(y.dtype))
+    rows, cols = _taps(oh, kh, sh, ph, dh), _taps(ow, kw, sw, pw, dw)
+    for tap in reversed(range(kh * kw)):
+        row, col = rows[:, tap // kw], cols[:, tap % kw]
+        in_row, in_col = (row >= 0) & (row < h), (col >= 0) & (col < w)
+        source = (..., in_row.nonzero().to(y.device), in_col.nonzero()[:, 0].to(y.device))
+        place = (..., row[in_row][:, None].to(y.device), col[in_col].to(y.device))
+        chosen = switches[source] == tap
+        sent = y[source].to(out.dtype)
+        kept = out[place]
+        added = kept + sent if overlap == "sum" else sent
+        out[place] = torch.where(chosen, added, kept)
+    return (torch.relu(out) if relu else out).to(y.dtype)
+
+
+def local_response_norm(
+    x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """Contrast normalisation across channels; see :func:`zfcuda.ops.local_response_norm`."""
+    v = x.to(_compute_dtype(x.dtype))
+    channels = x.shape[1]
+    below, above = size // 2, (size - 1) // 2
+    squares = torch.nn.functional.pad(v * v, (0, 0, 0, 0, below, above))
+    total = sum(squares[:, i : i + channels] for i in range(size))
+    return (v / (k + alpha / size * total) ** beta).to(x.dtype)
+
+
+def occlude(x: Tensor, boxes: Tensor, fill: Tensor | float) -> Tensor:
+    """A copy of every image per box, with the box filled; see :func:`zfcuda.ops.occlude`."""
+    h, w = x.shape[-2:]
+    fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
+    image = (fill[:, None, None] if fill.dim() == 1 else fill).expand(x.shape[1:])
+    out = x[:, None].repeat(1, len(boxes), 1, 1, 1)
+    for p, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
+        rows = slice(min(max(y0, 0), h), min(max(y1, 0), h))
+        cols = slice(min(max(x0, 0), w), min(max(x1, 0), w))
+        out[:, p, :, rows, cols] = image[:, rows, cols]
+    return out
+
+
+def warp_affine(x: Tensor, matrices: Tensor, fill: Tensor | float = 0.0) -> Tensor:
+    """Bilinear resampling under every matrix; see :func:`zfcuda.ops.warp_affine`.
+
+    Coordinates are float64 whatever the image's dtype.
+    """
+    c, h, w = x.shape[1:]
+    dtype = _compute_dtype(x.dtype)
+    v = x.to(dtype)
+    fill = torch.as_tensor(fill, dtype=dtype, device=x.device).expand(c)[None, :, None, None, None]
+    m = matrices.to(device=x.device, dtype=torch.float64)[..., None, None]  # [M, 2, 3, 1, 1]
+    row = torch.arange(h, dtype=torch.float64, device=x.device)[:, None] + 0.5
+    col = torch.arange(w, dtype=torch.float64, device=x.device)[None, :] + 0.5
+    source_x = m[:, 0, 0] * col + m[:, 0, 1] * row + m[:, 0, 2] - 0.5  # [M, H, W]
+    source_y = m[:, 1, 0] * col + m[:, 1, 1] * row + m[:, 1, 2] - 0.5
+    x0, y0 = source_x.floor(), source_y.floor()
+    wx, wy = (source_x - x0).to(dtype), (source_y - y0).to(dtype)
+
+    def tap(dy: int, dx: int) -> Tensor:
+        ty, tx = y0 + dy, x0 + dx
+        inside = (ty >= 0) & (ty <= h - 1) & (tx >= 0) & (tx <= w - 1)
+        rows = torch.where(inside, ty, 0).long()
+        cols = torch.where(inside, tx, 0).long()
+        return torch.where(inside, v[:, :, rows, cols], fill)  # [N, C, M, H, W]
+
+    top = tap(0, 0) * (1 - wx) + tap(0, 1) * wx
+    bottom = tap(1, 0) * (1 - wx) + tap(1, 1) * wx
+    out = top * (1 - wy) + bottom * wy
+    return out.transpose(1, 2).contiguous().to(x.dtype)

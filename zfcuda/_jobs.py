@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,8 +58,9 @@ class Network:
         return {layer: show(signal) for layer, signal in projections.items()}
 
     def name(self, label: int) -> str:
-        """A class's name."""
-        return self.class_names[label] if self.class_names else f"class {label}"
+        """A class's name, or "class 7" where there is none."""
+        known = self.class_names is not None and label < len(self.class_names)
+        return self.class_names[label] if known else f"class {label}"
 
     def fill(self, colour: str) -> Tensor | float:
         """The network-input value of a colour: any that matplotlib knows, or "mean" (zero)."""
@@ -73,7 +75,7 @@ class Network:
 
     def label(self, text: str | None) -> int | None:
         """A label from its number or its class name; None stays None."""
-        if text is None or text.lstrip("+-").isdigit():
+        if text is None or re.fullmatch(r"[+-]?[0-9]+", text):
             return None if text is None else int(text)
         names = [name.casefold() for name in self.class_names or ()]
         if text.casefold() in names:

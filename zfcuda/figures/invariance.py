@@ -63,7 +63,7 @@ def invariance_curve(
     distances = {name: to_array(d)[image][order] for name, d in result.distances.items()}
     target = int(result.target[image])
 
-    heights = [0.78] * (images is not None) + [2.0, 0.22] + [1.5] * bool(distances)
+    heights = [0.62] * (images is not None) + [2.0, 0.22] + [1.5] * bool(distances)
     figure = new_figure(8.2, 0.9 + 1.12 * sum(heights), title)
     axes = list(figure.subplots(len(heights), 1, height_ratios=heights, sharex=True))
     edges = _edges(x)

@@ -114,6 +114,15 @@ def test_logits_and_distances_are_those_of_the_transformed_images(net, x):
         assert result.distances[layer][:, 0].max() < 1e-12
 
 
+def test_distances_are_taken_before_later_calls_in_place(make, x):
+    net = make("VGGLike")  # features.0 is followed by an in-place ReLU
+    result = zfcuda.rotation(net, x, [180], layers="features.0")
+    with torch.no_grad():
+        moved = net.features[0](x.rot90(2, (-2, -1))) - net.features[0](x)
+    expected = moved.flatten(1).norm(dim=1)
+    torch.testing.assert_close(result.distances["features.0"][:, 0], expected)
+
+
 @pytest.mark.parametrize("max_memory", [1, 150_000, None])
 def test_batches_do_not_change_the_result(net, max_memory):
     x = torch.randn(3, 3, 16, 18, dtype=torch.float64)

@@ -67,9 +67,12 @@ class MaxPool2d(torch.nn.MaxPool2d):
 
 
 class LocalResponseNorm(torch.nn.LocalResponseNorm):
-    """``torch.nn.LocalResponseNorm`` on zfcuda's kernel, for [N,C,H,W] and [C,H,W] inputs."""
+    """``torch.nn.LocalResponseNorm`` on zfcuda's kernel, for [N,C,...] inputs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        batched = x if x.dim() != 3 else x[None]
-        y = ops.local_response_norm(batched, self.size, self.alpha, self.beta, self.k)
-        return y if x.dim() != 3 else y[0]
+        """Normalise ``x`` across dimension 1, whatever its rank; as torch does."""
+        if x.dim() < 3:
+            raise ValueError(f"x must have at least 3 dimensions [N,C,...], got {list(x.shape)}")
+        planes = x if x.dim() == 4 else x.flatten(2)[..., None]
+        y = ops.local_response_norm(planes, self.size, self.alpha, self.beta, self.k)
+        return y.reshape(x.shape)

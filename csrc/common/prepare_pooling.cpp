@@ -22,12 +22,10 @@ PoolWindow checked_window(const char* op, const PoolArguments& arguments) {
   const PoolWindow window{arguments.kernel_size[0], arguments.kernel_size[1], arguments.stride[0],
                           arguments.stride[1],      arguments.padding[0],     arguments.padding[1],
                           arguments.dilation[0],    arguments.dilation[1]};
-  const int64_t span_h = (window.kernel_h - 1) * window.dilation_h + 1;
-  const int64_t span_w = (window.kernel_w - 1) * window.dilation_w + 1;
-  TORCH_CHECK_VALUE(window.padding_h <= span_h / 2 && window.padding_w <= span_w / 2, op,
-                    ": padding must be at most half the (dilated) kernel, got padding ",
-                    arguments.padding, " for kernel_size ", arguments.kernel_size, " and dilation ",
-                    arguments.dilation);
+  TORCH_CHECK_VALUE(
+      window.padding_h <= window.kernel_h / 2 && window.padding_w <= window.kernel_w / 2, op,
+      ": padding must be at most half the kernel, got padding ", arguments.padding,
+      " for kernel_size ", arguments.kernel_size);
   TORCH_CHECK_VALUE(window.kernel_h * window.kernel_w < (int64_t{1} << 31), op, ": kernel_size ",
                     arguments.kernel_size, " has too many taps");
   return window;

@@ -1,0 +1,240 @@
+"""What is compared: for each op the same work done by the reference, by torch and by zfcuda."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zfcuda import ops, reference
+
+CHANNELS_LAST = torch.channels_last
+
+
+@dataclass(frozen=True)
+class Work:
+    """One comparison, made for its input: three ways to the same result."""
+
+    ours: Callable[[], object]
+    torch: Callable[[], object]
+    reference: Callable[[], object]
+    check: Callable[[], None]  # that they agree
+    bytes: int  # each input read once, each output written once
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table."""
+
+    name: str
+    make: Callable[[], Work]
+    target: float | None  # the ratio to torch that the project set itself
+
+
+def _size(*tensors: Tensor) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _pool(
+    shape: tuple[int, ...],
+    kernel: int,
+    layout: torch.memory_format = torch.contiguous_format,
+    dtype: torch.dtype = torch.float32,
+) -> Work:
+    x = torch.randn(shape).to(dtype).contiguous(memory_format=layout)
+    window = (kernel, 2, 0, 1, True)
+    pairs = ((kernel, kernel), (2, 2), (0, 0), (1, 1), True, True)
+
+    def with_torch() -> tuple[Tensor, Tensor]:
+        return F.max_pool2d(torch.relu(x), *window, return_indices=True)
+
+    y, switches = ops.max_pool2d(x, *window, relu=True)
+
+    def check() -> None:
+        expected, indices = with_torch()
+        assert torch.equal(y, expected)
+        assert torch.equal(
+            ops.switches_to_indices(switches, kernel, 2, input_size=shape[-2:]), indices
+        )
+
+    _, indices = with_torch()
+    return Work(
+        lambda: ops.max_pool2d(x, *window, relu=True),
+        with_torch,
+        lambda: reference.max_pool2d(x, *pairs),
+        check,
+        _size(x, y, switches),
+        f"switches {switches.nbytes / 1e6:.2f} MB, torch's indices {indices.nbytes / 1e6:.2f} MB",
+    )
+
+
+def _unpool(overlap: str, layout: torch.memory_format = torch.contiguous_format) -> Work:
+    x = torch.randn(4, 96, 110, 110).contiguous(memory_format=layout)
+    y, switches = ops.max_pool2d(x, 3, 2)
+    _, indices = F.max_pool2d(x, 3, 2, return_indices=True)
+    signal = torch.randn_like(y)
+    size = x.shape[-2:]
+
+    def ours() -> Tensor:
+        return ops.max_unpool2d(
+            signal, switches, 3, 2, output_size=size, relu=True, overlap=overlap
+        )
+
+    def max_unpool() -> Tensor:
+        return torch.relu(F.max_unpool2d(signal, indices, 3, 2, output_size=size))
+
+    def pooling_backward() -> Tensor:
+        return torch.relu(
+            torch.ops.aten.max_pool2d_with_indices_backward(
+                signal, x, [3, 3], [2, 2], [0, 0], [1, 1], False, indices
+            )
+        )
+
+    def with_reference() -> Tensor:
+        window = ((3, 3), (2, 2), (0, 0), (1, 1))
+        return reference.max_unpool2d(signal, switches, *window, size, True, overlap)
+
+    def check() -> None:
+        assert torch.equal(ours(), with_reference())
+        if overlap == "sum":
+            torch.testing.assert_close(ours(), pooling_backward())
+            return
+        # Which window wins where two meet is undefined in torch: compared without overlap.
+        z, taps = ops.max_pool2d(x, 2)
+        _, places = F.max_pool2d(x, 2, return_indices=True)
+        assert torch.equal(ops.max_unpool2d(z, taps, 2), F.max_unpool2d(z, places, 2))
+
+    with_torch = pooling_backward if overlap == "sum" else max_unpool
+    return Work(ours, with_torch, with_reference, check, _size(signal, switches, x))
+
+
+def _lrn(layout: torch.memory_format = torch.contiguous_format) -> Work:
+    x = torch.randn(4, 96, 55, 55).contiguous(memory_format=layout)
+    constants = (5, 1e-4, 0.75, 2.0)
+
+    def check() -> None:
+        torch.testing.assert_close(
+            ops.local_response_norm(x, *constants), F.local_response_norm(x, *constants)
+        )
+
+    return Work(
+        lambda: ops.local_response_norm(x, *constants),
+        lambda: F.local_response_norm(x, *constants),
+        lambda: reference.local_response_norm(x, *constants),
+        check,
+        2 * _size(x),
+    )
+
+
+def _occlude(baseline: str, layout: torch.memory_format = torch.contiguous_format) -> Work:
+    x = torch.randn(1, 3, 224, 224).contiguous(memory_format=layout)
+    corners = [(y, x) for y in range(0, 193, 32) for x in range(0, 193, 32)]
+    boxes = torch.tensor([(y, x, y + 32, x + 32) for y, x in corners])
+    mask = torch.zeros(len(boxes), 1, 224, 224)
+    for p, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
+        mask[p, :, y0:y1, x0:x1] = 1
+
+    def ours() -> Tensor:
+        return ops.occlude(x, boxes, 0.5)
+
+    def arithmetic() -> Tensor:
+        return x * (1 - mask) + 0.5 * mask
+
+    def repeat_and_fill() -> Tensor:
+        copies = x.repeat(len(boxes), 1, 1, 1)
+        for p, (y, x0) in enumerate(corners):
+            copies[p, :, y : y + 32, x0 : x0 + 32] = 0.5
+        return copies
+
+    with_torch = arithmetic if baseline == "mask arithmetic" else repeat_and_fill
+
+    def check() -> None:
+        assert torch.equal(ours()[0], repeat_and_fill())
+        torch.testing.assert_close(ours()[0], arithmetic())
+
+    return Work(
+        ours,
+        with_torch,
+        lambda: reference.occlude(x, boxes, 0.5),
+        check,
+        _size(x, ours()),
+    )
+
+
+def _rotate(layout: torch.memory_format = torch.contiguous_format) -> Work:
+    x = torch.randn(1, 3, 224, 224).contiguous(memory_format=layout)
+    turns = [math.radians(10 * i) for i in range(36)]
+    linear = [((math.cos(t), -math.sin(t)), (math.sin(t), math.cos(t))) for t in turns]
+    theta = torch.tensor([[[*row, 0.0] for row in m] for m in linear])
+    matrices = torch.tensor(
+        [[[*row, 112 - 112 * sum(row)] for row in m] for m in linear], dtype=torch.float64
+    )
+
+    def with_torch() -> Tensor:
+        grid = F.affine_grid(theta, [36, 3, 224, 224], align_corners=False)
+        return F.grid_sample(x.expand(36, -1, -1, -1), grid, align_corners=False)
+
+    def ours() -> Tensor:
+        return ops.warp_affine(x, matrices)
+
+    def check() -> None:
+        # torch's coordinates are float32 sums in -1..1: off by up to 1e-4 pixels.
+        torch.testing.assert_close(ours()[0], with_torch(), rtol=0, atol=2e-3)
+
+    return Work(
+        ours,
+        with_torch,
+        lambda: reference.warp_affine(x, matrices),
+        check,
+        _size(x, ours()),
+    )
+
+
+CASES = [
+    Case("relu + max_pool 3x3/2 [4,96,110,110]", lambda: _pool((4, 96, 110, 110), 3), 10),
+    Case(
+        "relu + max_pool 3x3/2, channels_last",
+        lambda: _pool((4, 96, 110, 110), 3, CHANNELS_LAST),
+        2,
+    ),
+    Case(
+        "relu + max_pool 3x3/2, bfloat16",
+        lambda: _pool((4, 96, 110, 110), 3, dtype=torch.bfloat16),
+        None,
+    ),
+    Case("relu + max_pool 3x3/2, batch 32 (149 MB)", lambda: _pool((32, 96, 110, 110), 3), None),
+    Case("relu + max_pool 2x2/2 [2,64,224,224]", lambda: _pool((2, 64, 224, 224), 2), 10),
+    Case(
+        "relu + max_pool 2x2/2, channels_last",
+        lambda: _pool((2, 64, 224, 224), 2, CHANNELS_LAST),
+        2,
+    ),
+    Case("unpool + relu vs max_unpool2d + relu", lambda: _unpool("overwrite"), 3),
+    Case(
+        "unpool + relu vs max_unpool2d + relu, channels_last",
+        lambda: _unpool("overwrite", CHANNELS_LAST),
+        None,
+    ),
+    Case("unpool sum + relu vs pooling backward + relu", lambda: _unpool("sum"), 2),
+    Case(
+        "unpool sum + relu vs pooling backward + relu, channels_last",
+        lambda: _unpool("sum", CHANNELS_LAST),
+        None,
+    ),
+    Case("local_response_norm [4,96,55,55]", _lrn, 25),
+    Case("local_response_norm, channels_last", lambda: _lrn(CHANNELS_LAST), None),
+    Case("occlude 49 x 32x32 vs mask arithmetic", lambda: _occlude("mask arithmetic"), 2),
+    Case("occlude 49 x 32x32 vs repeat + slice fill", lambda: _occlude("repeat"), 1),
+    Case(
+        "occlude 49 x 32x32 vs repeat + slice fill, channels_last",
+        lambda: _occlude("repeat", CHANNELS_LAST),
+        None,
+    ),
+    Case("36 rotations of 3x224x224 vs grid_sample", _rotate, 3),
+    Case("36 rotations, channels_last", lambda: _rotate(CHANNELS_LAST), None),
+]

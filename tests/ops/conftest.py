@@ -1,0 +1,34 @@
+"""Where an op is tested: the CPU kernel, the CUDA path run on the host, and CUDA if any."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from zfcuda import _load, ops  # noqa: F401  (importing ops loads the library)
+
+CUDA = torch.cuda.is_available() and _load.library().build_facts()["cuda"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """An implementation: its op namespace and the device its tensors live on."""
+
+    name: str
+    namespace: str
+    device: str
+
+    def op(self, name: str) -> Callable[..., Tensor]:
+        return getattr(getattr(torch.ops, self.namespace), name)
+
+
+PLACES = [Place("cpu", "zfcuda", "cpu"), Place("cuda-on-host", "zfcuda_host", "cpu")]
+if CUDA:
+    PLACES.append(Place("cuda", "zfcuda", "cuda"))
+
+
+@pytest.fixture(params=PLACES, ids=lambda place: place.name)
+def place(request: pytest.FixtureRequest) -> Place:
+    return request.param

@@ -1,0 +1,61 @@
+"""Windows and tensors to try the ops on."""
+
+import torch
+from torch import Tensor
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+LAYOUTS = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+}
+
+# (kernel, stride, padding, dilation, ceil_mode): the ways in which windows meet edges and others.
+WINDOWS = {
+    "3/2 overlapping": ((3, 3), (2, 2), (0, 0), (1, 1), False),
+    "3/2 ceil, the ZF pool": ((3, 3), (2, 2), (0, 0), (1, 1), True),
+    "3/2 padded, the ResNet pool": ((3, 3), (2, 2), (1, 1), (1, 1), False),
+    "3/2 padded ceil": ((3, 3), (2, 2), (1, 1), (1, 1), True),
+    "3/1 padded, Inception's": ((3, 3), (1, 1), (1, 1), (1, 1), False),
+    "2/2 the VGG pool": ((2, 2), (2, 2), (0, 0), (1, 1), False),
+    "2/2 padded ceil": ((2, 2), (2, 2), (1, 1), (1, 1), True),
+    "2/1": ((2, 2), (1, 1), (0, 0), (1, 1), False),
+    "2/3 with gaps": ((2, 2), (3, 3), (0, 0), (1, 1), False),
+    "1/1": ((1, 1), (1, 1), (0, 0), (1, 1), False),
+    "3/3": ((3, 3), (3, 3), (1, 1), (1, 1), True),
+    "5/2": ((5, 5), (2, 2), (2, 2), (1, 1), False),
+    "uneven": ((2, 3), (1, 2), (1, 0), (1, 1), True),
+    "dilated": ((3, 3), (2, 2), (1, 1), (2, 2), False),
+    "dilated ceil, windows without a tap": ((2, 2), (2, 2), (0, 0), (5, 5), True),
+    "16x16: more taps than a byte": ((16, 16), (3, 5), (8, 8), (1, 1), False),
+    "15x17: exactly 255 taps": ((15, 17), (4, 4), (7, 8), (1, 1), False),
+}
+# Around and beyond the widths at which kernels change their block size.
+SIZES = [(7, 9), (13, 35), (20, 8), (16, 67)]
+
+
+def sizes_and_channels(window: tuple) -> list[tuple[tuple[int, int], int]]:
+    """What to try a window on; little for the large windows, on which the reference is slow."""
+    if window[0][0] > 5:
+        return [((16, 67), 3), ((16, 67), 16)]
+    return [(size, channels) for size in SIZES for channels in (1, 3, 16, 37)]
+
+
+def image(
+    batch: int,
+    channels: int,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    layout: torch.memory_format = torch.contiguous_format,
+    *,
+    ties: bool = False,
+    device: str = "cpu",
+) -> Tensor:
+    """A random tensor; with ``ties`` only a few values, zero and negative ones among them."""
+    x = torch.randn(batch, channels, *size, dtype=torch.float64)
+    if ties:
+        x = (x * 1.5).round() / 2
+    return x.to(dtype).to(device).contiguous(memory_format=layout)
+
+
+def has_layout(tensor: Tensor, layout: torch.memory_format) -> bool:
+    return tensor.is_contiguous(memory_format=layout)

@@ -1,0 +1,133 @@
+"""local_response_norm against the reference and torch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from strategies import DTYPES, LAYOUTS, has_layout, image
+
+from zfcuda import nn, ops, reference
+
+TOLERANCE = {
+    torch.float32: {"rtol": 2e-6, "atol": 1e-6},
+    torch.float64: {"rtol": 1e-13, "atol": 1e-13},
+    torch.float16: {"rtol": 1e-3, "atol": 1e-4},
+    torch.bfloat16: {"rtol": 8e-3, "atol": 1e-3},
+}
+CONSTANTS = {
+    "AlexNet": (5, 1e-4, 0.75, 2.0),
+    "strong": (5, 0.5, 0.75, 1.0),
+    "one channel": (1, 0.3, 0.5, 1.0),
+    "even window": (4, 0.7, 1.0, 1.5),
+    "any power": (3, 0.2, 0.6, 1.0),
+    "wider than the channels": (37, 0.9, 0.75, 1.0),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("constants", CONSTANTS.values(), ids=CONSTANTS.keys())
+def test_equals_reference(place, constants, dtype):
+    for channels in (1, 2, 8, 35, 96):
+        for size in ((3, 5), (8, 8), (25, 29)):  # the last is longer than a chunk
+            for layout in LAYOUTS.values():
+                x = 3 * image(2, channels, size, dtype, layout, device=place.device)
+                y = place.op("local_response_norm")(x, *constants)
+                expected = reference.local_response_norm(x, *constants)
+                assert y.dtype == dtype and has_layout(y, layout)
+                torch.testing.assert_close(y, expected, **TOLERANCE[dtype])
+
+
+def test_equals_torch():
+    x = 3 * image(2, 12, (9, 11), torch.float64)
+    for constants in CONSTANTS.values():
+        torch.testing.assert_close(
+            ops.local_response_norm(x, *constants), F.local_response_norm(x, *constants)
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("constants", CONSTANTS.values(), ids=CONSTANTS.keys())
+def test_backward(place, constants, dtype):
+    for channels in (1, 7, 32):
+        for layout in LAYOUTS.values():
+            x = (
+                3 * image(2, channels, (23, 24), dtype, layout, device=place.device)
+            ).requires_grad_()
+            grad = torch.randn_like(x)
+            ours = place.op("local_response_norm_backward")(grad, x.detach(), *constants)
+            wide = x.detach().double().requires_grad_()
+            (expected,) = torch.autograd.grad(
+                reference.local_response_norm(wide, *constants), wide, grad.double()
+            )
+            assert has_layout(ours, layout)
+            tolerance = {key: 10 * value for key, value in TOLERANCE[dtype].items()}
+            torch.testing.assert_close(ours.double(), expected, **tolerance)
+
+
+def test_nan_stays_in_its_window(place):
+    x = image(1, 32, (4, 8), torch.float32, device=place.device)
+    x[0, 10, 1, 1] = torch.nan
+    y = place.op("local_response_norm")(x, 5, 1e-4, 0.75, 1.0)
+    assert y.isnan().nonzero()[:, 1].tolist() == [8, 9, 10, 11, 12]
+
+
+def test_empty_and_strided(place):
+    op = place.op("local_response_norm")
+    assert op(torch.empty(0, 3, 4, 4, device=place.device), 5, 1e-4, 0.75, 1.0).shape == (
+        0,
+        3,
+        4,
+        4,
+    )
+    x = image(2, 12, (9, 11), torch.float32, device=place.device)[:, ::2, :, 1:]
+    torch.testing.assert_close(
+        op(x, 5, 0.1, 0.75, 1.0), reference.local_response_norm(x, 5, 0.1, 0.75, 1.0)
+    )
+
+
+def test_gradcheck():
+    for layout in LAYOUTS.values():
+        x = image(2, 6, (2, 3), torch.float64, layout).requires_grad_()
+        for constants in ((5, 0.5, 0.75, 1.0), (4, 0.5, 0.6, 1.0)):
+            assert torch.autograd.gradcheck(
+                lambda t, c=constants: ops.local_response_norm(t, *c), x
+            )
+
+
+def test_opcheck():
+    for layout in LAYOUTS.values():
+        x = image(2, 6, (2, 3), torch.float32, layout)
+        torch.library.opcheck(
+            torch.ops.zfcuda.local_response_norm_backward.default, (x, x, 5, 1e-4, 0.75, 1.0)
+        )
+        torch.library.opcheck(
+            torch.ops.zfcuda.local_response_norm.default,
+            (x.requires_grad_(), 5, 1e-4, 0.75, 1.0),
+        )
+
+
+def test_second_derivative_says_so():
+    x = image(1, 6, (2, 2), torch.float64).requires_grad_()
+    (grad,) = torch.autograd.grad(ops.local_response_norm(x, 5).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        grad.sum().backward()
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
+        ops.local_response_norm(torch.zeros(1, 1, 2, 2), 0)
+    with pytest.raises(ValueError, match=r"\[N,C,H,W\], got shape \[2, 2\]"):
+        ops.local_response_norm(torch.zeros(2, 2), 5)
+    with pytest.raises(TypeError, match="got Long"):
+        ops.local_response_norm(torch.zeros(1, 1, 2, 2, dtype=torch.int64), 5)
+
+
+def test_module_is_drop_in():
+    x = image(2, 9, (5, 4), torch.float32)
+    ours, theirs = (
+        nn.LocalResponseNorm(5, 1e-3, 0.75, 2.0),
+        torch.nn.LocalResponseNorm(5, 1e-3, 0.75, 2.0),
+    )
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours(x[0]), theirs(x[0]))  # [N,C,L]
+    torch.testing.assert_close(ours(x[..., None]), theirs(x[..., None]))
+    assert repr(ours) == repr(theirs)

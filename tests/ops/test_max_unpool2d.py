@@ -1,0 +1,191 @@
+"""max_unpool2d against the reference, torch, and its own transpose."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from strategies import DTYPES, LAYOUTS, WINDOWS, has_layout, image, sizes_and_channels
+from test_max_pool2d import fits
+
+from zfcuda import ops, reference
+
+
+def pooled(
+    size, window, dtype=torch.float32, layout=torch.contiguous_format, channels=16, device="cpu"
+):
+    """A signal and real switches of an image of ``size``."""
+    x = image(2, channels, size, dtype, layout, device=device)
+    y, switches = reference.max_pool2d(x, *window)
+    signal = torch.randn(y.shape, dtype=torch.float64).to(dtype).to(device)
+    return (
+        signal.contiguous(memory_format=layout),
+        switches.contiguous(memory_format=layout),
+    )
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["sum", "overwrite"])
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS.keys())
+def test_equals_reference(place, window, overwrite):
+    tried = 0
+    for size, channels in sizes_and_channels(window):
+        for name, layout in LAYOUTS.items():
+            if fits(size, window):
+                y, switches = pooled(
+                    size, window, layout=layout, channels=channels, device=place.device
+                )
+                for relu in (False, True):
+                    x = place.op("max_unpool2d")(
+                        y, switches, *window[:4], list(size), relu, overwrite, False
+                    )
+                    expected = reference.max_unpool2d(
+                        y, switches, *window[:4], size, relu, "overwrite" if overwrite else "sum"
+                    )
+                    # Bit for bit: the order in which windows add up is part of the op.
+                    assert torch.equal(x, expected), f"{size} {channels} {name} {relu}"
+                    assert has_layout(x, layout)
+                    tried += 1
+    assert tried >= 8
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_dtypes(place, dtype):
+    for window in WINDOWS.values():
+        if not fits((13, 35), window):
+            continue
+        for layout in LAYOUTS.values():
+            y, switches = pooled((13, 35), window, dtype, layout, device=place.device)
+            x = place.op("max_unpool2d")(y, switches, *window[:4], [13, 35], True, False, True)
+            expected = reference.max_unpool2d(y, switches, *window[:4], (13, 35), True)
+            assert x.dtype == dtype and torch.equal(x, expected)
+
+
+def test_equals_torch_where_windows_do_not_overlap():
+    x = image(2, 8, (24, 36), torch.float32)
+    y, switches = ops.max_pool2d(x, 2)
+    z, indices = F.max_pool2d(x, 2, return_indices=True)
+    assert torch.equal(ops.max_unpool2d(y, switches, 2), F.max_unpool2d(z, indices, 2))
+
+
+def test_sum_is_the_transpose_of_pooling():
+    """<pool(x), s> for fixed switches is linear in x, and unpooling s is its transpose."""
+    x = image(2, 8, (24, 35), torch.float64)
+    y, switches = ops.max_pool2d(x, 3, 2, 1)
+    s = torch.randn_like(y)
+    unpooled = ops.max_unpool2d(s, switches, 3, 2, 1, output_size=x.shape[-2:])
+    torch.testing.assert_close((unpooled * x).sum(), (s * y).sum())
+
+
+def test_default_output_size():
+    y = torch.ones(1, 1, 4, 5)
+    switches = torch.zeros(1, 1, 4, 5, dtype=torch.uint8)
+    assert ops.max_unpool2d(y, switches, 3, 2).shape == (1, 1, 9, 11)
+    assert ops.max_unpool2d(y, switches, 3, 2, output_size=(1, 1, 10, 12)).shape == (1, 1, 10, 12)
+
+
+def test_out_of_range_switches(place):
+    """On the CPU they raise; in the CUDA path they unpool to nothing unless checked."""
+    y, switches = pooled((16, 67), WINDOWS["3/2 overlapping"], device=place.device)
+    switches[0, 0, 0, 0] = 200
+    arguments = ([3, 3], [2, 2], [0, 0], [1, 1], [16, 67], False, False)
+    message = "switch 200 is no tap of a window with 9 taps"
+    unpool = place.op("max_unpool2d")
+    if place.name == "cpu":
+        with pytest.raises(ValueError, match=message):
+            unpool(y, switches, *arguments, False)
+        return
+    with pytest.raises(ValueError, match=message):
+        unpool(y, switches, *arguments, True)
+    x = unpool(y, switches, *arguments, False)
+    y[0, 0, 0, 0] = 0
+    switches[0, 0, 0, 0] = 0
+    assert torch.equal(x, unpool(y, switches, *arguments, False))
+
+
+def test_tampered_switches_never_write_outside(place):
+    """Any tap numbers at all: those that point outside the image unpool to nothing."""
+    y, _ = pooled((16, 67), WINDOWS["3/2 padded ceil"], device=place.device)
+    switches = torch.randint(0, 9, y.shape, dtype=torch.uint8, device=place.device)
+    x = place.op("max_unpool2d")(
+        y, switches, [3, 3], [2, 2], [1, 1], [1, 1], [16, 67], False, False, False
+    )
+    expected = reference.max_unpool2d(y, switches, (3, 3), (2, 2), (1, 1), (1, 1), (16, 67))
+    assert torch.equal(x, expected)
+
+
+def test_nan_in_the_signal_stays_in_its_place(place):
+    y, switches = pooled((16, 67), WINDOWS["3/2 overlapping"], device=place.device)
+    y[0, 0, 2, 3] = torch.nan
+    x = place.op("max_unpool2d")(
+        y, switches, [3, 3], [2, 2], [0, 0], [1, 1], [16, 67], True, False, False
+    )
+    assert x.isnan().sum() == 1
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
+@pytest.mark.parametrize("overlap", ["sum", "overwrite"])
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS.keys())
+def test_backward(place, window, overlap, relu):
+    """Against autograd through the reference, which scatters where the kernels gather."""
+    for layout in LAYOUTS.values():
+        y, switches = pooled((19, 24), window, torch.float64, layout, 5, place.device)
+        y.requires_grad_()
+        x = reference.max_unpool2d(y, switches, *window[:4], (19, 24), relu, overlap)
+        grad = torch.randn_like(x).contiguous(memory_format=layout)
+        (expected,) = torch.autograd.grad(x, y, grad)
+        ours = place.op("max_unpool2d_backward")(
+            grad,
+            switches,
+            x.detach() if relu else None,
+            *window[:4],
+            overlap == "overwrite",
+        )
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+        assert has_layout(ours, layout)
+
+
+@pytest.mark.parametrize("overlap", ["sum", "overwrite"])
+def test_gradcheck(overlap):
+    y, switches = pooled((7, 9), WINDOWS["3/2 padded ceil"], torch.float64, channels=2)
+    assert torch.autograd.gradcheck(
+        lambda t: ops.max_unpool2d(
+            t, switches, 3, 2, 1, output_size=(7, 9), relu=True, overlap=overlap
+        ),
+        y.requires_grad_(),
+    )
+
+
+def test_opcheck():
+    for layout in LAYOUTS.values():
+        y, switches = pooled((7, 9), WINDOWS["3/2 overlapping"], torch.float32, layout)
+        window = ([3, 3], [2, 2], [0, 0], [1, 1])
+        torch.library.opcheck(
+            torch.ops.zfcuda.max_unpool2d.default,
+            (y.requires_grad_(), switches, *window, [7, 9], True, False, False),
+        )
+        x = ops.max_unpool2d(y.detach(), switches, 3, 2, output_size=(7, 9))
+        torch.library.opcheck(
+            torch.ops.zfcuda.max_unpool2d_backward.default, (x, switches, x, *window, True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        ({"overlap": "mean"}, ValueError, "'sum' or 'overwrite', got 'mean'"),
+        ({"switches": torch.zeros(1, 1, 4, 4)}, TypeError, "got Float"),
+        ({"switches": torch.zeros(1, 1, 4, 4, dtype=torch.int64)}, TypeError, "got Long"),
+        ({"switches": torch.zeros(1, 1, 4, 5, dtype=torch.uint8)}, ValueError, "must have shape"),
+        ({"output_size": (20, 9)}, ValueError, "does not come from an input of size"),
+        ({"output_size": (0, 9)}, ValueError, "two positive ints"),
+        ({"y": torch.zeros(4, 4)}, ValueError, r"\[N,C,OH,OW\], got shape \[4, 4\]"),
+    ],
+)
+def test_bad_input(change, error, sentence):
+    arguments = {
+        "y": torch.zeros(1, 1, 4, 4),
+        "switches": torch.zeros(1, 1, 4, 4, dtype=torch.uint8),
+        "kernel_size": 3,
+        "stride": 2,
+        "output_size": (9, 9),
+    } | change
+    with pytest.raises(error, match=sentence):
+        ops.max_unpool2d(**arguments)

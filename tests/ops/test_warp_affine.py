@@ -1,0 +1,169 @@
+"""warp_affine against the reference, torch's grid_sample, and exact cases."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from strategies import DTYPES, LAYOUTS, image
+
+from zfcuda import ops, reference
+
+TOLERANCE = {
+    # float32 coordinates carry an error of a few 1e-6 pixels, times the gradient of the image.
+    torch.float32: {"rtol": 1e-4, "atol": 1e-4},
+    torch.float64: {"rtol": 1e-11, "atol": 1e-11},
+    torch.float16: {"rtol": 2e-3, "atol": 2e-3},
+    torch.bfloat16: {"rtol": 1e-2, "atol": 2e-2},
+}
+
+
+def rotation(degrees, height, width):
+    """Output to input coordinates of a turn about the centre; y points down."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x, y = width / 2, height / 2
+    return [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]]
+
+
+def maps(height, width, device="cpu"):
+    return torch.tensor(
+        [
+            [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+            rotation(30, height, width),
+            rotation(191.5, height, width),
+            [[0.5, 0.1, 2.3], [-0.2, 0.7, 1.1]],  # zoom and shear
+            [[3.0, 0.0, -7.0], [0.0, 2.5, 4.0]],  # mostly outside
+            [[1.0, 0.0, 1000.0], [0.0, 1.0, 0.0]],  # all outside
+            [[1.0, 0.0, -0.25], [0.0, 1.0, 0.75]],
+            [[-1.0, 0.0, width], [0.0, 1.0, 0.0]],  # mirror
+        ],
+        dtype=torch.float64,
+        device=device,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_equals_reference(place, dtype, layout):
+    for channels, size in ((3, (17, 24)), (1, (5, 5)), (16, (9, 12)), (2, (1, 7)), (5, (33, 40))):
+        x = image(2, channels, size, dtype, layout, device=place.device)
+        matrices = maps(*size, place.device)
+        for fill in (
+            torch.zeros(channels, device=place.device).to(dtype),
+            torch.linspace(-1, 2, channels, device=place.device).to(dtype),
+        ):
+            out = place.op("warp_affine")(x, matrices, fill)
+            expected = reference.warp_affine(x, matrices, fill)
+            assert out.dtype == dtype and out[0].is_contiguous(memory_format=layout)
+            torch.testing.assert_close(out, expected, **TOLERANCE[dtype])
+
+
+def test_exact_cases(place):
+    x = image(2, 3, (8, 8), torch.float32, device=place.device)
+    fill = torch.zeros(3, device=place.device)
+    quarter_turn = [[0.0, -1.0, 8.0], [1.0, 0.0, 0.0]]
+    matrices = torch.tensor(
+        [
+            [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+            quarter_turn,
+            [[-1.0, 0.0, 8.0], [0.0, -1.0, 8.0]],
+            [[1.0, 0.0, 2.0], [0.0, 1.0, -3.0]],
+        ],
+        dtype=torch.float64,
+        device=place.device,
+    )
+    same, quarter, half, shifted = place.op("warp_affine")(x, matrices, fill).unbind(1)
+    assert torch.equal(same, x)
+    assert torch.equal(quarter, torch.rot90(x, 1, (2, 3)))  # counter-clockwise
+    assert torch.equal(half, torch.rot90(x, 2, (2, 3)))
+    assert torch.equal(shifted[:, :, 3:, :6], x[:, :, :5, 2:])
+    assert shifted[:, :, :3].eq(0).all() and shifted[:, :, :, 6:].eq(0).all()
+
+
+def test_equals_grid_sample():
+    x = image(2, 3, (16, 16), torch.float64)
+    cos, sin = math.cos(0.5), math.sin(0.5)
+    theta = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], dtype=torch.float64)
+    grid = F.affine_grid(theta.expand(2, -1, -1), list(x.shape), align_corners=False)
+    expected = F.grid_sample(x, grid, align_corners=False)
+    matrix = torch.tensor([rotation(math.degrees(0.5), 16, 16)], dtype=torch.float64)
+    torch.testing.assert_close(ops.warp_affine(x, matrix)[:, 0], expected)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
+def test_wild_matrices_give_the_fill(place, value):
+    x = image(1, 2, (6, 8), torch.float32, device=place.device)
+    matrix = torch.tensor([[[1.0, 0.0, value], [0.0, 1.0, 0.0]]], dtype=torch.float64)
+    out = place.op("warp_affine")(
+        x, matrix.to(place.device), torch.tensor([3.0, 4.0], device=place.device)
+    )
+    assert out[:, :, 0].eq(3).all() and out[:, :, 1].eq(4).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_backward(place, layout, dtype):
+    """The kernel gathers through the inverse map; autograd through the reference scatters."""
+    size = (11, 14)
+    singular = torch.tensor([[[1.0, 2.0, 1.0], [0.5, 1.0, 3.0]]], dtype=torch.float64)
+    matrices = torch.cat([maps(*size), singular]).to(place.device)
+    x = image(2, 3, size, torch.float64, device=place.device).requires_grad_()
+    out = reference.warp_affine(x, matrices)
+    grad = torch.randn(out.shape).to(dtype).to(place.device)
+    (expected,) = torch.autograd.grad(out, x, grad.double())
+    ours = place.op("warp_affine_backward")(grad, matrices, layout is torch.channels_last)
+    assert ours.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(ours.double(), expected, **TOLERANCE[dtype])
+
+
+def test_gradcheck():
+    for layout in LAYOUTS.values():
+        x = image(2, 2, (5, 6), torch.float64, layout).requires_grad_()
+        assert torch.autograd.gradcheck(lambda t: ops.warp_affine(t, maps(5, 6), 0.7), x)
+
+
+def test_empty(place):
+    x = image(2, 3, (4, 4), torch.float32, device=place.device)
+    fill = torch.zeros(3, device=place.device)
+    none = torch.empty(0, 2, 3, dtype=torch.float64, device=place.device)
+    assert place.op("warp_affine")(x, none, fill).shape == (2, 0, 3, 4, 4)
+    assert place.op("warp_affine")(x[:0], maps(4, 4, place.device), fill).shape == (0, 8, 3, 4, 4)
+    grad = torch.empty(2, 0, 3, 4, 4, device=place.device)
+    assert place.op("warp_affine_backward")(grad, none, False).eq(0).all()
+
+
+def test_opcheck():
+    for layout in LAYOUTS.values():
+        x = image(2, 3, (5, 6), torch.float32, layout)
+        out = ops.warp_affine(x, maps(5, 6))
+        torch.library.opcheck(
+            torch.ops.zfcuda.warp_affine_backward.default,
+            (out, maps(5, 6), layout is torch.channels_last),
+        )
+        torch.library.opcheck(
+            torch.ops.zfcuda.warp_affine.default,
+            (x.requires_grad_(), maps(5, 6), torch.zeros(3)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        ({"matrices": torch.zeros(2, 3)}, ValueError, r"\[M,2,3\], got shape \[2, 3\]"),
+        ({"matrices": torch.zeros(1, 2, 3, requires_grad=True)}, ValueError, "no gradient"),
+        (
+            {"fill": torch.zeros(3, 4, 4)},
+            ValueError,
+            r"a number or of shape \[3\], got \[3, 4, 4\]",
+        ),
+        ({"x": torch.zeros(3, 4, 4)}, ValueError, r"\[N,C,H,W\], got shape \[3, 4, 4\]"),
+    ],
+)
+def test_bad_input(change, error, sentence):
+    arguments = {
+        "x": torch.zeros(1, 3, 4, 4),
+        "matrices": torch.zeros(1, 2, 3),
+        "fill": 0.0,
+    } | change
+    with pytest.raises(error, match=sentence):
+        ops.warp_affine(**arguments)

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from zfcuda import figures
@@ -55,14 +56,15 @@ def untouched_globals():
 
 
 @pytest.mark.parametrize("with_image", [True, False])
-def test_prediction(predictions, images, class_names, with_image):
+@pytest.mark.parametrize("image", [0, 1])
+def test_prediction(predictions, images, class_names, with_image, image):
     shown = images if with_image else None
-    figure = figures.prediction(predictions, shown, class_names, title="a title")
+    figure = figures.prediction(predictions, shown, class_names, image=image, title="a title")
     assert_tidy(figure)
     texts = {text.get_text() for text in _drawn_texts(figure)}
-    top = float(predictions.top(1)[0][0, 0])
+    top = float(predictions.top(1)[0][image, 0])
     assert f"{top:.3f}" in texts
-    assert any(f"{float(predictions.entropy[0]):.2f} nats" in text for text in texts)
+    assert any(f"{float(predictions.entropy[image]):.2f} nats" in text for text in texts)
 
 
 def test_prediction_of_fewer_than_five_classes(images):
@@ -125,6 +127,23 @@ def test_occlusion_maps_lie_at_their_occluders(occlusion, images):
         (left, top), (right, bottom) = corners[row, col], corners[row + 1, col + 1]
         assert left <= (x0 + x1) / 2 <= right and top <= (y0 + y1) / 2 <= bottom
         assert heat[row, col] == pytest.approx(float(result.target_probability[0, index]))
+
+
+def test_where_the_model_says_nan_no_class_is_shown(occlusion, invariance, class_names):
+    """The argmax of NaN logits is a class nobody predicted: its place is grey in map and strip."""
+    result = occlusion(nan=True)
+    figure = figures.occlusion_row(result, class_names=class_names)
+    titles = [ax.get_title() for ax in figure.axes]
+    colours = np.asarray(
+        figure.axes[titles.index("most probable label")].collections[0].get_array()
+    )
+    grey = to_rgb("#d9d9d9")
+    assert (colours.reshape(-1, 3) == grey).all(-1).tolist() == [True] + [False] * 19
+    texts = [text.get_text() for text in _drawn_texts(figure)]
+    assert "5% not a number" in texts
+    figure = figures.invariance_curve(invariance(nan=True), class_names=class_names)
+    strip = next(ax for ax in figure.axes if ax.get_ylabel() == "label").collections[0]
+    assert (np.asarray(strip.get_array()).reshape(-1, 3) == grey).all(-1).sum() == 1
 
 
 def test_occlusion_of_an_unknown_layer(occlusion):

@@ -221,9 +221,14 @@ def colour_bar(ax: Axes, mappable: ScalarMappable, label: str, mark: float) -> N
     bar.ax.locator_params(nbins=4)
 
 
+def defined_labels(labels: Any, probabilities: Array) -> Array:
+    """Labels with -1 where the probabilities are NaN: their argmax means nothing."""
+    return np.where(np.isnan(probabilities), -1, to_array(labels))
+
+
 def pick_labels(labels: Array, first: int | None = None) -> list[int]:
     """The labels that get a colour of their own: `first` if it occurs, then the most frequent."""
-    values, counts = np.unique(labels, return_counts=True)
+    values, counts = np.unique(labels[labels >= 0], return_counts=True)
     order = [int(v) for v in values[np.argsort(-counts, kind="stable")]]
     if first in order:
         order.remove(first)
@@ -234,6 +239,7 @@ def pick_labels(labels: Array, first: int | None = None) -> list[int]:
 def label_colours(labels: Array, shown: Sequence[int]) -> Array:
     """RGB colours, shape ``labels.shape + (3,)``; labels not in `shown` are grey."""
     colours = np.full((*labels.shape, 3), to_rgb(MUTED))
+    colours[labels < 0] = to_rgb(NO_DATA)
     for label, colour in zip(shown, PALETTE, strict=False):
         colours[labels == label] = to_rgb(colour)
     return colours
@@ -249,8 +255,11 @@ def label_legend(
         Patch(color=colour, label=fit(f"{share:.0%} {class_name(names, label)}", width))
         for (label, share), colour in zip(shares.items(), PALETTE, strict=False)
     ]
-    rest = np.unique(labels[~np.isin(labels, list(shown))])
+    rest = np.unique(labels[~np.isin(labels, [*shown, -1])])
     if rest.size:
         share = np.isin(labels, rest).sum() / total
         handles.append(Patch(color=MUTED, label=f"{share:.0%} others ({rest.size})"))
+    if (labels < 0).any():
+        share = (labels < 0).mean()
+        handles.append(Patch(color=NO_DATA, label=f"{share:.0%} not a number"))
     return handles

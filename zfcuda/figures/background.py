@@ -36,6 +36,9 @@ def background_effect(
     probabilities = _softmax(to_array(result.logits).astype(float))
     headings = []
     for p in probabilities:
+        if np.isnan(p).any():
+            headings.append("not a number")
+            continue
         label = int(p.argmax())
         lines = [f"{fit(class_name(class_names, label), 18, 1)} {p[label]:.2f}"]
         if label != result.target:
@@ -63,6 +66,10 @@ def _captions(result: BackgroundResult, layer: str) -> list[str]:
             channel = int(to_array(result.units[layer])[variant][0])
             activation = number(to_array(result.activations[layer])[variant])
             lines.append(f"channel {channel}, activation {activation}")
-        lines.append("the reference" if name == "original" else f"moved {changes[variant]:.0%}")
+        if name == "original":
+            lines.append("the reference")
+        else:
+            change = changes[variant]
+            lines.append("no reference to move from" if np.isnan(change) else f"moved {change:.0%}")
         captions.append("\n".join(lines))
     return captions

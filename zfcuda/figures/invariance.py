@@ -17,6 +17,7 @@ from ._style import (
     PALETTE,
     Array,
     class_name,
+    defined_labels,
     display_images,
     fit,
     fit_name,
@@ -59,7 +60,7 @@ def invariance_curve(
     order = np.argsort(x, kind="stable")
     x = x[order]
     probability = to_array(result.target_probability)[image][order].astype(float)
-    labels = to_array(result.labels)[image][order]
+    labels = defined_labels(to_array(result.labels)[image][order], probability)
     distances = {name: to_array(d)[image][order] for name, d in result.distances.items()}
     target = int(result.target[image])
 

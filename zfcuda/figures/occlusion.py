@@ -17,6 +17,7 @@ from ._style import (
     below,
     class_name,
     colour_bar,
+    defined_labels,
     display_images,
     display_signal,
     fit,
@@ -60,7 +61,8 @@ def occlusion_row(
     projection = None if projections is None else projections.get(layer or "")
 
     panels = 2 + (shown is not None) + (projection is not None) + (layer is not None)
-    labels = to_array(result.label_map(image))
+    heat = to_array(result.heatmap(image)).astype(float)
+    labels = defined_labels(result.label_map(image), heat)
     target = int(result.target[image])
     known = pick_labels(labels, first=target)
     legend = label_legend(labels, known, class_names, 26)
@@ -89,7 +91,6 @@ def occlusion_row(
             "strongest map, projected",
             f"{fit_name(str(layer), 26)}\n{_channel(result, layer, image)}",
         )
-    heat = to_array(result.heatmap(image)).astype(float)
     mesh = _draw_map(
         next(axes), heat, edges, result, shown, "P(true class)", "viridis", _limits(heat, base, 0.0)
     )

@@ -64,8 +64,10 @@ def prediction(
     bars.set_xticks(np.linspace(0, 1, 5))
     bars.set_xlabel("probability (softmax)")
     bars.set_title(
-        f"entropy {entropy:.2f} nats: like {np.exp(entropy):.1f} equally likely classes",
+        f"entropy {entropy:.2f} nats\n"
+        f"(as uncertain as {np.exp(entropy):.1f} equally likely classes)",
         loc="left",
+        fontsize=8,
     )
     bars.text(
         1.0,

@@ -117,7 +117,7 @@ def compile_and_link(files: list[Path], folder: Path, gate: cuda_gate.Gate) -> P
     write(folder / "zfcuda_build_facts.h", facts_header(gate))
     tools = Toolchain(gate, folder)
     compiled = []
-    for file in files:
+    for file in sorted(files, key=lambda file: file.suffix != ".cu"):  # the slowest first
         if file.suffix != ".cu":
             compiled.append(tools.cxx_step(file))
         elif gate.with_cuda:

@@ -33,7 +33,7 @@ class Info:
         devices: what torch can run on, such as ``("cpu", "cuda:0 (NVIDIA H200)")``.
         threads: threads that the CPU kernels use (``torch.get_num_threads()``).
         cores: cores that this process may use.
-        simd: instruction set that the CPU kernels chose when they were loaded.
+        simd_level: instruction set that the CPU kernels chose when they were loaded.
     """
 
     zfcuda: str
@@ -47,7 +47,7 @@ class Info:
     devices: tuple[str, ...]
     threads: int
     cores: int
-    simd: str
+    simd_level: str
 
     def __str__(self) -> str:
         packages = (
@@ -61,7 +61,7 @@ class Info:
             "CUDA": self.cuda_verdict,
             "devices": ", ".join(self.devices),
             "threads": f"{self.threads} on {self.cores} cores",
-            "SIMD": self.simd,
+            "SIMD": self.simd_level,
         }
         return "\n".join(f"{name:<9} {value}" for name, value in lines.items())
 
@@ -83,7 +83,7 @@ def collect() -> Info:
         devices=("cpu", *_gpus()),
         threads=torch.get_num_threads(),
         cores=len(os.sched_getaffinity(0)),
-        simd=library.simd_level(),
+        simd_level=library.simd_level(),
     )
 
 

@@ -23,7 +23,7 @@ def test_info_text_has_every_fact_on_a_line_of_its_own():
     found = info.collect()
     lines = dict(line.split(maxsplit=1) for line in info.text().splitlines())
     assert lines["CUDA"] == found.cuda_verdict
-    assert lines["SIMD"] == found.simd
+    assert lines["SIMD"] == found.simd_level
     assert found.folder in lines["zfcuda"]
     assert found.torch in lines["torch"]
     assert lines["threads"] == f"{found.threads} on {found.cores} cores"

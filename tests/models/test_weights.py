@@ -17,7 +17,8 @@ from zfcuda.models.weights import imagenet_squeezenet, load_checked, read_arrays
 # --- ImageNet weights of the demo extra -----------------------------------------------------------
 
 
-def test_package_is_found_without_being_imported():
+def test_package_is_found_without_being_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ndf", raising=False)  # another test may have imported it
     imagenet_squeezenet()
     assert "ndf" not in sys.modules
 

@@ -8,6 +8,7 @@
 #include "common/dispatch.h"
 #include "common/prepare.h"
 #include "core/pooling.h"
+#include "cpu/axis.h"
 #include "cpu/level.h"
 #include "cpu/rows.h"
 
@@ -43,6 +44,17 @@ constexpr T lowest(bool relu) {
 template <class T>
 inline constexpr int64_t least_neighbours = 16 / sizeof(T);
 
+// What all rows share: which taps of which windows lie inside, along each axis.
+struct PoolAxes {
+  Meetings rows, cols;
+
+  explicit PoolAxes(const PoolShape& s)
+      : rows(Meetings::of_windows(s.out_h, s.in_h, s.window.kernel_h, s.window.stride_h,
+                                  s.window.padding_h, s.window.dilation_h)),
+        cols(Meetings::of_windows(s.out_w, s.in_w, s.window.kernel_w, s.window.stride_w,
+                                  s.window.padding_w, s.window.dilation_w)) {}
+};
+
 // Pools one output row at a time. The layouts differ in `lanes_`, the neighbours that share a
 // column: 1 (contiguous) or all channels of a pixel (channels_last).
 template <class T, class Switch>
@@ -50,159 +62,196 @@ class Pooler {
   using C = Compute<T>;
 
  public:
-  explicit Pooler(const MaxPoolParams& params)
+  Pooler(const MaxPoolParams& params, const PoolAxes& axes)
       : p_(params),
+        s_(params.shape),
         w_(params.shape.window),
-        lanes_(params.shape.channels_last ? params.shape.channels : 1),
-        rows_(w_.kernel_h),
-        reader_(w_.kernel_h, params.shape.in_w * lanes_),
-        writer_(params.shape.out_w * lanes_),
-        code_(params.shape.out_w * lanes_) {}
+        axes_(axes),
+        lanes_(s_.channels_last ? s_.channels : 1),
+        reader_(w_.kernel_h, s_.in_w * lanes_),
+        writer_(s_.out_w * lanes_),
+        code_(s_.out_w * lanes_) {
+    // Windows whose columns are all inside are one run.
+    while (begin_ < s_.out_w && !whole(begin_)) ++begin_;
+    for (end_ = begin_; end_ < s_.out_w && whole(end_); ++end_) {
+    }
+  }
 
   // Pools output row `row` of plane `plane` (a channel, or an image in channels_last).
   void pool_row(int64_t plane, int64_t row) {
-    const PoolShape& shape = p_.shape;
-    const int64_t in_row = shape.in_w * lanes_, out_row = shape.out_w * lanes_;
-    const T* x = static_cast<const T*>(p_.x) + plane * shape.in_h * in_row;
-    const int64_t out = (plane * shape.out_h + row) * out_row;
+    const int64_t in_row = s_.in_w * lanes_, out_row = s_.out_w * lanes_;
+    const T* x = static_cast<const T*>(p_.x) + plane * s_.in_h * in_row;
+    const int64_t out = (plane * s_.out_h + row) * out_row;
     T* y = static_cast<T*>(p_.y) + out;
-    s_ = static_cast<Switch*>(p_.switches) + out;
+    switches_ = static_cast<Switch*>(p_.switches) + out;
     y_ = writer_.begin(y);
-    inside_ = taps_inside(row, w_.kernel_h, w_.stride_h, w_.padding_h, w_.dilation_h, shape.in_h);
-    for (int64_t ky = inside_.begin; ky < inside_.end; ++ky) {
-      rows_[ky] =
-          reader_.read(x + (row * w_.stride_h - w_.padding_h + ky * w_.dilation_h) * in_row, ky);
+    rows_.clear();
+    for (auto tap = axes_.rows.begin(row); tap != axes_.rows.end(row); ++tap) {
+      rows_.push_back({reader_.read(x + tap->at * in_row, tap->tap), tap->tap});
     }
-    if (!pool_row_fast()) pool_any(0, shape.out_w);
+    if (!pool_row_fast()) pool_any();
     writer_.finish(y);
   }
 
  private:
+  // One row of taps: the input row under it.
+  struct TapRow {
+    const C* x;
+    int32_t tap;
+  };
+
+  bool whole(int64_t ox) const { return axes_.cols.count(ox) == w_.kernel_w; }
+
   bool pool_row_fast() {
-    if (!std::is_same_v<Switch, uint8_t> || inside_.begin >= inside_.end) return false;
-    if (w_.kernel_h == 3 && w_.kernel_w == 3) return pool_fixed<3, 3>();
-    if (w_.kernel_h == 2 && w_.kernel_w == 2) return pool_fixed<2, 2>();
+    if (!std::is_same_v<Switch, uint8_t> || rows_.empty()) return false;
+    if (w_.kernel_h == 3 && w_.kernel_w == 3) return pool_fixed<3>();
+    if (w_.kernel_h == 2 && w_.kernel_w == 2) return pool_fixed<2>();
     return false;
   }
 
-  template <int KH, int KW>
+  template <int K>
   bool pool_fixed() {
-    if (p_.shape.channels_last) {
+    if (s_.channels_last) {
       if (lanes_ < least_neighbours<C>) return false;
-      for (int64_t ox = 0; ox < p_.shape.out_w; ++ox) pool_pixel<KH, KW>(ox);
+      for (int64_t ox = 0; ox < s_.out_w; ++ox) pool_pixel<K>(ox);
       return true;
     }
-    if (w_.stride_w == 1) return pool_columns<KH, KW, 1>();
-    if (w_.stride_w == 2) return pool_columns<KH, KW, 2>();
-    return false;
-  }
-
-  // The row that stands in for tap row ky: itself, or the nearest one inside the image.
-  int64_t row_for(int64_t ky) const { return std::clamp(ky, inside_.begin, inside_.end - 1); }
-
-  template <int KH, int KW, int Stride>
-  bool pool_columns() {
-    // Windows whose columns are all inside; the few others go tap by tap.
-    const int64_t width = p_.shape.in_w, reach = (KW - 1) * w_.dilation_w;
-    const int64_t last = width - 1 - reach + w_.padding_w;
-    const int64_t begin = std::min((w_.padding_w + Stride - 1) / Stride, p_.shape.out_w);
-    const int64_t end = last < 0 ? begin : std::clamp(last / Stride + 1, begin, p_.shape.out_w);
-    if (end - begin < least_neighbours<C>) return false;
-    TapList<C, KH * KW> taps;
-    for (int ky = 0; ky < KH; ++ky) {
-      const int64_t from = row_for(ky);
-      for (int kx = 0; kx < KW; ++kx) {
-        taps.at[ky * KW + kx] = rows_[from] + begin * Stride - w_.padding_w + kx * w_.dilation_w;
-        taps.code[ky * KW + kx] = static_cast<int>(from) * KW + kx;
-      }
+    if (w_.stride_w > 2 || end_ - begin_ < least_neighbours<C>) return false;
+    const auto taps = taps_of<K>(begin_);
+    for (int64_t ox = 0; ox < begin_; ++ox) pool_one(ox);
+    if (w_.stride_w == 1) {
+      pool_neighbours<K * K, 1>(taps, begin_, end_ - begin_);
+    } else {
+      pool_neighbours<K * K, 2>(taps, begin_, end_ - begin_);
     }
-    pool_any(0, begin);
-    pool_interior<KH * KW, Stride>(taps, begin, end - begin);
-    pool_any(end, p_.shape.out_w);
+    for (int64_t ox = end_; ox < s_.out_w; ++ox) pool_one(ox);
     return true;
   }
 
-  template <int KH, int KW>
+  template <int K>
   void pool_pixel(int64_t ox) {
-    const auto columns =
-        taps_inside(ox, w_.kernel_w, w_.stride_w, w_.padding_w, w_.dilation_w, p_.shape.in_w);
-    if (columns.begin >= columns.end) return pool_any(ox, ox + 1);
-    TapList<C, KH * KW> taps;
-    for (int ky = 0; ky < KH; ++ky) {
-      const int64_t from_row = row_for(ky);
-      for (int kx = 0; kx < KW; ++kx) {
-        const int64_t from = std::clamp<int64_t>(kx, columns.begin, columns.end - 1);
-        taps.at[ky * KW + kx] =
-            rows_[from_row] + (ox * w_.stride_w - w_.padding_w + from * w_.dilation_w) * lanes_;
-        taps.code[ky * KW + kx] = static_cast<int>(from_row * KW + from);
+    if (axes_.cols.count(ox) == 0) return pool_one_pixel(ox);
+    pool_neighbours<K * K, 1>(taps_of<K>(ox), ox * lanes_, lanes_);
+  }
+
+  // The K x K taps of window `ox`, those outside replaced.
+  template <int K>
+  TapList<C, K * K> taps_of(int64_t ox) const {
+    TapList<C, K * K> taps;
+    const Meeting* cols = axes_.cols.begin(ox);
+    const int64_t last_row = static_cast<int64_t>(rows_.size()) - 1,
+                  last = axes_.cols.count(ox) - 1;
+    for (int ky = 0; ky < K; ++ky) {
+      const TapRow& row = rows_[std::clamp<int64_t>(ky - rows_[0].tap, 0, last_row)];
+      for (int kx = 0; kx < K; ++kx) {
+        const Meeting& col = cols[std::clamp<int64_t>(kx - cols[0].tap, 0, last)];
+        taps.at[ky * K + kx] = row.x + col.at * lanes_;
+        taps.code[ky * K + kx] = row.tap * K + col.tap;
       }
     }
-    pool_interior<KH * KW, 1>(taps, ox * lanes_, lanes_);
+    return taps;
   }
 
   template <int Taps, int Stride>
-  void pool_interior(const TapList<C, Taps>& taps, int64_t first, int64_t count) {
+  void pool_neighbours(const TapList<C, Taps>& taps, int64_t first, int64_t count) {
     if constexpr (std::is_same_v<Switch, uint8_t>) {
-      ZF_PICK(pool_taps<C, Taps, Stride>)(taps, lowest<C>(p_.relu), y_ + first, s_ + first, count);
+      ZF_PICK(pool_taps<C, Taps, Stride>)
+      (taps, lowest<C>(p_.relu), y_ + first, switches_ + first, count);
     }
   }
 
-  // Any window, any clipping: windows [begin, end) of the row, one tap at a time.
-  void pool_any(int64_t begin, int64_t end) {
-    if (begin >= end) return;
-    const int64_t first = begin * lanes_, count = (end - begin) * lanes_;
-    std::fill_n(y_ + first, count, lowest<C>(p_.relu));
-    std::fill_n(code_.begin() + first, count, -1);
-    for (int64_t ky = inside_.begin; ky < inside_.end; ++ky) {
-      for (int64_t kx = 0; kx < w_.kernel_w; ++kx) fold_column(ky, kx, begin, end);
+  // contiguous: the window at column `ox`, by itself.
+  void pool_one(int64_t ox) {
+    C best = lowest<C>(p_.relu);
+    int32_t code = -1;
+    for (const TapRow& row : rows_) {
+      for (auto col = axes_.cols.begin(ox); col != axes_.cols.end(ox); ++col) {
+        const C value = row.x[col->at];
+        const bool take = replaces(value, best);
+        if (take) best = value;
+        if (take || code < 0) code = row.tap * static_cast<int32_t>(w_.kernel_w) + col->tap;
+      }
     }
-    for (int64_t i = first; i < first + count; ++i) {
-      if (code_[i] < 0) y_[i] = lowest<C>(false);
-      s_[i] = static_cast<Switch>(code_[i]);
+    y_[ox] = code < 0 ? lowest<C>(false) : best;
+    switches_[ox] = static_cast<Switch>(code);
+  }
+
+  // channels_last: the windows of one pixel, tap by tap.
+  void pool_one_pixel(int64_t ox) {
+    C* best = y_ + ox * lanes_;
+    int32_t* code = code_.data() + ox * lanes_;
+    const auto fold = ZF_PICK(fold_tap<C>);
+    std::fill_n(best, lanes_, lowest<C>(p_.relu));
+    std::fill_n(code, lanes_, -1);
+    for (const TapRow& row : rows_) {
+      for (auto col = axes_.cols.begin(ox); col != axes_.cols.end(ox); ++col) {
+        const int32_t tap = row.tap * static_cast<int32_t>(w_.kernel_w) + col->tap;
+        fold(row.x + col->at * lanes_, 1, tap, best, code, lanes_);
+      }
+    }
+    for (int64_t i = 0; i < lanes_; ++i) {
+      if (code[i] < 0) best[i] = lowest<C>(false);
+      switches_[ox * lanes_ + i] = static_cast<Switch>(code[i]);
     }
   }
 
-  // Tap (ky, kx) of every window of [begin, end) that has it.
-  void fold_column(int64_t ky, int64_t kx, int64_t begin, int64_t end) {
-    const int64_t shift = kx * w_.dilation_w - w_.padding_w, width = p_.shape.in_w;
-    const int64_t from = std::max(begin, shift < 0 ? (-shift + w_.stride_w - 1) / w_.stride_w : 0);
-    const int64_t to = std::min(end, shift < width ? (width - 1 - shift) / w_.stride_w + 1 : 0);
-    const auto tap = static_cast<int32_t>(ky * w_.kernel_w + kx);
-    if (from >= to) return;
-    if (lanes_ == 1) {
-      ZF_PICK(fold_tap<C>)(rows_[ky] + from * w_.stride_w + shift, w_.stride_w, tap, y_ + from,
-                           code_.data() + from, to - from);
-      return;
+  // Any window.
+  void pool_any() {
+    for (int64_t ox = 0; ox < s_.out_w; ++ox) {
+      if (lanes_ > 1) {
+        pool_one_pixel(ox);
+      } else if (ox < begin_ || ox >= end_) {
+        pool_one(ox);
+      }
     }
-    for (int64_t ox = from; ox < to; ++ox) {
-      ZF_PICK(fold_tap<C>)(rows_[ky] + (ox * w_.stride_w + shift) * lanes_, 1, tap,
-                           y_ + ox * lanes_, code_.data() + ox * lanes_, lanes_);
+    if (lanes_ == 1 && begin_ < end_) pool_run();
+  }
+
+  // contiguous: all whole windows, tap by tap along the row.
+  void pool_run() {
+    const int64_t count = end_ - begin_;
+    C* best = y_ + begin_;
+    const auto fold = ZF_PICK(fold_tap<C>);
+    std::fill_n(best, count, lowest<C>(p_.relu));
+    std::fill_n(code_.begin(), count, -1);
+    for (const TapRow& row : rows_) {
+      for (auto col = axes_.cols.begin(begin_); col != axes_.cols.end(begin_); ++col) {
+        const int32_t tap = row.tap * static_cast<int32_t>(w_.kernel_w) + col->tap;
+        fold(row.x + col->at, w_.stride_w, tap, best, code_.data(), count);
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      if (code_[i] < 0) best[i] = lowest<C>(false);
+      switches_[begin_ + i] = static_cast<Switch>(code_[i]);
     }
   }
 
   const MaxPoolParams& p_;
+  const PoolShape& s_;
   const PoolWindow& w_;
+  const PoolAxes& axes_;
   int64_t lanes_;
-  std::vector<const C*> rows_;  // by tap row; only those inside the image are set
+  int64_t begin_ = 0, end_ = 0;  // the windows whose columns are all inside
   RowReader<T> reader_;
   RowWriter<T> writer_;
   std::vector<int32_t> code_;
   // The row at work.
-  Range<int64_t> inside_{};
+  std::vector<TapRow> rows_;
   C* y_ = nullptr;
-  Switch* s_ = nullptr;
+  Switch* switches_ = nullptr;
 };
 
 template <class T, class Switch>
 void run(const MaxPoolParams& p) {
-  const PoolShape& shape = p.shape;
-  const int64_t planes = shape.batch * (shape.channels_last ? 1 : shape.channels);
-  const int64_t row_work =
-      shape.in_w * shape.window.stride_h * (shape.channels_last ? shape.channels : 1);
-  if (shape.batch * shape.channels == 0) return;
-  at::parallel_for(0, planes * shape.out_h, grain_of(row_work), [&](int64_t begin, int64_t end) {
-    Pooler<T, Switch> pooler(p);
-    for (int64_t i = begin; i < end; ++i) pooler.pool_row(i / shape.out_h, i % shape.out_h);
+  const PoolShape& s = p.shape;
+  if (s.batch * s.channels == 0) return;
+  const PoolAxes axes(s);
+  const int64_t planes = s.batch * (s.channels_last ? 1 : s.channels);
+  const int64_t row_work = s.in_w * s.window.stride_h * (s.channels_last ? s.channels : 1);
+  at::parallel_for(0, planes * s.out_h, grain_of(row_work), [&](int64_t begin, int64_t end) {
+    Pooler<T, Switch> pooler(p, axes);
+    for_each_row(begin, end, s.out_h,
+                 [&](int64_t plane, int64_t row) { pooler.pool_row(plane, row); });
   });
 }
 

@@ -2,12 +2,14 @@
 #include <torch/library.h>
 
 #include <atomic>
+#include <bit>
 #include <utility>
 #include <vector>
 
 #include "common/dispatch.h"
 #include "common/prepare.h"
 #include "core/unpooling.h"
+#include "cpu/axis.h"
 #include "cpu/level.h"
 #include "cpu/rows.h"
 
@@ -35,44 +37,98 @@ namespace {
 template <class T>
 inline constexpr int64_t least_neighbours = 16 / sizeof(T);
 
-// The pooled rows over the output row at work, widened and gated where that is asked for.
-// Consecutive output rows share them, so what was computed is kept.
-template <class T>
+// What all rows share: the windows over every output row and column.
+//
+// contiguous at stride 1 or 2: the row of windows is continued on both sides by windows that send
+// nothing (`left`, `right` of them), so that from column `first` on all columns have the same
+// windows up to a shift, `stride` columns a step.
+struct UnpoolAxes {
+  int64_t left = 0, right = 0, first = 0, steps = 0;
+  Meetings rows, cols;
+
+  explicit UnpoolAxes(const PoolShape& s)
+      : rows(Meetings::of_inputs(s.in_h, s.out_h, s.window.kernel_h, s.window.stride_h,
+                                 s.window.padding_h, s.window.dilation_h)) {
+    const PoolWindow& w = s.window;
+    const int64_t stride = w.stride_w;
+    if (!s.channels_last && !s.wide_switches && stride <= 2 && w.dilation_w == 1) {
+      left = (w.kernel_w - 1) / stride;
+      right = std::max<int64_t>(0, (s.in_w - 1 + w.padding_w) / stride - (s.out_w - 1));
+      first = (stride - w.padding_w % stride) % stride;
+      steps = (s.in_w - first) / stride;
+    }
+    cols = Meetings::of_inputs(s.in_w, left + s.out_w + right, w.kernel_w, stride,
+                               w.padding_w + left * stride, w.dilation_w);
+  }
+
+  int64_t most_sources() const { return rows.most() * cols.most(); }
+};
+
+template <class C, class Switch>
+struct PooledRow {
+  const C* y;
+  const Switch* switches;
+};
+
+// The pooled rows over the output row at work: the tensor's own memory, or where they are
+// continued, widened or gated, a copy kept while the next output rows need it.
+template <class T, class Switch>
 class PooledRows {
   using C = Compute<T>;
 
  public:
-  PooledRows(const MaxUnpoolParams& p, int64_t length)
-      : p_(p), length_(length), values_(p.shape.window.kernel_h, length), gates_(1, length) {
-    if (p.gate) gated_.resize(p.shape.window.kernel_h * length);
-    held_.assign(p.shape.window.kernel_h, -1);
-    rows_.resize(p.shape.window.kernel_h);
+  PooledRows(const MaxUnpoolParams& p, int64_t length, const UnpoolAxes& axes)
+      : p_(p),
+        length_(length),
+        left_(axes.left),
+        stride_(axes.left + length + axes.right),
+        copied_(axes.left + axes.right > 0 || p.gate || !computes_in_place<T>),
+        gates_(1, length) {
+    if (!copied_) return;
+    // A power of two, so that finding a row's slot takes no division.
+    const auto slots = std::bit_ceil(static_cast<uint64_t>(p.shape.window.kernel_h));
+    held_.assign(slots, -1);
+    y_.assign(slots * stride_, C(0));
+    switches_.assign(slots * stride_, no_tap<Switch>);
   }
 
   // Row `row` of all pooled rows of the tensor, counted through.
-  const C* row(int64_t row) {
+  PooledRow<C, Switch> row(int64_t row) {
     const T* y = static_cast<const T*>(p_.y) + row * length_;
-    if (computes_in_place<T> && !p_.gate) return values_.read(y, 0);
-    const int64_t slot = row % static_cast<int64_t>(held_.size());
-    if (held_[slot] == row) return rows_[slot];
-    held_[slot] = row;
-    rows_[slot] = values_.read(y, slot);
-    if (p_.gate) {
-      const C* gate = gates_.read(static_cast<const T*>(p_.gate) + row * length_, 0);
-      C* out = gated_.data() + slot * length_;
-      ZF_PICK(gate_row<C>)(rows_[slot], gate, out, length_);
-      rows_[slot] = out;
+    const Switch* switches = static_cast<const Switch*>(p_.switches) + row * length_;
+    if constexpr (computes_in_place<T>) {
+      if (!copied_) return {y, switches};
     }
-    return rows_[slot];
+    const int64_t slot = row & static_cast<int64_t>(held_.size() - 1);
+    C* copy = y_.data() + slot * stride_;
+    Switch* switches_copy = switches_.data() + slot * stride_;
+    if (held_[slot] != row) {
+      held_[slot] = row;
+      std::copy_n(switches, length_, switches_copy + left_);
+      copy_row(y, row, copy + left_);
+    }
+    return {copy, switches_copy};
   }
 
  private:
+  void copy_row(const T* y, int64_t row, C* to) {
+    if constexpr (computes_in_place<T>) {
+      std::copy_n(y, length_, to);
+    } else {
+      widen_row(y, to, length_);
+    }
+    if (!p_.gate) return;
+    const C* gate = gates_.read(static_cast<const T*>(p_.gate) + row * length_, 0);
+    ZF_PICK(gate_row<C>)(to, gate, length_);
+  }
+
   const MaxUnpoolParams& p_;
-  int64_t length_;
-  RowReader<T> values_, gates_;
-  std::vector<C> gated_;
+  int64_t length_, left_, stride_;
+  bool copied_;
+  RowReader<T> gates_;
   std::vector<int64_t> held_;
-  std::vector<const C*> rows_;
+  std::vector<C> y_;
+  std::vector<Switch> switches_;
 };
 
 // Unpools one output row at a time; `lanes_` as in max_pool2d.cpp.
@@ -80,171 +136,154 @@ template <class T, class Switch, bool Overwrite>
 class Unpooler {
   using C = Compute<T>;
 
-  struct PooledRow {
-    const C* y;
-    const Switch* switches;
-    int64_t first_tap;
+  // A pooled row with a tap on the output row at work; `first_tap` is that row of taps' first.
+  struct TapRow : PooledRow<C, Switch> {
+    int32_t first_tap;
   };
 
  public:
-  explicit Unpooler(const MaxUnpoolParams& params)
+  Unpooler(const MaxUnpoolParams& params, const UnpoolAxes& axes)
       : p_(params),
         s_(params.shape),
-        w_(params.shape.window),
+        axes_(axes),
         lanes_(s_.channels_last ? s_.channels : 1),
-        pooled_(params, s_.out_w * lanes_),
-        writer_(s_.in_w * lanes_) {}
+        pooled_(params, s_.out_w * lanes_, axes),
+        writer_(s_.in_w * lanes_),
+        even_(axes.most_sources()),
+        odd_(axes.most_sources()),
+        two_(ZF_PICK(unpool_pairs_of<C, Overwrite, 2>)),
+        three_(ZF_PICK(unpool_pairs_of<C, Overwrite, 3>)) {}
 
   void unpool_row(int64_t plane, int64_t row) {
-    find_rows(plane, row);
+    rows_.clear();
+    const auto kernel_w = static_cast<int32_t>(s_.window.kernel_w);
+    for (auto over = axes_.rows.begin(row); over != axes_.rows.end(row); ++over) {
+      rows_.push_back({{pooled_.row(plane * s_.out_h + over->at)}, over->tap * kernel_w});
+    }
     T* target = static_cast<T*>(p_.x) + (plane * s_.in_h + row) * s_.in_w * lanes_;
     x_ = writer_.begin(target);
-    const bool done =
-        std::is_same_v<Switch, uint8_t> && (lanes_ > 1 ? unpool_pixels() : unpool_columns());
-    if (!done) unpool_any();
+    if constexpr (std::is_same_v<Switch, uint8_t>) {
+      if (lanes_ >= least_neighbours<C>) {
+        unpool_pixels();
+      } else if (lanes_ == 1 && axes_.steps >= least_neighbours<C>) {
+        unpool_columns();
+      } else {
+        unpool_any();
+      }
+    } else {
+      unpool_any();
+    }
     writer_.finish(target);
   }
 
  private:
-  // The pooled rows with a tap on this one, in raster order.
-  void find_rows(int64_t plane, int64_t row) {
-    rows_.clear();
-    const auto over =
-        windows_over(row, w_.kernel_h, w_.stride_h, w_.padding_h, w_.dilation_h, s_.out_h);
-    for (int64_t oy = over.begin; oy < over.end; ++oy) {
-      const int64_t ky = tap_on(row, oy, w_.stride_h, w_.padding_h, w_.dilation_h);
-      if (ky < 0) continue;
-      const int64_t at = plane * s_.out_h + oy;
-      const auto* switches = static_cast<const Switch*>(p_.switches) + at * s_.out_w * lanes_;
-      rows_.push_back({pooled_.row(at), switches, ky * w_.kernel_w});
-    }
-  }
-
   // channels_last: the channels of a pixel share their sources.
-  bool unpool_pixels() {
-    if (lanes_ < least_neighbours<C>) return false;
+  void unpool_pixels() {
+    const auto unpool = ZF_PICK(unpool_line<C, Overwrite>);
     for (int64_t ix = 0; ix < s_.in_w; ++ix) {
-      sources_.clear();
-      const auto over =
-          windows_over(ix, w_.kernel_w, w_.stride_w, w_.padding_w, w_.dilation_w, s_.out_w);
-      for (const PooledRow& row : rows_) {
-        for (int64_t ox = over.begin; ox < over.end; ++ox) {
-          const int64_t kx = tap_on(ix, ox, w_.stride_w, w_.padding_w, w_.dilation_w);
-          if (kx >= 0) add_source(sources_, row, ox * lanes_, kx);
-        }
-      }
-      unpool_line_of(ix * lanes_, lanes_);
+      unpool(even_.data(), find_sources(ix, even_), p_.relu, x_ + ix * lanes_, lanes_);
     }
-    return true;
   }
 
-  // contiguous: neighbouring columns (stride 1) or column pairs (stride 2) whose windows are all
-  // inside share their sources; the few others are done one by one.
-  bool unpool_columns() {
-    const int64_t stride = w_.stride_w, kernel = w_.kernel_w;
-    if (stride > 2 || w_.dilation_w != 1 || kernel > 8) return false;
-    // In padded coordinates: step j holds columns stride * j ... stride * j + stride - 1, whose
-    // windows are j - reach ... j.
-    const int64_t reach = (kernel - 1) / stride;
-    const int64_t begin = std::max(reach, (w_.padding_w + stride - 1) / stride);
-    const int64_t end = std::min(s_.out_w, (s_.in_w + w_.padding_w) / stride);
-    if (end - begin < least_neighbours<C>) return false;
-    sources_.clear();
-    odd_.clear();
-    for (const PooledRow& row : rows_) {
-      for (int64_t back = reach; back >= 0; --back) {
-        if (back * stride < kernel) add_source(sources_, row, begin - back, back * stride);
-        if (stride == 2 && back * 2 + 1 < kernel) add_source(odd_, row, begin - back, back * 2 + 1);
-      }
-    }
-    const int64_t first = begin * stride - w_.padding_w, last = end * stride - w_.padding_w;
+  // contiguous: the run of columns at once, the others one by one.
+  void unpool_columns() {
+    const int64_t first = axes_.first, last = first + axes_.steps * s_.window.stride_w;
     for (int64_t ix = 0; ix < first; ++ix) unpool_one(ix);
-    if (stride == 1) {
-      unpool_line_of(first, end - begin);
-    } else if constexpr (std::is_same_v<Switch, uint8_t>) {
-      ZF_PICK(unpool_pairs<C, Overwrite>)
-      (sources_.data(), static_cast<int>(sources_.size()), odd_.data(),
-       static_cast<int>(odd_.size()), p_.relu, x_ + first, end - begin);
+    if (s_.window.stride_w == 1) {
+      ZF_PICK(unpool_line<C, Overwrite>)
+      (even_.data(), find_sources(first, even_), p_.relu, x_ + first, axes_.steps);
+    } else {
+      unpool_pairs_from(first);
     }
     for (int64_t ix = last; ix < s_.in_w; ++ix) unpool_one(ix);
-    return true;
   }
 
-  static void add_source(std::vector<Source<C>>& to, const PooledRow& row, int64_t at, int64_t kx) {
-    if constexpr (std::is_same_v<Switch, uint8_t>) {
-      to.push_back({row.y + at, row.switches + at, static_cast<int>(row.first_tap + kx)});
+  void unpool_pairs_from(int64_t first) {
+    const int64_t kernel = s_.window.kernel_w, rows = static_cast<int64_t>(rows_.size());
+    if ((kernel == 2 || kernel == 3) && (rows == 1 || rows == 2)) {
+      // The window that starts at column `first`, the last over it.
+      const int64_t at = axes_.cols.end(first)[-1].at;
+      for (int64_t r = 0; r < rows; ++r) {
+        even_[r] = {rows_[r].y + at, rows_[r].switches + at, rows_[r].first_tap};
+      }
+      const auto unpool = kernel == 3 ? three_ : two_;
+      return unpool(even_.data(), static_cast<int>(rows), p_.relu, x_ + first, axes_.steps);
     }
+    const int evens = find_sources(first, even_), odds = find_sources(first + 1, odd_);
+    ZF_PICK(unpool_pairs<C, Overwrite>)
+    (even_.data(), evens, odd_.data(), odds, p_.relu, x_ + first, axes_.steps);
   }
 
-  void unpool_line_of(int64_t first, int64_t count) {
-    ZF_PICK(unpool_line<C, Overwrite>)
-    (sources_.data(), static_cast<int>(sources_.size()), p_.relu, x_ + first, count);
+  // Every window over column `ix`, in raster order; returns their number.
+  int find_sources(int64_t ix, std::vector<Source<C>>& sources) const {
+    const Meeting *begin = axes_.cols.begin(ix), *end = axes_.cols.end(ix);
+    Source<C>* next = sources.data();
+    for (const TapRow& row : rows_) {
+      for (const Meeting* over = begin; over != end; ++over) {
+        const int64_t at = over->at * lanes_;
+        *next++ = {row.y + at, row.switches + at, row.first_tap + over->tap};
+      }
+    }
+    return static_cast<int>(next - sources.data());
   }
 
   void unpool_one(int64_t ix) {
-    const auto over =
-        windows_over(ix, w_.kernel_w, w_.stride_w, w_.padding_w, w_.dilation_w, s_.out_w);
+    const Meeting *begin = axes_.cols.begin(ix), *end = axes_.cols.end(ix);
     C sum = 0;
-    for (const PooledRow& row : rows_) {
-      for (int64_t ox = over.begin; ox < over.end; ++ox) {
-        const int64_t kx = tap_on(ix, ox, w_.stride_w, w_.padding_w, w_.dilation_w);
-        if (kx < 0 || row.switches[ox] != static_cast<Switch>(row.first_tap + kx)) continue;
-        sum = Overwrite ? row.y[ox] : sum + row.y[ox];
+    for (const TapRow& row : rows_) {
+      for (const Meeting* over = begin; over != end; ++over) {
+        if (row.switches[over->at] != static_cast<Switch>(row.first_tap + over->tap)) continue;
+        sum = Overwrite ? row.y[over->at] : sum + row.y[over->at];
       }
     }
     x_[ix] = p_.relu ? rectified(sum) : sum;
   }
 
-  // Any geometry. Taps run backwards, so that every output meets its windows in raster order.
+  // Any geometry.
   void unpool_any() {
+    if (lanes_ == 1) {
+      for (int64_t ix = 0; ix < s_.in_w; ++ix) unpool_one(ix);
+      return;
+    }
+    const auto send = ZF_PICK(send_tap<C, Switch, Overwrite>);
     std::fill_n(x_, s_.in_w * lanes_, C(0));
-    for (const PooledRow& row : rows_) {
-      for (int64_t kx = w_.kernel_w - 1; kx >= 0; --kx) {
-        const int64_t shift = kx * w_.dilation_w - w_.padding_w;
-        const int64_t from = shift < 0 ? (-shift + w_.stride_w - 1) / w_.stride_w : 0;
-        const int64_t to =
-            shift < s_.in_w ? std::min(s_.out_w, (s_.in_w - 1 - shift) / w_.stride_w + 1) : 0;
-        if (from < to) send(row, kx, shift, from, to);
+    for (int64_t ix = 0; ix < s_.in_w; ++ix) {
+      for (const TapRow& row : rows_) {
+        for (auto over = axes_.cols.begin(ix); over != axes_.cols.end(ix); ++over) {
+          const int64_t at = over->at * lanes_;
+          send(row.y + at, row.switches + at, row.first_tap + over->tap, x_ + ix * lanes_, lanes_);
+        }
       }
     }
     if (p_.relu) ZF_PICK(rectify_row<C>)(x_, s_.in_w * lanes_);
   }
 
-  void send(const PooledRow& row, int64_t kx, int64_t shift, int64_t from, int64_t to) {
-    const auto send_tap = ZF_PICK(send_tap<C, Switch, Overwrite>);
-    const auto tap = static_cast<int32_t>(row.first_tap + kx);
-    if (lanes_ == 1) {
-      send_tap(row.y + from, row.switches + from, tap, x_ + from * w_.stride_w + shift, w_.stride_w,
-               to - from);
-      return;
-    }
-    for (int64_t ox = from; ox < to; ++ox) {
-      send_tap(row.y + ox * lanes_, row.switches + ox * lanes_, tap,
-               x_ + (ox * w_.stride_w + shift) * lanes_, 1, lanes_);
-    }
-  }
-
   const MaxUnpoolParams& p_;
   const PoolShape& s_;
-  const PoolWindow& w_;
+  const UnpoolAxes& axes_;
   int64_t lanes_;
-  PooledRows<T> pooled_;
+  PooledRows<T, Switch> pooled_;
   RowWriter<T> writer_;
   // The row at work.
   C* x_ = nullptr;
-  std::vector<PooledRow> rows_;
-  std::vector<Source<C>> sources_, odd_;
+  std::vector<TapRow> rows_;
+  std::vector<Source<C>> even_, odd_;
+  // 2x2 and 3x3 windows at stride 2.
+  void (*two_)(const Source<C>*, int, bool, C*, int64_t);
+  void (*three_)(const Source<C>*, int, bool, C*, int64_t);
 };
 
 template <class T, class Switch, bool Overwrite>
 void run(const MaxUnpoolParams& p) {
   const PoolShape& s = p.shape;
+  if (s.batch * s.channels == 0) return;
+  const UnpoolAxes axes(s);
   const int64_t planes = s.batch * (s.channels_last ? 1 : s.channels);
   const int64_t row_work = s.in_w * (s.channels_last ? s.channels : 1);
-  if (s.batch * s.channels == 0) return;
   at::parallel_for(0, planes * s.in_h, grain_of(row_work), [&](int64_t begin, int64_t end) {
-    Unpooler<T, Switch, Overwrite> unpooler(p);
-    for (int64_t i = begin; i < end; ++i) unpooler.unpool_row(i / s.in_h, i % s.in_h);
+    Unpooler<T, Switch, Overwrite> unpooler(p, axes);
+    for_each_row(begin, end, s.in_h,
+                 [&](int64_t plane, int64_t row) { unpooler.unpool_row(plane, row); });
   });
 }
 

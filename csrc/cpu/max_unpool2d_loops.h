@@ -3,10 +3,13 @@
 namespace zfcuda::cpu::ZF_LEVEL {
 namespace {
 
-template <bool Overwrite, class T, int Lanes>
+// What the sources send, in their order. Their number is known where Count says so, and then the
+// loop unrolls; Count = 0 takes it from `count`.
+template <bool Overwrite, class T, int Lanes, int Count>
 ZF_INLINE Vector<T, Lanes> collect(const Source<T>* sources, int count, int64_t o) {
   auto sum = Vector<T, Lanes>{};
-  for (int i = 0; i < count; ++i) {
+#pragma GCC unroll 4
+  for (int i = 0; i < (Count > 0 ? Count : count); ++i) {
     const auto value = load<T, Lanes>(sources[i].y + o);
     sum = take_where<Overwrite, T, Lanes>(sum, value, sources[i].switches + o, sources[i].tap);
   }
@@ -18,13 +21,28 @@ ZF_INLINE Vector<T, Lanes> rectify(const Vector<T, Lanes>& v, bool relu) {
   return relu ? (v < T(0) ? Vector<T, Lanes>{} : v) : v;
 }
 
+template <class T, bool Overwrite, int Count>
+ZF_INLINE void unpool_line_of(const Source<T>* sources, int n, bool relu, T* x, int64_t count) {
+  cover<T>(count, [&]<int Lanes>(int64_t o) __attribute__((always_inline)) {
+    store<T, Lanes>(x + o,
+                    rectify<T, Lanes>(collect<Overwrite, T, Lanes, Count>(sources, n, o), relu));
+  });
+}
+
 // `count` outputs with the same sources, each a step further: the channels of a pixel, or a row at
 // stride 1.
 template <class T, bool Overwrite>
 void unpool_line(const Source<T>* sources, int n, bool relu, T* x, int64_t count) {
-  cover<T>(count, [&]<int Lanes>(int64_t o) __attribute__((always_inline)) {
-    store<T, Lanes>(x + o, rectify<T, Lanes>(collect<Overwrite, T, Lanes>(sources, n, o), relu));
-  });
+  switch (n) {
+    case 1:
+      return unpool_line_of<T, Overwrite, 1>(sources, n, relu, x, count);
+    case 2:
+      return unpool_line_of<T, Overwrite, 2>(sources, n, relu, x, count);
+    case 4:
+      return unpool_line_of<T, Overwrite, 4>(sources, n, relu, x, count);
+    default:
+      return unpool_line_of<T, Overwrite, 0>(sources, n, relu, x, count);
+  }
 }
 
 // A row at stride 2: `count` pairs of outputs, the even ones with their sources, the odd ones with
@@ -34,18 +52,48 @@ void unpool_pairs(const Source<T>* even, int evens, const Source<T>* odd, int od
                   int64_t count) {
   cover<T>(count, [&]<int Lanes>(int64_t o) __attribute__((always_inline)) {
     store_interleaved<T, Lanes>(
-        x + 2 * o, rectify<T, Lanes>(collect<Overwrite, T, Lanes>(even, evens, o), relu),
-        rectify<T, Lanes>(collect<Overwrite, T, Lanes>(odd, odds, o), relu));
+        x + 2 * o, rectify<T, Lanes>(collect<Overwrite, T, Lanes, 0>(even, evens, o), relu),
+        rectify<T, Lanes>(collect<Overwrite, T, Lanes, 0>(odd, odds, o), relu));
   });
 }
 
-// Any geometry: what one tap of `count` windows sends into a zeroed row.
+// The same for the common 2x2 and 3x3 windows at stride 2, whose sources follow from `Rows` pooled
+// rows: the window that starts at the pair, and with K = 3 the one before it, which reaches the
+// even output with its last tap.
+template <class T, bool Overwrite, int K, int Rows>
+ZF_INLINE void unpool_pairs_under(const Source<T>* rows, bool relu, T* x, int64_t count) {
+  const Source<T> first = rows[0], second = rows[Rows - 1];
+  cover<T>(count, [&]<int Lanes>(int64_t o) __attribute__((always_inline)) {
+    auto even = Vector<T, Lanes>{}, odd = even;
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) {
+      const Source<T>& row = r == 0 ? first : second;
+      if constexpr (K == 3) {
+        even = take_where<Overwrite, T, Lanes>(even, load<T, Lanes>(row.y + o - 1),
+                                               row.switches + o - 1, row.tap + 2);
+      }
+      const auto value = load<T, Lanes>(row.y + o);
+      even = take_where<Overwrite, T, Lanes>(even, value, row.switches + o, row.tap);
+      odd = take_where<Overwrite, T, Lanes>(odd, value, row.switches + o, row.tap + 1);
+    }
+    store_interleaved<T, Lanes>(x + 2 * o, rectify<T, Lanes>(even, relu),
+                                rectify<T, Lanes>(odd, relu));
+  });
+}
+
+template <class T, bool Overwrite, int K>
+void unpool_pairs_of(const Source<T>* rows, int n, bool relu, T* x, int64_t count) {
+  if (n == 1) return unpool_pairs_under<T, Overwrite, K, 1>(rows, relu, x, count);
+  unpool_pairs_under<T, Overwrite, K, 2>(rows, relu, x, count);
+}
+
+// Any geometry: what one tap of one pixel's windows sends to its zeroed channels.
 template <class T, class Switch, bool Overwrite>
-void send_tap(const T* y, const Switch* switches, int32_t tap, T* x, int64_t stride,
-              int64_t count) {
+void send_tap(const T* __restrict y, const Switch* __restrict switches, int32_t tap,
+              T* __restrict x, int64_t count) {
   for (int64_t o = 0; o < count; ++o) {
-    T& place = x[o * stride];
-    if (switches[o] == static_cast<Switch>(tap)) place = Overwrite ? y[o] : place + y[o];
+    const bool sent = switches[o] == static_cast<Switch>(tap);
+    x[o] = sent ? (Overwrite ? y[o] : x[o] + y[o]) : x[o];
   }
 }
 
@@ -55,8 +103,8 @@ void rectify_row(T* row, int64_t count) {
 }
 
 template <class T>
-void gate_row(const T* __restrict y, const T* __restrict gate, T* __restrict out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] = gate[i] <= T(0) ? T(0) : y[i];
+void gate_row(T* __restrict y, const T* __restrict gate, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) y[i] = gate[i] <= T(0) ? T(0) : y[i];
 }
 
 bool any_beyond(const uint8_t* switches, uint8_t taps, int64_t count) {

@@ -69,6 +69,19 @@ class RowWriter {
   std::vector<Compute<T>> scratch_;
 };
 
+// Calls f(plane, row) for the rows begin ... end - 1 of planes of `height` rows, counted through.
+template <class F>
+void for_each_row(int64_t begin, int64_t end, int64_t height, const F& f) {
+  int64_t plane = begin / height, row = begin % height;
+  for (int64_t i = begin; i < end; ++i) {
+    f(plane, row);
+    if (++row == height) {
+      row = 0;
+      ++plane;
+    }
+  }
+}
+
 // How many rows of `row_work` elements make a task worth handing to another thread.
 inline int64_t grain_of(int64_t row_work) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, row_work));

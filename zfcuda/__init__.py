@@ -24,7 +24,7 @@ from zfcuda import _load
 if TYPE_CHECKING:
     from zfcuda import data, figures, models, nn, ops, results
     from zfcuda.backgrounds import background_effect
-    from zfcuda.deconvnet import deconv
+    from zfcuda.deconvnet import deconv, projections
     from zfcuda.invariance import rotation, scaling, translation
     from zfcuda.predictions import predict
     from zfcuda.results import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         LayerSums,
         OcclusionResult,
         Predictions,
+        Projections,
     )
     from zfcuda.sensitivity import occlusion
 
@@ -44,6 +45,7 @@ __all__ = [
     "LayerSums",
     "OcclusionResult",
     "Predictions",
+    "Projections",
     "background_effect",
     "data",
     "deconv",
@@ -53,6 +55,7 @@ __all__ = [
     "occlusion",
     "ops",
     "predict",
+    "projections",
     "results",
     "rotation",
     "scaling",
@@ -65,10 +68,12 @@ _HOME = {
     "LayerSums": "results",
     "OcclusionResult": "results",
     "Predictions": "results",
+    "Projections": "results",
     "background_effect": "backgrounds",
     "deconv": "deconvnet",
     "occlusion": "sensitivity",
     "predict": "predictions",
+    "projections": "deconvnet",
     "rotation": "invariance",
     "scaling": "invariance",
     "translation": "invariance",

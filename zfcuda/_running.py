@@ -156,7 +156,7 @@ def require_called(layers: Sequence[str], found: dict[str, Any]) -> None:
 
 def memory_limit(max_memory: int | None, device: torch.device) -> int:
     """Bytes that one batch's activations may take: as given, or half of what is free on a GPU; on
-    a CPU a quarter of what is free, at most 1 GiB (larger batches are not faster there)."""
+    a CPU a quarter of what is free, at most 128 MiB (there larger batches only fault pages in)."""
     if max_memory is not None:
         if isinstance(max_memory, bool) or not max_memory > 0:
             raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
@@ -166,8 +166,8 @@ def memory_limit(max_memory: int | None, device: torch.device) -> int:
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system tells
-        return 2**30
-    return max(2**26, min(free // 4, 2**30))
+        return 2**27
+    return max(2**26, min(free // 4, 2**27))
 
 
 def spans(start: int, stop: int, step: int) -> Iterator[slice]:

@@ -29,15 +29,21 @@ WINDOWS = {
     "16x16: more taps than a byte": ((16, 16), (3, 5), (8, 8), (1, 1), False),
     "15x17: exactly 255 taps": ((15, 17), (4, 4), (7, 8), (1, 1), False),
 }
-# Around and beyond the widths at which kernels change their block size.
-SIZES = [(7, 9), (13, 35), (20, 8), (16, 67)]
+# Around and beyond the widths and channels at which kernels change their block size.
+SIZES_AND_CHANNELS = [
+    ((7, 9), 1),
+    ((7, 9), 37),
+    ((13, 35), 3),
+    ((20, 8), 16),
+    ((16, 67), 2),
+]
 
 
 def sizes_and_channels(window: tuple) -> list[tuple[tuple[int, int], int]]:
     """What to try a window on; little for the large windows, on which the reference is slow."""
     if window[0][0] > 5:
         return [((16, 67), 3), ((16, 67), 16)]
-    return [(size, channels) for size in SIZES for channels in (1, 3, 16, 37)]
+    return SIZES_AND_CHANNELS
 
 
 def image(

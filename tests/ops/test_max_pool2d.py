@@ -41,7 +41,7 @@ def test_equals_reference(place, window, relu):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dtypes(place, dtype):
     for window in WINDOWS.values():
-        if not fits((13, 35), window):
+        if window[0][0] > 5 or not fits((13, 35), window):
             continue
         for layout in LAYOUTS.values():
             x = image(2, 20, (13, 35), dtype, layout, device=place.device)

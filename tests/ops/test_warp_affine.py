@@ -119,7 +119,7 @@ def test_backward(place, layout, dtype):
 def test_gradcheck():
     for layout in LAYOUTS.values():
         x = image(2, 2, (5, 6), torch.float64, layout).requires_grad_()
-        assert torch.autograd.gradcheck(lambda t: ops.warp_affine(t, maps(5, 6), 0.7), x)
+        assert torch.autograd.gradcheck(lambda t: ops.warp_affine(t, maps(5, 6)[1:4], 0.7), x)
 
 
 def test_empty(place):

@@ -47,14 +47,14 @@ def test_demanded_cuda_fails_loudly(torch, nvcc, reason):
 def test_cuda_torch_with_its_nvcc_gets_kernels_for_common_chips():
     gate = decide(*CUDA_TORCH, NVCC, environ={})
     assert gate.with_cuda
-    assert gate.archs == ("8.0", "8.6", "8.9", "9.0+PTX", "10.0", "12.0")
+    assert gate.archs == ("8.0", "9.0+PTX", "10.0", "12.0")
     assert not gate.static_runtime
     assert "CUDA 13.0 kernels" in gate.verdict
 
 
 def test_nvcc_limits_the_default_chips():
     gate = decide("2.11.0+cu126", "12.6", OLD_NVCC, environ={})
-    assert gate.archs == ("8.0", "8.6", "8.9", "9.0+PTX")
+    assert gate.archs == ("8.0", "9.0+PTX")
 
 
 def test_only_visible_gpus_unless_nvcc_is_too_old_for_one():

@@ -113,7 +113,11 @@ class Pooler {
   bool pool_fixed() {
     if (s_.channels_last) {
       if (lanes_ < least_neighbours<C>) return false;
-      for (int64_t ox = 0; ox < s_.out_w; ++ox) pool_pixel<K>(ox);
+      for (int64_t ox = 0; ox < begin_; ++ox) pool_pixel<K>(ox);
+      if (begin_ < end_) {
+        pool_neighbours<K * K, 1>(taps_of<K>(begin_), begin_ * lanes_, lanes_, end_ - begin_);
+      }
+      for (int64_t ox = end_; ox < s_.out_w; ++ox) pool_pixel<K>(ox);
       return true;
     }
     if (w_.stride_w > 2 || end_ - begin_ < least_neighbours<C>) return false;
@@ -153,10 +157,11 @@ class Pooler {
   }
 
   template <int Taps, int Stride>
-  void pool_neighbours(const TapList<C, Taps>& taps, int64_t first, int64_t count) {
+  void pool_neighbours(const TapList<C, Taps>& taps, int64_t first, int64_t count,
+                       int64_t runs = 1) {
     if constexpr (std::is_same_v<Switch, uint8_t>) {
       ZF_PICK(pool_taps<C, Taps, Stride>)
-      (taps, lowest<C>(p_.relu), y_ + first, switches_ + first, count);
+      (taps, lowest<C>(p_.relu), y_ + first, switches_ + first, count, runs, w_.stride_w * lanes_);
     }
   }
 

@@ -82,6 +82,31 @@ ZF_INLINE void store_bytes(uint8_t* at, const Vector<Int<T>, Lanes>& v) {
   store<uint8_t, Lanes>(at, narrow_to_bytes<Lanes>(v));
 }
 
+// a where it is greater, else b: one instruction, where comparing and choosing would wait for each
+// other.
+template <class T, int Lanes>
+ZF_INLINE Vector<T, Lanes> larger(const Vector<T, Lanes>& a, const Vector<T, Lanes>& b) {
+#if ZF_VECTOR_BYTES == 64
+  // The masked form: gcc 12 takes the plain one's unused operand for an uninitialised variable.
+  if constexpr (std::is_same_v<T, float> && Lanes == 16) {
+    return _mm512_mask_max_ps(a, 0xffff, a, b);
+  }
+#endif
+  return a > b ? a : b;
+}
+
+template <class T, int Lanes>
+ZF_INLINE bool any_nan(const Vector<T, Lanes>& v) {
+#if ZF_VECTOR_BYTES == 64
+  if constexpr (std::is_same_v<T, float> && Lanes == 16)
+    return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) != 0;
+#endif
+  const auto nan = v != v;
+  Int<T> any = 0;
+  for (int i = 0; i < Lanes; ++i) any |= nan[i];
+  return any != 0;
+}
+
 // Lane by lane: value where the byte is `tap` (plus sum, unless it overwrites), else sum.
 template <bool Overwrite, class T, int Lanes>
 ZF_INLINE Vector<T, Lanes> take_where(const Vector<T, Lanes>& sum, const Vector<T, Lanes>& value,

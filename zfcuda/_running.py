@@ -4,11 +4,14 @@ fit."""
 from __future__ import annotations
 
 import difflib
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +32,8 @@ def check_input(model: nn.Module, x: Tensor) -> None:
         raise ValueError(f"x must be [N,C,H,W] and not empty, got shape {list(x.shape)}{hint}")
     if not x.is_floating_point():
         raise TypeError(f"x must be floating point, got {x.dtype}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"x must be a dense tensor, got layout {x.layout}")
     weights = [*model.parameters(), *model.buffers()]
     devices = {weight.device for weight in weights}
     if devices and x.device not in devices:
@@ -42,12 +47,15 @@ def check_input(model: nn.Module, x: Tensor) -> None:
 
 def find_layers(model: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.Module]:
     """The modules with these names (one name may be given alone)."""
-    names = [layers] if isinstance(layers, str) else list(layers)
+    names = [layers] if isinstance(layers, str) or not isinstance(layers, Iterable) else [*layers]
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(f"layers are named by strings, as 'features.0', got {wrong[0]!r}")
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in names:
         if name in modules:
             continue
-        close = difflib.get_close_matches(str(name), modules, n=5, cutoff=0.4)
+        close = difflib.get_close_matches(name, modules, n=5, cutoff=0.4)
         valid = f"did you mean {close}?" if close else f"the first are {[*modules][1:8]}"
         raise ValueError(
             f"the model has no layer {name!r} among its {len(modules) - 1} named modules; {valid}"
@@ -99,15 +107,37 @@ def feature_maps(output: Any, layer: str, n: int) -> Tensor:
 # --- guards ---------------------------------------------------------------------------------------
 
 
+_turns: WeakValueDictionary[int, Any] = WeakValueDictionary()  # id of a module -> its lock
+_turns_lock = threading.Lock()
+
+
+@contextmanager
+def _turn(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Wait until no other thread runs an experiment on any of ``modules``: modes and hooks belong
+    to the module, not to the thread."""
+    with _turns_lock:
+        locks = [_turns.setdefault(key, threading.RLock()) for key in sorted(map(id, modules))]
+    with ExitStack() as stack:
+        for lock in locks:
+            stack.enter_context(lock)
+        yield
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run ``model`` in eval mode and as written, and give every module its own mode back.
 
     The flags are set directly: ``model.eval()`` may be overridden with something that cannot be
         undone.
-    A compiled model runs uncompiled, since compiled calls cannot be intercepted.
+    A compiled model runs uncompiled, since compiled calls cannot be intercepted. Threads that share
+    a module take turns.
     """
     modules = list(model.modules())
+    with _turn(modules):
+        yield from _undisturbed(modules)
+
+
+def _undisturbed(modules: list[nn.Module]) -> Iterator[None]:
     flags = [module.training for module in modules]
     compiled = any(
         type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
@@ -158,7 +188,8 @@ def memory_limit(max_memory: int | None, device: torch.device) -> int:
     """Bytes that one batch's activations may take: as given, or half of what is free on a GPU; on
     a CPU a quarter of what is free, at most 128 MiB (there larger batches only fault pages in)."""
     if max_memory is not None:
-        if isinstance(max_memory, bool) or not max_memory > 0:
+        number = isinstance(max_memory, Real) and not isinstance(max_memory, bool)
+        if not number or not 0 < max_memory < math.inf:
             raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
         return int(max_memory)
     if device.type == "cuda":

@@ -80,7 +80,7 @@ def deconv(
             then has no effect).
         norm: contrast normalisation as "identity" or its "gradient".
         max_memory: bytes that the activations of one batch of images may take; by default half of
-            what is free on a GPU, a quarter (at most 1 GiB) on a CPU.
+            what is free on a GPU, a quarter (at most 128 MiB) on a CPU.
         progress: show a progress bar.
 
     Returns:
@@ -163,11 +163,11 @@ class _Request:
             raise ValueError("overlap='overwrite' needs rule='deconv': a gradient always sums")
         if not is_int(self.k) or self.k < 1:
             raise ValueError(f"k must be a positive int, got {self.k!r}")
-        if self.seed != "activation" and (
+        if not (isinstance(self.seed, str) and self.seed == "activation") and (
             isinstance(self.seed, bool) or not isinstance(self.seed, Real)
         ):
             raise ValueError(f"seed must be 'activation' or a number, got {self.seed!r}")
-        if self.position != "max":
+        if not isinstance(self.position, str) or self.position != "max":
             valid = isinstance(self.position, tuple | list) and len(self.position) == 2
             if not valid or not all(map(is_int, self.position)):
                 raise ValueError(f"position must be 'max' or (row, column), got {self.position!r}")
@@ -199,7 +199,7 @@ class _Request:
             chosen = channels[images].to(maps.device)[:, None].expand(n, self.k)
             own = flat[image, chosen[:, :1]][:, 0]
             places = own.sort(descending=True, stable=True).indices[:, : self.k]
-        if self.position != "max":
+        if not isinstance(self.position, str) or self.position != "max":
             row, column = self.position
             if not (0 <= row < height and 0 <= column < width):
                 raise ValueError(

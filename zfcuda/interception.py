@@ -223,8 +223,9 @@ def _is_zero(value: Any) -> bool:
     return isinstance(value, int | float) and value == 0
 
 
-def _clamp(call: Call, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    return _Rectified.apply(x, call) if _is_zero(min) and not isinstance(max, Tensor) else call(x)
+def _clamp(call: Call, x: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -> Tensor:
+    rectifies = _is_zero(min) and not isinstance(max, Tensor) and out is None
+    return _Rectified.apply(x, call) if rectifies else call(x)
 
 
 def _hardtanh(  # type: ignore[no-untyped-def]

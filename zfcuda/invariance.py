@@ -58,7 +58,7 @@ def rotation(
         fill: what shows outside the image, in network input space: a number (0 is usually the mean
             colour) or one per channel [C].
         max_memory: bytes that the activations of one batch may take; by default half of what is
-            free on a GPU, a quarter (at most 1 GiB) on a CPU.
+            free on a GPU, a quarter (at most 128 MiB) on a CPU.
         progress: show a progress bar.
 
     Raises:

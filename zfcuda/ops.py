@@ -27,12 +27,17 @@ IntPair = int | Sequence[int]
 
 
 def _pair(value: IntPair, name: str) -> list[int]:
-    pair = [value, value] if isinstance(value, int) else list(value)
+    pair = list(value) if isinstance(value, Sequence) else [value, value]
     if len(pair) == 1:
         pair *= 2
-    if len(pair) != 2:
+    if len(pair) != 2 or any(v is None or isinstance(v, float | str) for v in pair):
         raise ValueError(f"{name} must be an int or a pair of ints, got {value!r}")
     return pair
+
+
+def _check_tensor(value: Any, name: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
 def _window(
@@ -326,6 +331,7 @@ def occlude(x: Tensor, boxes: Tensor, fill: float | Tensor = 0.0) -> Tensor:
         ValueError: wrong ranks or shapes.
         TypeError: boxes that are not int64.
     """
+    _check_tensor(boxes, "boxes")
     return _ops.occlude(x, boxes.to(x.device), _fill(x, fill, with_image=True))
 
 
@@ -362,6 +368,7 @@ def warp_affine(x: Tensor, matrices: Tensor, fill: float | Tensor = 0.0) -> Tens
     Raises:
         ValueError: wrong ranks or shapes, matrices that require grad.
     """
+    _check_tensor(matrices, "matrices")
     if matrices.requires_grad and torch.is_grad_enabled():
         raise ValueError("warp_affine has no gradient for its matrices; pass matrices.detach()")
     matrices = matrices.to(device=x.device, dtype=torch.float64)

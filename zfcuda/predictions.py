@@ -17,7 +17,7 @@ def predict(model: nn.Module, x: Tensor, max_memory: int | None = None) -> Predi
         model: returns logits [N,K]; runs in eval mode and is left as it was.
         x: [N,C,H,W], on the model's device and of its dtype.
         max_memory: bytes that the activations of one batch may take; by default half of what is
-            free on a GPU, a quarter (at most 1 GiB) on a CPU.
+            free on a GPU, a quarter (at most 128 MiB) on a CPU.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, or a model that returns no logits.

@@ -59,7 +59,7 @@ def occlusion(
         method: "dense" runs a full pass for each position; "auto" chooses it.
         score: what :meth:`OcclusionResult.to_attribution` is made of.
         max_memory: bytes that the activations of one batch may take; by default half of what is
-            free on a GPU, a quarter (at most 1 GiB) on a CPU.
+            free on a GPU, a quarter (at most 128 MiB) on a CPU.
         progress: show a progress bar.
 
     Raises:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import zfcuda
+from zfcuda import ops
 from zfcuda.sensitivity import occluder_grid
 
 
@@ -201,3 +203,30 @@ def test_background(small, x):
         zfcuda.background_effect(small, one, mask, "tail", fills={"red": [1.0, 2.0]})
     with pytest.raises(ValueError, match=r"target must be between 0 and 5, got 6"):
         zfcuda.background_effect(small, one, mask, "tail", target=6)
+
+
+def test_arguments_of_the_wrong_kind(small, x):
+    with pytest.raises(TypeError, match=r"layers are named by strings, .* got \['tail'\]"):
+        zfcuda.deconv(small, x, ["tail"])
+    with pytest.raises(TypeError, match=r"layers are named by strings, .* got 3"):
+        zfcuda.occlusion(small, x, size=8, layers=3)
+    with pytest.raises(TypeError, match=r"x must be a dense tensor, got layout torch\.sparse_coo"):
+        zfcuda.deconv(small, x.to_sparse(), "tail")
+    with pytest.raises(ValueError, match=r"position must be 'max' or \(row, column\), got array"):
+        zfcuda.deconv(small, x, "tail", position=np.array([1, 2]))
+    with pytest.raises(ValueError, match=r"seed must be 'activation' or a number, got array"):
+        zfcuda.deconv(small, x, "tail", seed=np.array([1, 2]))
+    for memory in ("1GB", float("inf"), True):
+        with pytest.raises(ValueError, match=r"max_memory must be a positive number of bytes"):
+            zfcuda.deconv(small, x, "tail", max_memory=memory)
+
+
+def test_arguments_of_ops(x):
+    with pytest.raises(TypeError, match="boxes must be a tensor, got list"):
+        ops.occlude(x, [[0, 0, 1, 1]])
+    with pytest.raises(TypeError, match="matrices must be a tensor, got list"):
+        ops.warp_affine(x, [[[1, 0, 0], [0, 1, 0]]])
+    for kernel in (3.0, "3", (3, None)):
+        with pytest.raises(ValueError, match="kernel_size must be an int or a pair of ints, got"):
+            ops.max_pool2d(x, kernel)
+    assert ops.max_pool2d(x, np.int64(3))[0].shape == (2, 3, 5, 6)

@@ -298,3 +298,20 @@ def test_relu_in_place_on_a_part_of_a_tensor(x):
     values = maps.flatten(1).max(1).values
     (expected,) = torch.autograd.grad(values.square().sum() / 2, leaf)
     torch.testing.assert_close(zfcuda.deconv(net, x, "last"), expected)
+
+
+def test_a_clamp_may_name_its_empty_out(x):
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, dtype=torch.float64)
+            self.tail = nn.Conv2d(4, 2, 3, dtype=torch.float64)
+            self.keywords: dict[str, None] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.tail(torch.clamp(self.conv(x), min=0, **self.keywords))
+
+    model = Clamped()
+    expected = zfcuda.deconv(model, x, "tail")
+    model.keywords = {"out": None}
+    assert torch.equal(zfcuda.deconv(model, x, "tail"), expected)

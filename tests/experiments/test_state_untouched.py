@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -185,3 +187,19 @@ def test_a_compiled_model_is_followed_uncompiled(make, x):
     assert torch.equal(zfcuda.deconv(compiled, x, "_orig_mod.tail"), expected)
     net.compile(backend="eager")
     assert torch.equal(zfcuda.deconv(net, x, "tail"), expected)
+
+
+def test_threads_that_share_a_module_take_turns(x):
+    """Each hooks and sets the same modules; run together they would receive each other's maps."""
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(8, 8, 3))
+    nets = [nn.Sequential(stem, nn.Conv2d(8, 4, 3)).double().train() for _ in range(2)]
+    images = [torch.randn(2, 3, 48, 48, dtype=torch.float64) for _ in range(2)]
+    expected = [zfcuda.deconv(nets[i], images[i], "0.3") for i in range(2)]
+
+    def found(i: int) -> bool:
+        projections = [zfcuda.deconv(nets[i], images[i], "0.3") for _ in range(20)]
+        return all(torch.equal(projection, expected[i]) for projection in projections)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(found, range(2)))
+    assert all(module.training for net in nets for module in net.modules())

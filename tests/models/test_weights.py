@@ -178,9 +178,9 @@ def test_state_dict_inside_a_checkpoint(tmp_path):
 
 def test_a_file_cannot_run_code(tmp_path):
     torch.save({"weight": Call(Path.touch, tmp_path / "touched")}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"a\.pt' cannot be read: ") as caught:
+    with pytest.raises(ValueError, match=r"a\.pt' cannot be read: .* more than tensors") as caught:
         read_state(tmp_path / "a.pt")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
     assert not (tmp_path / "touched").exists()
 
 

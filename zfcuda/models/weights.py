@@ -171,7 +171,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # OSError, SafetensorError, UnpicklingError, RuntimeError, ...
+    except pickle.UnpicklingError as error:  # torch's own text advises to unpickle it all the same
+        raise ValueError(
+            f"weights file '{path}' cannot be read: it is broken or holds more than tensors; "
+            "expected a state dict, as torch.save(model.state_dict(), path) writes it"
+        ) from error
+    except Exception as error:  # OSError, SafetensorError, RuntimeError, ...
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"weights file '{path}' cannot be read: {reason}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):

@@ -300,7 +300,10 @@ def _fill(x: Tensor, fill: float | Tensor, with_image: bool) -> Tensor:
     if x.dim() != 4:
         raise ValueError(f"x must be [N,C,H,W], got shape {list(x.shape)}")
     channels = x.shape[1]
-    if not isinstance(fill, Tensor):
+    if isinstance(fill, int | float):
+        # Made on the device: a copy from the host would wait for it, and break a graph capture.
+        fill = torch.full((channels,), fill, dtype=torch.float64, device=x.device)
+    elif not isinstance(fill, Tensor):
         fill = torch.as_tensor(fill, dtype=x.dtype)
     fill = fill.to(device=x.device, dtype=x.dtype)
     shapes: tuple[tuple[int, ...], ...] = ((channels,),)

@@ -1,0 +1,39 @@
+"""Nothing is made on the host on the way to a kernel: it would be waited for, and no CUDA graph
+could be captured."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from zfcuda import ops
+
+
+class Devices(TorchDispatchMode):
+    """Collects the devices of all tensors that calls return."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.seen |= {t.device.type for t in tree_leaves(result) if isinstance(t, torch.Tensor)}
+        return result
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: ops.max_unpool2d(*ops.max_pool2d(x, 2, relu=True), 2),
+        lambda x: ops.local_response_norm(x, 5),
+        lambda x: ops.occlude(x, torch.empty(7, 4, dtype=torch.int64, device="meta"), 0.5),
+        lambda x: ops.occlude(x, torch.empty(7, 4, dtype=torch.int64, device="meta"), x[0]),
+        lambda x: ops.warp_affine(x, torch.empty(7, 2, 3, device="meta"), 1),
+    ],
+    ids=["pool", "lrn", "occlude", "occlude with an image", "warp_affine"],
+)
+def test_only_on_the_inputs_device(call):
+    with Devices() as devices:
+        call(torch.empty(2, 3, 8, 8, device="meta", dtype=torch.float16))
+    assert devices.seen == {"meta"}

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "common/checks.h"
 #include "common/prepare.h"
 
@@ -9,6 +11,9 @@ Call<LrnParams> prepare_lrn(const at::Tensor& x, const std::optional<at::Tensor>
   const DType dtype = checked_dtype(op, "x", x);
   check_rank(op, "x", x, 4, "[N,C,H,W]");
   TORCH_CHECK_VALUE(size >= 1, op, ": size must be at least 1, got ", size);
+
+  // Beyond both ends of the channels there is nothing to sum: a larger window is this one.
+  const int64_t widest = 2 * x.size(1) + size % 2;
 
   const at::MemoryFormat layout = layout_of(x);
   Call<LrnParams> call;
@@ -25,7 +30,7 @@ Call<LrnParams> prepare_lrn(const at::Tensor& x, const std::optional<at::Tensor>
                  x.size(0),
                  x.size(1),
                  x.size(2) * x.size(3),
-                 size,
+                 std::min(size, std::max<int64_t>(widest, 1)),
                  alpha / static_cast<double>(size),
                  beta,
                  k,

@@ -41,8 +41,11 @@ struct Sample {
         sx > T(-1) && sx < static_cast<T>(width) && sy > T(-1) && sy < static_cast<T>(height);
     if (!touches) return {0, 0, T(0), T(0), true};
     // Shifted by one so that truncation is floor.
-    const int32_t x = static_cast<int32_t>(sx + T(1)) - 1;
-    const int32_t y = static_cast<int32_t>(sy + T(1)) - 1;
+    int32_t x = static_cast<int32_t>(sx + T(1)) - 1;
+    int32_t y = static_cast<int32_t>(sy + T(1)) - 1;
+    // Just below the far edge the sum may round up to it.
+    x = x < width ? x : width - 1;
+    y = y < height ? y : height - 1;
     return {x, y, sx - static_cast<T>(x), sy - static_cast<T>(y), false};
   }
 };

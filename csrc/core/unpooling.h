@@ -77,8 +77,8 @@ ZF_HOST_DEVICE T unpool_backward_at(const MaxUnpoolBackwardParams& p, Index n, I
   const Index at = element_at<Index>(s.channels_last, n, c, oy, ox, s.channels, s.out_h, s.out_w);
   const Switch tap = static_cast<const Switch*>(p.switches)[at];
   const Index kernel_w = w.kernel_w;
-  if (tap == no_tap<Switch> || static_cast<Index>(tap) >= static_cast<Index>(w.kernel_h) * kernel_w)
-    return T(0);
+  const Index taps = static_cast<Index>(w.kernel_h) * kernel_w;
+  if (static_cast<Index>(tap) < 0 || static_cast<Index>(tap) >= taps) return T(0);
   const Index row = oy * static_cast<Index>(w.stride_h) - static_cast<Index>(w.padding_h) +
                     static_cast<Index>(tap) / kernel_w * static_cast<Index>(w.dilation_h);
   const Index col = ox * static_cast<Index>(w.stride_w) - static_cast<Index>(w.padding_w) +

@@ -51,6 +51,15 @@ class Meetings {
   const Meeting* end(int64_t i) const { return meetings_.data() + ends_[i + 1]; }
   int64_t count(int64_t i) const { return ends_[i + 1] - ends_[i]; }
 
+  // From the first to the last that one coordinate or window meets.
+  int64_t widest() const {
+    int64_t widest = 1;
+    for (size_t i = 0; i + 1 < ends_.size(); ++i) {
+      if (count(i) > 0) widest = std::max(widest, end(i)[-1].at - begin(i)->at + 1);
+    }
+    return widest;
+  }
+
   int64_t most() const {
     int64_t most = 0;
     for (size_t i = 0; i + 1 < ends_.size(); ++i) most = std::max(most, count(i));

@@ -86,7 +86,7 @@ class PooledRows {
         gates_(1, length) {
     if (!copied_) return;
     // A power of two, so that finding a row's slot takes no division.
-    const auto slots = std::bit_ceil(static_cast<uint64_t>(p.shape.window.kernel_h));
+    const auto slots = std::bit_ceil(static_cast<uint64_t>(axes.rows.widest()));
     held_.assign(slots, -1);
     y_.assign(slots * stride_, C(0));
     switches_.assign(slots * stride_, no_tap<Switch>);

@@ -158,14 +158,14 @@ ZF_INLINE void store_interleaved(T* at, const Vector<T, Lanes>& even, const Vect
   store_interleaved<T, Lanes>(at, even, odd, std::make_integer_sequence<int, Lanes>{});
 }
 
-// Calls block.operator()<Lanes>(start) over [0, count) in the widest blocks that fit. The last
-// block overlaps the one before it instead of leaving a remainder, so a block may run twice over
-// the same place. `count` is at least `narrowest`.
 template <class T>
 inline constexpr int widest = ZF_VECTOR_BYTES / sizeof(T);
 template <class T>
 inline constexpr int narrowest = 16 / sizeof(T);
 
+// Calls block.operator()<Lanes>(start) over [0, count) in the widest blocks that fit. The last
+// block is the narrowest that covers what is left, and overlaps the one before it instead of
+// leaving a remainder: a block may run twice over the same place. `count` is at least `narrowest`.
 template <class T, int Lanes = widest<T>, class Block>
 ZF_INLINE void cover(int64_t count, const Block& block) {
   if constexpr (Lanes > narrowest<T>) {
@@ -173,6 +173,10 @@ ZF_INLINE void cover(int64_t count, const Block& block) {
   }
   int64_t i = 0;
   for (; i + Lanes <= count; i += Lanes) block.template operator()<Lanes>(i);
+  if constexpr (Lanes > narrowest<T>) {
+    if (i < count && count - i <= Lanes / 2)
+      return block.template operator()<Lanes / 2>(count - Lanes / 2);
+  }
   if (i < count) block.template operator()<Lanes>(count - Lanes);
 }
 

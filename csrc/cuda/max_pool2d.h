@@ -64,8 +64,11 @@ struct MaxPoolRow {
         ZF_UNROLL
         for (int ky = 0; ky < K; ++ky) {
           if (ky < rows.begin || ky >= rows.end) continue;
-          const T* from =
-              x + (oy * static_cast<Index>(s.window.stride_h) + ky) * in_w + ox * Stride;
+          const T* from = x +
+                          (oy * static_cast<Index>(s.window.stride_h) -
+                           static_cast<Index>(s.window.padding_h) + ky) *
+                              in_w +
+                          ox * Stride;
           T values[span];
           const auto own = load_pack<V * Stride>(from);
           ZF_UNROLL

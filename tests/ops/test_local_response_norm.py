@@ -36,6 +36,14 @@ def test_equals_reference(place, constants, dtype):
                 torch.testing.assert_close(y, expected, **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("size", [2**33, 2**33 + 1])
+def test_a_huge_window_is_all_channels(place, size):
+    x = 3 * image(2, 8, (5, 6), torch.float64, device=place.device)
+    y = place.op("local_response_norm")(x, size, 1e8, 0.75, 1.0)
+    expected = x / (1 + 1e8 / size * x.square().sum(1, keepdim=True)) ** 0.75
+    torch.testing.assert_close(y, expected)
+
+
 def test_equals_torch():
     x = 3 * image(2, 12, (9, 11), torch.float64)
     for constants in CONSTANTS.values():

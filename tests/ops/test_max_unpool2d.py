@@ -100,6 +100,16 @@ def test_out_of_range_switches(place):
     assert torch.equal(x, unpool(y, switches, *arguments, False))
 
 
+@pytest.mark.parametrize("wrong", [-2, -(2**31), 256, 2**31 - 1])
+def test_wide_switches_out_of_range_carry_no_gradient(place, wrong):
+    window = WINDOWS["16x16: more taps than a byte"]
+    y, switches = pooled((16, 67), window, channels=1, device=place.device)
+    grad = torch.randn(2, 1, 16, 67, device=place.device)
+    switches = torch.full_like(switches, wrong)
+    ours = place.op("max_unpool2d_backward")(grad, switches, None, *window[:4], False)
+    assert ours.shape == y.shape and ours.eq(0).all()
+
+
 def test_tampered_switches_never_write_outside(place):
     """Any tap numbers at all: those that point outside the image unpool to nothing."""
     y, _ = pooled((16, 67), WINDOWS["3/2 padded ceil"], device=place.device)

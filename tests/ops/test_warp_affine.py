@@ -90,6 +90,21 @@ def test_equals_grid_sample():
     torch.testing.assert_close(ops.warp_affine(x, matrix)[:, 0], expected)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_samples_just_inside_the_far_edge(place, layout):
+    """In float32 one more than such a coordinate is beyond the image, at a width of 2^n."""
+    x = image(1, 3, (32, 32), torch.float32, layout, device=place.device)
+    edge = 32 - 2.0**-19  # float32's neighbour of 32
+    matrices = torch.tensor(
+        [[[1.0, 0.0, edge], [0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0], [0.0, 1.0, edge]]],
+        dtype=torch.float64,
+        device=place.device,
+    )
+    out = place.op("warp_affine")(x, matrices, torch.zeros(3, device=place.device))
+    expected = reference.warp_affine(x, matrices)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
 def test_wild_matrices_give_the_fill(place, value):
     x = image(1, 2, (6, 8), torch.float32, device=place.device)

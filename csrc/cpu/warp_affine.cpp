@@ -1,6 +1,7 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -18,7 +19,8 @@ namespace zfcuda::cpu {
 namespace {
 
 // Warps one output row at a time: first where its samples lie, then each channel. Along a row the
-// samples inside the image are one run, since both coordinates are monotonic.
+// samples inside the image are one run, since both coordinates are monotonic; so are those that
+// touch it.
 template <class T>
 class Warper {
   using C = Compute<T>;
@@ -55,26 +57,35 @@ class Warper {
  private:
   void find_run() {
     // Offsets are int32, enough for any picture; a plane beyond that is sampled one by one.
-    if (p_.height * p_.width > std::numeric_limits<int32_t>::max()) {
-      begin_ = end_ = width_;
-      return;
-    }
-    ZF_PICK(find_samples<C>)
-    (line_.x0, line_.dx, line_.y0, line_.dy, height_, width_, offset_.data(), wx_.data(),
-     wy_.data());
-    begin_ = 0;
-    while (begin_ < width_ && offset_[begin_] < 0) ++begin_;
+    const bool huge = p_.height * p_.width > std::numeric_limits<int32_t>::max();
+    begin_ = huge ? width_ : 0;
     end_ = width_;
-    while (end_ > begin_ && offset_[end_ - 1] < 0) --end_;
+    if (!huge) {
+      ZF_PICK(find_samples<C>)
+      (line_.x0, line_.dx, line_.y0, line_.dy, height_, width_, offset_.data(), wx_.data(),
+       wy_.data());
+      while (begin_ < width_ && offset_[begin_] < 0) ++begin_;
+      while (end_ > begin_ && offset_[end_ - 1] < 0) --end_;
+    }
+    touch_begin_ = 0;
+    while (touch_begin_ < begin_ && outside(touch_begin_)) ++touch_begin_;
+    touch_end_ = width_;
+    while (touch_end_ > std::max(end_, touch_begin_) && outside(touch_end_ - 1)) --touch_end_;
+  }
+
+  bool outside(int32_t column) const {
+    return Sample<C>::at(line_, column, height_, width_).outside;
   }
 
   void columns(const C* plane, C fill, T* target) {
     C* out = writer_.begin(target);
-    for (int32_t i = 0; i < begin_; ++i) out[i] = edge_sample(i, plane, 1, fill);
+    std::fill(out, out + touch_begin_, fill);
+    for (int32_t i = touch_begin_; i < begin_; ++i) out[i] = edge_sample(i, plane, 1, fill);
     ZF_PICK(blend_samples<C>)
     (plane, offset_.data() + begin_, wx_.data() + begin_, wy_.data() + begin_, width_, out + begin_,
      end_ - begin_);
-    for (int32_t i = end_; i < width_; ++i) out[i] = edge_sample(i, plane, 1, fill);
+    for (int32_t i = end_; i < touch_end_; ++i) out[i] = edge_sample(i, plane, 1, fill);
+    std::fill(out + touch_end_, out + width_, fill);
     writer_.finish(target);
   }
 
@@ -83,9 +94,12 @@ class Warper {
     const auto blend = ZF_PICK(blend_pixel<C>);
     for (int32_t i = 0; i < width_; ++i) {
       C* pixel = out + i * p_.channels;
-      if (i < begin_ || i >= end_) {
-        for (int64_t c = 0; c < p_.channels; ++c)
+      if (i < touch_begin_ || i >= touch_end_) {
+        std::copy(fill_.begin(), fill_.end(), pixel);
+      } else if (i < begin_ || i >= end_) {
+        for (int64_t c = 0; c < p_.channels; ++c) {
           pixel[c] = edge_sample(i, x + c, p_.channels, fill_[c]);
+        }
       } else {
         const C* upper = x + offset_[i] * p_.channels;
         blend(upper, upper + p_.width * p_.channels, p_.channels, wx_[i], wy_[i], pixel);
@@ -107,7 +121,8 @@ class Warper {
   RowWriter<T> writer_;
   // The row at work.
   SampleLine<C> line_{};
-  int32_t begin_ = 0, end_ = 0;
+  int32_t begin_ = 0, end_ = 0;              // samples whose taps are all inside
+  int32_t touch_begin_ = 0, touch_end_ = 0;  // samples with any tap inside
 };
 
 // The whole input in the compute type; `widened` holds it where that is not the tensor itself.

@@ -11,12 +11,15 @@ void find_samples(const T x0, const T dx, const T y0, const T dy, int32_t height
   const T right = static_cast<T>(width - 1), bottom = static_cast<T>(height - 1);
   for (int32_t i = 0; i < width; ++i) {
     const T sx = x0 + dx * static_cast<T>(i), sy = y0 + dy * static_cast<T>(i);
-    const bool inside = (sx >= T(0)) & (sx < right) & (sy >= T(0)) & (sy < bottom);
-    const T cx = inside ? sx : T(0), cy = inside ? sy : T(0);
+    const int32_t inside = (sx >= T(0)) & (sx < right) & (sy >= T(0)) & (sy < bottom);
+    // Clamped and masked without a branch, so that the loop vectorises; NaN becomes 0.
+    T cx = sx > T(0) ? sx : T(0), cy = sy > T(0) ? sy : T(0);
+    cx = cx < right ? cx : right;
+    cy = cy < bottom ? cy : bottom;
     const int32_t x = static_cast<int32_t>(cx), y = static_cast<int32_t>(cy);
     wx[i] = cx - static_cast<T>(x);
     wy[i] = cy - static_cast<T>(y);
-    offset[i] = inside ? y * width + x : -1;
+    offset[i] = (y * width + x) | (inside - 1);
   }
 }
 

@@ -93,8 +93,8 @@ class Normaliser {
     const auto [x, x_stride] = read_planes(x_ + at, values_, count);
     if (!p_.grad) {
       for (int64_t c = 0; c < p_.channels; ++c) {
-        squares(window_.around(x, x_stride, p_.channels, c - below_, zeros_.data()), count);
-        normalise_row(x + c * x_stride, out_ + at + c * p_.spatial, count);
+        normalise_row(window_.around(x, x_stride, p_.channels, c - below_, zeros_.data()),
+                      x + c * x_stride, out_ + at + c * p_.spatial, count);
       }
       return;
     }
@@ -116,8 +116,8 @@ class Normaliser {
     const int64_t channels = p_.channels, at = pixel * channels;
     read(x_ + at, values_.data() + below_, channels);
     const C* x = values_.data() + below_;
+    if (!p_.grad) return normalise_row(window_.shifts_of(values_.data()), x, out_ + at, channels);
     squares(window_.shifts_of(values_.data()), channels);
-    if (!p_.grad) return normalise_row(x, out_ + at, channels);
     read(grad_ + at, grads_.data(), channels);
     terms(x, grads_.data(), direct_.data(), shared_.data() + above_, channels);
     sums(window_.shifts_of(shared_.data()), channels);
@@ -161,9 +161,15 @@ class Normaliser {
     ZF_PICK(sum_window<false, C>)(rows, p_.size, sum_.data(), count);
   }
 
-  void normalise_row(const C* x, T* out, int64_t count) {
+  // `rows` are the channels around x.
+  void normalise_row(const C* const* rows, const C* x, T* out, int64_t count) {
     C* row = begin_row(out);
-    ZF_PICK(normalise<P, C>)(x, sum_.data(), row, count, alpha_, beta_, k_);
+    if (p_.size == 5) {
+      ZF_PICK(normalise_five<P, C>)(rows, x, row, count, alpha_, beta_, k_);
+    } else {
+      squares(rows, count);
+      ZF_PICK(normalise<P, C>)(x, sum_.data(), row, count, alpha_, beta_, k_);
+    }
     finish_row(out, count);
   }
 

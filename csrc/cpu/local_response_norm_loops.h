@@ -58,6 +58,17 @@ void normalise(const T* __restrict x, const T* __restrict sum, T* __restrict out
   for (int64_t i = 0; i < count; ++i) out[i] = x[i] * inverse_power<P>(k + alpha * sum[i], beta);
 }
 
+// Sum and normalisation in one pass, for the window of five that networks use.
+template <Power P, class T>
+void normalise_five(const T* const* rows, const T* __restrict x, T* __restrict out, int64_t count,
+                    T alpha, T beta, T k) {
+  const T *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3], *e = rows[4];
+  for (int64_t i = 0; i < count; ++i) {
+    const T sum = a[i] * a[i] + b[i] * b[i] + c[i] * c[i] + d[i] * d[i] + e[i] * e[i];
+    out[i] = x[i] * inverse_power<P>(k + alpha * sum, beta);
+  }
+}
+
 // With d = k + alpha * sum: direct = grad * d ** -beta, shared = grad * x * d ** -(beta + 1).
 template <Power P, class T>
 void backward_terms(const T* __restrict x, const T* __restrict grad, const T* __restrict sum,

@@ -39,8 +39,8 @@ ZF_HOST_DEVICE int64_t size_or(int64_t size) {
 
 // contiguous: a thread pools V neighbouring outputs of a row. With V > 1 the V * Stride inputs per
 // tap row that belong to it alone are one 16-byte load (the caller has checked alignment, and that
-// there is no padding), so a warp reads its rows in full lines; the K - Stride inputs it shares
-// with its neighbour come from the cache.
+// there is no padding on the left), so a warp reads its rows in full lines; the K - Stride inputs
+// it shares with its neighbour come from the cache.
 template <class T, class Switch, int K, int Stride, int V, class Index>
 struct MaxPoolRow {
   MaxPoolParams p;

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
+
 // SIMD without tying the binary to one machine. A file of hot loops (cpu/*_loops.h) is compiled
 // once per instruction set, into a namespace of its own, by naming it in ZF_LOOPS and including
 // cpu/for_each_level.h; ZF_PICK then calls the copy that this machine can run. Loops files hold
@@ -17,12 +20,17 @@ namespace zfcuda::cpu {
 
 enum class Level { baseline, avx2, avx512 };
 
-// What this machine can run.
+// What the kernels run with: the best that this machine has, or less where ZFCUDA_SIMD asks for it
+// (avx2 or baseline; the tests do).
 inline Level level() {
 #if defined(ZF_LEVELS)
-  static const Level found = __builtin_cpu_supports("x86-64-v4")   ? Level::avx512
-                             : __builtin_cpu_supports("x86-64-v3") ? Level::avx2
-                                                                   : Level::baseline;
+  static const Level found = [] {
+    const char* wished = std::getenv("ZFCUDA_SIMD");
+    const auto is = [&](const char* name) { return wished && std::strcmp(wished, name) == 0; };
+    if (is("baseline") || !__builtin_cpu_supports("x86-64-v3")) return Level::baseline;
+    if (is("avx2") || !__builtin_cpu_supports("x86-64-v4")) return Level::avx2;
+    return Level::avx512;
+  }();
   return found;
 #else
   return Level::baseline;

@@ -1,0 +1,45 @@
+"""Every instruction set gives the same bits (csrc/cpu/level.h): a laptop and a server agree."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from strategies import LAYOUTS, image
+
+from zfcuda import ops
+
+
+def outputs():
+    """Every vectorised path of the CPU kernels, on fixed inputs."""
+    torch.manual_seed(1)
+    found = []
+    matrices = torch.tensor([[[0.8, -0.6, 7.0], [0.6, 0.8, -2.0]]], dtype=torch.float64)
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        for layout in LAYOUTS.values():
+            x = image(2, 37, (19, 70), dtype, layout)
+            for window in ((3, 2, 1), (2, 2, 0), (3, 1, 1)):
+                y, switches = ops.max_pool2d(x, *window, relu=True)
+                back = ops.max_unpool2d(y, switches, *window, output_size=(19, 70), relu=True)
+                found += [y, switches, back]
+            found += [ops.local_response_norm(x, 5, 0.1), ops.local_response_norm(x, 4, 0.1, 0.5)]
+            found.append(ops.warp_affine(x, matrices, 0.5))
+    return found
+
+
+@pytest.mark.parametrize("level", ["baseline", "avx2"])
+def test_levels_agree(level, tmp_path):
+    script = (
+        "import sys, torch, test_levels, zfcuda._C\n"
+        "torch.save((zfcuda._C.simd_level(), test_levels.outputs()), sys.argv[1])"
+    )
+    path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+    environment = os.environ | {"ZFCUDA_SIMD": level, "PYTHONPATH": path}
+    file = tmp_path / "outputs.pt"
+    command = [sys.executable, "-c", script, str(file)]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+    name, theirs = torch.load(file, weights_only=True)
+    assert "AVX-512" not in name and (level == "avx2" or name == "baseline")
+    for ours, other in zip(outputs(), theirs, strict=True):
+        assert torch.equal(ours, other)

@@ -20,6 +20,11 @@ void define_ops(torch::Library& m) {
         ", SymInt[2] output_size, bool relu, bool overwrite, bool check) -> Tensor");
   m.def("max_unpool2d_backward(Tensor grad, Tensor switches, Tensor? out, " WINDOW
         ", bool overwrite) -> Tensor");
+#define LAID "Tensor[] patches, Tensor windows, Tensor(a!) out, SymInt largest"
+  m.def("gather_windows(Tensor? base, " LAID ", SymInt channel, float outside, bool add) -> ()");
+  m.def("pool_windows(Tensor base, " LAID ", " WINDOW ", bool relu) -> ()");
+  m.def("unpool_windows(Tensor switches, " LAID ", " WINDOW ", bool relu, bool overwrite) -> ()");
+#undef LAID
 #undef WINDOW
   m.def("local_response_norm(Tensor x, int size, float alpha, float beta, float k) -> Tensor");
   m.def(

@@ -6,6 +6,8 @@ inputs are computed in float32 and rounded once at the end, as the kernels do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -156,3 +158,158 @@ def warp_affine(x: Tensor, matrices: Tensor, fill: Tensor | float = 0.0) -> Tens
     bottom = tap(1, 0) * (1 - wx) + tap(1, 1) * wx
     out = top * (1 - wy) + bottom * wy
     return out.transpose(1, 2).contiguous().to(x.dtype)
+
+
+# --- windows of maps under patches ----------------------------------------------------------------
+
+Box = tuple[int, int, int, int]
+
+
+def _overlap(a: Box, b: Box) -> Box:
+    """The part that two half-open boxes share; inside out or empty where they share nothing."""
+    return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+
+
+def _is_empty(box: Box) -> bool:
+    return box[0] >= box[2] or box[1] >= box[3]
+
+
+def _within(box: Box, outer: Box) -> tuple[slice, slice]:
+    """``box`` as slices of a tensor that holds ``outer``."""
+    return (
+        slice(box[0] - outer[0], box[2] - outer[0]),
+        slice(box[1] - outer[1], box[3] - outer[1]),
+    )
+
+
+def _lay(canvas: Tensor, box: Box, source: Tensor, source_box: Box) -> None:
+    """Copy ``source`` [h,w,C], which lies at ``source_box``, into ``canvas``, which is ``box``."""
+    shared = _overlap(box, source_box)
+    if not _is_empty(shared):
+        canvas[_within(shared, box)] = source[_within(shared, source_box)]
+
+
+def _patch(patches: Sequence[Tensor], row: list[int]) -> tuple[Tensor, Box] | None:
+    """The patch [h,w,C] that a row of ``windows`` names, and its box."""
+    _, buffer, offset, pitch, *box = row[:8]
+    y0, x0, y1, x1 = box
+    if buffer < 0 or _is_empty((y0, x0, y1, x1)):
+        return None
+    lines = torch.arange(y1 - y0)[:, None] * pitch
+    pixels = offset + lines + torch.arange(x1 - x0)
+    return patches[buffer][pixels.to(patches[buffer].device)], (y0, x0, y1, x1)
+
+
+def _out_pixels(out: Tensor, row: list[int]) -> tuple[Box, Tensor] | None:
+    """The window of a row of ``windows``, and the [h,w,Co] view of ``out`` it goes to."""
+    y0, x0, y1, x1, offset = row[8:]
+    if _is_empty((y0, x0, y1, x1)):
+        return None
+    h, w = y1 - y0, x1 - x0
+    return (y0, x0, y1, x1), out[offset : offset + h * w].unflatten(0, (h, w))
+
+
+def gather_windows(
+    base: Tensor | None,
+    patches: Sequence[Tensor],
+    windows: Tensor,
+    out: Tensor,
+    largest: int,
+    channel: int = 0,
+    outside: float = 0.0,
+    add: bool = False,
+) -> None:
+    """Window by window; see :func:`zfcuda.ops.gather_windows`. ``largest`` is of no use here."""
+    channels = (patches[0] if base is None else base).shape[-1]
+    for row in windows.tolist():
+        if (found := _out_pixels(out, row)) is None:
+            continue
+        box, target = found
+        pixels = out.new_full((*target.shape[:2], channels), outside)
+        if base is not None:
+            _lay(pixels, box, base[row[0]], (0, 0, *base.shape[1:3]))
+        if (patch := _patch(patches, row)) is not None:
+            _lay(pixels, box, *patch)
+        into = target[..., channel : channel + channels]
+        into.copy_(into + pixels if add else pixels)
+
+
+def pool_windows(
+    base: Tensor,
+    patches: Sequence[Tensor],
+    windows: Tensor,
+    out: Tensor,
+    largest: int,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    relu: bool = False,
+) -> None:
+    """The whole map under each patch, pooled tap by tap; see :func:`zfcuda.ops.pool_windows`."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel_size, stride, padding, dilation
+    map_box = (0, 0, *base.shape[1:3])
+    for row in windows.tolist():
+        if (found := _out_pixels(out, row)) is None:
+            continue
+        (y0, x0, _, _), target = found
+        laid = base[row[0]].clone()
+        if (patch := _patch(patches, row)) is not None:
+            _lay(laid, map_box, *patch)
+        if relu:
+            laid = torch.relu(laid)
+        h, w = target.shape[:2]
+        best = torch.full_like(target, -torch.inf)
+        for ky in range(kh):
+            for kx in range(kw):
+                rows = (torch.arange(h, device=out.device) + y0) * sh - ph + ky * dh
+                cols = (torch.arange(w, device=out.device) + x0) * sw - pw + kx * dw
+                row_in = ((rows >= 0) & (rows < map_box[2])).nonzero()
+                col_in = ((cols >= 0) & (cols < map_box[3])).nonzero()[:, 0]
+                best[row_in, col_in] = torch.maximum(
+                    best[row_in, col_in], laid[rows[row_in], cols[col_in]]
+                )
+        target.copy_(best)
+
+
+def unpool_windows(
+    switches: Tensor,
+    patches: Sequence[Tensor],
+    windows: Tensor,
+    out: Tensor,
+    largest: int,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    relu: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """The whole signal of each patch, unpooled; see :func:`zfcuda.ops.unpool_windows`."""
+    pooled_box = (0, 0, *switches.shape[1:3])
+    # Without padding, so that every tap is on the canvas: its pixel 0 is coordinate -padding.
+    size = tuple(
+        (pooled - 1) * s + d * (k - 1) + 1
+        for pooled, k, s, d in zip(pooled_box[2:], kernel_size, stride, dilation, strict=True)
+    )
+    canvas_box = (-padding[0], -padding[1], size[0] - padding[0], size[1] - padding[1])
+    for row in windows.tolist():
+        if (found := _out_pixels(out, row)) is None:
+            continue
+        box, target = found
+        signal = out.new_zeros(switches.shape[1:])
+        if (patch := _patch(patches, row)) is not None:
+            _lay(signal, pooled_box, *patch)
+        unpooled = max_unpool2d(
+            signal.permute(2, 0, 1)[None],
+            switches[row[0]].permute(2, 0, 1)[None],
+            kernel_size,
+            stride,
+            (0, 0),
+            dilation,
+            size,
+            relu,
+            "overwrite" if overwrite else "sum",
+        )
+        target.zero_()
+        _lay(target, box, unpooled[0].permute(1, 2, 0), canvas_box)

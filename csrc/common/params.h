@@ -81,6 +81,49 @@ struct OccludeParams {
   bool channels_last;
 };
 
+// One of the buffers that patches lie in.
+struct PatchBuffer {
+  const void* data;
+  int64_t pixels;
+};
+
+// As many as fit into a kernel's arguments, so that no table has to be copied to a device.
+inline constexpr int64_t most_patch_buffers = 128;
+
+// What the ops on windows of maps under patches share. Everything is pixels: [.., channels].
+struct WindowsParams {
+  const void* base;  // [batch, height, width, channels], or null; switches when unpooling
+  int64_t batch, height, width, channels;
+  PatchBuffer buffers[most_patch_buffers];
+  int64_t buffer_count;
+  const int64_t* windows;  // [count, 13], see core/windows.h
+  int64_t count, largest;
+  void* out;  // [out_pixels, out_channels]
+  int64_t out_pixels, out_channels;
+  DType dtype;
+};
+
+struct GatherWindowsParams {
+  WindowsParams map;
+  int64_t channel;
+  double outside;
+  bool add;
+};
+
+struct PoolWindowsParams {
+  WindowsParams map;
+  PoolWindow window;
+  bool relu;
+};
+
+struct UnpoolWindowsParams {
+  WindowsParams map;
+  PoolWindow window;
+  bool wide_switches;
+  bool relu;
+  bool overwrite;
+};
+
 struct WarpParams {
   const void* x;           // forward: [batch, C, H, W]; backward: grad of the output
   const double* matrices;  // [maps, 2, 3]

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "common/params.h"
 
@@ -23,6 +24,7 @@ struct Call {
   at::Tensor out;
   at::Tensor second_out;                 // max_pool2d's switches
   std::array<at::Tensor, 3> operands{};  // contiguous inputs, kept alive
+  std::vector<at::Tensor> patches{};     // likewise
 };
 
 Call<MaxPoolParams> prepare_max_pool2d(const at::Tensor& x, const PoolArguments& window,
@@ -55,6 +57,27 @@ Call<WarpParams> prepare_warp_affine(const at::Tensor& x, const at::Tensor& matr
 
 Call<WarpParams> prepare_warp_affine_backward(const at::Tensor& grad, const at::Tensor& matrices,
                                               bool channels_last);
+
+Call<GatherWindowsParams> prepare_gather_windows(const std::optional<at::Tensor>& base,
+                                                 at::TensorList patches, const at::Tensor& windows,
+                                                 const at::Tensor& out, int64_t largest,
+                                                 int64_t channel, double outside, bool add);
+
+Call<PoolWindowsParams> prepare_pool_windows(const at::Tensor& base, at::TensorList patches,
+                                             const at::Tensor& windows, const at::Tensor& out,
+                                             int64_t largest, const PoolArguments& window,
+                                             bool relu);
+
+Call<UnpoolWindowsParams> prepare_unpool_windows(const at::Tensor& switches, at::TensorList patches,
+                                                 const at::Tensor& windows, const at::Tensor& out,
+                                                 int64_t largest, const PoolArguments& window,
+                                                 bool relu, bool overwrite);
+
+// What every pooling op checks of its window.
+PoolWindow checked_window(const char* op, const PoolArguments& arguments);
+
+// Switches are bytes as long as the taps fit.
+void check_switch_dtype(const char* op, const at::Tensor& switches, const PoolWindow& window);
 
 // Raises ValueError if any switch is neither a tap number nor "no tap". Synchronises a CUDA device.
 void check_switches(const at::Tensor& switches, int64_t taps);

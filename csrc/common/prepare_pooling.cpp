@@ -4,9 +4,6 @@
 #include "common/prepare.h"
 
 namespace zfcuda {
-namespace {
-
-constexpr int64_t max_byte_taps = 255;
 
 PoolWindow checked_window(const char* op, const PoolArguments& arguments) {
   const auto pair = [&](const char* name, at::IntArrayRef value, int64_t least) {
@@ -31,6 +28,23 @@ PoolWindow checked_window(const char* op, const PoolArguments& arguments) {
   return window;
 }
 
+namespace {
+
+at::ScalarType switch_dtype(const PoolWindow& window) {
+  constexpr int64_t max_byte_taps = 255;
+  return window.kernel_h * window.kernel_w <= max_byte_taps ? at::kByte : at::kInt;
+}
+
+}  // namespace
+
+void check_switch_dtype(const char* op, const at::Tensor& switches, const PoolWindow& window) {
+  TORCH_CHECK_TYPE(switches.scalar_type() == switch_dtype(window), op, ": switches of a ",
+                   window.kernel_h, "x", window.kernel_w, " window are ", switch_dtype(window),
+                   ", got ", switches.scalar_type());
+}
+
+namespace {
+
 int64_t pooled_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
                     bool ceil_mode) {
   const int64_t span = size + 2 * padding - dilation * (kernel - 1) - 1;
@@ -39,10 +53,6 @@ int64_t pooled_size(int64_t size, int64_t kernel, int64_t stride, int64_t paddin
   // As in torch: the last window must start inside the input or its left padding.
   if (ceil_mode && (out - 1) * stride >= size + padding) --out;
   return out;
-}
-
-at::ScalarType switch_dtype(const PoolWindow& window) {
-  return window.kernel_h * window.kernel_w <= max_byte_taps ? at::kByte : at::kInt;
 }
 
 PoolShape pool_shape(const at::Tensor& large, at::IntArrayRef in, at::IntArrayRef out,
@@ -61,9 +71,7 @@ PoolShape pool_shape(const at::Tensor& large, at::IntArrayRef in, at::IntArrayRe
 
 void check_switch_tensor(const char* op, const at::Tensor& switches, const PoolWindow& window,
                          const at::Tensor& like, at::IntArrayRef shape) {
-  TORCH_CHECK_TYPE(switches.scalar_type() == switch_dtype(window), op, ": switches of a ",
-                   window.kernel_h, "x", window.kernel_w, " window are ", switch_dtype(window),
-                   ", got ", switches.scalar_type());
+  check_switch_dtype(op, switches, window);
   check_shape(op, "switches", switches, shape);
   check_device(op, "switches", switches, like);
 }

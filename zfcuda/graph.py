@@ -1,0 +1,565 @@
+"""A model as a graph of the calls that it makes, each with the rule that cones need of it.
+
+:func:`trace` follows the model's forward with torch.fx, runs what it found once, and settles what
+fx leaves open: the shapes, and what in-place calls do to values seen through other names. In the
+graph a value never changes: ``x.relu_()`` makes a new one, and whoever uses ``x`` afterwards uses
+that. The user's model is neither changed nor copied; rules hold its own weights.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.fx.node import map_aggregate
+
+from zfcuda.recognition import NotDeterministic, Value, module_kind, read
+from zfcuda.rules import (
+    Affine,
+    AvgPool,
+    Binary,
+    Concat,
+    Conv,
+    Identity,
+    Input,
+    Lrn,
+    MaxPool,
+    Opaque,
+    Pair,
+    Pixelwise,
+    Pointwise,
+    Rule,
+    Shape,
+)
+
+__all__ = [
+    "Affine",
+    "AvgPool",
+    "Binary",
+    "Concat",
+    "Conv",
+    "Graph",
+    "Identity",
+    "Input",
+    "Lrn",
+    "MaxPool",
+    "Node",
+    "Opaque",
+    "Pair",
+    "Pixelwise",
+    "Pointwise",
+    "Rule",
+    "Shape",
+    "Untraceable",
+    "trace",
+]
+
+
+class Untraceable(Exception):
+    """The model cannot be turned into a graph; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One call of the model, and its value.
+
+    Attributes:
+        index: its place in the graph.
+        name: torch.fx's name for the call.
+        rule: what the call does.
+        inputs: indices of the nodes whose values the rule takes, in the rule's order.
+        layers: names of the modules whose output (of their last call) this value is.
+        shape: of the value, per image: (C,H,W) for maps; None for what is not a tensor.
+        call: the torch.fx node.
+        function, args, kwargs: the call itself, with :class:`Value` in the place of values; it
+            changes none of them.
+    """
+
+    index: int
+    name: str
+    rule: Rule
+    inputs: tuple[int, ...]
+    layers: tuple[str, ...]
+    shape: tuple[int, ...] | None
+    call: torch.fx.Node
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the value is maps [n,C,H,W]."""
+        return self.shape is not None and len(self.shape) == 3
+
+
+class Graph:
+    """A traced model; made by :func:`trace`.
+
+    Attributes:
+        nodes: in an order in which they can be evaluated; the first is the input. Calls on which
+            neither the output nor any layer depends are left out.
+        output: index of the node whose value is the model's output.
+        consumers: by node, the indices of the nodes that take its value.
+    """
+
+    def __init__(self, nodes: tuple[Node, ...], output: int) -> None:
+        self.nodes = nodes
+        self.output = output
+        taken: list[list[int]] = [[] for _ in nodes]
+        for node in nodes:
+            for index in dict.fromkeys(node.inputs):
+                taken[index].append(node.index)
+        self.consumers = tuple(map(tuple, taken))
+        self._layers = {name: node for node in nodes for name in node.layers}
+
+    def evaluate(self, node: Node, values: Mapping[int, Any]) -> Any:
+        """The node's value for a batch, by the model's own call.
+
+        Args:
+            values: the values of at least the nodes that it takes, by index. None is changed, but
+                the result may be one of them or share its memory.
+        """
+        if isinstance(node.rule, Input):
+            return values[node.index]
+        args, kwargs = _filled((node.args, node.kwargs), lambda value: values[value.index])
+        return node.function(*args, **kwargs)
+
+    def layer(self, name: str) -> Node | None:
+        """The node whose value is the output of that module's last call; None if it was not called
+        or does not return a tensor."""
+        return self._layers.get(name)
+
+    def fan_in(self, node: Node) -> int:
+        """Multiply-adds behind each number of the node's value; 0 for what has no weights."""
+        if isinstance(node.rule, Conv):
+            return node.rule.weight[0].numel()
+        weight = getattr(node.function, "weight", None)
+        if weight is None:
+            weight = next((a for a in node.args if isinstance(a, Tensor) and a.dim() == 2), None)
+        linear = isinstance(node.rule, Opaque) and isinstance(weight, Tensor) and weight.dim() == 2
+        return weight.shape[1] if linear else 0
+
+
+def trace(model: nn.Module, x: Tensor) -> Graph:
+    """The model's graph for images like ``x``.
+
+    Args:
+        model: in eval mode.
+        x: [n,C,H,W]; the model runs once on the first one or two of these images.
+
+    Raises:
+        Untraceable: the graph would not answer as the model does, or not for every image alike:
+            control flow that depends on values, hooks, random numbers, statistics of the batch,
+            several inputs or outputs, compiled or quantised parts.
+    """
+    model, prefix = _uncompiled(model)
+    _refuse(model)
+    with _unchanged(model), torch.no_grad(), torch.inference_mode(False):
+        images = x[:2].detach().clone()
+        tracer, output = _follow(model)
+        return _Run(tracer, prefix).graph(images, output)
+
+
+# --- what cannot be traced, and what must not be noticed ------------------------------------------
+
+
+def _uncompiled(model: nn.Module) -> tuple[nn.Module, str]:
+    """The module inside ``torch.compile``'s wrapper and the prefix of its layers' names."""
+    compiled = type(model).__name__ == "OptimizedModule" and hasattr(model, "_orig_mod")
+    return (model._orig_mod, "_orig_mod.") if compiled else (model, "")
+
+
+def _refuse(model: nn.Module) -> None:
+    if torch.nn.modules.module._has_any_global_hook():
+        raise Untraceable("there are global module hooks")
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    for name, module in model.named_modules():
+        where = f"module {name!r} ({type(module).__name__})" if name else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise Untraceable(f"{where} is a ScriptModule")
+        if any(getattr(module, kind, None) for kind in hooks):
+            raise Untraceable(f"{where} has hooks")
+        if type(module).__module__.startswith(("torch.ao.nn.", "torch.nn.quantized")):
+            raise Untraceable(f"{where} is quantised")
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Undo what the model's forward does to itself and to the random state; tensors that it
+    changes are an error."""
+    before = [(m, dict(vars(m)), _copies(vars(m))) for m in model.modules()]
+    tensors = [*model.parameters(), *model.buffers()]
+    versions = [None if t.is_inference() else t._version for t in tensors]
+    devices = {t.device for t in tensors if t.device.type == "cuda"}
+    python_state = random.getstate()
+    with torch.random.fork_rng(list(devices)):
+        state = torch.get_rng_state()
+        try:
+            yield
+            drew = not torch.equal(state, torch.get_rng_state())
+        finally:
+            drawn_by_python = random.getstate() != python_state
+            random.setstate(python_state)
+            for module, attributes, contents in before:
+                vars(module).clear()
+                vars(module).update(attributes)
+                for kept, content in contents:
+                    _restore(kept, content)
+    if drew or drawn_by_python:
+        raise Untraceable("it draws random numbers")
+    if versions != [None if t.is_inference() else t._version for t in tensors]:
+        raise Untraceable("its forward changes its own parameters or buffers")
+
+
+def _copies(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """The containers among a module's attributes, and what is in them."""
+    return [(v, v.copy()) for v in attributes.values() if isinstance(v, list | dict | set)]
+
+
+def _restore(container: Any, content: Any) -> None:
+    container.clear()
+    if isinstance(container, list):
+        container.extend(content)
+    else:
+        container.update(content)
+
+
+# --- following the forward ------------------------------------------------------------------------
+
+_one_at_a_time = threading.RLock()  # torch.fx patches nn.Module for as long as it traces
+
+
+class _Tracer(torch.fx.Tracer):
+    """Modules of torch.nn and zfcuda.nn are calls; everything else is followed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.modules: dict[str, nn.Module] = {}
+        # Calls of modules as they return: how many fx nodes there were, the result, the names.
+        self.returned: list[tuple[int, torch.fx.Node, tuple[str, ...]]] = []
+        self._names: dict[nn.Module, list[str]] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            self._names.setdefault(module, []).append(name)
+        self._thread = threading.get_ident()
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """One input; whatever else the forward takes has its default."""
+
+        def call(x: Any) -> Any:
+            return self.root(x)
+
+        return call, [self.create_proxy("placeholder", "x", (), {})]
+
+    def create_arg(self, a: Any) -> Any:
+        """Tensors go into the graph as they are: fx would hang them on the user's model."""
+        return a if isinstance(a, Tensor) else super().create_arg(a)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        """Parameters are what they are, not calls: what is made of them alone is made now."""
+        return attr_val
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self._thread:  # someone else's model, meanwhile
+            return forward(*args, **kwargs)
+        m, _ = _uncompiled(m)
+        names = self._names.get(m, ())
+        if _is_leaf(m):
+            target = names[0] if names else f"unregistered {len(self.modules)}"
+            self.modules[target] = m
+            result = self.create_proxy("call_module", target, args, kwargs, name=_fx_name(target))
+        elif m is self.root and self.returned:
+            raise Untraceable("it calls itself")
+        else:
+            result = forward(*args, **kwargs)
+        if isinstance(result, torch.fx.Proxy):
+            self.returned.append((len(self.graph.nodes), result.node, tuple(names)))
+        return result
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    if module_kind(module) is not None:
+        return True
+    if isinstance(module, nn.Sequential | nn.DataParallel):
+        return False
+    return type(module).__module__.startswith(("torch.nn.", "zfcuda.nn"))
+
+
+def _fx_name(target: str) -> str:
+    return target.replace(".", "_") or "model"
+
+
+def _follow(model: nn.Module) -> tuple[_Tracer, torch.fx.Node]:
+    """The trace and the node that it returns."""
+    tracer = _Tracer(model)
+    try:
+        with _one_at_a_time, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = tracer.trace(model)
+    except Untraceable:
+        raise
+    except Exception as error:
+        said = str(error).strip().split("\n")[0]
+        raise Untraceable(f"torch.fx cannot follow it: {type(error).__name__}: {said}") from error
+    (output,) = next(node for node in graph.nodes if node.op == "output").args
+    if not isinstance(output, torch.fx.Node):
+        raise Untraceable(f"it returns {type(output).__name__}, not a tensor")
+    return tracer, output
+
+
+# --- running what was found -----------------------------------------------------------------------
+
+
+def _filled(arguments: Any, value_of: Callable[[Value], Any]) -> Any:
+    """Arguments with every Value replaced."""
+    return map_aggregate(arguments, lambda a: value_of(a) if isinstance(a, Value) else a)
+
+
+class _Run:
+    """The calls of a trace, run one after another on real images.
+
+    Calls really work in place here, so that what a later call sees is what it sees in the model.
+    """
+
+    def __init__(self, tracer: _Tracer, prefix: str) -> None:
+        self._tracer = tracer
+        self._prefix = prefix
+        self._nodes: list[Node] = []
+        self._results: list[Any] = []  # by node; kept alive, so that memory tells who is who
+        self._values: list[Value] = []
+        self._current: dict[torch.fx.Node, int] = {}  # whose value a name stands for by now
+        self._stale: set[int] = set()  # values that an in-place call changed through a view
+
+    def graph(self, images: Tensor, output: torch.fx.Node) -> Graph:
+        layers: dict[str, int] = {}
+        returned = iter(self._tracer.returned)
+        coming = next(returned, None)
+        for count, call in enumerate(self._tracer.graph.nodes):
+            # A module's output is the value as it returns, before later calls change it.
+            while coming is not None and coming[0] <= count:
+                layers |= dict.fromkeys(coming[2], self._index(coming[1]))
+                coming = next(returned, None)
+            if call.op == "output":
+                break
+            self._current[call] = self._input(call, images) if not count else self._call(call)
+        result = self._index(output)
+        y = self._results[result]
+        if not isinstance(y, Tensor) or y.dim() < 2 or len(y) != len(images):
+            got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise Untraceable(f"it must return a tensor [{len(images)},K], it returns {got}")
+        return _finished(self._nodes, result, {self._prefix + k: v for k, v in layers.items()})
+
+    def _index(self, call: torch.fx.Node) -> int:
+        index = self._current[call]
+        if index in self._stale:
+            raise Untraceable(
+                f"{self._nodes[index].name} is used after a call changed a part of it in place"
+            )
+        return index
+
+    def _input(self, call: torch.fx.Node, images: Tensor) -> int:
+        return self._add(call, Input(), (), images, _same, (), {})
+
+    def _call(self, call: torch.fx.Node) -> int:
+        target = self._tracer.modules[call.target] if call.op == "call_module" else call.target
+        args, kwargs = map_aggregate(
+            (call.args, call.kwargs),
+            lambda a: self._values[self._index(a)] if isinstance(a, torch.fx.Node) else a,
+        )
+        function = _method(target) if call.op == "call_method" else target
+        try:
+            reading = read(call.op, target, args, kwargs)
+            given, named = _filled((args, kwargs), lambda value: self._results[value.index])
+            versions = {id(t): t._version for t in _tensors((given, named))}
+            # Here a view is a view: what is changed through it later changes this, too.
+            really = getattr(given[0], target) if call.op == "call_method" else None
+            result = really(*given[1:], **named) if really else function(*given, **named)
+        except NotDeterministic as error:
+            raise Untraceable(str(error)) from error
+        except Exception as error:
+            raise Untraceable(f"{call.name} failed: {type(error).__name__}: {error}") from error
+        if not reading or not self._holds(*reading, result):
+            held = tuple(_values((args, kwargs)))
+            fixed = all(isinstance(self._nodes[v.index].rule, Shape) for v in held)
+            reading = (Shape() if fixed and not _tensors(result) else Opaque(), held)
+        rule, taken = reading
+        changed = [t for t in _tensors((given, named)) if t._version != versions[id(t)]]
+        if changed:
+            return self._in_place(call, rule, taken, result, changed, function, args, kwargs)
+        if isinstance(rule, Identity):
+            function, args, kwargs = _same, taken, {}
+        return self._add(call, rule, taken, result, function, args, kwargs)
+
+    def _holds(self, rule: Rule, taken: tuple[Value, ...], result: Any) -> bool:
+        """Whether the result is what the rule promises."""
+        if isinstance(rule, Opaque):
+            return True
+        if isinstance(rule, Shape):
+            only = all(
+                isinstance(self._nodes[v.index].rule, Input | Shape) or v.shape for v in taken
+            )
+            return only and not any(True for _ in _tensors(result))
+        first = self._results[taken[0].index]
+        if not isinstance(result, Tensor) or not isinstance(first, Tensor):
+            return False
+        alike = result.dtype == first.dtype and result.device == first.device
+        if isinstance(rule, Identity | Affine | Pointwise | Binary | Lrn):
+            return alike and result.shape == first.shape
+        return alike and result.dim() == 4
+
+    def _in_place(
+        self,
+        call: torch.fx.Node,
+        rule: Rule,
+        taken: tuple[Value, ...],
+        result: Any,
+        changed: list[Tensor],
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> int:
+        """A call that changed one of its arguments: the graph's makes a new value instead."""
+        held = _values((args, kwargs))
+        target = next((v for v in held if self._results[v.index] is result), None)
+        if target is None:
+            raise Untraceable(f"{call.name} changes an argument that it does not return")
+        if isinstance(rule, Pointwise | Binary):
+            function, args, kwargs = rule.function, taken, {}
+        else:
+            function = _on_a_copy(function, _position(args, kwargs, target))
+        index = self._add(call, rule, taken, result, function, args, kwargs)
+        for other, seen in enumerate(self._results[:index]):
+            if isinstance(seen, Tensor) and _share_memory(seen, result):
+                if _same_place(seen, result):
+                    for name, at in self._current.items():
+                        if at == other:
+                            self._current[name] = index
+                else:
+                    self._stale.add(other)
+        return index
+
+    def _add(
+        self,
+        call: torch.fx.Node,
+        rule: Rule,
+        taken: tuple[Value, ...],
+        result: Any,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> int:
+        index = len(self._nodes)
+        tensor = isinstance(result, Tensor)
+        shape = tuple(result.shape[1:]) if tensor else None
+        inputs = tuple(value.index for value in taken)
+        self._nodes.append(
+            Node(index, call.name, rule, inputs, (), shape, call, function, args, kwargs)
+        )
+        self._results.append(result)
+        self._values.append(
+            Value(
+                index,
+                shape,
+                result.dtype if tensor else None,
+                result.device if tensor else None,
+                result if isinstance(rule, Shape) else None,
+            )
+        )
+        return index
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _method(name: str) -> Callable[..., Any]:
+    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
+        # Values come in any layout. No one can tell a view from a copy where values never change.
+        sizes = not any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values()))
+        chosen = {"view": "reshape", "view_as": "reshape_as"}.get(name, name) if sizes else name
+        return getattr(x, chosen)(*args, **kwargs)
+
+    return call
+
+
+def _position(args: tuple[Any, ...], kwargs: dict[str, Any], value: Value) -> int | str:
+    for place, argument in (*enumerate(args), *kwargs.items()):
+        if argument is value:
+            return place
+    raise Untraceable("a call changes one of several tensors that it takes together")
+
+
+def _on_a_copy(function: Callable[..., Any], place: int | str) -> Callable[..., Any]:
+    """The function with its in-place argument copied first."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given: Any = kwargs if isinstance(place, str) else list(args)
+        given[place] = given[place].clone()
+        return function(*args, **given) if isinstance(place, str) else function(*given, **kwargs)
+
+    return call
+
+
+def _values(arguments: Any) -> list[Value]:
+    found: list[Value] = []
+    map_aggregate(arguments, lambda a: found.append(a) if isinstance(a, Value) else None)
+    return found
+
+
+def _tensors(arguments: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_aggregate(arguments, lambda a: found.append(a) if isinstance(a, Tensor) else None)
+    return found
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+
+
+def _same_place(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors on one storage are the same numbers."""
+    same = (a.storage_offset(), a.shape, a.stride(), a.dtype)
+    return same == (b.storage_offset(), b.shape, b.stride(), b.dtype)
+
+
+def _finished(nodes: list[Node], output: int, layers: dict[str, int]) -> Graph:
+    """The nodes on which the output or a layer depends, numbered anew."""
+    wanted = {0, output, *layers.values()}
+    for node in reversed(nodes):
+        if node.index in wanted:
+            wanted |= {value.index for value in _values((node.args, node.kwargs))}
+            wanted |= {*node.inputs}
+    place = {old: new for new, old in enumerate(sorted(wanted))}
+    names: dict[int, list[str]] = {}
+    for name, index in layers.items():
+        names.setdefault(index, []).append(name)
+
+    def moved(value: Value) -> Value:
+        return Value(place[value.index], value.shape, value.dtype, value.device, value.constant)
+
+    kept = []
+    for old in place:
+        node = nodes[old]
+        args, kwargs = _filled((node.args, node.kwargs), moved)
+        kept.append(
+            Node(
+                place[old],
+                node.name,
+                node.rule,
+                tuple(place[i] for i in node.inputs),
+                tuple(names.get(old, ())),
+                node.shape,
+                node.call,
+                node.function,
+                args,
+                dict(kwargs),
+            )
+        )
+    return Graph(tuple(kept), place[output])

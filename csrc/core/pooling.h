@@ -25,14 +25,15 @@ ZF_HOST_DEVICE Range<Index> taps_inside(Index out, Index kernel, Index stride, I
   return {begin, reach < kernel ? reach : kernel};
 }
 
-// The windows that may have a tap on coordinate `in`; with dilation some of them step over it.
+// The windows that may have a tap on coordinate `in`, which may be off the map; with dilation some
+// of them step over it.
 template <class Index>
 ZF_HOST_DEVICE Range<Index> windows_over(Index in, Index kernel, Index stride, Index padding,
                                          Index dilation, Index out_size) {
   const Index place = in + padding;
   const Index span = (kernel - 1) * dilation;
   const Index begin = place <= span ? 0 : (place - span + stride - 1) / stride;
-  const Index end = place / stride + 1;
+  const Index end = place < 0 ? 0 : place / stride + 1;
   return {begin, end < out_size ? end : out_size};
 }
 

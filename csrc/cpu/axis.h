@@ -35,8 +35,14 @@ class Meetings {
   // Seen from the input: the windows over each coordinate, in raster order.
   static Meetings of_inputs(int64_t in, int64_t out, int64_t kernel, int64_t stride,
                             int64_t padding, int64_t dilation) {
+    return of_inputs_between(0, in, out, kernel, stride, padding, dilation);
+  }
+
+  // Likewise of the coordinates first ... last - 1, counted from `first`; they may be off the map.
+  static Meetings of_inputs_between(int64_t first, int64_t last, int64_t out, int64_t kernel,
+                                    int64_t stride, int64_t padding, int64_t dilation) {
     Meetings list;
-    for (int64_t i = 0; i < in; ++i) {
+    for (int64_t i = first; i < last; ++i) {
       const auto windows = windows_over(i, kernel, stride, padding, dilation, out);
       for (int64_t o = windows.begin; o < windows.end; ++o) {
         const int64_t tap = tap_on(i, o, stride, padding, dilation);

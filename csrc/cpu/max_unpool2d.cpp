@@ -12,21 +12,7 @@
 #include "cpu/axis.h"
 #include "cpu/level.h"
 #include "cpu/rows.h"
-
-namespace zfcuda::cpu {
-namespace {
-
-// One window, or one row of windows, that may send to the outputs at work: those whose switch is
-// `tap`.
-template <class T>
-struct Source {
-  const T* y;
-  const uint8_t* switches;
-  int tap;
-};
-
-}  // namespace
-}  // namespace zfcuda::cpu
+#include "cpu/source.h"
 
 #define ZF_LOOPS "cpu/max_unpool2d_loops.h"
 #include "cpu/for_each_level.h"

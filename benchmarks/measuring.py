@@ -1,0 +1,92 @@
+"""What the occlusion and projection benchmarks share: JSON lines, memory, contests in rounds."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import zfcuda.info
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to do the work.
+
+    Attributes:
+        label: with which settings.
+        run: does ``count`` pieces of it.
+        count: positions, or units.
+    """
+
+    label: str
+    run: Callable[[], Any]
+    count: int
+
+    def seconds(self) -> float:
+        begin = time.perf_counter()
+        self.run()
+        return time.perf_counter() - begin
+
+
+def finalists(contestants: Sequence[Contestant], count: int = 2) -> list[Contestant]:
+    """The fastest a piece, by the better of two runs each."""
+
+    def cost(each: Contestant) -> float:
+        first = each.seconds()
+        # One long run says enough: it is the first that pays for caches.
+        return (first if first > 20 else min(first, each.seconds())) / each.count
+
+    return sorted(contestants, key=cost)[:count]
+
+
+def median_ratio(rounds: Sequence[dict[str, float]], peer: str) -> float:
+    """How many times longer ``peer`` took than ours: the median of the rounds' ratios."""
+    return statistics.median(times[peer] / times["ours"] for times in rounds)
+
+
+def machine() -> dict[str, str]:
+    """What the numbers were measured on, for the table's head."""
+    return {
+        "machine": f"{zfcuda.info.collect().simd_level}, {torch.get_num_threads()} threads, "
+        f"float32, torch {torch.__version__}, Python {platform.python_version()}"
+    }
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def added_memory(run: Callable[[], Any]) -> int:
+    """Bytes by which ``run`` raises the process's peak of resident memory above what it held
+    before."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _resident("VmRSS")
+    run()
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {name}")

@@ -24,18 +24,20 @@ from zfcuda import _load
 if TYPE_CHECKING:
     from zfcuda import data, figures, models, nn, ops, results
     from zfcuda.backgrounds import background_effect
-    from zfcuda.deconvnet import deconv, projections
+    from zfcuda.deconvnet import deconv, project, projections
     from zfcuda.invariance import rotation, scaling, translation
+    from zfcuda.planning import Plan
     from zfcuda.predictions import predict
     from zfcuda.results import (
         BackgroundResult,
         InvarianceResult,
         LayerSums,
         OcclusionResult,
+        Patches,
         Predictions,
         Projections,
     )
-    from zfcuda.sensitivity import occlusion
+    from zfcuda.sensitivity import occlusion, plan
 
 __version__ = "0.1.0"
 
@@ -44,6 +46,8 @@ __all__ = [
     "InvarianceResult",
     "LayerSums",
     "OcclusionResult",
+    "Patches",
+    "Plan",
     "Predictions",
     "Projections",
     "background_effect",
@@ -54,7 +58,9 @@ __all__ = [
     "nn",
     "occlusion",
     "ops",
+    "plan",
     "predict",
+    "project",
     "projections",
     "results",
     "rotation",
@@ -67,12 +73,16 @@ _HOME = {
     "InvarianceResult": "results",
     "LayerSums": "results",
     "OcclusionResult": "results",
+    "Patches": "results",
     "Predictions": "results",
     "Projections": "results",
     "background_effect": "backgrounds",
     "deconv": "deconvnet",
     "occlusion": "sensitivity",
+    "plan": "sensitivity",
+    "Plan": "planning",
     "predict": "predictions",
+    "project": "deconvnet",
     "projections": "deconvnet",
     "rotation": "invariance",
     "scaling": "invariance",

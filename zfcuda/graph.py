@@ -162,7 +162,7 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
     """
     model, prefix = _uncompiled(model)
     _refuse(model)
-    with _unchanged(model), torch.no_grad(), torch.inference_mode(False):
+    with _unchanged(model), torch.inference_mode(False), torch.no_grad():
         images = x[:2].detach().clone()
         tracer, output = _follow(model)
         return _Run(tracer, prefix).graph(images, output)

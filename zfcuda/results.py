@@ -10,12 +10,14 @@ transformations, V of variants.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -251,6 +253,83 @@ class Projections(Result):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Patches(Result):
+    """V units projected to the input, each as the patch of its image that it depends on (Zeiler &
+    Fergus 2014, section 2.1).
+
+    Outside its patch a unit's projection is zero; :meth:`full` pastes it in place.
+
+    Attributes:
+        layers: the layers' names.
+        layer: int64 [V], each unit's layer, as an index into ``layers``.
+        image: int64 [V], each unit's image.
+        units: int64 [V,3], (channel, row, column); row and column are 0 in a layer of vectors and
+            -1 where the whole map was projected.
+        activations: [V], the units' values; of a whole map the largest.
+        boxes: int64 [V,4], (y0, x0, y1, x1), half open, pixels: where the patches lie.
+        values: [sum of C*h*w], the patches one after the other; see :meth:`patch`.
+        images: [N,C,H,W], the network input.
+    """
+
+    layers: tuple[str, ...]
+    layer: Tensor
+    image: Tensor
+    units: Tensor
+    activations: Tensor
+    boxes: Tensor
+    values: Tensor
+    images: Tensor
+    _figure = "projection_patches"
+
+    def __post_init__(self) -> None:
+        count = len(self.layer)
+        _expect("layer", self.layer, None)
+        _expect("image", self.image, count)
+        _expect("units", self.units, count, 3)
+        _expect("activations", self.activations, count)
+        _expect("boxes", self.boxes, count, 4)
+        _expect("images", self.images, None, None, None, None)
+        _expect("values", self.values, self._starts[-1])
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        """Where each patch begins in ``values``, and where the last one ends."""
+        sizes = (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1) * self.images.shape[1]
+        return [0, *sizes.cumsum(0).tolist()]
+
+    def patch(self, index: int) -> Tensor:
+        """One unit's patch [C,h,w], a view of ``values``."""
+        index = range(len(self))[index]
+        y0, x0, y1, x1 = self.boxes[index].tolist()
+        flat = self.values[self._starts[index] : self._starts[index + 1]]
+        return flat.view(self.images.shape[1], y1 - y0, x1 - x0)
+
+    def of(self, layer: str, image: int | None = None) -> Tensor:
+        """int64, the indices of a layer's units (in one image)."""
+        if layer not in self.layers:
+            raise ValueError(f"layer {layer!r} was not projected; projected: {list(self.layers)}")
+        own = self.layer == self.layers.index(layer)
+        return (own if image is None else own & (self.image == image)).nonzero()[:, 0]
+
+    def full(self, indices: int | slice | Sequence[int] | Tensor | None = None) -> Tensor:
+        """The projections as pictures [V,C,H,W] (all, or those of ``indices``; one index gives
+        [C,H,W])."""
+        one = isinstance(indices, int)
+        order = torch.arange(len(self))
+        chosen = order if indices is None else order[[indices] if one else indices]
+        # calloc'ed: what no patch touches costs no page
+        shape = (len(chosen), *self.images.shape[1:])
+        pictures = torch.from_numpy(np.zeros(shape, self.values.numpy().dtype))
+        boxes = self.boxes[chosen].tolist()
+        for picture, index, (y0, x0, y1, x1) in zip(pictures, chosen.tolist(), boxes, strict=True):
+            picture[:, y0:y1, x0:x1] = self.patch(index)
+        return pictures[0] if one else pictures
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class LayerSums:
     """Activity of one map of a layer under occlusion (Zeiler & Fergus 2014, figure 7b).
 
@@ -281,32 +360,34 @@ class OcclusionResult(Result):
         base_logits: [N,K], without occluder.
         target: int64 [N], the class the scores are about.
         boxes: int64 [P,4], (y0, x0, y1, x1), half open, pixels; row by row of the grid.
-        grid: (rows, columns) of positions, P of them.
-        size, stride: (height, width) of the occluder and its steps, pixels.
+        grid: (rows, columns) of positions, P of them; None for positions of the caller's own.
+        size, stride: (height, width) of the occluder and its steps, pixels; None likewise.
         image_size: (H, W).
         fill: what the occluder showed, in network input space: a number, [C], or [C,H,W].
         layers: for every recorded layer, its strongest map's activity.
         seconds: wall time.
         score: what :meth:`to_attribution` is made of, ``"logit"`` or ``"probability"``.
+        method: how it was computed: ``"cone"``, only what an occluder can change, or ``"dense"``.
     """
 
     logits: Tensor
     base_logits: Tensor
     target: Tensor
     boxes: Tensor
-    grid: tuple[int, int]
-    size: tuple[int, int]
-    stride: tuple[int, int]
+    grid: tuple[int, int] | None
+    size: tuple[int, int] | None
+    stride: tuple[int, int] | None
     image_size: tuple[int, int]
     fill: float | Tensor
     layers: dict[str, LayerSums]
     seconds: float
     score: Literal["logit", "probability"] = "logit"
+    method: Literal["cone", "dense"] = "dense"
     _figure = "occlusion_row"
 
     def __post_init__(self) -> None:
-        rows, columns = self.grid
-        _expect("logits", self.logits, None, rows * columns, None)
+        count = self.grid[0] * self.grid[1] if self.grid else None
+        _expect("logits", self.logits, None, count, None)
         n, positions, classes = self.logits.shape
         _expect("base_logits", self.base_logits, n, classes)
         _expect("target", self.target, n)
@@ -336,19 +417,27 @@ class OcclusionResult(Result):
         """[N,P], probability of the target class at every position."""
         return _pick(self.probabilities, self.target)
 
+    def _on_grid(self, values: Tensor) -> Tensor:
+        if self.grid is None:
+            raise ValueError(
+                "positions of the caller's own form no map; use target_probability, labels and "
+                "layers, or to_attribution()"
+            )
+        return values.view(self.grid)
+
     def heatmap(self, image: int = 0) -> Tensor:
         """[rows, columns], probability of the target class as a map (figure 7d)."""
-        return self.target_probability[image].view(self.grid)
+        return self._on_grid(self.target_probability[image])
 
     def label_map(self, image: int = 0) -> Tensor:
         """int64 [rows, columns], the most probable class as a map (figure 7e)."""
-        return self.labels[image].view(self.grid)
+        return self._on_grid(self.labels[image])
 
     def layer_map(self, layer: str, image: int = 0) -> Tensor:
         """[rows, columns], the spatial sum of the layer's strongest map as a map (figure 7b)."""
         if layer not in self.layers:
             raise ValueError(f"layer {layer!r} was not recorded; recorded: {sorted(self.layers)}")
-        return self.layers[layer].sums[image].view(self.grid)
+        return self._on_grid(self.layers[layer].sums[image])
 
     def to_attribution(self) -> Tensor:
         """Captum's occlusion map [N,1,H,W]: score without minus score with occluder, averaged at

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -23,7 +25,14 @@ from zfcuda._running import (
     to_result,
     variant_passes,
 )
+from zfcuda.graph import Untraceable, trace
+from zfcuda.incremental import base_values, batch_sizes, occlude_all
+from zfcuda.planning import Plan, Schedule, boxes_of, planned
 from zfcuda.results import LayerSums, OcclusionResult
+from zfcuda.steps import fuse
+
+Method = Literal["auto", "cone", "dense"]
+_METHODS = ("auto", "cone", "dense")
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
@@ -35,12 +44,17 @@ def occlusion(
     stride: int | tuple[int, int] = 8,
     fill: float | Sequence[float] | Tensor = 0.0,
     layers: str | Sequence[str] = (),
-    method: Literal["auto", "dense"] = "auto",
+    method: Method = "auto",
     score: Literal["logit", "probability"] = "logit",
+    positions: Tensor | None = None,
     max_memory: int | None = None,
     progress: bool = False,
 ) -> OcclusionResult:
     """The model's output with a rectangle of the image hidden, for a grid of rectangles.
+
+    The image is run once as it is; every position then recomputes only what its rectangle can
+    change on each map, exactly (not an approximation), down to the layer from which whole maps
+    are cheaper. :func:`plan` tells which that is.
 
     The grid is Captum's: per axis the occluder starts at 0, s, 2s, ..., ceil((H - h) / s) + 1
     positions of them, the last one cut off at the edge (a position entirely outside, possible when
@@ -53,58 +67,51 @@ def occlusion(
             what the model predicts without occluder.
         size, stride: of the occluder in pixels, an int or (height, width), at most the image's.
         fill: what the occluder shows, in network input space: a number (0 is usually the mean
-            colour), one per channel [C], or an image [C,H,W].
+            colour), one per channel [C], or an image [C,H,W], such as a blurred one.
         layers: names of ``model.named_modules()``; for each, the spatial sum of the map that is
             strongest without occluder is recorded at every position (figure 7b).
-        method: "dense" runs a full pass for each position; "auto" chooses it.
+        method: "cone" recomputes what can change, wherever it can be told; "dense" runs a full pass
+            for each position; "auto" does what is faster at every layer. A model that
+            ``torch.fx`` cannot trace runs dense under "auto", with a warning that says why.
         score: what :meth:`OcclusionResult.to_attribution` is made of.
-        max_memory: bytes that the activations of one batch may take; by default half of what is
-            free on a GPU, a quarter (at most 128 MiB) on a CPU.
+        positions: boxes of your own instead of a grid, int64 [P,4] of (y0, x0, y1, x1), half open,
+            pixels; clipped to the image, which each has to meet. ``size`` and ``stride`` then have
+            no effect.
+        max_memory: bytes that the activations of one batch may take, at least one position's; by
+            default half of what is free on a GPU, a quarter (at most 128 MiB) on a CPU.
         progress: show a progress bar.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind or out of range.
+        TypeError, ValueError: an argument of the wrong kind or out of range, or method "cone" for a
+            model that cannot be traced.
     """
     start = time.perf_counter()
-    check_input(model, x)
-    if method not in ("auto", "dense"):
-        raise ValueError(f"method must be 'auto' or 'dense' in this version, got {method!r}")
+    request = _request(model, x, size, stride, positions, method, max_memory)
     if score not in ("logit", "probability"):
         raise ValueError(f"score must be 'logit' or 'probability', got {score!r}")
-    image_size = (x.shape[2], x.shape[3])
-    size, stride = pair(size, "size"), pair(stride, "stride")
-    boxes, grid = occluder_grid(image_size, size, stride)
     fill = fill_setting(fill, x, with_image=True)
     names = list(find_layers(model, layers))
-    limit = memory_limit(max_memory, x.device)
 
     with evaluating(model):
-        base, strongest, fitting = base_pass(model, x, names, _strongest_map, limit)
+        base, strongest, fitting = base_pass(model, x, names, _strongest_map, request.limit)
         chosen = choose_target(target, to_result(base))
         channels = {name: torch.cat([part[0] for part in strongest[name]]) for name in names}
         base_sums = {name: torch.cat([part[1] for part in strongest[name]]) for name in names}
-
-        def occluded(images: Tensor, positions: slice) -> Tensor:
-            return ops.occlude(images, boxes[positions], fill)
-
-        def map_sum(layer: str, maps: Tensor, images: slice) -> Tensor:
-            index = channels[layer][images, None, None].expand(-1, maps.shape[1], 1)
-            index = index[..., None, None].expand(-1, -1, -1, *maps.shape[3:])
-            return _spatial_sum(maps.gather(2, index)[:, :, 0])
-
-        with progress_bar(len(x) * len(boxes), progress, "occlusion") as advance:
-            logits, sums = variant_passes(
-                model, x.detach(), occluded, len(boxes), names, map_sum, fitting, advance
-            )
+        network = _network(model, x, request, names, base)
+        with progress_bar(len(x) * len(request.boxes), progress, "occlusion") as advance:
+            if isinstance(network, str):
+                logits, sums = _dense(model, x, request, fill, channels, fitting, advance)
+            else:
+                logits, sums = _incremental(network, x, request, fill, channels, advance)
     return OcclusionResult(
         logits=logits,
         base_logits=to_result(base),
         target=chosen,
-        boxes=boxes,
-        grid=grid,
-        size=size,
-        stride=stride,
-        image_size=image_size,
+        boxes=request.boxes,
+        grid=request.grid,
+        size=request.size,
+        stride=request.stride,
+        image_size=(x.shape[2], x.shape[3]),
         fill=fill,
         layers={
             name: LayerSums(name, channels[name].cpu(), to_result(base_sums[name]), sums[name])
@@ -112,6 +119,214 @@ def occlusion(
         },
         seconds=time.perf_counter() - start,
         score=score,
+        method="dense" if isinstance(network, str) else "cone",
+    )
+
+
+@torch.inference_mode(False)
+def plan(
+    model: nn.Module,
+    x: Tensor,
+    size: int | tuple[int, int] = 50,
+    stride: int | tuple[int, int] = 8,
+    layers: str | Sequence[str] = (),
+    method: Method = "auto",
+    positions: Tensor | None = None,
+    max_memory: int | None = None,
+) -> Plan:
+    """What :func:`occlusion` would do with the same arguments: which steps run inside cones, where
+    whole maps begin, and the predicted speed-up. Runs the model on one image.
+
+    Returns:
+        A :class:`zfcuda.planning.Plan`; ``print`` shows it as a table.
+
+    Raises:
+        TypeError, ValueError: as :func:`occlusion`.
+    """
+    request = _request(model, x, size, stride, positions, method, max_memory)
+    names = list(find_layers(model, layers))
+    with evaluating(model):
+        network = _network(model, x, request, names, None)
+    if isinstance(network, str):
+        return Plan("dense", network, len(request.boxes), (), 1)
+    return network.plan
+
+
+# --- what was asked for ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The checked arguments that a plan depends on."""
+
+    boxes: Tensor
+    grid: tuple[int, int] | None
+    size: tuple[int, int] | None
+    stride: tuple[int, int] | None
+    method: Method
+    limit: int
+
+
+def _request(
+    model: nn.Module,
+    x: Tensor,
+    size: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    positions: Tensor | None,
+    method: Method,
+    max_memory: int | None,
+) -> _Request:
+    check_input(model, x)
+    if method not in _METHODS:
+        raise ValueError(f"method must be 'auto', 'cone' or 'dense', got {method!r}")
+    image_size = (x.shape[2], x.shape[3])
+    limit = memory_limit(max_memory, x.device)
+    if positions is not None:
+        return _Request(_own_boxes(positions, image_size), None, None, None, method, limit)
+    size, stride = pair(size, "size"), pair(stride, "stride")
+    boxes, grid = occluder_grid(image_size, size, stride)
+    return _Request(boxes, grid, size, stride, method, limit)
+
+
+def _own_boxes(positions: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The caller's boxes, clipped to the image."""
+    if not isinstance(positions, Tensor) or positions.dtype != torch.int64:
+        got = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
+        raise TypeError(f"positions must be an int64 tensor [P,4] of (y0, x0, y1, x1), got {got}")
+    if positions.dim() != 2 or positions.shape[1] != 4 or len(positions) == 0:
+        raise ValueError(
+            "positions must be [P,4] of (y0, x0, y1, x1) and not empty, got shape "
+            f"{list(positions.shape)}"
+        )
+    limits = torch.tensor([*image_size, *image_size])
+    boxes = positions.detach().cpu().clamp_min(0).minimum(limits)
+    empty = (boxes[:, :2] >= boxes[:, 2:]).any(1)
+    if bool(empty.any()):
+        first = int(empty.nonzero()[0])
+        raise ValueError(
+            f"position {first}, {positions[first].tolist()} as (y0, x0, y1, x1), hides nothing of "
+            f"an image of {image_size[0]}x{image_size[1]} pixels"
+        )
+    return boxes
+
+
+# --- inside cones ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """A traced model with what to run of it how; ``nodes`` are the recorded layers'."""
+
+    schedule: Schedule
+    plan: Plan
+    nodes: dict[str, int]
+
+
+def _network(
+    model: nn.Module, x: Tensor, request: _Request, layers: list[str], base: Tensor | None
+) -> _Network | str:
+    """How to run the model inside cones, or why not."""
+    if request.method == "dense":
+        return "as asked"
+    try:
+        return _traced(model, x, request, layers, base)
+    except Untraceable as error:
+        if request.method == "cone":
+            raise ValueError(
+                f"method 'cone' needs a model that can be traced: {error}; use method='auto'"
+            ) from error
+        warnings.warn(
+            f"occlusion runs dense passes, since the model cannot be traced: {error}", stacklevel=5
+        )
+        return str(error)
+
+
+def _traced(
+    model: nn.Module, x: Tensor, request: _Request, layers: list[str], base: Tensor | None
+) -> _Network:
+    """
+    Raises:
+        Untraceable: the model cannot be traced, a layer is not in the graph, or the graph does not
+            say what the model says.
+    """
+    graph = trace(model, x[:1])
+    nodes: dict[str, int] = {}
+    for layer in layers:
+        node = graph.layer(layer)
+        if node is None or node.shape is None or len(node.shape) not in (1, 3):
+            raise Untraceable(f"the graph has no maps of layer {layer!r}")
+        nodes[layer] = node.index
+    steps = fuse(graph, nodes.values())
+    boxes = boxes_of(steps, request.boxes.numpy())
+    force = request.method == "cone"
+    schedule, rows = planned(steps, boxes, 128, x.element_size(), force)
+    if base is not None:
+        _require_same(base_values(schedule, x[:1]).output, base[:1])
+    chunk, _ = batch_sizes(schedule, request.limit)
+    method = "cone" if schedule.cones else "dense"
+    reason = "" if schedule.cones else "no cone is cheaper than whole maps"
+    return _Network(schedule, Plan(method, reason, len(request.boxes), rows, chunk), nodes)
+
+
+def _require_same(output: Tensor, base: Tensor) -> None:
+    """Tracing has seen one path through the model; what it computes must be what the model does."""
+    tolerance = {torch.float64: 1e-7, torch.float32: 1e-2}.get(base.dtype, 0.1)
+    both = torch.stack([output.double(), base.double()])
+    finite = both.isfinite().all(0)
+    wrong = (both[0] - both[1])[finite].norm() > tolerance * both[1][finite].norm()
+    if output.shape != base.shape or bool(wrong):
+        raise Untraceable("its graph gives other logits than the model itself")
+
+
+def _incremental(
+    network: _Network,
+    x: Tensor,
+    request: _Request,
+    fill: float | Tensor,
+    channels: dict[str, Tensor],
+    advance: object,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits [N,P,K] and each layer's sums [N,P], on the CPU."""
+    shown = torch.as_tensor(fill, dtype=x.dtype).to(x.device)
+    shown = shown[:, None, None] if shown.dim() == 1 else shown
+    shown = shown.expand(x.shape[1:]).permute(1, 2, 0).contiguous()[None]
+    logits: list[Tensor] = []
+    sums: dict[str, list[Tensor]] = {layer: [] for layer in network.nodes}
+    for n in range(len(x)):
+        base = base_values(network.schedule, x[n : n + 1].detach())
+        wanted = {node: int(channels[layer][n]) for layer, node in network.nodes.items()}
+        answers = occlude_all(network.schedule, base, shown, wanted, request.limit, advance)
+        logits.append(to_result(answers.logits))
+        for layer, node in network.nodes.items():
+            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+            sums[layer].append(answers.sums[node].to(wide).cpu())
+    return torch.stack(logits), {layer: torch.stack(parts) for layer, parts in sums.items()}
+
+
+# --- whole passes ---------------------------------------------------------------------------------
+
+
+def _dense(
+    model: nn.Module,
+    x: Tensor,
+    request: _Request,
+    fill: float | Tensor,
+    channels: dict[str, Tensor],
+    fitting: int,
+    advance: object,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same, the model itself called for every position."""
+
+    def occluded(images: Tensor, positions: slice) -> Tensor:
+        return ops.occlude(images, request.boxes[positions], fill)
+
+    def map_sum(layer: str, maps: Tensor, images: slice) -> Tensor:
+        index = channels[layer][images, None, None].expand(-1, maps.shape[1], 1)
+        index = index[..., None, None].expand(-1, -1, -1, *maps.shape[3:])
+        return _spatial_sum(maps.gather(2, index)[:, :, 0])
+
+    return variant_passes(
+        model, x.detach(), occluded, len(request.boxes), list(channels), map_sum, fitting, advance
     )
 
 

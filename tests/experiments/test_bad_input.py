@@ -139,7 +139,7 @@ OCCLUSION = {
         {"fill": [1.0, 2.0]},
         r"fill must be a number or of shape \[3\] or \[3, 16, 18\], got \[2\]",
     ),
-    "method": ({"method": "cone"}, r"method must be 'auto' or 'dense' in this version, got 'cone'"),
+    "method": ({"method": "fast"}, r"method must be 'auto', 'cone' or 'dense', got 'fast'"),
     "score": ({"score": "loss"}, r"score must be 'logit' or 'probability', got 'loss'"),
     "memory": ({"max_memory": -5}, r"max_memory must be a positive number of bytes, got -5"),
 }

@@ -1,0 +1,344 @@
+"""What an occluder changes, and nothing else: the steps of a network inside forward cones.
+
+Every position has, on each map, the rectangle that it can change (:mod:`zfcuda.cone`). What lies in
+it is held as a *patch*; everything around it is the base pass's. A step gathers the windows it
+needs from patch and base together, works on a batch of them, and leaves new patches. Convolutions
+want windows of one size, so positions are bucketed by the size of their rectangles, and small
+buckets join larger ones where the few pixels recomputed in vain cost less than another call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zfcuda import ops
+from zfcuda.rules import (
+    Affine,
+    AvgPool,
+    Binary,
+    Concat,
+    Conv,
+    Lrn,
+    MaxPool,
+    Pixelwise,
+    Pointwise,
+)
+from zfcuda.steps import Step, finish
+
+Boxes = np.ndarray  # int64 [P,4]: y0, x0, y1, x1, half open
+
+# Windows gathered for one convolution call, bytes: they should still be in the cache when it
+# reads them.
+_GATHERED = 2**23
+# Multiply-adds that one more convolution call costs (its setup, and its share of the weights read
+# again).
+_CALL = 2_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """What P positions have on one map.
+
+    Attributes:
+        buffers: pixels [n,C] each.
+        rows: int64 [P,8], the first columns of the window ops' table: image, buffer, offset, pitch,
+            and the box that the patch covers.
+    """
+
+    buffers: list[Tensor]
+    rows: np.ndarray
+
+    @property
+    def boxes(self) -> Boxes:
+        return self.rows[:, 4:]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self.buffers)
+
+
+def pixels(maps: Tensor) -> Tensor:
+    """Maps [n,C,h,w] as the window ops take them: [n,h,w,C], without a copy for channels_last."""
+    return maps.permute(0, 2, 3, 1).contiguous()
+
+
+def maps(pixels: Tensor) -> Tensor:
+    """[n,h,w,C] as channels_last maps [n,C,h,w]."""
+    return pixels.permute(0, 3, 1, 2)
+
+
+def occluders(fill: Tensor, boxes: Boxes) -> Patches:
+    """The input's patches: crops of the image ``fill`` [1,H,W,C], in place."""
+    width = fill.shape[2]
+    rows = np.zeros((len(boxes), 8), np.int64)
+    rows[:, 2] = boxes[:, 0] * width + boxes[:, 1]
+    rows[:, 3] = width
+    rows[:, 4:] = boxes
+    return Patches([fill.flatten(0, 2)], rows)
+
+
+def advance(
+    step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
+) -> Patches:
+    """The patches that the step makes.
+
+    Args:
+        step: a local one.
+        sources: its inputs' patches.
+        bases: its inputs without occluder, [1,H,W,C] each.
+        boxes: int64 [P,4], what to compute of the step's value; clipped to its maps, maybe empty.
+    """
+    match step.rule:
+        case Conv(kernel=(1, 1), stride=(1, 1), padding=(0, 0)):
+            return _each_buffer(step, sources[0])
+        case Conv() | AvgPool():
+            return _windowed(step, sources[0], bases[0], boxes)
+        case MaxPool():
+            return _pooled(step, sources[0], bases[0], boxes)
+        case Affine() | Pointwise() | Pixelwise() | Lrn():
+            return _each_buffer(step, sources[0])
+        case Concat():
+            return _concatenated(step, sources, bases, boxes)
+        case Binary():
+            return _combined(step, sources, bases, boxes)
+    raise TypeError(f"no cone for {step.rule!r}")
+
+
+def full(source: Patches, base: Tensor) -> Tensor:
+    """Every position's whole maps [P,C,H,W], channels_last."""
+    _, height, width, channels = base.shape
+    boxes = np.tile(np.array([0, 0, height, width], np.int64), (len(source.rows), 1))
+    out = _gathered([(source, base)], boxes)
+    return maps(out.view(-1, height, width, channels))
+
+
+def map_sums(source: Patches, base: Tensor, channel: int) -> Tensor:
+    """Every position's sum over one map [P], float64."""
+    before = F.pad(base[0, :, :, channel].double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    y0, x0, y1, x1 = torch.from_numpy(source.boxes.T.copy()).to(base.device)
+    replaced = before[y1, x1] - before[y0, x1] - before[y1, x0] + before[y0, x0]
+    return before[-1, -1] - replaced + _patch_sums(source, channel)
+
+
+def _patch_sums(source: Patches, channel: int) -> Tensor:
+    boxes = source.boxes
+    out, windows, largest = _table([source.rows], boxes, source.buffers[0].shape[1], source.buffers)
+    ops.gather_windows(None, source.buffers, windows[0], out, largest)
+    ends = torch.from_numpy(np.cumsum(_areas(boxes))).to(out.device)
+    total = F.pad(out[:, channel].double().cumsum(0), (1, 0))[ends]
+    return total.diff(prepend=total.new_zeros(1))
+
+
+# --- one kind of step each ------------------------------------------------------------------------
+
+
+def _each_buffer(step: Step, source: Patches) -> Patches:
+    """Steps that treat every pixel alone need no windows."""
+    rule, buffers = step.rule, []
+    for buffer in source.buffers:
+        x = maps(buffer[None, :, None])
+        match rule:
+            case Conv():
+                y = step.convolution(x, (0, 0))
+            case Lrn():
+                y = ops.local_response_norm(x, rule.size, rule.alpha, rule.beta, rule.k)
+            case Affine():
+                y = torch.addcmul(
+                    rule.shift.expand(x.shape[1])[:, None, None],
+                    x,
+                    rule.scale.expand(x.shape[1])[:, None, None],
+                )
+            case Pointwise() | Pixelwise():
+                y = rule.function(x)
+        buffers.append(_flat(finish(step, y)))
+    return Patches(buffers, source.rows)
+
+
+def _windowed(step: Step, source: Patches, base: Tensor, boxes: Boxes) -> Patches:
+    """Convolution and average pooling: torch's, on batches of equal windows."""
+    rule = step.rule
+    kernel, stride, padding = np.array(rule.kernel), np.array(rule.stride), np.array(rule.padding)
+    dilation = np.array(getattr(rule, "dilation", (1, 1)))
+    reach = dilation * (kernel - 1) + 1
+    channels, height, width = step.shape
+    work = rule.weight[0].numel() * channels if isinstance(rule, Conv) else channels
+    rows = _fresh_rows(len(boxes))
+    buffers: list[Tensor] = []
+    for members, size in buckets(boxes, _CALL / work):
+        window = (np.array(size) - 1) * stride + reach
+        bytes_each = int(window.prod()) * base.shape[3] * base.element_size()
+        count = max(1, _GATHERED // bytes_each)
+        for begin in range(0, len(members), count):
+            some = members[begin : begin + count]
+            start = np.minimum(boxes[some, :2], np.array([height, width]) - size)
+            inputs = np.concatenate([start * stride - padding], 1)
+            inputs = np.concatenate([inputs, inputs + window], 1)
+            gathered = _gathered([(_some(source, some), base)], inputs)
+            x = maps(gathered.view(len(some), *window.tolist(), -1))
+            y = _apply(step, x)
+            if isinstance(rule, AvgPool) and rule.divisor is None:
+                y = _divided(y, rule, base, start)
+            y = finish(step, y)
+            rows[some, 1] = len(buffers)
+            rows[some, 2] = np.arange(len(some)) * (size[0] * size[1])
+            rows[some, 3] = size[1]
+            rows[some, 4:] = np.concatenate([start, start + size], 1)
+            buffers.append(_flat(y))
+    return Patches(buffers or [base.new_empty(0, channels)], rows)
+
+
+def _apply(step: Step, x: Tensor) -> Tensor:
+    if step.convolution is not None:
+        return step.convolution(x, (0, 0))
+    rule = step.rule
+    return F.avg_pool2d(x, rule.kernel, rule.stride, divisor_override=rule.divisor or 1)
+
+
+def _divided(sums: Tensor, rule: AvgPool, base: Tensor, start: np.ndarray) -> Tensor:
+    """Sums over windows [n,C,h,w], whose first is at ``start`` [n,2], over their element counts:
+    fewer at the edges, where torch counts so."""
+    counts = [
+        _elements(start[:, axis, None] + np.arange(sums.shape[2 + axis]), rule, base, axis)
+        for axis in (0, 1)
+    ]
+    rows, columns = (torch.from_numpy(count).to(sums) for count in counts)
+    return sums.div_(rows[:, None, :, None] * columns[:, None, None, :])
+
+
+def _elements(at: np.ndarray, rule: AvgPool, base: Tensor, axis: int) -> np.ndarray:
+    """The elements that windows ``at`` count along one axis."""
+    length, padding = base.shape[1 + axis], rule.padding[axis]
+    begin = at * rule.stride[axis] - padding
+    end = np.minimum(begin + rule.kernel[axis], length + padding)
+    if not rule.count_include_pad:
+        begin, end = np.maximum(begin, 0), np.minimum(end, length)
+    return end - begin
+
+
+def _pooled(step: Step, source: Patches, base: Tensor, boxes: Boxes) -> Patches:
+    rule = step.rule
+    out, (windows,), largest = _table([source.rows], boxes, base.shape[3], [base])
+    ops.pool_windows(
+        base,
+        source.buffers,
+        windows,
+        out,
+        largest,
+        rule.kernel,
+        rule.stride,
+        rule.padding,
+        rule.dilation,
+        rule.relu,
+    )
+    return _patches(out, boxes)
+
+
+def _concatenated(
+    step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
+) -> Patches:
+    out = _gathered(list(zip(sources, bases, strict=True)), boxes)
+    return _patches(_flat(finish(step, maps(out[None, :, None]))), boxes)
+
+
+def _combined(
+    step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
+) -> Patches:
+    first, second = (
+        maps(_gathered([(source, base)], boxes)[None, :, None])
+        for source, base in zip(sources, bases, strict=True)
+    )
+    return _patches(_flat(finish(step, step.rule.function(first, second))), boxes)
+
+
+# --- windows and buffers --------------------------------------------------------------------------
+
+
+def buckets(boxes: Boxes, call: float) -> list[tuple[np.ndarray, tuple[int, int]]]:
+    """Positions that share a size: their indices and the size. Empty boxes are in none.
+
+    Args:
+        call: pixels that may be computed in vain to save one bucket.
+    """
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    code = sizes[:, 0] << 32 | sizes[:, 1]
+    unique, inverse, counts = np.unique(code, return_inverse=True, return_counts=True)
+    size = np.stack([unique >> 32, unique & 0xFFFFFFFF], 1)
+    label = np.arange(len(unique))
+    alive = size.prod(1) > 0
+    while alive.sum() > 1:
+        common = np.maximum(size[:, None], size[None])
+        vain = counts[:, None] * (common.prod(2) - size.prod(1)[:, None])
+        vain = (vain + vain.T).astype(float)
+        vain[~alive] = vain[:, ~alive] = np.inf
+        np.fill_diagonal(vain, np.inf)
+        i, j = np.unravel_index(vain.argmin(), vain.shape)
+        if vain[i, j] > call:
+            break
+        size[i], counts[i], alive[j] = common[i, j], counts[i] + counts[j], False
+        label[label == j] = i
+    of = label[inverse]
+    kept = np.flatnonzero(alive)
+    return [(np.flatnonzero(of == i), (int(size[i, 0]), int(size[i, 1]))) for i in kept]
+
+
+def _areas(boxes: Boxes) -> np.ndarray:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _fresh_rows(count: int) -> np.ndarray:
+    rows = np.zeros((count, 8), np.int64)
+    rows[:, 1] = -1
+    return rows
+
+
+def _some(source: Patches, members: np.ndarray) -> Patches:
+    return Patches(source.buffers, source.rows[members])
+
+
+def _patches(out: Tensor, boxes: Boxes) -> Patches:
+    """Patches of just these boxes, one after another in ``out``."""
+    rows = _fresh_rows(len(boxes))
+    areas = _areas(boxes)
+    rows[:, 1] = 0
+    rows[:, 2] = np.cumsum(areas) - areas
+    rows[:, 3] = boxes[:, 3] - boxes[:, 1]
+    rows[:, 4:] = boxes
+    return Patches([out], rows)
+
+
+def _table(
+    sources: Sequence[np.ndarray], boxes: Boxes, channels: int, like: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor], int]:
+    """Room for windows at ``boxes``, one after another, and each source's table of them."""
+    areas = _areas(boxes)
+    ends = np.cumsum(areas)
+    out = like[0].new_empty(int(ends[-1]) if len(ends) else 0, channels)
+    own = np.concatenate([boxes, (ends - areas)[:, None]], 1)
+    windows = [
+        torch.from_numpy(np.concatenate([rows, own], 1)).to(out.device, non_blocking=True)
+        for rows in sources
+    ]
+    return out, windows, int(areas.max(initial=0))
+
+
+def _gathered(operands: Sequence[tuple[Patches, Tensor]], boxes: Boxes) -> Tensor:
+    """The windows at ``boxes``, one after another, the operands' channels side by side."""
+    channels = sum(base.shape[3] for _, base in operands)
+    rows = [source.rows for source, _ in operands]
+    out, tables, largest = _table(rows, boxes, channels, [operands[0][1]])
+    channel = 0
+    for (source, base), windows in zip(operands, tables, strict=True):
+        ops.gather_windows(base, source.buffers, windows, out, largest, channel)
+        channel += base.shape[3]
+    return out
+
+
+def _flat(maps: Tensor) -> Tensor:
+    """[n,C,h,w] as pixels [n*h*w,C]."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])

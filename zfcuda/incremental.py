@@ -1,0 +1,265 @@
+"""All occluder positions of one image from one base pass.
+
+Cones first (:mod:`zfcuda.forward_cone`), whole maps where the schedule says so. Positions go in
+batches, those whose rectangles are alike together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zfcuda.forward_cone import Patches, advance, full, map_sums, occluders, pixels
+from zfcuda.planning import Schedule
+from zfcuda.rules import Shape
+from zfcuda.steps import Step, run
+
+_TAIL = 512  # positions whose vectors are worth collecting for one pass of the linear layers
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the model says of P positions: logits [P,K] and, by node, the sums over one map [P]."""
+
+    logits: Tensor
+    sums: dict[int, Tensor]
+
+
+@dataclass(eq=False)
+class Base:
+    """One image without occluder.
+
+    Attributes:
+        output: the graph's output [1,...].
+        values: by step value, its maps as pixels [1,H,W,C], where cones end or begin.
+    """
+
+    output: Tensor
+    values: dict[int, Tensor]
+
+
+def base_values(schedule: Schedule, image: Tensor) -> Base:
+    """Run ``image`` [1,C,H,W]; keep the maps that patches will be laid over."""
+    steps = schedule.steps
+    uses = _last_uses(schedule)
+    values: dict[int, object] = {0: image.contiguous(memory_format=torch.channels_last)}
+    kept = {0: pixels(values[0])}
+    for at, step in enumerate(steps.steps[1:]):
+        value = run(steps, step, values)
+        values[step.value] = value
+        if step.value in schedule.cones:
+            kept[step.value] = pixels(value)
+        for used in {*step.inputs, step.value}:
+            if uses.get(used, -1) <= at and used != steps.output:
+                values.pop(used, None)
+    return Base(values[steps.output], kept)
+
+
+def occlude_all(
+    schedule: Schedule,
+    base: Base,
+    fill: Tensor,
+    channels: Mapping[int, int],
+    limit: int,
+    advanced: Callable[[int], object],
+) -> Answers:
+    """Every position.
+
+    Args:
+        fill: [1,H,W,C], what the occluders show.
+        channels: by node, the map whose sum is wanted.
+        limit: bytes that patches and maps of one batch may take.
+        advanced: called with the number of positions done.
+    """
+    order = _alike_first(schedule)
+    chunk, tail = batch_sizes(schedule, limit)
+    answers = _Collected(len(order))
+    handed: list[dict[int, Tensor]] = []
+    waiting: list[np.ndarray] = []
+    for begin in range(0, len(order), chunk):
+        members = order[begin : begin + chunk]
+        handed.append(_inside_cones(schedule, base, fill, members, channels, answers))
+        waiting.append(members)
+        count = sum(map(len, waiting))
+        if count + chunk > tail or begin + chunk >= len(order):
+            joined = {node: torch.cat([part[node] for part in handed]) for node in handed[0]}
+            handed, some = [], np.concatenate(waiting)
+            waiting = []
+            _on_whole_maps(schedule, joined, some, channels, answers)
+            advanced(count)
+    return answers.result()
+
+
+def batch_sizes(schedule: Schedule, limit: int) -> tuple[int, int]:
+    """How many positions run together inside cones, and how many on whole maps."""
+    cones, dense = _bytes_each(schedule)
+    together = int(min(_TAIL, max(1, limit // max(1, dense))))
+    return int(min(together, max(1, limit // max(1, cones)))), together
+
+
+# --- the two parts --------------------------------------------------------------------------------
+
+
+def _inside_cones(
+    schedule: Schedule,
+    base: Base,
+    fill: Tensor,
+    members: np.ndarray,
+    channels: Mapping[int, int],
+    answers: _Collected,
+) -> dict[int, Tensor]:
+    """Run the cones of these positions; returns the whole maps that the other steps take."""
+    uses, needed = _last_uses(schedule), _handed_over(schedule)
+    wanted = _by_source(schedule, channels)
+    patches: dict[int, Patches] = {0: occluders(fill, schedule.boxes[0][members])}
+    whole: dict[int, Tensor] = {}
+
+    def made(value: int) -> None:
+        for node in wanted.get(value, ()):
+            sums = map_sums(patches[value], base.values[value], channels[node])
+            answers.add_sums(node, members, sums)
+        if value in needed:
+            whole[value] = full(patches[value], base.values[value])
+
+    made(0)
+    for at, step in enumerate(schedule.steps.steps[1:]):
+        if step.value in schedule.cones:
+            patches[step.value] = advance(
+                step,
+                [patches[i] for i in step.inputs],
+                [base.values[i] for i in step.inputs],
+                schedule.boxes[step.value][members],
+            )
+            made(step.value)
+        for used in {*step.inputs, step.value}:
+            if uses.get(used, -1) <= at:
+                patches.pop(used, None)
+    return whole
+
+
+def _on_whole_maps(
+    schedule: Schedule,
+    handed: dict[int, Tensor],
+    members: np.ndarray,
+    channels: Mapping[int, int],
+    answers: _Collected,
+) -> None:
+    steps, uses = schedule.steps, _last_uses(schedule)
+    wanted = _by_source(schedule, channels)
+    values: dict[int, object] = dict(handed)
+    for at, step in enumerate(steps.steps[1:]):
+        if step.value in schedule.cones:
+            continue
+        if isinstance(step.rule, Shape):
+            values[step.value] = run(steps, step, _stand_ins(schedule, step, len(members), handed))
+        else:
+            values[step.value] = run(steps, step, values)
+        for node in wanted.get(step.value, ()):
+            map_ = values[step.value][:, channels[node]]
+            answers.add_sums(node, members, map_.double().flatten(1).sum(1))
+        for used in {*step.inputs, step.value}:
+            if uses.get(used, -1) <= at and used != steps.output:
+                values.pop(used, None)
+    answers.add_logits(members, values[steps.output])
+
+
+def _stand_ins(
+    schedule: Schedule, step: Step, count: int, handed: dict[int, Tensor]
+) -> dict[int, Tensor]:
+    """For a question about a shape alone: tensors of that shape that take no memory."""
+    graph = schedule.steps.graph
+    like = next(iter(handed.values()))
+    return {i: like.new_empty(()).expand(count, *graph.nodes[i].shape) for i in step.inputs}
+
+
+@dataclass(eq=False)
+class _Collected:
+    """Answers as they come, in any order."""
+
+    count: int
+    logits: Tensor | None = None
+    sums: dict[int, Tensor] = field(default_factory=dict)
+
+    def add_logits(self, members: np.ndarray, logits: Tensor) -> None:
+        if self.logits is None:
+            self.logits = logits.new_empty(self.count, *logits.shape[1:])
+        self.logits[torch.from_numpy(members).to(logits.device)] = logits
+
+    def add_sums(self, node: int, members: np.ndarray, sums: Tensor) -> None:
+        if node not in self.sums:
+            self.sums[node] = sums.new_empty(self.count)
+        self.sums[node][torch.from_numpy(members).to(sums.device)] = sums
+
+    def result(self) -> Answers:
+        assert self.logits is not None
+        return Answers(self.logits, self.sums)
+
+
+# --- what is needed when --------------------------------------------------------------------------
+
+
+def _last_uses(schedule: Schedule) -> dict[int, int]:
+    return {value: at for at, step in enumerate(schedule.steps.steps[1:]) for value in step.inputs}
+
+
+def _handed_over(schedule: Schedule) -> frozenset[int]:
+    """The values that leave the cones: what steps on whole maps take, and the output."""
+    inside = {0, *schedule.cones}
+    steps = schedule.steps
+    taken = {
+        value
+        for step in steps.steps[1:]
+        if step.value not in schedule.cones and not isinstance(step.rule, Shape)
+        for value in step.inputs
+        if value in inside
+    }
+    return frozenset(taken | ({steps.output} & inside))
+
+
+def _by_source(schedule: Schedule, channels: Mapping[int, int]) -> dict[int, list[int]]:
+    """The wanted nodes by the step value they share."""
+    found: dict[int, list[int]] = {}
+    for node in channels:
+        found.setdefault(schedule.steps.source[node], []).append(node)
+    return found
+
+
+def _alike_first(schedule: Schedule) -> np.ndarray:
+    """Positions ordered so that neighbours have rectangles of one size, on the deepest maps
+    first."""
+    keys = []
+    for step in schedule.steps.steps[1:]:
+        if step.value in schedule.cones:
+            box = schedule.boxes[step.value]
+            keys += [box[:, 3] - box[:, 1], box[:, 2] - box[:, 0]]
+    return np.lexsort(keys) if keys else np.arange(len(schedule.boxes[0]))
+
+
+def _bytes_each(schedule: Schedule) -> tuple[int, int]:
+    """The most that one position holds at once: inside cones, and on whole maps."""
+    steps, uses = schedule.steps, _last_uses(schedule)
+    element = 8
+    live: dict[int, np.ndarray] = {}
+    maps: dict[int, int] = {}
+    most_inside, most_whole = 1, 1
+    handed = _handed_over(schedule)
+    for at, step in enumerate(steps.steps):
+        size = element * int(np.prod(step.shape)) if step.shape else 0
+        if step.value in schedule.cones:
+            box = schedule.boxes[step.value]
+            live[step.value] = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) * step.shape[0]
+            most_inside = max(most_inside, element * int(sum(live.values()).max()))
+        else:
+            maps[step.value] = size
+        if step.value in handed:
+            maps[step.value] = size
+        most_whole = max(most_whole, sum(maps.values()))
+        for used in {*step.inputs, step.value}:
+            if uses.get(used, -1) <= at - 1:
+                live.pop(used, None)
+                maps.pop(used, None)
+    return most_inside, most_whole

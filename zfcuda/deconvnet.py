@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Real
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
+from zfcuda import backward_cone
 from zfcuda._running import (
     check_input,
     feature_maps,
     find_layers,
-    is_int,
     layer_outputs,
     memory_limit,
-    per_image,
     progress_bar,
     require_called,
     spans,
     to_result,
     undisturbed,
 )
+from zfcuda._units import (
+    WHOLE,
+    Channel,
+    Choice,
+    OneChoice,
+    Position,
+    Units,
+    activations_of,
+    parse,
+)
+from zfcuda.backward_cone import Manner, Projected
+from zfcuda.graph import Graph, Untraceable, trace
 from zfcuda.interception import Interception, calls_left_to_gradient, deconvnet_rules
-from zfcuda.results import Projections
+from zfcuda.results import Patches, Projections
 
-Channel = int | Sequence[int] | Tensor | None
-Position = Literal["max"] | tuple[int, int]
+_log = logging.getLogger(__name__)
+
 Seed = Literal["activation"] | float
 Overlap = Literal["sum", "overwrite"]
 Rule = Literal["deconv", "gradient"]
@@ -92,11 +105,12 @@ def deconv(
         RuntimeError: the model did not call the layer, cuts its graph below it, or recomputes in
             backward.
     """
-    request = _Request(channel, position, k, seed, overlap, rule, norm)
-    units, left = _project(model, x, [layer], request, max_memory, progress)
+    request = _Request(OneChoice(channel, position, k), seed, overlap, rule, norm)
+    (name,) = find_layers(model, [layer])
+    found, left = _project(model, x, {name: request}, max_memory, progress)
     _warn(left)
-    projections = units[layer].projections
-    return projections[:, 0] if k == 1 else projections
+    pictures = _pictures(found[name].projected, x).unflatten(0, (len(x), k))
+    return pictures[:, 0] if k == 1 else pictures
 
 
 @torch.inference_mode(False)
@@ -118,9 +132,9 @@ def projections(
 
     Arguments and errors are :func:`deconv`'s. The result has N*k columns, image by image.
     """
-    request = _Request(channel, position, k, seed, overlap, rule, norm)
+    request = _Request(OneChoice(channel, position, k), seed, overlap, rule, norm)
     names = list(find_layers(model, layers))
-    units, left = _project(model, x, names, request, max_memory, progress)
+    found, left = _project(model, x, dict.fromkeys(names, request), max_memory, progress)
     _warn(left)
     columns = [
         f"image {image}" if k == 1 else f"image {image}, unit {unit + 1}"
@@ -130,20 +144,108 @@ def projections(
     return Projections(
         layers=tuple(names),
         columns=tuple(columns),
-        units={name: units[name].places.flatten(0, 1).cpu() for name in names},
-        activations={name: to_result(units[name].activations.flatten()) for name in names},
-        projections={name: to_result(units[name].projections.flatten(0, 1)) for name in names},
+        units={name: found[name].places.flatten(0, 1).cpu() for name in names},
+        activations={name: to_result(found[name].activations.flatten()) for name in names},
+        projections={name: to_result(_pictures(found[name].projected, x)) for name in names},
         images=to_result(x).repeat_interleave(k, 0),
     )
+
+
+@torch.inference_mode(False)
+def project(
+    model: nn.Module,
+    x: Tensor,
+    layer: str | Sequence[str],
+    units: Units | Mapping[str, Units] = "strongest",
+    seed: Seed = "activation",
+    overlap: Overlap = "sum",
+    rule: Rule = "deconv",
+    norm: Norm = "identity",
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> Patches:
+    """What many units saw: :func:`deconv` of all of them after one forward pass, each as the patch
+    of the image that it depends on.
+
+    Only what a unit depends on is computed. A model that cannot be followed as a graph, or has
+    calls on the way down that let everything depend on everything, takes :func:`deconv`'s other
+    path, a whole backward pass for every unit; the patches are whole pictures then.
+
+    Args:
+        model, x, seed, overlap, rule, norm, progress: as :func:`deconv`.
+        layer: a name of ``model.named_modules()``, or several.
+        units: which units of every image and layer (or, by layer, a mapping):
+
+            - "strongest": of every map its strongest;
+            - "top-9" or ("top", 9): of the 9 maps that hold the largest, their strongest;
+            - (channel, row, column), or a list of these, or such a list for each image;
+            - in a layer of vectors, such as the classes: a channel (channel,) or a list of them;
+            - ("map", channel) or ("map", channels): whole maps, every element its own seed.
+        max_memory: bytes that the activations of one batch of images, and the signals of one batch
+            of units, may take; by default as :func:`deconv`.
+
+    Returns:
+        N*k units a layer: layer by layer, image by image, in the order asked for.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`deconv`.
+    """
+    names = list(find_layers(model, layer))
+    chosen = _by_layer(units, names)
+    requests = {name: _Request(parse(chosen[name]), seed, overlap, rule, norm) for name in names}
+    found, left = _project(model, x, requests, max_memory, progress)
+    _warn(left)
+    projected = [p for name in names for p in found[name].projected]
+    return Patches(
+        layers=tuple(names),
+        layer=_numbered([found[name].places.shape[:2].numel() for name in names]),
+        image=torch.cat([_numbered([found[name].places.shape[1]] * len(x)) for name in names]),
+        units=torch.cat([found[name].places.flatten(0, 1) for name in names]).cpu(),
+        activations=to_result(torch.cat([found[name].activations.flatten() for name in names])),
+        boxes=torch.tensor([p.box for p in projected]),
+        values=_end_to_end([p.patch for p in projected]),
+        images=to_result(x),
+    )
+
+
+def _by_layer(units: Any, names: list[str]) -> dict[str, Units]:
+    if not isinstance(units, Mapping):
+        return dict.fromkeys(names, units)
+    if {*units} != {*names}:
+        raise ValueError(f"units name the layers {list(units)}, layer names {names}")
+    return {**units}
+
+
+def _numbered(counts: Sequence[int]) -> Tensor:
+    """0 so many times, then 1 so many times, ..."""
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+
+def _end_to_end(patches: list[Tensor]) -> Tensor:
+    """The elements of all patches as results hold them, one patch after the other."""
+    dtype = to_result(patches[0].new_empty(0)).dtype
+    values = torch.empty(sum(patch.numel() for patch in patches), dtype=dtype)
+    start = 0
+    for patch in patches:
+        values[start : start + patch.numel()].view(patch.shape).copy_(patch)
+        start += patch.numel()
+    return values
+
+
+def _pictures(projected: list[Projected], x: Tensor) -> Tensor:
+    """[V,C,H,W]: every patch in its place on nothing."""
+    pictures = x.new_zeros(len(projected), *x.shape[1:])
+    for picture, unit in zip(pictures, projected, strict=True):
+        y0, x0, y1, x1 = unit.box
+        picture[:, y0:y1, x0:x1] = unit.patch
+    return pictures
 
 
 @dataclass(frozen=True)
 class _Request:
     """Which units, and how to carry them down; checks what needs no model."""
 
-    channel: Channel
-    position: Position
-    k: int
+    choice: Choice
     seed: Seed
     overlap: Overlap
     rule: Rule
@@ -161,100 +263,168 @@ class _Request:
                 )
         if self.rule == "gradient" and self.overlap == "overwrite":
             raise ValueError("overlap='overwrite' needs rule='deconv': a gradient always sums")
-        if not is_int(self.k) or self.k < 1:
-            raise ValueError(f"k must be a positive int, got {self.k!r}")
         if not (isinstance(self.seed, str) and self.seed == "activation") and (
             isinstance(self.seed, bool) or not isinstance(self.seed, Real)
         ):
             raise ValueError(f"seed must be 'activation' or a number, got {self.seed!r}")
-        if not isinstance(self.position, str) or self.position != "max":
-            valid = isinstance(self.position, tuple | list) and len(self.position) == 2
-            if not valid or not all(map(is_int, self.position)):
-                raise ValueError(f"position must be 'max' or (row, column), got {self.position!r}")
-            if self.channel is not None and self.k > 1:
-                raise ValueError(
-                    f"channel and position name one unit, but k is {self.k}; leave one of them out"
-                )
+
+    @property
+    def manner(self) -> Manner:
+        return Manner(self.overlap, self.rule, self.norm)
 
     def rules(self, measure: bool) -> Interception:
         if self.rule == "gradient":
             return Interception({}, measure)
         return deconvnet_rules(self.overlap, self.norm, measure)
 
-    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
-        """The units (channel, row, column) [n,k,3] among the layer's ``maps`` [n,C,h,w] of these
-        ``images`` out of ``total``."""
-        n, count, height, width = maps.shape
-        flat = maps.flatten(2)
-        image = torch.arange(n, device=maps.device)[:, None]
-        candidates = count if self.channel is None else height * width
-        if self.k > candidates:
-            of = "maps" if self.channel is None else "positions in a map"
-            raise ValueError(f"k is {self.k}, but layer {layer!r} has only {candidates} {of}")
-        if self.channel is None:
-            chosen = flat.amax(2).sort(descending=True, stable=True).indices[:, : self.k]
-            places = flat[image, chosen].argmax(2)
-        else:
-            channels = per_image(self.channel, total, count, f"channel in layer {layer!r}")
-            chosen = channels[images].to(maps.device)[:, None].expand(n, self.k)
-            own = flat[image, chosen[:, :1]][:, 0]
-            places = own.sort(descending=True, stable=True).indices[:, : self.k]
-        if not isinstance(self.position, str) or self.position != "max":
-            row, column = self.position
-            if not (0 <= row < height and 0 <= column < width):
-                raise ValueError(
-                    f"position must be within the {height}x{width} maps of layer {layer!r}, "
-                    f"got {self.position!r}"
-                )
-            places = torch.full_like(chosen, row * width + column)
-        return torch.stack([chosen, places // width, places % width], dim=-1)
+
+Requests = Mapping[str, _Request]  # by layer; they differ in their choice only
 
 
 @dataclass(frozen=True)
-class _Units:
-    """Units of one layer: places [n,k,3], activations [n,k], projections [n,k,C,H,W]."""
+class _Found:
+    """Units of one layer: places [n,k,3], activations [n,k], n*k projections."""
 
     places: Tensor
     activations: Tensor
-    projections: Tensor
+    projected: list[Projected]
+
+
+def _joined(parts: list[_Found]) -> _Found:
+    return _Found(
+        torch.cat([part.places for part in parts]),
+        torch.cat([part.activations for part in parts]),
+        [projected for part in parts for projected in part.projected],
+    )
 
 
 def _project(
-    model: nn.Module,
-    x: Tensor,
-    layers: list[str],
-    request: _Request,
-    max_memory: int | None,
-    progress: bool,
-) -> tuple[dict[str, _Units], list[str]]:
+    model: nn.Module, x: Tensor, requests: Requests, max_memory: int | None, progress: bool
+) -> tuple[dict[str, _Found], list[str]]:
     """The requested units of every layer, and the calls that were left to their gradient."""
     check_input(model, x)
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise TypeError("the calls of a TorchScript model cannot be followed; pass the eager model")
-    find_layers(model, layers)
+    find_layers(model, [*requests])
     limit = memory_limit(max_memory, x.device)
-    parts: dict[str, list[_Units]] = {layer: [] for layer in layers}
-    left: list[str] = []
     with (
         undisturbed(model),
-        torch.enable_grad(),
-        progress_bar(len(x) * len(layers) * request.k, progress, "projections") as advance,
+        progress_bar(len(x) * len(requests), progress, "projections") as advance,
     ):
+        graph, on_cones = _graph(model, x, requests)
+        found: dict[str, _Found] = {}
+        left: list[str] = []
+        others = {layer: own for layer, own in requests.items() if layer not in on_cones}
+        if on_cones:
+            own = {layer: requests[layer] for layer in on_cones}
+            with torch.no_grad():
+                found, left = _on_cones(graph, x.detach(), own, limit, advance)
+        if others:
+            more, other_left = _by_autograd(model, x, others, limit, advance)
+            found, left = found | more, left + other_left
+        return found, left
 
-        def run(images: slice, measure: bool = False) -> Interception:
-            source = x[images].detach().clone().requires_grad_()
-            rules = request.rules(measure)
-            found = _outputs(model, source, layers, rules)
-            for i, layer in enumerate(layers):
-                if measure and request.rule == "deconv":
-                    left.extend(calls_left_to_gradient(found[layer], source))
-                places = request.choose(found[layer].detach(), layer, images, len(x))
-                last = i == len(layers) - 1
-                parts[layer].append(
-                    _descend(found[layer], source, layer, places, request.seed, last, advance)
-                )
-            return rules
 
+# --- on cones -------------------------------------------------------------------------------------
+
+
+def _graph(model: nn.Module, x: Tensor, layers: Iterable[str]) -> tuple[Graph | None, list[str]]:
+    """The model as a graph, and those of these layers from which cones lead down to the image."""
+    reason = None
+    if torch.is_autocast_enabled(x.device.type):
+        reason = "autocast is on"
+    elif any(weight.is_inference() for weight in chain(model.parameters(), model.buffers())):
+        reason = "weights were made under inference_mode"
+    else:
+        try:
+            graph = trace(model, x[:1])
+        except Untraceable as error:
+            reason = str(error)
+    if reason is not None:
+        _log.debug("projections by autograd: %s", reason)
+        return None, []
+    on_cones = []
+    for layer in layers:
+        node = graph.layer(layer)
+        obstacle = node and backward_cone.obstacle(graph, [node.index])
+        if node is None:
+            _log.debug("projection of %r by autograd: it is not in the graph", layer)
+        elif obstacle is not None:
+            _log.debug("projection of %r by autograd: no cone through %s", layer, obstacle.name)
+        else:
+            on_cones.append(layer)
+    return graph, on_cones
+
+
+def _on_cones(
+    graph: Graph, x: Tensor, requests: Requests, limit: int, advance: Any
+) -> tuple[dict[str, _Found], list[str]]:
+    nodes = {layer: graph.layer(layer).index for layer in requests}
+    manner = next(iter(requests.values())).manner
+    parts: dict[str, list[_Found]] = {layer: [] for layer in requests}
+    left: list[str] = []
+    each = backward_cone.forward_bytes(graph, nodes.values(), x.element_size())
+    for images in spans(0, len(x), max(1, limit // each)):
+        observed = backward_cone.observe(graph, x[images], nodes.values(), manner)
+        left = observed.left
+        for layer, request in requests.items():
+            maps = observed.outputs[nodes[layer]]
+            places = request.choice.choose(maps, layer, images, len(x))
+            projected = _down(observed, nodes[layer], places, request.seed, limit)
+            parts[layer].append(_Found(places, activations_of(maps, places), projected))
+            advance(len(maps))
+    return {layer: _joined(parts[layer]) for layer in requests}, left
+
+
+def _down(
+    observed: backward_cone.Observed, node: int, places: Tensor, seed: Seed, limit: int
+) -> list[Projected]:
+    n, k, _ = places.shape
+    nowhere = Projected((0, 0, 0, 0), observed.outputs[node].new_empty(_channels(observed), 0, 0))
+    projected = [nowhere] * (n * k)
+    found = backward_cone.descend(
+        observed,
+        node,
+        np.repeat(np.arange(n), k),
+        places.flatten(0, 1).cpu().numpy(),
+        None if seed == "activation" else float(seed),
+        limit,
+    )
+    for unit, patch in found:
+        projected[unit] = patch
+    return projected
+
+
+def _channels(observed: backward_cone.Observed) -> int:
+    return observed.graph.nodes[0].shape[0]
+
+
+# --- by autograd ----------------------------------------------------------------------------------
+
+
+def _by_autograd(
+    model: nn.Module, x: Tensor, requests: Requests, limit: int, advance: Any
+) -> tuple[dict[str, _Found], list[str]]:
+    """A forward pass under the deconvnet's rules, and a backward pass for every unit."""
+    layers = [*requests]
+    parts: dict[str, list[_Found]] = {layer: [] for layer in layers}
+    left: list[str] = []
+
+    def run(images: slice, measure: bool = False) -> Interception:
+        source = x[images].detach().clone().requires_grad_()
+        some = requests[layers[0]]
+        rules = some.rules(measure)
+        found = _outputs(model, source, layers, rules)
+        for i, (layer, request) in enumerate(requests.items()):
+            if measure and request.rule == "deconv":
+                left.extend(calls_left_to_gradient(found[layer], source))
+            places = request.choice.choose(found[layer].detach(), layer, images, len(x))
+            last = i == len(layers) - 1
+            parts[layer].append(_descend(found[layer], source, layer, places, request.seed, last))
+            advance(len(source))
+        return rules
+
+    with torch.enable_grad():
         # Backward adds about half of what the forward pass keeps.
         needed = run(slice(0, 1), measure=True).total_bytes * 3 // 2
         for images in spans(1, len(x), max(1, limit // max(1, needed))):
@@ -285,24 +455,13 @@ def _outputs(
 
 
 def _descend(
-    maps: Tensor,
-    source: Tensor,
-    layer: str,
-    places: Tensor,
-    seed: Seed,
-    last: bool,
-    advance: Any,
-) -> _Units:
+    maps: Tensor, source: Tensor, layer: str, places: Tensor, seed: Seed, last: bool
+) -> _Found:
     """Carry the units ``places`` [n,k,3] of ``maps`` [n,C,h,w] down to ``source``."""
     values, k = maps.detach(), places.shape[1]
-    image = torch.arange(len(maps), device=maps.device)
-    activations = values[image[:, None], *places.unbind(-1)]
     signals = []
     for unit in range(k):
-        start = torch.zeros_like(values)
-        start[image, *places[:, unit].unbind(-1)] = (
-            activations[:, unit] if seed == "activation" else seed
-        )
+        start = _start(values, places[:, unit], seed)
         signal = None
         if maps.requires_grad:
             keep = not (last and unit == k - 1)
@@ -321,16 +480,18 @@ def _descend(
                 "(is there a detach or no_grad inside the model?)"
             )
         signals.append(signal)
-        advance(len(maps))
-    return _Units(places, activations, torch.stack(signals, 1))
+    box = (0, 0, *source.shape[2:])
+    projected = [Projected(box, signal[image]) for image in range(len(maps)) for signal in signals]
+    return _Found(places, activations_of(values, places), projected)
 
 
-def _joined(parts: list[_Units]) -> _Units:
-    return _Units(
-        torch.cat([part.places for part in parts]),
-        torch.cat([part.activations for part in parts]),
-        torch.cat([part.projections for part in parts]),
-    )
+def _start(values: Tensor, places: Tensor, seed: Seed) -> Tensor:
+    """The signal that begins at one unit ``places`` [n,3] of each image, zero everywhere else."""
+    start = torch.zeros_like(values)
+    for image, (channel, row, column) in enumerate(places.tolist()):
+        at = (image, channel) if row == WHOLE else (image, channel, row, column)
+        start[at] = values[at] if seed == "activation" else seed
+    return start
 
 
 def _warn(left: list[str]) -> None:

@@ -77,6 +77,8 @@ class Failing(nn.Module):
     def forward(self, x):
         x = self.tail(x)
         self.calls += 1
+        if x.sum().isinf():  # cannot be traced: what is traced is not called again
+            return x
         if self.calls >= self.call:
             raise self.error
         return self.drop(x).mean((2, 3))
@@ -176,6 +178,7 @@ def test_a_checkpointed_model(make, x):
     net.features.forward = lambda x: checkpoint(plain, x, use_reentrant=False)
     gradient = zfcuda.deconv(net, x, "tail", rule="gradient")
     torch.testing.assert_close(gradient, expected)
+    net.tail.register_forward_hook(lambda *_: None)  # a model with hooks is not traced
     with pytest.raises(RuntimeError, match="switch its checkpointing off"):
         zfcuda.deconv(net, x, "tail")  # the rules cannot reach what backward recomputes
 
@@ -186,7 +189,7 @@ def test_a_compiled_model_is_followed_uncompiled(make, x):
     compiled = torch.compile(net, backend="eager")
     assert torch.equal(zfcuda.deconv(compiled, x, "_orig_mod.tail"), expected)
     net.compile(backend="eager")
-    assert torch.equal(zfcuda.deconv(net, x, "tail"), expected)
+    torch.testing.assert_close(zfcuda.deconv(net, x, "tail"), expected)
 
 
 def test_threads_that_share_a_module_take_turns(x):

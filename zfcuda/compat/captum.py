@@ -23,6 +23,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zfcuda.compat import _captums_rule
+from zfcuda.compat._captums_rule import Refused
+from zfcuda.graph import Graph, trace
 from zfcuda.interception import fast_forward
 from zfcuda.sensitivity import occlusion
 
@@ -48,10 +51,6 @@ __all__ = ["Deconvolution", "NeuronDeconvolution", "Occlusion"]
 Path = Literal["cone", "dense", "kernels", "captum"]
 
 _log = logging.getLogger(__name__)
-
-
-class _Refused(Exception):
-    """Why zfcuda leaves a call to Captum."""
 
 
 class _Traceable:
@@ -95,7 +94,7 @@ class Occlusion(_Traceable, attr.Occlusion):
         try:
             x = _single_image_batch(self.forward_func, inputs, additional_forward_args)
             if not isinstance(perturbations_per_eval, int) or perturbations_per_eval < 1:
-                raise _Refused(f"perturbations_per_eval is {perturbations_per_eval!r}")
+                raise Refused(f"perturbations_per_eval is {perturbations_per_eval!r}")
             attributions = self._occlude(
                 x, sliding_window_shapes, strides, baselines, target, show_progress
             )
@@ -148,7 +147,7 @@ class Occlusion(_Traceable, attr.Occlusion):
 class Deconvolution(_Traceable, attr.Deconvolution):
     """``captum.attr.Deconvolution`` with pooling and contrast normalisation on zfcuda's kernels.
 
-    A class score depends on the whole image, so there is no cone to stay inside.
+    A class score depends on the whole image, so that there is no cone to stay inside.
     """
 
     @log_usage(part_of_slo=True)
@@ -162,8 +161,14 @@ class Deconvolution(_Traceable, attr.Deconvolution):
 
 
 class NeuronDeconvolution(_Traceable, attr.NeuronDeconvolution):
-    """``captum.attr.NeuronDeconvolution`` with pooling and contrast normalisation on zfcuda's
-    kernels."""
+    """``captum.attr.NeuronDeconvolution`` that computes only what the unit depends on.
+
+    The cone is taken for one image-shaped input, a unit (channel, row, column) of maps and a model
+    in eval mode that torch.fx can trace. The model is traced once, and again when it has changed.
+    :func:`zfcuda.project` does many units in one forward pass.
+    """
+
+    _traced: tuple[Any, Graph] | None = None
 
     @log_usage(part_of_slo=True)
     def attribute(
@@ -174,14 +179,36 @@ class NeuronDeconvolution(_Traceable, attr.NeuronDeconvolution):
         attribute_to_neuron_input: bool = False,
     ) -> Any:
         """As ``captum.attr.NeuronDeconvolution.attribute``."""
-        return _on_our_kernels(
-            self,
-            super().attribute,
-            inputs,
-            neuron_selector,
-            additional_forward_args=additional_forward_args,
-            attribute_to_neuron_input=attribute_to_neuron_input,
-        )
+        try:
+            if attribute_to_neuron_input:
+                raise Refused("the neuron's input is asked for")
+            x = _single_image_batch(self.forward_func, inputs, additional_forward_args)
+            attributions = self._project(x.detach(), neuron_selector)
+        except Exception as error:  # whatever it is, Captum may still be able to do it
+            return _on_our_kernels(
+                self,
+                super().attribute,
+                inputs,
+                neuron_selector,
+                additional_forward_args=additional_forward_args,
+                attribute_to_neuron_input=attribute_to_neuron_input,
+                no_cone=error,
+            )
+        self._took("cone", f"a unit of maps, one input {list(x.shape)}")
+        return _format_output(isinstance(inputs, tuple), (attributions,))
+
+    @torch.no_grad()
+    def _project(self, x: Tensor, selector: Any) -> Tensor:
+        model = self.forward_func
+        names = [name for name, module in model.named_modules() if module is self.layer]
+        mark = _captums_rule.fingerprint(model, x)
+        if self._traced is None or self._traced[0] != mark:
+            self._traced = (mark, trace(model, x[:1]))
+        graph = self._traced[1]
+        node = graph.layer(names[0]) if names else None
+        if node is None or node.shape is None or len(node.shape) != 3:
+            raise Refused("the layer does not give maps [N,C,h,w]")
+        return _captums_rule.project(graph, model, x, node, _unit(selector, node.shape))
 
 
 # --- what zfcuda takes ----------------------------------------------------------------------------
@@ -189,31 +216,31 @@ class NeuronDeconvolution(_Traceable, attr.NeuronDeconvolution):
 
 def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
-        raise _Refused(f"the forward function is a {type(model).__name__}, not a module")
+        raise Refused(f"the forward function is a {type(model).__name__}, not a module")
     if isinstance(model, nn.DataParallel):
-        raise _Refused("the model is spread over several devices")
+        raise Refused("the model is spread over several devices")
     for name, module in model.named_modules():
         if module.training:
-            raise _Refused(f"module {name!r} is in train mode; zfcuda runs models in eval mode")
+            raise Refused(f"module {name!r} is in train mode; zfcuda runs models in eval mode")
         # In eval mode too its output depends on which images share a batch.
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-            raise _Refused(f"batch norm {name!r} has no running statistics")
+            raise Refused(f"batch norm {name!r} has no running statistics")
 
 
 def _single_image_batch(model: Any, inputs: Any, additional: Any) -> Tensor:
     """The one input tensor [N,C,H,W]."""
     _check_model(model)
     if additional is not None:
-        raise _Refused("there are additional_forward_args")
+        raise Refused("there are additional_forward_args")
     (x,) = inputs if isinstance(inputs, tuple) and len(inputs) == 1 else (inputs,)
     if type(x) is not Tensor or x.dim() != 4 or 0 in x.shape:
         got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise _Refused(f"the input must be one tensor [N,C,H,W] and not empty, got {got}")
+        raise Refused(f"the input must be one tensor [N,C,H,W] and not empty, got {got}")
     if torch.is_autocast_enabled(x.device.type):
-        raise _Refused("autocast is on")
+        raise Refused("autocast is on")
     # Captum multiplies by masks of 0 and 1, and 0 times these is NaN.
     if not bool(x.isfinite().all()):
-        raise _Refused("the input holds infinite values or NaN")
+        raise Refused("the input holds infinite values or NaN")
     return x
 
 
@@ -225,14 +252,24 @@ def _baseline(baselines: Any, x: Tensor) -> float | Tensor:
     if isinstance(value, int | float):
         return float(value)
     if not isinstance(value, Tensor):
-        raise _Refused(f"baselines are of type {type(value).__name__}")
+        raise Refused(f"baselines are of type {type(value).__name__}")
     if (value.dtype, value.device) != (x.dtype, x.device) or not bool(value.isfinite().all()):
-        raise _Refused("the baseline is of another dtype or device than the input, or not finite")
+        raise Refused("the baseline is of another dtype or device than the input, or not finite")
     if value.dim() > 4:
-        raise _Refused(f"the baseline has shape {list(value.shape)}")
+        raise Refused(f"the baseline has shape {list(value.shape)}")
     shared = value.dim() < 4 or len(value) == 1
     value = value.detach().expand(x.shape)
     return value[0] if shared else value
+
+
+def _unit(selector: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(channel, row, column) in maps of this shape; negative numbers count from the end."""
+    plain = isinstance(selector, tuple) and all(type(i) is int for i in selector)
+    if not plain or len(selector) != 3:
+        raise Refused(f"the neuron selector {selector!r} is not one (channel, row, column)")
+    if any(not -size <= i < size for i, size in zip(selector, shape, strict=True)):
+        raise Refused(f"the neuron {selector} is outside the maps {list(shape)}")
+    return tuple(i % size for i, size in zip(selector, shape, strict=True))
 
 
 # --- Captum's arithmetic --------------------------------------------------------------------------
@@ -242,7 +279,7 @@ def _cover(length: int, window: int, stride: int) -> Tensor:
     """Which coordinates of an axis each window covers, 0 or 1 [length, windows]; the last window
     is cut off at the edge."""
     if window > length or (window < length and stride > window) or min(window, stride) < 1:
-        raise _Refused(f"windows of {window} every {stride} do not cover an axis of {length}")
+        raise Refused(f"windows of {window} every {stride} do not cover an axis of {length}")
     starts = torch.arange(-(-(length - window) // stride) + 1) * stride
     places = torch.arange(length)[:, None]
     return ((places >= starts) & (places < starts + window)).double()
@@ -268,14 +305,22 @@ def _selected(logits: Tensor, target: Any) -> Tensor:
     return logits[chosen // classes, :, chosen % classes]
 
 
-def _on_our_kernels(caller: _Traceable, attribute: Any, inputs: Any, *args: Any, **named: Any):
+def _on_our_kernels(
+    caller: _Traceable,
+    attribute: Any,
+    inputs: Any,
+    *args: Any,
+    no_cone: Exception | None = None,
+    **named: Any,
+) -> Any:
     """Captum's own procedure, hooks and all; max-pooling and contrast normalisation, whose
     gradients ours are, run on zfcuda's kernels."""
     try:
         _check_model(caller.forward_func)
-    except _Refused as error:
+    except Refused as error:
         caller._took("captum", str(error), error)
         return attribute(inputs, *args, **named)
-    caller._took("kernels", "Captum's own hooks; pooling and normalisation run on zfcuda's kernels")
+    why = no_cone or "a class score depends on the whole image"
+    caller._took("kernels", f"{why}; pooling and normalisation run on zfcuda's kernels", no_cone)
     with fast_forward():
         return attribute(inputs, *args, **named)

@@ -1,0 +1,143 @@
+"""Captum's deconvolution of single units, inside their backward cones.
+
+Captum puts a hook on the tensor that each ``nn.ReLU`` module takes, which replaces that tensor's
+gradient by the rectified signal at the module's output, as last seen. That is the deconvnet's rule
+only where nothing else uses the tensor, and where a module called several times is not called
+again before its signal is through: :func:`manner_of` refuses everything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zfcuda import backward_cone
+from zfcuda._running import memory_limit, spans
+from zfcuda.backward_cone import Manner
+from zfcuda.graph import Graph, Node
+from zfcuda.rules import Identity, Rule, Shape
+
+
+class Refused(Exception):
+    """Why zfcuda leaves a call to Captum."""
+
+
+@dataclass(frozen=True)
+class CaptumsManner(Manner):
+    """The gradient of everything but these rules, which rectify."""
+
+    rule: str = "gradient"
+    norm: str = "gradient"
+    relus: tuple[Rule, ...] = ()
+
+    def rectifies(self, rule: Any) -> bool:
+        return any(rule is relu for relu in self.relus)
+
+
+def project(graph: Graph, model: nn.Module, x: Tensor, node: Node, unit: tuple[int, ...]) -> Tensor:
+    """Captum's picture [N,C,H,W] of one unit (channel, row, column) of a node, for every image."""
+    manner = manner_of(graph, model, node)
+    obstacle = backward_cone.obstacle(graph, [node.index])
+    if obstacle is not None:
+        raise Refused(f"no cone goes through {obstacle.name}")
+    limit = memory_limit(None, x.device)
+    pictures = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    each = backward_cone.forward_bytes(graph, [node.index], x.element_size())
+    for images in spans(0, len(x), max(1, limit // max(1, each))):
+        observed = backward_cone.observe(graph, x[images], [node.index], manner)
+        part = pictures[images]
+        numbers = np.arange(len(part))
+        units = np.tile(np.array(unit, np.int64), (len(part), 1))
+        found = backward_cone.descend(observed, node.index, numbers, units, 1.0, limit)
+        for image, projected in found:
+            y0, x0, y1, x1 = projected.box
+            part[image, :, y0:y1, x0:x1] = projected.patch
+    return pictures
+
+
+def manner_of(graph: Graph, model: nn.Module, top: Node) -> CaptumsManner:
+    """Captum's rule for what lies below ``top``.
+
+    Raises:
+        Refused: its hooks do something else in this model.
+    """
+    calls: dict[int, list[Node]] = {}  # by module
+    for node in graph.nodes:
+        if node.call.op == "call_module":
+            module = model.get_submodule(node.call.target)
+            if isinstance(module, nn.ReLU):
+                calls.setdefault(id(module), []).append(node)
+    if any(
+        isinstance(m, nn.ReLU) and type(m).forward is not nn.ReLU.forward for m in model.modules()
+    ):
+        raise Refused("a subclass of nn.ReLU has a forward of its own")
+    below = _below(graph, top)
+    relus = [node for nodes in calls.values() for node in nodes if node.index in below]
+    for nodes in calls.values():
+        for earlier, later in pairwise(nodes):
+            if earlier.index not in _below(graph, later):
+                raise Refused(f"one ReLU module is called in parallel ({later.name})")
+    for node in relus:
+        _require_alone(graph, node, below)
+    return CaptumsManner(relus=tuple(node.rule for node in relus))
+
+
+def _require_alone(graph: Graph, relu: Node, below: set[int]) -> None:
+    """Nothing else that signals come from may take the tensor that ``relu`` takes."""
+    taker, index = relu, relu.inputs[0]
+    while True:
+        source = graph.nodes[index]
+        others = [
+            graph.nodes[other].name
+            for other in graph.consumers[index]
+            if other in below
+            and other != taker.index
+            and not isinstance(graph.nodes[other].rule, Shape)
+        ]
+        if others:
+            raise Refused(f"{others[0]} takes what {relu.name} takes")
+        if not isinstance(source.rule, Identity):
+            return
+        taker, index = source, source.inputs[0]  # an identity may return the very same tensor
+
+
+def _below(graph: Graph, top: Node) -> set[int]:
+    """The node and all that it depends on."""
+    found = {top.index}
+    for node in reversed(graph.nodes[: top.index + 1]):
+        if node.index in found:
+            found.update(node.inputs)
+    return found
+
+
+def fingerprint(model: nn.Module, x: Tensor) -> tuple[Any, ...]:
+    """What a model's graph may depend on, for telling whether it is still the model that was
+    traced.
+
+    Vectors are compared by value, since a graph holds numbers made of them (batch norm's).
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    return (
+        tuple(x.shape[1:]),
+        x.dtype,
+        x.device,
+        torch.nn.modules.module._has_any_global_hook(),
+        tuple((name, id(m), _settings(m)) for name, m in model.named_modules()),
+        tuple(
+            (id(t), t.data_ptr(), t._version, t.tolist() if t.dim() < 2 else None) for t in tensors
+        ),
+    )
+
+
+def _settings(module: nn.Module) -> tuple[Any, ...]:
+    """A module's plain attributes, and how many hooks and the like it has."""
+    return tuple(
+        (name, len(value) if isinstance(value, dict | list | set) else value)
+        for name, value in vars(module).items()
+        if isinstance(value, int | float | str | tuple | dict | list | set | None)
+    )

@@ -11,7 +11,10 @@ void check_like(const char* op, const char* name, const at::Tensor& tensor, cons
   check_device(op, name, tensor, out);
   TORCH_CHECK_TYPE(tensor.scalar_type() == out.scalar_type(), op, ": ", name,
                    " must have out's dtype ", out.scalar_type(), ", got ", tensor.scalar_type());
-  at::assert_no_overlap(out, tensor);
+  const auto overlap = at::get_overlap_status(out, tensor);
+  TORCH_CHECK_VALUE(
+      overlap != at::MemOverlapStatus::Full && overlap != at::MemOverlapStatus::Partial, op,
+      ": out must not share memory with ", name);
 }
 
 // What all three ops take, but for their base.

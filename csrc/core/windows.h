@@ -64,6 +64,22 @@ struct WindowRow {
   }
 };
 
+// The pixel (y, x) of a map with a patch over it: where its channels are, or null where the map (or
+// the patch, if there is no map) has none. The row is known to be right.
+template <class T, class Index>
+ZF_HOST_DEVICE const T* pixel_at(const WindowsParams& p, const WindowRow& row, int64_t y,
+                                 int64_t x) {
+  const auto channels = static_cast<Index>(p.channels);
+  if (row.buffer >= 0 && row.patch.contains(y, x)) {
+    const auto pixel =
+        static_cast<Index>(row.offset + (y - row.patch.y0) * row.pitch + x - row.patch.x0);
+    return static_cast<const T*>(p.buffers[row.buffer].data) + pixel * channels;
+  }
+  if (!p.base || y < 0 || y >= p.height || x < 0 || x >= p.width) return nullptr;
+  const auto pixel = static_cast<Index>((row.image * p.height + y) * p.width + x);
+  return static_cast<const T*>(p.base) + pixel * channels;
+}
+
 // The column for whose sake a kernel would read or write out of bounds, or -1. An empty window
 // reads and writes nothing.
 ZF_HOST_DEVICE int wrong_column(const WindowRow& row, const WindowsParams& p) {

@@ -1,0 +1,53 @@
+#pragma once
+
+#include "common/dispatch.h"
+#include "cuda/windows.h"
+
+namespace zfcuda::cuda {
+
+template <class T, bool Add, int V, class Index>
+struct GatherWindowPixel {
+  GatherWindowsParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    const WindowsParams& m = p.map;
+    const auto at = WindowPixel<Index>::of(m, i, V);
+    if (!at.exists) return;
+    const T* source = pixel_at<T, Index>(m, at.row, at.y, at.x);
+    Pack<T, V> value;
+    if (source) {
+      value = load_pack<V>(source + at.channel);
+    } else {
+      ZF_UNROLL
+      for (int v = 0; v < V; ++v) value.lane[v] = static_cast<T>(p.outside);
+    }
+    T* out = static_cast<T*>(m.out) + at.out * static_cast<Index>(m.out_channels) +
+             static_cast<Index>(p.channel) + at.channel;
+    if constexpr (Add) {
+      const auto before = load_pack<V>(out);
+      ZF_UNROLL
+      for (int v = 0; v < V; ++v) {
+        value.lane[v] = static_cast<T>(widen(before.lane[v]) + widen(value.lane[v]));
+      }
+    }
+    store_pack(out, value);
+  }
+};
+
+template <class Launch>
+int run_gather_windows(GatherWindowsParams p, const Launch& launch) {
+  int status = 0;
+  with_dtype(p.map.dtype, [&]<class T>(T) {
+    const bool packed = aligned(p.map.base, p.channel * static_cast<int64_t>(sizeof(T)));
+    status = run_over_windows<T>(p.map, packed, [&]<int V, class Index>() {
+      const auto run = [&](const auto& body) {
+        return launch_over_windows<V, Index>(body, p.map, launch);
+      };
+      return p.add ? run(GatherWindowPixel<T, true, V, Index>{p})
+                   : run(GatherWindowPixel<T, false, V, Index>{p});
+    });
+  });
+  return status;
+}
+
+}  // namespace zfcuda::cuda

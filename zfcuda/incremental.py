@@ -155,12 +155,13 @@ def _on_whole_maps(
         if step.value in schedule.cones:
             continue
         if isinstance(step.rule, Shape):
-            values[step.value] = run(steps, step, _stand_ins(schedule, step, len(members), handed))
+            stand_ins = _stand_ins(schedule, step, len(members), handed)
+            values[step.value] = run(steps, step, {**values, **stand_ins})
         else:
             values[step.value] = run(steps, step, values)
         for node in wanted.get(step.value, ()):
             map_ = values[step.value][:, channels[node]]
-            answers.add_sums(node, members, map_.double().flatten(1).sum(1))
+            answers.add_sums(node, members, map_.double().reshape(len(members), -1).sum(1))
         for used in {*step.inputs, step.value}:
             if uses.get(used, -1) <= at and used != steps.output:
                 values.pop(used, None)
@@ -173,7 +174,11 @@ def _stand_ins(
     """For a question about a shape alone: tensors of that shape that take no memory."""
     graph = schedule.steps.graph
     like = next(iter(handed.values()))
-    return {i: like.new_empty(()).expand(count, *graph.nodes[i].shape) for i in step.inputs}
+    return {
+        i: like.new_empty(()).expand(count, *graph.nodes[i].shape)
+        for i in step.inputs
+        if graph.nodes[i].shape is not None
+    }
 
 
 @dataclass(eq=False)

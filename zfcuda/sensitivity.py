@@ -98,6 +98,8 @@ def occlusion(
         channels = {name: torch.cat([part[0] for part in strongest[name]]) for name in names}
         base_sums = {name: torch.cat([part[1] for part in strongest[name]]) for name in names}
         network = _network(model, x, request, names, base)
+        if isinstance(network, str) and method == "auto":
+            warnings.warn(f"occlusion runs dense passes, since {network}", stacklevel=3)
         with progress_bar(len(x) * len(request.boxes), progress, "occlusion") as advance:
             if isinstance(network, str):
                 logits, sums = _dense(model, x, request, fill, channels, fitting, advance)
@@ -235,10 +237,7 @@ def _network(
             raise ValueError(
                 f"method 'cone' needs a model that can be traced: {error}; use method='auto'"
             ) from error
-        warnings.warn(
-            f"occlusion runs dense passes, since the model cannot be traced: {error}", stacklevel=5
-        )
-        return str(error)
+        return f"the model cannot be traced: {error}"
 
 
 def _traced(

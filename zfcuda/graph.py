@@ -8,10 +8,11 @@ that. The user's model is neither changed nor copied; rules hold its own weights
 
 from __future__ import annotations
 
+import operator
 import random
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -148,12 +149,17 @@ class Graph:
         return weight.shape[1] if linear else 0
 
 
-def trace(model: nn.Module, x: Tensor) -> Graph:
+def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
     """The model's graph for images like ``x``.
+
+    The graph runs once on the first one or two images, and so does the model: both must agree.
 
     Args:
         model: in eval mode.
-        x: [n,C,H,W]; the model runs once on the first one or two of these images.
+        x: [n,C,H,W].
+        layers: names of modules; what is run, and the graph, then end when the last of them has
+            returned, and its output is the graph's. Empty, or with one that is never called: the
+            whole model.
 
     Raises:
         Untraceable: the graph would not answer as the model does, or not for every image alike:
@@ -163,9 +169,58 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
     model, prefix = _uncompiled(model)
     _refuse(model)
     with _unchanged(model), torch.inference_mode(False), torch.no_grad():
-        images = x[:2].detach().clone()
-        tracer, output = _follow(model)
-        return _Run(tracer, prefix).graph(images, output)
+        tracer = _followed(model)
+        end = tracer.end([name.removeprefix(prefix) for name in layers])
+        graph, value = _Run(tracer, prefix).graph(x[:2].detach().clone(), end)
+        _compare(value, _answer(model, x[:2].detach().clone(), end))
+        return graph
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a graph ends: the call whose value is its output, how many fx nodes precede that value,
+    and, for the output of a layer, its module and how many times that is called."""
+
+    call: torch.fx.Node
+    count: int
+    module: nn.Module | None = None
+    times: int = 0
+
+
+class _Enough(BaseException):
+    """Ends a forward early; no ``except Exception`` of the model's may catch it."""
+
+
+def _answer(model: nn.Module, images: Tensor, end: _End) -> Any:
+    """The model's own output, or its layer's, where the graph ends."""
+    if end.module is None:
+        return model(images)
+    outputs: list[Any] = []
+
+    def receive(module: nn.Module, args: Any, output: Any) -> None:
+        outputs.append(output)
+        if len(outputs) == end.times:
+            raise _Enough
+
+    hook = end.module.register_forward_hook(receive)
+    try:
+        model(images)
+    except _Enough:
+        return outputs[-1]
+    finally:
+        hook.remove()
+    raise Untraceable("it does not call its modules as torch.fx sees it")
+
+
+def _compare(value: Tensor, answer: Any) -> None:
+    if not isinstance(answer, Tensor) or answer.shape != value.shape:
+        got = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise Untraceable(f"its trace returns {list(value.shape)}, it returns {got}")
+    # The same calls in the same order: what differs is what a parallel sum may differ by.
+    tolerance = 32 * torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+    scale = float(answer.nan_to_num(0, 0, 0).abs().max()) if answer.numel() else 0.0
+    if not torch.allclose(value, answer, tolerance, tolerance * scale, equal_nan=True):
+        raise Untraceable("its trace answers otherwise than the model itself")
 
 
 # --- what cannot be traced, and what must not be noticed ------------------------------------------
@@ -240,11 +295,13 @@ _one_at_a_time = threading.RLock()  # torch.fx patches nn.Module for as long as 
 class _Tracer(torch.fx.Tracer):
     """Modules of torch.nn and zfcuda.nn are calls; everything else is followed."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, parameters_are_calls: bool) -> None:
         super().__init__()
         self.modules: dict[str, nn.Module] = {}
-        # Calls of modules as they return: how many fx nodes there were, the result, the names.
+        # Calls of modules as they return: how many fx nodes there were, the result, the module's
+        # names.
         self.returned: list[tuple[int, torch.fx.Node, tuple[str, ...]]] = []
+        self._parameters_are_calls = parameters_are_calls
         self._names: dict[nn.Module, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self._names.setdefault(module, []).append(name)
@@ -263,7 +320,9 @@ class _Tracer(torch.fx.Tracer):
         return a if isinstance(a, Tensor) else super().create_arg(a)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
-        """Parameters are what they are, not calls: what is made of them alone is made now."""
+        """What is made of parameters alone is made now, unless that is what fx stumbled over."""
+        if self._parameters_are_calls:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
         return attr_val
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
@@ -279,9 +338,23 @@ class _Tracer(torch.fx.Tracer):
             raise Untraceable("it calls itself")
         else:
             result = forward(*args, **kwargs)
-        if isinstance(result, torch.fx.Proxy):
+        if isinstance(result, torch.fx.Proxy) and result.node.op != "get_attr":
             self.returned.append((len(self.graph.nodes), result.node, tuple(names)))
         return result
+
+    def end(self, layers: Collection[str]) -> _End:
+        """Where the last of these layers returns, or the whole model does."""
+        last = {name: at for at, (_, _, names) in enumerate(self.returned) for name in names}
+        if layers and all(name in last for name in layers):
+            at = max(last[name] for name in layers)
+            count, call, names = self.returned[at]
+            times = sum(other == names for _, _, other in self.returned[: at + 1])
+            return _End(call, count, self.root.get_submodule(names[0]), times)
+        *calls, last = self.graph.nodes
+        (output,) = last.args
+        if not isinstance(output, torch.fx.Node):
+            raise Untraceable(f"it returns {type(output).__name__}, not a tensor")
+        return _End(output, len(calls))
 
 
 def _is_leaf(module: nn.Module) -> bool:
@@ -296,22 +369,22 @@ def _fx_name(target: str) -> str:
     return target.replace(".", "_") or "model"
 
 
-def _follow(model: nn.Module) -> tuple[_Tracer, torch.fx.Node]:
-    """The trace and the node that it returns."""
-    tracer = _Tracer(model)
-    try:
-        with _one_at_a_time, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = tracer.trace(model)
-    except Untraceable:
-        raise
-    except Exception as error:
-        said = str(error).strip().split("\n")[0]
-        raise Untraceable(f"torch.fx cannot follow it: {type(error).__name__}: {said}") from error
-    (output,) = next(node for node in graph.nodes if node.op == "output").args
-    if not isinstance(output, torch.fx.Node):
-        raise Untraceable(f"it returns {type(output).__name__}, not a tensor")
-    return tracer, output
+def _followed(model: nn.Module) -> _Tracer:
+    """The trace of the whole forward."""
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        error: Exception | None = None
+        for parameters_are_calls in (False, True):
+            tracer = _Tracer(model, parameters_are_calls)
+            try:
+                tracer.trace(model)
+                return tracer
+            except Untraceable:
+                raise
+            except Exception as stumbled:
+                error = error or stumbled
+    said = str(error).strip().split("\n")[0]
+    raise Untraceable(f"torch.fx cannot follow it: {type(error).__name__}: {said}") from error
 
 
 # --- running what was found -----------------------------------------------------------------------
@@ -334,27 +407,36 @@ class _Run:
         self._nodes: list[Node] = []
         self._results: list[Any] = []  # by node; kept alive, so that memory tells who is who
         self._values: list[Value] = []
+        self._parameters: dict[torch.fx.Node, Tensor] = {}
         self._current: dict[torch.fx.Node, int] = {}  # whose value a name stands for by now
         self._stale: set[int] = set()  # values that an in-place call changed through a view
 
-    def graph(self, images: Tensor, output: torch.fx.Node) -> Graph:
+    def graph(self, images: Tensor, end: _End) -> tuple[Graph, Tensor]:
+        """The graph, and the value that it ends with."""
         layers: dict[str, int] = {}
         returned = iter(self._tracer.returned)
         coming = next(returned, None)
-        for count, call in enumerate(self._tracer.graph.nodes):
+        calls = [*self._tracer.graph.nodes][: end.count]
+        for done, call in enumerate((*calls, None)):
             # A module's output is the value as it returns, before later calls change it.
-            while coming is not None and coming[0] <= count:
+            while coming is not None and coming[0] <= done:
                 layers |= dict.fromkeys(coming[2], self._index(coming[1]))
                 coming = next(returned, None)
-            if call.op == "output":
+            if call is None:
                 break
-            self._current[call] = self._input(call, images) if not count else self._call(call)
-        result = self._index(output)
-        y = self._results[result]
+            if not done:
+                self._current[call] = self._add(call, Input(), (), images, _same, (), {})
+            elif call.op == "get_attr":
+                self._parameters[call] = operator.attrgetter(call.target)(self._tracer.root)
+            else:
+                self._current[call] = self._call(call)
+        output = self._index(end.call)
+        y = self._results[output]
         if not isinstance(y, Tensor) or y.dim() < 2 or len(y) != len(images):
             got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise Untraceable(f"it must return a tensor [{len(images)},K], it returns {got}")
-        return _finished(self._nodes, result, {self._prefix + k: v for k, v in layers.items()})
+        layers = {self._prefix + name: index for name, index in layers.items()}
+        return _finished(self._nodes, output, layers), y
 
     def _index(self, call: torch.fx.Node) -> int:
         index = self._current[call]
@@ -364,15 +446,14 @@ class _Run:
             )
         return index
 
-    def _input(self, call: torch.fx.Node, images: Tensor) -> int:
-        return self._add(call, Input(), (), images, _same, (), {})
+    def _argument(self, a: Any) -> Any:
+        if not isinstance(a, torch.fx.Node):
+            return a
+        return self._parameters[a] if a in self._parameters else self._values[self._index(a)]
 
     def _call(self, call: torch.fx.Node) -> int:
         target = self._tracer.modules[call.target] if call.op == "call_module" else call.target
-        args, kwargs = map_aggregate(
-            (call.args, call.kwargs),
-            lambda a: self._values[self._index(a)] if isinstance(a, torch.fx.Node) else a,
-        )
+        args, kwargs = map_aggregate((call.args, call.kwargs), self._argument)
         function = _method(target) if call.op == "call_method" else target
         try:
             reading = read(call.op, target, args, kwargs)

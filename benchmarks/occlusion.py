@@ -28,6 +28,7 @@ import re
 import statistics
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -144,8 +145,9 @@ def monai(model: nn.Module, x: Tensor, size: int, batch: int) -> Contestant:
     """MONAI's OcclusionSensitivity without overlap."""
     from monai.visualize import OcclusionSensitivity
 
+    warnings.filterwarnings("ignore", "Using a non-tuple sequence for multidimensional indexing")
     tool = OcclusionSensitivity(
-        model, mask_size=size, n_batch=batch, overlap=0.0, mode=0.0, activate=False
+        model, size, n_batch=batch, verbose=False, mode=0.0, overlap=0.0, activate=False
     )
     return Contestant(f"n_batch {batch}", lambda: tool(x), math.ceil(x.shape[-1] / size) ** 2)
 

@@ -83,12 +83,13 @@ def manner_of(graph: Graph, model: nn.Module, top: Node) -> CaptumsManner:
             if earlier.index not in _below(graph, later):
                 raise Refused(f"one ReLU module is called in parallel ({later.name})")
     for node in relus:
-        _require_alone(graph, node, below)
+        _require_alone(graph, node, below, {relu.index for relu in relus})
     return CaptumsManner(relus=tuple(node.rule for node in relus))
 
 
-def _require_alone(graph: Graph, relu: Node, below: set[int]) -> None:
-    """Nothing else that signals come from may take the tensor that ``relu`` takes."""
+def _require_alone(graph: Graph, relu: Node, below: set[int], relus: set[int]) -> None:
+    """Nothing else that signals come from may take the tensor that ``relu`` takes, nor may another
+    hook see it: of two ReLUs in a row the earlier is told the later's gradient, unrectified."""
     taker, index = relu, relu.inputs[0]
     while True:
         source = graph.nodes[index]
@@ -101,6 +102,8 @@ def _require_alone(graph: Graph, relu: Node, below: set[int]) -> None:
         ]
         if others:
             raise Refused(f"{others[0]} takes what {relu.name} takes")
+        if index in relus:
+            raise Refused(f"{relu.name} follows {source.name} directly")
         if not isinstance(source.rule, Identity):
             return
         taker, index = source, source.inputs[0]  # an identity may return the very same tensor

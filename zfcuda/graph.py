@@ -106,9 +106,9 @@ class Graph:
 
     Attributes:
         nodes: in an order in which they can be evaluated; the first is the input. Calls on which
-            neither the output nor any layer depends are left out.
+            neither the output nor a requested layer depends are left out.
         output: index of the node whose value is the model's output.
-        consumers: by node, the indices of the nodes that take its value.
+        consumers: by node, the indices of the nodes whose rules take its value.
     """
 
     def __init__(self, nodes: tuple[Node, ...], output: int) -> None:
@@ -134,8 +134,8 @@ class Graph:
         return node.function(*args, **kwargs)
 
     def layer(self, name: str) -> Node | None:
-        """The node whose value is the output of that module's last call; None if it was not called
-        or does not return a tensor."""
+        """The node whose value is the output of that module's last call; None if there is none: the
+        module was not called, does not return a tensor, or nothing depends on its output."""
         return self._layers.get(name)
 
     def fan_in(self, node: Node) -> int:
@@ -166,23 +166,23 @@ def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
             control flow that depends on values, hooks, random numbers, statistics of the batch,
             several inputs or outputs, compiled or quantised parts.
     """
-    model, prefix = _uncompiled(model)
     _refuse(model)
-    with _unchanged(model), torch.inference_mode(False), torch.no_grad():
+    with _unchanged(model), _uncompiled(model), torch.inference_mode(False), torch.no_grad():
         tracer = _followed(model)
-        end = tracer.end([name.removeprefix(prefix) for name in layers])
-        graph, value = _Run(tracer, prefix).graph(x[:2].detach().clone(), end)
+        end = tracer.end(layers)
+        graph, value = _Run(tracer).graph(x[:2].detach().clone(), end)
         _compare(value, _answer(model, x[:2].detach().clone(), end))
         return graph
 
 
 @dataclass(frozen=True)
 class _End:
-    """Where a graph ends: the call whose value is its output, how many fx nodes precede that value,
-    and, for the output of a layer, its module and how many times that is called."""
+    """Where a graph ends: the call whose value is its output and how many fx nodes precede that
+    value; where layers were asked for, which, the module of the last and how often it is called."""
 
     call: torch.fx.Node
     count: int
+    layers: tuple[str, ...] = ()
     module: nn.Module | None = None
     times: int = 0
 
@@ -216,6 +216,8 @@ def _compare(value: Tensor, answer: Any) -> None:
     if not isinstance(answer, Tensor) or answer.shape != value.shape:
         got = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise Untraceable(f"its trace returns {list(value.shape)}, it returns {got}")
+    if torch.equal(value, answer):  # as a rule, and checked much faster
+        return
     # The same calls in the same order: what differs is what a parallel sum may differ by.
     tolerance = 32 * torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
     scale = float(answer.nan_to_num(0, 0, 0).abs().max()) if answer.numel() else 0.0
@@ -226,10 +228,20 @@ def _compare(value: Tensor, answer: Any) -> None:
 # --- what cannot be traced, and what must not be noticed ------------------------------------------
 
 
-def _uncompiled(model: nn.Module) -> tuple[nn.Module, str]:
-    """The module inside ``torch.compile``'s wrapper and the prefix of its layers' names."""
-    compiled = type(model).__name__ == "OptimizedModule" and hasattr(model, "_orig_mod")
-    return (model._orig_mod, "_orig_mod.") if compiled else (model, "")
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether it is ``torch.compile``'s wrapper around a module."""
+    return type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod")
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run compiled modules as they are written."""
+    modules = [*model.modules()]
+    if any(_is_compiled(m) or m._compiled_call_impl is not None for m in modules):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
 
 
 def _refuse(model: nn.Module) -> None:
@@ -256,22 +268,31 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     devices = {t.device for t in tensors if t.device.type == "cuda"}
     python_state = random.getstate()
     with torch.random.fork_rng(list(devices)):
-        state = torch.get_rng_state()
+        states = _random_states(devices)
+        failure: Untraceable | None = None
         try:
             yield
-            drew = not torch.equal(state, torch.get_rng_state())
+        except Untraceable as error:
+            failure = error
         finally:
-            drawn_by_python = random.getstate() != python_state
+            drew = states != _random_states(devices)
             random.setstate(python_state)
             for module, attributes, contents in before:
                 vars(module).clear()
                 vars(module).update(attributes)
                 for kept, content in contents:
                     _restore(kept, content)
-    if drew or drawn_by_python:
-        raise Untraceable("it draws random numbers")
+    if drew:
+        raise Untraceable("it draws random numbers") from failure
+    if failure is not None:
+        raise failure
     if versions != [None if t.is_inference() else t._version for t in tensors]:
         raise Untraceable("its forward changes its own parameters or buffers")
+
+
+def _random_states(devices: Collection[torch.device]) -> list[Any]:
+    on_gpus = [torch.cuda.get_rng_state(device).tolist() for device in devices]
+    return [torch.get_rng_state().tolist(), random.getstate(), *on_gpus]
 
 
 def _copies(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
@@ -292,6 +313,21 @@ def _restore(container: Any, content: Any) -> None:
 _one_at_a_time = threading.RLock()  # torch.fx patches nn.Module for as long as it traces
 
 
+class _Proxy(torch.fx.Proxy):
+    """fx takes ``x += y`` for ``x = x + y``; but others may hold ``x``."""
+
+
+def _operator_in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    def record(self: _Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return record
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior"):
+    setattr(_Proxy, f"__{_name}__", _operator_in_place(getattr(operator, _name)))
+
+
 class _Tracer(torch.fx.Tracer):
     """Modules of torch.nn and zfcuda.nn are calls; everything else is followed."""
 
@@ -306,6 +342,9 @@ class _Tracer(torch.fx.Tracer):
         for name, module in model.named_modules(remove_duplicate=False):
             self._names.setdefault(module, []).append(name)
         self._thread = threading.get_ident()
+
+    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+        return _Proxy(node, self)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """One input; whatever else the forward takes has its default."""
@@ -328,16 +367,15 @@ class _Tracer(torch.fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self._thread:  # someone else's model, meanwhile
             return forward(*args, **kwargs)
-        m, _ = _uncompiled(m)
         names = self._names.get(m, ())
         if _is_leaf(m):
             target = names[0] if names else f"unregistered {len(self.modules)}"
             self.modules[target] = m
             result = self.create_proxy("call_module", target, args, kwargs, name=_fx_name(target))
-        elif m is self.root and self.returned:
-            raise Untraceable("it calls itself")
+        elif _is_compiled(m):
+            result = m._orig_mod(*args, **kwargs)
         else:
-            result = forward(*args, **kwargs)
+            result = m.forward(*args, **kwargs)
         if isinstance(result, torch.fx.Proxy) and result.node.op != "get_attr":
             self.returned.append((len(self.graph.nodes), result.node, tuple(names)))
         return result
@@ -349,7 +387,7 @@ class _Tracer(torch.fx.Tracer):
             at = max(last[name] for name in layers)
             count, call, names = self.returned[at]
             times = sum(other == names for _, _, other in self.returned[: at + 1])
-            return _End(call, count, self.root.get_submodule(names[0]), times)
+            return _End(call, count, tuple(layers), self.root.get_submodule(names[0]), times)
         *calls, last = self.graph.nodes
         (output,) = last.args
         if not isinstance(output, torch.fx.Node):
@@ -401,9 +439,8 @@ class _Run:
     Calls really work in place here, so that what a later call sees is what it sees in the model.
     """
 
-    def __init__(self, tracer: _Tracer, prefix: str) -> None:
+    def __init__(self, tracer: _Tracer) -> None:
         self._tracer = tracer
-        self._prefix = prefix
         self._nodes: list[Node] = []
         self._results: list[Any] = []  # by node; kept alive, so that memory tells who is who
         self._values: list[Value] = []
@@ -435,8 +472,7 @@ class _Run:
         if not isinstance(y, Tensor) or y.dim() < 2 or len(y) != len(images):
             got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise Untraceable(f"it must return a tensor [{len(images)},K], it returns {got}")
-        layers = {self._prefix + name: index for name, index in layers.items()}
-        return _finished(self._nodes, output, layers), y
+        return _finished(self._nodes, output, layers, end.layers), y
 
     def _index(self, call: torch.fx.Node) -> int:
         index = self._current[call]
@@ -610,9 +646,11 @@ def _same_place(a: Tensor, b: Tensor) -> bool:
     return same == (b.storage_offset(), b.shape, b.stride(), b.dtype)
 
 
-def _finished(nodes: list[Node], output: int, layers: dict[str, int]) -> Graph:
-    """The nodes on which the output or a layer depends, numbered anew."""
-    wanted = {0, output, *layers.values()}
+def _finished(
+    nodes: list[Node], output: int, layers: dict[str, int], requested: Collection[str]
+) -> Graph:
+    """The nodes on which the output or a requested layer depends, numbered anew."""
+    wanted = {0, output, *(layers[name] for name in requested)}
     for node in reversed(nodes):
         if node.index in wanted:
             wanted |= {value.index for value in _values((node.args, node.kwargs))}

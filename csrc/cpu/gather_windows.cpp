@@ -21,18 +21,19 @@ struct Run {
 };
 
 template <class T>
-struct Copying {
-  static void put(Run<T> to, const T* source) {
+class Copying {
+ public:
+  void put(const Run<T>& to, const T* source) const {
+    constexpr int64_t size = sizeof(T);
     if (to.channels == to.pitch) {
-      std::memcpy(to.at, source, to.pixels * to.channels * sizeof(T));
-      return;
-    }
-    for (int64_t i = 0; i < to.pixels; ++i) {
-      std::memcpy(to.at + i * to.pitch, source + i * to.channels, to.channels * sizeof(T));
+      std::memcpy(to.at, source, to.pixels * to.channels * size);
+    } else {
+      copy_(reinterpret_cast<const uint8_t*>(source), reinterpret_cast<uint8_t*>(to.at), to.pixels,
+            to.channels * size, to.pitch * size);
     }
   }
 
-  static void fill(Run<T> to, Compute<T> value) {
+  void fill(const Run<T>& to, Compute<T> value) const {
     if (to.channels == to.pitch) {
       std::fill_n(to.at, to.pixels * to.channels, static_cast<T>(value));
       return;
@@ -41,26 +42,33 @@ struct Copying {
       std::fill_n(to.at + i * to.pitch, to.channels, static_cast<T>(value));
     }
   }
+
+ private:
+  void (*copy_)(const uint8_t*, uint8_t*, int64_t, int64_t, int64_t) = ZF_PICK(copy_pixels);
 };
 
 template <class T>
-struct Adding {
-  // Tight pixels are one long one.
-  static Run<T> merged(Run<T> to) {
-    if (to.channels == to.pitch) to = {to.at, 1, to.pixels * to.channels, 0};
-    return to;
+class Adding {
+ public:
+  void put(const Run<T>& run, const T* source) const {
+    const Run<T> to = merged(run);
+    add_(source, to.at, to.pixels, to.channels, to.pitch);
   }
 
-  static void put(Run<T> to, const T* source) {
-    to = merged(to);
-    ZF_PICK(add_pixels<Compute<T>, T>)(source, to.at, to.pixels, to.channels, to.pitch);
-  }
-
-  static void fill(Run<T> to, Compute<T> value) {
+  void fill(const Run<T>& run, Compute<T> value) const {
     if (value == Compute<T>(0)) return;
-    to = merged(to);
-    ZF_PICK(add_value<Compute<T>, T>)(value, to.at, to.pixels, to.channels, to.pitch);
+    const Run<T> to = merged(run);
+    add_value_(value, to.at, to.pixels, to.channels, to.pitch);
   }
+
+ private:
+  // Tight pixels are one long one.
+  static Run<T> merged(const Run<T>& to) {
+    return to.channels == to.pitch ? Run<T>{to.at, 1, to.pixels * to.channels, 0} : to;
+  }
+
+  void (*add_)(const T*, T*, int64_t, int64_t, int64_t) = ZF_PICK(add_pixels<Compute<T>, T>);
+  void (*add_value_)(Compute<T>, T*, int64_t, int64_t, int64_t) = ZF_PICK(add_value<Compute<T>, T>);
 };
 
 // Writes one row of a window at a time, piece by piece; How is Copying or Adding.
@@ -78,9 +86,9 @@ class Gatherer {
         y, row_->box.x0, row_->box.x1, [&](int64_t, int64_t pixels, const T* source) {
           const Run<T> run{to, pixels, m.channels, m.out_channels};
           if (source) {
-            How<T>::put(run, source);
+            how_.put(run, source);
           } else {
-            How<T>::fill(run, static_cast<Compute<T>>(static_cast<T>(p_.outside)));
+            how_.fill(run, static_cast<Compute<T>>(static_cast<T>(p_.outside)));
           }
           to += pixels * m.out_channels;
         });
@@ -88,6 +96,7 @@ class Gatherer {
 
  private:
   const GatherWindowsParams& p_;
+  How<T> how_;
   const WindowRow* row_ = nullptr;
 };
 

@@ -1,6 +1,5 @@
 #include <torch/library.h>
 
-#include <limits>
 #include <vector>
 
 #include "common/dispatch.h"
@@ -9,6 +8,18 @@
 #include "cpu/level.h"
 #include "cpu/rows.h"
 #include "cpu/windows.h"
+
+namespace zfcuda::cpu {
+namespace {
+
+// The taps inside the map of a column of pooled pixels: the first one's place among the pixels
+// listed of a row, and their number.
+struct PooledColumn {
+  int64_t first, taps;
+};
+
+}  // namespace
+}  // namespace zfcuda::cpu
 
 #define ZF_LOOPS "cpu/pool_windows_loops.h"
 #include "cpu/for_each_level.h"
@@ -24,7 +35,7 @@ class WindowPooler {
 
  public:
   explicit WindowPooler(const PoolWindowsParams& p)
-      : p_(p), m_(p.map), w_(p.window), pool_(ZF_PICK(pool_pixel<C>)) {}
+      : p_(p), m_(p.map), w_(p.window), pool_(ZF_PICK(pool_row<C>)) {}
 
   void enter(const WindowRow& row) {
     row_ = row.clipped(m_.height, m_.width);
@@ -35,34 +46,48 @@ class WindowPooler {
         (box.x1 - 1) * w_.stride_w - w_.padding_w + (w_.kernel_w - 1) * w_.dilation_w + 1, begin_,
         m_.width);
     columns_.clear();
+    int64_t most = 0;
     for (int64_t x = box.x0; x < box.x1; ++x) {
-      columns_.push_back(
-          taps_inside(x, w_.kernel_w, w_.stride_w, w_.padding_w, w_.dilation_w, m_.width));
+      const auto taps =
+          taps_inside(x, w_.kernel_w, w_.stride_w, w_.padding_w, w_.dilation_w, m_.width);
+      const int64_t first = x * w_.stride_w - w_.padding_w + taps.begin * w_.dilation_w;
+      columns_.push_back({first - begin_, std::max<int64_t>(0, taps.end - taps.begin)});
+      most = std::max(most, columns_.back().taps);
     }
+    taps_.resize(most * std::min(w_.kernel_h, m_.height));
+    if constexpr (!computes_in_place<T>) narrow_.resize(box.width() * m_.channels);
   }
 
   void write(int64_t y, int64_t out) {
-    const auto rows =
-        taps_inside(y, w_.kernel_h, w_.stride_h, w_.padding_h, w_.dilation_h, m_.height);
-    find_pixels(y, rows);
+    const int64_t rows = find_pixels(y), width = row_.box.width();
     T* target = static_cast<T*>(m_.out) + out * m_.channels;
-    for (int64_t i = 0; i < row_.box.width(); ++i) pool_one(i, rows, target + i * m_.channels);
+    C* pooled;
+    if constexpr (computes_in_place<T>) {
+      pooled = target;
+    } else {
+      pooled = narrow_.data();
+    }
+    pool_(pixels_.data(), rows, end_ - begin_, columns_.data(), width, w_.dilation_w, p_.relu,
+          pooled, m_.channels, taps_.data());
+    if constexpr (!computes_in_place<T>) narrow_row(pooled, target, width * m_.channels);
   }
 
  private:
-  // Lists the pixels of all rows of taps of pooled row `y`.
-  void find_pixels(int64_t y, const Range<int64_t>& rows) {
-    const int64_t width = end_ - begin_;
+  // Lists the pixels of all rows of taps of pooled row `y`; returns the number of rows.
+  int64_t find_pixels(int64_t y) {
+    const auto taps =
+        taps_inside(y, w_.kernel_h, w_.stride_h, w_.padding_h, w_.dilation_h, m_.height);
     pixels_.clear();
-    if (rows.begin >= rows.end) return;
+    if (taps.begin >= taps.end) return 0;
     if constexpr (!computes_in_place<T>) {
-      widened_.resize((rows.end - rows.begin) * width * m_.channels);
+      widened_.resize((taps.end - taps.begin) * (end_ - begin_) * m_.channels);
     }
     const LaidMap<T> map(m_, row_);
-    for (int64_t tap = rows.begin; tap < rows.end; ++tap) {
+    for (int64_t tap = taps.begin; tap < taps.end; ++tap) {
       map.for_each_piece(y * w_.stride_h - w_.padding_h + tap * w_.dilation_h, begin_, end_,
                          [&](int64_t, int64_t count, const T* source) { list(source, count); });
     }
+    return taps.end - taps.begin;
   }
 
   // `count` neighbouring pixels; 16-bit ones are widened first.
@@ -78,35 +103,14 @@ class WindowPooler {
     for (int64_t i = 0; i < count; ++i) pixels_.push_back(from + i * m_.channels);
   }
 
-  // The `i`th pixel of the row.
-  void pool_one(int64_t i, const Range<int64_t>& rows, T* target) {
-    const Range<int64_t>& cols = columns_[i];
-    const int64_t left = (row_.box.x0 + i) * w_.stride_w - w_.padding_w - begin_;
-    taps_.clear();
-    for (int64_t row = 0; row < rows.end - rows.begin; ++row) {
-      const C* const* pixels = pixels_.data() + row * (end_ - begin_) + left;
-      for (int64_t tap = cols.begin; tap < cols.end; ++tap) {
-        taps_.push_back(pixels[tap * w_.dilation_w]);
-      }
-    }
-    const auto count = static_cast<int64_t>(taps_.size());
-    const C lowest = p_.relu && count > 0 ? C(0) : -std::numeric_limits<C>::infinity();
-    if constexpr (computes_in_place<T>) {
-      pool_(taps_.data(), count, lowest, target, m_.channels);
-    } else {
-      narrow_.resize(m_.channels);
-      pool_(taps_.data(), count, lowest, narrow_.data(), m_.channels);
-      narrow_row(narrow_.data(), target, m_.channels);
-    }
-  }
-
   const PoolWindowsParams& p_;
   const WindowsParams& m_;
   const PoolWindow& w_;
-  void (*pool_)(const C* const*, int64_t, C, C*, int64_t);
+  void (*pool_)(const C* const*, int64_t, int64_t, const PooledColumn*, int64_t, int64_t, bool, C*,
+                int64_t, const C**);
   WindowRow row_{};
   int64_t begin_ = 0, end_ = 0;
-  std::vector<Range<int64_t>> columns_;  // the taps inside of the window's columns
+  std::vector<PooledColumn> columns_;
   std::vector<const C*> pixels_, taps_;
   std::vector<C> widened_, narrow_;
 };

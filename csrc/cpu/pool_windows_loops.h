@@ -36,7 +36,7 @@ ZF_INLINE void largest_of(const T* const* taps, int64_t count, T lowest, T* y, i
 // The largest of `count` pixels, channel by channel, from `lowest` on. The usual numbers of taps
 // unroll.
 template <class T>
-void pool_pixel(const T* const* taps, int64_t count, T lowest, T* y, int64_t channels) {
+ZF_INLINE void pool_pixel(const T* const* taps, int64_t count, T lowest, T* y, int64_t channels) {
   if (channels < narrowest<T>) {
     for (int64_t c = 0; c < channels; ++c) {
       T best = lowest;
@@ -51,6 +51,23 @@ void pool_pixel(const T* const* taps, int64_t count, T lowest, T* y, int64_t cha
   if (count == 9) return largest_of<T, 9>(taps, count, lowest, y, channels);
   if (count == 4) return largest_of<T, 4>(taps, count, lowest, y, channels);
   largest_of<T, 0>(taps, count, lowest, y, channels);
+}
+
+// A row of pooled pixels. `pixels` lists where the pixels of `rows` rows of the map lie, `width` a
+// row; `taps` has room for all of one window's.
+template <class T>
+void pool_row(const T* const* pixels, int64_t rows, int64_t width, const PooledColumn* columns,
+              int64_t count, int64_t dilation, bool relu, T* y, int64_t channels, const T** taps) {
+  for (int64_t i = 0; i < count; ++i, y += channels) {
+    const PooledColumn column = columns[i];
+    int64_t found = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      const T* const* first = pixels + row * width + column.first;
+      for (int64_t tap = 0; tap < column.taps; ++tap) taps[found++] = first[tap * dilation];
+    }
+    const T lowest = relu && found > 0 ? T(0) : -T(__builtin_inf());
+    pool_pixel(taps, found, lowest, y, channels);
+  }
 }
 
 }  // namespace

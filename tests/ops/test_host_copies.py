@@ -22,6 +22,11 @@ class Devices(TorchDispatchMode):
         return result
 
 
+def windows(x):
+    """The arguments that say what of ``x`` goes where."""
+    return torch.empty(7, 13, dtype=torch.int64, device="meta"), x[1, 0].clone(), 8
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -30,8 +35,14 @@ class Devices(TorchDispatchMode):
         lambda x: ops.occlude(x, torch.empty(7, 4, dtype=torch.int64, device="meta"), 0.5),
         lambda x: ops.occlude(x, torch.empty(7, 4, dtype=torch.int64, device="meta"), x[0]),
         lambda x: ops.warp_affine(x, torch.empty(7, 2, 3, device="meta"), 1),
+        lambda x: ops.gather_windows(x, [x[0, 0]], *windows(x)),
+        lambda x: ops.pool_windows(x, [x[0, 0]], *windows(x), 3, 2),
+        lambda x: ops.unpool_windows(x.byte(), [x[0, 0]], *windows(x), 3, 2),
     ],
-    ids=["pool", "lrn", "occlude", "occlude with an image", "warp_affine"],
+    ids=[
+        *("pool", "lrn", "occlude", "occlude with an image", "warp_affine"),
+        *("gather_windows", "pool_windows", "unpool_windows"),
+    ],
 )
 def test_only_on_the_inputs_device(call):
     with Devices() as devices:

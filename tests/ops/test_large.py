@@ -33,3 +33,26 @@ def test_occlude_past_int32(place):
     out = place.op("occlude")(x, boxes, torch.ones(1, dtype=x.dtype, device=place.device))
     assert torch.equal(out[0, -2], x[0])
     assert torch.equal(out[:, -1:], reference.occlude(x, boxes[-1:], 1.0))
+
+
+def test_windows_past_int32(place):
+    """The last windows of an output, and the last pixels of a patch, beyond 2^31 elements."""
+    pixels = 2**21 + 64  # of 1024 channels: 4 GiB
+    arguments = {"dtype": torch.float16, "device": place.device}
+    out = torch.zeros(pixels, 1024, **arguments)
+    base = torch.randn(1, 8, 8, 1024, device=place.device).half()
+    window = torch.tensor([[0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 8, 8, pixels - 64]]).to(place.device)
+    place.op("gather_windows")(base, [], window, out, 64, 0, 0.0, False)
+    assert torch.equal(out[-64:].view(base.shape), base) and not out[-128:-64].any()
+
+    # Now `out` is a buffer, with the patch at its end.
+    patch = torch.tensor([[0, 0, pixels - 64, 8, 0, 0, 8, 8, 0, 0, 8, 8, 0]]).to(place.device)
+    copy = torch.zeros(64, 1024, **arguments)
+    place.op("gather_windows")(None, [out], patch, copy, 64, 0, 0.0, False)
+    assert torch.equal(copy.view(base.shape), base)
+    pair = ([1, 1], [1, 1], [0, 0], [1, 1])
+    place.op("pool_windows")(torch.zeros_like(base), [out], patch, copy, 64, *pair, False)
+    assert torch.equal(copy.view(base.shape), base)
+    switches = torch.zeros(base.shape, dtype=torch.uint8, device=place.device)
+    place.op("unpool_windows")(switches, [out], patch, copy, 64, *pair, False, False)
+    assert torch.equal(copy.view(base.shape), base)

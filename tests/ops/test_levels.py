@@ -25,6 +25,21 @@ def outputs():
                 found += [y, switches, back]
             found += [ops.local_response_norm(x, 5, 0.1), ops.local_response_norm(x, 4, 0.1, 0.5)]
             found.append(ops.warp_affine(x, matrices, 0.5))
+        found += windows_of(x.permute(0, 2, 3, 1), switches.permute(0, 2, 3, 1))
+    return found
+
+
+def windows_of(base, switches):
+    """Windows of the second image of ``base``, and of the unpooled signal of 3x3/1 switches."""
+    patch = base[0, :9, :8].reshape(72, -1).contiguous()
+    windows = torch.tensor([[1, 0, 0, 8, 4, 5, 13, 13, -1, 2, 20, 21, 0]])
+    found = [
+        torch.zeros(21 * 19, patch.shape[1] + extra, dtype=base.dtype) for extra in (0, 3, 0, 0)
+    ]
+    ops.gather_windows(base, [patch], windows, found[0], 399, outside=0.3, add=True)
+    ops.gather_windows(base, [patch], windows, found[1], 399, channel=2)
+    ops.pool_windows(base, [patch], windows, found[2], 399, 3, 1, 1, relu=True)
+    ops.unpool_windows(switches, [patch], windows, found[3], 399, 3, 1, 1)
     return found
 
 

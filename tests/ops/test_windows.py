@@ -511,6 +511,14 @@ def test_autograd_notices_that_out_changed():
         y.backward()
 
 
+def test_inference_mode():
+    with torch.inference_mode():
+        good = arguments()
+        ops.gather_windows(**good)
+    with pytest.raises(RuntimeError, match="inference tensor"):
+        ops.gather_windows(**good)
+
+
 def test_opcheck():
     good = arguments()
     base, rest = good.pop("base"), tuple(good.values())

@@ -7,6 +7,7 @@ one line and 130.
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ _EXAMPLES = {
     "occlude": """examples:
   zfcuda occlude --image cat.jpg --layer features.12
   zfcuda occlude --image cat.jpg dog.jpg --target "Egyptian cat" --size 32 --stride 4
+  zfcuda occlude --image cat.jpg --size 16 --stride 4 --plan
   zfcuda occlude --model torchvision:resnet18 --image cat.jpg --layer layer4 --fill black""",
     "rotate": """examples:
   zfcuda rotate --image cat.jpg --layer features.3 --layer features.12
@@ -99,9 +101,20 @@ def _deconv(options: argparse.Namespace) -> None:
 
 
 def _occlude(options: argparse.Namespace) -> None:
+    import zfcuda
     from zfcuda import _jobs
 
-    def job(network: Network, x: Tensor, name: str, stem: Path) -> Entry:
+    settings = {"size": options.size, "stride": options.stride, "method": options.method}
+    layers = [options.layer] if options.layer else []
+    planned: list[Network] = []
+
+    def job(network: Network, x: Tensor, name: str, stem: Path) -> Entry | None:
+        if not planned and (options.plan or not options.quiet):  # images have one size
+            planned.append(network)
+            plan = zfcuda.plan(network.model, x, layers=layers, **settings)
+            print(plan, file=sys.stdout if options.plan else sys.stderr)
+        if options.plan:
+            return None
         return _jobs.occlude(
             network,
             x,
@@ -109,8 +122,7 @@ def _occlude(options: argparse.Namespace) -> None:
             stem,
             options.layer,
             not options.quiet,
-            size=options.size,
-            stride=options.stride,
+            **settings,
             fill=network.fill(options.fill),
             target=network.label(options.target),
         )
@@ -154,7 +166,7 @@ def _each_image(options: argparse.Namespace, job: Any) -> None:
     stems = _stems(options.image, options.command)
     for path, stem, image in zip(options.image, stems, images, strict=True):
         entry = job(network, network.input(image), Path(path).name, folder / stem)
-        for written in (entry.figure, *entry.numbers):
+        for written in (entry.figure, *entry.numbers) if entry else ():
             print(written)
 
 
@@ -170,10 +182,10 @@ def _stems(paths: Sequence[str], command: str) -> list[str]:
 
 
 def _list_layers(network: Network) -> None:
+    from tabulate import tabulate
+
     rows = [(name, kind, "×".join(map(str, shape))) for name, kind, shape in network.layers()]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for name, kind, shape in rows:
-        print(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {shape}")
+    print(tabulate(rows, tablefmt="plain", disable_numparse=True))
 
 
 # ------------------------------------------------------------------------------------ values
@@ -257,6 +269,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     occlude.add_argument(
         "--stride", type=_pair, default=8, metavar="N|HxW", help="its steps, pixels (default: 8)"
+    )
+    occlude.add_argument(
+        "--method",
+        choices=("auto", "cone", "dense"),
+        default="auto",
+        help="recompute what can change, run whole passes, or what is faster (default: auto)",
+    )
+    occlude.add_argument(
+        "--plan", action="store_true", help="print what would be computed, and stop"
     )
     _score_options(occlude, "colour of the occluder")
 

@@ -95,7 +95,7 @@ def advance(
         boxes: int64 [P,4], what to compute of the step's value; clipped to its maps, maybe empty.
     """
     match step.rule:
-        case Conv(kernel=(1, 1), stride=(1, 1), padding=(0, 0)):
+        case Conv() if step.convolution.per_pixel:
             return _each_buffer(step, sources[0])
         case Conv() | AvgPool():
             return _windowed(step, sources[0], bases[0], boxes)
@@ -142,10 +142,10 @@ def _each_buffer(step: Step, source: Patches) -> Patches:
     """Steps that treat every pixel alone need no windows."""
     rule, buffers = step.rule, []
     for buffer in source.buffers:
-        x = maps(buffer[None, :, None])
+        x = _row(buffer)
         match rule:
             case Conv():
-                y = step.convolution(x, (0, 0))
+                y = _row(step.convolution.of_pixels(buffer))
             case Lrn():
                 y = ops.local_response_norm(x, rule.size, rule.alpha, rule.beta, rule.k)
             case Affine():
@@ -243,17 +243,41 @@ def _concatenated(
     step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
 ) -> Patches:
     out = _gathered(list(zip(sources, bases, strict=True)), boxes)
-    return _patches(_flat(finish(step, maps(out[None, :, None]))), boxes)
+    return _patches(_flat(finish(step, _row(out))), boxes)
 
 
 def _combined(
     step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
 ) -> Patches:
+    if step.rule.name == "add":
+        for own, other in ((0, 1), (1, 0)):
+            if step.owned[own] and _covers(sources[own], boxes):
+                return _added(step, sources[own], sources[other], bases[other])
     first, second = (
-        maps(_gathered([(source, base)], boxes)[None, :, None])
+        _row(_gathered([(source, base)], boxes))
         for source, base in zip(sources, bases, strict=True)
     )
     return _patches(_flat(finish(step, step.rule.function(first, second))), boxes)
+
+
+def _covers(source: Patches, boxes: Boxes) -> bool:
+    """Whether the patches reach as far as ``boxes``."""
+    own = source.boxes
+    inside = (own[:, :2] <= boxes[:, :2]).all(1) & (own[:, 2:] >= boxes[:, 2:]).all(1)
+    return bool((inside | (_areas(boxes) == 0)).all())
+
+
+def _added(step: Step, own: Patches, other: Patches, base: Tensor) -> Patches:
+    """The sum, in the memory of patches that no one else needs."""
+    for index, buffer in enumerate(own.buffers):
+        members = np.flatnonzero(own.rows[:, 1] == index)
+        if not len(members):
+            continue
+        rows = [other.rows[members], own.rows[members, 4:], own.rows[members, 2:3]]
+        windows = torch.from_numpy(np.concatenate(rows, 1)).to(buffer.device, non_blocking=True)
+        largest = int(_areas(own.boxes[members]).max())
+        ops.gather_windows(base, other.buffers, windows, buffer, largest, add=True)
+    return Patches([_flat(finish(step, _row(buffer))) for buffer in own.buffers], own.rows)
 
 
 # --- windows and buffers --------------------------------------------------------------------------
@@ -285,6 +309,11 @@ def buckets(boxes: Boxes, call: float) -> list[tuple[np.ndarray, tuple[int, int]
     of = label[inverse]
     kept = np.flatnonzero(alive)
     return [(np.flatnonzero(of == i), (int(size[i, 0]), int(size[i, 1]))) for i in kept]
+
+
+def _row(pixels: Tensor) -> Tensor:
+    """Pixels [n,C] as one row of maps [1,C,1,n]."""
+    return maps(pixels[None, None])
 
 
 def _areas(boxes: Boxes) -> np.ndarray:

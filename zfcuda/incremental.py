@@ -76,7 +76,7 @@ def occlude_all(
         advanced: called with the number of positions done.
     """
     order = _alike_first(schedule)
-    chunk, tail = batch_sizes(schedule, limit)
+    chunk, tail = batch_sizes(schedule, limit, fill.element_size())
     answers = _Collected(len(order))
     handed: list[dict[int, Tensor]] = []
     waiting: list[np.ndarray] = []
@@ -94,9 +94,9 @@ def occlude_all(
     return answers.result()
 
 
-def batch_sizes(schedule: Schedule, limit: int) -> tuple[int, int]:
+def batch_sizes(schedule: Schedule, limit: int, element: int) -> tuple[int, int]:
     """How many positions run together inside cones, and how many on whole maps."""
-    cones, dense = _bytes_each(schedule)
+    cones, dense = _bytes_each(schedule, element)
     together = int(min(_TAIL, max(1, limit // max(1, dense))))
     return int(min(together, max(1, limit // max(1, cones)))), together
 
@@ -244,10 +244,9 @@ def _alike_first(schedule: Schedule) -> np.ndarray:
     return np.lexsort(keys) if keys else np.arange(len(schedule.boxes[0]))
 
 
-def _bytes_each(schedule: Schedule) -> tuple[int, int]:
+def _bytes_each(schedule: Schedule, element: int) -> tuple[int, int]:
     """The most that one position holds at once: inside cones, and on whole maps."""
     steps, uses = schedule.steps, _last_uses(schedule)
-    element = 8
     live: dict[int, np.ndarray] = {}
     maps: dict[int, int] = {}
     most_inside, most_whole = 1, 1

@@ -252,4 +252,4 @@ def _weights_per_output(step: Step, graph: Graph) -> float:
 
 
 def _name(step: Step) -> str:
-    return step.node.layers[0] if step.node.layers else step.node.name
+    return next(filter(None, step.node.layers), step.node.name)

@@ -6,16 +6,17 @@ run on whole maps (:func:`run`) and inside cones (:mod:`zfcuda.forward_cone`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.convolving import Convolution
+from zfcuda.convolving import Convolution, linear
 from zfcuda.graph import Graph, Node
 from zfcuda.rules import (
     Affine,
@@ -49,6 +50,7 @@ class Step:
             ``convolution`` instead.
         shape: of its value, per image.
         convolution: the rule as a function, if it is a convolution.
+        owned: for each input, whether this step alone takes it and may overwrite it.
     """
 
     value: int
@@ -58,6 +60,7 @@ class Step:
     then: tuple[Pointwise | Affine, ...]
     shape: tuple[int, ...] | None
     convolution: Convolution | None = None
+    owned: tuple[bool, ...] = ()
 
     @property
     def local(self) -> bool:
@@ -99,7 +102,19 @@ def fuse(graph: Graph, wanted: Collection[int] = ()) -> Steps:
                 step = joined
         source[node.index] = step.value
         made[step.value] = step
-    return Steps(graph, tuple(_ready(made[value]) for value in sorted(made)), source)
+    shared = {0, *(source[node] for node in kept)}
+    taken = Counter(value for step in made.values() for value in step.inputs)
+    return Steps(
+        graph,
+        tuple(
+            replace(
+                _ready(made[value]),
+                owned=tuple(taken[i] == 1 and i not in shared for i in made[value].inputs),
+            )
+            for value in sorted(made)
+        ),
+        source,
+    )
 
 
 def _ready(step: Step) -> Step:
@@ -156,6 +171,8 @@ def _folded(conv: Conv, affine: Affine) -> Conv:
 def run(steps: Steps, step: Step, values: Mapping[int, Any]) -> Any:
     """The step's value for a batch, from the values of its inputs (by node)."""
     rule = step.rule
+    if type(step.node.function) is nn.Linear:
+        return linear(values[step.inputs[0]], step.node.function.weight, step.node.function.bias)
     if not step.local:
         return steps.graph.evaluate(step.node, Values(steps.source, values))
     x = values[step.inputs[0]]

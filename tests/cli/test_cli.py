@@ -58,6 +58,18 @@ def test_settings_reach_the_experiments(photo, tmp_path):
     assert len(Projections.load(out / "photo-deconv").columns) == 3
 
 
+def test_occlude_prints_its_plan(photo, tmp_path, capsys):
+    arguments = ["occlude", "--model", "tiny", "--image", photo(), "--out", str(tmp_path / "out")]
+    arguments += ["--size", "6", "--stride", "6", "--method", "cone"]
+    assert run(*arguments, "--plan") == 0
+    plan = capsys.readouterr().out
+    assert "positions" in plan and "rectangle" in plan and "conv" in plan
+    assert files(tmp_path / "out") == []
+    assert cli.main(arguments) == 0
+    assert "rectangle" in capsys.readouterr().err
+    assert OcclusionResult.load(tmp_path / "out" / "photo-occlude").method == "cone"
+
+
 def test_inputs_of_one_name_do_not_overwrite_each_other(photo, tmp_path):
     out = tmp_path / "out"
     images = [photo("a/cat.png"), photo("b/cat.png"), photo("cat.bmp")]

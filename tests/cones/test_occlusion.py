@@ -405,7 +405,7 @@ class Counting(nn.Module):
 
 
 def test_a_graph_that_says_something_else_is_not_used():
-    with pytest.warns(UserWarning, match="gives other logits than the model itself"):
+    with pytest.warns(UserWarning, match="answers otherwise than the model itself"):
         result = zfcuda.occlusion(Counting().eval(), torch.randn(1, 3, 32, 32), size=16)
     assert result.method == "dense"
 

@@ -134,6 +134,12 @@ class Observed:
         return self._made[node.index]
 
 
+def arranged(x: Tensor) -> Tensor:
+    """Images in the order of memory in which convolutions are fastest; float64, which checks the
+    results, as it is."""
+    return x if x.dtype == torch.float64 else x.contiguous(memory_format=torch.channels_last)
+
+
 def observe(graph: Graph, x: Tensor, tops: Collection[int], manner: Manner) -> Observed:
     """Run the graph on ``x`` up to the nodes ``tops``, and no further."""
     needed = _below(graph, tops)
@@ -142,9 +148,7 @@ def observe(graph: Graph, x: Tensor, tops: Collection[int], manner: Manner) -> O
         for source in graph.nodes[index].inputs:
             uses[source] += 1
     observed = Observed(graph, manner, {})
-    # What convolutions are fastest on; float64, which checks results, keeps the model's own order.
-    fast = x if x.dtype == torch.float64 else x.contiguous(memory_format=torch.channels_last)
-    values: dict[int, Any] = {0: fast}
+    values: dict[int, Any] = {0: arranged(x)}
     for index in sorted(needed):
         node = graph.nodes[index]
         if index:
@@ -347,7 +351,7 @@ class Descent:
     Attributes:
         observed: the forward pass.
         images: [P], which of its images each unit is of.
-        limit: bytes that a step may write at once.
+        limit: bytes that a batch's signals may take.
     """
 
     observed: Observed
@@ -385,7 +389,10 @@ class Descent:
         boxes = self._boxes_below(node, signal.boxes)
         _, height, width = _frames(boxes, size)
         each = max(height * width * channels, signal.data[0].numel()) * signal.data.itemsize
-        return min(len(signal.units), -(-len(signal.units) * each // self.limit))
+        # Its windows before and after, what a convolution makes of them meanwhile, and what
+        # waits at other nodes.
+        limit = max(1, self.limit // 8)
+        return min(len(signal.units), -(-len(signal.units) * each // limit))
 
     def _boxes_below(self, node: Node, boxes: Ints) -> Ints:
         size = self.graph.nodes[node.inputs[0]].shape[1:]
@@ -722,12 +729,25 @@ def descend(
         images: [P], which image each unit is of.
         units: [P,3], (channel, row, column); row and column are -1 for the whole map.
         seed: the signal to start from; None for the units' own values.
-        limit: bytes that a step may write at once.
+        limit: bytes that the signals of one batch of units may take (one unit's in any case).
     """
+    order = _by_size(observed.graph, node, units)
+    images, units = images[order], units[order]
     descent = Descent(observed, images, limit)
     for state in _seeds(observed.outputs[node], node, images, units, seed, limit):
         for signal in descent.run(state, node):
-            yield from _patches(signal, observed.graph.nodes[0].shape)
+            for unit, projected in _patches(signal, observed.graph.nodes[0].shape):
+                yield int(order[unit]), projected
+
+
+def _by_size(graph: Graph, node: int, units: Ints) -> Ints:
+    """The units in an order in which those whose cones are of one size go together: near the edge
+    they are smaller, and a batch's windows are as large as its largest cone."""
+    boxes = np.concatenate([units[:, 1:], units[:, 1:] + 1], 1)
+    cones = cone.descend(graph, graph.nodes[node], boxes).get(0)
+    if cones is None:
+        return np.arange(len(units))
+    return np.lexsort((cones[:, 3] - cones[:, 1], cones[:, 2] - cones[:, 0]))
 
 
 def _seeds(
@@ -758,7 +778,7 @@ def _whole_maps(
     return Windows(units, data, boxes[:, :2], boxes)
 
 
-def _patches(signal: Signal, shape: Sequence[int]) -> Iterator[tuple[int, Projected]]:
+def _patches(signal: Signal, shape: Sequence[int]) -> Iterator[tuple[Any, Projected]]:
     if isinstance(signal, Points):
         signal = _as_windows(signal, shape[0])
     starts = signal.boxes[:, :2] - signal.origins
@@ -767,7 +787,7 @@ def _patches(signal: Signal, shape: Sequence[int]) -> Iterator[tuple[int, Projec
     for row, (unit, box) in enumerate(zip(signal.units, signal.boxes, strict=True)):
         (y0, x0), (y1, x1) = starts[row], stops[row]
         patch = maps[row, :, y0:y1, x0:x1] if y0 < y1 and x0 < x1 else maps[row, :, :0, :0]
-        yield int(unit), Projected(tuple(box.tolist()), patch)
+        yield unit, Projected(tuple(box.tolist()), patch)
 
 
 __all__ = ["Manner", "Observed", "Projected", "descend", "observe", "obstacle"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Real
@@ -311,7 +311,7 @@ def _project(
         undisturbed(model),
         progress_bar(len(x) * len(requests), progress, "projections") as advance,
     ):
-        graph, on_cones = _graph(model, x, requests)
+        graph, on_cones = _graph(model, x, [*requests])
         found: dict[str, _Found] = {}
         left: list[str] = []
         others = {layer: own for layer, own in requests.items() if layer not in on_cones}
@@ -328,20 +328,12 @@ def _project(
 # --- on cones -------------------------------------------------------------------------------------
 
 
-def _graph(model: nn.Module, x: Tensor, layers: Iterable[str]) -> tuple[Graph | None, list[str]]:
+def _graph(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Graph | None, list[str]]:
     """The model as a graph, and those of these layers from which cones lead down to the image."""
-    reason = None
-    if torch.is_autocast_enabled(x.device.type):
-        reason = "autocast is on"
-    elif any(weight.is_inference() for weight in chain(model.parameters(), model.buffers())):
-        reason = "weights were made under inference_mode"
-    else:
-        try:
-            graph = trace(model, x[:1])
-        except Untraceable as error:
-            reason = str(error)
-    if reason is not None:
-        _log.debug("projections by autograd: %s", reason)
+    try:
+        graph = _traced(model, x[:1], layers)
+    except Untraceable as error:
+        _log.debug("projections by autograd: %s", error)
         return None, []
     on_cones = []
     for layer in layers:
@@ -354,6 +346,17 @@ def _graph(model: nn.Module, x: Tensor, layers: Iterable[str]) -> tuple[Graph | 
         else:
             on_cones.append(layer)
     return graph, on_cones
+
+
+def _traced(model: nn.Module, image: Tensor, layers: Sequence[str]) -> Graph:
+    if torch.is_autocast_enabled(image.device.type):
+        raise Untraceable("autocast is on")
+    if any(weight.is_inference() for weight in chain(model.parameters(), model.buffers())):
+        raise Untraceable("weights were made under inference_mode")
+    try:
+        return trace(model, backward_cone.arranged(image), layers)
+    except Untraceable:  # perhaps a view that only the model's own arrangement allows
+        return trace(model, image, layers)
 
 
 def _on_cones(

@@ -22,6 +22,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 
+from zfcuda import _recall
 from zfcuda.recognition import NotDeterministic, Value, module_kind, read
 from zfcuda.rules import (
     Affine,
@@ -152,7 +153,8 @@ class Graph:
 def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
     """The model's graph for images like ``x``.
 
-    The graph runs once on the first one or two images, and so does the model: both must agree.
+    The graph runs once on the first one or two images, and so does the model: both must agree. A
+    model that was traced before, and makes the same calls of the same modules, need not run again.
 
     Args:
         model: in eval mode.
@@ -170,9 +172,20 @@ def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
     with _unchanged(model), _uncompiled(model), torch.inference_mode(False), torch.no_grad():
         tracer = _followed(model)
         end = tracer.end(layers)
-        graph, value = _Run(tracer).graph(x[:2].detach().clone(), end)
-        _compare(value, _answer(model, x[:2].detach().clone(), end))
+        images = x[:2].detach()
+        mark = _mark(tracer, end, images)
+        graph = _recall.recall(model, mark)
+        if graph is None:
+            graph, value = _Run(tracer).graph(images.clone(), end)
+            _compare(value, _answer(model, images.clone(), end))
+            _recall.keep(model, mark, graph)
         return graph
+
+
+def _mark(tracer: _Tracer, end: _End, images: Tensor) -> _recall.Mark | None:
+    returned = tuple((count, names) for count, _, names in tracer.returned if count <= end.count)
+    kind = (tuple(images.shape), images.stride(), images.dtype, images.device)
+    return _recall.mark(tracer.graph, tracer.modules, end.count, end.layers, returned, *kind)
 
 
 @dataclass(frozen=True)

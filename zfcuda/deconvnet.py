@@ -106,7 +106,7 @@ def deconv(
             backward.
     """
     request = _Request(OneChoice(channel, position, k), seed, overlap, rule, norm)
-    (name,) = find_layers(model, [layer])
+    (name,) = _layers(model, x, [layer])
     found, left = _project(model, x, {name: request}, max_memory, progress)
     _warn(left)
     pictures = _pictures(found[name].projected, x).unflatten(0, (len(x), k))
@@ -133,7 +133,7 @@ def projections(
     Arguments and errors are :func:`deconv`'s. The result has N*k columns, image by image.
     """
     request = _Request(OneChoice(channel, position, k), seed, overlap, rule, norm)
-    names = list(find_layers(model, layers))
+    names = _layers(model, x, layers)
     found, left = _project(model, x, dict.fromkeys(names, request), max_memory, progress)
     _warn(left)
     columns = [
@@ -190,7 +190,7 @@ def project(
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`deconv`.
     """
-    names = list(find_layers(model, layer))
+    names = _layers(model, x, layer)
     chosen = _by_layer(units, names)
     requests = {name: _Request(parse(chosen[name]), seed, overlap, rule, norm) for name in names}
     found, left = _project(model, x, requests, max_memory, progress)
@@ -206,6 +206,14 @@ def project(
         values=_end_to_end([p.patch for p in projected]),
         images=to_result(x),
     )
+
+
+def _layers(model: nn.Module, x: Tensor, layers: str | Sequence[str]) -> list[str]:
+    """The layers' names, checked together with what they are to be found in."""
+    check_input(model, x)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TypeError("the calls of a TorchScript model cannot be followed; pass the eager model")
+    return list(find_layers(model, layers))
 
 
 def _by_layer(units: Any, names: list[str]) -> dict[str, Units]:
@@ -302,10 +310,6 @@ def _project(
     model: nn.Module, x: Tensor, requests: Requests, max_memory: int | None, progress: bool
 ) -> tuple[dict[str, _Found], list[str]]:
     """The requested units of every layer, and the calls that were left to their gradient."""
-    check_input(model, x)
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise TypeError("the calls of a TorchScript model cannot be followed; pass the eager model")
-    find_layers(model, [*requests])
     limit = memory_limit(max_memory, x.device)
     with (
         undisturbed(model),

@@ -116,31 +116,3 @@ def _below(graph: Graph, top: Node) -> set[int]:
         if node.index in found:
             found.update(node.inputs)
     return found
-
-
-def fingerprint(model: nn.Module, x: Tensor) -> tuple[Any, ...]:
-    """What a model's graph may depend on, for telling whether it is still the model that was
-    traced.
-
-    Vectors are compared by value, since a graph holds numbers made of them (batch norm's).
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    return (
-        tuple(x.shape[1:]),
-        x.dtype,
-        x.device,
-        torch.nn.modules.module._has_any_global_hook(),
-        tuple((name, id(m), _settings(m)) for name, m in model.named_modules()),
-        tuple(
-            (id(t), t.data_ptr(), t._version, t.tolist() if t.dim() < 2 else None) for t in tensors
-        ),
-    )
-
-
-def _settings(module: nn.Module) -> tuple[Any, ...]:
-    """A module's plain attributes, and how many hooks and the like it has."""
-    return tuple(
-        (name, len(value) if isinstance(value, dict | list | set) else value)
-        for name, value in vars(module).items()
-        if isinstance(value, int | float | str | tuple | dict | list | set | None)
-    )

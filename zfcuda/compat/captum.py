@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from zfcuda.compat import _captums_rule
 from zfcuda.compat._captums_rule import Refused
-from zfcuda.graph import Graph, trace
+from zfcuda.graph import trace
 from zfcuda.interception import fast_forward
 from zfcuda.sensitivity import occlusion
 
@@ -164,11 +164,9 @@ class NeuronDeconvolution(_Traceable, attr.NeuronDeconvolution):
     """``captum.attr.NeuronDeconvolution`` that computes only what the unit depends on.
 
     The cone is taken for one image-shaped input, a unit (channel, row, column) of maps and a model
-    in eval mode that torch.fx can trace. The model is traced once, and again when it has changed.
-    :func:`zfcuda.project` does many units in one forward pass.
+    in eval mode that torch.fx can trace. :func:`zfcuda.project` does many units in one forward
+    pass.
     """
-
-    _traced: tuple[Any, Graph] | None = None
 
     @log_usage(part_of_slo=True)
     def attribute(
@@ -201,10 +199,8 @@ class NeuronDeconvolution(_Traceable, attr.NeuronDeconvolution):
     def _project(self, x: Tensor, selector: Any) -> Tensor:
         model = self.forward_func
         names = [name for name, module in model.named_modules() if module is self.layer]
-        mark = _captums_rule.fingerprint(model, x)
-        if self._traced is None or self._traced[0] != mark:
-            self._traced = (mark, trace(model, x[:1]))
-        graph = self._traced[1]
+        # Of the whole model: a ReLU module that is called again after the layer counts too.
+        graph = trace(model, x[:1])
         node = graph.layer(names[0]) if names else None
         if node is None or node.shape is None or len(node.shape) != 3:
             raise Refused("the layer does not give maps [N,C,h,w]")

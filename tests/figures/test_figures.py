@@ -2,6 +2,7 @@
 matplotlib's global state alone."""
 
 import itertools
+import math
 import sys
 from unittest import mock
 
@@ -13,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from zfcuda import figures
+from zfcuda.results import Patches
 
 
 def assert_tidy(figure):
@@ -91,6 +93,27 @@ def test_small_projections_are_magnified(projections):
     insets = [len(ax.child_axes) for ax in figure.axes]
     # The inputs; the specks, each above its image patch; the full and the empty layer.
     assert insets == [0] * 5 + [2] * 5 + [0] * 10
+
+
+@pytest.mark.parametrize("most", [64, 2])
+def test_projection_patches(images, most):
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([[0, 0, 3, 3], [2, 1, 9, 8], [0, 0, 0, 0], [0, 0, 32, 32], [5, 5, 12, 9]])
+    result = Patches(
+        layers=("features.3.squeeze", "classifier"),
+        layer=torch.tensor([0, 0, 0, 1, 1]),
+        image=torch.tensor([0, 0, 1, 0, 1]),
+        units=torch.zeros(5, 3, dtype=torch.int64),
+        activations=torch.tensor([1.0, 2.5, 0.0, math.nan, -1.0]),
+        boxes=boxes,
+        values=torch.randn(3 * (9 + 49 + 1024 + 28), generator=generator),
+        images=torch.randn(2, 3, 32, 32, generator=generator),
+    )
+    for shown in (None, images):
+        figure = figures.projection_patches(result, shown, most=most, title="a title")
+        assert_tidy(figure)
+        texts = " ".join(text.get_text() for text in _drawn_texts(figure))
+        assert ("2 of 3 units" if most == 2 else "3 units, strongest activation 2.5") in texts
 
 
 def test_background_effect(background, class_names):

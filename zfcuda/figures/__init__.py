@@ -7,6 +7,7 @@ Display images are NumPy arrays ``[N,H,W,3]`` in 0..1; every one of them is opti
 from .background import background_effect
 from .invariance import invariance_curve
 from .occlusion import occlusion_row
+from .patches import projection_patches
 from .prediction import prediction
 from .projection import projection_grid
 
@@ -16,4 +17,5 @@ __all__ = [
     "occlusion_row",
     "prediction",
     "projection_grid",
+    "projection_patches",
 ]

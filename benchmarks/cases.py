@@ -195,6 +195,113 @@ def _rotate(layout: torch.memory_format = torch.contiguous_format) -> Work:
     )
 
 
+def _marching(count: int, size: int, window: int, patch: int) -> Tensor:
+    """Rows of ``windows``: squares all over a square map, each with a patch in its middle."""
+    rows = []
+    for q in range(count):
+        y, x = 7 * q % (size - window + 1), 5 * q % (size - window + 1)
+        top, left = y + (window - patch) // 2, x + (window - patch) // 2
+        place = (top, left, top + patch, left + patch)
+        box = (y, x, y + window, x + window)
+        rows.append([0, 0, q * patch**2, patch, *place, *box, q * window**2])
+    return torch.tensor(rows)
+
+
+def _gather(count: int, size: int, window: int, patch: int, channels: int) -> Work:
+    base = torch.randn(1, size, size, channels)
+    patches = torch.randn(count, patch, patch, channels)
+    buffers, windows = [patches.view(-1, channels)], _marching(count, size, window, patch)
+    out = torch.zeros(count * window**2, channels)
+    expected = torch.zeros(count, window, window, channels)
+    margin = (window - patch) // 2
+    corners = windows[:, 8:10].tolist()
+
+    def with_torch() -> None:
+        for q, (y, x) in enumerate(corners):
+            expected[q] = base[0, y : y + window, x : x + window]
+        expected[:, margin : margin + patch, margin : margin + patch] = patches
+
+    def ours() -> None:
+        ops.gather_windows(base, buffers, windows, out, window**2)
+
+    def with_reference() -> None:
+        reference.gather_windows(base, buffers, windows, out, window**2)
+
+    def check() -> None:
+        ours()
+        with_torch()
+        assert torch.equal(out.view_as(expected), expected)
+
+    return Work(ours, with_torch, with_reference, check, 2 * _size(out))
+
+
+def _pool_windows() -> Work:
+    """What occlusion does at a pooling layer: torch gathers, then pools."""
+    count, channels, window, patch = 32, 96, 11, 9  # of the map; pooled, windows are 5x5
+    base = torch.randn(1, 110, 110, channels)
+    patches = torch.randn(count, patch, patch, channels)
+    windows = _marching(count, 54, 5, 1)
+    windows[:, 4:6] = windows[:, 8:10] * 2 + 1  # the patch in the middle of the 11x11 below
+    windows[:, 6:8] = windows[:, 4:6] + patch
+    windows[:, 2], windows[:, 3] = torch.arange(count) * patch**2, patch
+    buffers, out = [patches.view(-1, channels)], torch.zeros(count * 25, channels)
+    below = torch.zeros(count, window, window, channels)
+    corners = (windows[:, 8:10] * 2).tolist()
+
+    def with_torch() -> Tensor:
+        for q, (y, x) in enumerate(corners):
+            below[q] = base[0, y : y + window, x : x + window]
+        below[:, 1 : 1 + patch, 1 : 1 + patch] = patches
+        return F.max_pool2d(torch.relu(below.permute(0, 3, 1, 2)), 3, 2)
+
+    def ours() -> None:
+        ops.pool_windows(base, buffers, windows, out, 25, 3, 2, relu=True)
+
+    def with_reference() -> None:
+        reference.pool_windows(base, buffers, windows, out, 25, (3, 3), (2, 2), relu=True)
+
+    def check() -> None:
+        ours()
+        assert torch.equal(out.view(count, 5, 5, channels), with_torch().permute(0, 2, 3, 1))
+
+    return Work(ours, with_torch, with_reference, check, _size(below, out))
+
+
+def _unpool_windows() -> Work:
+    """What projection does at a pooling layer: torch scatters patches with their own indices."""
+    count, channels, patch = 16, 256, 10
+    x = torch.randn(1, channels, 54, 54).contiguous(memory_format=CHANNELS_LAST)
+    _, switches = ops.max_pool2d(x, 2)
+    maps = switches.permute(0, 2, 3, 1)
+    windows = _marching(count, 27, patch, patch)
+    windows[:, 8:12] *= 2
+    windows[:, 12] *= 4
+    patches = torch.randn(count, patch, patch, channels)
+    buffers, out = [patches.view(-1, channels)], torch.zeros(count * 4 * patch**2, channels)
+    signal = patches.permute(0, 3, 1, 2)
+    boxes = windows[:, 4:8].tolist()
+    own = torch.cat([switches[:, :, y0:y1, x0:x1] for y0, x0, y1, x1 in boxes])
+    indices = ops.switches_to_indices(own, 2, input_size=(2 * patch, 2 * patch))
+
+    def with_torch() -> Tensor:
+        return torch.relu(F.max_unpool2d(signal, indices, 2))
+
+    def ours() -> None:
+        ops.unpool_windows(maps, buffers, windows, out, 4 * patch**2, 2, relu=True)
+
+    def with_reference() -> None:
+        reference.unpool_windows(
+            maps, buffers, windows, out, 4 * patch**2, (2, 2), (2, 2), relu=True
+        )
+
+    def check() -> None:
+        ours()
+        expected = with_torch().permute(0, 2, 3, 1)
+        assert torch.equal(out.view(expected.shape), expected)
+
+    return Work(ours, with_torch, with_reference, check, _size(patches, own, out))
+
+
 CASES = [
     Case("relu + max_pool 3x3/2 [4,96,110,110]", lambda: _pool((4, 96, 110, 110), 3), 10),
     Case(
@@ -237,4 +344,12 @@ CASES = [
     ),
     Case("36 rotations of 3x224x224 vs grid_sample", _rotate, 3),
     Case("36 rotations, channels_last", lambda: _rotate(CHANNELS_LAST), None),
+    Case(
+        "gather 128 windows of 20x20x64 vs slices",
+        lambda: _gather(128, 224, 20, 18, 64),
+        None,
+    ),
+    Case("gather 128 windows of 7x7x384 vs slices", lambda: _gather(128, 13, 7, 5, 384), None),
+    Case("pool 32 windows 3x3/2 to 5x5x96 vs slices + relu + max_pool2d", _pool_windows, None),
+    Case("unpool 16 windows 2x2/2 of 20x20x256 vs max_unpool2d + relu", _unpool_windows, None),
 ]

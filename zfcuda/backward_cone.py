@@ -391,7 +391,7 @@ class Descent:
         each = max(height * width * channels, signal.data[0].numel()) * signal.data.itemsize
         # Its windows before and after, what a convolution makes of them meanwhile, and what
         # waits at other nodes.
-        limit = max(1, self.limit // 8)
+        limit = max(1, self.limit // 16)
         return min(len(signal.units), -(-len(signal.units) * each // limit))
 
     def _boxes_below(self, node: Node, boxes: Ints) -> Ints:

@@ -24,9 +24,11 @@ class Convolution:
     def __init__(self, rule: Conv, relu: bool) -> None:
         self.rule, self.relu = rule, relu
         self._packable = with_onednn(rule.weight)
-        # By width and padding: oneDNN chooses the layout by the width of the maps, and is up to
-        # thirty times slower on weights laid out for another.
+        # By height, width and padding, of which oneDNN makes the layout: on weights laid out for
+        # another shape it can be thirty times slower.
         self._packed: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        self._seen: set[tuple[int, ...]] = set()
+        self._channels_last: Tensor | None = None
         self._matrix: Tensor | None = None
 
     def __call__(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
@@ -70,7 +72,13 @@ class Convolution:
         )
 
     def _weights_for(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
-        rule, key = self.rule, (x.shape[3], *padding)
+        """Laid out for maps like ``x``; that pays from the second time on that they are seen."""
+        rule, key = self.rule, (*x.shape[2:], *padding)
+        if key not in self._seen:
+            self._seen.add(key)
+            if self._channels_last is None:
+                self._channels_last = rule.weight.contiguous(memory_format=torch.channels_last)
+            return self._channels_last
         if key not in self._packed:
             if (len(self._packed) + 1) * rule.weight.nbytes > _KEPT and self._packed:
                 self._packed.popitem(last=False)

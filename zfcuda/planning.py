@@ -18,6 +18,7 @@ _DEPTHWISE = 12.0  # a multiply-add of a grouped convolution, at most
 _CALL = 3e6  # a step's call on whole maps
 _CONE_CALL = 15e6  # a step's call on patches: tables, buckets, a few small calls
 _CONE = 1.08  # a multiply-add on windows
+_WORTH = 1.1  # predicted gain below which cones are not worth their risk
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ def _cheapest_cut(
         best[:cut].sum() + dense[cut:].sum() + handed[cut] * (cut < len(rows))
         for cut in range(len(rows) + 1)
     ]
-    return int(np.argmin(totals))
+    best_cut = int(np.argmin(totals))
+    return best_cut if totals[0] > _WORTH * totals[best_cut] else 0
 
 
 def _costed(

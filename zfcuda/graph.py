@@ -8,13 +8,14 @@ that. The user's model is neither changed nor copied; rules hold its own weights
 
 from __future__ import annotations
 
+import math
 import operator
 import random
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +24,15 @@ from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 
 from zfcuda import _recall
-from zfcuda.recognition import NotDeterministic, Value, module_kind, read
+from zfcuda.pixelwise import Chain, chain_to
+from zfcuda.recognition import (
+    NotDeterministic,
+    Value,
+    filled,
+    module_kind,
+    read,
+    values_in,
+)
 from zfcuda.rules import (
     Affine,
     AvgPool,
@@ -101,6 +110,13 @@ class Node:
         """Whether the value is maps [n,C,H,W]."""
         return self.shape is not None and len(self.shape) == 3
 
+    def evaluate(self, values: Mapping[int, Any]) -> Any:
+        """See :meth:`Graph.evaluate`."""
+        if isinstance(self.rule, Input):
+            return values[self.index]
+        args, kwargs = filled((self.args, self.kwargs), lambda value: values[value.index])
+        return self.function(*args, **kwargs)
+
 
 class Graph:
     """A traced model; made by :func:`trace`.
@@ -129,10 +145,7 @@ class Graph:
             values: the values of at least the nodes that it takes, by index. None is changed, but
                 the result may be one of them or share its memory.
         """
-        if isinstance(node.rule, Input):
-            return values[node.index]
-        args, kwargs = _filled((node.args, node.kwargs), lambda value: values[value.index])
-        return node.function(*args, **kwargs)
+        return node.evaluate(values)
 
     def layer(self, name: str) -> Node | None:
         """The node whose value is the output of that module's last call; None if there is none: the
@@ -143,6 +156,10 @@ class Graph:
         """Multiply-adds behind each number of the node's value; 0 for what has no weights."""
         if isinstance(node.rule, Conv):
             return node.rule.weight[0].numel()
+        if isinstance(node.function, Chain):
+            parts = [call for call in node.function.calls if call.shape is not None]
+            work = sum(self.fan_in(call) * math.prod(call.shape) for call in parts)
+            return work // math.prod(node.shape)
         weight = getattr(node.function, "weight", None)
         if weight is None:
             weight = next((a for a in node.args if isinstance(a, Tensor) and a.dim() == 2), None)
@@ -441,11 +458,6 @@ def _followed(model: nn.Module) -> _Tracer:
 # --- running what was found -----------------------------------------------------------------------
 
 
-def _filled(arguments: Any, value_of: Callable[[Value], Any]) -> Any:
-    """Arguments with every Value replaced."""
-    return map_aggregate(arguments, lambda a: value_of(a) if isinstance(a, Value) else a)
-
-
 class _Run:
     """The calls of a trace, run one after another on real images.
 
@@ -506,7 +518,7 @@ class _Run:
         function = _method(target) if call.op == "call_method" else target
         try:
             reading = read(call.op, target, args, kwargs)
-            given, named = _filled((args, kwargs), lambda value: self._results[value.index])
+            given, named = filled((args, kwargs), lambda value: self._results[value.index])
             versions = {id(t): t._version for t in _tensors((given, named))}
             # Here a view is a view: what is changed through it later changes this, too.
             really = getattr(given[0], target) if call.op == "call_method" else None
@@ -516,7 +528,7 @@ class _Run:
         except Exception as error:
             raise Untraceable(f"{call.name} failed: {type(error).__name__}: {error}") from error
         if not reading or not self._holds(*reading, result):
-            held = tuple(_values((args, kwargs)))
+            held = tuple(values_in((args, kwargs)))
             fixed = all(isinstance(self._nodes[v.index].rule, Shape) for v in held)
             reading = (Shape() if fixed and not _tensors(result) else Opaque(), held)
         rule, taken = reading
@@ -525,7 +537,23 @@ class _Run:
             return self._in_place(call, rule, taken, result, changed, function, args, kwargs)
         if isinstance(rule, Identity):
             function, args, kwargs = _same, taken, {}
-        return self._add(call, rule, taken, result, function, args, kwargs)
+        index = self._add(call, rule, taken, result, function, args, kwargs)
+        if isinstance(rule, Opaque):
+            self._shorten(index)
+        return index
+
+    def _shorten(self, index: int) -> None:
+        """Make an opaque call the end of a chain that treats every pixel alone, if it is."""
+        node = self._nodes[index]
+        if (chain := chain_to(self._nodes, node)) is not None:
+            self._nodes[index] = replace(
+                node,
+                rule=Pixelwise(node.name, chain),
+                inputs=(chain.source.index,),
+                function=chain,
+                args=(chain.source,),
+                kwargs={},
+            )
 
     def _holds(self, rule: Rule, taken: tuple[Value, ...], result: Any) -> bool:
         """Whether the result is what the rule promises."""
@@ -556,7 +584,7 @@ class _Run:
         kwargs: dict[str, Any],
     ) -> int:
         """A call that changed one of its arguments: the graph's makes a new value instead."""
-        held = _values((args, kwargs))
+        held = values_in((args, kwargs))
         target = next((v for v in held if self._results[v.index] is result), None)
         if target is None:
             raise Untraceable(f"{call.name} changes an argument that it does not return")
@@ -637,12 +665,6 @@ def _on_a_copy(function: Callable[..., Any], place: int | str) -> Callable[..., 
     return call
 
 
-def _values(arguments: Any) -> list[Value]:
-    found: list[Value] = []
-    map_aggregate(arguments, lambda a: found.append(a) if isinstance(a, Value) else None)
-    return found
-
-
 def _tensors(arguments: Any) -> list[Tensor]:
     found: list[Tensor] = []
     map_aggregate(arguments, lambda a: found.append(a) if isinstance(a, Tensor) else None)
@@ -666,7 +688,7 @@ def _finished(
     wanted = {0, output, *(layers[name] for name in requested)}
     for node in reversed(nodes):
         if node.index in wanted:
-            wanted |= {value.index for value in _values((node.args, node.kwargs))}
+            wanted |= {value.index for value in values_in((node.args, node.kwargs))}
             wanted |= {*node.inputs}
     place = {old: new for new, old in enumerate(sorted(wanted))}
     names: dict[int, list[str]] = {}
@@ -679,7 +701,7 @@ def _finished(
     kept = []
     for old in place:
         node = nodes[old]
-        args, kwargs = _filled((node.args, node.kwargs), moved)
+        args, kwargs = filled((node.args, node.kwargs), moved)
         kept.append(
             Node(
                 place[old],

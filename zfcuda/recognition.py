@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.node import map_aggregate
 
 import zfcuda.nn
 from zfcuda.rules import (
@@ -35,7 +36,7 @@ from zfcuda.rules import (
     Shape,
 )
 
-__all__ = ["NotDeterministic", "Value", "read"]
+__all__ = ["NotDeterministic", "Value", "filled", "module_kind", "read", "values_in"]
 
 
 class NotDeterministic(Exception):
@@ -62,6 +63,18 @@ class Value:
     @property
     def is_map(self) -> bool:
         return self.shape is not None and len(self.shape) == 3 and self.dtype.is_floating_point
+
+
+def values_in(arguments: Any) -> list[Value]:
+    """The values among a call's arguments, in order."""
+    found: list[Value] = []
+    map_aggregate(arguments, lambda a: found.append(a) if isinstance(a, Value) else None)
+    return found
+
+
+def filled(arguments: Any, value_of: Callable[[Value], Any]) -> Any:
+    """A call's arguments with something in the place of every value."""
+    return map_aggregate(arguments, lambda a: value_of(a) if isinstance(a, Value) else a)
 
 
 Reading = tuple[Rule, tuple[Value, ...]]

@@ -22,6 +22,7 @@ from zfcuda.rules import (
     Lrn,
     MaxPool,
     Opaque,
+    Pixelwise,
     Pointwise,
     Shape,
 )
@@ -279,11 +280,12 @@ def test_numbers(call):
     [
         lambda m, x: x * torch.ones(10),  # differs along a row, or would
         lambda m, x: x + torch.ones(1, 4, 12, 10),
-        lambda m, x: x[:, :1] * torch.ones(4, 1, 1),  # makes channels
+        lambda m, x: m.conv(x) * torch.ones(4, 1, 1),  # makes channels
     ],
 )
 def test_what_is_not_per_channel_is_opaque(call):
-    assert rules(traced(Model(call)))[-1] == Opaque()
+    conv = nn.Conv2d(4, 1, 1).double()
+    assert isinstance(rules(traced(Model(call, conv=conv)))[-1], Opaque | Pixelwise)
 
 
 def test_contrast_normalisation():
@@ -443,7 +445,6 @@ def test_another_dtype_is_no_identity():
     "call",
     [
         nn.Flatten(),
-        nn.Softmax(1),
         nn.GroupNorm(2, 4),
         nn.PixelShuffle(2),
         lambda m, x: x.view(x.size(0), -1),
@@ -455,6 +456,98 @@ def test_another_dtype_is_no_identity():
 def test_everything_else_is_opaque(call):
     model = call if isinstance(call, nn.Module) else Model(call)
     assert rules(traced(model.double()))[-1] == Opaque()
+
+
+# --- calls that treat pixels alone only together --------------------------------------------------
+
+
+class ChannelsLast(nn.Module):
+    """A ConvNeXt block's second half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+        self.wide, self.narrow = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.scale = nn.Parameter(torch.rand(4))
+
+    def forward(self, x):
+        y = self.narrow(F.gelu(self.wide(self.norm(x.permute(0, 2, 3, 1)))))
+        return (self.scale * y).permute(0, 3, 1, 2)
+
+
+def normalised(m, x):
+    mean = x.mean(1, keepdim=True)
+    variance = (x - mean).pow(2).mean(1, keepdim=True)
+    return (x - mean) / torch.sqrt(variance + 1e-6)
+
+
+def shuffled(m, x):
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        shuffled,
+        normalised,
+        nn.ChannelShuffle(2),
+        nn.Softmax2d(),
+        ChannelsLast(),
+        lambda m, x: x.chunk(2, dim=1)[1],
+        lambda m, x: torch.split(x, [1, 3], 1)[1],
+        lambda m, x: x[:, 1:3],
+        lambda m, x: x[:, 2].unsqueeze(1),
+        lambda m, x: x[:, [2, 0]],
+        lambda m, x: x.softmax(1),
+        lambda m, x: x.mean(1, keepdim=True),
+        lambda m, x: x / x.norm(dim=1, keepdim=True),
+        lambda m, x: F.normalize(x, dim=1),
+        lambda m, x: x.flip(1),
+        lambda m, x: F.layer_norm(x.movedim(1, -1), (4,)).movedim(-1, 1),
+        lambda m, x: x.flatten(2).transpose(1, 2).softmax(2).transpose(1, 2).view(x.shape),
+        lambda m, x: x.permute(0, 2, 3, 1)[..., 1:].permute(0, 3, 1, 2),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_pixelwise(call, dtype):
+    model = (call if isinstance(call, nn.Module) else Model(call)).to(dtype).eval()
+    graph = traced(model, images().to(dtype))
+    assert len(graph.nodes) == 2, "what it is made of is left out"
+    rule = graph.nodes[1].rule
+    assert isinstance(rule, Pixelwise) and graph.nodes[1].inputs == (0,)
+    x = images().to(dtype)
+    with torch.no_grad():
+        window = rule.function(x[:, :, 2:7, 3:4])
+        torch.testing.assert_close(window, model(x)[:, :, 2:7, 3:4])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x: x.flip(3),
+        lambda m, x: x.softmax(2),
+        lambda m, x: x - x.mean((2, 3), keepdim=True),
+        lambda m, x: F.layer_norm(x, (4, 12, 10)),
+        lambda m, x: x[:, :, :12],  # would crop larger maps
+        lambda m, x: x.reshape(-1, 4, 12, 10),  # its size is written into it
+        lambda m, x: x.view(x.size(0), 4, 10, 12).transpose(2, 3),
+    ],
+)
+def test_not_pixelwise(call):
+    x = images()
+    assert not any(isinstance(rule, Pixelwise) for rule in rules(traced(Model(call), x)))
+
+
+def test_work_of_a_chain():
+    graph = traced(ChannelsLast().double())
+    assert graph.fan_in(graph.nodes[1]) == (4 * 8 + 8 * 4) // 4
+
+
+def test_a_layer_inside_a_chain_can_be_asked_for():
+    net = ChannelsLast().double()
+    assert trace(net, images()).layer("wide") is None
+    assert trace(net, images(), ["wide"]).layer("wide").shape == (12, 10, 8)
 
 
 # --- values that never change ---------------------------------------------------------------------
@@ -840,6 +933,8 @@ FEW = {  # the first call past which no cone leads
     "googlenet": "flatten",
     "mobilenet_v2": "flatten",
     "mobilenet_v3_small": "mul",
+    "convnext_tiny": "classifier_1",
+    "shufflenet_v2_x0_5": "mean",
 }
 
 
@@ -863,7 +958,7 @@ def test_torchvision(name):
 
 
 MORE = [
-    "convnext_tiny",
+    "convnext_small",
     "densenet161",
     "densenet169",
     "densenet201",
@@ -889,6 +984,11 @@ MORE = [
     "vit_b_16",
     "wide_resnet50_2",
 ]
+
+
+def test_torchvision_with_its_own_normalisation():
+    graph = check_torchvision("googlenet", transform_input=True, init_weights=False)
+    assert next(node.name for node in graph.nodes if node.rule == Opaque()) == "flatten"
 
 
 @pytest.mark.slow

@@ -1,0 +1,125 @@
+"""Several calls that together treat every pixel alone: from a map, over other layouts, to a map.
+
+Channel shuffles go over five dimensions, channel normalisations and 1x1 convolutions written as
+linear layers over channels-last views, a channel is picked out of the input. None of the calls has
+a cone of its own, but together they are a function of each pixel, which is tried out: on random
+maps it must give what it gives on the same pixels one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda.recognition import Value, values_in
+from zfcuda.rules import Affine, Binary, Identity, Opaque, Pixelwise, Pointwise, Shape
+
+if TYPE_CHECKING:
+    from zfcuda.graph import Node
+
+__all__ = ["Chain", "chain_to"]
+
+_LONGEST = 24  # calls
+
+# Those that may be part of a chain: they move, scale, weigh or sum numbers, wherever those are.
+_CALLS = (
+    "permute transpose swapaxes swapdims movedim moveaxis view reshape flatten unflatten "
+    "contiguous chunk split tensor_split unbind getitem unsqueeze squeeze stack cat concat expand "
+    "flip layer_norm rms_norm linear matmul softmax log_softmax mean sum var std norm normalize "
+    "add sub mul div truediv iadd isub imul itruediv channel_shuffle"
+)
+_MODULES = (nn.LayerNorm, nn.Linear, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.ChannelShuffle)
+_RULES = (Affine, Binary, Identity, Pixelwise, Pointwise, Shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The calls between two maps, as a function of the first."""
+
+    source: Value
+    calls: tuple[Node, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values: dict[int, Any] = {self.source.index: x}
+        for call in self.calls:
+            values[call.index] = call.evaluate(values)
+        return values[self.calls[-1].index]
+
+
+def chain_to(nodes: Sequence[Node], last: Node) -> Chain | None:
+    """The chain that ends with the node ``last``, if there is one that treats pixels alone."""
+    chain = _closed(nodes, last) if last.is_map else None
+    return chain if chain and _treats_pixels_alone(chain, last.shape[0]) else None
+
+
+def _closed(nodes: Sequence[Node], last: Node) -> Chain | None:
+    """The calls between ``last`` and the one map of its size that they all come from."""
+    sources: dict[int, Value] = {}
+    members: dict[int, Node] = {}
+    waiting = [last]
+    while waiting or len(sources) > 1:
+        # Of several maps, the later ones may come from the first.
+        call = waiting.pop() if waiting else nodes[sources.pop(max(sources)).index]
+        if call.index in members:
+            continue
+        if not _may_be_part(call) or len(members) == _LONGEST:
+            return None
+        members[call.index] = call
+        for value in values_in((call.args, call.kwargs)):
+            if value.is_map and value.shape[1:] == last.shape[1:]:
+                sources[value.index] = value
+            else:
+                waiting.append(nodes[value.index])
+    if len(sources) != 1:
+        return None
+    (source,) = sources.values()
+    return Chain(source, tuple(members[index] for index in sorted(members)))
+
+
+def _may_be_part(call: Node) -> bool:
+    if isinstance(call.rule, _RULES):
+        return True
+    if not isinstance(call.rule, Opaque):
+        return False
+    if isinstance(call.function, nn.Module):
+        return type(call.function) in _MODULES and "forward" not in vars(call.function)
+    target = call.call.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if name == "getitem" and not _picks_channels(call.args[-1]):
+        return False
+    return name in _CALLS.split()
+
+
+def _picks_channels(index: Any) -> bool:
+    """Whether an index leaves rows and columns whole, in [n,C,h,w] or behind ``...`` [n,h,w,C]."""
+    places = index if isinstance(index, tuple) else (index,)
+    cuts = [
+        i for i, place in enumerate(places) if isinstance(place, slice) and place != slice(None)
+    ]
+    return all(i == 1 or places[0] is ... for i in cuts)
+
+
+def _treats_pixels_alone(chain: Chain, channels: int) -> bool:
+    n, h, w = 2, 3, 4
+    source = chain.source
+    generator = torch.Generator().manual_seed(0)  # the global one is watched
+    drawn = torch.randn(n, source.shape[0], h, w, generator=generator, dtype=torch.float64)
+    x = drawn.to(source.device, source.dtype)
+    try:
+        together = chain(x)
+        alone = chain(x.permute(0, 2, 3, 1).reshape(n * h * w, -1, 1, 1))
+    except Exception:  # sizes are written into a call
+        return False
+    if not isinstance(together, Tensor) or not isinstance(alone, Tensor):
+        return False
+    sizes = (n, channels, h, w), (n * h * w, channels, 1, 1)
+    if (together.shape, alone.shape) != sizes or together.dtype != x.dtype:
+        return False
+    alone = alone.view(n, h, w, channels).permute(0, 3, 1, 2).double()
+    together = together.double()
+    tolerance = torch.finfo(source.dtype).eps ** 0.75
+    return torch.allclose(together, alone, tolerance, tolerance * float(together.abs().max()))

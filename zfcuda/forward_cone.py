@@ -36,6 +36,7 @@ Boxes = np.ndarray  # int64 [P,4]: y0, x0, y1, x1, half open
 # Windows gathered for one convolution call, bytes: they should still be in the cache when it
 # reads them.
 _GATHERED = 2**23
+_BUFFERS = 128  # that the window ops take
 # Multiply-adds that one more convolution call costs (its setup, and its share of the weights read
 # again).
 _CALL = 2_000_000
@@ -190,7 +191,19 @@ def _windowed(step: Step, source: Patches, base: Tensor, boxes: Boxes) -> Patche
             rows[some, 3] = size[1]
             rows[some, 4:] = np.concatenate([start, start + size], 1)
             buffers.append(_flat(y))
-    return Patches(buffers or [base.new_empty(0, channels)], rows)
+    return _few(Patches(buffers or [base.new_empty(0, channels)], rows))
+
+
+def _few(patches: Patches) -> Patches:
+    """The same in no more buffers than the window ops take."""
+    if len(patches.buffers) <= _BUFFERS:
+        return patches
+    starts = np.cumsum([0, *map(len, patches.buffers)])
+    rows = patches.rows.copy()
+    held = rows[:, 1] >= 0
+    rows[held, 2] += starts[rows[held, 1]]
+    rows[held, 1] = 0
+    return Patches([torch.cat(patches.buffers)], rows)
 
 
 def _apply(step: Step, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import zfcuda
+from zfcuda import forward_cone
 
 
 @pytest.fixture(autouse=True)
@@ -260,6 +261,13 @@ def test_any_batch_gives_the_same(max_memory):
     result = zfcuda.occlusion(net, x, method="cone", max_memory=max_memory, **arguments)
     torch.testing.assert_close(result.logits, whole.logits)
     torch.testing.assert_close(result.layers["3"].sums, whole.layers["3"].sums)
+
+
+def test_every_position_of_a_size_of_its_own(monkeypatch):
+    """More sizes than the window ops take buffers."""
+    monkeypatch.setattr(forward_cone, "_CALL", 0)  # no size joins another
+    positions = torch.tensor([[0, 0, h, w] for h in range(1, 32, 2) for w in range(1, 32, 2)])
+    assert_cone_is_dense(small(), (32, 32), positions=positions)
 
 
 def test_the_memory_limit_chooses_the_batch():

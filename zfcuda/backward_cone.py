@@ -609,7 +609,9 @@ def _rectified(signal: Signal) -> Signal:
 
 def _scaled(signal: Signal, scale: Tensor) -> Signal:
     if isinstance(signal, Windows):
-        return replace(signal, data=signal.data.mul_(scale))
+        signal.data.mul_(scale.to(signal.data.dtype))
+        return signal
+    scale = scale.to(signal.values.dtype)
     if scale.numel() > 1:
         scale = scale.view(-1)[torch.from_numpy(signal.channels).to(scale.device)]
     return replace(signal, values=signal.values * scale)

@@ -16,8 +16,8 @@ from zfcuda.results import Patches
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
+def _one_thread():
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -319,10 +319,11 @@ def test_patches_are_pasted_saved_and_loaded(x, tmp_path):
     assert torch.equal(again.full(), full)
 
 
+@pytest.mark.parametrize("layer", ["1", "6"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_other_dtypes(dtype, x):
-    net, layer = net_of("averaged")  # no switches that a near-tie could flip
-    units = [(c, 2, 3) for c in range(6)]
+def test_other_dtypes(dtype, layer, x):
+    net, _ = net_of("averaged")  # no switches that a near-tie could flip
+    units = [(c, 2, 3) for c in range(4)]
     exact = zfcuda.project(net, x, layer, units)
     result = zfcuda.project(net.to(dtype), x.to(dtype), layer, units)
     assert result.values.dtype == torch.float32

@@ -200,9 +200,19 @@ def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
 
 
 def _mark(tracer: _Tracer, end: _End, images: Tensor) -> _recall.Mark | None:
+    if any(_makes_its_weights(module) for module in tracer.modules.values()):
+        return None
     returned = tuple((count, names) for count, _, names in tracer.returned if count <= end.count)
     kind = (tuple(images.shape), images.stride(), images.dtype, images.device)
     return _recall.mark(tracer.graph, tracer.modules, end.count, end.layers, returned, *kind)
+
+
+def _makes_its_weights(module: nn.Module) -> bool:
+    """Whether weights are computed when they are read (parametrisations): a graph that holds them
+    holds what they were."""
+    read = (getattr(module, name, None) for name in ("weight", "bias"))
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return any(isinstance(w, Tensor) and not any(w is mine for mine in own) for w in read)
 
 
 @dataclass(frozen=True)

@@ -682,8 +682,23 @@ def test_a_forward_of_its_own_on_one_instance():
 
 def test_parametrised_weights_are_read_as_they_are():
     conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 3, 3).double())
-    rule = only(nn.Sequential(conv))
-    assert torch.equal(rule.weight, conv.weight)
+    net = nn.Sequential(conv)
+    assert torch.equal(only(net).weight, conv.weight)
+
+
+def test_weights_that_change_between_traces():
+    """Graphs are remembered; what they hold must not be."""
+    large = nn.utils.parametrizations.weight_norm(nn.Conv2d(64, 256, 3).double())
+    net = nn.Sequential(nn.Conv2d(4, 64, 1).double(), large, nn.BatchNorm2d(256).double()).eval()
+    for _ in range(2):
+        conv, parametrised, affine = rules(trace(net, images()))
+        assert conv.weight is net[0].weight
+        assert torch.equal(parametrised.weight, large.weight)
+        assert torch.allclose(affine.shift, net[2].bias)
+        with torch.no_grad():
+            large.parametrizations.weight.original1.mul_(2)
+            net[2].bias.add_(1)
+            net[0].weight.mul_(3)
 
 
 def test_optional_arguments_keep_their_defaults():

@@ -197,8 +197,7 @@ def _left_to_gradient(rule: Any, maps: Tensor) -> list[str]:
         return []
     with torch.enable_grad():
         source = maps[:1, :, :1, :1].detach().clone().requires_grad_()
-        found = calls_left_to_gradient(rule.function(source.clone()), source)
-    return [rule.name] if found else []
+        return calls_left_to_gradient(rule.function(source.clone()), source)
 
 
 # --- signals --------------------------------------------------------------------------------------
@@ -559,8 +558,13 @@ class Descent:
         factor = self._forward_windows(derivative, signal)
         return replace(signal, data=signal.data * factor)
 
-    def _gradient_of_pixels(self, node: Node, signal: Signal) -> Windows:
+    def _gradient_of_pixels(self, node: Node, signal: Signal) -> Signal:
         """The gradient of what works on each pixel by itself, from the forward values there."""
+        if isinstance(node.rule, Pixelwise):
+            maps = self.observed.inputs[node.index]
+            picked = self.observed.once(node, lambda: _picked(node.rule, maps))
+            if picked is not None:
+                return _unpicked(signal, picked, maps.shape[1])
         if isinstance(signal, Points):
             signal = _as_windows(signal, node.shape[0])
         signal = _settled(signal, node.shape[1:])
@@ -667,6 +671,25 @@ def _transposed_by_phases(data: Tensor, rule: Conv, filters: Tensor) -> Tensor:
     whole = whole.reshape(count, h * sh, w * sw, -1)
     height, width = (data.shape[1] - 1) * sh + kh, (data.shape[2] - 1) * sw + kw
     return whole[:, :height, :width]
+
+
+def _picked(rule: Pixelwise, maps: Tensor) -> Ints | None:
+    """Which map below each map above is a copy of, where the rule shuffles or slices; else None."""
+    count = maps.shape[1]
+    numbered = torch.arange(count, dtype=maps.dtype, device=maps.device).view(1, -1, 1, 1)
+    picked = rule.function(numbered)[0, :, 0, 0].nan_to_num().long().clamp(0, count - 1)
+    sample = torch.randn(1, count, 2, 2, dtype=maps.dtype, generator=torch.Generator())
+    sample = sample.to(maps.device)
+    same = torch.equal(rule.function(sample), sample[:, picked])
+    return picked.cpu().numpy() if same and len(picked.unique()) == len(picked) else None
+
+
+def _unpicked(signal: Signal, picked: Ints, channels: int) -> Signal:
+    if isinstance(signal, Points):
+        return replace(signal, channels=picked[signal.channels])
+    data = signal.data.new_zeros(*signal.data.shape[:3], channels)
+    data[..., torch.from_numpy(picked).to(data.device)] = signal.data
+    return replace(signal, data=data)
 
 
 def _derivative(function: Any, maps: Tensor) -> Tensor:

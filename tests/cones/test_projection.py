@@ -66,6 +66,25 @@ class Branches(nn.Module):
         return self.tail(x)
 
 
+class Shuffled(nn.Module):
+    """Maps that are split, reordered, and normalised pixel by pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.LayerNorm(8)
+        self.tail = nn.Conv2d(8, 5, 3)
+        nn.init.normal_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.stem(x).relu().chunk(2, 1)
+        x = torch.cat([a, self.inner(b)], 1)
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.tail(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
 NETS = {
     "strided": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 7, stride=2, padding=1),
@@ -107,11 +126,12 @@ NETS = {
         nn.Identity(),
     ),
     "branches": Branches,
+    "shuffled": Shuffled,
     "global": lambda: nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=2), nn.ReLU(), nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1)
     ),
 }
-LAST = {"branches": "tail"}
+LAST = {"branches": "tail", "shuffled": "tail"}
 
 
 def net_of(kind: str) -> tuple[nn.Module, str]:
@@ -124,6 +144,7 @@ def x() -> Tensor:
     return torch.randn(2, 3, 29, 26, dtype=torch.float64)
 
 
+@pytest.mark.filterwarnings("ignore:the deconvnet has no rule for layer_norm")
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize(
     "manner",
@@ -155,6 +176,7 @@ def test_cones_give_what_the_whole_backward_pass_gives(kind, manner, units, x, b
     assert distance(result.full(), expected.full()) < 1e-9
 
 
+@pytest.mark.filterwarnings("ignore:the deconvnet has no rule for layer_norm")
 @pytest.mark.parametrize("kind", NETS)
 def test_every_layer_in_one_call(kind, x, by_autograd):
     net, _ = net_of(kind)
@@ -171,6 +193,7 @@ def test_every_layer_in_one_call(kind, x, by_autograd):
         assert torch.equal(alone.full(), result.full(result.of(layer)))
 
 
+@pytest.mark.filterwarnings("ignore:the deconvnet has no rule for layer_norm")
 @pytest.mark.parametrize("kind", NETS)
 def test_small_batches_give_the_same(kind, x):
     net, layer = net_of(kind)
@@ -217,6 +240,8 @@ def test_nonlinearities_without_a_rule_use_their_gradient(x, by_autograd):
     with pytest.warns(UserWarning, match="no rule for"):
         expected = by_autograd(net, x, "4")
     assert distance(result.full(), expected.full()) < 1e-9
+    with pytest.warns(UserWarning, match=r"no rule for layer_norm;"):
+        zfcuda.project(Shuffled().double(), x, "tail")
 
 
 def test_classes_and_models_that_cannot_be_traced_take_a_backward_pass_a_unit(x, caplog):

@@ -23,9 +23,18 @@ _TAIL = 512  # positions whose vectors are worth collecting for one pass of the 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the model says of P positions: logits [P,K] and, by node, the sums over one map [P]."""
+    """What the model says of P positions.
+
+    Attributes:
+        logits: [P,K], of the classes asked for.
+        best: int64 [P], the class of the largest of all logits.
+        log_total: [P], the logarithm of the sum of exp(logit) over all classes.
+        sums: by node [P], the sum over one map.
+    """
 
     logits: Tensor
+    best: Tensor
+    log_total: Tensor
     sums: dict[int, Tensor]
 
 
@@ -66,18 +75,20 @@ def occlude_all(
     channels: Mapping[int, int],
     limit: int,
     advanced: Callable[[int], object],
+    classes: Tensor | None = None,
 ) -> Answers:
     """Every position.
 
     Args:
         fill: [1,H,W,C], what the occluders show.
+        classes: those whose logits to keep; None for all.
         channels: by node, the map whose sum is wanted.
         limit: bytes that patches and maps of one batch may take.
         advanced: called with the number of positions done.
     """
     order = _alike_first(schedule)
     chunk, tail = batch_sizes(schedule, limit, fill.element_size())
-    answers = _Collected(len(order))
+    answers = _Collected(len(order), classes)
     handed: list[dict[int, Tensor]] = []
     waiting: list[np.ndarray] = []
     for begin in range(0, len(order), chunk):
@@ -186,22 +197,34 @@ class _Collected:
     """Answers as they come, in any order."""
 
     count: int
-    logits: Tensor | None = None
+    classes: Tensor | None
+    kept: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
 
     def add_logits(self, members: np.ndarray, logits: Tensor) -> None:
-        if self.logits is None:
-            self.logits = logits.new_empty(self.count, *logits.shape[1:])
-        self.logits[torch.from_numpy(members).to(logits.device)] = logits
+        for name, values in summary(logits, self.classes).items():
+            self._store(self.kept, name, members, values)
 
     def add_sums(self, node: int, members: np.ndarray, sums: Tensor) -> None:
-        if node not in self.sums:
-            self.sums[node] = sums.new_empty(self.count)
-        self.sums[node][torch.from_numpy(members).to(sums.device)] = sums
+        self._store(self.sums, node, members, sums)
+
+    def _store(self, into: dict, key: object, members: np.ndarray, values: Tensor) -> None:
+        if key not in into:
+            into[key] = values.new_empty(self.count, *values.shape[1:])
+        into[key][torch.from_numpy(members).to(values.device)] = values
 
     def result(self) -> Answers:
-        assert self.logits is not None
-        return Answers(self.logits, self.sums)
+        return Answers(**self.kept, sums=self.sums)
+
+
+def summary(logits: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
+    """What is kept of logits [...,K]: the fields of :class:`Answers` by name."""
+    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return {
+        "logits": wide if classes is None else wide[..., classes.to(wide.device)],
+        "best": wide.argmax(-1),
+        "log_total": wide.logsumexp(-1),
+    }
 
 
 # --- what is needed when --------------------------------------------------------------------------

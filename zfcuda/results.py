@@ -356,8 +356,8 @@ class OcclusionResult(Result):
     """The model's output at every position of an occluder (Zeiler & Fergus 2014, section 4.2).
 
     Attributes:
-        logits: [N,P,K].
-        base_logits: [N,K], without occluder.
+        logits: [N,P,K]; of the chosen ``classes`` only, if there are any.
+        base_logits: [N,K], without occluder, always of all classes.
         target: int64 [N], the class the scores are about.
         boxes: int64 [P,4], (y0, x0, y1, x1), half open, pixels; row by row of the grid.
         grid: (rows, columns) of positions, P of them; None for positions of the caller's own.
@@ -368,6 +368,9 @@ class OcclusionResult(Result):
         seconds: wall time.
         score: what :meth:`to_attribution` is made of, ``"logit"`` or ``"probability"``.
         method: how it was computed: ``"cone"``, only what an occluder can change, or ``"dense"``.
+        classes: int64, the classes whose logits were kept, ascending; None for all. With them come
+            ``best``, int64 [N,P], the most probable of all classes, and ``log_total``, [N,P], the
+            logarithm of the sum over all classes of exp(logit).
     """
 
     logits: Tensor
@@ -383,13 +386,21 @@ class OcclusionResult(Result):
     seconds: float
     score: Literal["logit", "probability"] = "logit"
     method: Literal["cone", "dense"] = "dense"
+    classes: Tensor | None = None
+    best: Tensor | None = None
+    log_total: Tensor | None = None
     _figure = "occlusion_row"
 
     def __post_init__(self) -> None:
         count = self.grid[0] * self.grid[1] if self.grid else None
         _expect("logits", self.logits, None, count, None)
         n, positions, classes = self.logits.shape
-        _expect("base_logits", self.base_logits, n, classes)
+        if self.classes is None:
+            _expect("base_logits", self.base_logits, n, classes)
+        else:
+            _expect("classes", self.classes, classes)
+            _expect("best", self.best, n, positions)
+            _expect("log_total", self.log_total, n, positions)
         _expect("target", self.target, n)
         _expect("boxes", self.boxes, positions, 4)
         for layer, sums in self.layers.items():
@@ -404,18 +415,27 @@ class OcclusionResult(Result):
 
     @property
     def probabilities(self) -> Tensor:
-        """[N,P,K], the softmax of the logits."""
-        return self.logits.softmax(-1)
+        """[N,P,K], the softmax over all classes, of the classes that ``logits`` holds."""
+        if self.classes is None:
+            return self.logits.softmax(-1)
+        return (self.logits - self.log_total[..., None]).exp()
 
     @property
     def labels(self) -> Tensor:
         """int64 [N,P], the most probable class at every position."""
-        return self.logits.argmax(-1)
+        return self.logits.argmax(-1) if self.best is None else self.best
 
     @property
     def target_probability(self) -> Tensor:
         """[N,P], probability of the target class at every position."""
-        return _pick(self.probabilities, self.target)
+        return _pick(self.probabilities, self._target_column)
+
+    @property
+    def _target_column(self) -> Tensor:
+        """Where ``logits`` holds the target class [N]."""
+        if self.classes is None:
+            return self.target
+        return torch.searchsorted(self.classes, self.target)
 
     def _on_grid(self, values: Tensor) -> Tensor:
         if self.grid is None:
@@ -445,8 +465,8 @@ class OcclusionResult(Result):
         exceeds the size)."""
         scores, base = self.logits, self.base_logits
         if self.score == "probability":
-            scores, base = scores.softmax(-1), base.softmax(-1)
-        drop = _pick(base, self.target)[:, None] - _pick(scores, self.target)
+            scores, base = self.probabilities, base.softmax(-1)
+        drop = _pick(base, self.target)[:, None] - _pick(scores, self._target_column)
         total = torch.zeros(len(drop), *self.image_size, dtype=torch.float64)
         covering = torch.zeros(self.image_size, dtype=torch.float64)
         for p, (y0, x0, y1, x1) in enumerate(self.boxes.tolist()):

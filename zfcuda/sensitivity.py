@@ -26,13 +26,14 @@ from zfcuda._running import (
     variant_passes,
 )
 from zfcuda.graph import Untraceable, trace
-from zfcuda.incremental import base_values, batch_sizes, occlude_all
+from zfcuda.incremental import base_values, batch_sizes, occlude_all, summary
 from zfcuda.planning import Plan, Schedule, boxes_of, planned
 from zfcuda.results import LayerSums, OcclusionResult
 from zfcuda.steps import fuse
 
 Method = Literal["auto", "cone", "dense"]
 _METHODS = ("auto", "cone", "dense")
+_KEPT = ("logits", "best", "log_total")  # of every position
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
@@ -47,6 +48,7 @@ def occlusion(
     method: Method = "auto",
     score: Literal["logit", "probability"] = "logit",
     positions: Tensor | None = None,
+    classes: Sequence[int] | Tensor | None = None,
     max_memory: int | None = None,
     progress: bool = False,
 ) -> OcclusionResult:
@@ -77,6 +79,8 @@ def occlusion(
         positions: boxes of your own instead of a grid, int64 [P,4] of (y0, x0, y1, x1), half open,
             pixels; clipped to the image, which each has to meet. ``size`` and ``stride`` then have
             no effect.
+        classes: keep only these classes' logits (and the targets'); probabilities and labels still
+            take all classes into account. None keeps all.
         max_memory: bytes that the activations of one batch may take, at least one position's; by
             default half of what is free on a GPU, a quarter (at most 128 MiB) on a CPU.
         progress: show a progress bar.
@@ -95,6 +99,7 @@ def occlusion(
     with evaluating(model):
         base, strongest, fitting = base_pass(model, x, names, _strongest_map, request.limit)
         chosen = choose_target(target, to_result(base))
+        kept = _kept_classes(classes, chosen, base.shape[1])
         channels = {name: torch.cat([part[0] for part in strongest[name]]) for name in names}
         base_sums = {name: torch.cat([part[1] for part in strongest[name]]) for name in names}
         network = _network(model, x, request, names)
@@ -102,11 +107,13 @@ def occlusion(
             warnings.warn(f"occlusion runs dense passes, since {network}", stacklevel=3)
         with progress_bar(len(x) * len(request.boxes), progress, "occlusion") as advance:
             if isinstance(network, str):
-                logits, sums = _dense(model, x, request, fill, channels, fitting, advance)
+                found, sums = _dense(model, x, request, fill, channels, fitting, advance, kept)
             else:
-                logits, sums = _incremental(network, x, request, fill, channels, advance)
+                found, sums = _incremental(network, x, request, fill, channels, advance, kept)
+    if kept is None:
+        found = {"logits": found["logits"]}
     return OcclusionResult(
-        logits=logits,
+        **found,
         base_logits=to_result(base),
         target=chosen,
         boxes=request.boxes,
@@ -121,7 +128,8 @@ def occlusion(
         },
         seconds=time.perf_counter() - start,
         score=score,
-        method="dense" if isinstance(network, str) else "cone",
+        method="dense" if isinstance(network, str) else network.plan.method,
+        classes=kept,
     )
 
 
@@ -212,6 +220,21 @@ def _own_boxes(positions: Tensor, image_size: tuple[int, int]) -> Tensor:
     return boxes
 
 
+def _kept_classes(classes: object, target: Tensor, count: int) -> Tensor | None:
+    """The chosen classes and the targets, int64, ascending; None for all."""
+    if classes is None:
+        return None
+    try:
+        chosen = torch.as_tensor(classes)
+    except (TypeError, ValueError, RuntimeError):
+        chosen = torch.empty(0)
+    if chosen.dim() != 1 or chosen.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"classes must be ints, one for each class to keep, got {classes!r}")
+    if bool(((chosen < 0) | (chosen >= count)).any()):
+        raise ValueError(f"classes must be between 0 and {count - 1}, got {classes!r}")
+    return torch.cat([chosen.long().cpu(), target]).unique()
+
+
 # --- inside cones ---------------------------------------------------------------------------------
 
 
@@ -243,7 +266,7 @@ def _traced(model: nn.Module, x: Tensor, request: _Request, layers: list[str]) -
     Raises:
         Untraceable: the model cannot be traced, or a layer is not in the graph.
     """
-    graph = trace(model, x[:1])
+    graph = trace(model, x[:1], layers)
     nodes: dict[str, int] = {}
     for layer in layers:
         node = graph.layer(layer)
@@ -267,22 +290,30 @@ def _incremental(
     fill: float | Tensor,
     channels: dict[str, Tensor],
     advance: object,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits [N,P,K] and each layer's sums [N,P], on the CPU."""
+    classes: Tensor | None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is kept of the logits [N,P,K] (:func:`zfcuda.incremental.summary`), and each layer's
+    sums [N,P], on the CPU."""
     shown = torch.as_tensor(fill, dtype=x.dtype).to(x.device)
     shown = shown[:, None, None] if shown.dim() == 1 else shown
     shown = shown.expand(x.shape[1:]).permute(1, 2, 0).contiguous()[None]
-    logits: list[Tensor] = []
+    found: list[dict[str, Tensor]] = []
     sums: dict[str, list[Tensor]] = {layer: [] for layer in network.nodes}
     for n in range(len(x)):
         base = base_values(network.schedule, x[n : n + 1].detach())
         wanted = {node: int(channels[layer][n]) for layer, node in network.nodes.items()}
-        answers = occlude_all(network.schedule, base, shown, wanted, request.limit, advance)
-        logits.append(to_result(answers.logits))
+        answers = occlude_all(
+            network.schedule, base, shown, wanted, request.limit, advance, classes
+        )
+        found.append({name: to_result(getattr(answers, name)) for name in _KEPT})
         for layer, node in network.nodes.items():
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
             sums[layer].append(answers.sums[node].to(wide).cpu())
-    return torch.stack(logits), {layer: torch.stack(parts) for layer, parts in sums.items()}
+    return _stacked(found), {layer: torch.stack(parts) for layer, parts in sums.items()}
+
+
+def _stacked(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([each[name] for each in found]) for name in _KEPT}
 
 
 # --- whole passes ---------------------------------------------------------------------------------
@@ -296,7 +327,8 @@ def _dense(
     channels: dict[str, Tensor],
     fitting: int,
     advance: object,
-) -> tuple[Tensor, dict[str, Tensor]]:
+    classes: Tensor | None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The same, the model itself called for every position."""
 
     def occluded(images: Tensor, positions: slice) -> Tensor:
@@ -307,9 +339,10 @@ def _dense(
         index = index[..., None, None].expand(-1, -1, -1, *maps.shape[3:])
         return _spatial_sum(maps.gather(2, index)[:, :, 0])
 
-    return variant_passes(
+    logits, sums = variant_passes(
         model, x.detach(), occluded, len(request.boxes), list(channels), map_sum, fitting, advance
     )
+    return summary(logits, classes), sums
 
 
 def occluder_grid(

@@ -371,6 +371,30 @@ def test_positions_that_are_none(positions, error, message):
         zfcuda.occlusion(small(), torch.randn(1, 3, 32, 32), positions=positions)
 
 
+@pytest.mark.parametrize("method", ["cone", "dense"])
+def test_chosen_classes(method, tmp_path):
+    net, x = small(), torch.randn(2, 3, 32, 32)
+    arguments = {"target": [3, 0], "size": 9, "method": method}
+    whole = zfcuda.occlusion(net, x, **arguments)
+    some = zfcuda.occlusion(net, x, classes=[4, 0], **arguments)
+    some.save(tmp_path / "some")
+    for result in (some, zfcuda.OcclusionResult.load(tmp_path / "some")):
+        assert result.classes.tolist() == [0, 3, 4]  # the targets are among them
+        torch.testing.assert_close(result.logits, whole.logits[..., [0, 3, 4]])
+        torch.testing.assert_close(result.probabilities, whole.probabilities[..., [0, 3, 4]])
+        assert torch.equal(result.labels, whole.labels)
+        torch.testing.assert_close(result.heatmap(1), whole.heatmap(1))
+        torch.testing.assert_close(result.to_attribution(), whole.to_attribution())
+    assert whole.classes is None
+    for wrong, message in (
+        (["a"], "must be ints"),
+        ([0.5], "must be ints"),
+        ([5], "must be between 0 and 4"),
+    ):
+        with pytest.raises(ValueError, match=f"classes {message}"):
+            zfcuda.occlusion(net, x, classes=wrong, **arguments)
+
+
 # --- models that cannot be traced -----------------------------------------------------------------
 
 

@@ -472,3 +472,21 @@ def test_large_occluders_go_dense():
     plan = zfcuda.plan(small(), torch.randn(1, 3, 32, 32), size=32, stride=32)
     assert plan.method == "dense"
     assert all(step.dense for step in plan.steps)
+
+
+def test_a_layer_inside_calls_that_count_as_one():
+    """Channels-last normalisation is one step, unless someone asks for what is inside."""
+
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    net = ended(nn.ReLU(), Norm(), nn.Conv2d(4, 4, 3))
+    assert (
+        zfcuda.plan(net.double(), torch.randn(1, 3, 13, 17).double(), 3, 3).dense_from == "flatten"
+    )
+    assert_cone_is_dense(net, layers=["middle.1", "middle.2"])

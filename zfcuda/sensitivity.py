@@ -266,7 +266,7 @@ def _traced(model: nn.Module, x: Tensor, request: _Request, layers: list[str]) -
     Raises:
         Untraceable: the model cannot be traced, or a layer is not in the graph.
     """
-    # The model itself, named "", is the last to return: the whole graph, and no layer inside a step.
+    # The model itself, named "", returns last: the whole graph, and no layer hidden in a step.
     graph = trace(model, x[:1], ["", *layers] if layers else ())
     nodes: dict[str, int] = {}
     for layer in layers:

@@ -419,7 +419,7 @@ def test_control_flow_runs_dense_with_one_warning():
     cone = zfcuda.occlusion(net.body, x, size=8, layers="1", method="cone")
     torch.testing.assert_close(result.logits, cone.logits)
     torch.testing.assert_close(result.layers["body.1"].sums, cone.layers["1"].sums)
-    with pytest.raises(ValueError, match="method 'cone' needs a model that can be traced: .*"):
+    with pytest.raises(ValueError, match="method 'cone' needs a model that can be traced"):
         zfcuda.occlusion(net, x, size=8, method="cone")
     assert "dense passes (" in str(zfcuda.plan(net, x, size=8))
 

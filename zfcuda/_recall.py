@@ -75,6 +75,8 @@ def mark(
             module = modules[call.target]
             used[id(module)] = module
     for module in used.values():
+        if any(map(callable, vars(module).values())):  # a forward of its own
+            return None
         plain += [type(module), _settings(module)]
         for tensor in (*module.parameters(), *module.buffers()):
             tensors[id(tensor)] = tensor

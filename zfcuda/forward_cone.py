@@ -50,10 +50,12 @@ class Patches:
         buffers: pixels [n,C] each.
         rows: int64 [P,8], the first columns of the window ops' table: image, buffer, offset, pitch,
             and the box that the patch covers.
+        apart: whether no two positions share pixels of a buffer, and each has them row after row.
     """
 
     buffers: list[Tensor]
     rows: np.ndarray
+    apart: bool = True
 
     @property
     def boxes(self) -> Boxes:
@@ -81,7 +83,7 @@ def occluders(fill: Tensor, boxes: Boxes) -> Patches:
     rows[:, 2] = boxes[:, 0] * width + boxes[:, 1]
     rows[:, 3] = width
     rows[:, 4:] = boxes
-    return Patches([fill.flatten(0, 2)], rows)
+    return Patches([fill.flatten(0, 2)], rows, apart=False)
 
 
 def advance(
@@ -121,7 +123,11 @@ def full(source: Patches, base: Tensor) -> Tensor:
 
 def map_sums(source: Patches, base: Tensor, channel: int) -> Tensor:
     """Every position's sum over one map [P], float64."""
-    before = F.pad(base[0, :, :, channel].double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    map_ = base[:, :, :, channel : channel + 1]
+    before = F.pad(map_[0, :, :, 0].double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    if not bool(before[-1, -1].isfinite()):  # differences of such sums tell nothing
+        one = Patches([buffer[:, channel : channel + 1] for buffer in source.buffers], source.rows)
+        return full(one, map_.contiguous()).double().sum((1, 2, 3))
     y0, x0, y1, x1 = torch.from_numpy(source.boxes.T.copy()).to(base.device)
     replaced = before[y1, x1] - before[y0, x1] - before[y1, x0] + before[y0, x0]
     return before[-1, -1] - replaced + _patch_sums(source, channel)
@@ -131,9 +137,10 @@ def _patch_sums(source: Patches, channel: int) -> Tensor:
     boxes = source.boxes
     out, windows, largest = _table([source.rows], boxes, source.buffers[0].shape[1], source.buffers)
     ops.gather_windows(None, source.buffers, windows[0], out, largest)
-    ends = torch.from_numpy(np.cumsum(_areas(boxes))).to(out.device)
-    total = F.pad(out[:, channel].double().cumsum(0), (1, 0))[ends]
-    return total.diff(prepend=total.new_zeros(1))
+    values = out[:, channel].double()
+    position = torch.from_numpy(np.repeat(np.arange(len(boxes)), _areas(boxes))).to(out.device)
+    # Each position by itself: a NaN must not reach the next one's.
+    return values.new_zeros(len(boxes)).index_add_(0, position, values)
 
 
 # --- one kind of step each ------------------------------------------------------------------------
@@ -157,8 +164,11 @@ def _each_buffer(step: Step, source: Patches) -> Patches:
                 )
             case Pointwise() | Pixelwise():
                 y = rule.function(x)
-        buffers.append(_flat(finish(step, y)))
-    return Patches(buffers, source.rows)
+        y = _flat(finish(step, y))
+        # A function may answer with (a part of) what it was given, but sums overwrite patches.
+        same = y.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
+        buffers.append(y.clone(memory_format=torch.contiguous_format) if same else y.contiguous())
+    return Patches(buffers, source.rows, source.apart)
 
 
 def _windowed(step: Step, source: Patches, base: Tensor, boxes: Boxes) -> Patches:
@@ -184,7 +194,7 @@ def _windowed(step: Step, source: Patches, base: Tensor, boxes: Boxes) -> Patche
             x = maps(gathered.view(len(some), *window.tolist(), -1))
             y = _apply(step, x)
             if isinstance(rule, AvgPool) and rule.divisor is None:
-                y = _divided(y, rule, base, start)
+                y = _corrected(y, rule, base, start)
             y = finish(step, y)
             rows[some, 1] = len(buffers)
             rows[some, 2] = np.arange(len(some)) * (size[0] * size[1])
@@ -210,18 +220,22 @@ def _apply(step: Step, x: Tensor) -> Tensor:
     if step.convolution is not None:
         return step.convolution(x, (0, 0))
     rule = step.rule
-    return F.avg_pool2d(x, rule.kernel, rule.stride, divisor_override=rule.divisor or 1)
+    return F.avg_pool2d(x, rule.kernel, rule.stride, divisor_override=rule.divisor)
 
 
-def _divided(sums: Tensor, rule: AvgPool, base: Tensor, start: np.ndarray) -> Tensor:
-    """Sums over windows [n,C,h,w], whose first is at ``start`` [n,2], over their element counts:
-    fewer at the edges, where torch counts so."""
-    counts = [
-        _elements(start[:, axis, None] + np.arange(sums.shape[2 + axis]), rule, base, axis)
+def _corrected(means: Tensor, rule: AvgPool, base: Tensor, start: np.ndarray) -> Tensor:
+    """Means over whole windows [n,C,h,w], whose first is at ``start`` [n,2], as means over those
+    elements that torch counts: fewer at the edges."""
+    shares = [
+        rule.kernel[axis]
+        / _elements(start[:, axis, None] + np.arange(means.shape[2 + axis]), rule, base, axis)
         for axis in (0, 1)
     ]
-    rows, columns = (torch.from_numpy(count).to(sums) for count in counts)
-    return sums.div_(rows[:, None, :, None] * columns[:, None, None, :])
+    if all((share == 1).all() for share in shares):
+        return means
+    wide = torch.promote_types(means.dtype, torch.float32)
+    rows, columns = (torch.from_numpy(share).to(means.device, wide) for share in shares)
+    return means.mul_(rows[:, None, :, None] * columns[:, None, None, :])
 
 
 def _elements(at: np.ndarray, rule: AvgPool, base: Tensor, axis: int) -> np.ndarray:
@@ -262,9 +276,9 @@ def _concatenated(
 def _combined(
     step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
 ) -> Patches:
-    if step.rule.name == "add":
+    if step.rule.function is torch.add:
         for own, other in ((0, 1), (1, 0)):
-            if step.owned[own] and _covers(sources[own], boxes):
+            if step.owned[own] and sources[own].apart and _covers(sources[own], boxes):
                 return _added(step, sources[own], sources[other], bases[other])
     first, second = (
         _row(_gathered([(source, base)], boxes))
@@ -340,7 +354,7 @@ def _fresh_rows(count: int) -> np.ndarray:
 
 
 def _some(source: Patches, members: np.ndarray) -> Patches:
-    return Patches(source.buffers, source.rows[members])
+    return Patches(source.buffers, source.rows[members], source.apart)
 
 
 def _patches(out: Tensor, boxes: Boxes) -> Patches:

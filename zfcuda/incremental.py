@@ -202,6 +202,10 @@ class _Collected:
     sums: dict[int, Tensor] = field(default_factory=dict)
 
     def add_logits(self, members: np.ndarray, logits: Tensor) -> None:
+        if logits.dim() != 2 or len(logits) != len(members):  # a batch size is written into it
+            raise ValueError(
+                f"the model must return logits [{len(members)},K], it returned {list(logits.shape)}"
+            )
         for name, values in summary(logits, self.classes).items():
             self._store(self.kept, name, members, values)
 

@@ -3,7 +3,7 @@
 Channel shuffles go over five dimensions, channel normalisations and 1x1 convolutions written as
 linear layers over channels-last views, a channel is picked out of the input. None of the calls has
 a cone of its own, but together they are a function of each pixel, which is tried out: on random
-maps it must give what it gives on the same pixels one by one.
+maps it must give what it gives on the same pixels one by one, and in a row.
 """
 
 from __future__ import annotations
@@ -104,22 +104,36 @@ def _picks_channels(index: Any) -> bool:
 
 
 def _treats_pixels_alone(chain: Chain, channels: int) -> bool:
-    n, h, w = 2, 3, 4
     source = chain.source
+    # A cut at a fixed place need not show on smaller maps than the real ones.
+    n, h, w = (2, *source.shape[1:]) if any(map(_cuts, chain.calls)) else (2, 3, 4)
     generator = torch.Generator().manual_seed(0)  # the global one is watched
     drawn = torch.randn(n, source.shape[0], h, w, generator=generator, dtype=torch.float64)
     x = drawn.to(source.device, source.dtype)
     try:
         together = chain(x)
-        alone = chain(x.permute(0, 2, 3, 1).reshape(n * h * w, -1, 1, 1))
+        pixels = x.permute(0, 2, 3, 1).reshape(n * h * w, -1, 1, 1)
+        alone = chain(pixels)
+        in_a_row = chain(pixels.permute(2, 1, 3, 0))
     except Exception:  # sizes are written into a call
         return False
-    if not isinstance(together, Tensor) or not isinstance(alone, Tensor):
+    found = (together, alone, in_a_row)
+    if not all(isinstance(y, Tensor) and y.dtype == x.dtype for y in found):
         return False
-    sizes = (n, channels, h, w), (n * h * w, channels, 1, 1)
-    if (together.shape, alone.shape) != sizes or together.dtype != x.dtype:
+    sizes = (n, channels, h, w), (n * h * w, channels, 1, 1), (1, channels, 1, n * h * w)
+    if tuple(y.shape for y in found) != sizes:
         return False
-    alone = alone.view(n, h, w, channels).permute(0, 3, 1, 2).double()
-    together = together.double()
+    first, *others = (y.permute(0, 2, 3, 1).reshape(-1, channels).double() for y in found)
     tolerance = torch.finfo(source.dtype).eps ** 0.75
-    return torch.allclose(together, alone, tolerance, tolerance * float(together.abs().max()))
+    scale = tolerance * float(first.abs().max())
+    return all(torch.allclose(first, other, tolerance, scale) for other in others)
+
+
+def _cuts(call: Node) -> bool:
+    """Whether it may cut rows or columns at a fixed place."""
+    target = call.call.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if name != "getitem":
+        return name == "tensor_split"
+    places = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
+    return any(isinstance(place, slice) and place != slice(None) for place in places)

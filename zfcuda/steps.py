@@ -171,8 +171,9 @@ def _folded(conv: Conv, affine: Affine) -> Conv:
 def run(steps: Steps, step: Step, values: Mapping[int, Any]) -> Any:
     """The step's value for a batch, from the values of its inputs (by node)."""
     rule = step.rule
-    if type(step.node.function) is nn.Linear:
-        return linear(values[step.inputs[0]], step.node.function.weight, step.node.function.bias)
+    called = step.node.function
+    if type(called) is nn.Linear and "forward" not in vars(called):
+        return linear(values[step.inputs[0]], called.weight, called.bias)
     if not step.local:
         return steps.graph.evaluate(step.node, Values(steps.source, values))
     x = values[step.inputs[0]]

@@ -204,7 +204,9 @@ def _mark(tracer: _Tracer, end: _End, images: Tensor) -> _recall.Mark | None:
         return None
     returned = tuple((count, names) for count, _, names in tracer.returned if count <= end.count)
     kind = (tuple(images.shape), images.stride(), images.dtype, images.device)
-    return _recall.mark(tracer.graph, tracer.modules, end.count, end.layers, returned, *kind)
+    cast = torch.is_autocast_enabled(images.device.type)  # values then have other dtypes
+    cast = torch.get_autocast_dtype(images.device.type) if cast else None
+    return _recall.mark(tracer.graph, tracer.modules, end.count, end.layers, returned, *kind, cast)
 
 
 def _makes_its_weights(module: nn.Module) -> bool:
@@ -304,7 +306,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     changes are an error."""
     before = [(m, dict(vars(m)), _copies(vars(m))) for m in model.modules()]
     tensors = [*model.parameters(), *model.buffers()]
-    versions = [None if t.is_inference() else t._version for t in tensors]
+    versions = [*map(_version, tensors)]
     devices = {t.device for t in tensors if t.device.type == "cuda"}
     python_state = random.getstate()
     with torch.random.fork_rng(list(devices)):
@@ -326,8 +328,13 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
         raise Untraceable("it draws random numbers") from failure
     if failure is not None:
         raise failure
-    if versions != [None if t.is_inference() else t._version for t in tensors]:
+    if versions != [*map(_version, tensors)]:
         raise Untraceable("its forward changes its own parameters or buffers")
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often it was changed in place; inference tensors do not tell."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _random_states(devices: Collection[torch.device]) -> list[Any]:
@@ -529,7 +536,7 @@ class _Run:
         try:
             reading = read(call.op, target, args, kwargs)
             given, named = filled((args, kwargs), lambda value: self._results[value.index])
-            versions = {id(t): t._version for t in _tensors((given, named))}
+            versions = {id(t): _version(t) for t in _tensors((given, named))}
             # Here a view is a view: what is changed through it later changes this, too.
             really = getattr(given[0], target) if call.op == "call_method" else None
             result = really(*given[1:], **named) if really else function(*given, **named)
@@ -542,7 +549,7 @@ class _Run:
             fixed = all(isinstance(self._nodes[v.index].rule, Shape) for v in held)
             reading = (Shape() if fixed and not _tensors(result) else Opaque(), held)
         rule, taken = reading
-        changed = [t for t in _tensors((given, named)) if t._version != versions[id(t)]]
+        changed = [t for t in _tensors((given, named)) if _version(t) != versions[id(t)]]
         if changed:
             return self._in_place(call, rule, taken, result, changed, function, args, kwargs)
         if isinstance(rule, Identity):

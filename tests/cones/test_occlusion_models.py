@@ -287,3 +287,43 @@ def test_models_of_one_image_are_refused(method):
         zfcuda.occlusion(
             OneImage().eval(), torch.randn(1, 3, 32, 32), size=8, stride=8, method=method
         )
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wide = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.first(x))
+        return self.last((self.wide(y) + torch.cat([x, x, x[:, :2]], 1)).mean((2, 3)))
+
+
+def test_autocast_after_a_run_without():
+    """The graph of one has values of other dtypes than the graph of the other."""
+    net, x = Residual().eval(), torch.randn(1, 3, 32, 32)
+    assert_cone_is_dense(net, x)
+    arguments = {"size": 8, "stride": 8}
+    plain = zfcuda.plan(net, x, **arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        dense = zfcuda.occlusion(net, x, method="dense", **arguments).logits
+        cone = zfcuda.occlusion(net, x, method="cone", **arguments).logits
+    assert (cone - dense).norm() < 0.02 * dense.norm()
+    assert zfcuda.plan(net, x, **arguments) == plain
+
+
+class OwnWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.last = nn.Parameter(torch.randn(8, 3, 3, 3)), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu_(F.conv2d(x, self.weight)).mean((2, 3)))
+
+
+def test_weights_and_images_of_inference_mode():
+    with torch.inference_mode():
+        net, x = OwnWeights().eval(), torch.randn(1, 3, 32, 32)
+        assert_cone_is_dense(net, x)
+    assert_cone_is_dense(net, x)

@@ -3,7 +3,9 @@
 Checking a trace takes two passes of the model, following its forward next to nothing. So that is
 done every time, and a graph found earlier is used again where all that it was made of is as it was:
 the calls and their arguments, the modules and their settings, and of the tensors who they are and,
-since a graph holds numbers made of small ones (batch norm's), the small ones' values.
+since a graph holds numbers made of small ones (batch norm's), the small ones' values. Calls that
+treat pixels alone were found by trying them out: matrices must not have changed since, for one of
+zeros hides what it is multiplied with.
 """
 
 from __future__ import annotations
@@ -80,9 +82,15 @@ def mark(
         plain += [type(module), _settings(module)]
         for tensor in (*module.parameters(), *module.buffers()):
             tensors[id(tensor)] = tensor
-    plain += [(tuple(t.shape), t.dtype, t.device) for t in tensors.values()]
+    plain += [(tuple(t.shape), t.dtype, t.device, _changes(t)) for t in tensors.values()]
     values = tuple(t.detach().clone() if t.numel() <= _SMALL else None for t in tensors.values())
     return Mark(tuple(plain), (*used.values(),), (*tensors.values(),), values)
+
+
+def _changes(tensor: Tensor) -> int | None:
+    """Of matrices too large to be compared, how often they were changed in place."""
+    told = tensor.dim() == 2 and tensor.numel() > _SMALL and not tensor.is_inference()
+    return tensor._version if told else None
 
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:

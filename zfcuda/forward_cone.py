@@ -150,6 +150,9 @@ def _each_buffer(step: Step, source: Patches) -> Patches:
     """Steps that treat every pixel alone need no windows."""
     rule, buffers = step.rule, []
     for buffer in source.buffers:
+        if not len(buffer):  # not every function can tell the sizes of nothing
+            buffers.append(buffer.new_empty(0, step.shape[0]))
+            continue
         x = _row(buffer)
         match rule:
             case Conv():

@@ -91,6 +91,9 @@ def _may_be_part(call: Node) -> bool:
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if name == "getitem" and not _picks_channels(call.args[-1]):
         return False
+    # Attention between random pixels may see each of them alone: none is like another.
+    if name in ("matmul", "linear") and len(values_in((call.args, call.kwargs))) > 1:
+        return False
     return name in _CALLS.split()
 
 

@@ -187,6 +187,18 @@ def test_models_as_written(name):
                 torch.testing.assert_close(result.layers[layer].sums, dense.layers[layer].sums)
 
 
+def test_shuffled_channels_of_positions_that_change_nothing():
+    def sparse(net, x):
+        y = F.conv2d(x, net.first.weight[:, :, :1, :1], stride=5)
+        n, c, h, w = y.shape
+        return y.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, -1, h, w).relu()
+
+    net, x = Written(sparse), torch.randn(1, 3, *SIZE).double()
+    positions = torch.tensor([[1, 1, 3, 3], [6, 6, 7, 9]])
+    result = zfcuda.occlusion(net, x, positions=positions, fill=9.0, method="cone")
+    torch.testing.assert_close(result.logits[0], result.base_logits.expand(2, -1))
+
+
 # --- numbers that are none ------------------------------------------------------------------------
 
 
@@ -266,6 +278,37 @@ def test_forwards_replaced_on_a_module(layer):
     assert_cone_is_dense(net, x)
     before = net[layer].forward
     net[layer].forward = lambda x: torch.tanh(before(x))
+    assert_cone_is_dense(net, x)
+
+
+class Mixed(nn.Module):
+    """What it mixes all pixels to is weighed by zeros, at first."""
+
+    def __init__(self, channels: int, attention: bool) -> None:
+        super().__init__()
+        self.attention = attention
+        self.first, self.out = nn.Conv2d(3, channels, 3), nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        self.last = nn.Linear(channels, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        n, c, h, w = y.shape
+        tokens = y.flatten(2).transpose(1, 2)
+        if self.attention:
+            mixed = (tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
+        else:
+            mixed = tokens - tokens.mean(1, keepdim=True)
+        return self.last((y + self.out(mixed).transpose(1, 2).view(n, c, h, w)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize("channels", [8, 260])
+def test_mixed_pixels_that_begin_to_count(channels, attention):
+    net, x = Mixed(channels, attention).double().eval(), torch.randn(1, 3, 16, 16).double()
+    assert_cone_is_dense(net, x)
+    with torch.no_grad():
+        net.out.weight.normal_(0, 0.1)
     assert_cone_is_dense(net, x)
 
 

@@ -4,6 +4,7 @@ fit."""
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import os
 import threading
@@ -27,6 +28,7 @@ def check_input(model: nn.Module, x: Tensor) -> None:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor [N,C,H,W], got {type(x).__name__}")
+    _check_takes_one(model)
     if x.dim() != 4 or 0 in x.shape:
         hint = "; add the batch dimension with x[None]" if x.dim() == 3 else ""
         raise ValueError(f"x must be [N,C,H,W] and not empty, got shape {list(x.shape)}{hint}")
@@ -43,6 +45,20 @@ def check_input(model: nn.Module, x: Tensor) -> None:
     if dtypes and x.dtype not in dtypes and not torch.is_autocast_enabled(x.device.type):
         names = ", ".join(sorted(map(str, dtypes)))
         raise TypeError(f"x is {x.dtype}, the model's weights are {names}; convert one of them")
+
+
+def _check_takes_one(model: nn.Module) -> None:
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # compiled and scripted ones may have none
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"the model must take the images alone, but for its forward{signature}: {error}; wrap "
+            "it in a module that adds the rest"
+        ) from error
 
 
 def find_layers(model: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.Module]:

@@ -21,6 +21,20 @@ FORWARD = [zfcuda.occlusion, zfcuda.rotation, zfcuda.translation, zfcuda.scaling
 ALL = [*FORWARD, lambda model, x: zfcuda.deconv(model, x, "tail")]
 
 
+class TwoInputs(nn.Module):
+    def forward(self, x, mask):
+        return (x * mask).flatten(1)
+
+
+@pytest.mark.parametrize("experiment", ALL)
+def test_a_model_of_two_inputs(x, experiment):
+    with pytest.raises(
+        TypeError,
+        match=r"take the images alone, but for its forward\(x, mask\): missing .* 'mask'; wrap it",
+    ):
+        experiment(TwoInputs(), x)
+
+
 @pytest.mark.parametrize("experiment", ALL)
 def test_input(small, x, experiment):
     with pytest.raises(ValueError, match=r"got shape \[3, 16, 18\]; add the batch dimension"):

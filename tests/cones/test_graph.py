@@ -927,19 +927,6 @@ def test_our_networks(make):
     assert {name for name, _ in net.named_modules() if graph.layer(name) is None} <= {"classifier"}
 
 
-def torchvision_models():
-    """torchvision.models; its operators, which no classifier calls, may be of another torch."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    try:
-        import torchvision.models
-    except (ImportError, RuntimeError, OSError) as error:
-        pytest.skip(f"no torchvision: {error}")
-    return torchvision.models, library
-
-
 FEW = {  # the first call past which no cone leads
     "alexnet": "avgpool",
     "resnet18": "flatten",
@@ -953,11 +940,7 @@ FEW = {  # the first call past which no cone leads
 }
 
 
-def check_torchvision(name, size=64, **options):
-    models, _library = torchvision_models()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        net = models.get_model(name, weights=None, **options).eval()
+def check_torchvision(net, size=64):
     x = torch.randn(1, 3, size, size)
     graph = trace(net, x)
     with torch.no_grad():
@@ -966,9 +949,8 @@ def check_torchvision(name, size=64, **options):
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_torchvision(name):
-    options = {"init_weights": False} if name == "googlenet" else {}
-    graph = check_torchvision(name, **options)
+def test_torchvision(torchvision_model, name):
+    graph = check_torchvision(torchvision_model(name))
     assert next(node.name for node in graph.nodes if node.rule == Opaque()) == FEW[name]
 
 
@@ -1001,14 +983,13 @@ MORE = [
 ]
 
 
-def test_torchvision_with_its_own_normalisation():
-    graph = check_torchvision("googlenet", transform_input=True, init_weights=False)
+def test_torchvision_with_its_own_normalisation(torchvision_model):
+    graph = check_torchvision(torchvision_model("googlenet", transform_input=True))
     assert next(node.name for node in graph.nodes if node.rule == Opaque()) == "flatten"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MORE)
-def test_more_of_torchvision(name):
+def test_more_of_torchvision(torchvision_model, name):
     sizes = {"inception_v3": 96, "maxvit_t": 224, "vit_b_16": 224}
-    options = {"init_weights": False} if name == "inception_v3" else {}
-    check_torchvision(name, sizes.get(name, 64), **options)
+    check_torchvision(torchvision_model(name), sizes.get(name, 64))

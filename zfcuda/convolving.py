@@ -16,7 +16,8 @@ from torch import Tensor
 
 from zfcuda.rules import Conv
 
-_KEPT = 2**26  # bytes of copies kept for one convolution, and always one copy
+_KEPT = 2**24  # bytes of copies kept for one convolution, and always one copy: positions come
+# ordered by size, so that a shape returns soon or not at all
 
 
 class Convolution:

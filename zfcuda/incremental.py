@@ -38,39 +38,20 @@ class Answers:
     sums: dict[int, Tensor]
 
 
-@dataclass(eq=False)
-class Base:
-    """One image without occluder.
-
-    Attributes:
-        output: the graph's output [1,...].
-        values: by step value, its maps as pixels [1,H,W,C], where cones end or begin.
-    """
-
-    output: Tensor
-    values: dict[int, Tensor]
-
-
-def base_values(schedule: Schedule, image: Tensor) -> Base:
-    """Run ``image`` [1,C,H,W]; keep the maps that patches will be laid over."""
+def base_values(schedule: Schedule, image: Tensor) -> dict[int, Tensor]:
+    """The maps that patches will be laid over: by step value, pixels [1,H,W,C] of ``image``
+    [1,C,H,W] without occluder."""
     steps = schedule.steps
-    uses = _last_uses(schedule)
-    values: dict[int, object] = {0: image.contiguous(memory_format=torch.channels_last)}
-    kept = {0: pixels(values[0])}
-    for at, step in enumerate(steps.steps[1:]):
-        value = run(steps, step, values)
-        values[step.value] = value
+    values = {0: image.contiguous(memory_format=torch.channels_last)}
+    for step in steps.steps[1:]:
         if step.value in schedule.cones:
-            kept[step.value] = pixels(value)
-        for used in {*step.inputs, step.value}:
-            if uses.get(used, -1) <= at and used != steps.output:
-                values.pop(used, None)
-    return Base(values[steps.output], kept)
+            values[step.value] = run(steps, step, values)
+    return {value: pixels(maps) for value, maps in values.items()}
 
 
 def occlude_all(
     schedule: Schedule,
-    base: Base,
+    base: dict[int, Tensor],
     fill: Tensor,
     channels: Mapping[int, int],
     limit: int,
@@ -80,11 +61,12 @@ def occlude_all(
     """Every position.
 
     Args:
+        base: of the image, from :func:`base_values`.
         fill: [1,H,W,C], what the occluders show.
-        classes: those whose logits to keep; None for all.
         channels: by node, the map whose sum is wanted.
         limit: bytes that patches and maps of one batch may take.
         advanced: called with the number of positions done.
+        classes: those whose logits to keep; None for all.
     """
     order = _alike_first(schedule)
     chunk, tail = batch_sizes(schedule, limit, fill.element_size())
@@ -117,7 +99,7 @@ def batch_sizes(schedule: Schedule, limit: int, element: int) -> tuple[int, int]
 
 def _inside_cones(
     schedule: Schedule,
-    base: Base,
+    base: dict[int, Tensor],
     fill: Tensor,
     members: np.ndarray,
     channels: Mapping[int, int],
@@ -131,10 +113,10 @@ def _inside_cones(
 
     def made(value: int) -> None:
         for node in wanted.get(value, ()):
-            sums = map_sums(patches[value], base.values[value], channels[node])
+            sums = map_sums(patches[value], base[value], channels[node])
             answers.add_sums(node, members, sums)
         if value in needed:
-            whole[value] = full(patches[value], base.values[value])
+            whole[value] = full(patches[value], base[value])
 
     made(0)
     for at, step in enumerate(schedule.steps.steps[1:]):
@@ -142,7 +124,7 @@ def _inside_cones(
             patches[step.value] = advance(
                 step,
                 [patches[i] for i in step.inputs],
-                [base.values[i] for i in step.inputs],
+                [base[i] for i in step.inputs],
                 schedule.boxes[step.value][members],
             )
             made(step.value)

@@ -39,7 +39,7 @@ _GATHERED = 2**23
 _BUFFERS = 128  # that the window ops take
 # Multiply-adds that one more convolution call costs (its setup, and its share of the weights read
 # again).
-_CALL = 10_000_000
+_CALL = 100_000_000
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from zfcuda.rules import Shape
 from zfcuda.steps import Step, run
 
 _TAIL = 512  # positions whose vectors are worth collecting for one pass of the linear layers
+_CACHED = 2**25  # bytes of patches: on a CPU more together is no faster
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ def occlude_all(
         classes: those whose logits to keep; None for all.
     """
     order = _alike_first(schedule)
-    chunk, tail = batch_sizes(schedule, limit, fill.element_size())
+    chunk, tail = batch_sizes(schedule, limit, fill.device, fill.element_size())
     answers = _Collected(len(order), classes)
     handed: list[dict[int, Tensor]] = []
     waiting: list[np.ndarray] = []
@@ -87,11 +88,19 @@ def occlude_all(
     return answers.result()
 
 
-def batch_sizes(schedule: Schedule, limit: int, element: int) -> tuple[int, int]:
-    """How many positions run together inside cones, and how many on whole maps."""
+def batch_sizes(
+    schedule: Schedule, limit: int, device: torch.device, element: int
+) -> tuple[int, int]:
+    """How many positions run together inside cones, and how many on whole maps.
+
+    Args:
+        limit: bytes that either may take.
+        element: bytes of a number.
+    """
+    inside = min(limit, _CACHED) if device.type == "cpu" else limit
     cones, dense = _bytes_each(schedule, element)
     together = int(min(_TAIL, max(1, limit // max(1, dense))))
-    return int(min(together, max(1, limit // max(1, cones)))), together
+    return int(min(together, max(1, inside // max(1, cones)))), together
 
 
 # --- the two parts --------------------------------------------------------------------------------

@@ -278,7 +278,7 @@ def _traced(model: nn.Module, x: Tensor, request: _Request, layers: list[str]) -
     boxes = boxes_of(steps, request.boxes.numpy())
     force = request.method == "cone"
     schedule, rows = planned(steps, boxes, 128, x.element_size(), force)
-    chunk, _ = batch_sizes(schedule, request.limit, x.element_size())
+    chunk, _ = batch_sizes(schedule, request.limit, x.device, x.element_size())
     method = "cone" if schedule.cones else "dense"
     reason = "" if schedule.cones else "no cone is cheaper than whole maps"
     return _Network(schedule, Plan(method, reason, len(request.boxes), rows, chunk), nodes)

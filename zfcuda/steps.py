@@ -162,7 +162,9 @@ def _folded(conv: Conv, affine: Affine) -> Conv:
     bias = shift if conv.bias is None else conv.bias.to(wide) * scale + shift
     dtype = conv.weight.dtype
     bias = bias.expand(len(conv.weight)).to(dtype)
-    return replace(conv, weight=weight.to(dtype), bias=bias)
+    # In the layout that convolving.py wants, so that it makes no copy of this one.
+    weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+    return replace(conv, weight=weight, bias=bias)
 
 
 # --- on whole maps --------------------------------------------------------------------------------

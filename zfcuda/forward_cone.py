@@ -94,23 +94,29 @@ def advance(
     Args:
         step: a local one.
         sources: its inputs' patches.
-        bases: its inputs without occluder, [1,H,W,C] each.
+        bases: its inputs without occluder, [1,H,W,C] each; not looked at by a step that treats
+            pixels alone.
         boxes: int64 [P,4], what to compute of the step's value; clipped to its maps, maybe empty.
     """
+    if treats_pixels_alone(step):
+        return _each_buffer(step, sources[0])
     match step.rule:
-        case Conv() if step.convolution.per_pixel:
-            return _each_buffer(step, sources[0])
         case Conv() | AvgPool():
             return _windowed(step, sources[0], bases[0], boxes)
         case MaxPool():
             return _pooled(step, sources[0], bases[0], boxes)
-        case Affine() | Pointwise() | Pixelwise() | Lrn():
-            return _each_buffer(step, sources[0])
         case Concat():
             return _concatenated(step, sources, bases, boxes)
         case Binary():
             return _combined(step, sources, bases, boxes)
     raise TypeError(f"no cone for {step.rule!r}")
+
+
+def treats_pixels_alone(step: Step) -> bool:
+    """Whether the step makes every pixel of the one below it, and needs nothing around it."""
+    if isinstance(step.rule, Conv):
+        return step.convolution.per_pixel
+    return isinstance(step.rule, Affine | Pointwise | Pixelwise | Lrn)
 
 
 def full(source: Patches, base: Tensor) -> Tensor:

@@ -6,14 +6,22 @@ batches, those whose rectangles are alike together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.forward_cone import Patches, advance, full, map_sums, occluders, pixels
+from zfcuda.forward_cone import (
+    Patches,
+    advance,
+    full,
+    map_sums,
+    occluders,
+    pixels,
+    treats_pixels_alone,
+)
 from zfcuda.planning import Schedule
 from zfcuda.rules import Shape
 from zfcuda.steps import Step, run
@@ -39,15 +47,32 @@ class Answers:
     sums: dict[int, Tensor]
 
 
-def base_values(schedule: Schedule, image: Tensor) -> dict[int, Tensor]:
+def base_values(
+    schedule: Schedule, image: Tensor, channels: Collection[int] = ()
+) -> dict[int, Tensor]:
     """The maps that patches will be laid over: by step value, pixels [1,H,W,C] of ``image``
-    [1,C,H,W] without occluder."""
-    steps = schedule.steps
-    values = {0: image.contiguous(memory_format=torch.channels_last)}
+    [1,C,H,W] without occluder.
+
+    Args:
+        channels: the nodes whose sums will be asked for.
+    """
+    steps, uses = schedule.steps, _last_uses(schedule)
+    needed = {*_handed_over(schedule), *_by_source(schedule, channels)}
     for step in steps.steps[1:]:
-        if step.value in schedule.cones:
-            values[step.value] = run(steps, step, values)
-    return {value: pixels(maps) for value, maps in values.items()}
+        if step.value in schedule.cones and not treats_pixels_alone(step):
+            needed |= {*step.inputs}
+    values = {0: image.contiguous(memory_format=torch.channels_last)}
+    kept = {0: pixels(values[0])}
+    for at, step in enumerate(steps.steps[1:]):
+        if step.value not in schedule.cones:
+            continue
+        values[step.value] = run(steps, step, values)
+        if step.value in needed:
+            kept[step.value] = pixels(values[step.value])
+        for used in {*step.inputs, step.value}:
+            if uses.get(used, -1) <= at:
+                values.pop(used, None)
+    return kept
 
 
 def occlude_all(
@@ -99,7 +124,8 @@ def batch_sizes(
     """
     inside = min(limit, _CACHED) if device.type == "cpu" else limit
     cones, dense = _bytes_each(schedule, element)
-    together = int(min(_TAIL, max(1, limit // max(1, dense))))
+    # Half of it, since what cones hand over is there twice while it is put together.
+    together = int(min(_TAIL, max(1, limit // 2 // max(1, dense))))
     return int(min(together, max(1, inside // max(1, cones)))), together
 
 
@@ -133,7 +159,7 @@ def _inside_cones(
             patches[step.value] = advance(
                 step,
                 [patches[i] for i in step.inputs],
-                [base[i] for i in step.inputs],
+                [base.get(i) for i in step.inputs],
                 schedule.boxes[step.value][members],
             )
             made(step.value)
@@ -243,7 +269,7 @@ def _handed_over(schedule: Schedule) -> frozenset[int]:
     return frozenset(taken | ({steps.output} & inside))
 
 
-def _by_source(schedule: Schedule, channels: Mapping[int, int]) -> dict[int, list[int]]:
+def _by_source(schedule: Schedule, channels: Collection[int]) -> dict[int, list[int]]:
     """The wanted nodes by the step value they share."""
     found: dict[int, list[int]] = {}
     for node in channels:

@@ -301,8 +301,8 @@ def _incremental(
     found: list[dict[str, Tensor]] = []
     sums: dict[str, list[Tensor]] = {layer: [] for layer in network.nodes}
     for n in range(len(x)):
-        base = base_values(network.schedule, x[n : n + 1].detach())
         wanted = {node: int(channels[layer][n]) for layer, node in network.nodes.items()}
+        base = base_values(network.schedule, x[n : n + 1].detach(), wanted)
         answers = occlude_all(
             network.schedule, base, shown, wanted, request.limit, advance, classes
         )

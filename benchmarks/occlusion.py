@@ -280,6 +280,7 @@ def measure(net: str, rows: Sequence[Row], settings: Settings) -> Iterator[dict[
             "ceiling": plan.ceiling,
             "predicted": plan.predicted_speedup,
             "dense_from": plan.dense_from,
+            "batches": settings.batches,
             "labels": labels,
             "rounds": rounds,
             "memory": {
@@ -397,7 +398,11 @@ def markdown(lines: Sequence[dict[str, Any]]) -> list[str]:
     table += ["", "Best settings of the peers:", ""]
     for line in rows:
         best = "; ".join(f"{name} {label}" for name, label in line["labels"].items())
-        table.append(f"- {line['key']}: {best}; ours dense from {line['dense_from'] or 'nowhere'}")
+        tried = ", ".join(map(str, line["batches"]))
+        table.append(
+            f"- {line['key']}: {best}, of batches {tried}; ours dense from "
+            f"{line['dense_from'] or 'nowhere'}"
+        )
     return table
 
 
@@ -438,6 +443,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one round, few positions and batches")
     parser.add_argument("--positions", type=int, help="of ours, at most")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--batches", type=int, nargs="+", help="of the peers (default: 1 ... 128)")
     parser.add_argument("--results", type=Path, default=RESULTS / "occlusion.jsonl")
     parser.add_argument("--write-table", action="store_true", help="measure nothing")
     parser.add_argument("--here", action="store_true", help="measure in this very process")
@@ -456,7 +462,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Killed, it takes the process that measures along: run() ends its child on any exception.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("killed"))
     settings = Settings.quick() if options.quick else Settings()
-    given = {"positions": options.positions, "rounds": options.rounds}
+    given = {
+        "positions": options.positions,
+        "rounds": options.rounds,
+        "batches": tuple(options.batches or ()),
+    }
     settings = replace(settings, **{name: value for name, value in given.items() if value})
     for net in options.nets:
         if not options.here:

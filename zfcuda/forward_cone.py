@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zfcuda import ops
+from zfcuda.cone import Boxes
 from zfcuda.rules import (
     Affine,
     AvgPool,
@@ -29,9 +30,7 @@ from zfcuda.rules import (
     Pixelwise,
     Pointwise,
 )
-from zfcuda.steps import Step, finish
-
-Boxes = np.ndarray  # int64 [P,4]: y0, x0, y1, x1, half open
+from zfcuda.steps import Step, affine, finish
 
 # Windows gathered for one convolution call, bytes: they should still be in the cache when it
 # reads them.
@@ -60,10 +59,6 @@ class Patches:
     @property
     def boxes(self) -> Boxes:
         return self.rows[:, 4:]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(buffer.nbytes for buffer in self.buffers)
 
 
 def pixels(maps: Tensor) -> Tensor:
@@ -166,11 +161,7 @@ def _each_buffer(step: Step, source: Patches) -> Patches:
             case Lrn():
                 y = ops.local_response_norm(x, rule.size, rule.alpha, rule.beta, rule.k)
             case Affine():
-                y = torch.addcmul(
-                    rule.shift.expand(x.shape[1])[:, None, None],
-                    x,
-                    rule.scale.expand(x.shape[1])[:, None, None],
-                )
+                y = affine(x, rule)
             case Pointwise() | Pixelwise():
                 y = rule.function(x)
         y = _flat(finish(step, y))
@@ -197,8 +188,8 @@ def _windowed(step: Step, source: Patches, base: Tensor, boxes: Boxes) -> Patche
         for begin in range(0, len(members), count):
             some = members[begin : begin + count]
             start = np.minimum(boxes[some, :2], np.array([height, width]) - size)
-            inputs = np.concatenate([start * stride - padding], 1)
-            inputs = np.concatenate([inputs, inputs + window], 1)
+            corner = start * stride - padding
+            inputs = np.concatenate([corner, corner + window], 1)
             gathered = _gathered([(_some(source, some), base)], inputs)
             x = maps(gathered.view(len(some), *window.tolist(), -1))
             y = _apply(step, x)

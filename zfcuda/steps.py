@@ -209,7 +209,7 @@ def run(steps: Steps, step: Step, values: Mapping[int, Any]) -> Any:
         case Binary():
             out = rule.function(*(values[i] for i in step.inputs))
         case Affine():
-            out = _affine(x, rule)
+            out = affine(x, rule)
         case Pointwise() | Pixelwise():
             out = rule.function(x)
     return finish(step, out)
@@ -219,7 +219,7 @@ def finish(step: Step, out: Tensor) -> Tensor:
     """What the step does last, to a fresh ``out`` [n,C,h,w]."""
     for rule in step.then:
         if isinstance(rule, Affine):
-            out = _affine(out, rule)
+            out = affine(out, rule)
         elif rule.name == "relu":
             out = torch.relu_(out)
         else:
@@ -227,7 +227,8 @@ def finish(step: Step, out: Tensor) -> Tensor:
     return out
 
 
-def _affine(x: Tensor, rule: Affine) -> Tensor:
+def affine(x: Tensor, rule: Affine) -> Tensor:
+    """The rule on maps [n,C,h,w]."""
     scale, shift = rule.scale.expand(x.shape[1]), rule.shift.expand(x.shape[1])
     return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 

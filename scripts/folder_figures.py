@@ -20,13 +20,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 import zfcuda
 from zfcuda import _jobs, data, report
 from zfcuda._files import atomic_path
+from zfcuda._network import Network
 from zfcuda._terminal import USER_ERRORS, Parser, guarded, one_line
+from zfcuda._writing import writable_folder
 
 _PROGRAM = "folder_figures.py"
 _RECORD = "done.json"
@@ -66,14 +67,14 @@ def _run(options: argparse.Namespace) -> int:
     images = data.list_images(options.folder)
     if not images:
         raise ValueError(f"folder '{options.folder}' holds no images")
-    out = _jobs.writable_folder(options.out)
-    network = _jobs.Network.load(options.model, options.device)
+    out = writable_folder(options.out)
+    network = Network.load(options.model, options.device)
     known = [name for name, _, _ in network.layers()]
     for layer in options.layer:
         if layer not in known:
             raise ValueError(f"unknown layer {layer!r}: expected one of {', '.join(known)}")
     settings = Settings(
-        options.model, _weights_digest(network), tuple(options.layer), options.size, options.stride,
+        options.model, network.weights_digest, tuple(options.layer), options.size, options.stride,
         options.fill, tuple(_jobs.angles(options.angles)),
     )  # fmt: skip
     fill = network.fill(options.fill)
@@ -110,7 +111,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _explain(
-    network: _jobs.Network, path: Path, folder: Path, settings: Settings, fill: object
+    network: Network, path: Path, folder: Path, settings: Settings, fill: object
 ) -> list[report.Entry]:
     x = network.input(data.read_image(path))
     last = settings.layers[-1]
@@ -127,14 +128,6 @@ def _explain(
     ]  # fmt: skip
 
 
-def _weights_digest(network: _jobs.Network) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in network.model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _record(folder: Path, digest: str, entries: Sequence[report.Entry]) -> None:
     """Written last: an image without this file is not done."""
     rows = [
@@ -143,6 +136,8 @@ def _record(folder: Path, digest: str, entries: Sequence[report.Entry]) -> None:
             "text": entry.text,
             "figure": entry.figure.name,
             "numbers": [path.name for path in entry.numbers],
+            "tag": entry.tag,
+            "pdf": entry.pdf.name if entry.pdf else None,
         }
         for entry in entries
     ]
@@ -162,12 +157,14 @@ def _recorded(folder: Path, digest: str) -> list[report.Entry] | None:
                 folder / row["figure"],
                 tuple(folder / name for name in row["numbers"]),
                 row["text"],
+                row["tag"],
+                folder / row["pdf"] if row["pdf"] else None,
             )
             for row in record["entries"]
         ]
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or not ours
         return None
-    complete = all(path.is_file() for e in entries for path in (e.figure, *e.numbers))
+    complete = all(path.is_file() for e in entries for path in e.files)
     return entries if complete else None
 
 

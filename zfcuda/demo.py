@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 import zfcuda
 from zfcuda import _jobs, report
+from zfcuda._network import Network
+from zfcuda._writing import writable_folder
 
 __all__ = ["run"]
 
@@ -88,9 +90,9 @@ def run(
         ValueError: `out` cannot be written, or the device cannot be used.
     """
     began = perf_counter()
-    folder = _jobs.writable_folder(out)
+    folder = writable_folder(out)
     _require_extra()
-    network = _jobs.Network.load(_SPEC, device)
+    network = Network.load(_SPEC, device)
     sections = []
     steps = [
         (photo, *step)
@@ -122,7 +124,7 @@ def run(
 
 
 def _steps(
-    network: _jobs.Network, photo: _Photograph, folder: Path, progress: bool
+    network: Network, photo: _Photograph, folder: Path, progress: bool
 ) -> list[tuple[str, Callable[[], report.Entry]]]:
     """What is done with one photograph, in the page's order."""
     image = photo.read()
@@ -158,7 +160,7 @@ def _steps(
     ]
 
 
-def _mask(network: _jobs.Network, mask: Image.Image) -> Tensor:
+def _mask(network: Network, mask: Image.Image) -> Tensor:
     """The mask as the network's input shows it: [H,W] in 0..1, soft at the edge."""
     fitted = np.asarray(network.preprocessing.fit(mask), dtype=np.float32)
     return torch.from_numpy(fitted / 255)

@@ -22,12 +22,21 @@ class Entry:
         figure: the picture's path.
         numbers: paths of the files that hold what the picture shows.
         text: what to see in it, in plain words.
+        tag: which figure of the paper or the talk it is, as "paper figure 7".
+        pdf: the picture once more, for print.
     """
 
     title: str
     figure: Path
     numbers: tuple[Path, ...] = ()
     text: str = ""
+    tag: str = ""
+    pdf: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that belongs to it, the picture first."""
+        return (self.figure, *([self.pdf] if self.pdf else []), *self.numbers)
 
 
 @dataclass(frozen=True)

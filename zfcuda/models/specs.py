@@ -23,7 +23,7 @@ from pathlib import Path
 
 from zfcuda.models.weights import SUFFIXES
 
-__all__ = ["MODELS", "Spec", "did_you_mean", "parse"]
+__all__ = ["MODELS", "Spec", "did_you_mean", "parse", "with_weights"]
 
 MODELS = ("squeezenet1_1", "zfnet")  # those that a spec names without a prefix
 _TORCHVISION = "torchvision"
@@ -84,6 +84,20 @@ def parse(spec: str | os.PathLike[str]) -> Spec:
         weights=options.get("weights", "default"),
         lrn=options.get("lrn") != "false",
     )
+
+
+def with_weights(spec: str | os.PathLike[str], file: str | os.PathLike[str]) -> str:
+    """The spec of the same model with the weights in `file`: "zfnet?lrn=false" becomes
+    "zfnet:FILE?lrn=false".
+
+    Raises:
+        ValueError: `spec` names its weights already.
+    """
+    parsed = parse(spec)
+    if parsed.file is not None or parsed.weights != "default":
+        raise ValueError(f"'{parsed.text}' names its weights already; got '{os.fspath(file)}' too")
+    name, mark, query = parsed.text.partition("?")
+    return f"{name}:{os.fspath(file)}{mark}{query}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,155 @@
+"""A loaded model and what is needed to talk to it: for demo, commands and scripts."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
+from torch import Tensor, nn
+
+import zfcuda
+from zfcuda import info
+from zfcuda.data import Preprocessing
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded model and what is needed to talk to it."""
+
+    spec: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+    device: torch.device
+
+    @classmethod
+    def load(cls, spec: str, device: str = "auto") -> Network:
+        """Load `spec` (see `zfcuda.models.load`) onto `device`: auto, cpu or cuda[:N]."""
+        where = pick_device(device)
+        model = zfcuda.models.load(spec).to(where)
+        models = zfcuda.models
+        return cls(spec, model, models.preprocessing(spec), models.class_names(spec), where)
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Network:
+        """The network of a command line with --model, --weights and --device."""
+        spec = options.model
+        if options.weights:
+            spec = zfcuda.models.with_weights(spec, options.weights)
+        return cls.load(spec, options.device)
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """sha256 of the state dict: names, types, shapes and values, in its order."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def input(self, image: Image.Image) -> Tensor:
+        """The network's input for a picture, on the model's device."""
+        return self.preprocessing.to_input(image).to(self.device)
+
+    def display(self, x: Tensor) -> Any:
+        """Network inputs as RGB pictures."""
+        return self.preprocessing.to_display(x)
+
+    def signals(self, projections: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Projections as RGB pictures, zero at mid grey."""
+        show = self.preprocessing.signal_to_display
+        return {layer: show(signal) for layer, signal in projections.items()}
+
+    def name(self, label: int) -> str:
+        """A class's name, or "class 7" where there is none."""
+        known = self.class_names is not None and label < len(self.class_names)
+        return self.class_names[label] if known else f"class {label}"
+
+    def fill(self, colour: str) -> Tensor | float:
+        """The network-input value of a colour: any that matplotlib knows, or "mean" (zero)."""
+        if colour == "mean":
+            return 0.0
+        try:
+            return self.preprocessing.display_value(to_rgb(colour))
+        except ValueError:
+            raise ValueError(
+                f"fill {colour!r}: expected a colour (grey, black, #ff8000, 0.5) or mean"
+            ) from None
+
+    def label(self, text: str | None) -> int | None:
+        """A label from its number or its class name; None stays None."""
+        if text is None or re.fullmatch(r"[+-]?[0-9]+", text):
+            return None if text is None else int(text)
+        names = [name.casefold() for name in self.class_names or ()]
+        if text.casefold() in names:
+            return names.index(text.casefold())
+        close = difflib.get_close_matches(text.casefold(), names, n=3)
+        hint = ", ".join(repr(self.name(names.index(name))) for name in close)
+        raise ValueError(
+            f"target {text!r} is neither the number nor the name of a class"
+            + (f"; did you mean {hint}?" if hint else "")
+        )
+
+    def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """(name, kind, output shape) of every layer that gives one tensor, in order of execution.
+
+        Found by one forward pass over an empty picture; a layer used twice is listed once.
+        """
+        rows: dict[str, tuple[str, str, tuple[int, ...]]] = {}
+
+        def record(name: str, module: nn.Module, output: object) -> None:
+            if name and isinstance(output, Tensor):
+                rows.setdefault(name, (name, type(module).__name__, tuple(output.shape)))
+
+        hooks = [
+            module.register_forward_hook(lambda m, _, out, name=name: record(name, m, out))
+            for name, module in self.model.named_modules()
+        ]
+        side = self.preprocessing.size
+        try:
+            with torch.no_grad():
+                self.model(torch.zeros(1, 3, side, side, device=self.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return list(rows.values())
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` (auto, cpu, cuda, cuda:N) means here.
+
+    Raises:
+        ValueError: the name is unknown, or the device cannot be used, with the reason.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    usable, reason = _cuda_verdict()
+    if name == "auto":
+        return torch.device("cuda" if usable else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type != "cuda":
+        raise ValueError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if not usable:
+        raise ValueError(f"device {name!r} cannot be used: {reason}")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def _cuda_verdict() -> tuple[bool, str]:
+    if not torch.cuda.is_available():
+        return False, "torch sees no CUDA device"
+    facts = info.collect()
+    return facts.cuda, facts.cuda_verdict

@@ -1,0 +1,188 @@
+"""Files of a result: its numbers, the picture as PNG and PDF, and where they come from."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from zfcuda._files import atomic_path
+from zfcuda.report import Entry
+from zfcuda.results import Result
+
+if TYPE_CHECKING:
+    from zfcuda._network import Network
+
+# Options that say how a command is run, not what it computes.
+_NOT_SETTINGS = {
+    "run", "command", "traceback", "quiet", "out", "list_layers", "device", "model", "weights",
+    "seed", "image",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from; its JSON file carries this under "provenance".
+
+    Attributes:
+        command: what made it, as "occlude".
+        settings: the command's options; anything that JSON can say, tuples and paths included.
+        network: the network that was looked at, if there is one.
+        seed: of everything random; None where nothing is.
+        began: `perf_counter()` of the start, for the wall time.
+    """
+
+    command: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    network: Network | None = None
+    seed: int | None = None
+    began: float = field(default_factory=perf_counter)
+
+    @classmethod
+    def of(
+        cls, options: argparse.Namespace, network: Network | None = None, **more: object
+    ) -> Provenance:
+        """Of a command line; `more` settings replace those of the options, as `image=path`."""
+        values = vars(options)
+        settings = {key: value for key, value in values.items() if key not in _NOT_SETTINGS}
+        return cls(values.get("command", ""), settings | more, network, values.get("seed"))
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as JSON, with weights hash, device, versions and seconds."""
+        facts: dict[str, Any] = {"command": self.command, "settings": _plain(self.settings)}
+        if self.network:
+            facts["model"] = self.network.spec
+            facts["weights_sha256"] = self.network.weights_digest
+            facts["device"] = str(self.network.device)
+        if self.seed is not None:
+            facts["seed"] = self.seed
+        return facts | {
+            "versions": _versions(),
+            "threads": _threads(),
+            "seconds": round(perf_counter() - self.began, 3),
+        }
+
+
+def write(
+    title: str,
+    text: str,
+    result: Result,
+    figure: Figure,
+    stem: Path,
+    provenance: Provenance | None = None,
+    tag: str = "",
+    more_numbers: Sequence[Path] = (),
+) -> Entry:
+    """Save numbers, then the picture, under `stem`: so no picture lacks its numbers.
+
+    Writes STEM.npz, STEM.json, STEM.pdf and STEM.png; each appears whole or not at all. `title`,
+    `text` (what to see, in plain words) and `tag` ("paper figure 7", "talk figure 5") go into the
+    JSON file, for `zfcuda gallery`. `more_numbers` are files that belong to the picture too.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    entry = {
+        "title": title,
+        "text": text,
+        "figure": tag,
+        "files": [path.name for path in more_numbers],
+    }
+    numbers = save_numbers(result, stem, provenance, entry)
+    pictures = {".pdf": _rendered(figure, "pdf"), ".png": _rendered(figure, "png")}
+    for suffix, content in pictures.items():
+        with atomic_path(stem.with_name(f"{stem.name}{suffix}")) as temporary:
+            temporary.write_bytes(content)
+    png, pdf = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".pdf"))
+    return Entry(title, png, (*numbers, *more_numbers), text, tag, pdf)
+
+
+def save_numbers(
+    result: Result,
+    stem: Path,
+    provenance: Provenance | None = None,
+    entry: Mapping[str, object] | None = None,
+) -> tuple[Path, Path]:
+    """Save a result that has no picture of its own; returns the two paths."""
+    about = {"provenance": (provenance or Provenance()).facts()}
+    result.save(stem, about | ({"entry": dict(entry)} if entry else {}))
+    return stem.with_name(f"{stem.name}.npz"), stem.with_name(f"{stem.name}.json")
+
+
+def announce(entry: Entry | None) -> None:
+    """Print the paths of the files that were written."""
+    for path in entry.files if entry else ():
+        print(path)
+
+
+def writable_folder(path: str | os.PathLike[str]) -> Path:
+    """Make the folder `path` and try a file in it, so that a long job cannot fail at its end.
+
+    Raises:
+        ValueError: it cannot be made or written, with the system's reason.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"output folder '{path}' cannot be written ({error.strerror}); expected one that can, "
+            "with --out"
+        ) from error
+    return path
+
+
+def _rendered(figure: Figure, format: str) -> bytes:
+    buffer = io.BytesIO()
+    # Type 42: text that editors and publishers can read. No date: the same figure, the same bytes.
+    with mpl.rc_context({"pdf.fonttype": 42}):
+        metadata = {"CreationDate": None} if format == "pdf" else None
+        figure.savefig(buffer, format=format, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # tensors and NumPy's own numbers
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | str) else _other(value)
+
+
+def _other(value: Any) -> Any:
+    finite = isinstance(value, float) and value - value == 0
+    return value if finite else str(value)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("zfcuda", "torch", "numpy", "matplotlib", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree
+            continue
+    return found
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()

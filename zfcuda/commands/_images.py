@@ -1,0 +1,59 @@
+"""A job for each image of a command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance
+    from zfcuda.report import Entry
+
+    # network, its input, the image's name, stem of the files to write, provenance
+    Job = Callable[[Network, Tensor, str, Path, Provenance], Entry | None]
+
+
+def each(options: argparse.Namespace, job: Job) -> None:
+    """Run `job` on every --image and print what was written; all inputs are checked before."""
+    from zfcuda import data
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance, announce, writable_folder
+
+    if options.list_layers:
+        list_layers(Network.of(options))
+        return
+    if not options.image:
+        raise ValueError(f"{options.command} needs --image FILE")
+    images = [data.read_image(path) for path in options.image]
+    folder = writable_folder(options.out)
+    network = Network.of(options)
+    for path, stem, image in zip(
+        options.image, stems(options.image, options.command), images, strict=True
+    ):
+        provenance = Provenance.of(options, network, image=path)
+        entry = job(network, network.input(image), Path(path).name, folder / stem, provenance)
+        announce(entry)
+
+
+def stems(paths: Sequence[str], command: str) -> list[str]:
+    """An output name for each input: its own, numbered where two inputs share one."""
+    names: list[str] = []
+    for path in paths:
+        stem, number = f"{Path(path).stem}-{command}", 2
+        while stem in names:
+            stem, number = f"{Path(path).stem}-{number}-{command}", number + 1
+        names.append(stem)
+    return names
+
+
+def list_layers(network: Network) -> None:
+    """Print the names, kinds and output shapes of the network's layers."""
+    from tabulate import tabulate
+
+    rows = [(name, kind, "×".join(map(str, shape))) for name, kind, shape in network.layers()]
+    print(tabulate(rows, tablefmt="plain", disable_numparse=True))

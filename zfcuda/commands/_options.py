@@ -1,0 +1,104 @@
+"""Options that several commands share, and the values that they take."""
+
+from __future__ import annotations
+
+import argparse
+
+_MODEL = (
+    "squeezenet1_1, zfnet, torchvision:NAME, or a weights file (.safetensors, .pt, .pth), if need "
+    "be with its architecture: squeezenet1_1:FILE (default: %(default)s)"
+)
+
+
+def output(parser: argparse.ArgumentParser, folder: str = "zfcuda-out") -> None:
+    """--out (default: `folder`), --device, --quiet."""
+    parser.add_argument(
+        "--out", default=folder, metavar="DIR", help="folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda", help="where to compute (default: auto)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def model(parser: argparse.ArgumentParser, default: str = "squeezenet1_1") -> None:
+    """--model, --weights: what `Network.of(options)` loads."""
+    parser.add_argument("--model", default=default, metavar="SPEC", help=_MODEL)
+    parser.add_argument("--weights", metavar="FILE", help="weights for the model, as in SPEC:FILE")
+
+
+def images(parser: argparse.ArgumentParser) -> None:
+    """--image: what `_images.each` goes through."""
+    parser.add_argument("--image", nargs="+", metavar="FILE", help="one or more image files")
+
+
+def layers(
+    parser: argparse.ArgumentParser, help: str = "layer; may be repeated", several: bool = True
+) -> None:
+    """--layer (a list, or None; one name unless `several`) and --list-layers."""
+    action = "append" if several else "store"
+    parser.add_argument("--layer", action=action, metavar="NAME", help=help)
+    parser.add_argument(
+        "--list-layers",
+        action="store_true",
+        help="print the model's layers with their output shapes",
+    )
+
+
+def score(parser: argparse.ArgumentParser, what: str) -> None:
+    """--target (for `Network.label`) and --fill (for `Network.fill`): `what` has that colour."""
+    parser.add_argument(
+        "--target", metavar="LABEL|NAME", help="class to watch (default: the most probable)"
+    )
+    parser.add_argument(
+        "--fill",
+        default="grey",
+        metavar="COLOUR",
+        help=f"{what}: grey, black, #ff8000, ..., or mean, the model's mean (default: %(default)s)",
+    )
+
+
+def data(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """--data, a folder of images or of IDX files, and --limit."""
+    parser.add_argument(
+        "--data",
+        default=default,
+        metavar="DIR",
+        help="folder of images (one folder a class, if labels are needed) or of IDX files, as "
+        "Fashion-MNIST's" + (" (default: %(default)s)" if default else ""),
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
+
+
+def seed(parser: argparse.ArgumentParser) -> None:
+    """--seed, of everything random in the command."""
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)"
+    )
+
+
+# ------------------------------------------------------------------------------------ values
+
+
+def position(text: str) -> str | tuple[int, int]:
+    """ "max", or ROW,COLUMN as a pair."""
+    if text == "max":
+        return text
+    try:
+        row, column = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected max or ROW,COLUMN") from None
+    return row, column
+
+
+def pair(text: str) -> int | tuple[int, int]:
+    """N, or HEIGHTxWIDTH as a pair."""
+    try:
+        numbers = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        numbers = ()
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected N or HEIGHTxWIDTH in pixels")
+    return numbers[0], numbers[1]

@@ -1,0 +1,94 @@
+"""`zfcuda occlude`: which part of the image carries the decision."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfcuda.commands import _images, _options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance
+    from zfcuda.report import Entry
+
+HELP = "move a square over the image, watch the answer"
+DESCRIPTION = (
+    "Moves a square over the image (section 4.2): where it hides what matters, the "
+    "probability of the class falls, its label changes and the layer's strongest map falls silent."
+)
+EXAMPLES = """examples:
+  zfcuda occlude --image cat.jpg --layer features.12
+  zfcuda occlude --image cat.jpg dog.jpg --target "Egyptian cat" --size 32 --stride 4
+  zfcuda occlude --image cat.jpg --size 16 --stride 4 --plan
+  zfcuda occlude --model torchvision:resnet18 --image cat.jpg --layer layer4 --fill black"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The occluder, and what is watched."""
+    _options.model(parser)
+    _options.images(parser)
+    _options.layers(parser, "layer whose strongest map is watched too", several=False)
+    parser.add_argument(
+        "--size",
+        type=_options.pair,
+        default=50,
+        metavar="N|HxW",
+        help="occluder, pixels (default: 50)",
+    )
+    parser.add_argument(
+        "--stride",
+        type=_options.pair,
+        default=8,
+        metavar="N|HxW",
+        help="its steps, pixels (default: 8)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=("auto", "cone", "dense"),
+        default="auto",
+        help="recompute what can change, run whole passes, or what is faster (default: auto)",
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="print what would be computed, and stop"
+    )
+    _options.score(parser, "colour of the occluder")
+    _options.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Occlude every image, or print how it would be done."""
+    import zfcuda
+    from zfcuda import _jobs
+
+    settings = {"size": options.size, "stride": options.stride, "method": options.method}
+    layers = [options.layer] if options.layer else []
+    planned: list[Network] = []
+
+    def job(
+        network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance
+    ) -> Entry | None:
+        if not planned and (options.plan or not options.quiet):  # images have one size
+            planned.append(network)
+            plan = zfcuda.plan(network.model, x, layers=layers, **settings)
+            print(plan, file=sys.stdout if options.plan else sys.stderr)
+        if options.plan:
+            return None
+        return _jobs.occlude(
+            network,
+            x,
+            name,
+            stem,
+            options.layer,
+            not options.quiet,
+            provenance,
+            **settings,
+            fill=network.fill(options.fill),
+            target=network.label(options.target),
+        )
+
+    _images.each(options, job)

@@ -1,0 +1,66 @@
+"""`zfcuda rotate`: how far the answer survives turning the image."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfcuda.commands import _images, _options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance
+    from zfcuda.report import Entry
+
+HELP = "turn the image, watch the answer"
+DESCRIPTION = (
+    "Turns the image about its centre (section 4.1): the probability of the class, the "
+    "predicted label and the layers' features against the angle."
+)
+EXAMPLES = """examples:
+  zfcuda rotate --image cat.jpg --layer features.3 --layer features.12
+  zfcuda rotate --image cat.jpg --angles=-45:45:1
+  zfcuda rotate --image cat.jpg --angles 0,90,180,270 --target 285"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The angles, and what is watched."""
+    _options.model(parser)
+    _options.images(parser)
+    _options.layers(
+        parser, "layer whose features are compared with the upright image's; may be repeated"
+    )
+    parser.add_argument(
+        "--angles",
+        default="0:360:5",
+        metavar="START:STOP:STEP|A,B,C",
+        help="degrees, counter-clockwise (default: %(default)s)",
+    )
+    _options.score(parser, "colour outside the image")
+    _options.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Turn every image."""
+    from zfcuda import _jobs
+
+    angles = _jobs.angles(options.angles)
+
+    def job(network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance) -> Entry:
+        return _jobs.rotate(
+            network,
+            x,
+            name,
+            stem,
+            angles,
+            options.layer or [],
+            not options.quiet,
+            provenance,
+            fill=network.fill(options.fill),
+            target=network.label(options.target),
+        )
+
+    _images.each(options, job)

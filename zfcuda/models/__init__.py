@@ -5,4 +5,12 @@ from zfcuda.models.specs import with_weights
 from zfcuda.models.squeezenet import squeezenet1_1
 from zfcuda.models.zeiler_fergus import zfnet, zfnet_small
 
-__all__ = ["class_names", "load", "preprocessing", "squeezenet1_1", "with_weights", "zfnet", "zfnet_small"]
+__all__ = [
+    "class_names",
+    "load",
+    "preprocessing",
+    "squeezenet1_1",
+    "with_weights",
+    "zfnet",
+    "zfnet_small",
+]

@@ -1,0 +1,244 @@
+"""What training and every experiment over a data set read: labelled pictures, a batch at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zfcuda.data import Preprocessing
+
+__all__ = ["Examples", "FromDataset", "Pictures", "Split", "crop", "flip"]
+
+
+class Examples(Dataset, ABC):
+    """N labelled pictures as network input; also a `torch.utils.data.Dataset` of (x, label).
+
+    Attributes:
+        preprocessing: what the network expects of its input.
+        class_names: names in label order.
+    """
+
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The inputs float32 [n,3,size,size] and labels int64 [n] of some pictures.
+
+        Without `rng` a picture is the same on every call; with it, it is varied (crop or place,
+        flip) by draws from `rng`, in a fixed order: the same generator state, the same batch.
+
+        Args:
+            indices: int64 [n], positions in the data set.
+            rng: a CPU generator.
+        """
+
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor:
+        """int64 [N], every picture's label."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        index = range(len(self))[index]
+        x, labels = self.batch(torch.tensor([index]))
+        return x[0], int(labels[0])
+
+    def batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+        """Everything once, in order, unvaried."""
+        for indices in torch.arange(len(self)).split(size):
+            yield self.batch(indices)
+
+    def normalised(self, rgb: Tensor) -> Tensor:
+        """Pictures [n,3,H,W], RGB in 0..1, as network input."""
+        pre = self.preprocessing
+        if pre.channels == "bgr":
+            rgb = rgb.flip(1)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (pre.mean, pre.std))
+        return (rgb * pre.scale - mean) / std
+
+
+@dataclass(frozen=True)
+class Split:
+    """A data set in three parts; the plateau rule and the choice of a checkpoint see validation
+    only, the test part is read once, at the end.
+
+    Attributes:
+        training, validation, test: the parts.
+        kind: what it is, in words.
+        source: where it was read.
+        skipped: files that could not be read, each as one sentence.
+    """
+
+    training: Examples
+    validation: Examples
+    test: Examples
+    kind: str
+    source: str = ""
+    skipped: tuple[str, ...] = ()
+
+
+class Pictures(Examples):
+    """Pictures held in memory as bytes.
+
+    Args:
+        images: uint8 [N,3,H,W], RGB, at least the network's size; unvaried, the centre is cut out;
+            varied, any crop of that size, mirrored half of the time (paper, section 3.1).
+        labels: int64 [N].
+        class_names: in label order.
+        preprocessing: its size, mean, std, scale and channel order are used.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        class_names: Sequence[str],
+        preprocessing: Preprocessing,
+    ) -> None:
+        size = preprocessing.size
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images must be uint8 [N,3,H,W], got {images.dtype} {list(images.shape)}"
+            )
+        if min(images.shape[2:]) < size:
+            raise ValueError(
+                f"images of {list(images.shape[2:])} pixels: expected at least {size} a side"
+            )
+        check_labels(labels, len(images), class_names)
+        self.images, self._labels = images, labels
+        self.class_names, self.preprocessing = tuple(class_names), preprocessing
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labels(self) -> Tensor:
+        return self._labels
+
+    def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        images = varied(self.images[indices], self.preprocessing.size, rng)
+        return self.normalised(images.float() / 255), self._labels[indices]
+
+
+class FromDataset(Examples):
+    """Any map-style `torch.utils.data.Dataset` of (picture, label).
+
+    A picture is a PIL image, which is preprocessed, or a float tensor [3,H,W] that already is what
+    the network takes, at least of its size (then crops are cut from it as in `Pictures`).
+
+    Args:
+        dataset: has `__len__` and `__getitem__`.
+        class_names: in label order.
+        preprocessing: what the network expects.
+
+    Raises (when a batch is read):
+        TypeError: an item that is not such a pair.
+        ValueError: a picture of another shape, or a label without a class.
+    """
+
+    def __init__(
+        self, dataset: Dataset, class_names: Sequence[str], preprocessing: Preprocessing
+    ) -> None:
+        if not hasattr(dataset, "__len__") or len(dataset) == 0:
+            raise ValueError("the data set is empty or does not know its length")
+        self.dataset, self.class_names = dataset, tuple(class_names)
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.tensor([self._item(index)[1] for index in range(len(self))])
+
+    def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        items = [self._item(index) for index in indices.tolist()]
+        x = torch.stack([self._input(picture) for picture, _ in items])
+        return varied(x, self.preprocessing.size, rng), torch.tensor([label for _, label in items])
+
+    def _item(self, index: int) -> tuple[Any, int]:
+        item = self.dataset[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise TypeError(
+                f"item {index} of the data set is a {type(item).__name__}: expected (picture, label)"
+            )
+        label = int(item[1])
+        if not 0 <= label < len(self.class_names):
+            raise ValueError(
+                f"item {index} of the data set has label {label}: expected 0 to "
+                f"{len(self.class_names) - 1}"
+            )
+        return item[0], label
+
+    def _input(self, picture: Any) -> Tensor:
+        if isinstance(picture, Image.Image):
+            return self.preprocessing.to_input(picture)[0]
+        size = self.preprocessing.size
+        if not isinstance(picture, Tensor) or not picture.is_floating_point():
+            raise TypeError(
+                f"a picture of the data set is a {type(picture).__name__}: expected a PIL image or "
+                "a float tensor [3,H,W]"
+            )
+        if picture.dim() != 3 or picture.shape[0] != 3 or min(picture.shape[1:]) < size:
+            raise ValueError(
+                f"a picture of the data set has shape {list(picture.shape)}: expected [3,H,W] with "
+                f"at least {size} pixels a side"
+            )
+        return picture.float()
+
+
+def check_labels(labels: Tensor, count: int, class_names: Sequence[str]) -> None:
+    """Raise ValueError unless `labels` is int64 [count] and every label has a class name."""
+    if labels.dtype != torch.int64 or labels.shape != (count,):
+        raise ValueError(f"labels must be int64 [{count}], got {labels.dtype} {list(labels.shape)}")
+    if count and not (labels.min() >= 0 and labels.max() < len(class_names)):
+        raise ValueError(
+            f"labels from {labels.min()} to {labels.max()}: expected 0 to {len(class_names) - 1}, "
+            f"for the {len(class_names)} classes"
+        )
+
+
+def varied(images: Tensor, size: int, rng: torch.Generator | None) -> Tensor:
+    """Crops [n,C,size,size] of `images`: random and mirrored half of the time, or without `rng`
+    the centre, as it is."""
+    if rng is None:
+        top, left = (round((length - size) / 2) for length in images.shape[2:])
+        return images[:, :, top : top + size, left : left + size]
+    return flip(crop(images, size, rng), rng)
+
+
+def crop(images: Tensor, size: int, rng: torch.Generator) -> Tensor:
+    """A random square [n,C,size,size] of every image [n,C,H,W]."""
+    count, channels, *sides = images.shape
+    if sides == [size, size]:
+        return images
+    rows, columns = (
+        torch.randint(length - size + 1, (count, 1), generator=rng) + torch.arange(size)
+        for length in sides
+    )
+    which = torch.arange(count).view(-1, 1, 1, 1)
+    planes = torch.arange(channels).view(-1, 1, 1)
+    return images[which, planes, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def flip(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Every image [n,C,H,W], mirrored left to right half of the time."""
+    mirrored = torch.rand(len(images), generator=rng) < 0.5
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def generator(seed: int, *path: int) -> torch.Generator:
+    """A CPU generator for one purpose: its own stream for every (seed, path)."""
+    state = np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)  # torch takes 63 bits without a fuss

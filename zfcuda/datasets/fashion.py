@@ -1,0 +1,210 @@
+"""Fashion-MNIST, plain and on coloured backgrounds.
+
+The data set (Xiao, Rasul, Vollgraf 2017, arXiv 1708.07747; MIT licence): 70,000 grey pictures of
+garments, 28 x 28 pixels, ten classes, black around the garment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zfcuda.data import Preprocessing
+from zfcuda.datasets.examples import Examples, Split, check_labels, flip, generator
+from zfcuda.datasets.idx import find_idx, read_idx
+
+__all__ = ["CLASS_NAMES", "FOLDER", "ColouredFashion", "fashion_mnist", "read_pair"]
+
+FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
+PACKAGE = "dataset-fashion-mnist"
+CLASS_NAMES = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+_TEST_LABELS_SHA256 = "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9"
+_PARTS = {"training": "train", "test": "t10k"}
+_VALIDATION = 5_000  # of 60,000; a smaller set gives the same share
+_SPLIT, _PLACES = range(2)  # what randomness is for
+
+NOMINAL = 48  # pixels a side of the garment's picture
+SCALES = (0.8, 1.2)
+
+
+class ColouredFashion(Examples):
+    """Garments placed on plain backgrounds, composited when they are asked for.
+
+    A garment's picture g (grey in 0..1) is 48 pixels a side times a scale in 0.8..1.2, anywhere
+    within the square input, and lies on a colour as ``g + (1 - min(1, 3 g)) * colour``: from a
+    third of full brightness on it is opaque. Scale, place and colour are uniform; a picture's own
+    are fixed by `seed`, varied ones are drawn anew and mirrored half of the time.
+
+    Args:
+        images: uint8 [N,h,w].
+        labels: int64 [N].
+        class_names: in label order.
+        preprocessing: the network's; sizes other than 64 scale the garments with them.
+        seed: of the unvaried pictures.
+        coloured: False leaves every background black.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        class_names: Sequence[str],
+        preprocessing: Preprocessing,
+        seed: int = 0,
+        coloured: bool = True,
+    ) -> None:
+        if images.dtype != torch.uint8 or images.dim() != 3:
+            raise ValueError(
+                f"images must be uint8 [N,h,w], got {images.dtype} {list(images.shape)}"
+            )
+        check_labels(labels, len(images), class_names)
+        self.images, self._labels = images, labels
+        self.class_names, self.preprocessing = tuple(class_names), preprocessing
+        self.coloured = coloured
+        self._own = torch.rand(len(images), 6, generator=generator(seed, _PLACES))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labels(self) -> Tensor:
+        return self._labels
+
+    def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        draws = self._own[indices] if rng is None else torch.rand(len(indices), 6, generator=rng)
+        rgb, _ = self.composite(indices, draws)
+        x = self.normalised(rgb)
+        return (x if rng is None else flip(x, rng)), self._labels[indices]
+
+    def composite(self, indices: Tensor, draws: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The pictures [n,3,size,size], RGB in 0..1, and how opaque the garments are [n,size,size]
+        (a mask for background experiments).
+
+        Args:
+            indices: int64 [n].
+            draws: [n,6] in 0..1: scale, row, column, red, green, blue; default the pictures' own.
+        """
+        draws = self._own[indices] if draws is None else draws
+        grey = _placed(self.images[indices].float() / 255, draws[:, :3], self.preprocessing.size)
+        opacity = (3 * grey).clamp(max=1)
+        colours = draws[:, 3:, None, None] * self.coloured
+        return grey[:, None] + (1 - opacity)[:, None] * colours, opacity
+
+    def colours(self, indices: Tensor) -> Tensor:
+        """The unvaried pictures' background colours [n,3], RGB in 0..1."""
+        return self._own[indices, 3:] * self.coloured
+
+
+def _placed(grey: Tensor, draws: Tensor, size: int) -> Tensor:
+    """Pictures [n,h,w] resized bilinearly and placed on black [n,size,size].
+
+    Scaling and shifting act on rows and columns separately, so that both are one small matrix
+    product each, for all pictures at once.
+    """
+    low, high = SCALES
+    side = NOMINAL * size / 64 * (low + (high - low) * draws[:, 0])
+    top, left = ((size - side) * draws[:, axis] for axis in (1, 2))
+    rows = _resampling(top, side, grey.shape[1], size)
+    columns = _resampling(left, side, grey.shape[2], size)
+    return (rows @ grey @ columns.transpose(1, 2)).clamp(0, 1)
+
+
+def _resampling(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:
+    """Matrices [n,size,source]: `source` samples spread over `length` pixels from `start`, linear
+    in between, zero outside; pixel centres at +0.5."""
+    at = (torch.arange(size) + 0.5 - start[:, None]) * (source / length[:, None]) - 0.5
+    return (1 - (at[:, :, None] - torch.arange(source)).abs()).clamp(min=0)
+
+
+def read_pair(folder: str | os.PathLike[str], part: str) -> tuple[Tensor, Tensor]:
+    """Images uint8 [N,h,w] and labels int64 [N] of a `part`, "training" or "test".
+
+    Raises:
+        FileNotFoundError: a file is missing; says which, and where Fashion-MNIST can be had.
+        ValueError: a file is damaged, or images and labels do not belong together.
+    """
+    paths = []
+    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+        name = f"{_PARTS[part]}-{kind}"
+        path = find_idx(folder, name)
+        if path is None:
+            raise FileNotFoundError(
+                f"'{folder}' has no {name} (or {name}.gz); Fashion-MNIST comes with Debian's "
+                f"package {PACKAGE} (apt install {PACKAGE}, into {FOLDER}), or name any folder "
+                "with the four IDX files"
+            )
+        paths.append(path)
+    images, labels = map(read_idx, paths)
+    if images.dim() != 3 or labels.dim() != 1 or len(images) != len(labels) or len(images) == 0:
+        raise ValueError(
+            f"'{paths[0]}' {list(images.shape)} and '{paths[1]}' {list(labels.shape)} do not "
+            "belong together: expected [N,h,w] images and [N] labels, N at least 1"
+        )
+    return images, labels.long()
+
+
+def _names(test_labels: Tensor, classes: int) -> tuple[str, ...]:
+    # The same four file names may hold digits or letters: only the contents can tell.
+    if hashlib.sha256(bytes(test_labels.tolist())).hexdigest() == _TEST_LABELS_SHA256:
+        return CLASS_NAMES
+    return tuple(f"class {label}" for label in range(classes))
+
+
+def fashion_mnist(
+    preprocessing: Preprocessing,
+    folder: str | os.PathLike[str] | None = None,
+    coloured: bool = True,
+    seed: int = 0,
+) -> Split:
+    """Fashion-MNIST, or another set in the four IDX files of the MNIST family, in three parts.
+
+    One in twelve of the training pictures (5,000 of 60,000), drawn by `seed`, are for validation.
+
+    Args:
+        preprocessing: the network's.
+        folder: of the IDX files (.gz or not); default where Debian's package puts them.
+        coloured: whether backgrounds are coloured or black.
+        seed: of the split, and of the validation and test pictures' places and colours.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_pair`; a single class; fewer than 12 pictures.
+    """
+    folder = FOLDER if folder is None else Path(folder)
+    images, labels = read_pair(folder, "training")
+    test_images, test_labels = read_pair(folder, "test")
+    classes = int(torch.cat([labels, test_labels]).max()) + 1
+    if len(labels.unique()) < 2:
+        raise ValueError(f"'{folder}' has a single class: there is nothing to learn")
+    if len(labels) < 12:
+        raise ValueError(f"'{folder}' has {len(labels)} training pictures: expected at least 12")
+    names = _names(test_labels, classes)
+    order = torch.randperm(len(labels), generator=generator(seed, _SPLIT))
+    count = len(labels) * _VALIDATION // 60_000
+
+    def part(images: Tensor, labels: Tensor) -> ColouredFashion:
+        return ColouredFashion(images, labels, names, preprocessing, seed, coloured)
+
+    held, kept = order[:count].sort().values, order[count:].sort().values
+    return Split(
+        part(images[kept], labels[kept]),
+        part(images[held], labels[held]),
+        part(test_images, test_labels),
+        f"IDX files, {'coloured' if coloured else 'black'} backgrounds",
+        str(folder),
+    )

@@ -1,0 +1,124 @@
+"""A folder of pictures with one folder per class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zfcuda.data import Preprocessing, list_images, read_image
+from zfcuda.datasets.examples import Pictures, Split, generator
+
+__all__ = ["image_folder"]
+
+_MARGIN = 8 / 7  # pictures are kept larger than the input by the paper's 256 to 224, for crops
+_SHARE = 10  # one picture in so many is for validation, and for test
+_PARTS = {"training": ("train", "training"), "validation": ("val", "validation"), "test": ("test",)}
+
+
+def image_folder(
+    folder: str | os.PathLike[str], preprocessing: Preprocessing, seed: int = 0
+) -> Split:
+    """`folder`/CLASS/*.jpg (or any image suffix) in three parts.
+
+    Where the folder holds train, val and test (any of them may be missing but train) with a folder
+    per class in each, these are the parts; what is missing is drawn from train. Otherwise one in
+    ten is drawn for validation and one in ten for test, by `seed`. Pictures are squared and
+    resized to 8/7 of the network's size, and held in memory (3 bytes a pixel).
+
+    A picture that cannot be read is skipped; the split names every one.
+
+    Raises:
+        ValueError: no such folder, fewer than two classes, a class of which no picture can be read,
+            too few pictures for three parts, or classes of val or test that train lacks.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        state = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"'{folder}' {state}: expected a folder with one folder per class")
+    parts = _part_folders(folder)
+    names = _class_names(parts.get("training", folder))
+    skipped: list[str] = []
+    read = {
+        part: _read(where, names, preprocessing, skipped, everything=part == "training")
+        for part, where in (parts or {"training": folder}).items()
+    }
+    _divide(read, seed)
+    for part, (_, labels) in read.items():
+        if len(labels) == 0:
+            raise ValueError(f"'{folder}' has too few pictures: none is left for {part}")
+    made = {part: Pictures(*pair, names, preprocessing) for part, pair in read.items()}
+    return Split(**made, kind="pictures", source=str(folder), skipped=tuple(skipped))
+
+
+def _part_folders(folder: Path) -> dict[str, Path]:
+    found = {
+        part: folder / name
+        for part, names in _PARTS.items()
+        for name in names
+        if (folder / name).is_dir()
+    }
+    return found if "training" in found else {}
+
+
+def _class_names(folder: Path) -> list[str]:
+    names = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+    if len(names) < 2:
+        found = f"only the class '{names[0]}'" if names else "no class"
+        raise ValueError(
+            f"'{folder}' holds {found}: expected one folder per class, at least two of them"
+        )
+    return names
+
+
+def _read(
+    folder: Path,
+    names: Sequence[str],
+    preprocessing: Preprocessing,
+    skipped: list[str],
+    everything: bool,
+) -> tuple[Tensor, Tensor]:
+    """The pictures uint8 [N,3,S,S] and labels of one part."""
+    unknown = set(_class_names(folder)) - set(names)
+    if unknown:
+        raise ValueError(f"'{folder}' holds the class '{min(unknown)}', which training lacks")
+    side = round(preprocessing.size * _MARGIN)
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        before = len(images)
+        for path in list_images(folder / name) if (folder / name).is_dir() else ():
+            try:
+                images.append(_squared(read_image(path), side))
+            except ValueError as error:
+                skipped.append(str(error))
+        labels += [label] * (len(images) - before)
+        if everything and len(images) == before:
+            raise ValueError(f"'{folder / name}' holds no picture that can be read")
+    return torch.stack(images) if images else torch.empty(0, 3, side, side), torch.tensor(labels)
+
+
+def _squared(image: Image.Image, side: int) -> Tensor:
+    """The largest centred square as uint8 [3,side,side]."""
+    fitted = Preprocessing(size=side, resize=None).fit(image)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
+
+
+def _divide(read: dict[str, tuple[Tensor, Tensor]], seed: int) -> None:
+    """Draw the parts that are missing from training."""
+    images, labels = read["training"]
+    order = torch.randperm(len(labels), generator=generator(seed))
+    count = len(labels) // _SHARE
+    for part in ("validation", "test"):
+        if part not in read:
+            taken, order = order[:count], order[count:]
+            read[part] = images[taken], labels[taken]
+    kept = order.sort().values
+    read["training"] = images[kept], labels[kept]

@@ -1,0 +1,8 @@
+"""Training by the paper's recipe, interruptible at any moment; see `train`."""
+
+from zfcuda.training.checkpoints import Checkpoints, Epoch
+from zfcuda.training.loop import evaluate, train
+from zfcuda.training.recipe import Recipe
+from zfcuda.training.result import TrainingResult
+
+__all__ = ["Checkpoints", "Epoch", "Recipe", "TrainingResult", "evaluate", "train"]

@@ -1,0 +1,161 @@
+"""Checkpoints that survive a kill at any moment: an epoch is there whole, or not at all.
+
+An epoch is three files: weights (``epoch-0007.safetensors``, a plain state dict), the optimiser's
+momentum (``momentum-0007.safetensors``) and, last, the record (``epoch-0007.json``) with the hashes
+of both. An epoch without its record was not finished. Weights and records stay, momentum is kept of
+the last two epochs, so that one damaged file costs one epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from zfcuda._files import atomic_path
+
+__all__ = ["Checkpoints", "Epoch", "digest", "read_json", "write_json", "write_tensors"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch did.
+
+    Attributes:
+        epoch: its number, from 1.
+        rate: the learning rate.
+        training_loss, training_accuracy: means over the epoch, with dropout, while learning.
+        validation_loss, validation_accuracy: after it.
+        rescaled: how many filters the radius scaled back, a step.
+        seconds: wall time of the training part; seconds_in_all with validation and checkpoint.
+        cpu_seconds: processor time of all threads, validation included.
+        images: pictures trained on.
+    """
+
+    epoch: int
+    rate: float
+    training_loss: float
+    training_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    rescaled: float
+    seconds: float
+    seconds_in_all: float
+    cpu_seconds: float
+    images: int
+
+
+class Checkpoints:
+    """The checkpoints in a folder."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def weights(self, epoch: int) -> Path:
+        """The file of an epoch's weights."""
+        return self.folder / f"epoch-{epoch:04d}.safetensors"
+
+    def _momentum(self, epoch: int) -> Path:
+        return self.folder / f"momentum-{epoch:04d}.safetensors"
+
+    def save(
+        self, row: Epoch, weights: Mapping[str, Tensor], momentum: Mapping[str, Tensor]
+    ) -> None:
+        """Write an epoch; the record comes last and makes it valid.
+
+        Raises:
+            OSError: the folder cannot be written, or is full.
+        """
+        paths = self.weights(row.epoch), self._momentum(row.epoch)
+        for path, tensors in zip(paths, (weights, momentum), strict=True):
+            write_tensors(path, tensors)
+        write_json(
+            self.weights(row.epoch).with_suffix(".json"),
+            {**dataclasses.asdict(row), "sha256": {path.name: digest(path) for path in paths}},
+        )
+        for old in range(1, row.epoch - 1):
+            self._momentum(old).unlink(missing_ok=True)
+
+    def rows(self) -> list[Epoch]:
+        """The finished epochs, from the first on without a gap.
+
+        Raises:
+            ValueError: a record that cannot be read.
+        """
+        rows: list[Epoch] = []
+        while (path := self.weights(len(rows) + 1).with_suffix(".json")).is_file():
+            try:
+                record = read_json(path)
+                rows.append(Epoch(**{f.name: record[f.name] for f in dataclasses.fields(Epoch)}))
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"'{path}' is not the record of an epoch ({error})") from error
+        return rows
+
+    def last(self) -> tuple[list[Epoch], dict[str, Tensor], dict[str, Tensor]]:
+        """The epochs up to the last intact one, its weights and its momentum; empty without any.
+
+        Warns:
+            UserWarning: an epoch whose files are missing or damaged was left out.
+        """
+        rows = self.rows()
+        while rows:
+            try:
+                return rows, *self._read(rows[-1].epoch)
+            except (OSError, KeyError, ValueError, SafetensorError) as error:
+                damaged = rows.pop()
+                warnings.warn(
+                    f"epoch {damaged.epoch} cannot be continued from ({error}); it is left out",
+                    stacklevel=2,
+                )
+        return [], {}, {}
+
+    def _read(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        paths = self.weights(epoch), self._momentum(epoch)
+        expected = read_json(paths[0].with_suffix(".json"))["sha256"]
+        for path in paths:
+            if digest(path) != expected[path.name]:
+                raise ValueError(f"'{path}' is damaged")
+        return load_file(paths[0]), load_file(paths[1])
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Named tensors as a safetensors file that appears whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(plain, temporary)
+        except SafetensorError as error:  # how a full disk shows itself
+            raise OSError(f"cannot write '{path}': {error}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`content` as a JSON file that appears whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ValueError if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"'{path}' holds a {type(content).__name__}: expected an object")
+    return content
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

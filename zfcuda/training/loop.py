@@ -1,0 +1,239 @@
+"""The training loop: a run in a folder, begun or continued."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from zfcuda.datasets import Examples, Split
+from zfcuda.datasets.examples import generator
+from zfcuda.models.weights import load_checked
+from zfcuda.training.checkpoints import Checkpoints, Epoch, digest, write_tensors
+from zfcuda.training.filters import FilterRadius
+from zfcuda.training.recipe import Recipe, next_rate
+from zfcuda.training.result import TrainingResult
+from zfcuda.training.run_file import check_same_run
+
+__all__ = ["evaluate", "train"]
+
+_ORDER, _STEP, _DROPOUT = range(3)  # what randomness is for
+_EVALUATED = 250  # pictures a batch, without gradients
+_SHOWN = 10  # steps between updates of the progress bar's numbers
+
+
+def train(
+    model: nn.Module,
+    data: Split,
+    folder: str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    name: str = "",
+    progress: bool = True,
+) -> TrainingResult:
+    """Train `model` in `folder`, or continue there what was interrupted.
+
+    After every epoch a checkpoint is written. Whatever ends the process, calling again with the
+    same arguments goes on after the last one and ends with the same weights, bit for bit, on the
+    same machine with the same number of threads. The epoch with the lowest validation error is
+    chosen. At the end the folder holds its weights (``weights.safetensors``), the result
+    (``training.npz``, ``training.json``) and every epoch; the test part has been read once. A run
+    that has ended is not run again: its result is returned.
+
+    Args:
+        model: takes what `data` gives; trained in place, on the device it is on. Begun anew it
+            starts from the weights it has. At the end it has the chosen epoch's weights and is in
+            the mode (training or eval) in which it came.
+        data: the three parts.
+        folder: made if it is missing.
+        recipe: default the paper's.
+        name: of the model, for the record.
+        progress: show a bar with loss, accuracy and images a second.
+
+    Raises:
+        ValueError: the folder holds a run of another model, data set or recipe (says in what it
+            differs); a loss that is not finite.
+        OSError: the folder cannot be written, or is full; what was finished stays.
+    """
+    recipe, folder = recipe or Recipe(), Path(folder)
+    check_same_run(folder, name, data, recipe)
+    checkpoints = Checkpoints(folder)
+    run = _Run(model, data, recipe, checkpoints, progress)
+    mode = model.training
+    try:
+        rows = run.epochs()
+        return _concluded(model, data, recipe, checkpoints, rows, name)
+    finally:
+        model.train(mode)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, examples: Examples) -> tuple[Tensor, Tensor]:
+    """The logits float32 [N,K] and labels int64 [N] of all `examples`, unvaried, on the CPU.
+
+    The model runs in eval mode and is in its own again afterwards.
+    """
+    mode, device = model.training, _device(model)
+    model.eval()
+    logits, labels = [], []
+    try:
+        for x, y in examples.batches(_EVALUATED):
+            logits.append(model(_placed(x, device)).float().cpu())
+            labels.append(y)
+    finally:
+        model.train(mode)
+    return torch.cat(logits), torch.cat(labels)
+
+
+class _Run:
+    """A model on its way through the epochs."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Split,
+        recipe: Recipe,
+        checkpoints: Checkpoints,
+        progress: bool,
+    ) -> None:
+        self.model, self.data, self.recipe = model, data, recipe
+        self.checkpoints, self.progress = checkpoints, progress
+        self.device = _device(model)
+        self.optimizer = torch.optim.SGD(model.parameters(), recipe.rate, recipe.momentum)
+        self.radius = FilterRadius(model, recipe, data.training.preprocessing)
+
+    def epochs(self) -> list[Epoch]:
+        """Train until the recipe says enough; the records of all epochs."""
+        rows, weights, momentum = self.checkpoints.last()
+        if rows:
+            source = f"checkpoint '{self.checkpoints.weights(len(rows))}'"
+            load_checked(self.model, weights, source)
+            self._restore(momentum)
+        while (rate := next_rate(rows, self.recipe)) is not None:
+            row = self._epoch(len(rows) + 1, rate)
+            self.checkpoints.save(row, self.model.state_dict(), self._momentum())
+            rows.append(row)
+        return rows
+
+    def _epoch(self, epoch: int, rate: float) -> Epoch:
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, accuracy, rescaled = self._pass(epoch)
+        seconds = time.perf_counter() - begin
+        logits, labels = evaluate(self.model, self.data.validation)
+        return Epoch(
+            epoch=epoch,
+            rate=rate,
+            training_loss=loss,
+            training_accuracy=accuracy,
+            validation_loss=float(F.cross_entropy(logits.double(), labels)),
+            validation_accuracy=float((logits.argmax(1) == labels).double().mean()),
+            rescaled=rescaled,
+            seconds=seconds,
+            seconds_in_all=time.perf_counter() - begin,
+            cpu_seconds=time.process_time() - begin_cpu,
+            images=len(self.data.training),
+        )
+
+    def _pass(self, epoch: int) -> tuple[float, float, float]:
+        """Every training picture once: mean loss, accuracy, filters rescaled a step."""
+        seed, count = self.recipe.seed, len(self.data.training)
+        order = torch.randperm(count, generator=generator(seed, _ORDER, epoch))
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        seen = 0
+        self.model.train()
+        bar = tqdm(total=count, desc=f"epoch {epoch}", unit=" images", disable=not self.progress)
+        with bar, _own_random_state(self.device):
+            for step, indices in enumerate(order.split(self.recipe.batch)):
+                x, y = self.data.training.batch(indices, generator(seed, _STEP, epoch, step))
+                torch.manual_seed(generator(seed, _DROPOUT, epoch, step).initial_seed())
+                sums += self._step(_placed(x, self.device), y.to(self.device))
+                seen += len(indices)
+                bar.update(len(indices))
+                if step % _SHOWN == 0 or seen == count:
+                    loss, right, _ = (sums / seen).tolist()
+                    if loss != loss or loss == float("inf"):
+                        raise ValueError(
+                            f"the loss is not finite at step {step} of epoch {epoch}: the learning "
+                            f"rate {self.optimizer.param_groups[0]['lr']:g} is too high for this "
+                            "network and data; lower it"
+                        )
+                    bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{right:.3f}", refresh=False)
+        loss, right, rescaled = sums.tolist()
+        return loss / count, right / count, rescaled / (step + 1)
+
+    def _step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One step of gradient descent: the batch's loss and hits, summed, and filters rescaled."""
+        logits = self.model(x)
+        loss = F.cross_entropy(logits, y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        rescaled = self.radius.apply()
+        hits = (logits.detach().argmax(1) == y).sum()
+        return torch.stack([loss.detach().double() * len(y), hits.double(), rescaled.double()])
+
+    def _momentum(self) -> dict[str, Tensor]:
+        return {
+            name: self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self.model.named_parameters()
+            if "momentum_buffer" in self.optimizer.state[parameter]
+        }
+
+    def _restore(self, momentum: dict[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in momentum:
+                # In the parameter's layout, as it was: another one may round differently.
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+
+
+def _concluded(
+    model: nn.Module,
+    data: Split,
+    recipe: Recipe,
+    checkpoints: Checkpoints,
+    rows: list[Epoch],
+    name: str,
+) -> TrainingResult:
+    """Choose an epoch by its validation error, read the test part, write weights and result."""
+    from safetensors.torch import load_file
+
+    stem, weights_file = checkpoints.folder / "training", checkpoints.folder / "weights.safetensors"
+    best = max(rows, key=lambda row: (row.validation_accuracy, -row.epoch))
+    weights = load_file(checkpoints.weights(best.epoch))
+    load_checked(model, weights, f"checkpoint '{checkpoints.weights(best.epoch)}'")
+    write_tensors(weights_file, weights)
+    found = digest(weights_file)
+    if stem.with_suffix(".json").is_file():
+        done = TrainingResult.load(stem)
+        if done.weights_sha256 == found and len(done.epoch) == len(rows):
+            return done
+    logits, labels = evaluate(model, data.test)
+    result = TrainingResult.of(rows, best.epoch, logits, labels, data, recipe, name, found)
+    result.save(stem)
+    return result
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _placed(x: Tensor, device: torch.device) -> Tensor:
+    # The layout that oneDNN's and cuDNN's convolutions and our pools are fastest in.
+    return x.to(device, memory_format=torch.channels_last)
+
+
+@contextmanager
+def _own_random_state(device: torch.device) -> Iterator[None]:
+    devices: list[Any] = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield

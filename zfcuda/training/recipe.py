@@ -1,0 +1,102 @@
+"""How a network is trained: the paper's settings, and what of them was decided here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zfcuda.data import Preprocessing
+
+if TYPE_CHECKING:
+    from zfcuda.training.checkpoints import Epoch
+
+__all__ = ["Recipe", "next_rate"]
+
+_PAPERS_RANGE = 128.0  # the paper's inputs are "roughly in the [-128, 128] range"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The paper's training (Zeiler & Fergus 2014, section 3.1), its numbers as defaults.
+
+    "Lowered by hand when the validation error stalls" became a rule: after `patience` epochs in
+    which it was not below its best, the rate is multiplied by `factor`; the third time,
+    training ends.
+
+    Attributes:
+        epochs: at most so many (the paper: 70).
+        minutes: no epoch is begun that would probably end later, all of a run's sittings taken
+            together; None for no limit.
+        batch: pictures a step.
+        rate, momentum: of stochastic gradient descent.
+        factor, patience, lowerings: of the plateau rule; training ends instead of lowering the rate
+            more than `lowerings` times.
+        radius: no convolution filter's root mean square exceeds this: after every step, larger ones
+            are scaled back to it. For the first layer it is rescaled with the range of the input,
+            see `first_radius`.
+        seed: of the weights, the order, the crops and the dropout: everything random is drawn anew
+            for every (seed, epoch, step), so that a run can be continued anywhere.
+    """
+
+    epochs: int = 70
+    minutes: float | None = None
+    batch: int = 128
+    rate: float = 1e-2
+    momentum: float = 0.9
+    factor: float = 0.1
+    patience: int = 4
+    lowerings: int = 2
+    radius: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected at least 1")
+        for name in ("rate", "radius"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum {self.momentum}: expected 0 to below 1")
+        if not 0 < self.factor < 1:
+            raise ValueError(f"factor {self.factor}: expected a number between 0 and 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes {self.minutes}: expected a positive number")
+        if self.lowerings < 0 or self.seed < 0:
+            raise ValueError(
+                f"lowerings {self.lowerings}, seed {self.seed}: expected numbers from 0"
+            )
+
+    def first_radius(self, preprocessing: Preprocessing) -> float:
+        """The first layer's radius: `radius` was chosen for inputs up to 128.
+
+        A filter that reads inputs k times smaller needs weights k times larger for the same
+        response. Deeper layers read responses, whose range is the same either way.
+        """
+        largest = max(
+            max(abs(mean), abs(preprocessing.scale - mean)) / std
+            for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
+        )
+        return self.radius * _PAPERS_RANGE / largest
+
+
+def next_rate(rows: Sequence[Epoch], recipe: Recipe) -> float | None:
+    """The learning rate of the epoch after `rows`, or None if there is to be none.
+
+    It follows from the records alone, so that a continued run needs no other state.
+    """
+    if len(rows) >= recipe.epochs:
+        return None
+    if rows and recipe.minutes is not None:
+        spent = sum(row.seconds_in_all for row in rows)
+        if spent + rows[-1].seconds_in_all > 60 * recipe.minutes:
+            return None
+    lowered, waited, best = 0, 0, -math.inf
+    for row in rows:
+        waited = 0 if row.validation_accuracy > best else waited + 1
+        best = max(best, row.validation_accuracy)
+        if waited == recipe.patience:
+            lowered, waited = lowered + 1, 0
+    return None if lowered > recipe.lowerings else recipe.rate * recipe.factor**lowered

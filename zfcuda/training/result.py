@@ -1,0 +1,124 @@
+"""What a training run leaves behind, as numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zfcuda.results import Result
+
+if TYPE_CHECKING:
+    from zfcuda.datasets import Split
+    from zfcuda.training.checkpoints import Epoch
+    from zfcuda.training.recipe import Recipe
+
+__all__ = ["TrainingResult"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult(Result):
+    """A training run of E epochs over K classes; curves are float64 [E].
+
+    Attributes:
+        epoch: int64 [E], 1 to E.
+        rate: the learning rate.
+        training_loss, training_accuracy: means over each epoch, with dropout, while learning.
+        validation_loss, validation_accuracy: after each epoch.
+        rescaled: how many filters a step the radius scaled back.
+        seconds: wall time of each epoch's training part; cpu_seconds: processor time of all threads
+            with validation.
+        images: int64 [E], pictures trained on.
+        best: the chosen epoch, that of the lowest validation error.
+        test_loss, test_accuracy: of the chosen epoch, on pictures used for nothing else.
+        confusion: int64 [K,K], test pictures of each class (row) by predicted class (column).
+        class_names: in label order.
+        settings: model, data, recipe, threads, versions.
+        weights_sha256: of the weights file.
+    """
+
+    epoch: Tensor
+    rate: Tensor
+    training_loss: Tensor
+    training_accuracy: Tensor
+    validation_loss: Tensor
+    validation_accuracy: Tensor
+    rescaled: Tensor
+    seconds: Tensor
+    seconds_in_all: Tensor
+    cpu_seconds: Tensor
+    images: Tensor
+    best: int
+    test_loss: float
+    test_accuracy: float
+    confusion: Tensor
+    class_names: tuple[str, ...]
+    settings: dict[str, Any]
+    weights_sha256: str
+    _figure = "training_curves"
+
+    def __post_init__(self) -> None:
+        count = len(self.epoch)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "confusion" and isinstance(value, Tensor) and value.shape != (count,):
+                raise ValueError(f"{field.name} must have shape [{count}], got {list(value.shape)}")
+        if not 1 <= self.best <= count:
+            raise ValueError(f"best must be between 1 and {count} epochs, got {self.best}")
+        classes = len(self.class_names)
+        if self.confusion.shape != (classes, classes):
+            raise ValueError(
+                f"confusion must have shape [{classes}, {classes}], got {list(self.confusion.shape)}"
+            )
+
+    @property
+    def images_per_second(self) -> Tensor:
+        """[E], of the training part."""
+        return self.images / self.seconds
+
+    @classmethod
+    def of(
+        cls,
+        rows: list[Epoch],
+        best: int,
+        logits: Tensor,
+        labels: Tensor,
+        data: Split,
+        recipe: Recipe,
+        name: str,
+        weights_sha256: str,
+    ) -> TrainingResult:
+        """From the epochs' records and the chosen epoch's answers [N,K] to the test part."""
+        names = data.training.class_names
+        numbers = {
+            "model": name,
+            "data": data.kind,
+            "source": data.source,
+            "skipped": len(data.skipped),
+            "pictures": [len(data.training), len(data.validation), len(data.test)],
+            "recipe": dataclasses.asdict(recipe),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        pairs = labels * len(names) + logits.argmax(1)
+        return cls(
+            **{
+                field.name: torch.tensor([getattr(row, field.name) for row in rows]).to(
+                    torch.int64 if field.name in ("epoch", "images") else torch.float64
+                )
+                for field in dataclasses.fields(rows[0])
+            },
+            best=best,
+            test_loss=float(F.cross_entropy(logits.double(), labels)),
+            test_accuracy=float((logits.argmax(1) == labels).double().mean()),
+            confusion=pairs.bincount(minlength=len(names) ** 2).view(len(names), -1),
+            class_names=tuple(names),
+            settings=numbers,
+            weights_sha256=weights_sha256,
+        )

@@ -56,6 +56,11 @@ class Network:
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
+    def blank(self) -> Tensor:
+        """An input of the network's size that is zero everywhere."""
+        side = self.preprocessing.size
+        return torch.zeros(1, 3, side, side, device=self.device)
+
     def input(self, image: Image.Image) -> Tensor:
         """The network's input for a picture, on the model's device."""
         return self.preprocessing.to_input(image).to(self.device)
@@ -114,10 +119,9 @@ class Network:
             module.register_forward_hook(lambda m, _, out, name=name: record(name, m, out))
             for name, module in self.model.named_modules()
         ]
-        side = self.preprocessing.size
         try:
             with torch.no_grad():
-                self.model(torch.zeros(1, 3, side, side, device=self.device))
+                self.model(self.blank())
         finally:
             for hook in hooks:
                 hook.remove()

@@ -17,6 +17,7 @@ from zfcuda._terminal import Parser, guarded
 COMMANDS = (
     "info",
     "demo",
+    "layers",
     "deconv",
     "occlude",
     "rotate",

@@ -120,7 +120,7 @@ def test_file_of_another_model_is_named(tmp_path):
     path = tmp_path / "a.pt"
     torch.save(nn.Linear(2, 2).state_dict(), path)
     for ask in (load, preprocessing, class_names):
-        with pytest.raises(ValueError, match=r"a\.pt' holds no squeezenet1_1 or zfnet \(but wei"):
+        with pytest.raises(ValueError, match=r"a\.pt' holds no squeezenet1_1 or .* \(but wei"):
             ask(path)
 
 
@@ -154,8 +154,8 @@ def test_last_layer_of_another_width_is_not_taken_for_a_class_count(tmp_path):
     ("spec", "match"),
     [
         ("sqeezenet", r"unknown model 'sqeezenet' \(did you mean squeezenet1_1"),
-        ("ZFNet", r"unknown model 'ZFNet' \(did you mean zfnet\?\): expected squeezenet1_1, zfnet"),
-        ("resnet18", r"expected squeezenet1_1, zfnet, torchvision:NAME or a file \(\.safetensors"),
+        ("ZFNet", r"unknown model 'ZFNet' \(did you mean zfnet"),
+        ("resnet18", r"zfnet, torchvision:NAME, MODULE:FUNCTION or a file \(\.safetensors"),
         ("squeezenet1.1", "did you mean squeezenet1_1"),
         ("", "unknown model ''"),
         ("zfnet:", "names no file"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 
 _MODEL = (
-    "squeezenet1_1, zfnet, torchvision:NAME, or a weights file (.safetensors, .pt, .pth), if need "
-    "be with its architecture: squeezenet1_1:FILE (default: %(default)s)"
+    "squeezenet1_1, zfnet_small, zfnet, torchvision:NAME; a weights file (.safetensors, .pt, "
+    ".pth), if need be with its architecture: squeezenet1_1:FILE; an .onnx file; or "
+    "MODULE:FUNCTION, a function of your own that returns the model, whose code is then run. "
+    "?size=64 and the like say what such a model expects of images (default: %(default)s)"
 )
 
 
@@ -15,10 +17,15 @@ def output(parser: argparse.ArgumentParser, folder: str = "zfcuda-out") -> None:
     parser.add_argument(
         "--out", default=folder, metavar="DIR", help="folder (default: %(default)s)"
     )
+    device(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def device(parser: argparse.ArgumentParser) -> None:
+    """--device."""
     parser.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda", help="where to compute (default: auto)"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def model(parser: argparse.ArgumentParser, default: str = "squeezenet1_1") -> None:

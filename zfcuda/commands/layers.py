@@ -1,0 +1,118 @@
+"""`zfcuda layers`: the names that --layer takes, and what units of each layer see."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from zfcuda.commands import _options
+
+if TYPE_CHECKING:
+    from zfcuda._network import Network
+    from zfcuda.receptive import ReceptiveField
+
+    Row = tuple[str, str, tuple[int, ...]]  # name, kind, shape with the batch
+    Fields = dict[str, ReceptiveField | str]
+
+HELP = "list a model's layers: shapes, receptive fields, strides"
+DESCRIPTION = (
+    "Lists the layers of a model in the order in which they run: kind, shape of the output, and, "
+    "computed from the model's own graph, what a unit sees: the extent of its receptive field, "
+    "the step from one unit's field to the next, and the centre of the first, in pixels of the "
+    "input (down × right). Where a unit has no such field, the reason stands below the table."
+)
+EXAMPLES = """examples:
+  zfcuda layers
+  zfcuda layers --model torchvision:vgg16 --weights vgg16.safetensors
+  zfcuda layers --model "mynet:build?size=64" --json"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of which model, and how it is printed."""
+    _options.model(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _options.device(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table."""
+    from zfcuda._network import Network
+    from zfcuda.receptive import receptive_fields
+
+    network = Network.of(options)
+    rows = network.layers()
+    x = network.blank()
+    fields = receptive_fields(network.model, x, [name for name, _, _ in rows])
+    if options.json:
+        print(json.dumps(_content(network, x.shape, rows, fields), indent=1))
+    else:
+        print(_table(rows, fields))
+
+
+def _content(network: Network, shape: Any, rows: Sequence[Row], fields: Fields) -> dict[str, Any]:
+    layers = []
+    for name, kind, output in rows:
+        field = fields[name]
+        known = not isinstance(field, str)
+        layers.append(
+            {
+                "name": name,
+                "kind": kind,
+                "shape": list(output[1:]),
+                "receptive_field": {
+                    "size": list(field.size),
+                    "stride": list(field.stride),
+                    "start": list(field.start),
+                    "centre": list(field.centre),
+                }
+                if known
+                else None,
+                "reason": None if known else field,
+            }
+        )
+    return {
+        "model": network.spec,
+        "weights_sha256": network.weights_digest,
+        "input": list(shape[1:]),
+        "layers": layers,
+    }
+
+
+def _table(rows: Sequence[Row], fields: Fields) -> str:
+    from tabulate import tabulate
+
+    lines = []
+    for name, kind, shape in rows:
+        field, output = fields[name], "×".join(map(str, shape[1:]))
+        seen = ("–", "–", "–")
+        if not isinstance(field, str):
+            seen = (_pair(field.size), _pair(field.stride), _pair(field.centre))
+        lines.append((name, kind, output, *seen))
+    table = tabulate(
+        lines,
+        headers=("layer", "kind", "output", "field", "stride", "first centre"),
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=("left", "left", "left", "right", "right", "right"),
+    )
+    return "\n".join([table, *_notes(rows, fields)])
+
+
+def _notes(rows: Sequence[Row], fields: Fields) -> list[str]:
+    """For each reason one line with the layers that it holds for."""
+    without: dict[str, list[str]] = {}
+    for name, _, _ in rows:
+        if isinstance(fields[name], str):
+            without.setdefault(fields[name], []).append(name)
+    lines = []
+    for reason, names in without.items():
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        lines.append(f"{'all layers' if len(names) == len(rows) else shown}: {reason}")
+    return ["", *lines] if lines else []
+
+
+def _pair(numbers: tuple[float, float]) -> str:
+    down, right = (f"{number:g}" for number in numbers)
+    return down if down == right else f"{down}×{right}"

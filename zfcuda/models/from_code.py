@@ -1,0 +1,100 @@
+"""A model that a function of the user's own returns. Asking for one runs the user's code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+from torch import nn
+
+from zfcuda.data import Preprocessing
+from zfcuda.models.specs import MODELS, Spec, did_you_mean
+
+__all__ = ["build", "class_names", "preprocessing"]
+
+
+def build(spec: Spec) -> nn.Module:
+    """What the function that `spec` names returns.
+
+    Raises:
+        ValueError: no such module, or no such function in it (with close matches).
+        TypeError: the function returns something else than a model.
+    """
+    with _from_here():
+        module = _module(spec)
+        name = spec.model.partition(":")[2]
+        function = getattr(module, name, None)
+        if not callable(function):
+            known = [key for key, value in vars(module).items() if callable(value)]
+            raise ValueError(
+                f"'{spec.text}': the module '{module.__name__}' has no function '{name}'"
+                f"{did_you_mean(name, known)}"
+            )
+        model = function()
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"'{spec.text}': {name}() returns a {type(model).__name__}: expected a torch.nn.Module"
+        )
+    return model
+
+
+def preprocessing(spec: Spec) -> Preprocessing | None:
+    """The module's PREPROCESSING, if it has one.
+
+    Raises:
+        ValueError: no such module.
+        TypeError: it is something else than a `zfcuda.data.Preprocessing`.
+    """
+    with _from_here():
+        said = getattr(_module(spec), "PREPROCESSING", None)
+    if said is not None and not isinstance(said, Preprocessing):
+        raise TypeError(
+            f"'{spec.text}': PREPROCESSING is a {type(said).__name__}: expected a "
+            "zfcuda.data.Preprocessing"
+        )
+    return said
+
+
+def class_names(spec: Spec) -> tuple[str, ...] | None:
+    """The module's CLASS_NAMES, if it has some.
+
+    Raises:
+        ValueError: no such module.
+        TypeError: they are not strings.
+    """
+    with _from_here():
+        said = getattr(_module(spec), "CLASS_NAMES", None)
+    if said is None:
+        return None
+    if isinstance(said, str) or not all(isinstance(name, str) for name in said):
+        raise TypeError(f"'{spec.text}': CLASS_NAMES: expected the classes' names in label order")
+    return tuple(said)
+
+
+def _module(spec: Spec) -> ModuleType:
+    name = spec.model.partition(":")[0]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # something that the module itself imports
+        raise ValueError(
+            f"unknown model '{spec.text}'{did_you_mean(name, MODELS)}: there is no module "
+            f"'{error.name}' in this folder or among those installed"
+        ) from None
+
+
+@contextlib.contextmanager
+def _from_here() -> Iterator[None]:
+    """The current folder can be imported from, as under `python -m`."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the user's code took it away
+            sys.path.remove(here)

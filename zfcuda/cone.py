@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zfcuda.graph import Graph, Input, Node
+from zfcuda.graph import Graph, Node
 from zfcuda.rules import (
     Affine,
     AvgPool,
@@ -24,6 +24,7 @@ from zfcuda.rules import (
     Concat,
     Conv,
     Identity,
+    Input,
     Lrn,
     MaxPool,
     Pair,

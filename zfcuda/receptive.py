@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from zfcuda.graph import Graph, Input, Node, Untraceable, trace
-from zfcuda.rules import AvgPool, Conv, MaxPool, Opaque, Shape
+from zfcuda.graph import Graph, Node, Untraceable, trace
+from zfcuda.rules import AvgPool, Conv, Input, MaxPool, Opaque, Shape
 
 __all__ = ["ReceptiveField", "receptive_fields"]
 

@@ -76,11 +76,11 @@ def manner_of(graph: Graph, model: nn.Module, top: Node) -> CaptumsManner:
         isinstance(m, nn.ReLU) and type(m).forward is not nn.ReLU.forward for m in model.modules()
     ):
         raise Refused("a subclass of nn.ReLU has a forward of its own")
-    below = _below(graph, top)
+    below = graph.ancestors([top.index])
     relus = [node for nodes in calls.values() for node in nodes if node.index in below]
     for nodes in calls.values():
         for earlier, later in pairwise(nodes):
-            if earlier.index not in _below(graph, later):
+            if earlier.index not in graph.ancestors([later.index]):
                 raise Refused(f"one ReLU module is called in parallel ({later.name})")
     for node in relus:
         _require_alone(graph, node, below, {relu.index for relu in relus})
@@ -107,12 +107,3 @@ def _require_alone(graph: Graph, relu: Node, below: set[int], relus: set[int]) -
         if not isinstance(source.rule, Identity):
             return
         taker, index = source, source.inputs[0]  # an identity may return the very same tensor
-
-
-def _below(graph: Graph, top: Node) -> set[int]:
-    """The node and all that it depends on."""
-    found = {top.index}
-    for node in reversed(graph.nodes[: top.index + 1]):
-        if node.index in found:
-            found.update(node.inputs)
-    return found

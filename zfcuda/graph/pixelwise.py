@@ -9,19 +9,13 @@ maps it must give what it gives on the same pixels one by one, and in a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zfcuda.recognition import Value, values_in
+from zfcuda.graph.nodes import Chain, Node, Value, values_in
 from zfcuda.rules import Affine, Binary, Identity, Opaque, Pixelwise, Pointwise, Shape
-
-if TYPE_CHECKING:
-    from zfcuda.graph import Node
-
-__all__ = ["Chain", "chain_to"]
 
 _LONGEST = 24  # calls
 
@@ -34,20 +28,6 @@ _CALLS = (
 )
 _MODULES = (nn.LayerNorm, nn.Linear, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.ChannelShuffle)
 _RULES = (Affine, Binary, Identity, Pixelwise, Pointwise, Shape)
-
-
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """The calls between two maps, as a function of the first."""
-
-    source: Value
-    calls: tuple[Node, ...]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        values: dict[int, Any] = {self.source.index: x}
-        for call in self.calls:
-            values[call.index] = call.evaluate(values)
-        return values[self.calls[-1].index]
 
 
 def chain_to(nodes: Sequence[Node], last: Node) -> Chain | None:

@@ -98,7 +98,7 @@ def _settings(module: nn.Module) -> tuple[Any, ...]:
     return tuple((name, v) for name, v in vars(module).items() if isinstance(v, kinds))
 
 
-def recall(model: nn.Module, current: Mark | None) -> Any:
+def find(model: nn.Module, current: Mark | None) -> Any:
     """The model's graph with this mark, or None."""
     with _lock:
         known = [*_known.get(model, ())]

@@ -1,0 +1,15 @@
+"""A model as a graph of the calls that it makes, each with the rule that cones need of it.
+
+In the graph a value never changes: ``x.relu_()`` makes a new one, and whoever uses ``x`` afterwards
+uses that. The user's model is neither changed nor copied; rules hold its own weights.
+
+From a model to its graph: :mod:`.tracing` has the calls followed (:mod:`.symbolic`), run once on
+real images (:mod:`.interpreter`), read (:mod:`.recognition`, :mod:`.pixelwise`) and the answer held
+against the model's own. :mod:`.nodes` is the graph itself.
+"""
+
+from zfcuda.graph.guards import Untraceable
+from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.tracing import trace
+
+__all__ = ["Graph", "Node", "Untraceable", "trace"]

@@ -1,0 +1,100 @@
+"""What cannot be traced, and what the user must not notice of a trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Untraceable(Exception):
+    """The model cannot be turned into a graph; the message says why."""
+
+
+def refuse(model: nn.Module) -> None:
+    """Raise :class:`Untraceable` for what a trace would not see."""
+    if torch.nn.modules.module._has_any_global_hook():
+        raise Untraceable("there are global module hooks")
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    for name, module in model.named_modules():
+        where = f"module {name!r} ({type(module).__name__})" if name else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise Untraceable(f"{where} is a ScriptModule")
+        if any(getattr(module, kind, None) for kind in hooks):
+            raise Untraceable(f"{where} has hooks")
+        if type(module).__module__.startswith(("torch.ao.nn.", "torch.nn.quantized")):
+            raise Untraceable(f"{where} is quantised")
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether it is ``torch.compile``'s wrapper around a module."""
+    return type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod")
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run compiled modules as they are written."""
+    if any(is_compiled(m) or m._compiled_call_impl is not None for m in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Undo what the model's forward does to itself and to the random state; tensors that it
+    changes are an error."""
+    before = [(m, dict(vars(m)), _copies(vars(m))) for m in model.modules()]
+    tensors = [*model.parameters(), *model.buffers()]
+    versions = [*map(version, tensors)]
+    devices = {t.device for t in tensors if t.device.type == "cuda"}
+    python_state = random.getstate()
+    with torch.random.fork_rng(list(devices)):
+        states = _random_states(devices)
+        failure: Untraceable | None = None
+        try:
+            yield
+        except Untraceable as error:
+            failure = error
+        finally:
+            drew = states != _random_states(devices)
+            random.setstate(python_state)
+            for module, attributes, contents in before:
+                vars(module).clear()
+                vars(module).update(attributes)
+                for kept, content in contents:
+                    _restore(kept, content)
+    if drew:
+        raise Untraceable("it draws random numbers") from failure
+    if failure is not None:
+        raise failure
+    if versions != [*map(version, tensors)]:
+        raise Untraceable("its forward changes its own parameters or buffers")
+
+
+def version(tensor: Tensor) -> int | None:
+    """How often it was changed in place; inference tensors do not tell."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _random_states(devices: Collection[torch.device]) -> list[Any]:
+    on_gpus = [torch.cuda.get_rng_state(device).tolist() for device in devices]
+    return [torch.get_rng_state().tolist(), random.getstate(), *on_gpus]
+
+
+def _copies(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """The containers among a module's attributes, and what is in them."""
+    return [(v, v.copy()) for v in attributes.values() if isinstance(v, list | dict | set)]
+
+
+def _restore(container: Any, content: Any) -> None:
+    container.clear()
+    if isinstance(container, list):
+        container.extend(content)
+    else:
+        container.update(content)

@@ -1,0 +1,194 @@
+"""The graph itself: values, the calls that make them, and how they are evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor
+from torch.fx.node import map_aggregate
+
+from zfcuda.rules import Conv, Input, Opaque, Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A node's value, as an argument.
+
+    Attributes:
+        index: of the node.
+        shape: per image; None for what is not a tensor.
+        dtype, device: None for what is not a tensor.
+        constant: what a value that depends on shapes only was on the traced images.
+    """
+
+    index: int
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+    constant: Any = None
+
+    @property
+    def is_map(self) -> bool:
+        return self.shape is not None and len(self.shape) == 3 and self.dtype.is_floating_point
+
+
+def values_in(arguments: Any) -> list[Value]:
+    """The values among a call's arguments, in order."""
+    found: list[Value] = []
+    map_aggregate(arguments, lambda a: found.append(a) if isinstance(a, Value) else None)
+    return found
+
+
+def filled(arguments: Any, value_of: Callable[[Value], Any]) -> Any:
+    """A call's arguments with something in the place of every value."""
+    return map_aggregate(arguments, lambda a: value_of(a) if isinstance(a, Value) else a)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One call of the model, and its value.
+
+    Attributes:
+        index: its place in the graph.
+        name: torch.fx's name for the call.
+        rule: what the call does.
+        inputs: indices of the nodes whose values the rule takes, in the rule's order.
+        layers: names of the modules whose output (of their last call) this value is.
+        shape: of the value, per image: (C,H,W) for maps; None for what is not a tensor.
+        call: the torch.fx node.
+        function, args, kwargs: the call itself, with :class:`Value` in the place of values; it
+            changes none of them.
+    """
+
+    index: int
+    name: str
+    rule: Rule
+    inputs: tuple[int, ...]
+    layers: tuple[str, ...]
+    shape: tuple[int, ...] | None
+    call: torch.fx.Node
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the value is maps [n,C,H,W]."""
+        return self.shape is not None and len(self.shape) == 3
+
+    def evaluate(self, values: Mapping[int, Any]) -> Any:
+        """See :meth:`Graph.evaluate`."""
+        if isinstance(self.rule, Input):
+            return values[self.index]
+        args, kwargs = filled((self.args, self.kwargs), lambda value: values[value.index])
+        return self.function(*args, **kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The calls between two maps, as a function of the first: a node's, in the place of theirs."""
+
+    source: Value
+    calls: tuple[Node, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values: dict[int, Any] = {self.source.index: x}
+        for call in self.calls:
+            values[call.index] = call.evaluate(values)
+        return values[self.calls[-1].index]
+
+
+class Graph:
+    """A traced model; made by :func:`zfcuda.graph.trace`.
+
+    Attributes:
+        nodes: in an order in which they can be evaluated; the first is the input. Calls on which
+            neither the output nor a requested layer depends are left out.
+        output: index of the node whose value is the model's output.
+        consumers: by node, the indices of the nodes whose rules take its value.
+    """
+
+    def __init__(self, nodes: tuple[Node, ...], output: int) -> None:
+        self.nodes = nodes
+        self.output = output
+        taken: list[list[int]] = [[] for _ in nodes]
+        for node in nodes:
+            for index in dict.fromkeys(node.inputs):
+                taken[index].append(node.index)
+        self.consumers = tuple(map(tuple, taken))
+        self._layers = {name: node for node in nodes for name in node.layers}
+
+    def evaluate(self, node: Node, values: Mapping[int, Any]) -> Any:
+        """The node's value for a batch, by the model's own call.
+
+        Args:
+            values: the values of at least the nodes that it takes, by index. None is changed, but
+                the result may be one of them or share its memory.
+        """
+        return node.evaluate(values)
+
+    def layer(self, name: str) -> Node | None:
+        """The node whose value is the output of that module's last call; None if there is none: the
+        module was not called, does not return a tensor, or nothing depends on its output."""
+        return self._layers.get(name)
+
+    def ancestors(self, tops: Collection[int]) -> set[int]:
+        """The indices of these nodes and of all whose values theirs are made of."""
+        found = {*tops}
+        for index in range(max(found, default=-1), -1, -1):
+            if index in found:
+                found.update(self.nodes[index].inputs)
+        return found
+
+    def fan_in(self, node: Node) -> int:
+        """Multiply-adds behind each number of the node's value; 0 for what has no weights."""
+        if isinstance(node.rule, Conv):
+            return node.rule.weight[0].numel()
+        if isinstance(node.function, Chain):
+            parts = [call for call in node.function.calls if call.shape is not None]
+            work = sum(self.fan_in(call) * math.prod(call.shape) for call in parts)
+            return work // math.prod(node.shape)
+        weight = getattr(node.function, "weight", None)
+        if weight is None:
+            weight = next((a for a in node.args if isinstance(a, Tensor) and a.dim() == 2), None)
+        linear = isinstance(node.rule, Opaque) and isinstance(weight, Tensor) and weight.dim() == 2
+        return weight.shape[1] if linear else 0
+
+
+def pruned(
+    nodes: Sequence[Node], output: int, layers: Mapping[str, int], requested: Collection[str]
+) -> Graph:
+    """The nodes on which the output or a requested layer depends, numbered anew.
+
+    Args:
+        layers: by name, the node whose value is that layer's output.
+    """
+    wanted = {0, output, *(layers[name] for name in requested)}
+    for node in reversed(nodes):
+        if node.index in wanted:
+            wanted |= {value.index for value in values_in((node.args, node.kwargs))}
+            wanted |= {*node.inputs}
+    place = {old: new for new, old in enumerate(sorted(wanted))}
+    names: dict[int, list[str]] = {}
+    for name, index in layers.items():
+        names.setdefault(index, []).append(name)
+
+    def moved(node: Node) -> Node:
+        args, kwargs = filled(
+            (node.args, node.kwargs), lambda value: replace(value, index=place[value.index])
+        )
+        return replace(
+            node,
+            index=place[node.index],
+            inputs=tuple(place[i] for i in node.inputs),
+            layers=tuple(names.get(node.index, ())),
+            args=args,
+            kwargs=dict(kwargs),
+        )
+
+    return Graph(tuple(moved(nodes[old]) for old in place), place[output])

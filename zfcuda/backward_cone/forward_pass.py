@@ -1,0 +1,99 @@
+"""The forward pass, and what it leaves for the way down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zfcuda import ops
+from zfcuda.backward_cone.manner import Manner
+from zfcuda.backward_cone.signals import pixels
+from zfcuda.graph import Graph, Node
+from zfcuda.interception import calls_left_to_gradient
+from zfcuda.rules import MaxPool, Pixelwise, Pointwise
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What a forward pass of n images leaves for the way down.
+
+    Attributes:
+        outputs: the maps [n,C,h,w] of the nodes that units are in.
+        switches: of every max-pooling, as pixels [n,OH,OW,C].
+        inputs: the maps that nodes took whose gradient at the forward point is wanted.
+        left: names of the nonlinearities the deconvnet has no rule for.
+    """
+
+    graph: Graph
+    manner: Manner
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+    switches: dict[int, Tensor] = field(default_factory=dict)
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    _made: dict[int, Any] = field(default_factory=dict)
+
+    def once(self, node: Node, make: Callable[[], Any]) -> Any:
+        """What all batches of units want of a node, made for the first of them."""
+        if node.index not in self._made:
+            self._made[node.index] = make()
+        return self._made[node.index]
+
+
+def arranged(x: Tensor) -> Tensor:
+    """Images in the order of memory in which convolutions are fastest; float64, which checks the
+    results, as it is."""
+    return x if x.dtype == torch.float64 else x.contiguous(memory_format=torch.channels_last)
+
+
+def forward_bytes(graph: Graph, tops: Collection[int], itemsize: int) -> int:
+    """At most what :func:`observe` holds of one image."""
+    shapes = [graph.nodes[index].shape for index in graph.ancestors(tops)]
+    return sum(math.prod(shape) for shape in shapes if shape is not None) * itemsize
+
+
+def observe(graph: Graph, x: Tensor, tops: Collection[int], manner: Manner) -> Observed:
+    """Run the graph on ``x`` up to the nodes ``tops``, and no further."""
+    needed = graph.ancestors(tops)
+    uses = dict.fromkeys(needed, 0)
+    for index in needed:
+        for source in graph.nodes[index].inputs:
+            uses[source] += 1
+    observed = Observed(graph, manner)
+    values: dict[int, Any] = {0: arranged(x)}
+    for index in sorted(needed):
+        node = graph.nodes[index]
+        if index:
+            values[index] = _evaluate(node, values, observed)
+        if index in tops:
+            observed.outputs[index] = values[index]
+        for source in node.inputs:
+            uses[source] -= 1
+            if not uses[source]:
+                del values[source]
+    return observed
+
+
+def _evaluate(node: Node, values: dict[int, Any], observed: Observed) -> Any:
+    rule, manner = node.rule, observed.manner
+    if manner.uses_forward_values(rule):
+        observed.inputs[node.index] = values[node.inputs[0]]
+        if manner.rule == "deconv" and isinstance(rule, Pointwise | Pixelwise):
+            observed.left.extend(_left_to_gradient(rule, values[node.inputs[0]]))
+    if not isinstance(rule, MaxPool):
+        return observed.graph.evaluate(node, values)
+    window = (rule.kernel, rule.stride, rule.padding, rule.dilation, rule.ceil_mode, rule.relu)
+    value, switches = ops.max_pool2d(values[node.inputs[0]], *window)
+    observed.switches[node.index] = pixels(switches)
+    return value
+
+
+def _left_to_gradient(rule: Pointwise | Pixelwise, maps: Tensor) -> list[str]:
+    """The names of what in ``rule`` is not linear in the signal."""
+    with torch.enable_grad():
+        source = maps[:1, :, :1, :1].detach().clone().requires_grad_()
+        return calls_left_to_gradient(rule.function(source.clone()), source)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from traces import values_of
 
 from zfcuda import cone
 from zfcuda.graph import trace
@@ -264,13 +265,6 @@ class RandomNet(nn.Module):
 nets = st.composite(RandomNet)
 
 
-def run(graph, x):
-    values = {0: x}
-    for node in graph.nodes:
-        values[node.index] = graph.evaluate(node, values)
-    return [values[node.index] for node in graph.nodes]
-
-
 @given(nets(), st.data())
 @settings(max_examples=40)
 def test_what_changes(net, data):
@@ -282,8 +276,7 @@ def test_what_changes(net, data):
     changed = x.clone()
     # Much larger, so that every maximum that can see the box does.
     changed[..., box[0] : box[2], box[1] : box[3]] += 100.0
-    with torch.no_grad():
-        before, after = run(graph, x), run(graph, changed)
+    before, after = values_of(graph, x), values_of(graph, changed)
     predicted = cone.propagate(graph, np.array([box]))
     for node, boxes, old, new in zip(graph.nodes, predicted, before, after, strict=True):
         real = bounding_box((old != new)[0].any(0))

@@ -1,0 +1,99 @@
+"""Calls that treat pixels alone only together."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from traces import Model, images, rules, traced
+
+from zfcuda.graph import trace
+from zfcuda.rules import Pixelwise
+
+
+class ChannelsLast(nn.Module):
+    """A ConvNeXt block's second half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+        self.wide, self.narrow = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.scale = nn.Parameter(torch.rand(4))
+
+    def forward(self, x):
+        y = self.narrow(F.gelu(self.wide(self.norm(x.permute(0, 2, 3, 1)))))
+        return (self.scale * y).permute(0, 3, 1, 2)
+
+
+def normalised(m, x):
+    mean = x.mean(1, keepdim=True)
+    variance = (x - mean).pow(2).mean(1, keepdim=True)
+    return (x - mean) / torch.sqrt(variance + 1e-6)
+
+
+def shuffled(m, x):
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        shuffled,
+        normalised,
+        nn.ChannelShuffle(2),
+        nn.Softmax2d(),
+        ChannelsLast(),
+        lambda m, x: x.chunk(2, dim=1)[1],
+        lambda m, x: torch.split(x, [1, 3], 1)[1],
+        lambda m, x: x[:, 1:3],
+        lambda m, x: x[:, 2].unsqueeze(1),
+        lambda m, x: x[:, [2, 0]],
+        lambda m, x: x.softmax(1),
+        lambda m, x: x.mean(1, keepdim=True),
+        lambda m, x: x / x.norm(dim=1, keepdim=True),
+        lambda m, x: F.normalize(x, dim=1),
+        lambda m, x: x.flip(1),
+        lambda m, x: F.layer_norm(x.movedim(1, -1), (4,)).movedim(-1, 1),
+        lambda m, x: x.flatten(2).transpose(1, 2).softmax(2).transpose(1, 2).view(x.shape),
+        lambda m, x: x.permute(0, 2, 3, 1)[..., 1:].permute(0, 3, 1, 2),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_pixelwise(call, dtype):
+    model = (call if isinstance(call, nn.Module) else Model(call)).to(dtype).eval()
+    graph = traced(model, images().to(dtype))
+    assert len(graph.nodes) == 2, "what it is made of is left out"
+    rule = graph.nodes[1].rule
+    assert isinstance(rule, Pixelwise) and graph.nodes[1].inputs == (0,)
+    x = images().to(dtype)
+    with torch.no_grad():
+        window = rule.function(x[:, :, 2:7, 3:4])
+        torch.testing.assert_close(window, model(x)[:, :, 2:7, 3:4])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x: x.flip(3),
+        lambda m, x: x.softmax(2),
+        lambda m, x: x - x.mean((2, 3), keepdim=True),
+        lambda m, x: F.layer_norm(x, (4, 12, 10)),
+        lambda m, x: x[:, :, :12],  # would crop larger maps
+        lambda m, x: x.reshape(-1, 4, 12, 10),  # its size is written into it
+        lambda m, x: x.view(x.size(0), 4, 10, 12).transpose(2, 3),
+    ],
+)
+def test_not_pixelwise(call):
+    x = images()
+    assert not any(isinstance(rule, Pixelwise) for rule in rules(traced(Model(call), x)))
+
+
+def test_work_of_a_chain():
+    graph = traced(ChannelsLast().double())
+    assert graph.fan_in(graph.nodes[1]) == (4 * 8 + 8 * 4) // 4
+
+
+def test_a_layer_inside_a_chain_can_be_asked_for():
+    net = ChannelsLast().double()
+    assert trace(net, images()).layer("wide") is None
+    assert trace(net, images(), ["wide"]).layer("wide").shape == (12, 10, 8)

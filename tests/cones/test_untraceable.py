@@ -1,0 +1,189 @@
+"""What cannot be traced is refused, and no trace is left of trying."""
+
+import contextlib
+import random
+import threading
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from traces import Model, images, traced, values_of
+
+from zfcuda.graph import Untraceable, trace
+
+
+def branches(m, x):
+    return x * 2 if x.mean() > 0 else x
+
+
+def assigns(m, x):
+    x[:, 0] = 0
+    return x
+
+
+def counts(m, x):
+    m.calls.add_(1)
+    return x * 2
+
+
+def batch_norm_in_training(m, x):
+    return F.batch_norm(x, None, None, training=True)
+
+
+REFUSED = {
+    "control flow": (branches, "control flow"),
+    "assignment": (assigns, "item assignment"),
+    "two outputs": (lambda m, x: (x, x), "returns tuple"),
+    "no output": (lambda m, x: None, "returns NoneType"),
+    "one number": (lambda m, x: x.sum(), "must return a tensor"),
+    "a constant": (lambda m, x: torch.ones(2, 3), "returns Tensor"),
+    "dropout left on": (lambda m, x: F.dropout(x, 0.5), "random"),
+    "noise": (lambda m, x: x + torch.rand(1), "random"),
+    "noise like x": (lambda m, x: x + torch.randn_like(x), "random"),
+    "Python's noise": (lambda m, x: x * random.random(), "random"),
+    "batch statistics": (batch_norm_in_training, "statistics"),
+    "looks at types": (lambda m, x: x if isinstance(x, Tensor) else x * 2, "answers otherwise"),
+    "state": (counts, "its own parameters or buffers"),
+    "out=": (lambda m, x: torch.mul(x, 2, out=x.new_empty(x.shape)) * 0 + x, None),
+    "an error": (lambda m, x: m.missing(x), "AttributeError.*missing"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_untraceable_functions(name):
+    forward, reason = REFUSED[name]
+    model = Model(forward).eval()
+    model.register_buffer("calls", torch.zeros(1))
+    x = images()
+    before = [dict(vars(m)) for m in model.modules()]
+    states = torch.get_rng_state(), random.getstate()
+    if reason is None:  # right or refused, but never wrong
+        with contextlib.suppress(Untraceable):
+            traced(model, x)
+    else:
+        with pytest.raises(Untraceable, match=reason):
+            trace(model, x)
+    assert [dict(vars(m)) for m in model.modules()] == before
+    assert torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
+
+
+def hooked(register):
+    conv = nn.Conv2d(4, 2, 3)
+    getattr(conv, register)(lambda *_: None)
+    return nn.Sequential(conv)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+    ],
+)
+def test_hooks(register):
+    with pytest.raises(Untraceable, match=r"'0' \(Conv2d\) has hooks"):
+        trace(hooked(register).double(), images())
+
+
+def test_old_weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        conv = nn.utils.weight_norm(nn.Conv2d(4, 2, 3))
+    with pytest.raises(Untraceable, match="hooks"):
+        trace(nn.Sequential(conv).double(), images())
+
+
+def test_global_hooks():
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        with pytest.raises(Untraceable, match="global"):
+            trace(nn.ReLU(), images())
+    finally:
+        handle.remove()
+
+
+def test_script():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.ReLU())
+    with pytest.raises(Untraceable, match="the model is a ScriptModule"):
+        trace(scripted, images())
+
+
+def test_batch_norm_without_running_statistics():
+    with pytest.raises(Untraceable, match="statistics"):
+        trace(nn.BatchNorm2d(4, track_running_stats=False).double().eval(), images())
+
+
+# --- no trace is left -----------------------------------------------------------------------------
+
+
+def test_the_model_is_as_it_was():
+    def forward(m, x):
+        m.seen = x
+        m.history.append(x)
+        m.table["x"] = x
+        return m.conv(x) * torch.ones(2, 1, 1, dtype=x.dtype)
+
+    model = Model(forward, conv=nn.Conv2d(4, 2, 3).double(), history=[], table={}, seen=None)
+    model.train()
+    model.conv.eval()
+    before = {name: dict(vars(m)) for name, m in model.named_modules()}
+    trace(model, images())
+    assert {name: dict(vars(m)) for name, m in model.named_modules()} == before
+    assert model.history == [] and model.table == {} and model.seen is None
+    assert model.training and not model.conv.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_inside_inference_mode_and_with_gradients():
+    x = images().requires_grad_()
+    net = nn.Sequential(nn.Conv2d(4, 2, 3), nn.ReLU(inplace=True)).double()
+    trace(net, x)
+    with torch.inference_mode():
+        graph = trace(net, images())
+    assert not values_of(graph, images())[graph.output].is_inference()
+
+
+def test_no_warnings(recwarn):
+    traced(nn.Sequential(nn.Conv2d(4, 2, 3), nn.ReLU()).double())
+    assert not recwarn.list
+
+
+def test_others_may_run_their_models_meanwhile():
+    """torch.fx patches nn.Module for everyone."""
+    net = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(20))).double().eval()
+    other = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()).double().eval()
+    x, stop, failures = images(), threading.Event(), []
+
+    def run():
+        with torch.no_grad():
+            expected = other(x)
+            while not stop.is_set():
+                try:
+                    if not torch.equal(other(x), expected):
+                        failures.append("another answer")
+                except Exception as error:
+                    failures.append(error)
+
+    def trace_it():
+        try:
+            for _ in range(5):
+                assert len(trace(net, x).nodes) == 21
+        except Exception as error:
+            failures.append(error)
+
+    runner, tracers = threading.Thread(target=run), [threading.Thread(target=trace_it)] * 1
+    tracers.append(threading.Thread(target=trace_it))
+    runner.start()
+    for thread in tracers:
+        thread.start()
+    for thread in tracers:
+        thread.join()
+    stop.set()
+    runner.join()
+    assert not failures

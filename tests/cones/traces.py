@@ -1,0 +1,61 @@
+"""Small models given as functions, and their graphs, held against the models themselves."""
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda.graph import Graph, trace
+
+
+class Model(nn.Module):
+    """A forward given as a function of (the module, x)."""
+
+    def __init__(self, forward, **attributes):
+        super().__init__()
+        self.function = forward
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def images(n=2, size=(12, 10), channels=4):
+    return torch.randn(n, channels, *size, dtype=torch.float64)
+
+
+def values_of(graph: Graph, x: Tensor) -> list:
+    values = {0: x}
+    with torch.no_grad():
+        for node in graph.nodes:
+            values[node.index] = graph.evaluate(node, values)
+    return [values[i] for i in range(len(graph.nodes))]
+
+
+def traced(model: nn.Module, x: Tensor | None = None) -> Graph:
+    """The model's graph, after checking that it answers as the model does on other images, in
+    another number, and leaves everything it is given alone."""
+    x = images() if x is None else x
+    model.eval()
+    kept = x.clone()
+    graph = trace(model, x)
+    assert torch.equal(x, kept)
+    more = torch.cat([x.flip(2), x])
+    values = values_of(graph, more)
+    assert torch.equal(more, torch.cat([x.flip(2), x]))
+    with torch.no_grad():
+        assert torch.equal(values[graph.output], model(more.clone()))
+    for node, value in zip(graph.nodes, values, strict=True):
+        assert node.shape == (tuple(value.shape[1:]) if isinstance(value, Tensor) else None)
+        assert all(i < node.index for i in node.inputs)
+        assert all(node.index in graph.consumers[i] for i in node.inputs)
+    return graph
+
+
+def rules(graph: Graph) -> list:
+    return [node.rule for node in graph.nodes[1:]]
+
+
+def only(model, x=None):
+    """The one rule of a model of one call."""
+    (rule,) = rules(traced(model if isinstance(model, nn.Module) else Model(model), x))
+    return rule

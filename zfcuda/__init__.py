@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from zfcuda import data, figures, models, nn, ops, results
     from zfcuda.backgrounds import background_effect
     from zfcuda.deconvnet import deconv, project, projections
-    from zfcuda.invariance import rotation, scaling, translation
+    from zfcuda.invariance import invariance_study, rotation, scaling, translation
     from zfcuda.planning import Plan
     from zfcuda.predictions import predict
     from zfcuda.results import (
         BackgroundResult,
         InvarianceResult,
+        InvarianceStudy,
         LayerSums,
         OcclusionResult,
         Patches,
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackgroundResult",
     "InvarianceResult",
+    "InvarianceStudy",
     "LayerSums",
     "OcclusionResult",
     "Patches",
@@ -54,6 +56,7 @@ __all__ = [
     "data",
     "deconv",
     "figures",
+    "invariance_study",
     "models",
     "nn",
     "occlusion",
@@ -71,6 +74,7 @@ __all__ = [
 _HOME = {
     "BackgroundResult": "results",
     "InvarianceResult": "results",
+    "InvarianceStudy": "results",
     "LayerSums": "results",
     "OcclusionResult": "results",
     "Patches": "results",
@@ -78,6 +82,7 @@ _HOME = {
     "Projections": "results",
     "background_effect": "backgrounds",
     "deconv": "deconvnet",
+    "invariance_study": "invariance",
     "occlusion": "sensitivity",
     "plan": "sensitivity",
     "Plan": "planning",

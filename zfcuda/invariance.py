@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,12 +19,13 @@ from zfcuda._running import (
     evaluating,
     fill_setting,
     find_layers,
+    layer_outputs,
     memory_limit,
     progress_bar,
     to_result,
     variant_passes,
 )
-from zfcuda.results import InvarianceResult
+from zfcuda.results import InvarianceResult, InvarianceStudy
 
 Values = Sequence[float] | Tensor | None
 Target = int | Sequence[int] | Tensor | None
@@ -223,9 +224,7 @@ def _transformed(
             return ops.warp_affine(images, matrices[indices], fill)
 
         def distance(layer: str, maps: Tensor, images: slice) -> Tensor:
-            moved = maps - features[layer][images, None]
-            wide = torch.float32 if moved.dtype in (torch.float16, torch.bfloat16) else None
-            return torch.linalg.vector_norm(moved, dim=(2, 3, 4), dtype=wide)
+            return _norm(maps - features[layer][images, None])
 
         with progress_bar(len(x) * len(matrices), progress, kind) as advance:
             logits, distances = variant_passes(
@@ -240,4 +239,147 @@ def _transformed(
         distances=distances,
         fill=fill,
         seconds=time.perf_counter() - start,
+        norms={name: to_result(_norm(maps)) for name, maps in features.items()},
     )
+
+
+def _norm(maps: Tensor) -> Tensor:
+    """Euclidean norm over channels and pixels, the last three dimensions."""
+    wide = torch.float32 if maps.dtype in (torch.float16, torch.bfloat16) else None
+    return torch.linalg.vector_norm(maps, dim=(-3, -2, -1), dtype=wide)
+
+
+# --- several images, several families -------------------------------------------------------------
+
+_EXAMPLES = 4  # transformed images that a family shows
+
+
+def _vertical(values: Values) -> Tensor:
+    return _numbers(values, "values", pairs=True)
+
+
+def _horizontal(values: Values) -> Tensor:
+    shifts = _numbers(values, "values")
+    return torch.stack([torch.zeros_like(shifts), shifts], dim=1)
+
+
+def _plain(values: Values) -> Tensor:
+    return _numbers(values, "values")
+
+
+# Of each family: the kind of result, its values as that takes them, its matrices.
+_FAMILIES: dict[str, tuple[Any, Callable[[Values], Tensor], Any]] = {
+    "vertical translation": ("translation", _vertical, translation_matrices),
+    "horizontal translation": ("translation", _horizontal, translation_matrices),
+    "scale": ("scaling", _plain, scaling_matrices),
+    "rotation": ("rotation", _plain, rotation_matrices),
+}
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def invariance_study(
+    model: nn.Module,
+    x: Tensor,
+    layers: Layers | None = None,
+    target: Target = None,
+    names: Sequence[str] | None = None,
+    transformations: Mapping[str, Values] | None = None,
+    fill: Fill = 0.0,
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> InvarianceStudy:
+    """Several images moved, enlarged and turned: figure 5 of the paper.
+
+    Args:
+        model, x, target, fill, max_memory, progress: as :func:`rotation`; for the paper's figure
+            ``target`` is each image's true class.
+        layers: whose features are compared; None takes an early and a late one
+            (:func:`early_and_late`).
+        names: what to call the images; None numbers them.
+        transformations: families ("vertical translation", "horizontal translation", "scale",
+            "rotation") and their values, None for the defaults: shifts of up to 60/224 of the
+            image's side (the paper's 60 pixels) in 25 steps, factors 1 to 1.8, 0 to 360 degrees.
+            None takes all four.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or out of range.
+    """
+    check_input(model, x)
+    names = [f"image {i}" for i in range(len(x))] if names is None else [*names]
+    if len(names) != len(x):
+        raise ValueError(f"names must be {len(x)}, one for each image, got {len(names)}")
+    chosen = dict.fromkeys(_FAMILIES) if transformations is None else dict(transformations)
+    unknown = [*(chosen.keys() - _FAMILIES.keys())]
+    if unknown or not chosen:
+        raise ValueError(f"transformations must be of {[*_FAMILIES]}, got {unknown or chosen}")
+    layers = early_and_late(model, x) if layers is None else [*find_layers(model, layers)]
+
+    experiments, examples, example_values = {}, {}, {}
+    for family, values in chosen.items():
+        kind, numbers_of, matrices_of = _FAMILIES[family]
+        numbers = numbers_of(_defaults(family, x) if values is None else values)
+        result = _transformed(
+            kind, model, x, numbers, matrices_of, target, layers, fill, max_memory, progress
+        )
+        some = numbers[_spread(len(numbers), _EXAMPLES)]
+        shown = ops.warp_affine(x[:1].detach(), matrices_of(some, tuple(x.shape[2:])), result.fill)
+        experiments[family] = result
+        examples[family] = to_result(shown[0])
+        example_values[family] = some.sum(1) if some.dim() == 2 else some  # one of a pair is 0
+    return InvarianceStudy(
+        names=tuple(map(str, names)),
+        images=to_result(x).clone(),
+        layers=tuple(layers),
+        experiments=experiments,
+        examples=examples,
+        example_values=example_values,
+    )
+
+
+def _defaults(family: str, x: Tensor) -> list[float]:
+    """The paper's axes, shifts as shares of the image."""
+    if family == "scale":
+        return [1 + step / 20 for step in range(17)]
+    if family == "rotation":
+        return [float(angle) for angle in range(0, 361, 5)]
+    most = x.shape[2 if family == "vertical translation" else 3] * 60 / 224
+    return sorted({float(round(most * step / 12)) for step in range(-12, 13)})
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` indices of ``count``, in the middles of as many equal parts."""
+    wanted = min(count, wanted)
+    return [int((part + 0.5) * count / wanted) for part in range(wanted)]
+
+
+def early_and_late(model: nn.Module, x: Tensor) -> list[str]:
+    """Two layers to compare: what stands for the paper's layers 1 and 7.
+
+    The early one is the first max-pooling (without any, the first convolution). The late one is
+    what the last layer with weights, the classifier, takes.
+
+    Raises:
+        ValueError: the model has no two such layers; name them then.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    with evaluating(model), layer_outputs(model, [*modules], lambda _, output: output) as found:
+        model(x[:1].clone())
+    order: list[str] = []
+    for name, output in found.items():
+        maps_or_vectors = isinstance(output, Tensor) and output.dim() in (2, 4)
+        passing = isinstance(modules[name], nn.Dropout | nn.Dropout2d | nn.Flatten | nn.Identity)
+        # A container gives what its last module gives: the innermost name says more.
+        if maps_or_vectors and not passing and all(found[other] is not output for other in order):
+            order.append(name)
+
+    def of(*kinds: type[nn.Module]) -> list[str]:
+        return [name for name in order if isinstance(modules[name], kinds)]
+
+    early = [*of(nn.MaxPool2d), *of(nn.Conv2d)]
+    weighted = of(nn.Conv2d, nn.Linear)
+    late = order[: order.index(weighted[-1])] if weighted else []
+    if not early or not late or order.index(early[0]) >= order.index(late[-1]):
+        raise ValueError(
+            f"no early and late layer can be told apart among {order[:8]}; name two in layers"
+        )
+    return [early[0], late[-1]]

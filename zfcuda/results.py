@@ -494,6 +494,7 @@ class InvarianceResult(Result):
         distances: per layer [N,M], Euclidean distance of its output to the untransformed image's.
         fill: what shows outside the image, in network input space: a number or [C].
         seconds: wall time.
+        norms: per layer [N], Euclidean norm of its output for the untransformed image.
     """
 
     kind: Literal["rotation", "translation", "scaling"]
@@ -504,6 +505,7 @@ class InvarianceResult(Result):
     distances: dict[str, Tensor]
     fill: float | Tensor
     seconds: float
+    norms: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     _figure = "invariance_curve"
 
     def __post_init__(self) -> None:
@@ -518,6 +520,8 @@ class InvarianceResult(Result):
         _expect("target", self.target, n)
         for layer, distances in self.distances.items():
             _expect(f"distances[{layer!r}]", distances, n, count)
+        for layer, norms in self.norms.items():
+            _expect(f"norms[{layer!r}]", norms, n)
 
     @property
     def probabilities(self) -> Tensor:
@@ -533,6 +537,13 @@ class InvarianceResult(Result):
     def target_probability(self) -> Tensor:
         """[N,M], probability of the target class under every transformation."""
         return _pick(self.probabilities, self.target)
+
+    def relative_distances(self, layer: str) -> Tensor:
+        """[N,M], the layer's distances over the norm of its output for the untransformed image:
+        images and layers compare, whatever the scale of their features."""
+        if layer not in self.norms:
+            raise ValueError(f"layer {layer!r} was not recorded; recorded: {sorted(self.norms)}")
+        return self.distances[layer] / self.norms[layer][:, None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -578,3 +589,47 @@ class BackgroundResult(Result):
     def probabilities(self) -> Tensor:
         """[V,K], the softmax of the logits."""
         return self.logits.softmax(-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InvarianceStudy(Result):
+    """Several images under several families of transformations (Zeiler & Fergus 2014, figure 5).
+
+    Attributes:
+        names: N, one for each image.
+        images: [N,C,H,W], the network inputs.
+        layers: whose features are compared, early ones first.
+        experiments: by family ("vertical translation", ...), what the model says and how far the
+            features move; each of all N images.
+        examples: by family [E,C,H,W], the first image under some of the transformations.
+        example_values: by family [E], which ones: pixels down or right, factors, degrees.
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    layers: tuple[str, ...]
+    experiments: dict[str, InvarianceResult]
+    examples: dict[str, Tensor]
+    example_values: dict[str, Tensor]
+    _figure = "invariance_study"
+
+    def __post_init__(self) -> None:
+        _expect("images", self.images, len(self.names), None, None, None)
+        for family, result in self.experiments.items():
+            _expect(f"experiments[{family!r}].logits", result.logits, len(self.names), None, None)
+            _expect(f"examples[{family!r}]", self.examples[family], None, *self.images.shape[1:])
+            _expect(
+                f"example_values[{family!r}]",
+                self.example_values[family],
+                len(self.examples[family]),
+            )
+            unknown = {*self.layers} - result.distances.keys()
+            if unknown:
+                raise ValueError(f"experiments[{family!r}] lacks the layers {sorted(unknown)}")
+
+    @classmethod
+    def _restore(cls, settings: dict[str, Any]) -> Self:
+        experiments = {
+            family: InvarianceResult(**result) for family, result in settings["experiments"].items()
+        }
+        return cls(**{**settings, "experiments": experiments})

@@ -6,6 +6,7 @@ Display images are NumPy arrays ``[N,H,W,3]`` in 0..1; every one of them is opti
 
 from .background import background_effect
 from .invariance import invariance_curve
+from .invariance_study import invariance_study
 from .occlusion import occlusion_row
 from .patches import projection_patches
 from .prediction import prediction
@@ -14,6 +15,7 @@ from .projection import projection_grid
 __all__ = [
     "background_effect",
     "invariance_curve",
+    "invariance_study",
     "occlusion_row",
     "prediction",
     "projection_grid",

@@ -1,0 +1,104 @@
+"""`zfcuda invariance`: how far the answer survives moving, scaling and turning several images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfcuda.commands import _images, _options
+
+if TYPE_CHECKING:
+    from zfcuda._network import Network
+
+HELP = "move, enlarge and turn images, watch features and answers"
+DESCRIPTION = (
+    "Moves, enlarges and turns several images (section 4.1, figure 5): how far the features of an "
+    "early and of a late layer move, and what becomes of the probability of each image's class."
+)
+EXAMPLES = """examples:
+  zfcuda invariance --image cat.jpg cup.jpg dog.jpg
+  zfcuda invariance --image cat.jpg cup.jpg --target "Egyptian cat" espresso
+  zfcuda invariance --image cat.jpg --layer features.3 --layer features.12 --fill black"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The images, and what is watched."""
+    _options.model(parser)
+    _options.images(parser)
+    _options.layers(
+        parser, "layer whose features are compared; may be repeated (default: an early and a late)"
+    )
+    parser.add_argument(
+        "--target",
+        nargs="+",
+        metavar="LABEL|NAME",
+        help="true class of each image, or one for all (default: the most probable)",
+    )
+    parser.add_argument(
+        "--fill",
+        default="grey",
+        metavar="COLOUR",
+        help="outside the image: grey, black, #ff8000, ..., or mean, the model's mean "
+        "(default: %(default)s)",
+    )
+    _options.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One study of all images."""
+    import torch
+
+    import zfcuda
+    from zfcuda import data, figures
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance, announce, writable_folder, write
+
+    if options.list_layers:
+        _images.list_layers(Network.of(options))
+        return
+    if not options.image:
+        raise ValueError("invariance needs --image FILE [FILE ...]")
+    pictures = [data.read_image(path) for path in options.image]
+    folder = writable_folder(options.out)
+    network = Network.of(options)
+    names = [Path(path).stem for path in options.image]
+    provenance = Provenance.of(options, network, images=options.image)
+    result = zfcuda.invariance_study(
+        network.model,
+        torch.cat([network.input(picture) for picture in pictures]),
+        options.layer,
+        _targets(options.target, len(names), network),
+        names,
+        fill=network.fill(options.fill),
+        progress=not options.quiet,
+    )
+    figure = figures.invariance_study(
+        result,
+        network.display(result.images),
+        {family: network.display(shown) for family, shown in result.examples.items()},
+        network.class_names,
+        title="Invariance to translation, scale and rotation",
+    )
+    text = (
+        "Each image is moved, enlarged and turned. Lines are the images, numbered and coloured as "
+        "along the top. Distances are Euclidean, between the features of the transformed and of "
+        "the untransformed image, as shares of the latter's norm; the last column is the "
+        "probability of "
+        + ("the true class." if options.target else "the class predicted for the image as it is.")
+    )
+    stem = folder / f"{names[0]}-invariance"
+    announce(
+        write("Invariance", text, result, figure, stem, provenance, "paper figure 5, talk figure 6")
+    )
+
+
+def _targets(texts: Sequence[str] | None, images: int, network: Network) -> list[int] | None:
+    """Each image's class; None for what the model predicts."""
+    if texts is None:
+        return None
+    if len(texts) not in (1, images):
+        raise ValueError(f"--target names {len(texts)} classes: expected 1 or {images}")
+    labels = [network.label(text) for text in texts]
+    return labels * (images // len(labels))

@@ -1,0 +1,216 @@
+"""Several images under several transformations (paper, figure 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator, MultipleLocator
+
+from ._style import (
+    LINE_STYLES,
+    MUTED,
+    PALETTE,
+    Array,
+    class_name,
+    display_images,
+    fit,
+    fit_name,
+    new_figure,
+    number,
+    show_image,
+    styled,
+    to_array,
+)
+
+if TYPE_CHECKING:
+    from zfcuda.results import InvarianceResult, InvarianceStudy
+
+WIDTH = 7.0  # inches: the text of a page
+_IN_A_ROW = 7  # images along the top; as many as there are colours
+_STRIP, _PANEL = 1.32, 1.28  # inches, heights of a row
+_NUMBERED = 9  # lines; the numbers of more would not fit
+_LINE = 0.11  # height of a number, as a share of a panel's
+# Of each family: what the row and its x axis are called, and the unit behind an example's value.
+_AXES = {
+    "vertical translation": ("vertical\ntranslation", "pixels down", " px"),
+    "horizontal translation": ("horizontal\ntranslation", "pixels right", " px"),
+    "scale": ("scale", "factor", "×"),
+    "rotation": ("rotation", "degrees counter-clockwise", "°"),
+}
+
+
+@styled
+def invariance_study(
+    result: InvarianceStudy,
+    images: Array | None = None,
+    examples: Mapping[str, Array] | None = None,
+    class_names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """The images along the top; below, a row for each family of transformations: the first image
+    transformed, how far the features of each layer move, and the probability of the true class.
+
+    A line is an image, numbered as along the top. Distances are Euclidean, as shares of the norm of
+    the untransformed image's features; the panels of a column share their y axis. `images`
+    ``[N,H,W,3]`` and `examples` (by family) are display arrays; without them the result's own are
+    stretched.
+    """
+    shown = display_images(result.images if images is None else images)
+    own = result.examples if examples is None else examples
+    families = list(result.experiments)
+    heights = [_STRIP * -(-len(shown) // _IN_A_ROW), _PANEL * len(families) + 0.25]
+    figure = new_figure(WIDTH, 0.1 + 0.3 * bool(title) + sum(heights), title)
+    strip, panels = figure.add_gridspec(2, 1, height_ratios=heights)
+    _draw_images(strip, result, shown, class_names)
+
+    widths = [0.8, *[1.0] * (1 + len(result.layers))]
+    cells = panels.subgridspec(len(families), len(widths), width_ratios=widths)
+    curves: list[Axes] = []
+    shared: list[Axes | None] = [None] * (1 + len(result.layers))
+    for row, family in enumerate(families):
+        _draw_examples(cells[row, 0], result, family, display_images(own[family]), first=row == 0)
+        for column, reference in enumerate(shared):
+            ax = figure.add_subplot(cells[row, 1 + column], sharey=reference)
+            shared[column] = shared[column] or ax
+            _draw_curves(ax, result, family, column, first=row == 0)
+            curves.append(ax)
+    if len(shown) <= _NUMBERED:
+        for ax in curves:  # now that shared axes have their limits
+            _number_lines(ax)
+    return figure
+
+
+def _style(image: int) -> dict[str, str]:
+    return {
+        "color": PALETTE[image % len(PALETTE)],
+        "linestyle": LINE_STYLES[image // len(PALETTE) % len(LINE_STYLES)],
+    }
+
+
+def _draw_images(
+    spec: SubplotSpec, result: InvarianceStudy, shown: Array, class_names: Sequence[str] | None
+) -> None:
+    """Each image, framed in its line's colour, with its number, its name and P(true class)."""
+    columns = min(len(shown), _IN_A_ROW)
+    cells = spec.subgridspec(-(-len(shown) // columns), columns)
+    experiment = next(iter(result.experiments.values()))
+    targets = to_array(experiment.target)
+    certainty = _softmax(to_array(experiment.base_logits))[np.arange(len(targets)), targets]
+    for index, image in enumerate(shown):
+        ax = spec.get_gridspec().figure.add_subplot(cells[divmod(index, columns)])
+        room = int(98 / max(columns, 3))
+        target = fit(class_name(class_names, int(targets[index])), room, 1)
+        show_image(ax, image, caption=f"{target}\n{certainty[index]:.2f}")
+        ax.set_title(f"{index + 1}  {fit(result.names[index], room - 3, 1)}", fontsize=8)
+        for spine in ax.spines.values():
+            spine.set(visible=True, color=_style(index)["color"], linewidth=2.2)
+
+
+def _softmax(logits: Array) -> Array:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _draw_examples(
+    spec: SubplotSpec, result: InvarianceStudy, family: str, shown: Array, first: bool
+) -> None:
+    """The first image transformed, two by two, behind the row's name."""
+    name, _, unit = _AXES[family]
+    ax = spec.get_gridspec().figure.add_subplot(spec)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.set_ylabel(name, fontweight="bold")
+    if first:
+        ax.set_title("image 1 transformed")
+    for index, (image, value) in enumerate(
+        zip(shown, to_array(result.example_values[family]), strict=True)
+    ):
+        row, column = divmod(index, 2)
+        cell = ax.inset_axes((0.51 * column, 0.51 * (1 - row), 0.49, 0.49))
+        show_image(cell, image)
+        cell.set_anchor(("SE", "SW")[column] if row == 0 else ("NE", "NW")[column])
+        label = number(value) + unit
+        cell.text(
+            0.04,
+            0.05,
+            ("+" if "px" in unit and value > 0 else "") + label.replace("-", "−"),
+            transform=cell.transAxes,
+            color="white",
+            fontsize=6.5,
+            path_effects=[withStroke(linewidth=1.6, foreground="#222222")],
+        )
+
+
+def _draw_curves(ax: Axes, result: InvarianceStudy, family: str, column: int, first: bool) -> None:
+    """One panel: a layer's distances, or in the last column the probabilities."""
+    experiment = result.experiments[family]
+    x = _abscissa(experiment)
+    if column < len(result.layers):
+        layer = result.layers[column]
+        curves = to_array(experiment.relative_distances(layer))
+        title = f"distance at {fit_name(layer, 18)}"
+    else:
+        curves, title = to_array(experiment.target_probability), "P(class)"
+    order = np.argsort(x, kind="stable")
+    for index, curve in enumerate(curves):
+        ax.plot(x[order], curve[order], linewidth=1.1, gid=str(index + 1), **_style(index))
+    ax.axvline(1 if family == "scale" else 0, color=MUTED, linewidth=0.5, linestyle=":", zorder=0)
+    ax.set_xlim(x.min(), x.max()) if x.size > 1 else None
+    if column == len(result.layers):
+        ax.set_ylim(-0.03, 1.03)
+        ax.set_yticks([0, 0.5, 1])
+    else:
+        ax.set_ylim(bottom=0, auto=True)  # the rows below may need more
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+    if column == 0:
+        ax.set_ylabel("share of norm", labelpad=2)
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.xaxis.set_major_locator(MultipleLocator(90) if family == "rotation" else MaxNLocator(4))
+    ax.set_xlabel(_AXES[family][1], labelpad=1)
+    if first:
+        ax.set_title(title)
+
+
+def _abscissa(experiment: InvarianceResult) -> Array:
+    values = to_array(experiment.values).astype(float)
+    return values.sum(axis=1) if values.ndim == 2 else values  # one of a pair is 0
+
+
+def _number_lines(ax: Axes) -> None:
+    """Each line's number behind its end, moved apart where lines end close together."""
+    low, high = ax.get_ylim()
+    lines = [line for line in ax.lines if line.get_gid() is not None]
+    ends = [(float(line.get_ydata()[-1]) - low) / (high - low) for line in lines]
+    drawn = [index for index in np.argsort(ends) if np.isfinite(ends[index])]
+    if len(drawn) > 1 and ends[drawn[-1]] - ends[drawn[0]] < _LINE:
+        return  # a turn all the way round: every line is back where it began
+    for index, height in zip(drawn, _apart([ends[i] for i in drawn]), strict=True):
+        ax.text(
+            1.025,
+            height,
+            lines[index].get_gid(),
+            transform=ax.transAxes,
+            color=lines[index].get_color(),
+            fontsize=6.5,
+            fontweight="bold",
+            va="center",
+        )
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Ascending heights, at least a line of text apart and near where they were."""
+    moved: list[float] = []
+    for height in heights:
+        moved.append(max(height, moved[-1] + _LINE) if moved else height)
+    ceiling = 1.0
+    for index in reversed(range(len(moved))):
+        moved[index] = min(moved[index], ceiling)
+        ceiling = moved[index] - _LINE
+    return moved

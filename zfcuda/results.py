@@ -262,6 +262,8 @@ class Patches(Result):
     Fergus 2014, section 2.1).
 
     Outside its patch a unit's projection is zero; :meth:`full` pastes it in place.
+    ``plot(preprocessing=...)``, with the network's own, draws projections and patches of the images
+    in the colours that they stand for.
 
     Attributes:
         layers: the layers' names.

@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from zfcuda import figures
+from zfcuda.data import Preprocessing
 from zfcuda.results import Patches
 
 
@@ -109,11 +110,42 @@ def test_projection_patches(images, most):
         values=torch.randn(3 * (9 + 49 + 1024 + 28), generator=generator),
         images=torch.randn(2, 3, 32, 32, generator=generator),
     )
-    for shown in (None, images):
-        figure = figures.projection_patches(result, shown, most=most, title="a title")
+    for shown in ({}, {"images": images}, {"preprocessing": Preprocessing()}):
+        figure = figures.projection_patches(result, most=most, title="a title", **shown)
         assert_tidy(figure)
         texts = " ".join(text.get_text() for text in _drawn_texts(figure))
         assert ("2 of 3 units" if most == 2 else "3 units, strongest activation 2.5") in texts
+        assert ("image patches" in texts) == bool(shown)
+        assert ("network channels as RGB" in texts) == ("preprocessing" not in shown)
+
+
+def one_patch(values, image):
+    return Patches(
+        layers=("a",),
+        layer=torch.tensor([0]),
+        image=torch.tensor([0]),
+        units=torch.zeros(1, 3, dtype=torch.int64),
+        activations=torch.ones(1),
+        boxes=torch.tensor([[0, 0, *values.shape[1:]]]),
+        values=values.flatten(),
+        images=image[None],
+    )
+
+
+def test_patches_of_a_bgr_network_are_shown_in_colour():
+    preprocessing = Preprocessing(channels="bgr", scale=255.0, mean=(104, 117, 123), std=(1, 1, 1))
+    red = preprocessing.display_value((1.0, 0.0, 0.0))[:, None, None].expand(3, 3, 3)
+    signal = torch.tensor([0.0, 0.0, 0.5])[:, None, None].expand(3, 3, 3)
+    figure = one_patch(signal, red).plot(preprocessing=preprocessing)
+    projection, image = (ax.images[0].get_array() for ax in figure.axes)
+    assert np.allclose(projection, (1.0, 0.5, 0.5)) and np.allclose(image, (1.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_patches_of_other_than_three_channels_are_grey(channels):
+    figure = one_patch(torch.full((channels, 3, 3), 0.5), torch.zeros(channels, 3, 3)).plot()
+    (ax,) = figure.axes
+    assert ax.get_title() == "projections" and np.allclose(ax.images[0].get_array(), 1.0)
 
 
 def test_background_effect(background, class_names):

@@ -8,20 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from ._style import (
-    Array,
-    display_images,
-    display_signal,
-    fit_name,
-    new_figure,
-    number,
-    show_image,
-    styled,
-    to_array,
-)
+from zfcuda.data import Preprocessing
+
+from ._style import Array, display_images, fit_name, new_figure, number, show_image, styled
 from .projection import LAYER_COLOURS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zfcuda.results import Patches
 
 PANEL = 3.4  # inches
@@ -44,37 +38,55 @@ def mosaic(cells: list[Array], columns: int, empty: float) -> Array:
     return canvas
 
 
+def displayed(patch: Tensor, preprocessing: Preprocessing) -> Array:
+    """A projection [C,h,w] as a picture [h,w,3], zero at mid grey; grey unless C is 3."""
+    colours = patch if len(patch) == 3 else patch.mean(0, keepdim=True).expand(3, -1, -1)
+    return preprocessing.signal_to_display(colours[None])[0]
+
+
 @styled
 def projection_patches(
     result: Patches,
     images: Array | None = None,
     most: int = 64,
     title: str | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Figure:
     """Units by layer: their projections, each stretched on its own with zero at mid grey, and
     beside them the same patches of their images.
 
-    `images` ``[N,H,W,3]`` in 0..1 default to the result's own, stretched. Of a layer's units the
-    first `most` are shown.
+    `preprocessing` is the network's (:func:`zfcuda.models.preprocessing`); with it projections and
+    images have the colours that they stand for. Without it projections show the network's channels
+    as red, green and blue, whatever their order, and the images, which are no pictures as the
+    network takes them, are left out unless given as `images` ``[N,H,W,3]`` in 0..1. Of a layer's
+    units the first `most` are shown.
     """
-    shown = display_images(result.images if images is None else images)
-    figure = new_figure(0.4 + 2 * PANEL, 0.3 + (PANEL + 0.35) * len(result.layers), title)
-    axes = figure.subplots(len(result.layers), 2, squeeze=False)
+    if images is None and preprocessing is not None:
+        images = preprocessing.to_display(result.images)
+    pictures = None if images is None else display_images(images)
+    unknown = preprocessing is None and result.images.shape[1] == 3
+    headings = ["projections (network channels as RGB)" if unknown else "projections"]
+    headings += [] if pictures is None else ["image patches"]
+    width = 0.4 + PANEL * len(headings)
+    figure = new_figure(width, 0.3 + (PANEL + 0.35) * len(result.layers), title)
+    axes = figure.subplots(len(result.layers), len(headings), squeeze=False)
+    for ax, heading in zip(axes[0], headings, strict=True):
+        ax.set_title(heading)
     for row, layer in enumerate(result.layers):
         units = result.of(layer).tolist()
         some = units[:most]
         columns = int(np.ceil(np.sqrt(len(some))))
-        signals, seen = [], []
-        for unit in some:
-            y0, x0, y1, x1 = result.boxes[unit].tolist()
-            seen.append(shown[int(result.image[unit]), y0:y1, x0:x1])
-            signals.append(display_signal(to_array(result.patch(unit))[None])[0])
+        signals = [displayed(result.patch(i), preprocessing or Preprocessing()) for i in some]
         count = str(len(units)) if len(some) == len(units) else f"{len(some)} of {len(units)}"
         strongest = number(float(result.activations[units].max()))
         caption = f"{count} units, strongest activation {strongest}"
-        left, right = axes[row]
-        show_image(left, mosaic(signals, columns, 0.5), "" if row else "projections", caption)
-        show_image(right, mosaic(seen, columns, 0.5), "" if row else "image patches")
+        show_image(axes[row][0], mosaic(signals, columns, 0.5), caption=caption)
+        if pictures is not None:
+            seen = []
+            for unit in some:
+                y0, x0, y1, x1 = result.boxes[unit].tolist()
+                seen.append(pictures[int(result.image[unit]), y0:y1, x0:x1])
+            show_image(axes[row][1], mosaic(seen, columns, 0.5))
         axes[row][0].set_ylabel(
             fit_name(layer, 40),
             color=LAYER_COLOURS[row % len(LAYER_COLOURS)],

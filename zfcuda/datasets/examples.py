@@ -171,7 +171,8 @@ class FromDataset(Examples):
         item = self.dataset[index]
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise TypeError(
-                f"item {index} of the data set is a {type(item).__name__}: expected (picture, label)"
+                f"item {index} of the data set is a {type(item).__name__}: expected a pair "
+                "(picture, label)"
             )
         label = int(item[1])
         if not 0 <= label < len(self.class_names):

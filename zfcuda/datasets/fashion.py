@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zfcuda.data import Preprocessing
-from zfcuda.datasets.examples import Examples, Split, check_labels, flip, generator
+from zfcuda.datasets.examples import Examples, Split, check_labels, generator
 from zfcuda.datasets.idx import find_idx, read_idx
 
 __all__ = ["CLASS_NAMES", "FOLDER", "ColouredFashion", "fashion_mnist", "read_pair"]
@@ -87,32 +87,47 @@ class ColouredFashion(Examples):
         return self._labels
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        draws = self._own[indices] if rng is None else torch.rand(len(indices), 6, generator=rng)
-        rgb, _ = self.composite(indices, draws)
-        x = self.normalised(rgb)
-        return (x if rng is None else flip(x, rng)), self._labels[indices]
+        draws, mirrored = self._own[indices], None
+        if rng is not None:
+            draws = torch.rand(len(indices), 6, generator=rng)
+            mirrored = torch.rand(len(indices), generator=rng) < 0.5
+        pre = self.preprocessing
+        gain = pre.scale / torch.tensor(pre.std)
+        offset = -torch.tensor(pre.mean) / torch.tensor(pre.std)
+        grey = self._grey(indices, draws, mirrored)
+        colours = self._colours(draws)
+        if pre.channels == "bgr":
+            colours = colours.flip(1)
+        x = _composited(grey, colours, gain, offset)
+        return x, self._labels[indices]
 
-    def composite(self, indices: Tensor, draws: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The pictures [n,3,size,size], RGB in 0..1, and how opaque the garments are [n,size,size]
-        (a mask for background experiments).
+    def composite(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The unvaried pictures [n,3,size,size], RGB in 0..1, and how opaque the garments are
+        [n,size,size] in 0..1 (a mask for background experiments).
 
         Args:
             indices: int64 [n].
-            draws: [n,6] in 0..1: scale, row, column, red, green, blue; default the pictures' own.
         """
-        draws = self._own[indices] if draws is None else draws
-        grey = _placed(self.images[indices].float() / 255, draws[:, :3], self.preprocessing.size)
-        opacity = (3 * grey).clamp(max=1)
-        colours = draws[:, 3:, None, None] * self.coloured
-        return grey[:, None] + (1 - opacity)[:, None] * colours, opacity
+        draws = self._own[indices]
+        grey = self._grey(indices, draws)
+        rgb = _composited(grey, self._colours(draws), torch.ones(3), torch.zeros(3))
+        return rgb.contiguous(), (3 * grey).clamp(max=1)
 
     def colours(self, indices: Tensor) -> Tensor:
         """The unvaried pictures' background colours [n,3], RGB in 0..1."""
-        return self._own[indices, 3:] * self.coloured
+        return self._colours(self._own[indices])
+
+    def _colours(self, draws: Tensor) -> Tensor:
+        return draws[:, 3:] * self.coloured
+
+    def _grey(self, indices: Tensor, draws: Tensor, mirrored: Tensor | None = None) -> Tensor:
+        grey = self.images[indices].float() / 255
+        return _placed(grey, draws[:, :3], self.preprocessing.size, mirrored)
 
 
-def _placed(grey: Tensor, draws: Tensor, size: int) -> Tensor:
-    """Pictures [n,h,w] resized bilinearly and placed on black [n,size,size].
+def _placed(grey: Tensor, draws: Tensor, size: int, mirrored: Tensor | None = None) -> Tensor:
+    """Pictures [n,h,w] resized bilinearly and placed on black [n,size,size]; where `mirrored`, the
+    whole is turned left to right.
 
     Scaling and shifting act on rows and columns separately, so that both are one small matrix
     product each, for all pictures at once.
@@ -122,7 +137,27 @@ def _placed(grey: Tensor, draws: Tensor, size: int) -> Tensor:
     top, left = ((size - side) * draws[:, axis] for axis in (1, 2))
     rows = _resampling(top, side, grey.shape[1], size)
     columns = _resampling(left, side, grey.shape[2], size)
+    if mirrored is not None:
+        columns = torch.where(mirrored.view(-1, 1, 1), columns.flip(1), columns)
     return (rows @ grey @ columns.transpose(1, 2)).clamp(0, 1)
+
+
+def _composited(grey: Tensor, colours: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """``(g + (1 - min(1, 3 g)) * colour) * gain + offset`` as [n,3,size,size], channels_last.
+
+    All of it is one product of each pixel's (g, 1 - min(1, 3 g), 1) with a 3 x 3 matrix, several
+    times faster than the same step by step: the result is written once.
+
+    Args:
+        grey: [n,size,size].
+        colours: [n,3], in the order of the result's channels.
+        gain, offset: [3].
+    """
+    count, size, _ = grey.shape
+    clear = (1 - 3 * grey).clamp(min=0)
+    pixels = torch.stack([grey, clear, torch.ones_like(grey)], -1).view(count, -1, 3)
+    mix = torch.stack([gain.expand(count, 3), colours * gain, offset.expand(count, 3)], 1)
+    return (pixels @ mix).view(count, size, size, 3).permute(0, 3, 1, 2)
 
 
 def _resampling(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:

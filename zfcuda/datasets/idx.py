@@ -1,4 +1,4 @@
-"""IDX files (the MNIST family's format): arrays of bytes behind a header that states their shape."""
+"""IDX files (the MNIST family's format): arrays of bytes behind a header with their shape."""
 
 from __future__ import annotations
 

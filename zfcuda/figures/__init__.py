@@ -11,6 +11,7 @@ from .occlusion import occlusion_row
 from .patches import projection_patches
 from .prediction import prediction
 from .projection import projection_grid
+from .training import training_curves
 
 __all__ = [
     "background_effect",
@@ -20,4 +21,5 @@ __all__ = [
     "prediction",
     "projection_grid",
     "projection_patches",
+    "training_curves",
 ]

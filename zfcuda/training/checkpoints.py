@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from zfcuda._files import atomic_path
@@ -56,10 +56,17 @@ class Epoch:
 
 
 class Checkpoints:
-    """The checkpoints in a folder."""
+    """The checkpoints in a folder.
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+    Args:
+        folder: need not exist yet.
+        metadata: what every weights file says about itself (see `zfcuda.models.metadata`).
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder, self.metadata = Path(folder), metadata
 
     def weights(self, epoch: int) -> Path:
         """The file of an epoch's weights."""
@@ -77,8 +84,8 @@ class Checkpoints:
             OSError: the folder cannot be written, or is full.
         """
         paths = self.weights(row.epoch), self._momentum(row.epoch)
-        for path, tensors in zip(paths, (weights, momentum), strict=True):
-            write_tensors(path, tensors)
+        write_tensors(paths[0], weights, self.metadata)
+        write_tensors(paths[1], momentum)
         write_json(
             self.weights(row.epoch).with_suffix(".json"),
             {**dataclasses.asdict(row), "sha256": {path.name: digest(path) for path in paths}},
@@ -128,14 +135,14 @@ class Checkpoints:
         return load_file(paths[0]), load_file(paths[1])
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Named tensors as a safetensors file that appears whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = save(plain, dict(metadata or {}))
     with atomic_path(path) as temporary:
-        try:
-            save_file(plain, temporary)
-        except SafetensorError as error:  # how a full disk shows itself
-            raise OSError(f"cannot write '{path}': {error}") from error
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:

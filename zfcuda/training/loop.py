@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from zfcuda.datasets import Examples, Split
 from zfcuda.datasets.examples import generator
+from zfcuda.models.metadata import Metadata
 from zfcuda.models.weights import load_checked
 from zfcuda.training.checkpoints import Checkpoints, Epoch, digest, write_tensors
 from zfcuda.training.filters import FilterRadius
@@ -64,7 +65,7 @@ def train(
     """
     recipe, folder = recipe or Recipe(), Path(folder)
     check_same_run(folder, name, data, recipe)
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, _metadata(data, name))
     run = _Run(model, data, recipe, checkpoints, progress)
     mode = model.training
     try:
@@ -211,7 +212,7 @@ def _concluded(
     best = max(rows, key=lambda row: (row.validation_accuracy, -row.epoch))
     weights = load_file(checkpoints.weights(best.epoch))
     load_checked(model, weights, f"checkpoint '{checkpoints.weights(best.epoch)}'")
-    write_tensors(weights_file, weights)
+    write_tensors(weights_file, weights, checkpoints.metadata)
     found = digest(weights_file)
     if stem.with_suffix(".json").is_file():
         done = TrainingResult.load(stem)
@@ -221,6 +222,11 @@ def _concluded(
     result = TrainingResult.of(rows, best.epoch, logits, labels, data, recipe, name, found)
     result.save(stem)
     return result
+
+
+def _metadata(data: Split, name: str) -> dict[str, str]:
+    part = data.training
+    return Metadata(name, part.class_names, part.preprocessing).strings()
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -46,7 +46,7 @@ class Recipe:
     rate: float = 1e-2
     momentum: float = 0.9
     factor: float = 0.1
-    patience: int = 4
+    patience: int = 5
     lowerings: int = 2
     radius: float = 0.1
     seed: int = 0

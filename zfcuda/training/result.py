@@ -73,7 +73,8 @@ class TrainingResult(Result):
         classes = len(self.class_names)
         if self.confusion.shape != (classes, classes):
             raise ValueError(
-                f"confusion must have shape [{classes}, {classes}], got {list(self.confusion.shape)}"
+                f"confusion must have shape [{classes}, {classes}], "
+                f"got {list(self.confusion.shape)}"
             )
 
     @property

@@ -1,0 +1,66 @@
+"""Training curves (the talk's supplement): loss and error against the epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from ._style import INK, MUTED, PALETTE, Array, new_figure, number, styled, to_array
+
+if TYPE_CHECKING:
+    from zfcuda.training import TrainingResult
+
+
+@styled
+def training_curves(result: TrainingResult, title: str | None = None) -> Figure:
+    """Cross-entropy and error of training and validation against the epoch.
+
+    A diamond at the chosen epoch is the test part's; dotted lines are where the learning rate was
+    lowered. The training curves are taken while learning, with dropout and varied pictures, and so
+    may lie above those of validation.
+    """
+    figure = new_figure(7.2, 3.0, title)
+    loss, error = figure.subplots(1, 2)
+    _curves(loss, result, result.training_loss, result.validation_loss, result.test_loss)
+    wrong = (1 - to_array(a) for a in (result.training_accuracy, result.validation_accuracy))
+    _curves(error, result, *wrong, 1 - result.test_accuracy)
+    loss.set_ylabel("cross-entropy (nats)")
+    error.set_ylabel("error")
+    error.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    error.legend(loc="upper right")
+    return figure
+
+
+def _curves(
+    ax: Axes, result: TrainingResult, training: Array, validation: Array, test: float
+) -> None:
+    epoch, rate = to_array(result.epoch), to_array(result.rate)
+    marker = "." if len(epoch) < 30 else ""
+    ax.plot(epoch, to_array(training), color=PALETTE[1], marker=marker, label="training")
+    ax.plot(epoch, to_array(validation), color=PALETTE[0], marker=marker, label="validation")
+    label = f"test, once, of epoch {result.best}"
+    ax.plot([result.best], [test], "D", color=INK, markersize=4, linestyle="none", label=label)
+    ax.set_xlabel("epoch")
+    ax.set_xlim(0.5, epoch[-1] + 0.5)
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    ax.set_axisbelow(True)
+    for last in np.flatnonzero(np.diff(rate)):
+        ax.axvline(epoch[last] + 0.5, color=MUTED, linewidth=0.8, linestyle=":", zorder=0)
+        ax.annotate(
+            f"rate {number(rate[last + 1])}",
+            (epoch[last] + 0.5, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-2, -2),
+            textcoords="offset points",
+            rotation=90,
+            ha="right",
+            va="top",
+            fontsize=7,
+            color=MUTED,
+        )

@@ -19,7 +19,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from zfcuda._files import atomic_path
-from zfcuda.report import Entry
+from zfcuda.report import Entry, facts_of
 from zfcuda.results import Result
 
 if TYPE_CHECKING:
@@ -100,24 +100,25 @@ def write(
         "figure": tag,
         "files": [path.name for path in more_numbers],
     }
-    numbers = save_numbers(result, stem, provenance, entry)
+    facts = (provenance or Provenance()).facts()
+    numbers = _save(result, stem, {"provenance": facts, "entry": entry})
     pictures = {".pdf": _rendered(figure, "pdf"), ".png": _rendered(figure, "png")}
     for suffix, content in pictures.items():
         with atomic_path(stem.with_name(f"{stem.name}{suffix}")) as temporary:
             temporary.write_bytes(content)
     png, pdf = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".pdf"))
-    return Entry(title, png, (*numbers, *more_numbers), text, tag, pdf)
+    return Entry(title, png, (*numbers, *more_numbers), text, tag, pdf, facts_of(facts))
 
 
 def save_numbers(
-    result: Result,
-    stem: Path,
-    provenance: Provenance | None = None,
-    entry: Mapping[str, object] | None = None,
+    result: Result, stem: Path, provenance: Provenance | None = None
 ) -> tuple[Path, Path]:
     """Save a result that has no picture of its own; returns the two paths."""
-    about = {"provenance": (provenance or Provenance()).facts()}
-    result.save(stem, about | ({"entry": dict(entry)} if entry else {}))
+    return _save(result, stem, {"provenance": (provenance or Provenance()).facts()})
+
+
+def _save(result: Result, stem: Path, about: Mapping[str, object]) -> tuple[Path, Path]:
+    result.save(stem, about)
     return stem.with_name(f"{stem.name}.npz"), stem.with_name(f"{stem.name}.json")
 
 

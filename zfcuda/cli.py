@@ -21,6 +21,9 @@ COMMANDS = (
     "deconv",
     "occlude",
     "rotate",
+    "train",
+    "invariance",
+    "gallery",
 )
 
 

@@ -37,7 +37,7 @@ def test_the_demo_writes_what_it_promises(tmp_path):
     names = {path.name for path in index.parent.iterdir()}
     for stem in STEMS:
         assert {f"{stem}.{kind}" for kind in ("png", "pdf", "npz", "json")} <= names
-        assert f'src="{stem}.png"' in index.read_text()
+        assert f'href="{stem}.png"' in index.read_text()
         with Image.open(index.parent / f"{stem}.png") as picture:
             picture.load()
     assert not any(name.startswith(".") for name in names)

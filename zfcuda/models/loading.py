@@ -199,10 +199,10 @@ def _load(spec: Spec) -> nn.Module:
 
 
 def _from_onnx(spec: Spec) -> nn.Module:
-    from zfcuda.compat import onnx
-
     if not spec.file.is_file():
         raise FileNotFoundError(f"ONNX file '{spec.file}' does not exist")
+    from zfcuda.compat import onnx
+
     return onnx.load(spec.file)
 
 

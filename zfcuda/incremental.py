@@ -6,8 +6,10 @@ batches, those whose rectangles are alike together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,9 @@ from zfcuda.rules import Shape
 from zfcuda.steps import Step, run
 
 _TAIL = 512  # positions whose vectors are worth collecting for one pass of the linear layers
-_CACHED = 2**25  # bytes of patches: on a CPU more together is no faster
+# On a CPU: bytes of patches, and of one batch of maps. More together is no faster, and malloc takes
+# blocks above 32 MiB from the system and gives them back every time.
+_CACHED = 2**25
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,32 +51,56 @@ class Answers:
     sums: dict[int, Tensor]
 
 
-def base_values(
-    schedule: Schedule, image: Tensor, channels: Collection[int] = ()
-) -> dict[int, Tensor]:
-    """The maps that patches will be laid over: by step value, pixels [1,H,W,C] of ``image``
-    [1,C,H,W] without occluder.
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The image without occluder.
+
+    Attributes:
+        maps: by step value pixels [1,H,W,C], those that patches will be laid over.
+        logits: [1,K].
+        strongest: by node, the map that holds the largest activation, and the sum over it.
+    """
+
+    maps: dict[int, Tensor]
+    logits: Tensor
+    strongest: dict[int, tuple[int, Tensor]]
+
+
+def base_pass(schedule: Schedule, image: Tensor, watched: Collection[int] = ()) -> Base:
+    """One pass over ``image`` [1,C,H,W].
 
     Args:
-        channels: the nodes whose sums will be asked for.
+        watched: the nodes whose strongest map is wanted.
     """
     steps, uses = schedule.steps, _last_uses(schedule)
-    needed = {*_handed_over(schedule), *_by_source(schedule, channels)}
+    watched_by = _by_source(schedule, watched)
+    needed = {*_handed_over(schedule), *watched_by}
     for step in steps.steps[1:]:
         if step.value in schedule.cones and not treats_pixels_alone(step):
             needed |= {*step.inputs}
-    values = {0: image.contiguous(memory_format=torch.channels_last)}
-    kept = {0: pixels(values[0])}
-    for at, step in enumerate(steps.steps[1:]):
-        if step.value not in schedule.cones:
-            continue
-        values[step.value] = run(steps, step, values)
-        if step.value in needed:
+    values: dict[int, Any] = {}
+    kept: dict[int, Tensor] = {}
+    strongest: dict[int, tuple[int, Tensor]] = {}
+    for at, step in enumerate(steps.steps):
+        if at == 0:
+            values[0] = image.contiguous(memory_format=torch.channels_last)
+        else:
+            values[step.value] = run(steps, step, values)
+        if step.value in needed and (at == 0 or step.value in schedule.cones):
             kept[step.value] = pixels(values[step.value])
+        for node in watched_by.get(step.value, ()):
+            strongest[node] = _strongest(values[step.value])
         for used in {*step.inputs, step.value}:
-            if uses.get(used, -1) <= at:
+            if uses.get(used, -1) <= at - 1 and used != steps.output:
                 values.pop(used, None)
-    return kept
+    return Base(kept, _checked(values[steps.output], 1), strongest)
+
+
+def _strongest(maps: Tensor) -> tuple[int, Tensor]:
+    """Of maps [1,C,...]: the one with the largest element, and its sum."""
+    flat = maps.reshape(maps.shape[1], -1)
+    channel = int(flat.amax(1).argmax())
+    return channel, flat[channel].double().sum()
 
 
 def occlude_all(
@@ -87,7 +115,7 @@ def occlude_all(
     """Every position.
 
     Args:
-        base: of the image, from :func:`base_values`.
+        base: the maps of the image's :func:`base_pass`.
         fill: [1,H,W,C], what the occluders show.
         channels: by node, the map whose sum is wanted.
         limit: bytes that patches and maps of one batch may take.
@@ -122,11 +150,15 @@ def batch_sizes(
         limit: bytes that either may take.
         element: bytes of a number.
     """
-    inside = min(limit, _CACHED) if device.type == "cpu" else limit
-    cones, dense = _bytes_each(schedule, element)
-    # Half of it, since what cones hand over is there twice while it is put together.
-    together = int(min(_TAIL, max(1, limit // 2 // max(1, dense))))
-    return int(min(together, max(1, inside // max(1, cones)))), together
+    count = len(schedule.boxes[0])
+    cached = _CACHED if device.type == "cpu" else limit
+    cones, dense, largest = _bytes_each(schedule, element)
+    # Not all of it: what cones hand over is there twice while it is put together.
+    together = min(_TAIL, limit // 4 // dense, cached // largest)
+    most = min(together, limit // cones)
+    best = min(most, cached // cones)
+    batches = max(math.ceil(count / max(1, most)), round(count / max(1, best)))
+    return math.ceil(count / max(1, batches)), max(1, together)
 
 
 # --- the two parts --------------------------------------------------------------------------------
@@ -178,7 +210,7 @@ def _on_whole_maps(
 ) -> None:
     steps, uses = schedule.steps, _last_uses(schedule)
     wanted = _by_source(schedule, channels)
-    values: dict[int, object] = dict(handed)
+    values: dict[int, Any] = dict(handed)
     for at, step in enumerate(steps.steps[1:]):
         if step.value in schedule.cones:
             continue
@@ -219,11 +251,7 @@ class _Collected:
     sums: dict[int, Tensor] = field(default_factory=dict)
 
     def add_logits(self, members: np.ndarray, logits: Tensor) -> None:
-        if logits.dim() != 2 or len(logits) != len(members):  # a batch size is written into it
-            raise ValueError(
-                f"the model must return logits [{len(members)},K], it returned {list(logits.shape)}"
-            )
-        for name, values in summary(logits, self.classes).items():
+        for name, values in summary(_checked(logits, len(members)), self.classes).items():
             self._store(self.kept, name, members, values)
 
     def add_sums(self, node: int, members: np.ndarray, sums: Tensor) -> None:
@@ -236,6 +264,14 @@ class _Collected:
 
     def result(self) -> Answers:
         return Answers(**self.kept, sums=self.sums)
+
+
+def _checked(logits: Tensor, count: int) -> Tensor:
+    if logits.dim() != 2 or len(logits) != count:  # a batch size is written into the model
+        raise ValueError(
+            f"the model must return logits [{count},K], it returned {list(logits.shape)}"
+        )
+    return logits
 
 
 def summary(logits: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
@@ -288,16 +324,16 @@ def _alike_first(schedule: Schedule) -> np.ndarray:
     return np.lexsort(keys) if keys else np.arange(len(schedule.boxes[0]))
 
 
-def _bytes_each(schedule: Schedule, element: int) -> tuple[int, int]:
-    """The most that one position holds at once: inside cones, and on whole maps."""
+def _bytes_each(schedule: Schedule, element: int) -> tuple[int, int, int]:
+    """The most that one position holds at once: inside cones, on whole maps, and as one of them."""
     steps, uses = schedule.steps, _last_uses(schedule)
     live: dict[int, np.ndarray] = {}
     maps: dict[int, int] = {}
-    most_inside, most_whole = 1, 1
+    most_inside, most_whole, largest = 1, 1, 1
     handed = _handed_over(schedule)
     for at, step in enumerate(steps.steps):
         size = element * int(np.prod(step.shape)) if step.shape else 0
-        if step.value in schedule.cones:
+        if at == 0 or step.value in schedule.cones:
             box = schedule.boxes[step.value]
             live[step.value] = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) * step.shape[0]
             most_inside = max(most_inside, element * int(sum(live.values()).max()))
@@ -306,8 +342,9 @@ def _bytes_each(schedule: Schedule, element: int) -> tuple[int, int]:
         if step.value in handed:
             maps[step.value] = size
         most_whole = max(most_whole, sum(maps.values()))
+        largest = max(largest, maps.get(step.value, 0))
         for used in {*step.inputs, step.value}:
             if uses.get(used, -1) <= at - 1:
                 live.pop(used, None)
                 maps.pop(used, None)
-    return most_inside, most_whole
+    return most_inside, most_whole, largest

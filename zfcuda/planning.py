@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zfcuda import cone
-from zfcuda.graph import Graph
+from zfcuda.graph import fan_in
 from zfcuda.rules import Conv, MaxPool, Opaque
 from zfcuda.steps import Step, Steps
 
@@ -203,7 +203,7 @@ def _costed(
     shape = tuple(step.shape or ())
     outputs = float(np.prod(shape)) if shape else 0.0
     inputs = sum(float(np.prod(steps.graph.nodes[i].shape or ())) for i in step.inputs)
-    weights = _weights_per_output(step, steps.graph)
+    weights = _weights_per_output(step)
     rate = 1.0
     if isinstance(step.rule, Conv) and step.rule.groups > 1:
         rate = min(_DEPTHWISE, float(step.rule.groups))
@@ -246,11 +246,11 @@ def _window_growth(step: Step, sides: np.ndarray) -> float:
     return float((((sides - 1) * stride + kernel) / sides).prod())
 
 
-def _weights_per_output(step: Step, graph: Graph) -> float:
+def _weights_per_output(step: Step) -> float:
     """Multiply-adds for each number the step makes."""
     if isinstance(step.rule, Conv):
         return float(step.rule.weight[0].numel())
-    return float(graph.fan_in(step.node))
+    return float(fan_in(step.node))
 
 
 def _name(step: Step) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from zfcuda import ops
+from zfcuda import _running, ops
 from zfcuda._running import (
-    base_pass,
     check_input,
     choose_target,
     evaluating,
@@ -26,7 +25,7 @@ from zfcuda._running import (
     variant_passes,
 )
 from zfcuda.graph import Untraceable, trace
-from zfcuda.incremental import base_values, batch_sizes, occlude_all, summary
+from zfcuda.incremental import Base, base_pass, batch_sizes, occlude_all, summary
 from zfcuda.planning import Plan, Schedule, boxes_of, planned
 from zfcuda.results import LayerSums, OcclusionResult
 from zfcuda.steps import fuse
@@ -97,39 +96,30 @@ def occlusion(
     names = list(find_layers(model, layers))
 
     with evaluating(model):
-        base, strongest, fitting = base_pass(model, x, names, _strongest_map, request.limit)
-        chosen = choose_target(target, to_result(base))
-        kept = _kept_classes(classes, chosen, base.shape[1])
-        channels = {name: torch.cat([part[0] for part in strongest[name]]) for name in names}
-        base_sums = {name: torch.cat([part[1] for part in strongest[name]]) for name in names}
         network = _network(model, x, request, names)
         if isinstance(network, str) and method == "auto":
             warnings.warn(f"occlusion runs dense passes, since {network}", stacklevel=3)
         with progress_bar(len(x) * len(request.boxes), progress, "occlusion") as advance:
             if isinstance(network, str):
-                found, sums = _dense(model, x, request, fill, channels, fitting, advance, kept)
+                found = _dense(model, x, request, names, fill, target, classes, advance)
             else:
-                found, sums = _incremental(network, x, request, fill, channels, advance, kept)
-    if kept is None:
-        found = {"logits": found["logits"]}
+                found = _incremental(network, x, request, fill, target, classes, advance)
+    kept = found.kept if classes is not None else {"logits": found.kept["logits"]}
     return OcclusionResult(
-        **found,
-        base_logits=to_result(base),
-        target=chosen,
+        **kept,
+        base_logits=found.base_logits,
+        target=found.target,
         boxes=request.boxes,
         grid=request.grid,
         size=request.size,
         stride=request.stride,
         image_size=(x.shape[2], x.shape[3]),
         fill=fill,
-        layers={
-            name: LayerSums(name, channels[name].cpu(), to_result(base_sums[name]), sums[name])
-            for name in names
-        },
+        layers={layer.layer: layer for layer in found.layers},
         seconds=time.perf_counter() - start,
         score=score,
         method="dense" if isinstance(network, str) else network.plan.method,
-        classes=kept,
+        classes=found.classes,
     )
 
 
@@ -221,7 +211,7 @@ def _own_boxes(positions: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def _kept_classes(classes: object, target: Tensor, count: int) -> Tensor | None:
-    """The chosen classes and the targets, int64, ascending; None for all."""
+    """The chosen classes and the targets [N], int64, ascending; None for all."""
     if classes is None:
         return None
     try:
@@ -233,6 +223,21 @@ def _kept_classes(classes: object, target: Tensor, count: int) -> Tensor | None:
     if bool(((chosen < 0) | (chosen >= count)).any()):
         raise ValueError(f"classes must be between 0 and {count - 1}, got {classes!r}")
     return torch.cat([chosen.long().cpu(), target]).unique()
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a run found, on the CPU; as in :class:`OcclusionResult` unless said otherwise.
+
+    Attributes:
+        kept: of every position [N,P,...], the fields of :func:`zfcuda.incremental.summary`.
+    """
+
+    base_logits: Tensor
+    target: Tensor
+    classes: Tensor | None
+    kept: dict[str, Tensor]
+    layers: tuple[LayerSums, ...]
 
 
 # --- inside cones ---------------------------------------------------------------------------------
@@ -289,32 +294,53 @@ def _incremental(
     x: Tensor,
     request: _Request,
     fill: float | Tensor,
-    channels: dict[str, Tensor],
-    advance: object,
-    classes: Tensor | None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What is kept of the logits [N,P,K] (:func:`zfcuda.incremental.summary`), and each layer's
-    sums [N,P], on the CPU."""
+    target: object,
+    classes: object,
+    advance: Callable[[int], object],
+) -> _Found:
     shown = torch.as_tensor(fill, dtype=x.dtype).to(x.device)
     shown = shown[:, None, None] if shown.dim() == 1 else shown
     shown = shown.expand(x.shape[1:]).permute(1, 2, 0).contiguous()[None]
+
+    def base_of(n: int) -> Base:
+        return base_pass(network.schedule, x[n : n + 1].detach(), network.nodes.values())
+
+    base = base_of(0)
+    logits = base.logits.expand(len(x), -1)
+    if classes is not None and target is None:  # the targets of all images are kept for each
+        logits = torch.cat([base.logits, *(base_of(n).logits for n in range(1, len(x)))])
+    kept = _kept_classes(classes, choose_target(target, to_result(logits)), logits.shape[1])
+    base_logits: list[Tensor] = []
     found: list[dict[str, Tensor]] = []
-    sums: dict[str, list[Tensor]] = {layer: [] for layer in network.nodes}
+    layers: dict[str, list[tuple[int, Tensor, Tensor]]] = {name: [] for name in network.nodes}
     for n in range(len(x)):
-        wanted = {node: int(channels[layer][n]) for layer, node in network.nodes.items()}
-        base = base_values(network.schedule, x[n : n + 1].detach(), wanted)
+        base = base_of(n) if n else base
+        channels = {node: channel for node, (channel, _) in base.strongest.items()}
         answers = occlude_all(
-            network.schedule, base, shown, wanted, request.limit, advance, classes
+            network.schedule, base.maps, shown, channels, request.limit, advance, kept
         )
+        base_logits.append(to_result(base.logits))
         found.append({name: to_result(getattr(answers, name)) for name in _KEPT})
-        for layer, node in network.nodes.items():
-            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-            sums[layer].append(answers.sums[node].to(wide).cpu())
-    return _stacked(found), {layer: torch.stack(parts) for layer, parts in sums.items()}
+        for name, node in network.nodes.items():
+            layers[name].append((*base.strongest[node], answers.sums[node]))
+    base_logits = torch.cat(base_logits)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return _Found(
+        base_logits,
+        choose_target(target, base_logits),
+        kept,
+        {name: torch.stack([each[name] for each in found]) for name in _KEPT},
+        tuple(_layer_sums(name, parts, wide) for name, parts in layers.items()),
+    )
 
 
-def _stacked(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([each[name] for each in found]) for name in _KEPT}
+def _layer_sums(
+    name: str, parts: list[tuple[int, Tensor, Tensor]], dtype: torch.dtype
+) -> LayerSums:
+    """Of each image its map, that one's sum, and the sums [P]."""
+    channels, base, sums = zip(*parts, strict=True)
+    stacked = (torch.stack(values).to(dtype).cpu() for values in (base, sums))
+    return LayerSums(name, torch.tensor(channels), *stacked)
 
 
 # --- whole passes ---------------------------------------------------------------------------------
@@ -324,13 +350,19 @@ def _dense(
     model: nn.Module,
     x: Tensor,
     request: _Request,
+    layers: list[str],
     fill: float | Tensor,
-    channels: dict[str, Tensor],
-    fitting: int,
-    advance: object,
-    classes: Tensor | None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    target: object,
+    classes: object,
+    advance: Callable[[int], object],
+) -> _Found:
     """The same, the model itself called for every position."""
+    logits, strongest, fitting = _running.base_pass(model, x, layers, _strongest_map, request.limit)
+    base_logits = to_result(logits)
+    chosen = choose_target(target, base_logits)
+    kept = _kept_classes(classes, chosen, base_logits.shape[1])
+    channels = {name: torch.cat([part[0] for part in strongest[name]]) for name in layers}
+    base_sums = {name: torch.cat([part[1] for part in strongest[name]]) for name in layers}
 
     def occluded(images: Tensor, positions: slice) -> Tensor:
         return ops.occlude(images, request.boxes[positions], fill)
@@ -341,9 +373,18 @@ def _dense(
         return _spatial_sum(maps.gather(2, index)[:, :, 0])
 
     logits, sums = variant_passes(
-        model, x.detach(), occluded, len(request.boxes), list(channels), map_sum, fitting, advance
+        model, x.detach(), occluded, len(request.boxes), layers, map_sum, fitting, advance
     )
-    return summary(logits, classes), sums
+    return _Found(
+        base_logits,
+        chosen,
+        kept,
+        summary(logits, kept),
+        tuple(
+            LayerSums(name, channels[name].cpu(), to_result(base_sums[name]), sums[name])
+            for name in layers
+        ),
+    )
 
 
 def occluder_grid(

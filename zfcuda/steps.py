@@ -34,6 +34,20 @@ from zfcuda.rules import (
 
 # What cones understand.
 LOCAL = (Conv, MaxPool, AvgPool, Affine, Pointwise, Pixelwise, Lrn, Concat, Binary)
+# Activations that torch can write over their input: new memory for their result would cost more
+# than the activation.
+_INPLACE = (
+    F.celu,
+    F.elu,
+    F.hardsigmoid,
+    F.hardswish,
+    F.hardtanh,
+    F.leaky_relu,
+    F.mish,
+    F.relu6,
+    F.selu,
+    F.silu,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +236,8 @@ def finish(step: Step, out: Tensor) -> Tensor:
             out = affine(out, rule)
         elif rule.name == "relu":
             out = torch.relu_(out)
+        elif getattr(rule.function, "func", rule.function) in _INPLACE:
+            out = rule.function(out, inplace=True)
         else:
             out = rule.function(out)
     return out

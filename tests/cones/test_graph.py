@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from traces import Model, images, only, rules, traced, values_of
 
-from zfcuda.graph import Untraceable, trace
+from zfcuda.graph import Untraceable, fan_in, trace
 from zfcuda.rules import Affine, AvgPool, Conv, Identity, MaxPool, Opaque, Pointwise
 
 
@@ -190,4 +190,4 @@ def test_layers_of_a_compiled_model():
 def test_weights_behind_a_number():
     net = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(480, 5)).double()
     graph = traced(net)
-    assert [graph.fan_in(node) for node in graph.nodes] == [0, 18, 0, 480]
+    assert [fan_in(node) for node in graph.nodes] == [0, 18, 0, 480]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from traces import Model, images, rules, traced
 
-from zfcuda.graph import trace
+from zfcuda.graph import fan_in, trace
 from zfcuda.rules import Pixelwise
 
 
@@ -90,10 +90,34 @@ def test_not_pixelwise(call):
 
 def test_work_of_a_chain():
     graph = traced(ChannelsLast().double())
-    assert graph.fan_in(graph.nodes[1]) == (4 * 8 + 8 * 4) // 4
+    assert fan_in(graph.nodes[1]) == (4 * 8 + 8 * 4) // 4
 
 
 def test_a_layer_inside_a_chain_can_be_asked_for():
     net = ChannelsLast().double()
     assert trace(net, images()).layer("wide") is None
     assert trace(net, images(), ["wide"]).layer("wide").shape == (12, 10, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [(32, 32), (33, 31), (40, 60)])
+@pytest.mark.parametrize("last", [torch.contiguous_format, torch.channels_last])
+def test_maps_of_more_than_a_block(dtype, size, last):
+    net = ChannelsLast().to(dtype).eval()
+    x = images(2, size).to(dtype).contiguous(memory_format=last)
+    x[0, 1, 3, 5] = torch.nan
+    (chain,) = (node for node in trace(net, x).nodes if isinstance(node.rule, Pixelwise))
+    with torch.no_grad():
+        found, true = chain.rule.function(x), net(x)
+    assert torch.equal(found.isnan(), true.isnan()) and true.isnan().sum() == 4
+    torch.testing.assert_close(found, true, equal_nan=True)
+
+
+def test_blocks_pass_gradients():
+    net = ChannelsLast().double().eval()
+    x = images(1, (40, 40)).requires_grad_()
+    (chain,) = (node for node in trace(net, x).nodes if isinstance(node.rule, Pixelwise))
+    found, true = (
+        torch.autograd.grad(f(x).square().sum(), x)[0] for f in (chain.rule.function, net)
+    )
+    torch.testing.assert_close(found, true)

@@ -5,11 +5,13 @@ uses that. The user's model is neither changed nor copied; rules hold its own we
 
 From a model to its graph: :mod:`.tracing` has the calls followed (:mod:`.symbolic`), run once on
 real images (:mod:`.interpreter`), read (:mod:`.recognition`, :mod:`.pixelwise`) and the answer held
-against the model's own. :mod:`.nodes` is the graph itself.
+against the model's own. :mod:`.nodes` is the graph itself, :mod:`.chain` what :mod:`.pixelwise`
+finds, as a function.
 """
 
+from zfcuda.graph.chain import fan_in
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.tracing import trace
 
-__all__ = ["Graph", "Node", "Untraceable", "trace"]
+__all__ = ["Graph", "Node", "Untraceable", "fan_in", "trace"]

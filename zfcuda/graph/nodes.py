@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.fx
-from torch import Tensor
 from torch.fx.node import map_aggregate
 
-from zfcuda.rules import Conv, Input, Opaque, Rule
+from zfcuda.rules import Input, Rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,20 +87,6 @@ class Node:
         return self.function(*args, **kwargs)
 
 
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """The calls between two maps, as a function of the first: a node's, in the place of theirs."""
-
-    source: Value
-    calls: tuple[Node, ...]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        values: dict[int, Any] = {self.source.index: x}
-        for call in self.calls:
-            values[call.index] = call.evaluate(values)
-        return values[self.calls[-1].index]
-
-
 class Graph:
     """A traced model; made by :func:`zfcuda.graph.trace`.
 
@@ -144,20 +128,6 @@ class Graph:
             if index in found:
                 found.update(self.nodes[index].inputs)
         return found
-
-    def fan_in(self, node: Node) -> int:
-        """Multiply-adds behind each number of the node's value; 0 for what has no weights."""
-        if isinstance(node.rule, Conv):
-            return node.rule.weight[0].numel()
-        if isinstance(node.function, Chain):
-            parts = [call for call in node.function.calls if call.shape is not None]
-            work = sum(self.fan_in(call) * math.prod(call.shape) for call in parts)
-            return work // math.prod(node.shape)
-        weight = getattr(node.function, "weight", None)
-        if weight is None:
-            weight = next((a for a in node.args if isinstance(a, Tensor) and a.dim() == 2), None)
-        linear = isinstance(node.rule, Opaque) and isinstance(weight, Tensor) and weight.dim() == 2
-        return weight.shape[1] if linear else 0
 
 
 def pruned(

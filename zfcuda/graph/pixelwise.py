@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda.graph.nodes import Chain, Node, Value, values_in
+from zfcuda.graph.chain import Chain
+from zfcuda.graph.nodes import Node, Value, values_in
 from zfcuda.rules import Affine, Binary, Identity, Opaque, Pixelwise, Pointwise, Shape
 
 _LONGEST = 24  # calls

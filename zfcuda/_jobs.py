@@ -97,11 +97,12 @@ def background(
     layers: Sequence[str],
     colours: Mapping[str, tuple[float, float, float]],
     provenance: Provenance | None = None,
+    target: int | None = None,
 ) -> Entry:
     """The object on its background, on plain colours (RGB in 0..1) and cut out."""
     provenance = provenance or _made("background", network, name, colours, layer=layers)
     fills = {name: network.preprocessing.display_value(rgb) for name, rgb in colours.items()}
-    result = zfcuda.background_effect(network.model, x, mask, list(layers), fills=fills)
+    result = zfcuda.background_effect(network.model, x, mask, list(layers), target, fills)
     figure = figures.background_effect(
         result,
         images=network.display(result.images),
@@ -113,7 +114,8 @@ def background(
         "The same object on its own background, on plain colours and cut out (on the mean "
         "colour): what the network says, and what the strongest unit of each layer responds to. "
         "Squares mark what a unit sees; small ones are shown enlarged, above their image patch. "
-        "“moved” is the length of a projection's change as a share of the original's length."
+        "“moved” is the length of a projection's change as a share of the original's length, “on "
+        "object” the share of its energy (sum of squares) that lies on the object."
     )
     return write(
         "What the background contributes",

@@ -83,6 +83,10 @@ def background_effect(
         units=seen.units,
         activations=seen.activations,
         mask=to_result(object_part).clone(),
+        on_object={
+            layer: _on_object(seen.projections[layer], to_result(object_part))
+            for layer in seen.layers
+        },
     )
 
 
@@ -90,3 +94,9 @@ def _change(signals: Tensor) -> Tensor:
     """[V], norm of each signal's difference to the first over the first's norm (0/0 is NaN)."""
     distance = torch.linalg.vector_norm(signals - signals[:1], dim=(1, 2, 3))
     return distance / torch.linalg.vector_norm(signals[0])
+
+
+def _on_object(signals: Tensor, mask: Tensor) -> Tensor:
+    """[V], share of each signal's sum of squares that lies where the mask is (0/0 is NaN)."""
+    energy = signals.double().square().sum(1)
+    return ((energy * mask).sum((1, 2)) / energy.sum((1, 2))).to(signals.dtype)

@@ -563,6 +563,8 @@ class BackgroundResult(Result):
         units: per layer int64 [V,3], the projected unit as (channel, row, column).
         activations: per layer [V], the projected unit's value.
         mask: [H,W] in 0..1, 1 on the object.
+        on_object: per layer [V], the share of the projection's energy (its sum of squares) that
+            lies on the object; NaN for a projection that is zero.
     """
 
     variants: tuple[str, ...]
@@ -574,6 +576,7 @@ class BackgroundResult(Result):
     units: dict[str, Tensor]
     activations: dict[str, Tensor]
     mask: Tensor
+    on_object: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     _figure = "background_effect"
 
     def __post_init__(self) -> None:
@@ -586,11 +589,23 @@ class BackgroundResult(Result):
             _expect(f"projection_change[{layer!r}]", self.projection_change[layer], count)
             _expect(f"units[{layer!r}]", self.units[layer], count, 3)
             _expect(f"activations[{layer!r}]", self.activations[layer], count)
+        for layer, shares in self.on_object.items():
+            _expect(f"on_object[{layer!r}]", shares, count)
 
     @property
     def probabilities(self) -> Tensor:
         """[V,K], the softmax of the logits."""
         return self.logits.softmax(-1)
+
+    @property
+    def probability_change(self) -> Tensor:
+        """[V], probability of the target class minus the original's."""
+        probability = self.probabilities[:, self.target]
+        return probability - probability[0]
+
+    def top(self, k: int = 5) -> tuple[Tensor, Tensor]:
+        """The ``k`` most probable classes: probabilities [V,k], descending, and labels [V,k]."""
+        return Predictions(self.logits).top(k)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

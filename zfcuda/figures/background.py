@@ -6,18 +6,31 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ._style import Array, class_name, display_images, display_signal, fit, number, styled, to_array
-from .projection import draw_grid
+from ._style import (
+    MUTED,
+    PALETTE,
+    Array,
+    class_name,
+    display_images,
+    display_signal,
+    fit,
+    fit_name,
+    new_figure,
+    number,
+    show_image,
+    styled,
+    to_array,
+)
+from .projection import LAYER_COLOURS, magnify, outline, support
 
 if TYPE_CHECKING:
     from zfcuda.results import BackgroundResult
 
-
-def _softmax(logits: Array) -> Array:
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
+WIDTH = 7.0  # inches: the text of a page
+_OTHER = "#c9d9e6"  # bars of all classes but the target
 
 
 @styled
@@ -27,49 +40,94 @@ def background_effect(
     projections: Mapping[str, Array] | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
+    k: int = 5,
 ) -> Figure:
-    """The variants of one image with their predictions, and below each its projections.
+    """A column for each variant of the image: its `k` most probable classes, the change of the
+    target's probability, and for each layer the projection with what has become of it.
 
-    "moved" is the relative L2 change of a projection against the original's. `images` and
-    `projections` are display arrays ``[V,H,W,3]``; without them the result's own are stretched.
+    "moved" is the relative L2 change of a projection against the original's, "on object" the share
+    of its energy that lies on the object. Squares mark what a unit saw. `images` and `projections`
+    are display arrays ``[V,H,W,3]``; without them the result's own are stretched.
     """
-    probabilities = _softmax(to_array(result.logits).astype(float))
-    headings = []
-    for p in probabilities:
-        if np.isnan(p).any():
-            headings.append("not a number")
-            continue
-        label = int(p.argmax())
-        lines = [f"{fit(class_name(class_names, label), 18, 1)} {p[label]:.2f}"]
-        if label != result.target:
-            name = fit(class_name(class_names, result.target), 18, 1)
-            lines.append(f"({name} {p[result.target]:.2f})")
-        headings.append("\n".join(lines))
+    shown = display_images(result.images if images is None else images)
     own = result.projections if projections is None else projections
-    captions = {layer: _captions(result, layer) for layer in own}
-    return draw_grid(
-        result.variants,
-        {layer: display_signal(shown) for layer, shown in own.items()},
-        captions,
-        display_images(result.images if images is None else images),
-        headings,
-        title,
-    )
+    signals = {layer: display_signal(signal) for layer, signal in own.items()}
+    columns = len(result.variants)
+    cell = min((WIDTH - 0.35) / columns, 1.9)
+    k = min(k, result.logits.shape[-1])
+    heights = [cell + 0.2, 0.22 * k + 0.4, *[cell + 0.45] * len(signals)]
+    figure = new_figure(WIDTH, 0.1 + 0.3 * bool(title) + sum(heights), title)
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    room = int(15 * cell)  # characters
+
+    for column, variant in enumerate(result.variants):
+        show_image(axes[0][column], shown[column], fit(variant, room - 4, 1))
+        _draw_classes(axes[1][column], result, column, k, class_names, room)
+    axes[0][0].set_ylabel("network input")
+    axes[1][0].set_ylabel(f"top {k}")
+    for row, (layer, signal) in enumerate(signals.items(), start=2):
+        colour = LAYER_COLOURS[(row - 2) % len(LAYER_COLOURS)]
+        for column, ax in enumerate(axes[row]):
+            show_image(ax, signal[column], caption=_caption(result, layer, column))
+            ax.xaxis.label.set_fontsize(6.8)
+            square = support(signal[column])
+            if square is not None:
+                magnify(ax, signal[column], shown[column], square)
+                outline(ax, square, colour)
+                outline(axes[0][column], square, colour)
+        axes[row][0].set_ylabel(fit_name(layer, 24), color=colour, fontweight="bold")
+    return figure
 
 
-def _captions(result: BackgroundResult, layer: str) -> list[str]:
-    captions = []
-    changes = to_array(result.projection_change[layer])
-    for variant, name in enumerate(result.variants):
-        lines = []
-        if layer in getattr(result, "units", {}):
-            channel = int(to_array(result.units[layer])[variant][0])
-            activation = number(to_array(result.activations[layer])[variant])
-            lines.append(f"channel {channel}, activation {activation}")
-        if name == "original":
-            lines.append("the reference")
-        else:
-            change = changes[variant]
-            lines.append("no reference to move from" if np.isnan(change) else f"moved {change:.0%}")
-        captions.append("\n".join(lines))
-    return captions
+def _softmax(logits: Array) -> Array:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _draw_classes(
+    ax: Axes,
+    result: BackgroundResult,
+    column: int,
+    k: int,
+    class_names: Sequence[str] | None,
+    room: int,
+) -> None:
+    """One variant's most probable classes, names above their bars; below, the target's change."""
+    probabilities = _softmax(to_array(result.logits).astype(float))
+    p = probabilities[column]
+    ax.set(xlim=(0, 1), ylim=(k - 0.35, -0.75), xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    if np.isnan(p).any():
+        ax.text(0.5, k / 2 - 0.5, "not a number", ha="center", va="center", color=MUTED)
+        return
+    for row, label in enumerate(np.argsort(-p, kind="stable")[:k]):
+        target = int(label) == result.target
+        ax.barh(row, 1, height=0.2, color="#f0f0f0")
+        ax.barh(row, p[label], height=0.2, color=PALETTE[0] if target else _OTHER)
+        weight = "bold" if target else "normal"
+        name = fit(class_name(class_names, int(label)), room - 4, 1)
+        style = {"fontsize": 6.5, "fontweight": weight, "va": "bottom"}
+        ax.text(0, row - 0.14, name, ha="left", **style)
+        ax.text(1, row - 0.14, f"{p[label]:.2f}", ha="right", **style)
+    name = fit(class_name(class_names, result.target), room - 9, 1)
+    text = f"P({name}) {p[result.target]:.2f}"
+    if column:
+        change = round(p[result.target] - probabilities[0][result.target], 2)
+        text = f"P {p[result.target]:.2f} ({change or 0:+.2f})".replace("-", "−")
+    ax.set_xlabel(text, fontsize=6.8, color=PALETTE[0], labelpad=1)
+
+
+def _caption(result: BackgroundResult, layer: str, column: int) -> str:
+    """What a projection shows and how far it is from the original's."""
+    channel = int(to_array(result.units[layer])[column][0])
+    activation = number(to_array(result.activations[layer])[column])
+    change = float(to_array(result.projection_change[layer])[column])
+    if column == 0:
+        moved = "the reference"
+    else:
+        moved = "no reference" if np.isnan(change) else f"moved {change:.0%}"
+    lines = [f"map {channel}: {activation}", moved]
+    if layer in result.on_object:
+        share = float(to_array(result.on_object[layer])[column])
+        lines.append("" if np.isnan(share) else f"{share:.0%} on object")
+    return "\n".join(lines)

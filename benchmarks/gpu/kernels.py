@@ -1,0 +1,268 @@
+"""Every kernel against the measured copy bandwidth and against torch eager doing the same.
+
+    python benchmarks/gpu/kernels.py --device cuda --out kernels.json
+
+Random inputs; several copies of them take turns, so that together they exceed the L2 cache. Each
+result is checked against torch's before and after timing, in memory that was filled with NaN first.
+A time is the median over events around single calls; the floor is the copy of as many bytes,
+measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from cases import (
+    CHANNELS_LAST,
+    Work,
+    gather,
+    lrn,
+    occlude,
+    pool,
+    pool_windows,
+    rotate,
+    unpool,
+    unpool_windows,
+)
+
+CONTIGUOUS = torch.contiguous_format
+ROTATED = 2**28  # bytes that the copies of a case have together: more than any L2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table.
+
+    Attributes:
+        make: given a scale of the batch, 1 for the real one.
+        share: of the copy bandwidth aimed for.
+        ratio: to torch aimed for.
+    """
+
+    name: str
+    make: Callable[[float], Work]
+    share: float
+    ratio: float | None = None
+
+
+def _n(batch: int, scale: float) -> int:
+    return max(1, round(batch * scale))
+
+
+def _cases() -> list[Case]:
+    cases = []
+    types = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    for name, dtype in types.items():
+        for layout in (CONTIGUOUS, CHANNELS_LAST):
+            what = f"{name}{', channels_last' if layout is CHANNELS_LAST else ''}"
+            half = dtype != torch.float32
+            cases += [
+                Case(
+                    f"relu + pool 3x3/2, {what}",
+                    lambda s, d=dtype, f=layout: pool((_n(64, s), 96, 110, 110), 3, f, d),
+                    0.7 if half else 0.85,
+                    2.5,
+                ),
+                Case(
+                    f"relu + pool 2x2/2, {what}",
+                    lambda s, d=dtype, f=layout: pool((_n(32, s), 64, 224, 224), 2, f, d),
+                    0.85,
+                    2.5,
+                ),
+                Case(
+                    f"unpool 3x3/2 (sum) + relu, {what}",
+                    lambda s, d=dtype, f=layout: unpool("sum", f, (_n(64, s), 96, 110, 110), d),
+                    0.85,
+                ),
+                Case(
+                    f"local response norm, {what}",
+                    lambda s, d=dtype, f=layout: lrn(f, (_n(128, s), 96, 55, 55), d),
+                    0.7 if half else 0.85,
+                    5,
+                ),
+            ]
+    for layout in (CONTIGUOUS, CHANNELS_LAST):
+        what = ", channels_last" if layout is CHANNELS_LAST else ""
+        cases += [
+            Case(
+                f"unpool 3x3/2 (overwrite) + relu vs max_unpool2d{what}",
+                lambda s, f=layout: unpool("overwrite", f, (_n(64, s), 96, 110, 110)),
+                0.85,
+                3,
+            ),
+            Case(
+                f"occlude 32x32 everywhere{what}",
+                lambda s, f=layout: occlude("mask arithmetic", f, 8 if s == 1 else 64),
+                0.85,
+            ),
+            Case(
+                f"72 rotations{what}",
+                lambda s, f=layout: rotate(f, 72 if s == 1 else 4, _n(8, s)),
+                0.7,
+                3,
+            ),
+        ]
+    return [
+        *cases,
+        Case("gather windows 20x20x64", lambda s: gather(_n(4096, s), 224, 20, 18, 64), 0.75),
+        Case("gather windows 7x7x384", lambda s: gather(_n(8192, s), 13, 7, 5, 384), 0.75),
+        Case("pool windows to 5x5x96", lambda s: pool_windows(_n(8192, s)), 0.75),
+        Case("unpool windows to 20x20x256", lambda s: unpool_windows(_n(1024, s)), 0.75),
+    ]
+
+
+# --- timing ---------------------------------------------------------------------------------------
+
+
+def seconds(runs: list[Callable[[], object]], device: str, rounds: int) -> float:
+    """Median of one call, the runs taking turns."""
+    for run in runs:
+        run()
+    if device == "cpu":
+        times = []
+        for i in range(rounds):
+            begin = time.perf_counter()
+            runs[i % len(runs)]()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
+    marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
+    for i, (begin, end) in enumerate(marks):
+        begin.record()
+        runs[i % len(runs)]()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(begin.elapsed_time(end) for begin, end in marks) / 1e3
+
+
+def copy_rate(device: str, size: int) -> float:
+    """Bytes a second, read and written, of a plain copy."""
+    pairs = []
+    for _ in range(max(1, ROTATED // size)):
+        source = torch.randn(size // 8, device=device)
+        pairs.append((source, torch.empty_like(source)))
+    runs = [lambda a=a, b=b: b.copy_(a) for a, b in pairs]
+    return size / seconds(runs, device, 30)
+
+
+def gemm_rate(device: str, dtype: torch.dtype, side: int, tf32: bool = False) -> float:
+    """Multiply-adds a second of a large matrix product."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        return side**3 / seconds([lambda: a @ b], device, 10)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def poison(size: int, device: str) -> None:
+    """Leave NaN in the memory that the next results will be given."""
+    blocks = [torch.full((max(1, size // 4),), torch.nan, device=device) for _ in range(2)]
+    del blocks
+
+
+def measure(case: Case, device: str, scale: float, rounds: int) -> dict[str, Any]:
+    """One row.
+
+    Raises:
+        AssertionError: a result differs from torch's.
+    """
+    torch.manual_seed(0)
+    with torch.device(device):
+        first = case.make(scale)
+        copies = max(1, min(8, ROTATED // first.bytes)) if scale == 1 else 1
+        works = [first, *(case.make(scale) for _ in range(copies - 1))]
+        poison(first.bytes, device)
+        first.check()
+        ours = seconds([work.ours for work in works], device, rounds)
+        poison(first.bytes, device)
+        first.check()
+        theirs = seconds([work.torch for work in works], device, rounds)
+    floor = first.bytes / copy_rate(device, max(2**20, first.bytes))
+    return {
+        "name": case.name,
+        "bytes": first.bytes,
+        "ours_s": ours,
+        "torch_s": theirs,
+        "copy_s": floor,
+        "share": floor / ours,
+        "share_aim": case.share,
+        "ratio": theirs / ours,
+        "ratio_aim": case.ratio,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--out", type=Path, help="JSON")
+    parser.add_argument("--only", help="cases whose name contains this")
+    options = parser.parse_args()
+    dry = options.device == "cpu"
+    scale, rounds = (1 / 64, 2) if dry else (1.0, 50)
+    torch.backends.cudnn.allow_tf32 = False
+    found: dict[str, Any] = {
+        "copy_bytes_per_s": copy_rate(options.device, 2**22 if dry else 2**30),
+        "gemm_macs_per_s": {
+            "float32": gemm_rate(options.device, torch.float32, 256 if dry else 8192),
+            "tf32": None if dry else gemm_rate(options.device, torch.float32, 8192, tf32=True),
+            "bfloat16": gemm_rate(options.device, torch.bfloat16, 256 if dry else 8192),
+        },
+        "rows": [],
+        "left_out": [],
+        "failed": [],
+    }
+    for case in _cases():
+        if options.only and options.only not in case.name:
+            continue
+        try:
+            found["rows"].append(measure(case, options.device, scale, rounds))
+        except NotImplementedError as error:  # torch has no such thing on a CPU
+            found["left_out"].append(f"{case.name}: {error}")
+        except (AssertionError, RuntimeError) as error:
+            found["failed"].append(f"{case.name}: {str(error).strip().splitlines()[0]}")
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+    print("\n".join(table(found)))
+    if found["failed"]:
+        sys.exit(1)
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    rates = ", ".join(
+        f"{name} {2e-12 * rate:.1f} TFLOP/s"
+        for name, rate in found["gemm_macs_per_s"].items()
+        if rate
+    )
+    lines = [
+        "## bench",
+        "",
+        f"Copy {found['copy_bytes_per_s'] / 1e9:.0f} GB/s read and written; products: {rates}.",
+        "",
+        "| kernel | MB | zfcuda, µs | copy, µs | share of copy (aim) | torch / zfcuda (aim) |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in found["rows"]:
+        aim = f" ({row['ratio_aim']:g}×)" if row["ratio_aim"] else ""
+        lines.append(
+            f"| {row['name']} | {row['bytes'] / 1e6:.0f} | {1e6 * row['ours_s']:.0f} | "
+            f"{1e6 * row['copy_s']:.0f} | {row['share']:.0%} ({row['share_aim']:.0%}) | "
+            f"{row['ratio']:.1f}×{aim} |"
+        )
+    notes = [("wrong", found["failed"]), ("left out", found["left_out"])]
+    return [*lines, "", *(f"- **{what}**: {line}" for what, which in notes for line in which)]
+
+
+if __name__ == "__main__":
+    main()

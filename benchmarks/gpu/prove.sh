@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The CUDA kernels on the GPU at hand: build, tests, sanitizer, benchmark, profile. Needs an NVIDIA GPU, nvcc and
+# a Python with torch's CUDA build and the `test` extra's packages; downloads nothing.
+#
+#   benchmarks/gpu/prove.sh                      everything; each stage stays under 8 minutes
+#   benchmarks/gpu/prove.sh --only build tests   some stages
+#   benchmarks/gpu/prove.sh --dry                does it run? on the CPU, no GPU needed; proves nothing
+#
+# Writes benchmarks/results/gpu-CHIP-DATE.json and .md (another folder with --out), after every stage.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+exec "${PYTHON:-python3}" benchmarks/gpu/prove.py "$@"

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 # Options that say how a command is run, not what it computes.
 _NOT_SETTINGS = {
-    "run", "command", "traceback", "quiet", "out", "list_layers", "device", "model", "weights",
-    "seed", "image",
+    "run", "command", "traceback", "quiet", "out", "list_layers", "device", "seed", "image",
 }  # fmt: skip
 
 
@@ -56,7 +55,8 @@ class Provenance:
     ) -> Provenance:
         """Of a command line; `more` settings replace those of the options, as `image=path`."""
         values = vars(options)
-        settings = {key: value for key, value in values.items() if key not in _NOT_SETTINGS}
+        left_out = _NOT_SETTINGS | ({"model", "weights"} if network else set())
+        settings = {key: value for key, value in values.items() if key not in left_out}
         return cls(values.get("command", ""), settings | more, network, values.get("seed"))
 
     def facts(self) -> dict[str, Any]:

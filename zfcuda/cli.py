@@ -10,6 +10,7 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from zfcuda._terminal import Parser, guarded
 
@@ -18,10 +19,12 @@ COMMANDS = (
     "info",
     "demo",
     "layers",
+    "predict",
     "deconv",
     "occlude",
     "rotate",
     "train",
+    "background",
     "invariance",
     "gallery",
 )
@@ -38,10 +41,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status[0]
 
 
-def _parser() -> argparse.ArgumentParser:
+def call(arguments: Sequence[str]) -> None:
+    """Run one command for a script: what goes wrong is raised.
+
+    Raises:
+        ValueError: arguments that the command line would refuse, in its words.
+        Exception: whatever the command raises.
+    """
+    parser = _parser(_Raising)
+    options = parser.parse_args(arguments)
+    options.run(options)
+
+
+class _Raising(Parser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{self.prog}: {message}")
+
+
+def _parser(kind: type[Parser] = Parser) -> argparse.ArgumentParser:
     from zfcuda import __version__
 
-    parser = Parser(
+    parser = kind(
         prog="zfcuda",
         description="Shows what a CNN sees: projections, occlusion maps, rotation curves.",
         epilog="`zfcuda COMMAND --help` explains a command.",

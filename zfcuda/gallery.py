@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def collect(folder: str | os.PathLike[str]) -> list[Section]:
         raise ValueError(f"'{folder}' {state}: expected a folder of results")
     groups: dict[tuple[str, str], list[Entry]] = {}
     for picture in sorted(_pictures(folder), key=_as_counted):
-        entry = read_entry(picture)
+        entry = _by_image(read_entry(picture))
         groups.setdefault((entry.tag, _heading(entry, folder)), []).append(entry)
     return [
         Section(heading, entries, tag=tag)
@@ -97,15 +98,14 @@ def read_entry(picture: Path) -> Entry:
     header, problem = _header(header_path)
     said = _mapping(header.get("entry"))
     numbers = [npz, header_path, *_more_files(picture.parent, said.get("files"))]
-    provenance = _mapping(header.get("provenance"))
     return Entry(
-        _title(said, provenance, picture),
+        str(said.get("title") or picture.stem),
         picture,
         tuple(path for path in numbers if path.is_file()),
         str(said.get("text", "")),
         str(said.get("figure", "")),
         pdf if pdf.is_file() else None,
-        facts_of(provenance),
+        facts_of(_mapping(header.get("provenance"))),
         problem,
     )
 
@@ -146,12 +146,11 @@ def _more_files(folder: Path, names: Any) -> list[Path]:
     return [folder / name for name in names if isinstance(name, str) and Path(name).name == name]
 
 
-def _title(said: Mapping[str, Any], provenance: Mapping[str, Any], picture: Path) -> str:
-    """The image that was looked at, if it was one; what tells a section's figures apart."""
-    image = _mapping(provenance.get("settings")).get("image")
-    if isinstance(image, str) and image:
-        return Path(image).name
-    return str(said.get("title") or picture.stem)
+def _by_image(entry: Entry) -> Entry:
+    """Named after the image that was looked at, if it was one: that tells a section's figures
+    apart."""
+    image = entry.facts.get("image")
+    return replace(entry, title=Path(image).name) if isinstance(image, str) and image else entry
 
 
 def _heading(entry: Entry, folder: Path) -> str:

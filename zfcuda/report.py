@@ -74,7 +74,7 @@ class Section:
 def facts_of(provenance: Mapping[str, Any]) -> dict[str, object]:
     """Provenance, as `zfcuda._writing` writes it, as rows of a table."""
     facts = {key: value for key, value in provenance.items() if key not in ("settings", "versions")}
-    command = {"command": facts.pop("command")} if facts.get("command") else {}
+    command = {"command": name} if (name := facts.pop("command", "")) else {}
     settings, versions = (
         said if isinstance(said := provenance.get(key), dict) else {}
         for key in ("settings", "versions")

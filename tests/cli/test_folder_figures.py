@@ -12,6 +12,7 @@ from zfcuda import _jobs
 from zfcuda.report import Entry
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "folder_figures.py"
+SOME = ["--experiments", "predict", "deconv", "occlude", "rotate"]
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def run(tiny, tmp_path, capsys, monkeypatch):
     """Run the script on tmp_path/photos; returns its status, standard output and error."""
     spec = importlib.util.spec_from_file_location("folder_figures", SCRIPT)
     script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, spec.name, script)
     spec.loader.exec_module(script)
 
     def call(*arguments):
@@ -34,13 +35,13 @@ def run(tiny, tmp_path, capsys, monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Experiments that write empty files: enough to see which images are done again."""
+    """Experiments that write empty files: enough to see which are done again."""
 
     def job(network, x, name, stem, *_arguments, **_settings):
         files = [stem.with_name(stem.name + suffix) for suffix in (".png", ".npz", ".json")]
         stem.parent.mkdir(parents=True, exist_ok=True)
         for file in files:
-            file.touch()
+            file.write_bytes(b"")
         return Entry("title", files[0], tuple(files[1:]))
 
     for name in ("predict", "project", "occlude", "rotate"):
@@ -52,29 +53,34 @@ def photos(photo):
     return [photo("photos/one.png"), photo("photos/two & a half.png")]
 
 
-def test_done_images_are_skipped(run, photos, tmp_path, monkeypatch):
-    status, out, _ = run()
-    assert status == 0 and "2 done, 0 skipped, 0 failed" in out
-    names = {"prediction", "projections", "occlusion", "rotation"}
-    assert names <= {path.stem for path in (tmp_path / "out" / "one.png").glob("*.png")}
+def test_every_experiment_is_made_and_then_skipped(run, photo, tmp_path):
+    photo("photos/two & a half.png")
+    status, out, _ = run("--layer", "3")
+    assert status == 0 and "6 done, 0 skipped, 0 failed" in out
+    folder = tmp_path / "out" / "two & a half.png"
+    experiments = {"predict", "deconv", "background", "occlude", "rotate", "invariance"}
+    assert {path.parent.name for path in folder.glob("*/*.png")} == experiments
+    assert not {path.name for path in folder.rglob(".*")}
     page = (tmp_path / "out" / "index.html").read_text()
-    monkeypatch.setattr(_jobs, "occlude", lambda *_, **__: pytest.fail("done again"))
-    status, out, _ = run()
-    assert status == 0 and "0 done, 2 skipped, 0 failed" in out
+    for experiment in experiments:
+        link = f"two%20%26%20a%20half.png/{experiment}/two%20%26%20a%20half-{experiment}.png"
+        assert f'href="{link}"' in page
+    assert "two &amp; a half.png" in page
+    status, out, _ = run("--layer", "3")
+    assert status == 0 and "0 done, 6 skipped, 0 failed" in out
     assert (tmp_path / "out" / "index.html").read_text() == page
-    assert "two &amp; a half.png" in page and "two%20%26%20a%20half.png/occlusion.png" in page
 
 
 def test_what_changed_is_done_again(run, quick, photos, photo, tmp_path, monkeypatch):
-    run()
-    assert "2 done, 0 skipped" in run("--fill", "black")[1]
-    assert "0 done, 2 skipped" in run("--fill", "black")[1]
+    run(*SOME)
+    assert "4 done, 4 skipped" in run(*SOME, "--fill", "black")[1]  # two depend on it
+    assert "0 done, 8 skipped" in run(*SOME, "--fill", "black")[1]
     Path(photos[0]).write_bytes(Path(photo("another.png")).read_bytes())
-    assert "1 done, 1 skipped" in run("--fill", "black")[1]
-    (tmp_path / "out" / "one.png" / "occlusion.npz").unlink()
-    assert "1 done, 1 skipped" in run("--fill", "black")[1]
-    (tmp_path / "out" / "one.png" / "done.json").write_text("{half a rec")
-    assert "1 done, 1 skipped" in run("--fill", "black")[1]
+    assert "4 done, 4 skipped" in run(*SOME, "--fill", "black")[1]
+    (tmp_path / "out" / "one.png" / "occlude" / "one-occlude.npz").unlink()
+    assert "1 done, 7 skipped" in run(*SOME, "--fill", "black")[1]
+    (tmp_path / "out" / "one.png" / "occlude" / "done.json").write_text("{half a rec")
+    assert "1 done, 7 skipped" in run(*SOME, "--fill", "black")[1]
 
     load = zfcuda.models.load
 
@@ -85,17 +91,40 @@ def test_what_changed_is_done_again(run, quick, photos, photo, tmp_path, monkeyp
         return model
 
     monkeypatch.setattr(zfcuda.models, "load", retrained)
-    assert "2 done, 0 skipped" in run("--fill", "black")[1]
+    assert "8 done, 0 skipped" in run(*SOME, "--fill", "black")[1]
+
+
+def test_what_other_settings_left_is_taken_away(run, quick, photos, tmp_path):
+    run(*SOME)
+    folder = tmp_path / "out" / "one.png" / "occlude"
+    record = folder / "done.json"
+    (folder / "old.png").touch()
+    record.write_text(record.read_text().replace('"files": [', '"files": ["old.png", "../x",'))
+    (folder.parent / "x").touch()
+    (folder / "mine.txt").touch()
+    run(*SOME, "--fill", "black")
+    assert not (folder / "old.png").exists()
+    assert (folder.parent / "x").exists() and (folder / "mine.txt").exists()
 
 
 def test_a_bad_image_stops_nothing(run, quick, photos, tmp_path):
     (tmp_path / "photos" / "bad.jpg").write_text("no picture")
-    status, out, _ = run()
-    assert status == 1 and "2 done, 0 skipped, 1 failed" in out
-    (line,) = [line for line in out.splitlines() if line.startswith("failed:")]
-    assert "bad.jpg" in line
+    status, out, _ = run(*SOME)
+    assert status == 1 and "8 done, 0 skipped, 4 failed" in out
+    lines = [line for line in out.splitlines() if line.startswith("failed: bad.jpg: ")]
+    assert len(lines) == 4
     assert "bad.jpg" in (tmp_path / "out" / "index.html").read_text()
-    assert "0 done, 2 skipped, 1 failed" in run()[1]
+    assert "0 done, 8 skipped, 4 failed" in run(*SOME)[1]
+
+
+def test_an_experiment_that_fails_stops_no_other(run, quick, photos, monkeypatch):
+    def fail(*_arguments, **_settings):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(_jobs, "occlude", fail)
+    status, out, _ = run(*SOME)
+    assert status == 1 and "6 done, 0 skipped, 2 failed" in out
+    assert "failed: one.png: occlude: no memory" in out
 
 
 def test_an_interrupted_run_is_taken_up_again(run, quick, photos, monkeypatch):
@@ -109,13 +138,14 @@ def test_an_interrupted_run_is_taken_up_again(run, quick, photos, monkeypatch):
         return rotate(*arguments, **settings)
 
     monkeypatch.setattr(_jobs, "rotate", stop_at_the_second)
-    status, _, error = run()
+    status, _, error = run(*SOME)
     assert status == 130 and error.endswith("interrupted\n")
-    assert "1 done, 1 skipped, 0 failed" in run()[1]
+    assert "1 done, 7 skipped, 0 failed" in run(*SOME)[1]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "names"), [(["--layer", "nope"], "nope"), (["--angles", "x"], "x")]
+    ("arguments", "names"),
+    [(["--layer", "nope"], "nope"), (["--fill", "gery"], "gery"), (["--experiments", "x"], "x")],
 )
 def test_wrong_settings_end_before_the_first_image(run, photos, tmp_path, arguments, names):
     status, out, error = run(*arguments)

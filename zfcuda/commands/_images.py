@@ -24,7 +24,7 @@ def each(options: argparse.Namespace, job: Job) -> None:
     from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, writable_folder
 
-    if options.list_layers:
+    if getattr(options, "list_layers", False):
         list_layers(Network.of(options))
         return
     if not options.image:

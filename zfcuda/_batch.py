@@ -1,0 +1,130 @@
+"""Many commands one after another, each done once: for the scripts.
+
+A job is a command line and the folder that it writes into. When it is done, its settings' hash is
+written there last; a later run with the same settings finds it and goes on to the next job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from zfcuda import cli
+from zfcuda._files import atomic_path
+from zfcuda._terminal import USER_ERRORS, one_line
+
+__all__ = ["Job", "Outcome", "run"]
+
+RECORD = "done.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command.
+
+    Attributes:
+        folder: where it writes; --out is added to its arguments.
+        arguments: of `zfcuda`.
+        reads: files and folders that it depends on; files by content, folders by names and sizes.
+    """
+
+    folder: Path
+    arguments: tuple[str, ...]
+    reads: tuple[Path, ...] = ()
+
+    def digest(self, identity: str) -> str:
+        """The hash of everything its results depend on.
+
+        Raises:
+            OSError: a file that it reads cannot be read.
+        """
+        digest = hashlib.sha256(json.dumps([identity, *self.arguments]).encode())
+        for path in self.reads:
+            if path.is_dir():
+                for file in sorted(path.rglob("*")):
+                    digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+            else:
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs.
+
+    Attributes:
+        done, skipped: how many were run, and how many were done before.
+        failed: the jobs that failed, each with the reason in one sentence.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    failed: list[tuple[Job, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.done} done, {self.skipped} skipped, {len(self.failed)} failed"
+
+
+def run(jobs: Sequence[Job], identity: str, unit: str = "job", quiet: bool = False) -> Outcome:
+    """Run what is not done yet. A job that fails stops no other; Ctrl-C stops all, and keeps what
+    is done.
+
+    Args:
+        identity: what all jobs depend on besides their own settings, as version and weights.
+        unit: what the progress bar counts.
+    """
+    outcome = Outcome()
+    with tqdm(jobs, unit=unit, disable=quiet) as bar:
+        for job in bar:
+            bar.set_postfix_str(f"{job.folder.name}: {job.arguments[0]}")
+            try:
+                digest = job.digest(identity)
+                if _is_done(job, digest):
+                    outcome.skipped += 1
+                    continue
+                _do(job, digest)
+                outcome.done += 1
+            except USER_ERRORS as error:
+                outcome.failed.append((job, one_line(error)))
+    return outcome
+
+
+def _do(job: Job, digest: str) -> None:
+    before, old = _times(job.folder), _recorded(job)[1]
+    cli.call([*job.arguments, "--out", str(job.folder), "--quiet"])
+    new = {name for name, time in _times(job.folder).items() if before.get(name) != time}
+    for name in old:  # of other settings: not to be taken for these
+        if name not in new and Path(name).name == name:
+            (job.folder / name).unlink(missing_ok=True)
+    content = {"settings": digest, "command": list(job.arguments), "files": sorted(new)}
+    with atomic_path(job.folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _is_done(job: Job, digest: str) -> bool:
+    settings, files = _recorded(job)
+    return settings == digest and all((job.folder / name).is_file() for name in files)
+
+
+def _recorded(job: Job) -> tuple[str, list[str]]:
+    """The settings' hash and the files of what was done in the folder, if anything was."""
+    try:
+        record = json.loads((job.folder / RECORD).read_text(encoding="utf-8"))
+        return str(record["settings"]), [str(name) for name in record["files"]]
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not ours
+        return "", []
+
+
+def _times(folder: Path) -> dict[str, int]:
+    """When each file was written; hidden ones and the record do not count."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in files
+        if path.is_file() and path.name != RECORD and not path.name.startswith(".")
+    }

@@ -68,9 +68,8 @@ def _may_be_part(call: Node) -> bool:
         return False
     if isinstance(call.function, nn.Module):
         return type(call.function) in _MODULES and "forward" not in vars(call.function)
-    target = call.call.target
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    if name == "getitem" and not _picks_channels(call.args[-1]):
+    name = _name(call)
+    if name == "getitem" and not _picks_channels(call.args[1]):
         return False
     # Attention between random pixels may see each of them alone: none is like another.
     if name in ("matmul", "linear") and len(values_in((call.args, call.kwargs))) > 1:
@@ -78,13 +77,23 @@ def _may_be_part(call: Node) -> bool:
     return name in _CALLS.split()
 
 
+def _name(call: Node) -> str:
+    """Of the function or method."""
+    target = call.call.target
+    return target if isinstance(target, str) else getattr(target, "__name__", "")
+
+
+def _cut_places(index: Any) -> list[int]:
+    """In which places an index has a slice that leaves something out."""
+    places = index if isinstance(index, tuple) else (index,)
+    return [i for i, p in enumerate(places) if isinstance(p, slice) and p != slice(None)]
+
+
 def _picks_channels(index: Any) -> bool:
     """Whether an index leaves rows and columns whole, in [n,C,h,w] or behind ``...`` [n,h,w,C]."""
-    places = index if isinstance(index, tuple) else (index,)
-    cuts = [
-        i for i, place in enumerate(places) if isinstance(place, slice) and place != slice(None)
-    ]
-    return all(i == 1 or places[0] is ... for i in cuts)
+    if all(i == 1 for i in _cut_places(index)):
+        return True
+    return isinstance(index, tuple) and index[0] is ...
 
 
 def _treats_pixels_alone(chain: Chain, channels: int) -> bool:
@@ -115,9 +124,6 @@ def _treats_pixels_alone(chain: Chain, channels: int) -> bool:
 
 def _cuts(call: Node) -> bool:
     """Whether it may cut rows or columns at a fixed place."""
-    target = call.call.target
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    if name != "getitem":
-        return name == "tensor_split"
-    places = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
-    return any(isinstance(place, slice) and place != slice(None) for place in places)
+    if _name(call) == "getitem":
+        return bool(_cut_places(call.args[1]))
+    return _name(call) == "tensor_split"

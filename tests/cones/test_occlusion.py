@@ -490,3 +490,25 @@ def test_a_layer_inside_calls_that_count_as_one():
         zfcuda.plan(net.double(), torch.randn(1, 3, 13, 17).double(), 3, 3).dense_from == "flatten"
     )
     assert_cone_is_dense(net, layers=["middle.1", "middle.2"])
+
+
+@pytest.mark.parametrize("where", ["vectors", "maps", "channels last"])
+def test_a_linear_layer_of_a_parameter(where):
+    """A linear layer need not be given what comes from the image."""
+
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+            self.token, self.scale = nn.Parameter(torch.randn(1, 6)), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, scale = self.first(x), self.scale(self.token)
+            if where == "maps":
+                y = y * scale[:, :, None, None]
+            elif where == "channels last":
+                y = (y.permute(0, 2, 3, 1) * scale).permute(0, 3, 1, 2)
+            y = y.relu().mean((2, 3))
+            return self.last(y * scale if where == "vectors" else y)
+
+    assert_cone_is_dense(Token(), size=(40, 36))

@@ -81,7 +81,8 @@ class Chain:
 def _is_linear(call: Node) -> bool:
     module = call.function
     plain = type(module) is nn.Linear and "forward" not in vars(module)
-    return plain and len(call.args) == 1 and not call.kwargs
+    of_pixels = len(call.args) == 1 and isinstance(call.args[0], Value)  # not of a parameter
+    return plain and of_pixels and not call.kwargs
 
 
 def _is_gelu(call: Node) -> bool:

@@ -1,0 +1,68 @@
+"""Classification networks from ONNX files, as modules of torch (extra ``onnx``).
+
+::
+
+    model = zfcuda.compat.onnx.load("zfnet512-12.onnx")
+    zfcuda.occlusion(model, x)
+
+:func:`load` gives an :class:`OnnxNetwork`: torch.nn's modules under the names that the file has for
+its nodes, called in the file's order. torch.fx can follow it, so that cones work.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+try:
+    import onnx as _onnx  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "onnx":
+        raise
+    raise ModuleNotFoundError(
+        "ONNX files are read by the package onnx, which is not installed: "
+        "pip install 'zfcuda[onnx]'",
+        name="onnx",
+    ) from None
+
+from zfcuda.compat.onnx.converting import converted
+from zfcuda.compat.onnx.network import OnnxNetwork
+from zfcuda.compat.onnx.reading import read
+
+__all__ = ["OnnxNetwork", "load"]
+
+
+def load(
+    path: str | os.PathLike[str], *, logits: bool = True, size: tuple[int, int] = (224, 224)
+) -> OnnxNetwork:
+    """The network in an ONNX file, on the CPU and in eval mode.
+
+    Nothing in the file is executed, and what it claims about sizes is checked before memory is
+    taken for it. Weights stored outside the file are read from its own folder only. A file made for
+    a fixed number of images takes any number.
+
+    Args:
+        path: of the file; operators of opset 7 or later, one input [N,C,H,W], one output.
+        logits: as zfcuda's functions want it, leave out a final Softmax and flatten an answer
+            [N,K,1,1]. False: answer as the file does.
+        size: height and width of the images, where the file leaves them open.
+
+    Warns:
+        UserWarning: a Softmax was left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an ONNX model, is broken, mixes the images of a batch, or has
+            operators (or settings of operators) that are not known here; nodes are named.
+    """
+    try:
+        model = converted(read(path), logits, size)
+    except ValueError as error:
+        raise ValueError(f"ONNX file '{os.fspath(path)}': {error}") from error
+    if model.left_out:
+        warnings.warn(
+            f"ONNX file '{os.fspath(path)}': its final Softmax ({model.left_out}) is left out, so "
+            "that it answers logits; load(..., logits=False) keeps it",
+            stacklevel=2,
+        )
+    return model.eval()

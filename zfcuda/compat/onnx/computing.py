@@ -1,0 +1,373 @@
+"""What ONNX's operators on numbers are in torch; those on shapes are in ``shaping``.
+
+The operators' pages (https://onnx.ai/onnx/operators/) say what changed between opsets; where
+it matters here, ``Call.version`` tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda.compat.onnx.call import Call, Layer
+from zfcuda.compat.onnx.layers import (
+    AveragePool,
+    Conv2d,
+    Elementwise,
+    FlatSoftmax,
+    Function,
+    HardSigmoid,
+)
+from zfcuda.compat.onnx.padding import Window, window_of
+from zfcuda.compat.onnx.reading import DTYPES
+from zfcuda.compat.onnx.table import Maker, Table
+
+__all__ = ["OPERATORS"]
+
+
+OPERATORS = Table()
+
+
+# --- convolution and pooling ----------------------------------------------------------------------
+
+
+@OPERATORS.add("Conv", 22)
+def _conv(call: Call) -> Layer:
+    weight = call.weights(1, None, None, None, None)
+    bias = None if call.constant(2) is None else call.weights(2, len(weight))
+    groups = call.attribute("group", 1)
+    channels = weight.shape[1] * groups
+    if groups < 1 or len(weight) % groups or channels != call.input(0).shape[1]:
+        raise call.error(
+            f"its filters {list(weight.shape)} in {groups} groups do not fit maps of "
+            f"{call.input(0).shape[1]} channels"
+        )
+    window = window_of(call, tuple(weight.shape[2:]))
+    if window.kernel != tuple(weight.shape[2:]):
+        raise call.error(f"kernel_shape is {window.kernel}, its filters are {list(weight.shape)}")
+    make = partial(
+        nn.Conv2d,
+        channels,
+        len(weight),
+        window.kernel,
+        window.stride,
+        dilation=window.dilation,
+        groups=groups,
+        bias=bias is not None,
+        device="meta",
+    )
+    top, left, bottom, right = window.pads
+    if window.symmetric:
+        return Layer(_with(make(padding=window.before), weight, bias))
+    if not any(d % n for d, n in zip((top - bottom, left - right), window.dilation, strict=True)):
+        make = partial(Conv2d, *make.args, **make.keywords)
+        return Layer(_with(make(pads=window.pads), weight, bias))
+    zeros = nn.ZeroPad2d((left, right, top, bottom))
+    return Layer(nn.Sequential(zeros, _with(make(), weight, bias)))
+
+
+@OPERATORS.add("MaxPool", 22)
+def _max_pool(call: Call) -> Layer:
+    window = window_of(call, pool=True)
+    ceil = window.torchs_ceil_mode
+    make = partial(nn.MaxPool2d, window.kernel, window.stride, dilation=window.dilation)
+    if ceil is not None:
+        return Layer(make(padding=window.before, ceil_mode=ceil))
+    return Layer(nn.Sequential(nn.ConstantPad2d(window.filling, -torch.inf), make()))
+
+
+@OPERATORS.add("AveragePool", 22)
+def _average_pool(call: Call) -> Layer:
+    if len(call.input(0).shape) == 5:
+        return _average_pool_3d(call)
+    window = window_of(call, pool=True)
+    if window.dilation != (1, 1):
+        raise call.error(f"dilations are {list(window.dilation)}: expected ones")
+    if call.attribute("count_include_pad", 0):
+        return Layer(_average_with_padding(call, window))
+    ceil = window.torchs_ceil_mode
+    if ceil is None:
+        return Layer(AveragePool(window.kernel, window.stride, window.filling))
+    return Layer(
+        nn.AvgPool2d(window.kernel, window.stride, window.before, ceil, count_include_pad=False)
+    )
+
+
+def _average_pool_3d(call: Call) -> Layer:
+    """As torch's exporters write contrast normalisation, across maps (``contrast``)."""
+    kernel, strides = call.attribute("kernel_shape"), call.attribute("strides", [1, 1, 1])
+    plain = call.attribute("auto_pad", "NOTSET") == "NOTSET" and not call.attribute("ceil_mode", 0)
+    sizes = zip(call.input(0).shape[2:], kernel, strict=True)
+    small = all(1 <= k <= length for length, k in sizes) and min(strides) >= 1
+    if any(call.attribute("pads", [0])) or not plain or not small:
+        raise call.error("on five dimensions, with padding or windows that do not fit")
+    return Layer(nn.AvgPool3d(tuple(kernel), tuple(strides)))
+
+
+def _average_with_padding(call: Call, window: Window) -> nn.Module:
+    """The average over whole windows, what is padded included."""
+    if window.symmetric and window.torchs_ceil_mode is not None:
+        return nn.AvgPool2d(window.kernel, window.stride, window.before, window.torchs_ceil_mode)
+    if window.rounded_up:
+        raise call.error(f"ceil_mode with pads {list(window.pads)} that count")
+    zeros = nn.ZeroPad2d(window.filling)
+    return nn.Sequential(zeros, nn.AvgPool2d(window.kernel, window.stride))
+
+
+@OPERATORS.add("GlobalAveragePool", 22)
+def _global_average_pool(call: Call) -> Layer:
+    _require_maps(call)
+    return Layer(nn.AdaptiveAvgPool2d(1))
+
+
+@OPERATORS.add("GlobalMaxPool", 22)
+def _global_max_pool(call: Call) -> Layer:
+    _require_maps(call)
+    return Layer(nn.AdaptiveMaxPool2d(1))
+
+
+def _require_maps(call: Call) -> None:
+    if len(call.input(0).shape) != 4:
+        raise call.error(f"takes maps [N,C,H,W], got {len(call.input(0).shape)} dimensions")
+
+
+# --- normalisation --------------------------------------------------------------------------------
+
+
+@OPERATORS.add("LRN", 13)
+def _lrn(call: Call) -> Layer:
+    size = call.attribute("size")
+    if not isinstance(size, int) or size < 1 or size % 2 == 0:
+        raise call.error(f"size is {size}: expected an odd number of maps")
+    alpha, beta = call.attribute("alpha", 1e-4), call.attribute("beta", 0.75)
+    return Layer(nn.LocalResponseNorm(size, alpha, beta, k=call.attribute("bias", 1.0)))
+
+
+@OPERATORS.add("BatchNormalization", 15)
+def _batch_norm(call: Call) -> Layer:
+    call.choice("spatial", 1, 1)
+    call.choice("training_mode", 0, 0)
+    shape = call.input(0).shape
+    if len(shape) not in (2, 4):
+        raise call.error(f"takes maps [N,C,H,W] or vectors [N,C], got {len(shape)} dimensions")
+    kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
+    module = kind(shape[1], call.attribute("epsilon", 1e-5), device="meta")
+    scale, shift, mean, variance = (call.weights(i, shape[1]) for i in (1, 2, 3, 4))
+    module.running_mean, module.running_var = mean, variance
+    module.num_batches_tracked = torch.tensor(0)
+    return Layer(_with(module, scale, shift))
+
+
+@OPERATORS.add("LayerNormalization", 17)
+def _layer_norm(call: Call) -> Layer:
+    shape = call.input(0).shape
+    first = call.axis(call.attribute("axis", -1), len(shape))
+    weight = call.weights(1, *shape[first:])
+    bias = None if call.constant(2) is None else call.weights(2, *shape[first:])
+    module = nn.LayerNorm(
+        shape[first:], call.attribute("epsilon", 1e-5), bias=bias is not None, device="meta"
+    )
+    return Layer(_with(module, weight, bias))
+
+
+# --- linear layers --------------------------------------------------------------------------------
+
+
+@OPERATORS.add("Gemm", 13)
+def _gemm(call: Call) -> Layer:
+    call.choice("transA", 0, 0)
+    weight = call.weights(1, None, None)
+    weight = weight if call.attribute("transB", 0) else weight.T
+    weight = call.attribute("alpha", 1.0) * weight
+    bias = call.constant(2)
+    if bias is not None:
+        if bias.numel() not in (1, len(weight)) or bias.shape[:-1].numel() != 1:
+            raise call.error(f"its bias {list(bias.shape)} is not one for each output")
+        bias = call.attribute("beta", 1.0) * bias.reshape(-1).expand(len(weight))
+    return Layer(_linear(call, weight, bias))
+
+
+@OPERATORS.add("MatMul", 13)
+def _matmul(call: Call) -> Layer:
+    right = call.input(1).constant
+    if right is not None and right.dim() == 2 and call.input(0).constant is None:
+        return Layer(_linear(call, right.T, None))
+    return _elementwise(torch.matmul)(call)
+
+
+def _linear(call: Call, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    taken = call.input(0).shape
+    if taken[-1] != weight.shape[1]:
+        raise call.error(f"its weights take {weight.shape[1]} numbers, the input has {taken[-1]}")
+    module = nn.Linear(weight.shape[1], len(weight), bias is not None, device="meta")
+    return _with(module, weight.contiguous(), bias)
+
+
+def _with(module: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """The module with its parameters in place."""
+    module.weight = nn.Parameter(weight)
+    if bias is not None:
+        module.bias = nn.Parameter(bias.contiguous())
+    return module
+
+
+# --- element by element ---------------------------------------------------------------------------
+
+for _name, _newest, _module in (
+    ("Relu", 14, nn.ReLU),
+    ("Sigmoid", 13, nn.Sigmoid),
+    ("Tanh", 13, nn.Tanh),
+    ("HardSwish", 22, nn.Hardswish),
+    ("Mish", 22, nn.Mish),
+    ("Softplus", 22, nn.Softplus),
+    ("Softsign", 22, nn.Softsign),
+    ("Erf", 13, partial(Function, torch.erf)),
+    ("Exp", 13, partial(Function, torch.exp)),
+    ("Log", 13, partial(Function, torch.log)),
+    ("Sqrt", 13, partial(Function, torch.sqrt)),
+    ("Abs", 13, partial(Function, torch.abs)),
+    ("Neg", 13, partial(Function, torch.neg)),
+    ("Reciprocal", 13, partial(Function, torch.reciprocal)),
+):
+    OPERATORS.add_module(_name, _newest, _module)
+
+
+@OPERATORS.add("LeakyRelu", 16)
+def _leaky_relu(call: Call) -> Layer:
+    return Layer(nn.LeakyReLU(call.attribute("alpha", 0.01)))
+
+
+@OPERATORS.add("Elu", 22)
+def _elu(call: Call) -> Layer:
+    return Layer(nn.ELU(call.attribute("alpha", 1.0)))
+
+
+@OPERATORS.add("Celu", 28)
+def _celu(call: Call) -> Layer:
+    return Layer(nn.CELU(call.attribute("alpha", 1.0)))
+
+
+@OPERATORS.add("PRelu", 16)
+def _prelu(call: Call) -> Layer:
+    channels = call.input(0).shape[1]
+    slope = call.input(1).constant
+    if slope is None:
+        raise call.error("its slopes must be constants of the file")
+    per_channel = (channels, *(1 for _ in call.input(0).shape[2:]))
+    if slope.numel() != 1 and tuple(slope.shape) not in (per_channel, (1, *per_channel)):
+        raise call.error(f"its slopes {list(slope.shape)} are not one for each channel")
+    module = nn.PReLU(slope.numel(), device="meta")
+    return Layer(_with(module, slope.reshape(-1), None))
+
+
+@OPERATORS.add("Clip", 13)
+def _clip(call: Call) -> Layer:
+    ends = []
+    for index, name, open_end in ((1, "min", -torch.inf), (2, "max", torch.inf)):
+        end = call.constant(index)
+        end = call.attribute(name, open_end) if end is None else end.item()
+        # What stands for "no limit" in old files.
+        ends.append(open_end if abs(end) >= torch.finfo(torch.float32).max else end)
+    low, high = ends
+    if (low, high) == (0, torch.inf):
+        return Layer(nn.ReLU())
+    if (low, high) == (0, 6):
+        return Layer(nn.ReLU6())
+    return Layer(Function(torch.clamp, min=low, max=high))
+
+
+@OPERATORS.add("HardSigmoid", 22)
+def _hard_sigmoid(call: Call) -> Layer:
+    alpha, beta = call.attribute("alpha", 0.2), call.attribute("beta", 0.5)
+    torchs = abs(alpha - 1 / 6) < 1e-6 and beta == 0.5  # as a float32
+    return Layer(nn.Hardsigmoid() if torchs else HardSigmoid(alpha, beta))
+
+
+@OPERATORS.add("Gelu", 20)
+def _gelu(call: Call) -> Layer:
+    return Layer(nn.GELU(call.choice("approximate", "none", "none", "tanh")))
+
+
+@OPERATORS.add("Swish", 24)
+def _swish(call: Call) -> Layer:
+    call.choice("alpha", 1.0, 1.0)
+    return Layer(nn.SiLU())
+
+
+def _elementwise(function: Callable[[Any, Any], Tensor]) -> Maker:
+    def layer(call: Call) -> Layer:
+        """At most one of the inputs is a constant, or all are."""
+        given = [call.input(i) for i in range(len(call.inputs))]
+        fixed = [i for i, operand in enumerate(given) if operand.constant is not None]
+        if len(fixed) in (0, len(given)):
+            return Layer(Elementwise(function), tuple(range(len(given))))
+        if len(fixed) > 1 or fixed[0] not in (0, len(given) - 1):
+            raise call.error("takes several constants of the file")
+        taken = tuple(i for i in range(len(given)) if i not in fixed)
+        return Layer(Elementwise(function, given[fixed[0]].constant, fixed[0] == 0), taken)
+
+    return layer
+
+
+def _divided(a: Tensor, b: Tensor) -> Tensor:
+    if isinstance(b, Tensor) and not b.is_floating_point():
+        return torch.div(a, b, rounding_mode="trunc")
+    return torch.div(a, b)
+
+
+for _name, _newest, _function in (
+    ("Add", 14, torch.add),
+    ("Sub", 14, torch.sub),
+    ("Mul", 14, torch.mul),
+    ("Div", 14, _divided),
+    ("Sum", 13, torch.add),
+    ("Max", 13, torch.maximum),
+    ("Min", 13, torch.minimum),
+    ("Equal", 19, torch.eq),
+):
+    OPERATORS.add(_name, _newest)(_elementwise(_function))
+
+
+@OPERATORS.add("Pow", 15)
+def _pow(call: Call) -> Layer:
+    exponent = call.input(1).constant
+    if exponent is not None and exponent.numel() == 1 and exponent.dim() <= 1:
+        return Layer(Function(torch.pow, exponent.item()))
+    return _elementwise(torch.pow)(call)
+
+
+@OPERATORS.add("Dropout", 22)
+def _dropout(call: Call) -> Layer:
+    """The network is made for looking at: in eval mode, whatever the file says."""
+    ratio = call.constant(1)
+    return Layer(nn.Dropout(call.attribute("ratio", 0.5) if ratio is None else ratio.item()))
+
+
+@OPERATORS.add("Cast", 28)
+def _cast(call: Call) -> Layer:
+    dtype = DTYPES.get(call.attribute("to"))
+    if dtype is None:
+        raise call.error(f"to the type {call.attribute('to')}")
+    return Layer(nn.Identity() if dtype == call.input(0).dtype else Function(Tensor.to, dtype))
+
+
+OPERATORS.add_module("Identity", 25, nn.Identity)
+
+
+def _softmax(module: type[nn.Module], function: Callable[..., Tensor]) -> Maker:
+    def layer(call: Call) -> Layer:
+        shape = call.input(0).shape
+        dim = call.axis(call.attribute("axis", -1 if call.version >= 13 else 1), len(shape))
+        if call.version >= 13 or all(length == 1 for length in shape[dim + 1 :]):
+            return Layer(module(dim=dim))
+        return Layer(FlatSoftmax(function, dim))
+
+    return layer
+
+
+OPERATORS.add("Softmax", 13)(_softmax(nn.Softmax, torch.softmax))
+OPERATORS.add("LogSoftmax", 13)(_softmax(nn.LogSoftmax, torch.log_softmax))

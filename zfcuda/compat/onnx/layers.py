@@ -1,0 +1,208 @@
+"""Layers that torch.nn lacks: ONNX's operators on values of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "AveragePool",
+    "Concat",
+    "Conv2d",
+    "Elementwise",
+    "FlatSoftmax",
+    "Function",
+    "HardSigmoid",
+    "Reshape",
+    "Slice",
+]
+
+
+class Conv2d(nn.Conv2d):
+    """Convolution with another zero padding above (left) than below (right).
+
+    Torch pads both sides alike. Here the longer padding is on both, and the filters, which stay as
+    they are, meet rows and columns of zeros where there is too much of it: still one convolution,
+    through which cones go.
+
+    Args beyond torch's:
+        pads: (top, left, bottom, right); differences between sides are multiples of the dilation.
+    """
+
+    def __init__(self, *args: Any, pads: tuple[int, int, int, int], **kwargs: Any) -> None:
+        top, left, bottom, right = pads
+        super().__init__(*args, padding=(max(top, bottom), max(left, right)), **kwargs)
+        self.pads = pads
+        rows, columns = self.dilation
+        self._zeros = (
+            max(right - left, 0) // columns,
+            max(left - right, 0) // columns,
+            max(bottom - top, 0) // rows,
+            max(top - bottom, 0) // rows,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.pad(self.weight, self._zeros)
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(x, weight, self.bias, *geometry)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, pads={self.pads}"
+
+
+class AveragePool(nn.Module):
+    """Average over what of each window lies on the map, for paddings that torch does not have.
+
+    Args:
+        kernel, stride: (rows, columns).
+        padding: (left, right, top, bottom).
+    """
+
+    def __init__(
+        self, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int]
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = torch.ones_like(x[:, :1])
+        total, share = (
+            F.avg_pool2d(F.pad(maps, self.padding), self.kernel, self.stride)
+            for maps in (x, inside)
+        )
+        return total / share
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+
+
+class Elementwise(nn.Module):
+    """A function of two values that is applied to all that are given, one after another; a constant
+    from the file (a parameter, if its numbers are real) comes first or last."""
+
+    def __init__(
+        self,
+        function: Callable[[Any, Any], Tensor],
+        constant: Tensor | None = None,
+        first: bool = False,
+    ) -> None:
+        super().__init__()
+        self.function, self.first = function, first
+        if constant is not None and constant.is_floating_point():
+            self.constant = nn.Parameter(constant)
+        else:
+            self.register_buffer("constant", constant)
+
+    def forward(self, *values: Tensor) -> Tensor:
+        if self.constant is not None:
+            values = (self.constant, *values) if self.first else (*values, self.constant)
+        return reduce(self.function, values)
+
+    def extra_repr(self) -> str:
+        return _described(self.function)
+
+
+class Function(nn.Module):
+    """A function of torch with fixed arguments after those that it is given, the last of which may
+    be a tensor (a buffer then)."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        constant: Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.register_buffer("constant", constant)
+
+    def forward(self, x: Any) -> Any:
+        last = () if self.constant is None else (self.constant,)
+        return self.function(x, *self.args, *last, **self.kwargs)
+
+    def extra_repr(self) -> str:
+        named = (f"{name}={value}" for name, value in self.kwargs.items())
+        return ", ".join((_described(self.function), *map(str, self.args), *named))
+
+
+def _described(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+class Reshape(nn.Module):
+    """ONNX's Reshape: 0 keeps a length, -1 is what remains.
+
+    Args:
+        shape: without the last ``kept`` lengths.
+        kept: how many lengths at the end stay what they are.
+    """
+
+    def __init__(self, shape: Sequence[int], kept: int = 0) -> None:
+        super().__init__()
+        self.shape, self.kept = tuple(shape), kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = [x.shape[i] if n == 0 else n for i, n in enumerate(self.shape)]
+        return x.reshape(lengths + [x.shape[i] for i in range(-self.kept, 0)])
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}, kept={self.kept}"
+
+
+class FlatSoftmax(nn.Module):
+    """Softmax before opset 13: over all dimensions from ``dim`` on, taken together."""
+
+    def __init__(self, function: Callable[..., Tensor], dim: int) -> None:
+        super().__init__()
+        self.function, self.dim = function, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x.flatten(self.dim), dim=-1).reshape(x.shape)
+
+
+class HardSigmoid(nn.Module):
+    """max(0, min(1, alpha x + beta)); torch's alpha is 1/6."""
+
+    def __init__(self, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(x * self.alpha + self.beta, 0.0, 1.0)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, beta={self.beta}"
+
+
+class Concat(nn.Module):
+    """Values one behind the other along ``dim``."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return torch.cat(values, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"
+
+
+class Slice(nn.Module):
+    """A part of a value; one slice for each of its dimensions."""
+
+    def __init__(self, cuts: Sequence[slice]) -> None:
+        super().__init__()
+        self.cuts = tuple(cuts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[self.cuts]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{cut.start}:{cut.stop}:{cut.step}" for cut in self.cuts)

@@ -1,0 +1,158 @@
+"""What ONNX pads, and how torch's convolutions and pools can be made to see it.
+
+Windows of torch begin at the same padding above (left of) and below (right of) a map; ONNX names
+all four sides. For a pool that ignores what lies outside, the padding below only decides how many
+windows there are, which torch's ``ceil_mode`` often decides alike: the usual files from Caffe, with
+one more row and column than above, become ordinary pools.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zfcuda.compat.onnx.call import Call, Pads
+
+__all__ = ["LARGEST", "Window", "window_of"]
+
+Pair = tuple[int, int]
+
+LARGEST = 2**20  # of kernels, strides, dilations and paddings
+
+
+@dataclass(frozen=True)
+class Window:
+    """The windows of a convolution or a pool, (rows, columns).
+
+    Attributes:
+        pads: (top, left, bottom, right).
+        size: of the map.
+        count: how many windows there are.
+        rounded_up: whether the last may reach beyond the padding.
+    """
+
+    kernel: Pair
+    stride: Pair
+    dilation: Pair
+    pads: Pads
+    size: Pair
+    count: Pair
+    rounded_up: bool = False
+
+    @property
+    def before(self) -> Pair:
+        """The padding above and on the left."""
+        return self.pads[:2]
+
+    @property
+    def symmetric(self) -> bool:
+        return self.pads[:2] == self.pads[2:]
+
+    @property
+    def torchs_ceil_mode(self) -> bool | None:
+        """With which ``ceil_mode`` a torch pool that has ``before`` as its padding has as many
+        windows; None: with neither."""
+        if any(2 * pad > kernel for pad, kernel in zip(self.before, self.kernel, strict=True)):
+            return None
+        for ceil in (False, True):
+            if self.count == tuple(self._torchs_count(axis, ceil) for axis in (0, 1)):
+                return ceil
+        return None
+
+    @property
+    def filling(self) -> Pads:
+        """The padding (left, right, top, bottom) under which exactly these windows fit."""
+        below = (
+            (count - 1) * stride + dilation * (kernel - 1) + 1 - length - before
+            for count, stride, dilation, kernel, length, before in zip(
+                self.count,
+                self.stride,
+                self.dilation,
+                self.kernel,
+                self.size,
+                self.before,
+                strict=True,
+            )
+        )
+        (top, left), (bottom, right) = self.before, below
+        return left, right, top, bottom
+
+    def _torchs_count(self, axis: int, ceil: bool) -> int:
+        pad = self.before[axis]
+        return _count(
+            self.size[axis],
+            self.kernel[axis],
+            self.stride[axis],
+            self.dilation[axis],
+            (pad, pad),
+            ceil,
+        )
+
+
+def window_of(call: Call, kernel: Pair | None = None, pool: bool = False) -> Window:
+    """The windows that a node lays over its first input.
+
+    Args:
+        kernel: size, where the attribute may leave it out.
+        pool: whether ``ceil_mode`` is heeded.
+
+    Raises:
+        ValueError: the input is no map [N,C,H,W], or numbers are out of range.
+    """
+    given = call.input(0)
+    if len(given.shape) != 4:
+        raise call.error(f"takes maps [N,C,H,W], got {len(given.shape)} dimensions")
+    size = given.shape[2:]
+    kernel = _numbers(call, "kernel_shape", 2, kernel, 1)
+    stride = _numbers(call, "strides", 2, (1, 1), 1)
+    dilation = _numbers(call, "dilations", 2, (1, 1), 1)
+    how = call.choice("auto_pad", "NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+    ceil = pool and bool(call.attribute("ceil_mode", 0))
+    if how.startswith("SAME"):
+        ceil = False
+        sides = [
+            _same(n, k, s, d, how == "SAME_LOWER")
+            for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)
+        ]
+        pads = (sides[0][0], sides[1][0], sides[0][1], sides[1][1])
+    else:
+        pads = (0, 0, 0, 0) if how == "VALID" else _numbers(call, "pads", 4, (0, 0, 0, 0), 0)
+        pads = tuple(own + more for own, more in zip(pads, given.padding, strict=True))
+    count = tuple(
+        _count(size[i], kernel[i], stride[i], dilation[i], (pads[i], pads[i + 2]), ceil)
+        for i in (0, 1)
+    )
+    if min(count) < 1:
+        raise call.error(
+            f"no window of {kernel[0]}x{kernel[1]} fits on its maps of {size[0]}x{size[1]}"
+        )
+    return Window(kernel, stride, dilation, pads, size, count, ceil)
+
+
+def _numbers(
+    call: Call, name: str, length: int, default: tuple[int, ...] | None, least: int
+) -> tuple[int, ...]:
+    numbers = call.attribute(name, default)
+    if numbers is None:
+        raise call.error(f"the attribute {name} is missing")
+    if len(numbers) != length or not all(least <= n <= LARGEST for n in numbers):
+        raise call.error(
+            f"{name} is {list(numbers)}: expected {length} numbers from {least} to {LARGEST:,}"
+        )
+    return tuple(numbers)
+
+
+def _same(size: int, kernel: int, stride: int, dilation: int, lower: bool) -> Pair:
+    """The padding before and after such that there are ceil(size / stride) windows."""
+    windows = -(-size // stride)
+    total = max((windows - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    shorter, longer = total // 2, total - total // 2
+    return (longer, shorter) if lower else (shorter, longer)
+
+
+def _count(size: int, kernel: int, stride: int, dilation: int, pads: Pair, ceil: bool) -> int:
+    """How many windows fit; rounding up, the last must still begin on the map or before it."""
+    room = size + sum(pads) - dilation * (kernel - 1) - 1
+    if not ceil:
+        return room // stride + 1
+    count = -(-room // stride) + 1
+    return count - ((count - 1) * stride >= size + pads[0])

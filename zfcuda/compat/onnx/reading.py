@@ -1,0 +1,196 @@
+"""From an ONNX file to its graph and its weights, trusting neither.
+
+The file is a protobuf: parsing it executes nothing. Numbers are taken out of it here, after
+comparing what each tensor claims with the bytes that are there; ``onnx.checker`` judges the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto
+from torch import Tensor
+
+__all__ = ["DTYPES", "OnnxFile", "read", "tensor"]
+
+_LARGEST = 2**31 - 1  # bytes; no protobuf holds more
+_OLDEST = 7  # opset; before, a sum named the axis to broadcast along
+
+DTYPES = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.DOUBLE: torch.float64,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+    TensorProto.INT64: torch.int64,
+    TensorProto.INT32: torch.int32,
+    TensorProto.INT16: torch.int16,
+    TensorProto.INT8: torch.int8,
+    TensorProto.UINT8: torch.uint8,
+    TensorProto.BOOL: torch.bool,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxFile:
+    """What is in a file.
+
+    Attributes:
+        graph: without the weights.
+        opset: version of the operators.
+        weights: the graph's initialisers by name.
+        folder: where data outside the file may lie.
+    """
+
+    graph: onnx.GraphProto
+    opset: int
+    weights: dict[str, Tensor]
+    folder: Path
+
+
+def read(path: str | os.PathLike[str]) -> OnnxFile:
+    """The file's contents.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is broken, or no ONNX model; opset before 7; weights of other kinds of
+            numbers than torch's, or outside the file's folder.
+    """
+    path = Path(path)
+    model = _parsed(path)
+    opset = _opset(model)
+    folder = path.resolve().parent
+    weights = _taken_out(model.graph, folder)
+    for value in model.graph.output:  # many files do not tell their shapes, which the checker wants
+        value.type.tensor_type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # ValidationError, and what onnx makes of a hostile file
+        raise ValueError(f"not a valid ONNX model: {_first_line(error)}") from error
+    return OnnxFile(model.graph, opset, weights, folder)
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise FileNotFoundError(f"ONNX file '{path}' does not exist")
+    size = path.stat().st_size
+    if size > _LARGEST:
+        raise ValueError(f"it has {size:,} bytes; an ONNX model has at most {_LARGEST:,}")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except Exception as error:  # OSError, protobuf's DecodeError
+        raise ValueError(f"cannot be read as an ONNX model: {_first_line(error)}") from error
+    if not model.graph.node:
+        raise ValueError(f"not an ONNX model, or an empty one ({size:,} bytes)")
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if len(versions) != 1:
+        raise ValueError(f"it names {len(versions)} versions of ONNX's operators instead of one")
+    if versions[0] < _OLDEST:
+        raise ValueError(
+            f"its operators are of opset {versions[0]}: expected {_OLDEST} or later; "
+            "onnx.version_converter.convert_version(model, 12) makes a newer model of it"
+        )
+    return versions[0]
+
+
+def _taken_out(graph: onnx.GraphProto, folder: Path) -> dict[str, Tensor]:
+    """The initialisers, which become inputs of the graph: the checker need not see them."""
+    if graph.sparse_initializer:
+        raise ValueError(f"weights {graph.sparse_initializer[0].values.name!r} are sparse")
+    weights: dict[str, Tensor] = {}
+    declared = {value.name for value in graph.input}
+    for stored in graph.initializer:
+        if stored.name in weights:
+            raise ValueError(f"there are two weights {stored.name!r}")
+        weights[stored.name] = tensor(stored, folder)
+        if stored.name not in declared:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(stored.name, stored.data_type, stored.dims)
+            )
+    del graph.initializer[:]
+    return weights
+
+
+def tensor(stored: TensorProto, folder: Path) -> Tensor:
+    """A tensor of the file.
+
+    Raises:
+        ValueError: its numbers are not of a kind that torch has, or not as many as it claims.
+    """
+    name = stored.name or "a constant"
+    dtype = DTYPES.get(stored.data_type)
+    if dtype is None:
+        known = TensorProto.DataType.values()
+        kind = TensorProto.DataType.Name(stored.data_type) if stored.data_type in known else "?"
+        raise ValueError(f"weights {name!r} are of type {kind} ({stored.data_type})")
+    if any(length < 0 for length in stored.dims) or stored.HasField("segment"):
+        raise ValueError(f"weights {name!r} have no proper shape: {list(stored.dims)}")
+    claimed = math.prod(stored.dims)
+    outside = stored.data_location == TensorProto.EXTERNAL
+    if outside or stored.HasField("raw_data"):
+        wanted = claimed * dtype.itemsize
+        raw = _outside(stored, folder, wanted) if outside else stored.raw_data
+        _require_as_many(name, list(stored.dims), wanted, len(raw), "bytes")
+        # uint8 first: NumPy has no bfloat16. Files are little-endian, and so are torch's machines.
+        numbers = torch.from_numpy(np.frombuffer(raw, np.uint8).copy()).view(dtype)
+    else:
+        field = getattr(stored, onnx.helper.tensor_dtype_to_field(stored.data_type))
+        _require_as_many(name, list(stored.dims), claimed, len(field), "numbers")
+        numbers = _listed(field, dtype)
+    return numbers.reshape(tuple(stored.dims))
+
+
+def _require_as_many(name: str, shape: list[int], wanted: int, found: int, what: str) -> None:
+    if wanted != found:
+        raise ValueError(
+            f"weights {name!r} {shape} need {wanted:,} {what}, but there are {found:,}"
+        )
+
+
+def _listed(field: Iterable[float], dtype: torch.dtype) -> Tensor:
+    """Numbers that are stored one by one; those of 16 bits as integers with their bits."""
+    if dtype in (torch.float16, torch.bfloat16):
+        bits = np.array(field, np.int64).astype(np.uint16)
+        return torch.from_numpy(bits).view(dtype)
+    return torch.tensor(list(field), dtype=dtype)
+
+
+def _outside(stored: TensorProto, folder: Path, wanted: int) -> bytes:
+    """The bytes of a tensor that lie in a file beside the model."""
+    name = stored.name
+    told = {entry.key: entry.value for entry in stored.external_data}
+    place = (folder / told.get("location", "")).resolve()
+    if not told.get("location") or not place.is_relative_to(folder):
+        raise ValueError(
+            f"weights {name!r} lie in {told.get('location', '')!r}: expected a file in the folder "
+            "of the model"
+        )
+    if not place.is_file():
+        raise ValueError(f"weights {name!r} lie in {place.name!r}, which does not exist")
+    try:
+        offset = int(told.get("offset", 0))
+        length = int(told.get("length", wanted))
+    except ValueError:
+        raise ValueError(f"weights {name!r} lie at no proper place of {place.name!r}") from None
+    if offset < 0 or length != wanted or offset + length > place.stat().st_size:
+        raise ValueError(
+            f"weights {name!r} {list(stored.dims)} need {wanted:,} bytes, but bytes {offset:,} to "
+            f"{offset + length:,} of {place.name!r} ({place.stat().st_size:,} bytes) are named"
+        )
+    with place.open("rb") as file:
+        file.seek(offset)
+        return file.read(wanted)

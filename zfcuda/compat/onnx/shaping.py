@@ -1,0 +1,215 @@
+"""What ONNX's operators on shapes and places are in torch.
+
+Where a value depends on the images, its first length is theirs and must stay so; among constants
+(shapes are computed with, filters transposed) every axis may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zfcuda.compat.onnx.call import BATCH, Call, Layer
+from zfcuda.compat.onnx.layers import Concat, Function, Reshape, Slice
+from zfcuda.compat.onnx.padding import LARGEST
+from zfcuda.compat.onnx.table import Maker, Table
+
+__all__ = ["OPERATORS"]
+
+OPERATORS = Table()
+
+
+def _is_constant(call: Call) -> bool:
+    return call.input(0).constant is not None
+
+
+@OPERATORS.add("Flatten", 25)
+def _flatten(call: Call) -> Layer:
+    shape = call.input(0).shape
+    axis = call.attribute("axis", 1)
+    axis = len(shape) if axis == len(shape) else call.axis(axis, len(shape), images=True)
+    if axis == 0 or any(length != 1 for length in shape[1:axis]):
+        raise call.error(f"axis {axis} mixes the images of a batch")
+    return Layer(nn.Flatten(1))
+
+
+@OPERATORS.add("Reshape", 25)
+def _reshape(call: Call) -> Layer:
+    target = call.integers(1, "shape")
+    if target is None:
+        raise call.error("its shape is missing")
+    if call.attribute("allowzero", 0) and 0 in target:
+        raise call.error(f"to the shape {target} without any elements")
+    if not _is_constant(call):
+        images, *rest = target or [None]
+        unknown = images == -1 and -1 not in rest
+        if not (images in (0, BATCH) or images == call.images or unknown) or any(
+            abs(length) >= BATCH for length in rest
+        ):
+            raise call.error(f"to the shape {target} mixes the images of a batch")
+        if rest == [-1] or rest == [call.input(0).shape[1:].numel()]:
+            return Layer(nn.Flatten(1))
+        kept = _alike_at_the_end(rest, call.input(0).shape[1:])
+        return Layer(Reshape([0, *rest[: len(rest) - kept]], kept))
+    return Layer(Reshape(target))
+
+
+def _alike_at_the_end(some: list[int], others: Sequence[int]) -> int:
+    """How many lengths at the end are the same. Rows and columns that stay what they are, whatever
+    that is, leave a channel shuffle to be seen as one."""
+    pairs = zip(reversed(some), reversed(others), strict=False)
+    return len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
+
+
+@OPERATORS.add("Squeeze", 25)
+def _squeeze(call: Call) -> Layer:
+    shape = call.input(0).shape
+    axes = call.integers(1, "axes")
+    if axes is None:
+        axes = [axis for axis, length in enumerate(shape) if length == 1]
+    axes = [call.axis(axis, len(shape), images=_is_constant(call)) for axis in axes]
+    if any(shape[axis] != 1 for axis in axes):
+        raise call.error(f"axes {axes} of {len(shape)} are not all of length 1")
+    return Layer(Function(torch.squeeze, tuple(axes)))
+
+
+@OPERATORS.add("Unsqueeze", 25)
+def _unsqueeze(call: Call) -> Layer:
+    axes = call.integers(1, "axes", [])
+    rank = len(call.input(0).shape) + len(axes)
+    axes = sorted(call.axis(axis, rank, images=_is_constant(call)) for axis in axes)
+    if len(axes) == 1:
+        return Layer(Function(torch.unsqueeze, axes[0]))
+    return Layer(nn.Sequential(*(Function(torch.unsqueeze, axis) for axis in axes)))
+
+
+@OPERATORS.add("Transpose", 25)
+def _transpose(call: Call) -> Layer:
+    rank = len(call.input(0).shape)
+    order = call.attribute("perm", list(reversed(range(rank))))
+    if sorted(order) != list(range(rank)) or (order[:1] != [0] and not _is_constant(call)):
+        raise call.error(f"perm is {order}: expected the images to stay in front (axis 0)")
+    return Layer(Function(torch.permute, tuple(order)))
+
+
+@OPERATORS.add("Concat", 13)
+def _concat(call: Call) -> Layer:
+    given = [call.input(i) for i in range(len(call.inputs))]
+    fixed = {operand.constant is not None for operand in given}
+    if len(fixed) != 1:
+        raise call.error("joins constants of the file with what depends on the images")
+    rank = len(given[0].shape)
+    axis = call.axis(call.attribute("axis", 1), rank, images=_is_constant(call))
+    return Layer(Concat(axis), tuple(range(len(given))))
+
+
+@OPERATORS.add("Split", 18)
+def _split(call: Call) -> Layer:
+    shape = call.input(0).shape
+    axis = call.axis(call.attribute("axis", 0), len(shape), images=_is_constant(call))
+    sizes = call.integers(1, "split")
+    if sizes is None:
+        parts = len(call.node.output)
+        each = -(-shape[axis] // parts)
+        sizes = [min(each, shape[axis] - each * i) for i in range(parts)]
+    if sum(sizes) != shape[axis] or min(sizes) < 0 or len(sizes) != len(call.node.output):
+        raise call.error(f"of {shape[axis]} into {len(call.node.output)} parts: {sizes}")
+    return Layer(Function(torch.split, sizes, axis))
+
+
+@OPERATORS.add("Slice", 13)
+def _slice(call: Call) -> Layer:
+    shape = call.input(0).shape
+    starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
+    if starts is None or ends is None:
+        raise call.error("where it starts or ends is missing")
+    axes = call.integers(3, "axes", range(len(starts)))
+    steps = call.integers(4, "steps", [1] * len(starts))
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise call.error(f"from {starts} to {ends} along {list(axes)} in steps of {steps}")
+    if 0 in steps or (min(steps, default=1) < 0 and not _is_constant(call)):
+        raise call.error(f"in steps of {steps}: expected positive ones")
+    cuts = [slice(None)] * len(shape)
+    for axis, *cut in zip(axes, starts, ends, steps, strict=True):
+        cuts[call.axis(axis, len(shape), images=_is_constant(call))] = slice(*cut)
+    if min(steps, default=1) > 0:
+        return Layer(Slice(cuts))
+    places = (range(length)[cut] for length, cut in zip(shape, cuts, strict=True))
+    picks = (
+        Function(torch.index_select, axis, constant=torch.tensor(place, dtype=torch.int64))
+        for axis, place in enumerate(places)
+    )
+    return Layer(nn.Sequential(*picks))
+
+
+@OPERATORS.add("Gather", 13)
+def _gather(call: Call) -> Layer:
+    shape = call.input(0).shape
+    axis = call.axis(call.attribute("axis", 0), len(shape), images=_is_constant(call))
+    call.input(1)
+    places = call.constant(1)
+    if places.dim() > 1 or ((places < -shape[axis]) | (places >= shape[axis])).any():
+        raise call.error(f"of {shape[axis]} at {places.tolist()}")
+    places = places % shape[axis]
+    if places.dim() == 0:
+        return Layer(Function(torch.select, axis, places.item()))
+    return Layer(Function(torch.index_select, axis, constant=places))
+
+
+@OPERATORS.add("Pad", 25)
+def _pad(call: Call) -> Layer:
+    pads, mode, value = padding(call)
+    if mode not in ("constant", "reflect", "edge"):
+        raise call.error(f"mode is {mode!r}: expected constant, reflect or edge")
+    shape = call.input(0).shape
+    sides = list(zip(pads[: len(shape)], pads[len(shape) :], strict=True))
+    if max(map(abs, pads), default=0) > LARGEST or sides[0] != (0, 0):
+        raise call.error(f"pads are {pads}: expected none of the images (axis 0)")
+    innermost_first = [pad for side in reversed(sides[1:]) for pad in side]
+    if mode == "constant" and (len(shape) != 4 or sides[1] != (0, 0)):
+        return Layer(Function(F.pad, innermost_first, value=value))
+    if len(shape) != 4 or sides[1] != (0, 0):
+        raise call.error(f"pads are {pads}: expected to pad the last two axes of maps [N,C,H,W]")
+    around = tuple(innermost_first[:4])
+    if mode == "constant":
+        return Layer(nn.ConstantPad2d(around, value) if value else nn.ZeroPad2d(around))
+    return Layer((nn.ReflectionPad2d if mode == "reflect" else nn.ReplicationPad2d)(around))
+
+
+def padding(call: Call) -> tuple[list[int], str, float]:
+    """What a Pad node does: how much, for every axis before and then for every axis behind; in
+    which mode; and with which number."""
+    rank = len(call.input(0).shape)
+    pads = call.integers(1, "pads")
+    axes = call.integers(3, "", range(rank))
+    if pads is None or len(pads) != 2 * len(axes) or len(axes) > rank:
+        raise call.error(f"pads are {pads}: expected two for each of {rank} axes")
+    every = [0] * (2 * rank)
+    for place, axis in enumerate(axes):
+        axis = call.axis(axis, rank, images=True)
+        every[axis], every[rank + axis] = pads[place], pads[len(axes) + place]
+    value = call.constant(2)
+    value = call.attribute("value", 0.0) if value is None else value.item()
+    return every, call.attribute("mode", "constant"), value
+
+
+def _reduced(function: object) -> Maker:
+    def layer(call: Call) -> Layer:
+        rank = len(call.input(0).shape)
+        axes = call.integers(1, "axes")
+        if not axes and call.attribute("noop_with_empty_axes", 0):
+            return Layer(nn.Identity())
+        axes = axes or range(rank)
+        axes = sorted(call.axis(axis, rank, images=_is_constant(call)) for axis in axes)
+        return Layer(Function(function, axes, bool(call.attribute("keepdims", 1))))
+
+    return layer
+
+
+OPERATORS.add("ReduceMean", 18)(_reduced(torch.mean))
+OPERATORS.add("ReduceSum", 13)(_reduced(torch.sum))
+OPERATORS.add("ReduceMax", 20)(_reduced(torch.amax))

@@ -55,6 +55,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
     if not _with_onednn(weight) or x.dtype != weight.dtype or 0 in x.shape or x.requires_grad:
         out = F.linear(x, weight, bias)
         return F.gelu(out) if gelu else out
+    bias = None if bias is None else bias.contiguous()  # taken for that, whatever its strides
     return torch.ops.mkldnn._linear_pointwise(
         x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else ""
     )

@@ -35,9 +35,10 @@ class Network:
     def load(cls, spec: str, device: str = "auto") -> Network:
         """Load `spec` (see `zfcuda.models.load`) onto `device`: auto, cpu or cuda[:N]."""
         where = pick_device(device)
-        model = zfcuda.models.load(spec).to(where)
         models = zfcuda.models
-        return cls(spec, model, models.preprocessing(spec), models.class_names(spec), where)
+        model = models.load(spec).to(where)
+        expects, names = models.preprocessing(spec, model), models.class_names(spec, model)
+        return cls(spec, model, expects, names, where)
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Network:

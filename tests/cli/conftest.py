@@ -26,8 +26,8 @@ def _network(spec):
 def tiny(monkeypatch):
     preprocessing = Preprocessing(size=32, resize=None)
     monkeypatch.setattr(zfcuda.models, "load", _network)
-    monkeypatch.setattr(zfcuda.models, "preprocessing", lambda spec: preprocessing)
-    monkeypatch.setattr(zfcuda.models, "class_names", lambda spec: NAMES)
+    monkeypatch.setattr(zfcuda.models, "preprocessing", lambda *_: preprocessing)
+    monkeypatch.setattr(zfcuda.models, "class_names", lambda *_: NAMES)
 
 
 @pytest.fixture

@@ -116,6 +116,22 @@ def test_an_onnx_file_that_is_not_there():
     assert preprocessing("no/such.onnx?size=64&scale=255").size == 64
 
 
+def test_an_onnx_file(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    from zfcuda._network import Network
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 30 * 30, 1000))
+    path = tmp_path / "mine.onnx"
+    x = torch.rand(1, 3, 32, 32)
+    torch.onnx.export(model.eval(), (x,), path, dynamo=True)
+    network = Network.load(str(path), "cpu")
+    assert network.preprocessing == Preprocessing(32, None)
+    assert network.class_names == class_names("squeezenet1_1")
+    torch.testing.assert_close(network.model(x), model(x))
+    assert preprocessing(f"{path}?scale=255", network.model).scale == 255
+
+
 # --- what a file says about itself ----------------------------------------------------------------
 
 

@@ -96,8 +96,10 @@ def load(spec: str | os.PathLike[str]) -> nn.Module:
         return _load(parsed).eval()
 
 
-def preprocessing(spec: str | os.PathLike[str]) -> Preprocessing:
+def preprocessing(spec: str | os.PathLike[str], model: nn.Module | None = None) -> Preprocessing:
     """What the model that `spec` names expects of its input; downloads nothing.
+
+    `model`, if it is loaded already, tells the size of an ONNX network's images.
 
     `squeezenet1_1` itself has Caffe's weights (227 pixels, BGR, 0..255 minus a mean colour);
     a file of squeezenet1_1 is taken for torchvision's kind (224 pixels, RGB, mean and deviation),
@@ -108,6 +110,8 @@ def preprocessing(spec: str | os.PathLike[str]) -> Preprocessing:
     """
     parsed = parse(spec)
     usual, said = _usual_preprocessing(parsed), dict(parsed.preprocessing)
+    if shape := getattr(model, "image_shape", None):
+        said.setdefault("size", shape[1])
     if "size" in said:
         said.setdefault("resize", None)
     try:
@@ -130,8 +134,12 @@ def _usual_preprocessing(spec: Spec) -> Preprocessing:
     return said or _OWN[spec.model or _infer(spec, read_state(file))].of_files
 
 
-def class_names(spec: str | os.PathLike[str]) -> tuple[str, ...] | None:
+def class_names(
+    spec: str | os.PathLike[str], model: nn.Module | None = None
+) -> tuple[str, ...] | None:
     """The names of the classes in label order, or None where they are not known.
+
+    `model`, if it is loaded already, tells how many an ONNX network has.
 
     Known are those of torchvision's weights, of a MODULE:FUNCTION that has CLASS_NAMES, of files
     that say it, as `zfcuda train` writes them, and ImageNet's, which `squeezenet1_1` has, and every
@@ -143,7 +151,9 @@ def class_names(spec: str | os.PathLike[str]) -> tuple[str, ...] | None:
     if parsed.kind == "code":
         return from_code.class_names(parsed)
     if parsed.kind == "onnx":
-        return None
+        *_, last = (None, *(model.state_dict().values() if model else ()))
+        imagenet = last is not None and len(last) == _IMAGENET_CLASSES
+        return _imagenet_names() if imagenet else None
     file = _file(parsed)
     if file is not None:
         if said := Metadata.read(file).class_names:
@@ -203,7 +213,8 @@ def _from_onnx(spec: Spec) -> nn.Module:
         raise FileNotFoundError(f"ONNX file '{spec.file}' does not exist")
     from zfcuda.compat import onnx
 
-    return onnx.load(spec.file)
+    size = spec.preprocessing.get("size", Preprocessing().size)
+    return onnx.load(spec.file, size=(size, size))
 
 
 def _builder(spec: Spec, state: Mapping[str, Tensor] | None = None) -> Callable[..., nn.Module]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zfcuda.backgrounds import background_effect
     from zfcuda.deconvnet import deconv, project, projections
     from zfcuda.invariance import invariance_study, rotation, scaling, translation
+    from zfcuda.maxima import TopActivations, top_activations
     from zfcuda.planning import Plan
     from zfcuda.predictions import predict
     from zfcuda.results import (
@@ -52,6 +53,7 @@ __all__ = [
     "Plan",
     "Predictions",
     "Projections",
+    "TopActivations",
     "background_effect",
     "data",
     "deconv",
@@ -68,6 +70,7 @@ __all__ = [
     "results",
     "rotation",
     "scaling",
+    "top_activations",
     "translation",
 ]
 
@@ -91,6 +94,8 @@ _HOME = {
     "projections": "deconvnet",
     "rotation": "invariance",
     "scaling": "invariance",
+    "TopActivations": "maxima",
+    "top_activations": "maxima",
     "translation": "invariance",
 }
 _MODULES = {"data", "figures", "models", "nn", "ops", "results"}

@@ -32,6 +32,7 @@ from zfcuda._units import (
     WHOLE,
     Channel,
     Choice,
+    Given,
     OneChoice,
     Position,
     Units,
@@ -208,6 +209,39 @@ def project(
     )
 
 
+@torch.inference_mode(False)
+def project_listed(
+    model: nn.Module, x: Tensor, units: Mapping[str, Tensor], max_memory: int | None = None
+) -> dict[str, tuple[Tensor, list[Projected]]]:
+    """:func:`project` for experiments whose images have units of their own, not equally many.
+
+    One forward pass; a layer's units go down together, whichever image they are of.
+
+    Args:
+        model, x, max_memory: as :func:`project`.
+        units: by layer int64 [P,4], (image, channel, row, column), all on the maps.
+
+    Returns:
+        By layer the units' values [P] in this pass, and their P projections.
+    """
+    names = _layers(model, x, [*units])
+    listed = {name: units[name].cpu().numpy() for name in names}
+    limit = memory_limit(max_memory, x.device)
+    with undisturbed(model):
+        graph, on_cones = _graph(model, x, names)
+        found: dict[str, tuple[Tensor, list[Projected]]] = {}
+        left: list[str] = []
+        own = {name: listed.pop(name) for name in on_cones}
+        if own:
+            with torch.no_grad():
+                found, left = _listed_on_cones(graph, x.detach(), own, limit)
+        if listed:
+            more, other_left = _listed_by_autograd(model, x, listed, limit)
+            found, left = found | more, left + other_left
+    _warn(left)
+    return found
+
+
 def _layers(model: nn.Module, x: Tensor, layers: str | Sequence[str]) -> list[str]:
     """The layers' names, checked together with what they are to be found in."""
     check_input(model, x)
@@ -377,27 +411,56 @@ def _on_cones(
         for layer, request in requests.items():
             maps = observed.outputs[nodes[layer]]
             places = request.choice.choose(maps, layer, images, len(x))
-            projected = _down(observed, nodes[layer], places, request.seed, limit)
+            each_image = np.repeat(np.arange(len(maps)), places.shape[1])
+            rows = places.flatten(0, 1).cpu().numpy()
+            projected = _down(observed, nodes[layer], each_image, rows, request.seed, limit)
             parts[layer].append(_Found(places, activations_of(maps, places), projected))
             advance(len(maps))
     return {layer: _joined(parts[layer]) for layer in requests}, left
 
 
+def _listed_on_cones(
+    graph: Graph, x: Tensor, listed: Mapping[str, np.ndarray], limit: int
+) -> tuple[dict[str, tuple[Tensor, list[Projected]]], list[str]]:
+    nodes = {layer: graph.layer(layer).index for layer in listed}
+    found = {layer: _nothing(x, len(rows)) for layer, rows in listed.items()}
+    left: list[str] = []
+    each = backward_cone.forward_bytes(graph, nodes.values(), x.element_size())
+    for images in spans(0, len(x), max(1, limit // each)):
+        observed = backward_cone.observe(graph, x[images], nodes.values(), Manner())
+        left = observed.left
+        for layer, rows in listed.items():
+            here = np.flatnonzero((rows[:, 0] >= images.start) & (rows[:, 0] < images.stop))
+            if not len(here):
+                continue
+            image, places = rows[here, 0] - images.start, rows[here, 1:]
+            at = tuple(torch.from_numpy(i).to(x.device) for i in (image, *places.T))
+            activations, projected = found[layer]
+            activations[here] = observed.outputs[nodes[layer]][at]
+            down = _down(observed, nodes[layer], image, places, "activation", limit)
+            for row, patch in zip(here, down, strict=True):
+                projected[row] = patch
+    return found, left
+
+
+def _nothing(x: Tensor, count: int) -> tuple[Tensor, list[Projected]]:
+    nowhere = Projected((0, 0, 0, 0), x.new_empty(x.shape[1], 0, 0))
+    return x.new_zeros(count), [nowhere] * count
+
+
 def _down(
-    observed: backward_cone.Observed, node: int, places: Tensor, seed: Seed, limit: int
+    observed: backward_cone.Observed,
+    node: int,
+    images: np.ndarray,
+    places: np.ndarray,
+    seed: Seed,
+    limit: int,
 ) -> list[Projected]:
-    n, k, _ = places.shape
+    """The units ``places`` [P,3] of these ``images`` [P], carried down."""
     nowhere = Projected((0, 0, 0, 0), observed.outputs[node].new_empty(_channels(observed), 0, 0))
-    projected = [nowhere] * (n * k)
-    found = backward_cone.descend(
-        observed,
-        node,
-        np.repeat(np.arange(n), k),
-        places.flatten(0, 1).cpu().numpy(),
-        None if seed == "activation" else float(seed),
-        limit,
-    )
-    for unit, patch in found:
+    projected = [nowhere] * len(places)
+    start = None if seed == "activation" else float(seed)
+    for unit, patch in backward_cone.descend(observed, node, images, places, start, limit):
         projected[unit] = patch
     return projected
 
@@ -437,6 +500,34 @@ def _by_autograd(
         for images in spans(1, len(x), max(1, limit // max(1, needed))):
             run(images)
     return {layer: _joined(parts[layer]) for layer in layers}, left
+
+
+def _listed_by_autograd(
+    model: nn.Module, x: Tensor, listed: Mapping[str, np.ndarray], limit: int
+) -> tuple[dict[str, tuple[Tensor, list[Projected]]], list[str]]:
+    """Image by image, since each has units of its own."""
+    found = {layer: _nothing(x, len(rows)) for layer, rows in listed.items()}
+    left: list[str] = []
+    for image in range(len(x)):
+        here = {layer: np.flatnonzero(rows[:, 0] == image) for layer, rows in listed.items()}
+        requests = {
+            layer: _Request(
+                Given(torch.from_numpy(listed[layer][own, 1:]), False),
+                "activation", "sum", "deconv", "identity",
+            )
+            for layer, own in here.items()
+            if len(own)
+        }  # fmt: skip
+        if not requests:
+            continue
+        one = x[image : image + 1]
+        parts, left = _by_autograd(model, one, requests, limit, lambda steps: None)
+        for layer, part in parts.items():
+            activations, projected = found[layer]
+            activations[here[layer]] = part.activations[0]
+            for row, patch in zip(here[layer], part.projected, strict=True):
+                projected[row] = patch
+    return found, left
 
 
 def _outputs(

@@ -1,53 +1,19 @@
 """Every figure builds from awkward results, keeps its texts apart and within the page, and leaves
 matplotlib's global state alone."""
 
-import itertools
 import math
 import sys
-from unittest import mock
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from matplotlib.text import Text
+from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
 from zfcuda.results import Patches
-
-
-def assert_tidy(figure):
-    """No two visible texts overlap, and none leaves the figure."""
-    drawn = _drawn_texts(figure)
-    renderer = figure.canvas.get_renderer()
-    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in drawn]
-    page = figure.bbox
-    for text, box in boxes:
-        inside = page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1
-        inside = inside and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1
-        assert inside, f"{text!r} leaves the page: {box} of {page}"
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        width = min(a.x1, b.x1) - max(a.x0, b.x0)
-        height = min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert width <= 1 or height <= 1, f"{one!r} overlaps {other!r}"
-
-
-def _drawn_texts(figure):
-    """The text artists that a draw really reaches: ticks outside the view limits are not drawn."""
-    drawn = []
-    draw = Text.draw
-
-    def record(text, renderer):
-        if text.get_visible() and text.get_text().strip():
-            drawn.append(text)
-        draw(text, renderer)
-
-    with mock.patch.object(Text, "draw", record):
-        figure.canvas.draw()
-    assert drawn
-    return drawn
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +30,7 @@ def test_prediction(predictions, images, class_names, with_image, image):
     shown = images if with_image else None
     figure = figures.prediction(predictions, shown, class_names, image=image, title="a title")
     assert_tidy(figure)
-    texts = {text.get_text() for text in _drawn_texts(figure)}
+    texts = {text.get_text() for text in drawn_texts(figure)}
     top = float(predictions.top(1)[0][image, 0])
     assert f"{top:.3f}" in texts
     assert any(f"{float(predictions.entropy[image]):.2f} nats" in text for text in texts)
@@ -85,7 +51,7 @@ def test_prediction_with_nan(images):
 def test_projection_grid(projections, class_names):
     figure = figures.projection_grid(projections, class_names=class_names, title="a title")
     assert_tidy(figure)
-    texts = [text.get_text() for text in _drawn_texts(figure)]
+    texts = [text.get_text() for text in drawn_texts(figure)]
     assert sum("channel 131 at (27, 28)" in text for text in texts) == 15
 
 
@@ -113,7 +79,7 @@ def test_projection_patches(images, most):
     for shown in ({}, {"images": images}, {"preprocessing": Preprocessing()}):
         figure = figures.projection_patches(result, most=most, title="a title", **shown)
         assert_tidy(figure)
-        texts = " ".join(text.get_text() for text in _drawn_texts(figure))
+        texts = " ".join(text.get_text() for text in drawn_texts(figure))
         assert ("2 of 3 units" if most == 2 else "3 units, strongest activation 2.5") in texts
         assert ("image patches" in texts) == bool(shown)
         assert ("network channels as RGB" in texts) == ("preprocessing" not in shown)
@@ -151,7 +117,7 @@ def test_patches_of_other_than_three_channels_are_grey(channels):
 def test_background_effect(background, class_names):
     figure = figures.background_effect(background, class_names=class_names, title="a title")
     assert_tidy(figure)
-    texts = " ".join(text.get_text() for text in _drawn_texts(figure))
+    texts = " ".join(text.get_text() for text in drawn_texts(figure))
     assert "moved 10%" in texts and "moved 350%" in texts and "the reference" in texts
 
 
@@ -166,7 +132,7 @@ def test_occlusion_row(occlusion, images, projections, class_names, settings, pa
     data = {"images": images, "projections": projections.projections} if panels == "all" else {}
     figure = figures.occlusion_row(result, class_names=class_names, title="a title", **data)
     assert_tidy(figure)
-    labels = {text.get_text() for text in _drawn_texts(figure)}
+    labels = {text.get_text() for text in drawn_texts(figure)}
     assert {"occluder centre, x (px)", "y (px)"} <= labels
 
 
@@ -194,7 +160,7 @@ def test_where_the_model_says_nan_no_class_is_shown(occlusion, invariance, class
     )
     grey = to_rgb("#d9d9d9")
     assert (colours.reshape(-1, 3) == grey).all(-1).tolist() == [True] + [False] * 19
-    texts = [text.get_text() for text in _drawn_texts(figure)]
+    texts = [text.get_text() for text in drawn_texts(figure)]
     assert "5% not a number" in texts
     figure = figures.invariance_curve(invariance(nan=True), class_names=class_names)
     strip = next(ax for ax in figure.axes if ax.get_ylabel() == "label").collections[0]

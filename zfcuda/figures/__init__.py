@@ -7,6 +7,7 @@ Display images are NumPy arrays ``[N,H,W,3]`` in 0..1; every one of them is opti
 from .background import background_effect
 from .invariance import invariance_curve
 from .invariance_study import invariance_study
+from .maxima import top_activations
 from .occlusion import occlusion_row
 from .patches import projection_patches
 from .prediction import prediction
@@ -21,5 +22,6 @@ __all__ = [
     "prediction",
     "projection_grid",
     "projection_patches",
+    "top_activations",
     "training_curves",
 ]

@@ -84,9 +84,9 @@ def styled(build: Callable[P, Figure]) -> Callable[P, Figure]:
     return wrapper
 
 
-def new_figure(width: float, height: float, title: str | None = None) -> Figure:
+def new_figure(width: float, height: float, title: str | None = None, dpi: int = DPI) -> Figure:
     """An empty constrained-layout figure of the given size in inches, on an Agg canvas."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.02, hspace=0.02)
     if title:

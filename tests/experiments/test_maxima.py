@@ -1,0 +1,360 @@
+"""Top activations against a whole pass at once, and their projections against the deconvnet's."""
+
+import gc
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
+
+import zfcuda
+from zfcuda._sources import Files, source_of
+from zfcuda.data import Preprocessing
+from zfcuda.datasets import Pictures
+from zfcuda.maxima import TopActivations, top_activations
+
+LAYER = "tail"
+
+
+@pytest.fixture
+def images():
+    return torch.randn(23, 3, 16, 18, dtype=torch.float64)
+
+
+@pytest.fixture
+def small():
+    """Two layers; the first one's maps are those of an image's channels, rectified."""
+    first = nn.Conv2d(3, 3, 1, bias=False)
+    nn.init.zeros_(first.weight)
+    with torch.no_grad():
+        first.weight[range(3), range(3)] = 1.0
+    return nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 3), nn.ReLU()).double()
+
+
+def maps_of(model, images, layer):
+    """The layer's output for all images."""
+    found = []
+    hook = dict(model.named_modules())[layer].register_forward_hook(
+        lambda module, args, output: found.append(output.detach().clone())
+    )
+    with torch.no_grad():
+        model(images.clone())
+    hook.remove()
+    return found[-1]
+
+
+def expected(maps, k):
+    """Values, images and positions [C,k] by sorting everything."""
+    rows = []
+    for channel in range(maps.shape[1]):
+        best = []
+        for image, one in enumerate(maps[:, channel]):
+            place = int(one.argmax())
+            best.append((-float(one.max()), image, *divmod(place, one.shape[1])))
+        rows.append(sorted(best)[:k])
+    table = torch.tensor(rows, dtype=torch.float64)
+    return -table[..., 0], table[..., 1].long(), table[..., 2:].long()
+
+
+def test_as_sorting_everything(net, images):
+    result = top_activations(net, images, LAYER, k=5, maps=2, batch=7)
+    values, numbers, positions = expected(maps_of(net, images, LAYER), 5)
+    torch.testing.assert_close(result.values[LAYER], values)
+    assert torch.equal(result.images[LAYER], numbers)
+    assert torch.equal(result.positions[LAYER], positions)
+    assert result.count == 23 and result.k == 5 and result.undefined == {LAYER: 0}
+    assert result.difference[LAYER] < 1e-12
+
+
+def test_equal_values_are_ordered_by_image_and_then_by_place(small):
+    images = torch.randint(0, 3, (40, 3, 8, 8)).double()
+    for batch in (1, 9, 64):
+        result = top_activations(small, images, "1", k=9, maps=0, batch=batch)
+        values, numbers, positions = expected(maps_of(small, images, "1"), 9)
+        assert torch.equal(result.values["1"], values)
+        assert torch.equal(result.images["1"], numbers)
+        assert torch.equal(result.positions["1"], positions)
+
+
+def test_projections_are_the_deconvnets(net, images):
+    result = top_activations(net, images, LAYER, k=3, maps=[1, 4])
+    assert result.channels[LAYER].tolist() == [1, 4]
+    for row, channel in enumerate([1, 4]):
+        for rank in range(3):
+            number = int(result.images[LAYER][channel, rank])
+            position = tuple(result.positions[LAYER][channel, rank].tolist())
+            one = images[number : number + 1]
+            whole = zfcuda.deconv(net, one, LAYER, channel=channel, position=position)[0]
+            y0, x0, y1, x1 = result.boxes[LAYER][row, rank].tolist()
+            window = whole[:, y0:y1, x0:x1]
+            scale = whole.norm().clamp_min(1e-300)
+            assert (result.projections[LAYER][row, rank] - window).norm() < 1e-9 * scale
+            whole[:, y0:y1, x0:x1] = 0
+            assert not whole.any(), "the window holds all that the unit saw"
+            assert torch.equal(result.patches[LAYER][row, rank], one[0, :, y0:y1, x0:x1])
+
+
+def test_windows_are_receptive_fields_of_one_size(small):
+    images = torch.zeros(4, 3, 12, 12, dtype=torch.float64)
+    images[0, 0, 0, 0] = images[1, 0, 11, 11] = images[2, 0, 5, 6] = 1.0
+    small[3].weight.data.fill_(1.0)
+    small[3].bias.data.zero_()
+    result = top_activations(small, images, ["1", "4"], k=3, maps=[0])
+    # A pixel; then 3x3 of the pools, which are 2x2.
+    assert result.boxes["1"][0].tolist() == [[0, 0, 1, 1], [11, 11, 12, 12], [5, 6, 6, 7]]
+    assert result.boxes["4"][0].tolist() == [[0, 0, 6, 6], [6, 6, 12, 12], [0, 2, 6, 8]]
+    assert result.patches["4"][0, 2].sum() == 1
+
+
+def test_several_layers_in_one_pass(small, images):
+    sizes = []
+    small[3].register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    together = top_activations(small, images, ["1", "4"], k=4, maps=2, batch=23)
+    assert sizes.count(23) == 1
+    for layer in ("1", "4"):
+        alone = top_activations(small, images, layer, k=4, maps=2)
+        assert torch.equal(together.values[layer], alone.values[layer])
+        assert torch.equal(together.projections[layer], alone.projections[layer])
+
+
+def test_a_map_with_nan_is_left_out_for_that_image(small):
+    images = torch.rand(6, 3, 8, 8, dtype=torch.float64)
+    images[2, 1, 3, 3] = torch.nan
+    images[4, 0] = images[4, 1] = torch.nan
+    result = top_activations(small, images, ["1", "4"], k=6, maps=0)
+    assert [sorted(row.tolist()) for row in result.images["1"]] == [
+        [-1, -1, 0, 1, 3, 5],  # the first layer mixes the channels: 0 * NaN is NaN
+        [-1, -1, 0, 1, 3, 5],
+        [-1, -1, 0, 1, 3, 5],
+    ]
+    assert result.undefined == {"1": 2, "4": 2}
+    assert not result.values["1"].isnan().any()
+
+
+def test_fewer_images_than_k(small):
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    result = top_activations(small, images, ["1", "4"], k=4, maps="all")
+    assert result.images["1"].tolist()[0][2:] == [-1, -1]
+    assert result.values["1"][:, 2:].eq(-torch.inf).all()
+    assert not result.projections["1"][:, 2:].any() and not result.patches["1"][:, 2:].any()
+
+
+class Items(Dataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], index % 3
+
+
+class Batches:
+    """Goes through its batches as often as asked."""
+
+    def __init__(self, images, size):
+        self.images, self.size = images, size
+
+    def __iter__(self):
+        return iter(self.images.split(self.size))
+
+
+def without_first(items):
+    """A collate function that leaves images out."""
+    kept = [image for image, _ in items if image[0, 0, 0] != 7]
+    return torch.stack(kept)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "workers", "loader", "own sampler", "list", "batches"])
+def test_every_kind_of_source_gives_the_same(small, images, kind):
+    whole = top_activations(small, images, ["1", "4"], k=3, maps=2)
+    source = {
+        "dataset": Items(images),
+        "workers": Items(images),
+        "loader": DataLoader(Items(images), 5),
+        "own sampler": DataLoader(
+            TensorDataset(images), batch_sampler=[[*range(9)], [*range(9, 23)]]
+        ),
+        "list": [*images.split(4)],
+        "batches": Batches(images, 6),
+    }[kind]
+    result = top_activations(
+        small, source, ["1", "4"], k=3, maps=2, workers=2 if kind == "workers" else 0
+    )
+    assert result.count == 23
+    for layer in ("1", "4"):
+        assert torch.equal(result.images[layer], whole.images[layer])
+        assert torch.equal(result.patches[layer], whole.patches[layer])
+        torch.testing.assert_close(result.projections[layer], whole.projections[layer])
+
+
+def test_numbers_count_what_comes_out_of_a_loader(small, images):
+    images[3, 0, 0, 0] = 7
+    loader = DataLoader(Items(images), 5, collate_fn=without_first)
+    result = top_activations(small, loader, "4", k=3, maps=2)
+    whole = top_activations(small, images[[*range(3), *range(4, 23)]], "4", k=3, maps=2)
+    assert result.count == 22 and torch.equal(result.images["4"], whole.images["4"])
+    assert torch.equal(result.patches["4"], whole.patches["4"])
+
+
+def test_our_data_sets(small):
+    pictures = torch.randint(0, 256, (12, 3, 12, 12)).byte()
+    labels = torch.arange(12) % 2
+    examples = Pictures(pictures, labels, ("a", "b"), Preprocessing(size=10, resize=None))
+    inputs = torch.stack([examples[i][0] for i in range(12)])
+    model = small.float()
+    a, b = (top_activations(model, x, "4", k=3, maps=2) for x in (examples, inputs))
+    assert torch.equal(a.images["4"], b.images["4"])
+    assert torch.equal(a.patches["4"], b.patches["4"])
+
+
+def test_files_that_cannot_be_read_are_left_out(small, tmp_path):
+    preprocessing = Preprocessing(size=10, resize=None)
+    paths = [tmp_path / f"{i}.png" for i in range(7)]
+    for i, path in enumerate(paths):
+        pixels = np.random.default_rng(i).integers(0, 255, (14, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    paths[2].write_bytes(paths[2].read_bytes()[:60])
+    files = Files(paths, preprocessing, batch=3)
+    result = top_activations(small.float(), files, "4", k=3, maps=2)
+    assert result.count == 6 and len(files.skipped) == 1 and "2.png" in files.skipped[0]
+    assert files.read == [*paths[:2], *paths[3:]]
+    inputs = torch.cat([preprocessing.to_input(Image.open(path)) for path in files.read])
+    whole = top_activations(small, inputs, "4", k=3, maps=2)
+    assert torch.equal(result.patches["4"], whole.patches["4"])
+
+
+def test_what_can_be_read_only_once_is_refused(small, images):
+    with pytest.raises(TypeError, match="only once"):
+        top_activations(small, iter(images.split(3)), "1")
+    with pytest.raises(ValueError, match="shuffle=False"):
+        top_activations(small, DataLoader(Items(images), 5, shuffle=True), "1")
+    sampler = BatchSampler(RandomSampler(range(23)), 5, False)
+    with pytest.raises(ValueError, match="shuffle=False"):
+        top_activations(small, DataLoader(Items(images), batch_sampler=sampler), "1")
+    with pytest.raises(TypeError, match="images must be"):
+        top_activations(small, 3, "1")
+    with pytest.raises(TypeError, match=r"batches \[n,C,H,W\]"):
+        top_activations(small, [images[0]], "1")
+
+
+class Jittered(Items):
+    def __getitem__(self, index):
+        return torch.rand(3, 16, 18, dtype=torch.float64)
+
+
+def test_images_that_change_are_noticed(small, images):
+    with pytest.warns(UserWarning, match="changed at random") as caught:
+        result = top_activations(small, Jittered(images), "4", k=3, maps=2)
+    assert caught[0].filename == __file__
+    assert result.difference["4"] > 1e-3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        top_activations(small, Jittered(images), "4", k=3, maps=2, tolerance=10.0)
+
+
+def test_images_are_not_kept(small):
+    """What is held does not grow with the number of images."""
+    alive, most = weakref.WeakSet(), 0
+
+    class Counted:
+        def __iter__(self):
+            nonlocal most
+            for seed in range(20):
+                generator = torch.Generator().manual_seed(seed)
+                batch = torch.rand(4, 3, 12, 12, dtype=torch.float64, generator=generator)
+                alive.add(batch)
+                gc.collect()
+                most = max(most, len(alive))
+                yield batch
+
+    assert top_activations(small, Counted(), ["1", "4"], k=9, maps=0).count == 80
+    assert most <= 3
+
+
+def test_which_maps(small, images):
+    def channels(maps):
+        return top_activations(small, images, "4", k=1, maps=maps).channels["4"].tolist()
+
+    small[3].weight.data[1] = 0
+    small[3].bias.data.zero_()
+    assert channels("all") == [0, 1, 2, 3]
+    assert channels(99) == [0, 2, 3]  # map 1 never responds
+    assert channels(1) == [2]
+    assert channels(0) == []
+    assert channels([3, 1, 3]) == [1, 3]
+    assert channels({"4": 2}) == [0, 3]
+    small[3].weight.data.zero_()
+    assert channels(99) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": "9"}, "no layer '9'"),
+        ({"layers": []}, "at least one layer"),
+        ({"k": 0}, "k must be a positive int, got 0"),
+        ({"maps": [4]}, "channels between 0 and 3"),
+        ({"maps": -1}, "channels between 0 and 3"),
+        ({"maps": "some"}, "'some'"),
+        ({"maps": {"1": 3}}, "but not '4'"),
+        ({"images": []}, "no images"),
+        ({"images": [torch.ones(1, 3, 9, 9).double(), torch.ones(1, 3, 8, 9).double()]}, "alike"),
+        ({"images": torch.ones(2, 3, 9, 9)}, "float32"),
+    ],
+)
+def test_bad_arguments(small, images, arguments, message):
+    arguments = {"images": images, "layers": "4"} | arguments
+    with pytest.raises((ValueError, TypeError), match=message):
+        top_activations(small, arguments.pop("images"), arguments.pop("layers"), **arguments)
+
+
+def test_a_model_that_cannot_be_followed(images):
+    class Stubborn(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) if float(x.detach().sum()) > -1e9 else x
+
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).double()
+    a = top_activations(Stubborn(*plain), images, "2", k=3, maps=2)
+    b = top_activations(plain, images, "2", k=3, maps=2)
+    assert a.projections["2"].shape[-2:] == (16, 18) and b.projections["2"].shape[-2:] == (5, 5)
+    assert torch.equal(a.images["2"], b.images["2"])
+    for row in range(2):
+        for rank in range(3):
+            y0, x0, y1, x1 = b.boxes["2"][row, rank].tolist()
+            inside = a.projections["2"][row, rank][:, y0:y1, x0:x1]
+            torch.testing.assert_close(inside, b.projections["2"][row, rank])
+
+
+def test_vectors_see_all_of_the_image(net, images):
+    result = top_activations(net, images, "classes", k=2, maps=1)
+    assert result.values["classes"].shape == (6, 2)
+    assert result.projections["classes"].shape == (1, 2, 3, 16, 18)
+
+
+def test_the_model_is_left_as_it_was(net, images):
+    net.train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    top_activations(net, images, LAYER, k=2, maps=1)
+    assert net.training and not any(m._forward_hooks for m in net.modules())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_saved_and_loaded(small, images, tmp_path):
+    result = top_activations(small, images, ["1", "4"], k=30, maps=2)
+    result.save(tmp_path / "top")
+    loaded = TopActivations.load(tmp_path / "top")
+    assert loaded.layers == result.layers and loaded.undefined == result.undefined
+    for name in ("values", "images", "positions", "channels", "boxes", "projections", "patches"):
+        for layer in result.layers:
+            assert torch.equal(getattr(loaded, name)[layer], getattr(result, name)[layer])
+
+
+def test_a_source_is_taken_as_it_is(images):
+    source = source_of(images)
+    assert source_of(source) is source

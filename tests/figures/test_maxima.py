@@ -1,0 +1,84 @@
+"""Figure 2: every chosen map has a block, whatever the sizes of its windows."""
+
+import pytest
+import torch
+from tidy import assert_tidy, drawn_texts
+
+from zfcuda import figures
+from zfcuda.figures.maxima import mosaic, reduced
+from zfcuda.maxima import TopActivations
+
+LAYERS = ("features.3.expand3x3_activation", "a.very.deeply.nested.module.named.conv", "fc8")
+
+
+@pytest.fixture
+def result():
+    def make(k=9, count=5, sizes=((3, 3), (40, 23), (150, 150))):
+        generator = torch.Generator().manual_seed(0)
+        numbers = {layer: torch.arange(k).repeat(count + 3, 1) for layer in LAYERS}
+        numbers[LAYERS[1]][0, 2:] = -1
+        numbers[LAYERS[1]][2] = -1
+        values = {layer: torch.rand(count + 3, k, generator=generator) for layer in LAYERS}
+        pictures = {
+            layer: torch.randn(count, k, 3, *size, generator=generator)
+            for layer, size in zip(LAYERS, sizes, strict=True)
+        }
+        return TopActivations(
+            layers=LAYERS,
+            values={layer: v.sort(1, descending=True).values for layer, v in values.items()},
+            images=numbers,
+            positions={layer: torch.zeros(count + 3, k, 2).long() for layer in LAYERS},
+            channels=dict.fromkeys(LAYERS, torch.arange(count)),
+            boxes={layer: torch.zeros(count, k, 4).long() for layer in LAYERS},
+            projections=pictures,
+            patches=pictures,
+            difference=dict.fromkeys(LAYERS, 0.0),
+            undefined=dict.fromkeys(LAYERS, 0),
+            count=100,
+            image_size=(150, 150),
+            seconds=1.0,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_top_activations(result, k):
+    figure = figures.top_activations(result(k), title="a title")
+    assert_tidy(figure)
+    texts = drawn_texts(figure)
+    captions = [text.get_text() for text in texts if text.get_text().startswith("map ")]
+    assert len(captions) == 15
+    assert sum("nothing" in caption for caption in captions) == 1
+    assert any("windows of 40×23 px" in text.get_text() for text in texts)
+
+
+def test_display_arrays_are_shown_as_they_are(result):
+    own = result(4, 2)
+    shown = {layer: torch.rand(2, 4, 10, 10, 3).numpy() for layer in LAYERS}
+    figure = figures.top_activations(own, shown, shown, columns=2)
+    assert_tidy(figure)
+    drawn = figure.subfigs[0].axes[0].images[0].get_array()
+    assert (drawn[2:6, 2:6] == shown[LAYERS[0]][0, 0][0, 0]).all()
+
+
+def test_no_maps(result):
+    assert_tidy(figures.top_activations(result(4, 0), title="nothing"))
+
+
+def test_a_mosaic_has_a_cell_for_each_picture():
+    cells = [torch.full((50, 60, 3), i / 4).numpy() for i in range(3)]
+    canvas, grid = mosaic([*cells, None], 2)
+    assert [grid.corner(i) for i in range(4)] == [(4, 4), (4, 68), (58, 4), (58, 68)]
+    assert canvas.shape == (2 * 50 + 3 * 4, 2 * 60 + 3 * 4, 3)
+    assert canvas[4, 4, 0] == 0.0 and canvas[4, 68, 0] == 0.25 and canvas[58, 4, 0] == 0.5
+    assert canvas[0, 0, 0] == 1.0 and 0.8 < canvas[58, 68, 0] < 0.9
+    assert mosaic([cells[0][:3, :3]], 1)[0].shape == (36 + 4, 36 + 4, 3)
+
+
+def test_large_pictures_are_reduced_to_means():
+    pictures = torch.rand(2, 3, 128, 130)
+    small = reduced(pictures)
+    assert small.shape == (2, 3, 43, 44)
+    assert small[1, 2, 0, 1] == pytest.approx(float(pictures[1, 2, :3, 3:6].mean()))
+    assert reduced(pictures[..., :64, :64]).shape == (2, 3, 64, 64)

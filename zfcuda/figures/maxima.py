@@ -1,0 +1,192 @@
+"""The strongest activations of some maps, projected, beside what they looked at (Zeiler & Fergus
+2014, figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from ._style import (
+    MUTED,
+    NO_DATA,
+    Array,
+    display_images,
+    display_signal,
+    fit,
+    fit_name,
+    new_figure,
+    number,
+    show_image,
+    styled,
+    to_array,
+)
+from .projection import LAYER_COLOURS
+
+if TYPE_CHECKING:
+    from zfcuda.maxima import TopActivations
+
+PAGE = 7.2  # inches, the width of a page's text
+SHARP = 250  # dots an inch: cells are small
+_CAPTION, _HEADING, _NOTE = 0.19, 0.30, 0.22  # inches
+_SMALLEST, _LARGEST = 36, 64  # pixels of a cell
+
+
+def reduced(pictures: Any) -> Array:
+    """Pictures [..., h, w] of at most 64 pixels a side: means over squares.
+
+    A signal's percentiles should be those of what is seen: a late layer's projection is so fine
+    that it would vanish if it were stretched first and made small afterwards.
+    """
+    pictures = to_array(pictures)
+    *leading, height, width = pictures.shape
+    factor = max(1, -(-max(height, width) // _LARGEST))
+    if factor == 1:
+        return pictures
+    rows, columns = -(-height // factor), -(-width // factor)
+    margins = [(0, 0)] * len(leading)
+    # Squares that hang over the edge are completed from the edge.
+    margins += [(0, rows * factor - height), (0, columns * factor - width)]
+    whole = np.pad(pictures, margins, mode="edge")
+    return whole.reshape(*leading, rows, factor, columns, factor).mean((-3, -1))
+
+
+def displayed(pictures: Any, display: Callable[[Any], Array]) -> Array:
+    """Raw pictures [M,k,C,h,w] as ``display`` shows them, reduced: [M,k,h,w,3]."""
+    small = reduced(pictures)
+    shown = display(small.reshape(-1, *small.shape[2:]))
+    return shown.reshape(*small.shape[:2], *shown.shape[1:])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of one size with lines around them, in pixels of the picture that they form.
+
+    Small cells are enlarged by a whole ``factor``, so that the lines are thin beside them.
+    """
+
+    rows: int
+    columns: int
+    height: int
+    width: int
+    factor: int
+    gap: int
+
+    @classmethod
+    def of(cls, count: int, columns: int, height: int, width: int) -> Grid:
+        """For so many pictures [height,width,3], row by row."""
+        factor = max(1, -(-_SMALLEST // max(height, width, 1)))
+        height, width = height * factor, width * factor
+        gap = max(1, round(max(height, width) / 16))
+        return cls(-(-count // columns), columns, height, width, factor, gap)
+
+    def corner(self, index: int) -> tuple[int, int]:
+        """(top, left) of a cell."""
+        row, column = divmod(index, self.columns)
+        return (
+            self.gap + row * (self.height + self.gap),
+            self.gap + column * (self.width + self.gap),
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of all."""
+        return self.corner(self.rows * self.columns)[0], self.corner(0)[1] + self.columns * (
+            self.width + self.gap
+        )
+
+
+def mosaic(cells: Sequence[Array | None], columns: int, line: str = "white") -> tuple[Array, Grid]:
+    """Pictures [h,w,3] of one size row by row, with lines around them; None is left grey."""
+    shapes = [cell.shape[:2] for cell in cells if cell is not None]
+    grid = Grid.of(len(cells), columns, *(shapes[0] if shapes else (1, 1)))
+    canvas = np.empty((*grid.size, 3))
+    canvas[:] = to_rgb(line)
+    for index, cell in enumerate(cells):
+        top, left = grid.corner(index)
+        shown = to_rgb(NO_DATA)
+        if cell is not None:
+            shown = cell.repeat(grid.factor, 0).repeat(grid.factor, 1)
+        canvas[top : top + grid.height, left : left + grid.width] = shown
+    return canvas, grid
+
+
+def heading(part: Any, layer: str, index: int, text: str) -> None:
+    """A layer's name in its colour, and what else is to be said, above a part of a figure."""
+    colour = LAYER_COLOURS[index % len(LAYER_COLOURS)]
+    part.suptitle(f"{fit_name(layer, 40)}   {text}", x=0.01, ha="left", fontsize=8.5, color=colour)
+
+
+@styled
+def top_activations(
+    result: TopActivations,
+    projections: Mapping[str, Array] | None = None,
+    patches: Mapping[str, Array] | None = None,
+    columns: int = 4,
+    title: str | None = None,
+) -> Figure:
+    """Layer by layer a block for every projected map: the projections of its strongest activations,
+    strongest first, row by row, and beside them the same windows of the images.
+
+    `projections` and `patches` are display arrays ``[M,k,h,w,3]`` in 0..1 by layer; without them
+    the result's own are stretched, each projection on its own with zero at mid grey. `columns`
+    blocks stand side by side.
+    """
+    layers = [layer for layer in result.layers if len(result.channels[layer])]
+    rows = [-(-len(result.channels[layer]) // columns) for layer in layers]
+    side = (PAGE - 0.2) / columns / 2
+    sizes = [to_array(result.projections[layer]).shape[-2:] for layer in layers]
+    heights = [
+        _HEADING + count * (_CAPTION + side * max(1, height) / max(1, width))
+        for count, (height, width) in zip(rows, sizes, strict=True)
+    ]
+    figure = new_figure(PAGE, _NOTE + sum(heights) + (0.3 if title else 0), title, SHARP)
+    if not layers:
+        return figure
+    parts = figure.subfigures(
+        len(layers) + 1, 1, height_ratios=[*heights, _NOTE], squeeze=False
+    ).flat
+    for index, (layer, part) in enumerate(zip(layers, parts, strict=False)):
+        height, width = sizes[index]
+        heading(part, layer, index, f"windows of {height}×{width} px")
+        if projections is None:
+            signals = displayed(result.projections[layer], display_signal)
+        else:
+            signals = projections[layer]
+        seen = (
+            displayed(result.patches[layer], display_images) if patches is None else patches[layer]
+        )
+        axes = part.subplots(rows[index], columns, squeeze=False).flat
+        for row, ax in enumerate(axes):
+            if row < len(signals):
+                _draw_block(ax, result, layer, row, signals[row], seen[row])
+            else:
+                ax.axis("off")
+    note = (
+        f"Left: a map's {result.k} strongest activations, one an image, projected; grey is no "
+        "signal. Right: the images there. Below: the map, its strongest and weakest of these."
+    )
+    parts[-1].text(0.01, 0.5, fit(note, 150), va="center", fontsize=6.5, color=MUTED)
+    return figure
+
+
+def _draw_block(
+    ax: Axes, result: TopActivations, layer: str, row: int, signals: Array, seen: Array
+) -> None:
+    channel = int(result.channels[layer][row])
+    there = to_array(result.images[layer])[channel] >= 0
+    columns = int(np.ceil(np.sqrt(len(there))))
+    halves = [
+        mosaic([c if ok else None for c, ok in zip(cells, there, strict=True)], columns, line)[0]
+        for cells, line in ((signals, "white"), (seen, NO_DATA))  # images may be white themselves
+    ]
+    gap = np.ones((len(halves[0]), max(1, halves[0].shape[1] // 24), 3))
+    values = to_array(result.values[layer])[channel][there]
+    span = f"  ·  {number(values[0])} – {number(values[-1])}" if len(values) else "  ·  nothing"
+    show_image(ax, np.concatenate([halves[0], gap, halves[1]], 1))
+    ax.set_xlabel(f"map {channel}{span}", labelpad=2, fontsize=6.5, color=MUTED)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zfcuda import data, figures, models, nn, ops, results
     from zfcuda.backgrounds import background_effect
     from zfcuda.deconvnet import deconv, project, projections
+    from zfcuda.diagrams import Diagram, diagram_of
     from zfcuda.invariance import invariance_study, rotation, scaling, translation
     from zfcuda.maxima import TopActivations, top_activations
     from zfcuda.planning import Plan
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackgroundResult",
+    "Diagram",
     "InvarianceResult",
     "InvarianceStudy",
     "LayerSums",
@@ -57,6 +59,7 @@ __all__ = [
     "background_effect",
     "data",
     "deconv",
+    "diagram_of",
     "figures",
     "invariance_study",
     "models",
@@ -84,7 +87,9 @@ _HOME = {
     "Predictions": "results",
     "Projections": "results",
     "background_effect": "backgrounds",
+    "Diagram": "diagrams",
     "deconv": "deconvnet",
+    "diagram_of": "diagrams",
     "invariance_study": "invariance",
     "occlusion": "sensitivity",
     "plan": "sensitivity",

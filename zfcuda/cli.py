@@ -24,6 +24,7 @@ COMMANDS = (
     "occlude",
     "rotate",
     "train",
+    "diagram",
     "background",
     "invariance",
     "gallery",

@@ -5,6 +5,7 @@ Display images are NumPy arrays ``[N,H,W,3]`` in 0..1; every one of them is opti
 """
 
 from .background import background_effect
+from .diagram import diagram
 from .invariance import invariance_curve
 from .invariance_study import invariance_study
 from .maxima import top_activations
@@ -16,6 +17,7 @@ from .training import training_curves
 
 __all__ = [
     "background_effect",
+    "diagram",
     "invariance_curve",
     "invariance_study",
     "occlusion_row",

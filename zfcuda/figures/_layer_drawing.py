@@ -1,0 +1,347 @@
+"""The diagram of a convnet layer and its deconvnet layer, to scale in inches.
+
+The convnet is on the right and goes up, the deconvnet is its mirror image on the left and goes
+down. Everything is placed when the drawing is made; `draw` puts it on axes of that size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path
+
+from ._ranks import arrange
+from ._style import INK, MUTED, PALETTE, Array, fit, fit_name, number, show_image
+from .projection import magnify, outline, support
+
+if TYPE_CHECKING:
+    from zfcuda.diagrams import Diagram
+
+WIDTH = 7.0
+FORWARD, BACKWARD, SWITCHES = PALETTE[0], "#C24F00", "#00805D"
+_SIDE = 3.15  # of the convnet, and of the deconvnet
+_BOX, _BETWEEN = 2.2, 0.12  # the widest a box gets; between neighbours
+_GAP = 0.34  # between ranks
+_LINE, _PAD = 0.122, 0.065  # of a box's text
+_PICTURE, _CAPTION = 1.0, 0.2
+_HEADING = 0.27
+_BOLD, _SMALL = 7.0, 6.5  # points, where boxes are wide enough
+_WORD = 13  # letters of "normalisation", which should not be broken
+_LETTER = 0.0083  # width, times points; bold ones are wider:
+_BOLD_LETTER = 0.0098
+_FILLS = {
+    "convolution": "#d9e8f5",
+    "linear": "#d9e8f5",
+    "rectification": "#fbe3cb",
+    "pooling": "#d6eee3",
+}
+_OTHER = "#ededed"
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class _Box:
+    """Its middle, its bottom and its size."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def top(self) -> float:
+        return self.y + self.height
+
+    @property
+    def mirrored(self) -> _Box:
+        return _Box(WIDTH - self.x, self.y, self.width, self.height)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A box's heading and what is below it, wrapped."""
+
+    heading: str
+    rest: str
+
+    @property
+    def heading_lines(self) -> int:
+        return 1 + self.heading.count("\n")
+
+    @property
+    def lines(self) -> int:
+        return self.heading_lines + (1 + self.rest.count("\n") if self.rest else 0)
+
+
+class _Writer:
+    """Wraps what stands in boxes of one width; where they are narrow, in smaller letters."""
+
+    def __init__(self, width: float) -> None:
+        self.scale = float(np.clip(width / (_WORD * _BOLD_LETTER * _BOLD), 0.7, 1.0))
+        self.letters = int(width / (_LETTER * _SMALL * self.scale))
+        self._bold_letters = int(width / (_BOLD_LETTER * _BOLD * self.scale))
+
+    def write(self, heading: str, *rest: str) -> _Text:
+        """A heading, and below it the rest, in one line if it fits."""
+        parts = [part for part in rest if part]
+        joined = ": ".join(parts)
+        if len(joined) > self.letters:
+            joined = "\n".join(fit(part, self.letters, 2) for part in parts)
+        return _Text(fit(heading, self._bold_letters, 2), joined)
+
+    def name(self, name: str) -> str:
+        """A dotted name without the first parts that do not fit."""
+        while "." in name and len(name) > self.letters:
+            name = name.partition(".")[2]
+        return fit_name(name, self.letters)
+
+
+class LayerDrawing:
+    """A diagram's boxes and arrows; `height` is what they need."""
+
+    def __init__(self, result: Diagram) -> None:
+        self._result = result
+        self._given = len(result.sources)
+        steps = [
+            [i + self._given if i >= 0 else -1 - i for i in step.inputs] for step in result.steps
+        ]
+        self._inputs = [[] for _ in result.sources] + steps
+        self._plan = arrange(self._inputs)
+        self._lane = min(_SIDE / self._plan.width, _BOX + _BETWEEN)
+        self._writer = _Writer(self._lane - _BETWEEN)
+        self._texts = self._written()
+        self._place()
+
+    def _written(self) -> list[tuple[_Text, _Text]]:
+        """Of each box, and of its counterpart."""
+        write, name = self._writer.write, self._writer.name
+        below = [
+            (write("maps below", name(source.name)), write("signal below", name(source.name)))
+            for source in self._result.sources
+        ]
+        return below + [
+            (write(step.kind, name(step.name), step.detail), write(step.back, step.back_detail))
+            for step in self._result.steps
+        ]
+
+    def _place(self) -> None:
+        ranks = max(self._plan.rank) + 1
+        heights = [0.0] * ranks
+        for rank, pair in zip(self._plan.rank, self._texts, strict=True):
+            lines = max(text.lines for text in pair)
+            heights[rank] = max(heights[rank], lines * _LINE + 2 * _PAD)
+        # Where nothing is left out, the pictures stand in the place of the maps below.
+        self._whole = [source.calls for source in self._result.sources] == [0]
+        if self._whole:
+            heights[0] = _PICTURE
+            bottom = _CAPTION
+        else:
+            bottom = _CAPTION + _PICTURE + _GAP
+        self._bottoms = [bottom + sum(heights[:r]) + _GAP * r for r in range(ranks)]
+        self._tops = [y + height for y, height in zip(self._bottoms, heights, strict=True)]
+        width = self._lane - _BETWEEN
+        self._boxes = [
+            _Box(self._x(place), self._bottoms[rank], width, heights[rank])
+            for place, rank in zip(self._plan.place, self._plan.rank, strict=True)
+        ]
+        self._seed = self._tops[-1] + _GAP
+        self.height = self._seed + 2 * _LINE + 2 * _PAD + _HEADING
+
+    def _x(self, place: float) -> float:
+        return WIDTH - 0.05 - _SIDE / 2 + place * self._lane
+
+    # -------------------------------------------------------------------------------- drawing
+
+    def draw(self, ax: Axes, image: Array, projection: Array) -> None:
+        """Draw everything; `image` and `projection` are pictures [H,W,3] in 0..1."""
+        ax.axis("off")
+        ax.set(xlim=(0, WIDTH), ylim=(0, self.height), aspect="equal")
+        self._draw_pictures(ax, image, projection)
+        if not self._whole:
+            self._draw_left_out(ax)
+        for (start, end), route in self._plan.routes.items():
+            self._draw_arrow(ax, start, end, route)
+        shapes = [part.shape for part in (*self._result.sources, *self._result.steps)]
+        for index, box in enumerate(self._boxes):
+            if index >= self._given or not self._whole:
+                self._draw_boxes(ax, index, box)
+            self._draw_shape(ax, index, box, "×".join(map(str, shapes[index])))
+        self._draw_seed(ax)
+
+    def _draw_boxes(self, ax: Axes, index: int, box: _Box) -> None:
+        """A call and its counterpart, and what the one has from the other."""
+        forward, backward = self._texts[index]
+        if index < self._given:
+            for own, text in ((box, forward), (box.mirrored, backward)):
+                _draw_box(ax, own, text, "white", self._writer.scale, "--")
+            return
+        kind = self._result.steps[index - self._given].kind
+        fill = next((colour for part, colour in _FILLS.items() if part in kind), _OTHER)
+        _draw_box(ax, box, forward, fill, self._writer.scale)
+        _draw_box(ax, box.mirrored, backward, fill, self._writer.scale)
+        if "max-pooling" in kind:
+            _draw_link(ax, box, "switches", SWITCHES, "-|>", "-")
+        elif kind in ("convolution", "linear") and self._plan.width <= 1:
+            _draw_link(ax, box, "same filters", MUTED, "-", ":")
+
+    def _draw_shape(self, ax: Axes, index: int, box: _Box, shape: str) -> None:
+        """The shape of what leaves a box, beside its arrows."""
+        bends = [
+            self._x(route[1][0]) - box.x
+            for (start, _), route in self._plan.routes.items()
+            if start == index
+        ]
+        away = -1 if bends and min(bends) > 0.05 else 1  # on the side to which no arrow bends
+        aside = 0.06 if len(bends) < 2 else 0.24
+        style = {"fontsize": _SMALL * self._writer.scale, "color": MUTED, "va": "bottom"}
+        for x, side in ((box.x, away), (WIDTH - box.x, -away)):
+            align = "left" if side > 0 else "right"
+            ax.text(x + side * aside, box.top + 0.02, shape, ha=align, **style)
+
+    def _draw_arrow(
+        self, ax: Axes, start: int, end: int, route: Sequence[tuple[float, int]]
+    ) -> None:
+        a, b = self._boxes[start], self._boxes[end]
+        passing = [
+            (self._x(place), y)
+            for place, rank in route[1:-1]
+            for y in (self._bottoms[rank], self._tops[rank])
+        ]
+        # Arrows that come from aside enter aside, so that they can be told apart.
+        side = (passing[-1][0] if passing else a.x) - b.x
+        entry = (b.x + float(np.clip(0.15 * side, -0.3 * b.width, 0.3 * b.width)), b.y)
+        _draw_path(ax, [(a.x, a.top), *passing, entry], FORWARD)
+        down = [(WIDTH - x, y) for x, y in (entry, *reversed(passing), (a.x, a.top))]
+        if sum(start in inputs for inputs in self._inputs) == 1:
+            _draw_path(ax, down, BACKWARD)
+            return
+        x, top = down[-1]
+        _draw_path(ax, [*down[:-1], (x, top + 0.2)], BACKWARD, "-")
+        _draw_plus(ax, x, top + 0.2)
+        _draw_path(ax, [(x, top + 0.14), (x, top)], BACKWARD)
+
+    def _draw_pictures(self, ax: Axes, image: Array, projection: Array) -> None:
+        """The image where the convnet begins and the projection where the deconvnet ends."""
+        x, half = self._x(0.0), _PICTURE / 2
+        square = support(projection)
+        for middle, shown, text in (
+            (x, image, "network input"),
+            (WIDTH - x, projection, "projection"),
+        ):
+            place = (middle - half, _CAPTION, _PICTURE, _PICTURE)
+            cell = ax.inset_axes(place, transform=ax.transData)
+            show_image(cell, shown)
+            ax.text(middle, _CAPTION - 0.04, text, ha="center", va="top", fontsize=7.5)
+            if square is not None:
+                outline(cell, square, BACKWARD)
+                if shown is projection:
+                    magnify(cell, shown, None, square)
+
+    def _draw_left_out(self, ax: Axes) -> None:
+        """Between the pictures and the maps below: how many calls are not drawn."""
+        x, y = self._x(0.0), _CAPTION + _PICTURE
+        for source, box in zip(self._result.sources, self._boxes, strict=False):
+            up = [(x, y), (box.x, box.y)]
+            _draw_path(ax, up, FORWARD, style="--")
+            _draw_path(ax, [(WIDTH - a, b) for a, b in reversed(up)], BACKWARD, style="--")
+            if self._given == 1:
+                calls = f"{source.calls} call{'s' * (source.calls != 1)} not drawn"
+                style = {"va": "center", "fontsize": _SMALL, "color": MUTED}
+                ax.text(x + 0.07, y + _GAP / 2, calls, ha="left", **style)
+                ax.text(WIDTH - x - 0.07, y + _GAP / 2, calls, ha="right", **style)
+
+    def _draw_seed(self, ax: Axes) -> None:
+        """At the top: the convnet ends and the deconvnet begins."""
+        top = self._boxes[-1]
+        _draw_path(ax, [(top.x, top.top), (top.x, self._seed)], FORWARD)
+        _draw_path(ax, [(WIDTH - top.x, self._seed), (WIDTH - top.x, top.top)], BACKWARD)
+        channel, row, column = self._result.unit
+        place = f"of map {channel} at ({row}, {column})"
+        if len(self._result.steps[-1].shape) == 1:
+            place = f"of unit {channel}"
+        text = _Text(
+            f"the strongest activation: {number(self._result.activation)}, {place}",
+            "goes down as the signal, everything else of the layer is set to zero",
+        )
+        wide = _Box(WIDTH / 2, self._seed, WIDTH - 1.4, 2 * _LINE + 2 * _PAD)
+        _draw_box(ax, wide, text, "#fdf6d8")
+        style = {"va": "bottom", "ha": "center", "fontweight": "bold", "fontsize": 8.5}
+        y = wide.top + 0.07
+        ax.text(self._x(0.0), y, "convnet layer, upwards", color=FORWARD, **style)
+        ax.text(WIDTH - self._x(0.0), y, "deconvnet layer, downwards", color=BACKWARD, **style)
+
+
+# ------------------------------------------------------------------------------------ pieces
+
+
+def _draw_box(
+    ax: Axes, box: _Box, text: _Text, fill: str, scale: float = 1.0, line: str = "-"
+) -> None:
+    ax.add_patch(
+        FancyBboxPatch(
+            (box.x - box.width / 2, box.y),
+            box.width,
+            box.height,
+            boxstyle="round,pad=0,rounding_size=0.06",
+            facecolor=fill,
+            edgecolor=MUTED,
+            linewidth=0.7,
+            linestyle=line,
+            zorder=3,
+        )
+    )
+    line_height = _LINE * scale
+    y = box.y + (box.height + text.lines * line_height) / 2
+    style = {"ha": "center", "va": "top", "color": INK, "zorder": 4, "linespacing": 1.1}
+    ax.text(box.x, y, text.heading, fontsize=_BOLD * scale, fontweight="bold", **style)
+    ax.text(
+        box.x, y - text.heading_lines * line_height, text.rest, fontsize=_SMALL * scale, **style
+    )
+
+
+def _draw_link(ax: Axes, box: _Box, text: str, colour: str, head: str, line: str) -> None:
+    """From a box to its counterpart, behind what stands between them."""
+    y = box.y + box.height / 2
+    ends = [(box.x - box.width / 2, y), (WIDTH - box.x + box.width / 2, y)]
+    ax.add_patch(_patch(Path(ends), colour, head, line, zorder=1))
+    ax.text(WIDTH / 2, y + 0.04, text, ha="center", va="bottom", fontsize=7, color=colour)
+
+
+def _draw_path(
+    ax: Axes, points: Sequence[Point], colour: str, head: str = "-|>", style: str = "-"
+) -> None:
+    """An arrow through points, leaving and reaching each of them vertically."""
+    vertices, codes = [points[0]], [Path.MOVETO]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        middle = (y0 + y1) / 2
+        vertices += [(x0, middle), (x1, middle), (x1, y1)]
+        codes += [Path.CURVE4] * 3
+    ax.add_patch(_patch(Path(vertices, codes), colour, head, style, zorder=2.5))
+
+
+def _patch(path: Path, colour: str, head: str, style: str, zorder: float) -> FancyArrowPatch:
+    return FancyArrowPatch(
+        path=path,
+        arrowstyle=head,
+        mutation_scale=8,
+        color=colour,
+        linewidth=1.1,
+        linestyle=style,
+        zorder=zorder,
+    )
+
+
+def _draw_plus(ax: Axes, x: float, y: float) -> None:
+    """Where the signals of several consumers meet."""
+    ax.add_patch(
+        Circle((x, y), 0.06, facecolor="white", edgecolor=BACKWARD, linewidth=0.9, zorder=4)
+    )
+    for dx, dy in ((0.033, 0.0), (0.0, 0.033)):
+        ax.plot([x - dx, x + dx], [y - dy, y + dy], color=BACKWARD, linewidth=0.9, zorder=5)

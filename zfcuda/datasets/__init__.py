@@ -13,14 +13,17 @@ from zfcuda.datasets.examples import Examples, FromDataset, Pictures, Split
 from zfcuda.datasets.fashion import ColouredFashion, fashion_mnist
 from zfcuda.datasets.folder import image_folder
 from zfcuda.datasets.idx import read_idx
+from zfcuda.datasets.samples import Garments, garments
 
 __all__ = [
     "ColouredFashion",
     "Examples",
     "FromDataset",
+    "Garments",
     "Pictures",
     "Split",
     "fashion_mnist",
+    "garments",
     "image_folder",
     "read_idx",
     "split",

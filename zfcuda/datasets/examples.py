@@ -137,6 +137,12 @@ class FromDataset(Examples):
     A picture is a PIL image, which is preprocessed, or a float tensor [3,H,W] that already is what
     the network takes, at least of its size (then crops are cut from it as in `Pictures`).
 
+    ::
+
+        names, pre = ("cat", "dog"), Preprocessing(size=64, resize=None)
+        parts = [FromDataset(d, names, pre) for d in random_split(dataset, [0.8, 0.1, 0.1])]
+        zfcuda.training.train(model, Split(*parts, kind="cats and dogs"), "out")
+
     Args:
         dataset: has `__len__` and `__getitem__`.
         class_names: in label order.
@@ -164,8 +170,9 @@ class FromDataset(Examples):
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         items = [self._item(index) for index in indices.tolist()]
-        x = torch.stack([self._input(picture) for picture, _ in items])
-        return varied(x, self.preprocessing.size, rng), torch.tensor([label for _, label in items])
+        size = self.preprocessing.size  # pictures may differ in theirs
+        x = torch.cat([varied(self._input(picture)[None], size, rng) for picture, _ in items])
+        return x, torch.tensor([label for _, label in items])
 
     def _item(self, index: int) -> tuple[Any, int]:
         item = self.dataset[index]

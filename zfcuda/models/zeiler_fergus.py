@@ -78,7 +78,7 @@ def zfnet(num_classes: int = 1000, lrn: bool = True, ops: Ops = "zfcuda") -> nn.
 def zfnet_small(
     num_classes: int = 10, ops: Ops = "zfcuda", fused: bool = False, lrn: bool = True
 ) -> nn.Sequential:
-    """The ZF network's shape at 64 pixels a side, under 1.5 M parameters, with freshly drawn weights.
+    """The ZF network's shape at 64 pixels a side, 1.2 M parameters, with freshly drawn weights.
 
     Input `[N, 3, 64, 64]`, output logits `[N, num_classes]`; maps of 30, 15 (conv1, pool1), 13, 6
     (conv2, pool2), 6 (conv3..5) and 3 (pool5) pixels a side. Layers are named as in `zfnet`. The

@@ -90,8 +90,16 @@ class Checkpoints:
             self.weights(row.epoch).with_suffix(".json"),
             {**dataclasses.asdict(row), "sha256": {path.name: digest(path) for path in paths}},
         )
-        for old in range(1, row.epoch - 1):
+        self.tidy(row.epoch)
+
+    def tidy(self, last: int) -> None:
+        """Remove what is of no use after the epoch `last`: older momentum, and what a kill left
+        half-written under another name."""
+        for old in range(1, last - 1):
             self._momentum(old).unlink(missing_ok=True)
+        for kind in ("epoch", "momentum"):
+            for half in self.folder.glob(f".{kind}-*"):
+                half.unlink(missing_ok=True)
 
     def rows(self) -> list[Epoch]:
         """The finished epochs, from the first on without a gap.
@@ -140,15 +148,20 @@ def write_tensors(
 ) -> None:
     """Named tensors as a safetensors file that appears whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = save(plain, dict(metadata or {}))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    _write(path, save(plain, dict(metadata or {})))
 
 
 def write_json(path: Path, content: Any) -> None:
     """`content` as a JSON file that appears whole or not at all."""
+    _write(path, json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+        try:
+            temporary.write_bytes(content)
+        except OSError as error:  # a full disk: its own text names no file
+            raise type(error)(error.errno, f"cannot write '{path}' ({error.strerror})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -60,10 +61,13 @@ def train(
 
     Raises:
         ValueError: the folder holds a run of another model, data set or recipe (says in what it
-            differs); a loss that is not finite.
+            differs); a part without pictures; a loss that is not finite.
         OSError: the folder cannot be written, or is full; what was finished stays.
     """
     recipe, folder = recipe or Recipe(), Path(folder)
+    for part in ("training", "validation", "test"):
+        if len(getattr(data, part)) == 0:
+            raise ValueError(f"the {part} part is empty: expected at least one picture")
     check_same_run(folder, name, data, recipe)
     checkpoints = Checkpoints(folder, _metadata(data, name))
     run = _Run(model, data, recipe, checkpoints, progress)
@@ -113,6 +117,7 @@ class _Run:
     def epochs(self) -> list[Epoch]:
         """Train until the recipe says enough; the records of all epochs."""
         rows, weights, momentum = self.checkpoints.last()
+        self.checkpoints.tidy(len(rows))
         if rows:
             source = f"checkpoint '{self.checkpoints.weights(len(rows))}'"
             load_checked(self.model, weights, source)
@@ -155,13 +160,13 @@ class _Run:
         with bar, _own_random_state(self.device):
             for step, indices in enumerate(order.split(self.recipe.batch)):
                 x, y = self.data.training.batch(indices, generator(seed, _STEP, epoch, step))
-                torch.manual_seed(generator(seed, _DROPOUT, epoch, step).initial_seed())
+                _seed(self.device, generator(seed, _DROPOUT, epoch, step).initial_seed())
                 sums += self._step(_placed(x, self.device), y.to(self.device))
                 seen += len(indices)
                 bar.update(len(indices))
                 if step % _SHOWN == 0 or seen == count:
                     loss, right, _ = (sums / seen).tolist()
-                    if loss != loss or loss == float("inf"):
+                    if not math.isfinite(loss):
                         raise ValueError(
                             f"the loss is not finite at step {step} of epoch {epoch}: the learning "
                             f"rate {self.optimizer.param_groups[0]['lr']:g} is too high for this "
@@ -243,3 +248,11 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
     devices: list[Any] = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    # torch.manual_seed would seed every device, also those whose state is not put back.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

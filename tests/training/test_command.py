@@ -1,0 +1,111 @@
+"""`zfcuda train` as it is typed: killed, on a full disk, on wrong data."""
+
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import zfcuda
+from zfcuda import cli
+from zfcuda.training import TrainingResult
+
+
+def command(folder, out, *more):
+    return ["train", "--data", str(folder), "--out", str(out), "--epochs", "3", "--batch", "16",
+            "--threads", "1", "--quiet", *map(str, more)]  # fmt: skip
+
+
+def weights_of(folder):
+    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def test_it_writes_numbers_curves_and_weights(idx_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(command(idx_folder(), out, "--plain")) == 0
+    written = capsys.readouterr().out
+    for name in ("training.npz", "training.json", "training.png", "training.pdf"):
+        assert str(out / name) in written and (out / name).stat().st_size > 0
+    result = TrainingResult.load(out / "training")
+    assert result.settings["data"] == "IDX files, black backgrounds"
+    assert f"{result.test_accuracy:.2%} of the test pictures" in written
+    # The weights say what they are.
+    path = out / "weights.safetensors"
+    model = zfcuda.models.load(path)
+    assert zfcuda.models.class_names(path) == ("class 0", "class 1", "class 2")
+    pre = zfcuda.models.preprocessing(path)
+    assert pre == zfcuda.models.preprocessing("zfnet_small?weights=none")
+    assert model(torch.zeros(1, 3, pre.size, pre.size)).shape == (1, 3)
+    assert isinstance(model.relu1, torch.nn.ReLU)  # a layer one can look at, not the fused pool
+
+
+def test_pictures_that_cannot_be_read_are_counted(picture_folder, tmp_path, capsys):
+    folder = picture_folder({"cat": 10, "dog": 10})
+    (folder / "cat" / "3.png").write_bytes(b"broken")
+    assert cli.main(command(folder, tmp_path / "out")) == 0
+    captured = capsys.readouterr()
+    assert "1 pictures could not be read" in captured.out and "3.png' is not" in captured.err
+
+
+def test_killed_and_called_again(idx_folder, tmp_path):
+    folder, whole, cut = idx_folder(), tmp_path / "whole", tmp_path / "cut"
+    assert cli.main(command(folder, whole)) == 0
+    arguments = [sys.executable, "-m", "zfcuda", *command(folder, cut)]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    while not (cut / "epoch-0001.json").exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not (cut / "weights.safetensors").exists()
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+    assert weights_of(cut) == weights_of(whole)
+
+
+def test_full_disk(idx_folder, tmp_path):
+    """A limit on the size of files fails as a full disk does: in the middle of a write."""
+    folder, out = idx_folder(), tmp_path / "out"
+    arguments = [sys.executable, "-m", "zfcuda", *command(folder, out)]
+    limit = 1 << 20
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    ended = subprocess.run(arguments, preexec_fn=limited, capture_output=True, text=True)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert "cannot write" in line and "epoch-0001.safetensors" in line
+    assert os.listdir(out) == ["run.json"]
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+    assert (out / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        (["--epochs", "0"], "epochs 0: expected at least 1"),
+        (["--rate", "-1"], "rate -1.0: expected a positive number"),
+        (["--threads", "0"], "threads 0: expected at least 1"),
+    ],
+)
+def test_wrong_numbers_are_one_line(idx_folder, tmp_path, capsys, more, match):
+    assert cli.main(command(idx_folder(), tmp_path / "out", *more)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert match in line
+
+
+def test_missing_data_is_one_line(tmp_path, capsys):
+    assert cli.main(command(tmp_path / "none", tmp_path / "out")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none' does not exist: expected a folder with one folder per class" in line
+
+
+def test_another_network_in_the_same_folder(idx_folder, tmp_path, capsys):
+    folder, out = idx_folder(), tmp_path / "out"
+    assert cli.main(command(folder, out)) == 0
+    assert cli.main(command(folder, out, "--seed", 1)) == 2
+    assert "(seed 1 instead of 0): choose another folder" in capsys.readouterr().err

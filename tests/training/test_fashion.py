@@ -1,0 +1,181 @@
+"""Garments on coloured backgrounds: the composition, the split, and files that are wrong."""
+
+import pytest
+import torch
+
+from zfcuda import datasets
+from zfcuda.data import Preprocessing
+from zfcuda.datasets import ColouredFashion, fashion_mnist
+from zfcuda.datasets.examples import generator
+
+from .sets import NAMES, garments, idx_bytes
+
+PRE = Preprocessing(size=64, resize=None, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.1))
+
+
+@pytest.fixture
+def examples():
+    images, labels = garments(12)
+    return ColouredFashion(torch.from_numpy(images), torch.from_numpy(labels).long(), NAMES, PRE, 3)
+
+
+ALL = torch.arange(12)
+
+
+def test_composition_is_the_formula(examples):
+    rgb, opacity = examples.composite(ALL)
+    colours = examples.colours(ALL)[:, :, None, None]
+    # Outside the garment the picture is the colour, where it is opaque the garment's own grey.
+    clear, opaque = (opacity == 0)[:, None], (opacity == 1)[:, None]
+    assert clear.any() and opaque.any()
+    assert torch.allclose(rgb, colours.expand_as(rgb).where(clear, rgb))
+    grey = rgb[:, :1].expand_as(rgb)
+    assert torch.allclose(rgb.where(opaque, grey), grey)
+    # In between: g + (1 - min(1, 3 g)) * colour, g = opacity / 3.
+    between = (opacity / 3)[:, None] + (1 - opacity)[:, None] * colours
+    assert torch.allclose(rgb.where(~opaque, between), between, atol=1e-6)
+
+
+def test_input_is_the_normalised_picture(examples):
+    x, labels = examples.batch(ALL)
+    rgb, _ = examples.composite(ALL)
+    assert torch.allclose(x, examples.normalised(rgb), atol=1e-5)
+    assert x.is_contiguous(memory_format=torch.channels_last) and x.dtype == torch.float32
+    assert labels.tolist() == [0, 1, 2] * 4
+    one, label = examples[4]
+    assert torch.allclose(one, x[4], atol=1e-6) and label == 1
+
+
+def test_channel_order():
+    images, labels = (torch.from_numpy(a) for a in garments(12))
+    rgb, bgr = (
+        ColouredFashion(images, labels.long(), NAMES, pre).batch(ALL)[0]
+        for pre in (
+            Preprocessing(size=64, resize=None, mean=(0.1, 0.2, 0.3), channels="rgb"),
+            Preprocessing(size=64, resize=None, mean=(0.1, 0.2, 0.3), channels="bgr"),
+        )
+    )
+    std, mean = (torch.tensor(v).view(3, 1, 1) for v in (Preprocessing().std, (0.1, 0.2, 0.3)))
+    assert torch.allclose((bgr * std + mean).flip(1), rgb * std + mean, atol=1e-5)
+
+
+def test_scale_and_place_stay_in_the_picture(examples):
+    _, opacity = examples.composite(ALL[2::3])  # those of which all is bright
+    for one in opacity > 0.5:
+        height, width = (int(one.any(axis).sum()) for axis in (1, 0))
+        assert height == pytest.approx(width, abs=1)
+        assert 0.8 * 48 - 2 <= height <= 1.2 * 48 + 2
+    assert len({int((one > 0.5).sum()) for one in opacity}) > 1
+
+
+def test_resizing_agrees_with_pytorchs(examples):
+    """At scale 1 in the middle: torch's own bilinear interpolation to 48 pixels, on black."""
+    from zfcuda.datasets.fashion import _placed
+
+    grey = examples.images[:4].float() / 255
+    placed = _placed(grey, torch.tensor([[0.5, 0.5, 0.5]]).expand(4, 3), 64)
+    expected = torch.nn.functional.interpolate(
+        grey[:, None], size=48, mode="bilinear", align_corners=False
+    )[:, 0]
+    # The outermost pixels differ: there we blend with the black around, torch repeats the edge.
+    assert torch.allclose(placed[:, 9:-9, 9:-9], expected[:, 1:-1, 1:-1], atol=1e-5)
+    assert (placed[:, :7] == 0).all() and (placed[:, :, -7:] == 0).all()
+
+
+def test_unvaried_is_fixed_by_the_seed_and_varied_by_the_generator(examples):
+    same = ColouredFashion(examples.images, examples.labels, NAMES, PRE, 3)
+    other = ColouredFashion(examples.images, examples.labels, NAMES, PRE, 4)
+    x = examples.batch(ALL)[0]
+    assert torch.equal(x, same.batch(ALL)[0]) and not torch.equal(x, other.batch(ALL)[0])
+    varied = [examples.batch(ALL, generator(0, k))[0] for k in (1, 1, 2)]
+    assert torch.equal(varied[0], varied[1]) and not torch.equal(varied[0], varied[2])
+    assert torch.equal(examples.batch(ALL[5:7])[0], x[5:7])  # whatever it is asked for with
+
+
+def test_about_half_are_mirrored(examples):
+    which = torch.zeros(200, dtype=torch.int64)  # the left half is bright
+    x, _ = examples.batch(which, generator(0))
+    plain = ColouredFashion(examples.images, examples.labels, NAMES, PRE, coloured=False)
+    x, _ = plain.batch(which, generator(0))
+    bright = x[:, 0] > x[:, 0].mean()
+    columns = torch.arange(64.0)
+    centre = (bright.sum(1) * columns).sum(1) / bright.sum((1, 2))
+    spread = [(bright[i].any(0)).nonzero() for i in range(200)]
+    assert all(len(s) for s in spread) and centre.min() < 20 and centre.max() > 44
+
+
+def test_plain_backgrounds_are_black(examples):
+    plain = ColouredFashion(examples.images, examples.labels, NAMES, PRE, 3, coloured=False)
+    rgb, opacity = plain.composite(ALL)
+    assert (rgb[(opacity == 0)[:, None].expand_as(rgb)] == 0).all()
+    assert torch.equal(opacity, examples.composite(ALL)[1])  # the same places
+
+
+def test_split_of_a_folder(idx_folder):
+    split = fashion_mnist(PRE, idx_folder(120, 12), seed=1)
+    parts = split.training, split.validation, split.test
+    assert [len(part) for part in parts] == [110, 10, 12]
+    assert split.training.class_names == ("class 0", "class 1", "class 2")
+    # Nothing is in two parts, and the seed decides which is where.
+    pictures = [part.images.flatten(1).tolist() for part in parts[:2]]
+    assert not {tuple(p) for p in pictures[0]} & {tuple(p) for p in pictures[1]}
+    again, other = (fashion_mnist(PRE, idx_folder(120, 12), seed=s) for s in (1, 2))
+    assert torch.equal(again.validation.images, split.validation.images)
+    assert not torch.equal(other.validation.images, split.validation.images)
+    assert split.kind == "IDX files, coloured backgrounds"
+
+
+def test_sixty_thousand_give_five_thousand(monkeypatch, tmp_path):
+    def pair(folder, part):
+        count = 60_000 if part == "training" else 10_000
+        return torch.zeros(count, 2, 2, dtype=torch.uint8), torch.arange(count) % 10
+
+    monkeypatch.setattr("zfcuda.datasets.fashion.read_pair", pair)
+    split = fashion_mnist(PRE, tmp_path)
+    assert (len(split.training), len(split.validation), len(split.test)) == (55_000, 5_000, 10_000)
+
+
+# --- what can be wrong ---------------------------------------------------------------------------
+
+
+def test_missing_data_set_says_where_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("zfcuda.datasets.fashion.FOLDER", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist"):
+        datasets.split(PRE)
+
+
+def test_one_missing_file_is_named(idx_folder):
+    folder = idx_folder()
+    (folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no t10k-labels-idx1-ubyte \(or .*\.gz\)"):
+        datasets.split(PRE, folder)
+
+
+def test_images_and_labels_that_do_not_belong_together(idx_folder):
+    folder = idx_folder()
+    (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(garments(59)[0]))
+    with pytest.raises(ValueError, match=r"\[59, 28, 28\] and .* \[60\] do not belong together"):
+        datasets.split(PRE, folder)
+
+
+def test_a_single_class(idx_folder):
+    with pytest.raises(ValueError, match="has a single class"):
+        datasets.split(PRE, idx_folder(classes=1))
+
+
+def test_too_few(idx_folder):
+    with pytest.raises(ValueError, match="has 11 training pictures: expected at least 12"):
+        datasets.split(PRE, idx_folder(training=11))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "match"),
+    [
+        (torch.zeros(2, 28, 28), torch.zeros(2).long(), r"uint8 \[N,h,w\], got torch.float32"),
+        (torch.zeros(2, 28, 28).byte(), torch.zeros(3).long(), r"int64 \[2\], got .* \[3\]"),
+        (torch.zeros(2, 28, 28).byte(), torch.tensor([0, 3]), "labels from 0 to 3: expected 0 to"),
+    ],
+)
+def test_wrong_tensors(images, labels, match):
+    with pytest.raises(ValueError, match=match):
+        ColouredFashion(images, labels, NAMES, PRE)

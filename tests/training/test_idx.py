@@ -1,0 +1,57 @@
+"""IDX files, whole and damaged."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from zfcuda.datasets import read_idx
+
+from .sets import idx_bytes
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="a-ubyte"):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (4, 3, 2), (0, 28, 28)])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_any_shape_plain_or_gzipped_whatever_the_name(write, shape, pack):
+    array = np.random.default_rng(0).integers(0, 256, shape)
+    read = read_idx(write(pack(idx_bytes(array))))
+    assert read.dtype == torch.uint8 and tuple(read.shape) == shape
+    assert np.array_equal(read.numpy(), array)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no-ubyte' does not exist"):
+        read_idx(tmp_path / "no-ubyte")
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda good: good[:-1], "damaged: its header promises 4x3x2 = 24 values, 23 follow"),
+        (lambda good: good + b"x", "promises 4x3x2 = 24 values, 25 follow"),
+        (lambda good: b"PNG" + good[3:], "is not an IDX file"),
+        (lambda good: b"", "is not an IDX file"),
+        (lambda good: good[:6], "with 3 dimensions: expected bytes"),
+        (lambda good: good[:2] + b"\x0d" + good[3:], "of kind 0x0d"),
+        (lambda good: good[:3] + b"\x00" + good[4:], "with 0 dimensions"),
+        (lambda good: struct.pack(">HBBI", 0, 8, 1, 2**32 - 1), "4294967295 = 4,294,967,295"),
+        (lambda good: gzip.compress(good)[:-6], "is damaged: "),
+        (lambda good: gzip.compress(good)[:20] + bytes(30), "is damaged: "),
+    ],
+)
+def test_damaged_files_are_named_with_what_is_wrong(write, damage, match):
+    path = write(damage(idx_bytes(np.zeros((4, 3, 2)))))
+    with pytest.raises(ValueError, match=match) as caught:
+        read_idx(path)
+    assert str(path) in str(caught.value)

@@ -1,0 +1,249 @@
+"""A run: what it learns and leaves behind, and that being cut short anywhere changes nothing."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from zfcuda.training import Checkpoints, Recipe, TrainingResult, evaluate, train
+
+RECIPE = Recipe(epochs=3, batch=16, rate=0.02)
+
+
+def weights_of(folder):
+    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def run(network, data, folder, recipe=RECIPE, **more):
+    return train(network(), data, folder, recipe, progress=False, **more)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_it_learns(network, data, tmp_path):
+    model = network()
+    recipe = Recipe(epochs=20, batch=8, patience=20)
+    result = train(model, data, tmp_path, recipe, progress=False)
+    assert result.test_accuracy > 0.9 and result.training_loss[-1] < 0.8 * result.training_loss[0]
+    logits, labels = evaluate(model, data.test)
+    assert float((logits.argmax(1) == labels).double().mean()) == result.test_accuracy
+    assert result.confusion.sum() == len(data.test)
+    assert result.confusion.diagonal().sum() == round(result.test_accuracy * len(data.test))
+
+
+def test_what_is_left_behind(network, data, tmp_path):
+    result = run(network, data, tmp_path, name="small")
+    assert names(tmp_path) == sorted(
+        [f"epoch-000{i}.{suffix}" for i in (1, 2, 3) for suffix in ("json", "safetensors")]
+        + ["momentum-0002.safetensors", "momentum-0003.safetensors"]
+        + ["run.json", "training.json", "training.npz", "weights.safetensors"]
+    )
+    again = TrainingResult.load(tmp_path / "training")
+    assert torch.equal(again.validation_loss, result.validation_loss)
+    assert again.settings["model"] == "small" and again.weights_sha256 == weights_of(tmp_path)
+    best = 1 + int(result.validation_accuracy.argmax())
+    assert result.best == best
+    chosen = load_file(Checkpoints(tmp_path).weights(best))
+    shipped = load_file(tmp_path / "weights.safetensors")
+    assert all(torch.equal(chosen[name], shipped[name]) for name in chosen)
+    assert (result.images_per_second > 0).all() and (result.cpu_seconds > 0).all()
+
+
+def test_test_pictures_decide_nothing(network, data, tmp_path):
+    """Other test labels: the same weights."""
+    run(network, data, tmp_path / "a")
+    other = dataclasses.replace(data, test=data.validation)
+    run(network, other, tmp_path / "b")
+    assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(network, data, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(int.from_bytes(os.urandom(4), "big"))  # whatever else was drawn
+        run(network, data, tmp_path / name, dataclasses.replace(RECIPE, seed=seed))
+    a, b, c = (weights_of(tmp_path / name) for name in "abc")
+    assert a == b != c
+
+
+def test_global_random_state_and_mode_are_left_alone(network, data, tmp_path):
+    model = network().eval()
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    train(model, data, tmp_path, RECIPE, progress=False)
+    assert torch.equal(torch.get_rng_state(), before) and not model.training
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def killing(monkeypatch):
+    """Ends everything before the n-th file gets its final name, or right after."""
+
+    def at(n, after):
+        count, replace = 0, os.replace
+
+        def replaced(*paths):
+            nonlocal count
+            count += 1
+            if count == n and not after:
+                raise Killed
+            replace(*paths)
+            if count == n:
+                raise Killed
+
+        monkeypatch.setattr(os, "replace", replaced)
+        return lambda: monkeypatch.setattr(os, "replace", replace)
+
+    return at
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, request):
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("n", range(1, 15))
+def test_killed_at_any_file_it_ends_with_the_same_weights(
+    network, data, tmp_path, killing, uninterrupted, n, after
+):
+    if not names(uninterrupted):
+        run(network, data, uninterrupted)
+    restore = killing(n, after)
+    try:
+        run(network, data, tmp_path)
+    except Killed:
+        pass
+    else:
+        assert n == 14  # there are 13: run.json, 3 an epoch, weights, and 2 of the result
+    restore()
+    torch.manual_seed(n)
+    result = run(network, data, tmp_path)
+    assert weights_of(tmp_path) == weights_of(uninterrupted)
+    assert names(tmp_path) == names(uninterrupted)  # nothing half-written stays
+    assert len(result.epoch) == 3
+    whole = TrainingResult.load(uninterrupted / "training")
+    for name in ("training_loss", "validation_loss", "rate"):
+        assert torch.equal(getattr(result, name), getattr(whole, name))
+
+
+def test_what_a_kill_left_half_written_is_removed(network, data, tmp_path):
+    run(network, data, tmp_path)
+    expected = names(tmp_path)
+    (tmp_path / ".epoch-0004.0123abcd.safetensors").write_bytes(b"half")
+    (tmp_path / "mine.txt").touch()
+    run(network, data, tmp_path)
+    assert names(tmp_path) == sorted([*expected, "mine.txt"])
+
+
+def test_killed_inside_an_epoch(network, data, tmp_path, uninterrupted):
+    if not names(uninterrupted):
+        run(network, data, uninterrupted)
+    batch, count = data.training.batch, 0
+
+    def killed(*arguments):
+        nonlocal count
+        count += 1
+        if count == 5:  # in the second epoch of three batches
+            raise Killed
+        return batch(*arguments)
+
+    data.training.batch = killed
+    with pytest.raises(Killed):
+        run(network, data, tmp_path)
+    data.training.batch = batch
+    run(network, data, tmp_path)
+    assert weights_of(tmp_path) == weights_of(uninterrupted)
+
+
+def test_a_run_that_has_ended_is_not_run_again(network, data, tmp_path):
+    first = run(network, data, tmp_path)
+    data.training.batch = data.test.batch = None  # would fail if it were used
+    model = network()
+    second = train(model, data, tmp_path, RECIPE, progress=False)
+    assert second.test_accuracy == first.test_accuracy
+    shipped = load_file(tmp_path / "weights.safetensors")
+    assert all(torch.equal(v, shipped[k]) for k, v in model.state_dict().items())
+
+
+def test_more_epochs_go_on(network, data, tmp_path, uninterrupted):
+    if not names(uninterrupted):
+        run(network, data, uninterrupted)
+    run(network, data, tmp_path, dataclasses.replace(RECIPE, epochs=1))
+    result = run(network, data, tmp_path)
+    assert len(result.epoch) == 3 and weights_of(tmp_path) == weights_of(uninterrupted)
+
+
+@pytest.mark.parametrize("kind", ["epoch", "momentum"])
+def test_a_damaged_file_costs_one_epoch(network, data, tmp_path, uninterrupted, kind):
+    if not names(uninterrupted):
+        run(network, data, uninterrupted)
+    shutil.copytree(uninterrupted, tmp_path / "a")
+    path = tmp_path / "a" / f"{kind}-0003.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.warns(UserWarning, match=f"epoch 3 cannot be .*{path.name}' is damaged"):
+        run(network, data, tmp_path / "a")
+    assert weights_of(tmp_path / "a") == weights_of(uninterrupted)
+
+
+# --- what can be wrong ---------------------------------------------------------------------------
+
+
+def test_another_recipe_is_refused_with_its_difference(network, data, tmp_path):
+    run(network, data, tmp_path)
+    other = dataclasses.replace(RECIPE, rate=0.5, seed=3)
+    with pytest.raises(ValueError, match=r"another training run \(rate 0.5 instead of 0.02; seed"):
+        run(network, data, tmp_path, other)
+    smaller = dataclasses.replace(data, training=data.test)
+    with pytest.raises(ValueError, match=r"pictures \[15, 15, 15\] instead of \[48, 15, 15\]"):
+        run(network, smaller, tmp_path)
+
+
+def test_checkpoint_of_another_architecture_is_refused(network, data, tmp_path):
+    run(network, data, tmp_path)
+    model = network(width=5)
+    before = model[0].weight.clone()
+    with pytest.raises(ValueError, match=r"0003\.safetensors' does not fit the model: wrong: 0\.w"):
+        train(model, data, tmp_path, RECIPE, progress=False)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_other_threads_are_told(network, data, tmp_path):
+    run(network, data, tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**record, "threads": 99}))
+    with pytest.warns(UserWarning, match="begun with 99 threads and goes on with"):
+        run(network, data, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "no json"])
+def test_a_broken_run_file(network, data, tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json' (is not|holds a list)"):
+        run(network, data, tmp_path)
+
+
+def test_a_loss_that_explodes_is_told(network, data, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"loss is not finite at step \d+ of epoch 1: the learning"
+    ):
+        run(network, data, tmp_path, dataclasses.replace(RECIPE, rate=1e30))
+    assert names(tmp_path) == ["run.json"]
+
+
+def test_an_empty_part(network, data, tmp_path):
+    empty = type(data.test)(
+        data.test.images[:0], data.test.labels[:0], ("a",), data.test.preprocessing
+    )
+    with pytest.raises(ValueError, match="the test part is empty"):
+        run(network, dataclasses.replace(data, test=empty), tmp_path)
+    assert names(tmp_path) == []

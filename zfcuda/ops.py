@@ -183,7 +183,7 @@ def max_unpool2d(
     """Put every value back where its switch says (Zeiler & Fergus 2014, section 2.1: unpooling).
 
     Gather form: each output element is written once, so the result is the same on every run and
-        device.
+    device.
 
     Args:
         y, switches: [N,C,OH,OW], as :func:`max_pool2d` returns them.
@@ -466,11 +466,6 @@ def gather_windows(
     _ops.gather_windows(base, patches, windows, out, largest, channel, outside, add)
 
 
-@torch.library.register_fake("zfcuda::gather_windows")
-def _(base, patches, windows, out, largest, channel, outside, add):
-    return None
-
-
 def pool_windows(
     base: Tensor,
     patches: Sequence[Tensor],
@@ -503,11 +498,6 @@ def pool_windows(
     _refuse_derivative("pool_windows", base, out, *patches)
     window = _window(kernel_size, stride, padding, dilation)
     _ops.pool_windows(base, patches, windows, out, largest, *window, relu)
-
-
-@torch.library.register_fake("zfcuda::pool_windows")
-def _(base, patches, windows, out, largest, kernel_size, stride, padding, dilation, relu):
-    return None
 
 
 def unpool_windows(
@@ -546,18 +536,5 @@ def unpool_windows(
     _ops.unpool_windows(switches, patches, windows, out, largest, *window, relu, overwrite)
 
 
-@torch.library.register_fake("zfcuda::unpool_windows")
-def _(
-    switches,
-    patches,
-    windows,
-    out,
-    largest,
-    kernel_size,
-    stride,
-    padding,
-    dilation,
-    relu,
-    overwrite,
-):
-    return None
+for _op in ("gather_windows", "pool_windows", "unpool_windows"):
+    torch.library.register_fake(f"zfcuda::{_op}", lambda *args: None)

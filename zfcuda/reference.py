@@ -6,7 +6,7 @@ inputs are computed in float32 and rounded once at the end, as the kernels do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -85,8 +85,7 @@ def max_unpool2d(
     """Unpooling tap by tap; see :func:`zfcuda.ops.max_unpool2d`.
 
     Taps run from last to first: for one output element that visits its windows in raster order,
-        which
-    fixes both the rounding of ``"sum"`` and the winner of ``"overwrite"``.
+    which fixes both the rounding of ``"sum"`` and the winner of ``"overwrite"``.
     """
     (h, w), (oh, ow) = output_size, y.shape[-2:]
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel_size, stride, padding, dilation
@@ -200,13 +199,17 @@ def _patch(patches: Sequence[Tensor], row: list[int]) -> tuple[Tensor, Box] | No
     return patches[buffer][pixels.to(patches[buffer].device)], (y0, x0, y1, x1)
 
 
-def _out_pixels(out: Tensor, row: list[int]) -> tuple[Box, Tensor] | None:
-    """The window of a row of ``windows``, and the [h,w,Co] view of ``out`` it goes to."""
-    y0, x0, y1, x1, offset = row[8:]
-    if _is_empty((y0, x0, y1, x1)):
-        return None
-    h, w = y1 - y0, x1 - x0
-    return (y0, x0, y1, x1), out[offset : offset + h * w].unflatten(0, (h, w))
+def _wanted(
+    windows: Tensor, patches: Sequence[Tensor], out: Tensor
+) -> Iterator[tuple[int, Box, Tensor, tuple[Tensor, Box] | None]]:
+    """Of every row of ``windows`` that wants something its image, the window's box, the [h,w,Co]
+    view of ``out`` that it goes to and the patch over it."""
+    for row in windows.tolist():
+        y0, x0, y1, x1, offset = row[8:]
+        if not _is_empty((y0, x0, y1, x1)):
+            h, w = y1 - y0, x1 - x0
+            target = out[offset : offset + h * w].unflatten(0, (h, w))
+            yield row[0], (y0, x0, y1, x1), target, _patch(patches, row)
 
 
 def gather_windows(
@@ -221,14 +224,11 @@ def gather_windows(
 ) -> None:
     """Window by window; see :func:`zfcuda.ops.gather_windows`. ``largest`` is of no use here."""
     channels = (patches[0] if base is None else base).shape[-1]
-    for row in windows.tolist():
-        if (found := _out_pixels(out, row)) is None:
-            continue
-        box, target = found
+    for image, box, target, patch in _wanted(windows, patches, out):
         pixels = out.new_full((*target.shape[:2], channels), outside)
         if base is not None:
-            _lay(pixels, box, base[row[0]], (0, 0, *base.shape[1:3]))
-        if (patch := _patch(patches, row)) is not None:
+            _lay(pixels, box, base[image], (0, 0, *base.shape[1:3]))
+        if patch is not None:
             _lay(pixels, box, *patch)
         into = target[..., channel : channel + channels]
         into.copy_(into + pixels if add else pixels)
@@ -249,12 +249,9 @@ def pool_windows(
     """The whole map under each patch, pooled tap by tap; see :func:`zfcuda.ops.pool_windows`."""
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel_size, stride, padding, dilation
     map_box = (0, 0, *base.shape[1:3])
-    for row in windows.tolist():
-        if (found := _out_pixels(out, row)) is None:
-            continue
-        (y0, x0, _, _), target = found
-        laid = base[row[0]].clone()
-        if (patch := _patch(patches, row)) is not None:
+    for image, (y0, x0, _, _), target, patch in _wanted(windows, patches, out):
+        laid = base[image].clone()
+        if patch is not None:
             _lay(laid, map_box, *patch)
         if relu:
             laid = torch.relu(laid)
@@ -293,16 +290,13 @@ def unpool_windows(
         for pooled, k, s, d in zip(pooled_box[2:], kernel_size, stride, dilation, strict=True)
     )
     canvas_box = (-padding[0], -padding[1], size[0] - padding[0], size[1] - padding[1])
-    for row in windows.tolist():
-        if (found := _out_pixels(out, row)) is None:
-            continue
-        box, target = found
+    for image, box, target, patch in _wanted(windows, patches, out):
         signal = out.new_zeros(switches.shape[1:])
-        if (patch := _patch(patches, row)) is not None:
+        if patch is not None:
             _lay(signal, pooled_box, *patch)
         unpooled = max_unpool2d(
             signal.permute(2, 0, 1)[None],
-            switches[row[0]].permute(2, 0, 1)[None],
+            switches[image].permute(2, 0, 1)[None],
             kernel_size,
             stride,
             (0, 0),

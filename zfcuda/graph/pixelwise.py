@@ -33,7 +33,7 @@ _RULES = (Affine, Binary, Identity, Pixelwise, Pointwise, Shape)
 
 def chain_to(nodes: Sequence[Node], last: Node) -> Chain | None:
     """The chain that ends with the node ``last``, if there is one that treats pixels alone."""
-    chain = _closed(nodes, last) if last.is_map else None
+    chain = _closed(nodes, last) if last.is_map and last.shape[0] else None
     return chain if chain and _treats_pixels_alone(chain, last.shape[0]) else None
 
 

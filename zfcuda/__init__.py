@@ -24,6 +24,7 @@ from zfcuda import _load
 if TYPE_CHECKING:
     from zfcuda import data, figures, models, nn, ops, results
     from zfcuda.backgrounds import background_effect
+    from zfcuda.correspondences import CorrespondenceResult, correspondence
     from zfcuda.deconvnet import deconv, project, projections
     from zfcuda.diagrams import Diagram, diagram_of
     from zfcuda.invariance import invariance_study, rotation, scaling, translation
@@ -41,11 +42,13 @@ if TYPE_CHECKING:
         Projections,
     )
     from zfcuda.sensitivity import occlusion, plan
+    from zfcuda.uncertainty import UncertaintyResult, uncertainty_of
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackgroundResult",
+    "CorrespondenceResult",
     "Diagram",
     "InvarianceResult",
     "InvarianceStudy",
@@ -56,7 +59,9 @@ __all__ = [
     "Predictions",
     "Projections",
     "TopActivations",
+    "UncertaintyResult",
     "background_effect",
+    "correspondence",
     "data",
     "deconv",
     "diagram_of",
@@ -75,6 +80,7 @@ __all__ = [
     "scaling",
     "top_activations",
     "translation",
+    "uncertainty_of",
 ]
 
 _HOME = {
@@ -87,6 +93,8 @@ _HOME = {
     "Predictions": "results",
     "Projections": "results",
     "background_effect": "backgrounds",
+    "CorrespondenceResult": "correspondences",
+    "correspondence": "correspondences",
     "Diagram": "diagrams",
     "deconv": "deconvnet",
     "diagram_of": "diagrams",
@@ -102,6 +110,8 @@ _HOME = {
     "TopActivations": "maxima",
     "top_activations": "maxima",
     "translation": "invariance",
+    "UncertaintyResult": "uncertainty",
+    "uncertainty_of": "uncertainty",
 }
 _MODULES = {"data", "figures", "models", "nn", "ops", "results"}
 

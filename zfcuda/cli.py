@@ -27,6 +27,8 @@ COMMANDS = (
     "diagram",
     "background",
     "invariance",
+    "correspond",
+    "uncertainty",
     "gallery",
 )
 

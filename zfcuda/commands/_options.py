@@ -74,7 +74,14 @@ def data(parser: argparse.ArgumentParser, default: str | None = None) -> None:
         help="folder of images (one folder a class, if labels are needed) or of IDX files, as "
         "Fashion-MNIST's" + (" (default: %(default)s)" if default else ""),
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
+    parser.add_argument("--limit", type=int, metavar="N", help="use N of the images only")
+
+
+def plain(parser: argparse.ArgumentParser) -> None:
+    """--plain: of IDX files."""
+    parser.add_argument(
+        "--plain", action="store_true", help="IDX data on black instead of coloured backgrounds"
+    )
 
 
 def seed(parser: argparse.ArgumentParser) -> None:

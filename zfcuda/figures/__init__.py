@@ -5,6 +5,7 @@ Display images are NumPy arrays ``[N,H,W,3]`` in 0..1; every one of them is opti
 """
 
 from .background import background_effect
+from .correspondence import correspondence
 from .diagram import diagram
 from .invariance import invariance_curve
 from .invariance_study import invariance_study
@@ -14,9 +15,11 @@ from .patches import projection_patches
 from .prediction import prediction
 from .projection import projection_grid
 from .training import training_curves
+from .uncertainty import uncertainty
 
 __all__ = [
     "background_effect",
+    "correspondence",
     "diagram",
     "invariance_curve",
     "invariance_study",
@@ -26,4 +29,5 @@ __all__ = [
     "projection_patches",
     "top_activations",
     "training_curves",
+    "uncertainty",
 ]

@@ -1,0 +1,70 @@
+"""Labelled pictures of a command line: --data in three parts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zfcuda._network import Network
+from zfcuda.datasets import Examples, Split, split
+
+__all__ = ["as_the_network_says", "read"]
+
+
+def read(options: argparse.Namespace, network: Network) -> Split:
+    """The data set that the options name, as the network takes it, in three parts by --seed.
+
+    What could not be read is told on standard error.
+    """
+    data = split(network.preprocessing, options.data, not options.plain, options.seed)
+    for sentence in data.skipped:
+        print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
+    return data
+
+
+def as_the_network_says(examples: Examples, network: Network) -> Examples:
+    """`examples` with the network's own labels, found by the names of the classes.
+
+    Where the network's classes have no names, the labels stay as they are.
+
+    Raises:
+        ValueError: a class that the network does not know.
+    """
+    if network.class_names is None or network.class_names == examples.class_names:
+        return examples
+    return _Renamed(examples, network)
+
+
+class _Renamed(Examples):
+    """Pictures whose labels are those of a network."""
+
+    def __init__(self, examples: Examples, network: Network) -> None:
+        self.examples, self.preprocessing = examples, examples.preprocessing
+        self.class_names = network.class_names or ()
+        self._new = torch.tensor(_labels(examples.class_names, network))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def labels(self) -> Tensor:
+        return self._new[self.examples.labels]
+
+    def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        x, labels = self.examples.batch(indices, rng)
+        return x, self._new[labels]
+
+
+def _labels(names: Sequence[str], network: Network) -> list[int]:
+    known = {name.casefold(): label for label, name in enumerate(network.class_names or ())}
+    unknown = [name for name in names if name.casefold() not in known]
+    if unknown:
+        raise ValueError(
+            f"the network has no class {unknown[0]!r} ({len(unknown)} of the data's {len(names)} "
+            "classes are not the network's): name the folders as the network names its classes"
+        )
+    return [known[name.casefold()] for name in names]

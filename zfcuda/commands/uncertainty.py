@@ -1,0 +1,83 @@
+"""`zfcuda uncertainty`: how certain the network is, and how far that can be trusted."""
+
+from __future__ import annotations
+
+import argparse
+
+from zfcuda.commands import _options
+
+HELP = "say how certain the network is of a data set, and how often it is right"
+DESCRIPTION = (
+    "Asks the network about labelled pictures it was not trained on: the entropy of its right and "
+    "of its wrong answers, whether its probabilities can be taken at their word (reliability curve "
+    "and expected calibration error), which classes it confuses, and the pictures it is least "
+    "certain of with its answers (the talk's supplement)."
+)
+EXAMPLES = """examples:
+  zfcuda uncertainty --model zfnet_small
+  zfcuda uncertainty --model mine/weights.safetensors --data pictures --part test
+  zfcuda uncertainty --model squeezenet1_1 --data photos --limit 2000
+
+data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
+one folder of pictures per class, named as the network names it, or the same in train, val and
+test; --limit draws pictures by --seed"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The model and the pictures."""
+    _options.model(parser, "zfnet_small")
+    _options.data(parser)
+    _options.plain(parser)
+    parser.add_argument(
+        "--part",
+        choices=("validation", "test"),
+        default="validation",
+        help="of the data (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bins",
+        type=int,
+        default=15,
+        metavar="N",
+        help="of the reliability curve (default: %(default)s)",
+    )
+    _options.seed(parser)
+    _options.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One page of figures."""
+    import zfcuda
+    from zfcuda import figures
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda.commands import _labelled
+    from zfcuda.datasets.part import drawn
+
+    folder = writable_folder(options.out)
+    network = Network.of(options)
+    provenance = Provenance.of(options, network)
+    data = _labelled.read(options, network)
+    examples = drawn(getattr(data, options.part), options.limit, options.seed)
+    examples = _labelled.as_the_network_says(examples, network)
+    result = zfcuda.uncertainty_of(
+        network.model, examples, bins=options.bins, progress=not options.quiet
+    )
+    curve = result.reliability()
+    what = f"{len(examples):,} pictures of the {options.part} part ({data.kind})"
+    figure = figures.uncertainty(
+        result, network.display(result.images), examples.class_names, f"Uncertainty: {what}"
+    )
+    text = (
+        f"{what}: {result.accuracy:.2%} right, mean cross-entropy {result.cross_entropy:.3f} nats, "
+        f"expected calibration error {curve.ece:.3f} in {result.bins} bins. Right answers have a "
+        f"median entropy of {_median(result.entropy[result.correct])} nats, wrong ones of "
+        f"{_median(result.entropy[~result.correct])}."
+    )
+    stem = folder / f"{options.part}-uncertainty"
+    announce(write("Uncertainty", text, result, figure, stem, provenance, "talk, supplement"))
+    print(text)
+
+
+def _median(values: object) -> str:
+    return f"{values.median():.2f}" if len(values) else "–"  # type: ignore[attr-defined, arg-type]

@@ -1,0 +1,226 @@
+"""How certain a network is, and how far that can be trusted (the talk's supplement)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from ._style import (
+    INK,
+    MUTED,
+    NO_DATA,
+    PALETTE,
+    Array,
+    class_name,
+    display_images,
+    fit,
+    new_figure,
+    show_image,
+    styled,
+    to_array,
+)
+
+if TYPE_CHECKING:
+    from zfcuda.uncertainty import UncertaintyResult
+
+WIDTH = 7.2  # inches: the text of a page
+_RIGHT, _WRONG, _TRUE = PALETTE[0], PALETTE[5], "#9ecae1"
+_BINS = 24  # of the entropy
+_CLASSES = 12  # of the confusion matrix; more would not be readable
+_IMAGES, _TOP = 5, 3  # how many are shown, and how many classes of each
+_UPPER = 2.5  # inches, height of the first row
+
+
+@styled
+def uncertainty(
+    result: UncertaintyResult,
+    images: Array | None = None,
+    class_names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Entropy of right and wrong answers, reliability curve, confusion matrix, and the least
+    certain images with their distributions.
+
+    `images` ``[M,H,W,3]`` in 0..1 show ``result.images``; without them those are stretched. Of more
+    than twelve classes the confusion matrix has the most frequent ones and all others as one.
+    """
+    counts, names = _joined(to_array(result.confusion), class_names)
+    lower = max(1.2 + 0.25 * len(names), 0.3 + 0.66 * min(_IMAGES, len(result.numbers)))
+    figure = new_figure(WIDTH, 0.1 + 0.3 * bool(title) + _UPPER + lower, title)
+    rows = figure.add_gridspec(2, 1, height_ratios=[_UPPER, lower])
+    left, right = rows[0].subgridspec(1, 2, width_ratios=[1.1, 1])
+    _draw_entropy(figure.add_subplot(left), result)
+    _draw_reliability(right, result)
+    left, right = rows[1].subgridspec(1, 2, width_ratios=[1.75, 1])
+    _draw_confusion(figure.add_subplot(left), counts, names)
+    shown = display_images(result.images if images is None else images)
+    _draw_least_certain(right, result, shown[:_IMAGES], class_names)
+    return figure
+
+
+def _heading(ax: Axes, text: str) -> None:
+    ax.set_title(text, loc="left", fontsize=8.5, fontweight="bold")
+
+
+def _draw_entropy(ax: Axes, result: UncertaintyResult) -> None:
+    """Two histograms over one another, on a logarithmic axis: most answers are certain."""
+    entropy, correct = to_array(result.entropy), to_array(result.correct)
+    largest = np.log(result.logits.shape[1]) if result.logits.shape[1] > 1 else 1.0
+    edges = np.linspace(0, largest, _BINS + 1)
+    for chosen, colour, name, line in (
+        (correct, _RIGHT, "right", "-"),
+        (~correct, _WRONG, "wrong", (0, (3, 1))),
+    ):
+        values = entropy[chosen & np.isfinite(entropy)]
+        label = f"{name} ({chosen.sum():,})".replace(",", "\N{THIN SPACE}")
+        if values.size:
+            label += f", median {np.median(values):.2f}"
+        counts = np.histogram(np.minimum(values, largest), edges)[0]
+        ax.stairs(counts, edges, fill=True, color=colour, alpha=0.18)
+        ax.stairs(counts, edges, color=colour, linestyle=line, linewidth=1.3, label=label)
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:g}"))
+    ax.set(xlim=(0, largest), ylim=(0.7, None))
+    ax.set_xlabel(f"entropy of the answer (nats; at most {largest:.2f})")
+    ax.set_ylabel("images")
+    ax.legend(loc="upper right", handlelength=1.8, borderaxespad=0.1)
+    ax.set_ylim(top=ax.get_ylim()[1] * 4)  # room for the legend
+    _heading(ax, "a  entropy of right and wrong answers")
+
+
+def _draw_reliability(spec: SubplotSpec, result: UncertaintyResult) -> None:
+    """Accuracy against confidence; below, how many images each point stands for."""
+    curve, counts = _pair(spec)
+    found = result.reliability()
+    edges = to_array(found.edges)
+    sure, right, number = map(to_array, (found.confidence, found.accuracy, found.counts))
+    there = number > 0
+    curve.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
+    error = np.sqrt(right[there] * (1 - right[there]) / number[there])
+    curve.vlines(sure[there], sure[there], right[there], color=_WRONG, linewidth=2.2, alpha=0.45)
+    curve.errorbar(
+        sure[there], right[there], error, color=_RIGHT, marker="o", markersize=3.5, linewidth=1.2,
+        elinewidth=0.7,
+    )  # fmt: skip
+    curve.set(xlim=(0, 1), ylim=(0, 1.03), ylabel="accuracy")
+    curve.tick_params(labelbottom=False)
+    for axis in (curve.yaxis, counts.xaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    mean = np.nansum(sure * number) / max(number.sum(), 1)
+    curve.text(
+        0.98,
+        0.04,
+        f"calibration error {found.ece:.3f}\naccuracy {result.accuracy:.1%}\nmean confidence "
+        f"{mean:.1%}",
+        transform=curve.transAxes,
+        ha="right",
+        fontsize=7.5,
+        linespacing=1.3,
+    )
+    counts.stairs(number, edges, fill=True, color=NO_DATA)
+    counts.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+    counts.locator_params(axis="y", nbins=2)
+    _heading(curve, f"b  reliability ({result.bins} bins)")
+
+
+def _pair(spec: SubplotSpec) -> tuple[Axes, Axes]:
+    cells = spec.subgridspec(2, 1, height_ratios=[3, 1], hspace=0.05)
+    figure = spec.get_gridspec().figure
+    upper = figure.add_subplot(cells[0])
+    return upper, figure.add_subplot(cells[1], sharex=upper)
+
+
+def _draw_confusion(ax: Axes, counts: Array, names: Sequence[str]) -> None:
+    """Each class's images by predicted class: numbers, shaded by their share of the row."""
+    totals = counts.sum(1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    # Logarithmic: errors of one in a hundred are to be seen beside the hits.
+    ax.imshow(np.ma.masked_equal(shares, 0), cmap="Blues", norm=LogNorm(0.001, 1), aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            ax.text(
+                column,
+                row,
+                f"{count}",
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color="white" if shares[row, column] > 0.12 else INK,
+                fontweight="bold" if row == column else "normal",
+            )
+    ticks = np.arange(len(names))
+    ax.set_xticks(
+        ticks, [fit(name, 14, 1) for name in names], rotation=40, ha="right", rotation_mode="anchor"
+    )
+    right = [
+        f"{share:.0%}" if total else "–"
+        for share, total in zip(np.diagonal(shares), totals[:, 0], strict=True)
+    ]
+    labels = [f"{fit(name, 18, 1)}  {share}" for name, share in zip(names, right, strict=True)]
+    ax.set_yticks(ticks, labels)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="predicted class", ylabel="true class, share right")
+    _heading(ax, "c  confusion matrix (shade: share of the row)")
+
+
+def _joined(confusion: Array, class_names: Sequence[str] | None) -> tuple[Array, list[str]]:
+    """The matrix of the classes that occur; of many, the most frequent and the rest as one."""
+    occurring = confusion.sum(0) + confusion.sum(1)
+    if len(confusion) > _CLASSES:
+        shown = np.sort(np.argsort(-occurring, kind="stable")[:_CLASSES])
+        shown = shown[occurring[shown] > 0]
+    else:
+        shown = np.arange(len(confusion))
+    names = [class_name(class_names, int(label)) for label in shown]
+    rest = np.setdiff1d(np.flatnonzero(occurring), shown)
+    if rest.size == 0:
+        return confusion[np.ix_(shown, shown)], names
+    groups = [[label] for label in shown] + [rest]
+    joined = np.array([[confusion[np.ix_(a, b)].sum() for b in groups] for a in groups])
+    return joined, [*names, f"{len(rest)} others"]
+
+
+def _draw_least_certain(
+    spec: SubplotSpec, result: UncertaintyResult, shown: Array, class_names: Sequence[str] | None
+) -> None:
+    """The least certain images, each with its most probable classes, the true one marked."""
+    panel = spec.get_gridspec().figure.add_subplot(spec)
+    panel.axis("off")
+    _heading(panel, "d  least certain images")
+    probabilities, labels = to_array(result.probabilities), to_array(result.labels)
+    height = 1 / max(len(shown), 1)
+    for row, image in enumerate(shown):
+        number, bottom = int(result.numbers[row]), 1 - (row + 1) * height
+        ax = panel.inset_axes((0.0, bottom + 0.1 * height, 0.27, 0.88 * height))
+        show_image(ax, image)
+        ax.set_anchor("NW")
+        truth = int(labels[number])
+        bars = panel.inset_axes((0.31, bottom + 0.28 * height, 0.69, 0.7 * height))
+        _draw_distribution(bars, probabilities[number], truth, class_names)
+        note = f"entropy {float(result.entropy[number]):.2f}"
+        if truth not in np.argsort(-probabilities[number], kind="stable")[:_TOP]:
+            note += f", true: {fit(class_name(class_names, truth), 12, 1)}"
+        bars.set_xlabel(note, fontsize=6.5, labelpad=1.5, color=MUTED, loc="left")
+
+
+def _draw_distribution(
+    ax: Axes, probabilities: Array, truth: int, class_names: Sequence[str] | None
+) -> None:
+    best = np.argsort(-probabilities, kind="stable")[:_TOP]
+    colours = [_TRUE if label == truth else "#e6e6e6" for label in best]
+    ax.barh(np.arange(len(best)), np.nan_to_num(probabilities[best]), color=colours, height=0.86)
+    for row, label in enumerate(best):
+        weight = "bold" if label == truth else "normal"
+        name = fit(class_name(class_names, int(label)), 20, 1)
+        ax.text(0.02, row, name, va="center", fontsize=6.5, fontweight=weight)
+        ax.text(1, row, f"{probabilities[label]:.2f}", va="center", ha="right", fontsize=6.5)
+    ax.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5), xticks=[], yticks=[])
+    ax.spines.bottom.set_visible(False)

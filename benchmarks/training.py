@@ -41,12 +41,9 @@ NETS: dict[str, tuple[int, int, int]] = {  # pixels, classes, batch
 def build(net: str, kind: str) -> nn.Module:
     """The network with the same weights whatever the `kind`: "ours" or a memory format."""
     torch.manual_seed(0)
-    classes = NETS[net][1]
     ours = kind == "ours"
-    if net == "zfnet":
-        model = zfnet(classes, ops="zfcuda" if ours else "torch")
-    else:
-        model = zfnet_small(classes, ops="zfcuda" if ours else "torch", fused=ours)
+    builder = zfnet if net == "zfnet" else zfnet_small
+    model = builder(NETS[net][1], ops="zfcuda" if ours else "torch", fused=ours)
     contiguous = kind == "contiguous"
     return model.to(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
 

@@ -121,7 +121,5 @@ def _fresh(name: str, classes: int, recipe: Recipe) -> nn.Module:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        if name == "zfnet":
-            return models.zfnet(classes)
-        # Its pools rectify in their own pass: the same numbers, faster.
-        return models.zfnet_small(classes, fused=True)
+        # Pools that rectify in their own pass: the same numbers, faster.
+        return (models.zfnet if name == "zfnet" else models.zfnet_small)(classes, fused=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from torch import nn
 
@@ -16,9 +17,13 @@ Ops = Literal["zfcuda", "torch"]
 # AlexNet's constants (the paper gives none) in the convention of torch, Caffe and cuda-convnet,
 # which divide alpha by the number of maps summed over.
 _LRN = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
+_POOLED = (1, 2, 5)  # the convolutions that a pool follows
+_NORMALISED = (1, 2)
 
 
-def zfnet(num_classes: int = 1000, lrn: bool = True, ops: Ops = "zfcuda") -> nn.Sequential:
+def zfnet(
+    num_classes: int = 1000, lrn: bool = True, ops: Ops = "zfcuda", fused: bool = False
+) -> nn.Sequential:
     """The ZF network (arXiv 1311.2901, section 3 and figure 3) with freshly drawn weights.
 
     Input `[N, 3, 224, 224]`, output logits `[N, num_classes]`; maps of 110, 55 (conv1, pool1),
@@ -33,50 +38,28 @@ def zfnet(num_classes: int = 1000, lrn: bool = True, ops: Ops = "zfcuda") -> nn.
         num_classes: size of the last layer.
         lrn: whether to normalise contrast across maps after pool1 and pool2.
         ops: "zfcuda" or "torch".
+        fused: let each pool rectify in its own pass, which trains faster; relu1, relu2 and relu5
+            then only pass on what they get. Output, gradients and state dict are the same.
 
     Raises:
-        ValueError: `num_classes` below 1 or an unknown `ops`.
+        ValueError: `num_classes` below 1, an unknown `ops`, or `fused` with torch's.
     """
-    _check(num_classes, ops)
-    kinds = nn if ops == "torch" else zfcuda.nn
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-
-    def convolution(i: int, channels_in: int, channels: int, pool: bool = False, **geometry):
-        layers[f"conv{i}"] = nn.Conv2d(channels_in, channels, **geometry)
-        # zfcuda's pool could rectify in the same pass (relu=True), but then "relu1" would no longer
-        # be a module one can name, hook or project from. Nor is it in place: conv1's output must
-        # stay what conv1 computed for whoever looks at it.
-        layers[f"relu{i}"] = nn.ReLU()
-        if pool:
-            # ceil_mode gives the paper's 55, 13 and 6 from 110, 26 and 13.
-            layers[f"pool{i}"] = kinds.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
-
-    convolution(1, 3, 96, kernel_size=7, stride=2, padding=1, pool=True)
-    if lrn:
-        layers["norm1"] = kinds.LocalResponseNorm(**_LRN)
-    convolution(2, 96, 256, kernel_size=5, stride=2, pool=True)
-    if lrn:
-        layers["norm2"] = kinds.LocalResponseNorm(**_LRN)
-    convolution(3, 256, 384, kernel_size=3, padding=1)
-    convolution(4, 384, 384, kernel_size=3, padding=1)
-    convolution(5, 384, 256, kernel_size=3, padding=1, pool=True)
-
-    layers["flatten"] = nn.Flatten()
-    for i, features in ((6, 256 * 6 * 6), (7, 4096)):
-        layers[f"fc{i}"] = nn.Linear(features, 4096)
-        layers[f"relu{i}"] = nn.ReLU()
-        layers[f"drop{i}"] = nn.Dropout(0.5)
-    layers["fc8"] = nn.Linear(4096, num_classes)
-
-    for layer in layers.values():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.normal_(layer.weight, std=1e-2)
-            nn.init.zeros_(layer.bias)
-    return nn.Sequential(layers)
+    convolutions = [
+        nn.Conv2d(3, 96, kernel_size=7, stride=2, padding=1),
+        nn.Conv2d(96, 256, kernel_size=5, stride=2),
+        nn.Conv2d(256, 384, kernel_size=3, padding=1),
+        nn.Conv2d(384, 384, kernel_size=3, padding=1),
+        nn.Conv2d(384, 256, kernel_size=3, padding=1),
+    ]
+    model = _network(convolutions, 256 * 6 * 6, 4096, num_classes, lrn, ops, fused)
+    for layer in _weighted(model):
+        nn.init.normal_(layer.weight, std=1e-2)
+        nn.init.zeros_(layer.bias)
+    return model
 
 
 def zfnet_small(
-    num_classes: int = 10, ops: Ops = "zfcuda", fused: bool = False, lrn: bool = True
+    num_classes: int = 10, lrn: bool = True, ops: Ops = "zfcuda", fused: bool = False
 ) -> nn.Sequential:
     """The ZF network's shape at 64 pixels a side, 1.2 M parameters, with freshly drawn weights.
 
@@ -88,53 +71,64 @@ def zfnet_small(
     Weights are drawn from N(0, 2 / fan-in) (He et al. 2015, arXiv 1502.01852): with the paper's
     standard deviation of 1e-2, signals through layers this narrow vanish and training stands still.
 
-    Args:
-        num_classes: size of the last layer.
-        ops: "zfcuda" or "torch", as in `zfnet`.
-        fused: let each pool rectify in its own pass, which trains faster; relu1, relu2 and relu5
-            then only pass on what they get. Output, gradients and state dict are the same.
-        lrn: whether to normalise contrast across maps after pool1 and pool2.
+    Args: as for `zfnet`.
 
-    Raises:
-        ValueError: `num_classes` below 1, an unknown `ops`, or `fused` with torch's.
+    Raises: as `zfnet`.
     """
-    _check(num_classes, ops)
-    if fused and ops == "torch":
-        raise ValueError("fused=True needs ops='zfcuda': torch's pooling does not rectify")
-    kinds = nn if ops == "torch" else zfcuda.nn
-    pooling = {"kernel_size": 3, "stride": 2, "ceil_mode": True} | ({"relu": True} if fused else {})
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-
-    def convolution(i: int, channels_in: int, channels: int, pool: bool = False, **geometry):
-        layers[f"conv{i}"] = nn.Conv2d(channels_in, channels, **geometry)
-        layers[f"relu{i}"] = nn.Identity() if fused and pool else nn.ReLU()
-        if pool:
-            layers[f"pool{i}"] = kinds.MaxPool2d(**pooling)
-        if lrn and i <= 2:
-            layers[f"norm{i}"] = kinds.LocalResponseNorm(**_LRN)
-
-    convolution(1, 3, 48, kernel_size=7, stride=2, padding=1, pool=True)
-    convolution(2, 48, 96, kernel_size=5, padding=1, pool=True)
-    convolution(3, 96, 128, kernel_size=3, padding=1)
-    convolution(4, 128, 128, kernel_size=3, padding=1)
-    convolution(5, 128, 96, kernel_size=3, padding=1, pool=True)
-
-    layers["flatten"] = nn.Flatten()
-    for i, features in ((6, 96 * 3 * 3), (7, 512)):
-        layers[f"fc{i}"] = nn.Linear(features, 512)
-        layers[f"relu{i}"] = nn.ReLU()
-        layers[f"drop{i}"] = nn.Dropout(0.5)
-    layers["fc8"] = nn.Linear(512, num_classes)
-
-    for layer in layers.values():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-    return nn.Sequential(layers)
+    convolutions = [
+        nn.Conv2d(3, 48, kernel_size=7, stride=2, padding=1),
+        nn.Conv2d(48, 96, kernel_size=5, padding=1),
+        nn.Conv2d(96, 128, kernel_size=3, padding=1),
+        nn.Conv2d(128, 128, kernel_size=3, padding=1),
+        nn.Conv2d(128, 96, kernel_size=3, padding=1),
+    ]
+    model = _network(convolutions, 96 * 3 * 3, 512, num_classes, lrn, ops, fused)
+    for layer in _weighted(model):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    return model
 
 
-def _check(num_classes: int, ops: str) -> None:
+def _network(
+    convolutions: Sequence[nn.Conv2d],
+    features: int,
+    hidden: int,
+    num_classes: int,
+    lrn: bool,
+    ops: Ops,
+    fused: bool,
+) -> nn.Sequential:
+    """What both networks share; `features` are left after pool5, `hidden` in fc6 and fc7."""
     if num_classes < 1:
         raise ValueError(f"num_classes {num_classes}: expected at least 1")
     if ops not in ("zfcuda", "torch"):
         raise ValueError(f"ops {ops!r}: expected 'zfcuda' or 'torch'")
+    if fused and ops == "torch":
+        raise ValueError("fused=True needs ops='zfcuda': torch's pooling does not rectify")
+    kinds = nn if ops == "torch" else zfcuda.nn
+    # ceil_mode gives the paper's 55, 13 and 6 from 110, 26 and 13.
+    pooling: dict[str, Any] = {"kernel_size": 3, "stride": 2, "ceil_mode": True}
+    if fused:
+        pooling["relu"] = True
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, convolution in enumerate(convolutions, 1):
+        layers[f"conv{i}"] = convolution
+        # Unless asked to, pools do not rectify: "relu1" is to be a module that one can hook or
+        # project from. Nor is it in place: conv1's output must stay what conv1 computed for whoever
+        # looks at it.
+        layers[f"relu{i}"] = nn.Identity() if fused and i in _POOLED else nn.ReLU()
+        if i in _POOLED:
+            layers[f"pool{i}"] = kinds.MaxPool2d(**pooling)
+        if lrn and i in _NORMALISED:
+            layers[f"norm{i}"] = kinds.LocalResponseNorm(**_LRN)
+    layers["flatten"] = nn.Flatten()
+    for i, width in ((6, features), (7, hidden)):
+        layers[f"fc{i}"] = nn.Linear(width, hidden)
+        layers[f"relu{i}"] = nn.ReLU()
+        layers[f"drop{i}"] = nn.Dropout(0.5)
+    layers["fc8"] = nn.Linear(hidden, num_classes)
+    return nn.Sequential(layers)
+
+
+def _weighted(model: nn.Module) -> list[nn.Module]:
+    return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

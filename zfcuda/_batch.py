@@ -6,7 +6,9 @@ written there last; a later run with the same settings finds it and goes on to t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -96,7 +98,8 @@ def run(jobs: Sequence[Job], identity: str, unit: str = "job", quiet: bool = Fal
 
 def _do(job: Job, digest: str) -> None:
     before, old = _times(job.folder), _recorded(job)[1]
-    cli.call([*job.arguments, "--out", str(job.folder), "--quiet"])
+    with contextlib.redirect_stdout(io.StringIO()):  # the names of its files
+        cli.call([*job.arguments, "--out", str(job.folder), "--quiet"])
     new = {name for name, time in _times(job.folder).items() if before.get(name) != time}
     for name in old:  # of other settings: not to be taken for these
         if name not in new and Path(name).name == name:

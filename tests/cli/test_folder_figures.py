@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import zfcuda.models
 from zfcuda import _jobs
@@ -54,9 +55,15 @@ def photos(photo):
 
 
 def test_every_experiment_is_made_and_then_skipped(run, photo, tmp_path):
-    photo("photos/two & a half.png")
+    path = photo("photos/two & a half.png")
+    with Image.open(path) as picture:
+        picture.load()
+    picture.putalpha(Image.new("L", picture.size, 0))
+    picture.paste((200, 30, 30, 255), (10, 10, 30, 30))  # an object that can be cut out
+    picture.save(path)
     status, out, _ = run("--layer", "3")
     assert status == 0 and "6 done, 0 skipped, 0 failed" in out
+    assert out.count("\n") == 2
     folder = tmp_path / "out" / "two & a half.png"
     experiments = {"predict", "deconv", "background", "occlude", "rotate", "invariance"}
     assert {path.parent.name for path in folder.glob("*/*.png")} == experiments

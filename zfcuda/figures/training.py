@@ -23,7 +23,7 @@ def training_curves(result: TrainingResult, title: str | None = None) -> Figure:
     lowered. The training curves are taken while learning, with dropout and varied pictures, and so
     may lie above those of validation.
     """
-    figure = new_figure(7.2, 3.0, title)
+    figure = new_figure(7.2, 3.2, title)
     loss, error = figure.subplots(1, 2)
     _curves(loss, result, result.training_loss, result.validation_loss, result.test_loss)
     wrong = (1 - to_array(a) for a in (result.training_accuracy, result.validation_accuracy))
@@ -31,7 +31,9 @@ def training_curves(result: TrainingResult, title: str | None = None) -> Figure:
     loss.set_ylabel("cross-entropy (nats)")
     error.set_ylabel("error")
     error.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    error.legend(loc="upper right")
+    # Below: inside, it would lie on the labels of the rates.
+    handles, labels = error.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 

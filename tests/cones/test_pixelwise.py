@@ -56,6 +56,7 @@ def shuffled(m, x):
         lambda m, x: F.layer_norm(x.movedim(1, -1), (4,)).movedim(-1, 1),
         lambda m, x: x.flatten(2).transpose(1, 2).softmax(2).transpose(1, 2).view(x.shape),
         lambda m, x: x.permute(0, 2, 3, 1)[..., 1:].permute(0, 3, 1, 2),
+        lambda m, x: x[:, :3] * x[:, 3:],
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -124,6 +124,8 @@ def _treats_pixels_alone(chain: Chain, channels: int) -> bool:
 
 def _cuts(call: Node) -> bool:
     """Whether it may cut rows or columns at a fixed place."""
+    if isinstance(call.function, Chain):
+        return any(map(_cuts, call.function.calls))
     if _name(call) == "getitem":
         return bool(_cut_places(call.args[1]))
     return _name(call) == "tensor_split"

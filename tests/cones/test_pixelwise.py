@@ -90,6 +90,14 @@ def test_not_pixelwise(call):
     assert not any(isinstance(rule, Pixelwise) for rule in rules(traced(Model(call), x)))
 
 
+def test_one_map_of_many_pixels_is_not_pixelwise():
+    """One channel is channels-last, too: trying a chain out must not go by blocks."""
+    net = Model(lambda m, x: x[:, :1] - x.mean(2, keepdim=True))
+    graph = trace(net, images(1, (28, 28), channels=1))
+    assert graph.nodes[-1].name == "sub"
+    assert not isinstance(graph.nodes[-1].rule, Pixelwise)
+
+
 def test_work_of_a_chain():
     graph = traced(ChannelsLast().double())
     assert fan_in(graph.nodes[1]) == (4 * 8 + 8 * 4) // 4

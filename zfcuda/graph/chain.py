@@ -34,18 +34,19 @@ class Chain:
         n, _, h, w = x.shape
         last = x.is_contiguous(memory_format=torch.channels_last)
         if x.device.type != "cpu" or n * h * w <= _BLOCK or x.requires_grad or not last:
-            return self._all(x)
+            return self.at_once(x)
         pixels = x.permute(0, 2, 3, 1).reshape(n * h * w, -1)
         out = None
         for begin in range(0, len(pixels), _BLOCK):
             some = slice(begin, begin + _BLOCK)
-            y = self._all(pixels[some].T[None, :, None])[0, :, 0].T
+            y = self.at_once(pixels[some].T[None, :, None])[0, :, 0].T
             if out is None:
                 out = y.new_empty(len(pixels), y.shape[1])
             out[some] = y
         return out.view(n, h, w, -1).permute(0, 3, 1, 2)
 
-    def _all(self, x: Tensor) -> Tensor:
+    def at_once(self, x: Tensor) -> Tensor:
+        """The same, never block by block."""
         values: dict[int, Any] = {self.source.index: x}
         whole = x.device.type == "cpu" and tuple(x.shape[2:]) == (1, _BLOCK)
         for first, last in self._passes:

@@ -103,11 +103,11 @@ def _treats_pixels_alone(chain: Chain, channels: int) -> bool:
     generator = torch.Generator().manual_seed(0)  # the global one is watched
     drawn = torch.randn(n, source.shape[0], h, w, generator=generator, dtype=torch.float64)
     x = drawn.to(source.device, source.dtype)
-    try:
-        together = chain(x)
+    try:  # not by blocks, which are rows of pixels themselves
+        together = chain.at_once(x)
         pixels = x.permute(0, 2, 3, 1).reshape(n * h * w, -1, 1, 1)
-        alone = chain(pixels)
-        in_a_row = chain(pixels.permute(2, 1, 3, 0))
+        alone = chain.at_once(pixels)
+        in_a_row = chain.at_once(pixels.permute(2, 1, 3, 0))
     except Exception:  # sizes are written into a call
         return False
     found = (together, alone, in_a_row)

@@ -1,9 +1,16 @@
 """Settings that every test shares."""
 
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+
 import hypothesis
 import matplotlib
 import pytest
 import torch
+from torch import nn
 
 matplotlib.use("Agg")
 
@@ -19,3 +26,28 @@ def _same_threads_and_seed():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def torchvision_model() -> Callable[..., nn.Module]:
+    """``torchvision_model(name, **options)``: with random weights, in eval mode.
+
+    torchvision's operators, which no classifier calls, may be of another torch.
+    """
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    try:
+        import torchvision.models
+    except (ImportError, RuntimeError, OSError) as error:
+        pytest.skip(f"no torchvision: {error}")
+
+    def build(name: str, **options) -> nn.Module:
+        options |= {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torchvision.models.get_model(name, weights=None, **options).eval()
+
+    build.library = library  # its definitions live as long as it does
+    return build

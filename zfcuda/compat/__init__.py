@@ -1,1 +1,2 @@
-"""Other tools' interfaces on zfcuda's engines: :mod:`zfcuda.compat.captum` (extra ``captum``)."""
+"""Other tools' interfaces and formats: :mod:`zfcuda.compat.captum`, :mod:`zfcuda.compat.onnx`, each
+with the extra of its name."""

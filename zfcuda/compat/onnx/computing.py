@@ -22,7 +22,7 @@ from zfcuda.compat.onnx.layers import (
     Function,
     HardSigmoid,
 )
-from zfcuda.compat.onnx.padding import Window, window_of
+from zfcuda.compat.onnx.padding import window_of
 from zfcuda.compat.onnx.reading import DTYPES
 from zfcuda.compat.onnx.table import Maker, Table
 
@@ -30,6 +30,8 @@ __all__ = ["OPERATORS"]
 
 
 OPERATORS = Table()
+
+_SELU = (1.6732632423543772, 1.0507009873554805)  # alpha, gamma; torch has no others
 
 
 # --- convolution and pooling ----------------------------------------------------------------------
@@ -87,14 +89,13 @@ def _average_pool(call: Call) -> Layer:
     window = window_of(call, pool=True)
     if window.dilation != (1, 1):
         raise call.error(f"dilations are {list(window.dilation)}: expected ones")
-    if call.attribute("count_include_pad", 0):
-        return Layer(_average_with_padding(call, window))
-    ceil = window.torchs_ceil_mode
+    counts = bool(call.attribute("count_include_pad", 0))
+    ceil = window.torchs_ceil_mode if window.symmetric or not counts else None
     if ceil is None:
-        return Layer(AveragePool(window.kernel, window.stride, window.filling))
-    return Layer(
-        nn.AvgPool2d(window.kernel, window.stride, window.before, ceil, count_include_pad=False)
-    )
+        top, left, bottom, right = window.pads if counts else (0, 0, 0, 0)
+        counted = (left, right, top, bottom)
+        return Layer(AveragePool(window.kernel, window.stride, window.filling, counted))
+    return Layer(nn.AvgPool2d(window.kernel, window.stride, window.before, ceil, counts))
 
 
 def _average_pool_3d(call: Call) -> Layer:
@@ -106,16 +107,6 @@ def _average_pool_3d(call: Call) -> Layer:
     if any(call.attribute("pads", [0])) or not plain or not small:
         raise call.error("on five dimensions, with padding or windows that do not fit")
     return Layer(nn.AvgPool3d(tuple(kernel), tuple(strides)))
-
-
-def _average_with_padding(call: Call, window: Window) -> nn.Module:
-    """The average over whole windows, what is padded included."""
-    if window.symmetric and window.torchs_ceil_mode is not None:
-        return nn.AvgPool2d(window.kernel, window.stride, window.before, window.torchs_ceil_mode)
-    if window.rounded_up:
-        raise call.error(f"ceil_mode with pads {list(window.pads)} that count")
-    zeros = nn.ZeroPad2d(window.filling)
-    return nn.Sequential(zeros, nn.AvgPool2d(window.kernel, window.stride))
 
 
 @OPERATORS.add("GlobalAveragePool", 22)
@@ -249,6 +240,14 @@ def _elu(call: Call) -> Layer:
 @OPERATORS.add("Celu", 28)
 def _celu(call: Call) -> Layer:
     return Layer(nn.CELU(call.attribute("alpha", 1.0)))
+
+
+@OPERATORS.add("Selu", 22)
+def _selu(call: Call) -> Layer:
+    alpha, gamma = call.attribute("alpha", _SELU[0]), call.attribute("gamma", _SELU[1])
+    if max(abs(alpha - _SELU[0]), abs(gamma - _SELU[1])) > 1e-6:  # as float32
+        raise call.error(f"alpha {alpha} and gamma {gamma}: expected {_SELU[0]} and {_SELU[1]}")
+    return Layer(nn.SELU())
 
 
 @OPERATORS.add("PRelu", 16)

@@ -56,29 +56,35 @@ class Conv2d(nn.Conv2d):
 
 
 class AveragePool(nn.Module):
-    """Average over what of each window lies on the map, for paddings that torch does not have.
+    """Average over each window, for paddings that torch does not have.
 
     Args:
         kernel, stride: (rows, columns).
-        padding: (left, right, top, bottom).
+        padding: (left, right, top, bottom), such that every window fits.
+        counted: what of it counts as part of the map, which is zero there.
     """
 
     def __init__(
-        self, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int]
+        self,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        counted: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> None:
         super().__init__()
-        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.kernel, self.stride, self.padding, self.counted = kernel, stride, padding, counted
 
     def forward(self, x: Tensor) -> Tensor:
-        inside = torch.ones_like(x[:, :1])
-        total, share = (
-            F.avg_pool2d(F.pad(maps, self.padding), self.kernel, self.stride)
-            for maps in (x, inside)
-        )
-        return total / share
+        rest = tuple(all - some for all, some in zip(self.padding, self.counted, strict=True))
+        inside = F.pad(torch.ones_like(x[:, :1]), self.counted, value=1.0)
+        total = F.avg_pool2d(F.pad(x, self.padding), self.kernel, self.stride)
+        return total / F.avg_pool2d(F.pad(inside, rest), self.kernel, self.stride)
 
     def extra_repr(self) -> str:
-        return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+        return (
+            f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}, "
+            f"counted={self.counted}"
+        )
 
 
 class Elementwise(nn.Module):

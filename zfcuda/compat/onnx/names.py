@@ -29,7 +29,9 @@ def layer_names(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     """A name for each node: unique, made of letters, digits, "_" and dots, and such that no name
     goes on where another ends (a layer is no part of another)."""
     places = [_place(node, index) for index, node in enumerate(nodes)]
-    paths = _without_common_start([scope for scope, _ in places])
+    paths = [path for path, _ in places]
+    if not any(node.name.startswith("/") or _torchs_scopes(node) for node in nodes):
+        paths = _without_common_start(paths)
     clashing = _clashing(paths)
     paths = [
         (*path, operator) if path in clashing else path

@@ -27,7 +27,6 @@ class Window:
         pads: (top, left, bottom, right).
         size: of the map.
         count: how many windows there are.
-        rounded_up: whether the last may reach beyond the padding.
     """
 
     kernel: Pair
@@ -36,7 +35,6 @@ class Window:
     pads: Pads
     size: Pair
     count: Pair
-    rounded_up: bool = False
 
     @property
     def before(self) -> Pair:
@@ -125,7 +123,7 @@ def window_of(call: Call, kernel: Pair | None = None, pool: bool = False) -> Win
         raise call.error(
             f"no window of {kernel[0]}x{kernel[1]} fits on its maps of {size[0]}x{size[1]}"
         )
-    return Window(kernel, stride, dilation, pads, size, count, ceil)
+    return Window(kernel, stride, dilation, pads, size, count)
 
 
 def _numbers(

@@ -104,6 +104,12 @@ def _opset(model: onnx.ModelProto) -> int:
             f"its operators are of opset {versions[0]}: expected {_OLDEST} or later; "
             "onnx.version_converter.convert_version(model, 12) makes a newer model of it"
         )
+    newest = onnx.defs.onnx_opset_version()
+    if versions[0] > newest:
+        raise ValueError(
+            f"its operators are of opset {versions[0]}; onnx {onnx.__version__} knows them up to "
+            f"{newest}"
+        )
     return versions[0]
 
 

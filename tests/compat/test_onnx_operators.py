@@ -1,0 +1,403 @@
+"""zfcuda.compat.onnx, operator by operator, against onnxruntime."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from onnx_files import array, check, model, node, saved
+from torch import nn
+
+from zfcuda.compat.onnx import load
+from zfcuda.graph import trace
+from zfcuda.rules import Affine, AvgPool, Binary, Conv, Lrn, MaxPool, Pointwise
+
+MAX = 3.4028234663852886e38
+
+
+def one(kind: str, *inputs: str, **attributes) -> list:
+    return [node(kind, ["x", *inputs], ["y"], **attributes)]
+
+
+def only(network: nn.Module) -> nn.Module:
+    """The one layer of a network."""
+    (layer,) = network.children()
+    return layer
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> tuple[str, int, dict, tuple[int, int]]:
+    kind = draw(st.sampled_from(["Conv", "MaxPool", "AveragePool"]))
+    opset = draw(st.sampled_from([7, 9, 11, 13, 17, 19, 22]))
+
+    def pair(least: int, most: int) -> list[int]:
+        return [draw(st.integers(least, most)), draw(st.integers(least, most))]
+
+    kernel = pair(1, 4)
+    settings = {"kernel_shape": kernel, "strides": pair(1, 3)}
+    how = draw(st.sampled_from(["pads", "alike", "VALID", "SAME_UPPER", "SAME_LOWER"]))
+    if how == "pads":
+        settings["pads"] = pair(0, 2) + pair(0, 2)
+    elif how == "alike":
+        settings["pads"] = [draw(st.integers(0, kernel[0] // 2)), 0] * 2
+    else:
+        settings["auto_pad"] = how
+        # Where windows leave gaps onnxruntime pads less than nothing.
+        settings["strides"] = [*map(min, settings["strides"], kernel)]
+    if kind == "Conv" or (kind == "MaxPool" and opset >= 10):
+        # With SAME_*, onnxruntime does not know dilated convolutions, and pools as if not dilated.
+        choices = [[1, 1]] if how.startswith("SAME") else [[1, 1], [2, 1], [2, 2]]
+        settings["dilations"] = draw(st.sampled_from(choices))
+    if kind != "Conv" and opset >= 10:
+        settings["ceil_mode"] = draw(st.integers(0, 1))
+    if kind == "AveragePool":
+        settings["count_include_pad"] = draw(st.integers(0, 1))
+    return kind, opset, settings, tuple(pair(4, 12))
+
+
+@given(windows())
+def test_windows_of_any_shape_and_padding(case):
+    kind, opset, settings, size = case
+    weights = {"w": array(6, 2, *settings["kernel_shape"]), "b": array(6)} if kind == "Conv" else {}
+    groups = {"group": 2} if weights else {}
+    made = model(one(kind, *weights, **settings, **groups), weights, (1, 4, *size), opset)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            check(Path(folder), made)
+        except Exception as error:
+            assume("no window of" not in str(error))  # ... fits on the map
+            assume("ONNXRuntimeError" not in str(error))  # what onnxruntime does not do
+            raise
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "rule"),
+    [
+        ({"pads": [0, 0, 1, 1]}, (9, 8), "ceil"),
+        ({"pads": [0, 0, 1, 1], "ceil_mode": 0}, (56, 55), "ceil"),
+        ({"pads": [1, 1, 1, 1]}, (9, 8), "floor"),
+        ({"pads": [1, 1, 0, 0]}, (9, 10), None),
+        ({"auto_pad": "SAME_UPPER"}, (12, 8), "ceil"),
+    ],
+)
+def test_pools_of_caffe_become_torchs(tmp_path, settings, size, rule):
+    pool = {"kernel_shape": [3, 3], "strides": [2, 2], **settings}
+    network = check(tmp_path, model(one("MaxPool", **pool), shape=(1, 4, *size)))
+    if rule is None:
+        assert isinstance(only(network), nn.Sequential)  # padded first; no cone goes through
+    else:
+        assert type(only(network)) is nn.MaxPool2d
+        assert only(network).ceil_mode == (rule == "ceil")
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 1, 1], [2, 1, 0, 3]])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_convolutions_with_sides_padded_differently_have_cones(tmp_path, pads, dilation):
+    weights = {"w": array(6, 4, 3, 3)}
+    settings = {"pads": [p * dilation for p in pads], "dilations": [dilation] * 2}
+    made = model(one("Conv", "w", strides=[2, 1], **settings), weights)
+    network = check(tmp_path, made)
+    assert only(network).weight.shape == (6, 4, 3, 3)  # as in the file
+    graph = trace(network, torch.randn(2, 4, 9, 8))
+    assert isinstance(graph.nodes[graph.output].rule, Conv)
+
+
+def test_a_pad_that_only_convolutions_take_is_theirs(tmp_path):
+    """As Keras writes its networks."""
+    nodes = [
+        node("Pad", ["x", "pads"], ["p"], name="pad"),
+        node("Conv", ["p", "w"], ["a"], name="a"),
+        node("Conv", ["p", "w"], ["b"], name="b", pads=[0, 1, 1, 0], strides=[2, 2]),
+        node("Pad", ["a", "pads"], ["q"], name="pad_of_pool"),
+        node("MaxPool", ["q"], ["c"], name="c", kernel_shape=[3, 3], strides=[2, 2]),
+        node("Conv", ["c", "v"], ["d"], name="d"),
+        node("Add", ["d", "s"], ["y"], name="e"),
+    ]
+    weights = {
+        "w": array(6, 4, 3, 3),
+        "v": array(6, 6, 1, 1),
+        "pads": [0, 0, 1, 2, 0, 0, 2, 1],
+        "s": array(6, 1, 1),
+    }
+    network = check(tmp_path, model(nodes, weights))
+    assert "pad" not in dict(network.named_modules())
+    assert isinstance(network.pad_of_pool, nn.ZeroPad2d)  # zeros, which a pool's padding is not
+
+
+# --- one operator each ----------------------------------------------------------------------------
+
+V = {"slope": array(4, 1, 1), "one": array(1), "c": array(4, 1, 1), "s": np.float32(1.7)}
+LINEAR = {"w": array(32, 10), "wt": array(10, 32), "b": array(10), "b1": array(1, 10)}
+BATCH_NORM = {n: np.abs(array(4)) + 0.5 for n in ("scale", "shift", "mean", "variance")}
+
+SIMPLE = [
+    *map(one, ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Softplus", "Softsign")),
+    one("HardSigmoid"),
+    one("LeakyRelu", alpha=0.2),
+    one("Elu", alpha=0.7),
+    one("HardSigmoid", alpha=1 / 6, beta=0.5),
+    one("Exp"),
+    one("Abs"),
+    one("Neg"),
+    one("Erf"),
+    one("Identity"),
+    one("PRelu", "slope"),
+    one("PRelu", "one"),
+    one("Add", "c"),
+    one("Add", "x"),
+    one("Mul", "s"),
+    [node("Sub", ["c", "x"], ["y"])],
+    [node("Div", ["s", "x"], ["y"])],
+    one("Max", "x", "c"),
+    [node("Sum", ["x", "x", "x"], ["y"])],
+    one("Min", "s"),
+    [node("Abs", ["x"], ["a"]), node("Pow", ["a", "s"], ["y"])],
+    one("Concat", "x", "x", axis=1),
+    one("Concat", "x", axis=-1),
+    one("GlobalAveragePool"),
+    one("GlobalMaxPool"),
+    one("Flatten"),
+    one("Flatten", axis=-3),
+    one("LRN", size=3),
+    one("LRN", size=5, alpha=2.0, beta=0.5, bias=2.0),
+    one("Transpose", perm=[0, 3, 1, 2]),
+    one("ReduceMean", axes=[2, 3]),
+    one("ReduceMean", axes=[-1], keepdims=0),
+    one("Cast", to=1),
+]
+
+
+@pytest.mark.parametrize("nodes", SIMPLE, ids=lambda nodes: f"{nodes[-1].op_type}")
+def test_operators(tmp_path, nodes):
+    taken = {name for n in nodes for name in n.input}
+    weights = {name: value for name, value in V.items() if name in taken}
+    check(tmp_path, model(nodes, weights))
+
+
+@pytest.mark.parametrize(
+    ("opset", "nodes"),
+    [
+        (14, one("HardSwish")),
+        (18, one("Mish")),
+        (20, one("Gelu")),
+        (20, one("Gelu", approximate="tanh")),
+        (18, one("ReduceMean", "axes")),
+        (22, one("HardSwish")),
+    ],
+    ids=lambda value: value if isinstance(value, int) else value[0].op_type,
+)
+def test_operators_of_newer_opsets(tmp_path, opset, nodes):
+    weights = {"axes": [2, 3]} if "axes" in nodes[0].input else {}
+    check(tmp_path, model(nodes, weights, opset=opset))
+
+
+@pytest.mark.parametrize("opset", [7, 9, 13, 14, 15])
+def test_batch_norm(tmp_path, opset):
+    made = model(one("BatchNormalization", *BATCH_NORM, epsilon=1e-3), BATCH_NORM, opset=opset)
+    network = check(tmp_path, made)
+    assert type(only(network)) is nn.BatchNorm2d
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind"),
+    [
+        (0.0, 6.0, nn.ReLU6),
+        (0.0, None, nn.ReLU),
+        (0.0, MAX, nn.ReLU),
+        (-0.5, 0.5, None),
+        (None, 0.3, None),
+        (None, None, None),
+    ],
+)
+@pytest.mark.parametrize("opset", [7, 11, 13])
+def test_clip_has_its_ends_as_attributes_and_later_as_inputs(tmp_path, opset, low, high, kind):
+    ends = {name: end for name, end in (("min", low), ("max", high)) if end is not None}
+    if opset < 11:
+        made = model(one("Clip", **ends), opset=opset)
+    else:
+        inputs = ["min" if low is not None else "", "max" if high is not None else ""]
+        weights = {name: np.array(end, np.float32) for name, end in ends.items()}
+        made = model(one("Clip", *inputs), weights, opset=opset)
+    network = check(tmp_path, made)
+    assert kind is None or type(only(network)) is kind
+
+
+@pytest.mark.parametrize("opset", [7, 10, 12, 13, 22])
+def test_dropout_has_its_ratio_as_attribute_and_later_as_input(tmp_path, opset):
+    """And a mask, which nobody takes."""
+    weights = {"ratio": np.array(0.25, np.float32)} if opset >= 12 else {}
+    attributes = {} if opset >= 12 else {"ratio": 0.25}
+    nodes = [
+        node("Relu", ["x"], ["a"]),
+        node("Dropout", ["a", *weights], ["d", "mask"], **attributes),
+        node("Neg", ["d"], ["y"]),
+    ]
+    network = check(tmp_path, model(nodes, weights, opset=opset))
+    assert network.get_submodule("d").p == 0.25
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13])
+@pytest.mark.parametrize("axis", [None, 1, -1])
+@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
+def test_softmax_ran_over_all_later_axes_before_opset_13(tmp_path, kind, axis, opset):
+    attributes = {} if axis is None else {"axis": axis}
+    check(tmp_path, model(one(kind, **attributes), opset=opset))
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13])
+@pytest.mark.parametrize(
+    ("inputs", "settings"),
+    [
+        (["w"], {}),
+        (["wt"], {"transB": 1}),
+        (["w", "b"], {"alpha": 0.5, "beta": 2.0}),
+        (["wt", "b1"], {"transB": 1}),
+        (["w", "s"], {}),
+    ],
+)
+def test_gemm(tmp_path, opset, inputs, settings):
+    weights = {name: (LINEAR | {"s": array(1)})[name] for name in inputs}
+    if opset < 11 and len(inputs) == 1:
+        pytest.skip("the bias may be left out from opset 11 on")
+    nodes = [node("Flatten", ["x"], ["f"]), node("Gemm", ["f", *inputs], ["y"], **settings)]
+    network = check(tmp_path, model(nodes, weights, (1, 2, 4, 4), opset))
+    assert type(network.y) is nn.Linear
+
+
+def test_matmul_and_add(tmp_path):
+    """As Keras writes a dense layer."""
+    nodes = [
+        node("Reshape", ["x", "shape"], ["f"]),
+        node("MatMul", ["f", "w"], ["m"]),
+        node("Add", ["m", "b"], ["y"]),
+    ]
+    weights = {"w": array(32, 10), "b": array(10), "shape": [-1, 32]}
+    network = check(tmp_path, model(nodes, weights, (1, 2, 4, 4)))
+    assert type(network.m) is nn.Linear
+
+
+@pytest.mark.parametrize(
+    "shape", [[1, 32], [1, -1], [-1, 32], [0, -1], [0, 2, -1], [1, 4, 2, 4], [0, 0, 16], [-1, 4, 8]]
+)
+@pytest.mark.parametrize("images", [1, "n"])
+def test_reshape_keeps_images_apart(tmp_path, shape, images):
+    if images == "n" and shape[0] == 1:
+        pytest.skip("such a file takes one image only, whatever it says")
+    check(tmp_path, model(one("Reshape", "shape"), {"shape": shape}, (images, 2, 4, 4)))
+
+
+def test_squeeze_without_axes_leaves_the_images_their_axis(tmp_path):
+    """Even if the file was made for one image, and would lose it."""
+    nodes = [node("GlobalAveragePool", ["x"], ["g"]), node("Squeeze", ["g"], ["y"])]
+    network = load(saved(tmp_path, model(nodes)))
+    x = torch.randn(3, 4, 9, 8)
+    torch.testing.assert_close(network(x), x.mean((2, 3)))
+
+
+def test_shapes_that_are_computed(tmp_path):
+    """``x.view(x.size(0), -1)`` as torch exports it for any number of images."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["n"], axis=0),
+        node("Unsqueeze", ["n", "axes"], ["n1"]),
+        node("Concat", ["n1", "rest"], ["target"], axis=0),
+        node("Reshape", ["x", "target"], ["y"]),
+    ]
+    weights = {"zero": np.array(0), "axes": [0], "rest": [-1]}
+    network = check(tmp_path, model(nodes, weights, ("n", 2, 4, 4)))
+    assert type(network.y) is nn.Flatten
+
+
+def test_weights_that_are_computed(tmp_path):
+    """TensorFlow's convolutions hold their filters the other way round."""
+    nodes = [
+        node("Transpose", ["w"], ["v"], perm=[3, 2, 0, 1]),
+        node("Constant", [], ["half"], value=onnx_scalar(0.5)),
+        node("Mul", ["v", "half"], ["u"]),
+        node("Conv", ["x", "u"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    network = check(tmp_path, model(nodes, {"w": array(3, 3, 4, 5)}))
+    assert type(only(network)) is nn.Conv2d
+
+
+def onnx_scalar(value: float):
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.array(value, np.float32))
+
+
+def test_splits_slices_and_picks(tmp_path):
+    nodes = [
+        node("Split", ["x", "sizes"], ["a", "b"], axis=1),
+        node("Slice", ["a", "starts", "ends", "axes"], ["c"]),
+        node("Gather", ["b", "two"], ["d"], axis=1),
+        node("Gather", ["b", "last"], ["e"], axis=1),
+        node("Unsqueeze", ["e", "axes1"], ["f"]),
+        node("Concat", ["c", "d", "f"], ["y"], axis=1),
+    ]
+    weights = {
+        "sizes": [1, 3],
+        "starts": [0],
+        "ends": [2**63 - 1],
+        "axes": [1],
+        "two": [2, 0],
+        "last": np.array(-1),
+        "axes1": [1],
+    }
+    check(tmp_path, model(nodes, weights))
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
+@pytest.mark.parametrize("opset", [9, 13])
+def test_pad(tmp_path, mode, opset):
+    pads = [0, 0, 1, 2, 0, 0, 2, 1]
+    if opset < 11:
+        made = model(one("Pad", pads=pads, mode=mode, value=0.5), opset=opset)
+    else:
+        weights = {"pads": pads, "value": np.array(0.5, np.float32)}
+        made = model(one("Pad", *weights, mode=mode), weights, opset=opset)
+    check(tmp_path, made)
+
+
+def test_a_channel_shuffle_is_seen_as_one(tmp_path):
+    nodes = [
+        node("Reshape", ["x", "apart"], ["a"]),
+        node("Transpose", ["a"], ["b"], perm=[0, 2, 1, 3, 4]),
+        node("Reshape", ["b", "together"], ["c"]),
+        node("Relu", ["c"], ["y"]),
+    ]
+    weights = {"apart": [1, 2, 2, 9, 8], "together": [1, 4, 9, 8]}
+    network = check(tmp_path, model(nodes, weights))
+    graph = trace(network, torch.randn(2, 4, 9, 8))
+    assert [type(node.rule).__name__ for node in graph.nodes[-2:]] == ["Pixelwise", "Pointwise"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "rule"),
+    [
+        (one("LRN", size=3), {}, Lrn),
+        (one("MaxPool", kernel_shape=[2, 2]), {}, MaxPool),
+        (one("AveragePool", kernel_shape=[2, 2]), {}, AvgPool),
+        (one("GlobalAveragePool"), {}, AvgPool),
+        (one("BatchNormalization", *BATCH_NORM), BATCH_NORM, Affine),
+        (one("Clip", "low", "high"), {"low": np.float32(0), "high": np.float32(6)}, Pointwise),
+        (one("Add", "x"), {}, Binary),
+        (one("Mul", "c"), {"c": array(4, 1, 1)}, Affine),
+        (one("LeakyRelu"), {}, Pointwise),
+        (one("HardSigmoid"), {}, Affine),
+    ],
+    ids=lambda value: value[0].op_type if isinstance(value, list) else "",
+)
+def test_cones_know_the_layers(tmp_path, nodes, weights, rule):
+    network = load(saved(tmp_path, model(nodes, weights)), logits=False)
+    graph = trace(network, torch.randn(2, 4, 9, 8))
+    assert any(isinstance(node.rule, rule) for node in graph.nodes)
+    assert all(type(node.rule).__name__ not in ("Opaque", "Shape") for node in graph.nodes)

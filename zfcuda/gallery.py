@@ -162,12 +162,13 @@ def _heading(entry: Entry, folder: Path) -> str:
 
 
 def _place(tag: str, heading: str) -> tuple[object, ...]:
-    """The talk's figures in their order, the paper's, its tables, the rest by name."""
+    """The talk's figures in their order, the paper's, its tables, what else they have, the rest by
+    name."""
     found = sorted(
         (_SOURCES.index(source), kind == "table", int(number))
         for source, kind, number in _ORDER.findall(tag.lower())
     )
-    return (not found, found[0] if found else (), heading)
+    return (not found, not tag, found[0] if found else (), heading)
 
 
 def _summary(sections: Iterable[Section], count: int) -> str:

@@ -189,7 +189,7 @@ def _groups(sections: Sequence[Section], folder: Path) -> list[_Group]:
         shared = texts.pop() if len(section.entries) > 1 and len(texts) == 1 else ""
         groups.append(
             _Group(
-                _anchor(section.tag or section.title, anchors),
+                _anchor(section.tag if re.search(r"\d", section.tag) else section.title, anchors),
                 _shown(section.title),
                 _shown(section.text or shared),
                 _tags(section.tag),
@@ -224,7 +224,8 @@ def _anchor(name: str, taken: set[str]) -> str:
 
 
 def _tags(tag: str) -> list[str]:
-    return [_shown(part.strip()) for part in tag.split(",") if part.strip()]
+    """The figures of a tag; "talk figures 1, 2" is one."""
+    return [_shown(part.strip()) for part in re.split(r",(?!\s*\d)", tag) if part.strip()]
 
 
 def _link(path: Path, folder: Path, label: str = "") -> _Link:

@@ -33,12 +33,13 @@ def test_the_talk_comes_first_then_the_paper_then_the_rest(tmp_path):
     result(tmp_path / "c.png", "correspond", "paper table 1")
     result(tmp_path / "d.png", "filters", "paper figure 6")
     result(tmp_path / "e.png", "diagram", "talk figures 1 and 2")
+    result(tmp_path / "s.png", "uncertainty", "talk, supplement")
     result(tmp_path / "sub" / "f.png")
     result(tmp_path / "g.png", "mine")
     titles = [section.title for section in collect(tmp_path)]
     assert titles == [
         "The deconvnet", "Occlusion", "Rotation", "First-layer filters",
-        "Correspondence between parts", "Other figures", "sub",
+        "Correspondence between parts", "Uncertainty", "Other figures", "sub",
     ]  # fmt: skip
 
 

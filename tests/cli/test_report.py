@@ -126,6 +126,12 @@ def test_anchors_are_named_by_figure_and_differ(tmp_path):
     assert page.anchors == ["talk-figure-5-paper-figure-7", "section", "section-2"]
 
 
+def test_figures_are_told_apart(tmp_path):
+    section = Section("s", tag="paper figure 1, talk figures 1, 2")
+    page = Page(write_index(tmp_path / "index.html", "t", [section]))
+    assert "paper figure 1" in page.text and "talk figures 1, 2" in page.text
+
+
 def test_an_empty_page_says_so(tmp_path):
     page = Page(write_index(tmp_path / "index.html", "t", [], empty="Nothing yet."))
     assert "Nothing yet." in page.text and page.links == []

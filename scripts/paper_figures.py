@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""Every experiment of the paper and the talk on the network that ships with zfcuda, as one gallery.
+
+    python scripts/paper_figures.py --out figures
+
+Each experiment is a `zfcuda` command and gets a folder of its own under --out; its done.json says
+which. What is already there, made with the same settings and weights, is skipped, so an interrupted
+run can simply be started again. An experiment that fails does not stop the others; the end of the
+output says which and why, and the exit status is 1. Most of the time goes into the trainings of
+`filters` and `ablate`; --quick makes them very short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import zfcuda
+from zfcuda import _batch, data, datasets
+from zfcuda._files import atomic_path
+from zfcuda._network import Network
+from zfcuda._terminal import Parser, guarded
+from zfcuda._writing import writable_folder
+from zfcuda.gallery import write_gallery
+
+_PROGRAM = "paper_figures.py"
+_PICTURES = 5  # as many as the paper's figure 5 has
+_SURE = 0.9
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture of an object, as files.
+
+    Attributes:
+        image: the picture.
+        mask: white on the object, if that is known.
+        label: its class, if that is known.
+    """
+
+    image: Path
+    mask: Path | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the experiments are made with.
+
+    Attributes:
+        network: the options that name it.
+        layers: the model's layers that have maps, in order of execution.
+        side: of the network's input, pixels.
+        pictures: what is looked at one by one.
+        data: the options that name the data set.
+        quick: whether trainings are very short.
+    """
+
+    network: list[str]
+    layers: list[str]
+    side: int
+    pictures: list[_Picture]
+    data: list[str]
+    quick: bool
+
+    def layer(self, *wanted: str) -> list[str]:
+        """--layer options for those that the model has; none, so the command's own choice, if it
+        lacks one."""
+        if any(name not in self.layers for name in wanted):
+            return []
+        return [part for name in wanted for part in ("--layer", name)]
+
+
+# ------------------------------------------------------------------------------ the experiments
+
+Commands = list[tuple[str, list[str]]]  # what it is about, and the command's own arguments
+
+
+def _diagram(plan: _Plan) -> Commands:
+    first = plan.pictures[0]
+    return [("", [*plan.network, "--image", str(first.image)])]
+
+
+def _projections(plan: _Plan) -> Commands:
+    layers = plan.layer("relu1", "relu2", "relu3", "relu5") or ["--layer", plan.layers[-1]]
+    return [
+        (picture.image.stem, [*plan.network, "--image", str(picture.image), *layers, "-k", "4"])
+        for picture in plan.pictures[:2]
+    ]
+
+
+def _predict(plan: _Plan) -> Commands:
+    return [
+        (picture.image.stem, [*plan.network, "--image", str(picture.image)])
+        for picture in plan.pictures[:3]
+    ]
+
+
+def _background(plan: _Plan) -> Commands:
+    layers = plan.layer("relu1", "relu2", "relu3")
+    return [
+        (
+            picture.image.stem,
+            [*plan.network, "--image", str(picture.image), *layers, *_target(picture)]
+            + (["--mask", str(picture.mask)] if picture.mask else []),
+        )
+        for picture in plan.pictures[:3]
+    ]
+
+
+def _occlude(plan: _Plan) -> Commands:
+    # The square is about a fifth of the image, and goes over it in some two dozen steps.
+    size, stride = max(plan.side * 50 // 227, 1), max(plan.side * 8 // 227, 1)
+    settings = ["--size", str(size), "--stride", str(stride)]
+    layers = plan.layer("relu5") or ["--layer", plan.layers[-1]]
+    return [
+        (
+            picture.image.stem,
+            [*plan.network, "--image", str(picture.image), *layers, *settings, *_target(picture)],
+        )
+        for picture in plan.pictures[:3]
+    ]
+
+
+def _rotate(plan: _Plan) -> Commands:
+    layers = plan.layer("pool1", "relu5", "relu7")
+    return [
+        (
+            picture.image.stem,
+            [*plan.network, "--image", str(picture.image), *layers, *_target(picture)],
+        )
+        for picture in plan.pictures[:2]
+    ]
+
+
+def _invariance(plan: _Plan) -> Commands:
+    images = [str(picture.image) for picture in plan.pictures]
+    labels = [picture.label for picture in plan.pictures]
+    targets = ["--target", *labels] if all(labels) else []
+    return [("", [*plan.network, "--image", *images, *plan.layer("pool1", "relu7"), *targets])]
+
+
+def _over_data(plan: _Plan) -> Commands:
+    return [("", [*plan.network, *plan.data])]
+
+
+def _filters(plan: _Plan) -> Commands:
+    epochs = ["--epochs", "1", "--limit", "2000"] if plan.quick else []
+    return [("", ["--train", *plan.data, *epochs])]
+
+
+def _correspond(plan: _Plan) -> Commands:
+    return [("", [*plan.network, "--faces", "20" if plan.quick else "50"])]
+
+
+def _target(picture: _Picture) -> list[str]:
+    return ["--target", picture.label] if picture.label else []
+
+
+# In the gallery's order.
+EXPERIMENTS: dict[str, Callable[[_Plan], Commands]] = {
+    "diagram": _diagram,
+    "deconv": _projections,
+    "predict": _predict,
+    "background": _background,
+    "occlude": _occlude,
+    "rotate": _rotate,
+    "invariance": _invariance,
+    "top9": _over_data,
+    "evolve": _over_data,
+    "filters": _filters,
+    "correspond": _correspond,
+    "uncertainty": _over_data,
+}
+
+# --------------------------------------------------------------------------------------- running
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script and return its exit status: 0, 1 if something failed, 2 for a usage error."""
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    with guarded(_PROGRAM, options.traceback) as status:
+        status[0] = _run(options)
+    return status[0]
+
+
+def _run(options: argparse.Namespace) -> int:
+    out = writable_folder(options.out)
+    network = Network.of(options)
+    plan = _plan(options, network, out)
+    identity = f"{zfcuda.__version__} {network.weights_digest}"
+    del network  # each command loads its own
+    outcome = _batch.run(_jobs(options.only, plan, out), identity, "experiment", options.quiet)
+    page, count = write_gallery(out, out / "index.html", f"What {options.model} sees")
+    print(outcome)
+    for job, reason in outcome.failed:
+        print(f"failed: {job.folder.relative_to(out)}: {reason}")
+    print(f"{count} figures; open {page}")
+    return 1 if outcome.failed else 0
+
+
+def _plan(options: argparse.Namespace, network: Network, out: Path) -> _Plan:
+    spec = ["--model", options.model, "--device", options.device]
+    spec += ["--weights", options.weights] if options.weights else []
+    pictures = _own(options.images) if options.images else _garments(network, out / ".pictures")
+    layers = [name for name, _, shape in network.layers() if len(shape) == 4 and shape[2] > 1]
+    folder = ["--data", options.data] if options.data else []
+    limit = ["--limit", "2000"] if options.quick else []
+    side = network.preprocessing.size
+    return _Plan(spec, layers, side, pictures, [*folder, *limit], options.quick)
+
+
+def _jobs(names: Sequence[str], plan: _Plan, out: Path) -> list[_batch.Job]:
+    files = tuple(
+        path for picture in plan.pictures for path in (picture.image, picture.mask) if path
+    )
+    return [
+        _batch.Job(
+            out / name / about,
+            (name, *arguments),
+            tuple(path for path in files if str(path) in arguments),
+        )
+        for name in names
+        for about, arguments in EXPERIMENTS[name](plan)
+    ]
+
+
+# ------------------------------------------------------------------------------------- pictures
+
+
+def _own(folder: Path) -> list[_Picture]:
+    images = data.list_images(folder)
+    if not images:
+        raise ValueError(f"folder '{folder}' holds no images")
+    return [_Picture(path) for path in images[:_PICTURES]]
+
+
+def _garments(network: Network, folder: Path) -> list[_Picture]:
+    """Of the pictures that ship with zfcuda, five of different classes that the network gets right.
+
+    Of each class the one whose probability is nearest to `_SURE`: certain enough to be explained,
+    and not so certain that nothing that is done to it shows.
+
+    They are written to `folder` in full, with the mask of the garment. The folder's name makes it
+    hidden: these are no figures.
+    """
+    shipped = datasets.garments(network.preprocessing)
+    x, labels = shipped.pictures.batch(torch.arange(len(shipped.pictures)))
+    result = zfcuda.predict(network.model, x.to(network.device))
+    sure = result.probabilities[torch.arange(len(labels)), labels]
+    best = {
+        int(label): int(torch.where(labels == label, sure, -1).argmax())
+        for label in labels.unique()
+    }
+    chosen = sorted(best.values(), key=lambda index: -float(sure[index]))[:_PICTURES]
+    return [_written(shipped, index, folder) for index in chosen]
+
+
+def _written(shipped: datasets.Garments, index: int, folder: Path) -> _Picture:
+    name = shipped.pictures.class_names[int(shipped.pictures.labels[index])]
+    stem = "-".join(part for part in "".join(c if c.isalnum() else " " for c in name).split())
+    stem = f"{stem.lower()}-{int(shipped.numbers[index])}"
+    pixels = {
+        f"{stem}.png": shipped.pictures.images[index].permute(1, 2, 0).numpy(),
+        f"{stem}-mask.png": shipped.opacity[index].numpy(),
+    }
+    for file, values in pixels.items():
+        with atomic_path(folder / file) as temporary:
+            Image.fromarray(np.ascontiguousarray(values)).save(temporary)
+    return _Picture(*(folder / file for file in pixels), label=name)
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary, _, rest = __doc__.partition("\n")
+    parser = Parser(
+        prog=_PROGRAM, description=summary, epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument(
+        "--only", nargs="+", choices=tuple(EXPERIMENTS), default=tuple(EXPERIMENTS), metavar="NAME",
+        help=f"which of {', '.join(EXPERIMENTS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model", default="zfnet_small", metavar="SPEC", help="another model, see zfcuda deconv"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="weights for the model")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="pictures to look at (default: zfcuda's own)"
+    )
+    parser.add_argument("--data", metavar="DIR", help="data set, as for zfcuda top9")
+    parser.add_argument("--quick", action="store_true", help="little data, short trainings")
+    parser.add_argument("--out", default="zfcuda-paper", metavar="DIR", help="output folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--traceback", action="store_true", help="show where an error arose")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The paper script: its command lines exist, and what it makes ends in one gallery."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from zfcuda import cli
+from zfcuda._network import Network
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "paper_figures.py"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("paper_figures", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_experiment_is_a_command_with_these_options(script, tmp_path):
+    options = script._parser().parse_args(["--model", "zfnet_small?weights=none", "--quick"])
+    network = Network.load(options.model, "cpu")
+    plan = script._plan(options, network, tmp_path)
+    jobs = script._jobs(options.only, plan, tmp_path)
+    assert {job.arguments[0] for job in jobs} == set(script.EXPERIMENTS) <= {*cli.COMMANDS}
+    assert len({job.folder for job in jobs}) == len(jobs)
+    for job in jobs:
+        parsed = cli._parser(cli._Raising).parse_args([*job.arguments, "--out", str(job.folder)])
+        for layer in parsed.layer or () if isinstance(getattr(parsed, "layer", None), list) else ():
+            network.model.get_submodule(layer)
+
+
+def test_the_pictures_are_of_five_classes_with_masks(script, tmp_path):
+    options = script._parser().parse_args(["--model", "zfnet_small?weights=none"])
+    plan = script._plan(options, Network.load(options.model, "cpu"), tmp_path)
+    assert len({picture.label for picture in plan.pictures}) == len(plan.pictures) == 5
+    for picture in plan.pictures:
+        with Image.open(picture.image) as image, Image.open(picture.mask) as mask:
+            assert image.mode == "RGB" and mask.mode == "L" and image.size == mask.size
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_ends_in_a_gallery_and_is_taken_up_again(script, photo, tmp_path, capsys):
+    photo("mine/one.png")
+    arguments = ["--model", "tiny", "--images", str(tmp_path / "mine"), "--quiet"]
+    arguments += ["--out", str(tmp_path / "out"), "--only", "predict", "occlude"]
+    assert script.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "2 done, 0 skipped, 0 failed" in out and "2 figures" in out
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert 'href="occlude/one/one-occlude.png"' in page and 'id="talk-figure-3"' in page
+    assert script.main(arguments) == 0
+    assert "0 done, 2 skipped" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_failure_is_told(script, photo, tmp_path, capsys):
+    photo("mine/one.png")
+    (tmp_path / "mine" / "two.png").write_text("no picture")
+    arguments = ["--model", "tiny", "--images", str(tmp_path / "mine"), "--quiet"]
+    assert script.main([*arguments, "--out", str(tmp_path / "out"), "--only", "predict"]) == 1
+    out = capsys.readouterr().out
+    assert "1 done, 0 skipped, 1 failed" in out and "failed: predict/two: " in out

@@ -22,15 +22,24 @@ from typing import TYPE_CHECKING, Any
 from zfcuda import _load
 
 if TYPE_CHECKING:
-    from zfcuda import data, figures, models, nn, ops, results
+    from zfcuda import data, datasets, figures, models, nn, ops, results, training
+    from zfcuda.ablations import AblationResult, ablation
     from zfcuda.backgrounds import background_effect
     from zfcuda.correspondences import CorrespondenceResult, correspondence
     from zfcuda.deconvnet import deconv, project, projections
     from zfcuda.diagrams import Diagram, diagram_of
+    from zfcuda.feature_evolution import EvolutionResult, evolution
+    from zfcuda.filters import (
+        FilterComparison,
+        FilterResult,
+        compare_filters,
+        first_layer_filters,
+    )
     from zfcuda.invariance import invariance_study, rotation, scaling, translation
     from zfcuda.maxima import TopActivations, top_activations
     from zfcuda.planning import Plan
     from zfcuda.predictions import predict
+    from zfcuda.probing import ProbeResult, linear_probe
     from zfcuda.results import (
         BackgroundResult,
         InvarianceResult,
@@ -47,9 +56,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AblationResult",
     "BackgroundResult",
     "CorrespondenceResult",
     "Diagram",
+    "EvolutionResult",
+    "FilterComparison",
+    "FilterResult",
     "InvarianceResult",
     "InvarianceStudy",
     "LayerSums",
@@ -57,16 +70,23 @@ __all__ = [
     "Patches",
     "Plan",
     "Predictions",
+    "ProbeResult",
     "Projections",
     "TopActivations",
     "UncertaintyResult",
+    "ablation",
     "background_effect",
+    "compare_filters",
     "correspondence",
     "data",
+    "datasets",
     "deconv",
     "diagram_of",
+    "evolution",
     "figures",
+    "first_layer_filters",
     "invariance_study",
+    "linear_probe",
     "models",
     "nn",
     "occlusion",
@@ -79,11 +99,20 @@ __all__ = [
     "rotation",
     "scaling",
     "top_activations",
+    "training",
     "translation",
     "uncertainty_of",
 ]
 
 _HOME = {
+    "AblationResult": "ablations",
+    "ablation": "ablations",
+    "EvolutionResult": "feature_evolution",
+    "FilterComparison": "filters",
+    "FilterResult": "filters",
+    "compare_filters": "filters",
+    "evolution": "feature_evolution",
+    "first_layer_filters": "filters",
     "BackgroundResult": "results",
     "InvarianceResult": "results",
     "InvarianceStudy": "results",
@@ -103,6 +132,8 @@ _HOME = {
     "plan": "sensitivity",
     "Plan": "planning",
     "predict": "predictions",
+    "ProbeResult": "probing",
+    "linear_probe": "probing",
     "project": "deconvnet",
     "projections": "deconvnet",
     "rotation": "invariance",
@@ -113,7 +144,7 @@ _HOME = {
     "UncertaintyResult": "uncertainty",
     "uncertainty_of": "uncertainty",
 }
-_MODULES = {"data", "figures", "models", "nn", "ops", "results"}
+_MODULES = {"data", "datasets", "figures", "models", "nn", "ops", "results", "training"}
 
 _load.library()
 

@@ -29,6 +29,11 @@ COMMANDS = (
     "invariance",
     "correspond",
     "uncertainty",
+    "probe",
+    "ablate",
+    "top9",
+    "evolve",
+    "filters",
     "gallery",
 )
 

@@ -106,7 +106,7 @@ def top_activations(
     images: Images,
     layers: str | Sequence[str],
     k: int = 9,
-    maps: Maps = 8,
+    maps: Maps = 10,
     tolerance: float | None = None,
     batch: int = 64,
     workers: int = 0,

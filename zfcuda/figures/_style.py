@@ -90,7 +90,7 @@ def new_figure(width: float, height: float, title: str | None = None, dpi: int =
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.02, hspace=0.02)
     if title:
-        figure.suptitle(fit(title, int(width * 12), 2), x=0.01, ha="left")
+        figure.suptitle(fit(title, int(width * 10.5), 2), x=0.01, ha="left")
     return figure
 
 

@@ -18,7 +18,6 @@ from ._style import (
     Array,
     display_images,
     display_signal,
-    fit,
     fit_name,
     new_figure,
     number,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 PAGE = 7.2  # inches, the width of a page's text
 SHARP = 250  # dots an inch: cells are small
-_CAPTION, _HEADING, _NOTE = 0.19, 0.30, 0.22  # inches
+_CAPTION, _HEADING, _NOTE = 0.19, 0.30, 0.30  # inches
 _SMALLEST, _LARGEST = 36, 64  # pixels of a cell
 
 
@@ -127,7 +126,7 @@ def top_activations(
     result: TopActivations,
     projections: Mapping[str, Array] | None = None,
     patches: Mapping[str, Array] | None = None,
-    columns: int = 4,
+    columns: int = 5,
     title: str | None = None,
 ) -> Figure:
     """Layer by layer a block for every projected map: the projections of its strongest activations,
@@ -168,10 +167,11 @@ def top_activations(
             else:
                 ax.axis("off")
     note = (
-        f"Left: a map's {result.k} strongest activations, one an image, projected; grey is no "
-        "signal. Right: the images there. Below: the map, its strongest and weakest of these."
+        f"Left of each block: a map's {result.k} strongest activations, at most one an image, each "
+        "projected on its own (grey: no signal). Right: the images there.\nBelow: the map, the "
+        "strongest and the weakest of these activations."
     )
-    parts[-1].text(0.01, 0.5, fit(note, 150), va="center", fontsize=6.5, color=MUTED)
+    parts[-1].text(0.01, 0.5, note, va="center", fontsize=6.5, color=MUTED)
     return figure
 
 
@@ -189,4 +189,4 @@ def _draw_block(
     values = to_array(result.values[layer])[channel][there]
     span = f"  ·  {number(values[0])} – {number(values[-1])}" if len(values) else "  ·  nothing"
     show_image(ax, np.concatenate([halves[0], gap, halves[1]], 1))
-    ax.set_xlabel(f"map {channel}{span}", labelpad=2, fontsize=6.5, color=MUTED)
+    ax.set_xlabel(f"map {channel}{span}", labelpad=2, fontsize=6, color=MUTED)

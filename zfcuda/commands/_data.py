@@ -1,0 +1,98 @@
+"""The images of --data for experiments that ask for no labels."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zfcuda._network import Network
+    from zfcuda._sources import Files, Source
+    from zfcuda.data import Preprocessing
+
+PARTS = ("training", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Images:
+    """A source of images.
+
+    Attributes:
+        source: of network inputs.
+        text: what they are, as "5,000 validation images of Fashion-MNIST".
+    """
+
+    source: Source
+    text: str
+
+    def report(self) -> None:
+        """Say on standard error which files could not be read."""
+        skipped = getattr(self.source, "skipped", [])
+        for sentence in skipped[:5]:
+            print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
+        if len(skipped) > 5:
+            print(f"zfcuda: skipped: {len(skipped) - 5} more", file=sys.stderr)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--data, --limit, --part, --workers."""
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder of images, those in its folders included, or of IDX files as Fashion-MNIST's "
+        "(default: Fashion-MNIST on coloured backgrounds where Debian's package puts it, otherwise "
+        "the pictures that come with zfcuda)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
+    parser.add_argument(
+        "--part", choices=PARTS, default="validation", help="of IDX files (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that read image files"
+    )
+
+
+def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
+    """The images that a command line means, as input of a network.
+
+    Raises:
+        ValueError: no such folder, no images in it, a --limit below 1.
+    """
+    import torch
+
+    from zfcuda import datasets
+    from zfcuda._sources import source_of
+    from zfcuda.datasets.part import Part
+
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit {options.limit}: expected at least 1")
+    preprocessing = network.preprocessing
+    folder = None if options.data is None else Path(options.data)
+    if folder is not None and not any(folder.glob("*-ubyte*")):
+        files = _files(folder, preprocessing, options)
+        return Images(files, f"{files.total:,} image files of {folder.name}")
+    try:
+        split = datasets.split(preprocessing, folder, seed=seed)
+        examples, what = getattr(split, options.part), f"{options.part} images ({split.kind})"
+    except FileNotFoundError:
+        if folder is not None or preprocessing.size > 64:
+            raise
+        examples, what = datasets.garments(preprocessing).pictures, "images that come with zfcuda"
+    if options.limit is not None and options.limit < len(examples):
+        examples = Part(examples, torch.arange(options.limit))
+    return Images(source_of(examples), f"{len(examples):,} {what}")
+
+
+def _files(folder: Path, preprocessing: Preprocessing, options: argparse.Namespace) -> Files:
+    from zfcuda._sources import Files
+    from zfcuda.data import list_images
+
+    paths = list_images(folder)
+    for inner in sorted(path for path in folder.rglob("*") if path.is_dir()):
+        paths += list_images(inner)
+    if not paths:
+        raise ValueError(f"'{folder}' holds no image: expected a folder of images or IDX files")
+    return Files(paths[: options.limit], preprocessing, workers=options.workers)

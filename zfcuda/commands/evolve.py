@@ -1,0 +1,133 @@
+"""`zfcuda evolve`: how features come to be during training."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfcuda.commands import _data, _grids, _images, _maps, _options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from zfcuda._network import Network
+
+HELP = "how features come to be during training"
+DESCRIPTION = (
+    "Follows some maps of each layer through the checkpoints of a training (figure 4): at each, "
+    "the strongest activation over a data set, projected back to the image. By default the "
+    "checkpoints of zfnet_small that come with zfcuda."
+)
+EXAMPLES = """examples:
+  zfcuda evolve
+  zfcuda evolve --checkpoints zfcuda-train --layer relu2 --layer relu5 --maps 8
+  zfcuda evolve --model torchvision:resnet18 --checkpoints e1.pt e5.pt e20.pt --data photos \\
+      --layer layer1 --layer layer3"""
+
+PAPERS = (1, 2, 5, 10, 20, 30, 40, 64)  # epochs
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoints, images, layers and maps."""
+    _options.model(parser, "zfnet_small")
+    parser.add_argument(
+        "--checkpoints",
+        nargs="+",
+        metavar="DIR|FILE",
+        help="folder of a `zfcuda train`, of which the paper's epochs are taken, or weights files "
+        "in the order of training (default: those that come with zfcuda)",
+    )
+    _data.add_options(parser)
+    _options.layers(parser, "layer; may be repeated (default: relu1 to relu5 of a ZF network)")
+    _maps.add_options(parser, 6)
+    _options.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One figure, a part for each layer."""
+    import zfcuda
+    from zfcuda import figures
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance, announce, writable_folder, write
+
+    network = Network.of(options)
+    if options.list_layers:
+        _images.list_layers(network)
+        return
+    layers = _maps.layers(options, network)
+    checkpoints, model = _checkpoints(options, network)
+    folder = writable_folder(options.out)
+    provenance = Provenance.of(options, network, layer=layers, checkpoints=[*checkpoints])
+    images = _data.of(options, network)
+    result = zfcuda.evolution(
+        checkpoints,
+        images.source,
+        layers,
+        model=model,
+        maps=options.maps,
+        progress=not options.quiet,
+    )
+    images.report()
+    figure = figures.feature_evolution(
+        result,
+        _grids.signals(network, result.projections),
+        _grids.pictures(network, result.patches),
+        title=f"{_grids.title(network)}: features during training",
+    )
+    text = (
+        f"Some maps of each layer at the checkpoints {', '.join(checkpoints)}: the strongest "
+        f"activation over {images.text}, projected. Jumps come from another image "
+        "becoming the strongest, where there is a dot."
+    )
+    stem = folder / "evolution"
+    announce(
+        write("Features during training", text, result, figure, stem, provenance, "paper figure 4")
+    )
+
+
+def _checkpoints(
+    options: argparse.Namespace, network: Network
+) -> tuple[dict[str, Path], nn.Module]:
+    """Files by epoch, and the model that they belong to."""
+    from zfcuda.models import shipped
+
+    if options.checkpoints is None:
+        if network.spec != "zfnet_small":
+            raise ValueError(f"evolve needs --checkpoints for {network.spec}")
+        found = shipped.epochs()
+        if not found:
+            raise ValueError(
+                "no checkpoints come with this zfcuda; name some with --checkpoints, as the folder "
+                "of a `zfcuda train`"
+            )
+        return {str(epoch): path for epoch, path in found.items()}, shipped.convolutions()
+    paths = [Path(path) for path in options.checkpoints]
+    if len(paths) == 1 and paths[0].is_dir():
+        return _of_folder(paths[0]), network.model
+    return dict(zip(_names(paths), paths, strict=True)), network.model
+
+
+def _of_folder(folder: Path) -> dict[str, Path]:
+    """The paper's epochs, as far as the training went, and its last."""
+    found = {
+        int(p.stem.removeprefix("epoch-")): p
+        for p in sorted(folder.glob("epoch-[0-9]*.safetensors"))
+    }
+    if not found:
+        raise ValueError(
+            f"'{folder}' holds no epoch-NNNN.safetensors, as `zfcuda train` writes them"
+        )
+    return {
+        str(epoch): path for epoch, path in found.items() if epoch in PAPERS or epoch == max(found)
+    }
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The files' names without suffixes; numbers where two are the same."""
+    stems = [path.stem for path in paths]
+    if len({*stems}) < len(stems):
+        return [str(number) for number in range(1, len(stems) + 1)]
+    return stems

@@ -1,0 +1,72 @@
+"""`zfcuda top9`: what excites the maps of each layer most."""
+
+from __future__ import annotations
+
+import argparse
+
+from zfcuda.commands import _data, _grids, _images, _maps, _options
+
+HELP = "the strongest activations of each map over a data set, projected"
+DESCRIPTION = (
+    "Finds, over a data set, the nine images that excite each map of a layer most (figure 2), "
+    "projects each of these activations back to the image, and shows it beside the image there."
+)
+EXAMPLES = """examples:
+  zfcuda top9
+  zfcuda top9 --layer relu2 --layer relu5 --maps 3,17,40
+  zfcuda top9 --model squeezenet1_1 --data photos --layer features.4 --layer features.12 --maps 12
+  zfcuda top9 --model torchvision:vgg16 --data imagenet/val --workers 8 --layer features.29"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which images, layers and maps."""
+    _options.model(parser, "zfnet_small")
+    _data.add_options(parser)
+    _options.layers(parser, "layer; may be repeated (default: relu1 to relu5 of a ZF network)")
+    _maps.add_options(parser, 10)
+    parser.add_argument(
+        "-k", type=int, default=9, metavar="K", help="activations of each map (default: 9)"
+    )
+    _options.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One figure, a part for each layer."""
+    import zfcuda
+    from zfcuda import figures
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance, announce, writable_folder, write
+
+    network = Network.of(options)
+    if options.list_layers:
+        _images.list_layers(network)
+        return
+    layers = _maps.layers(options, network)
+    folder = writable_folder(options.out)
+    provenance = Provenance.of(options, network, layer=layers)
+    images = _data.of(options, network)
+    result = zfcuda.top_activations(
+        network.model,
+        images.source,
+        layers,
+        options.k,
+        options.maps,
+        progress=not options.quiet,
+    )
+    images.report()
+    figure = figures.top_activations(
+        result,
+        _grids.signals(network, result.projections),
+        _grids.pictures(network, result.patches),
+        title=f"{_grids.title(network)}: strongest activations",
+    )
+    text = (
+        f"The {result.k} strongest activations of some maps of each layer over {images.text}, at "
+        "most one of each image: projected to the image (left, grey where there is no "
+        "signal), and the image there (right). The activations found in the pass and those that "
+        f"were projected differ by at most {max(result.difference.values()):.1g} of the largest."
+    )
+    stem = folder / f"top{options.k}"
+    announce(
+        write("Strongest activations", text, result, figure, stem, provenance, "paper figure 2")
+    )

@@ -98,7 +98,9 @@ class Network:
         names = [name.casefold() for name in self.class_names or ()]
         if text.casefold() in names:
             return names.index(text.casefold())
-        close = difflib.get_close_matches(text.casefold(), names, n=3)
+        wanted = text.casefold()
+        close = [name for name in names if wanted in re.split(r"[^a-z0-9]+", name)][:3]
+        close = close or difflib.get_close_matches(wanted, names, n=3)
         hint = ", ".join(repr(self.name(names.index(name))) for name in close)
         raise ValueError(
             f"target {text!r} is neither the number nor the name of a class"

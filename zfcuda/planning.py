@@ -92,11 +92,11 @@ class Plan:
             return f"{head}dense passes ({self.reason})"
         if self.method == "dense":
             why = f" ({self.reason})" if self.reason else ""
-            head += f"dense passes{why}; ceiling {self.ceiling:.1f}x"
+            head += f"dense passes{why}; cones would save {self.ceiling:.1f}x of the multiply-adds"
         else:
             head += (
                 f"{self.predicted_speedup:.1f}x faster than dense passes predicted "
-                f"(ceiling {self.ceiling:.1f}x)"
+                f"({self.ceiling:.1f}x fewer multiply-adds)"
             )
             head += f", whole maps from {self.dense_from}" if self.dense_from else ""
         from tabulate import tabulate

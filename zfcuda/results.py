@@ -119,6 +119,10 @@ class Result:
 
     _figure: ClassVar[str]  # the function of zfcuda.figures that draws it
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = Result.__repr__  # or @dataclass writes one that prints whole tensors
+
     def save(self, path: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
         """Write ``path.npz`` and ``path.json``; each appears whole or not at all.
 
@@ -183,12 +187,34 @@ class Result:
     def _restore(cls, settings: dict[str, Any]) -> Self:
         return cls(**settings)
 
+    def __repr__(self) -> str:
+        """The fields, of tensors the type and shape only."""
+        return _in_short(self)
+
     def plot(self, **kwargs: Any) -> Figure:
-        """Draw the result; see the figure function of the same experiment in
-        :mod:`zfcuda.figures`."""
+        """Draw the result, with the arguments of its figure function in :mod:`zfcuda.figures`
+        (most take ``images``, as RGB in 0..1, ``class_names`` and ``title``): for an occlusion
+        :func:`~zfcuda.figures.occlusion_row`, for projections
+        :func:`~zfcuda.figures.projection_grid`, for a curve
+        :func:`~zfcuda.figures.invariance_curve`."""
         from zfcuda import figures
 
         return getattr(figures, self._figure)(self, **kwargs)
+
+
+def _in_short(value: Any) -> str:
+    if isinstance(value, Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"{kind} {list(value.shape)}" if value.dim() else repr(value.item())
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_in_short(item)}" for key, item in value.items()) + "}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.repr]
+        fields = (f"{name}={_in_short(getattr(value, name))}" for name in names)
+        return f"{type(value).__name__}({', '.join(fields)})"
+    if isinstance(value, tuple | list) and len(value) > 8:
+        return f"{len(value)} items"
+    return repr(value)
 
 
 # --- the results ----------------------------------------------------------------------------------

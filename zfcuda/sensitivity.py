@@ -78,8 +78,9 @@ def occlusion(
         positions: boxes of your own instead of a grid, int64 [P,4] of (y0, x0, y1, x1), half open,
             pixels; clipped to the image, which each has to meet. ``size`` and ``stride`` then have
             no effect.
-        classes: keep only these classes' logits (and the targets'); probabilities and labels still
-            take all classes into account. None keeps all.
+        classes: keep only these classes' logits (and the targets'), in ascending order, each once
+            (``result.classes``); probabilities and labels still take all classes into account. None
+            keeps all.
         max_memory: bytes that the activations of one batch may take, at least one position's; by
             default half of what is free on a GPU, a quarter (at most 128 MiB) on a CPU.
         progress: show a progress bar.

@@ -56,10 +56,15 @@ def test_projection_grid(projections, class_names):
 
 
 def test_small_projections_are_magnified(projections):
-    figure = figures.projection_grid(projections)
+    figure = figures.projection_grid(projections, preprocessing=Preprocessing())
     insets = [len(ax.child_axes) for ax in figure.axes]
     # The inputs; the specks, each above its image patch; the full and the empty layer.
     assert insets == [0] * 5 + [2] * 5 + [0] * 10
+
+
+def test_raw_network_input_is_not_shown_as_a_picture(projections):
+    assert len(figures.projection_grid(projections).axes) == 15
+    assert len(figures.projection_grid(projections, preprocessing=Preprocessing()).axes) == 20
 
 
 @pytest.mark.parametrize("most", [64, 2])
@@ -140,7 +145,7 @@ def test_occlusion_maps_lie_at_their_occluders(occlusion, images):
     """The value drawn at an occluder's centre is the one computed for that occluder."""
     result = occlusion()
     figure = figures.occlusion_row(result, images)
-    (mesh,) = next(ax for ax in figure.axes if ax.get_title() == "P(true class)").collections
+    (mesh,) = next(ax for ax in figure.axes if ax.get_title() == "P(class)").collections
     corners = mesh.get_coordinates()
     heat = np.asarray(mesh.get_array()).reshape(result.grid)
     for index, (y0, x0, y1, x1) in enumerate(result.boxes.tolist()):

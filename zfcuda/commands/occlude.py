@@ -72,10 +72,12 @@ def run(options: argparse.Namespace) -> None:
     def job(
         network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance
     ) -> Entry | None:
+        target = network.label(options.target)
         if not planned and (options.plan or not options.quiet):  # images have one size
             planned.append(network)
-            plan = zfcuda.plan(network.model, x, layers=layers, **settings)
-            print(plan, file=sys.stdout if options.plan else sys.stderr)
+            plan = str(zfcuda.plan(network.model, x, layers=layers, **settings))
+            headline = plan.partition("\n")[0]
+            print(plan if options.plan else headline, file=None if options.plan else sys.stderr)
         if options.plan:
             return None
         return _jobs.occlude(
@@ -88,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
             provenance,
             **settings,
             fill=network.fill(options.fill),
-            target=network.label(options.target),
+            target=target,
         )
 
     _images.each(options, job)

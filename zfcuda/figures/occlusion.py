@@ -47,7 +47,7 @@ def occlusion_row(
     layer: str | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Input, strongest map's projection, P(true class), most probable label, map activity.
+    """Input, strongest map's projection, P(target class), most probable label, map activity.
 
     `images` ``[N,H,W,3]`` in 0..1 and `projections` (a layer's ``[N,H,W,3]``) are display arrays;
     panels without data are left out. `layer` is one of `result.layers`, by default the first.
@@ -92,7 +92,7 @@ def occlusion_row(
             f"{fit_name(str(layer), 26)}\n{_channel(result, layer, image)}",
         )
     mesh = _draw_map(
-        next(axes), heat, edges, result, shown, "P(true class)", "viridis", _limits(heat, base, 0.0)
+        next(axes), heat, edges, result, shown, "P(class)", "viridis", _limits(heat, base, 0.0)
     )
     colour_bar(mesh.axes, mesh, f"{fit(f'P({name})', 30, 1)}\n▾ without occluder", base)
 

@@ -24,6 +24,7 @@ from ._style import (
 )
 
 if TYPE_CHECKING:
+    from zfcuda.data import Preprocessing
     from zfcuda.results import Projections
 
 CELL = 1.85  # inches
@@ -122,24 +123,33 @@ def projection_grid(
     projections: Mapping[str, Array] | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Figure:
     """Deconvnet projections: rows are layers, columns inputs, each with its unit and activation.
 
     `images` ``[V,H,W,3]`` in 0..1 (the inputs, drawn on top) and `projections` (display arrays a
-    layer) default to the result's own tensors, stretched; zero signal is mid grey.
+    layer) come from the result's own tensors where `preprocessing`, the network's
+    (:func:`zfcuda.models.preprocessing`), tells their colours. Without it no input is drawn and the
+    network's channels stand for red, green and blue; zero signal is mid grey.
     `class_names` is accepted for symmetry with the other figures and not used.
     """
+    if preprocessing is not None:
+        images = preprocessing.to_display(result.images) if images is None else images
+        if projections is None:
+            projections = {
+                layer: preprocessing.signal_to_display(signal)
+                for layer, signal in result.projections.items()
+            }
     own = result.projections if projections is None else projections
     shown = {layer: display_signal(own[layer]) for layer in result.layers}
     captions = {
         layer: [unit_caption(result, layer, column) for column in range(len(result.columns))]
         for layer in result.layers
     }
-    inputs = result.images if images is None else images
     return draw_grid(
         result.columns,
         shown,
         captions,
-        None if inputs is None else display_images(inputs),
+        None if images is None else display_images(images),
         title=title,
     )

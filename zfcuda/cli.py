@@ -14,26 +14,26 @@ from typing import NoReturn
 
 from zfcuda._terminal import Parser, guarded
 
-# In the order of `zfcuda --help`: what to see first comes first.
+# In the order of `zfcuda --help`: what this is, one image, many images, training, the page.
 COMMANDS = (
     "info",
     "demo",
     "layers",
     "predict",
     "deconv",
-    "occlude",
-    "rotate",
-    "train",
     "diagram",
     "background",
+    "occlude",
+    "rotate",
     "invariance",
-    "correspond",
-    "uncertainty",
-    "probe",
-    "ablate",
     "top9",
     "evolve",
     "filters",
+    "correspond",
+    "train",
+    "ablate",
+    "probe",
+    "uncertainty",
     "gallery",
 )
 
@@ -71,7 +71,7 @@ def _parser(kind: type[Parser] = Parser) -> argparse.ArgumentParser:
 
     parser = kind(
         prog="zfcuda",
-        description="Shows what a CNN sees: projections, occlusion maps, rotation curves.",
+        description="Shows what a CNN sees: the experiments of Zeiler & Fergus (2014) on any network.",
         epilog="`zfcuda COMMAND --help` explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"zfcuda {__version__}")

@@ -156,6 +156,11 @@ def _filters(plan: _Plan) -> Commands:
     return [("", ["--train", *plan.data, *epochs])]
 
 
+def _ablate(plan: _Plan) -> Commands:
+    # Not the model: what is trained are zfnet_small and its variants.
+    return [("", [*plan.data, *(["--epochs", "1"] if plan.quick else [])])]
+
+
 def _correspond(plan: _Plan) -> Commands:
     return [("", [*plan.network, "--faces", "20" if plan.quick else "50"])]
 
@@ -177,6 +182,8 @@ EXPERIMENTS: dict[str, Callable[[_Plan], Commands]] = {
     "evolve": _over_data,
     "filters": _filters,
     "correspond": _correspond,
+    "ablate": _ablate,
+    "probe": _over_data,
     "uncertainty": _over_data,
 }
 

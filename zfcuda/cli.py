@@ -71,11 +71,14 @@ def _parser(kind: type[Parser] = Parser) -> argparse.ArgumentParser:
 
     parser = kind(
         prog="zfcuda",
-        description="Shows what a CNN sees: the experiments of Zeiler & Fergus (2014) on any network.",
+        description="Shows what a CNN sees: Zeiler and Fergus's experiments on any network.",
         epilog="`zfcuda COMMAND --help` explains a command.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=18),
     )
     parser.add_argument("--version", action="version", version=f"zfcuda {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND [OPTION]"
+    )
     for name in COMMANDS:
         module = import_module(f"zfcuda.commands.{name}")
         command = commands.add_parser(

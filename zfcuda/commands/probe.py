@@ -1,0 +1,107 @@
+"""`zfcuda probe`: what each layer's features are worth to a linear classifier."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from zfcuda.commands import _images, _options
+
+if TYPE_CHECKING:
+    from zfcuda.datasets import Split
+    from zfcuda.probing import ProbeResult
+
+HELP = "fit a linear classifier to each layer's features"
+DESCRIPTION = (
+    "Freezes the network and fits a linear classifier to the features of each layer (section 5.2, "
+    "table 7): how accuracy grows with depth says what a layer has made explicit. The strength of "
+    "regularisation is chosen on the validation part; the test part is read once."
+)
+EXAMPLES = """examples:
+  zfcuda probe --model zfnet_small
+  zfcuda probe --model squeezenet1_1 --data photos --limit 2000 --layer features.3
+  zfcuda probe --model mine/weights.safetensors --data pictures --size 2048
+
+data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
+one folder of pictures per class, or the same in train, val and test; the classes need not be those
+that the network was trained on. --limit draws training pictures by --seed, and at most as many of
+validation and test"""
+
+_LIMIT = 5000
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The model, its layers, the pictures."""
+    _options.model(parser, "zfnet_small")
+    _options.layers(
+        parser, "layer to probe; may be repeated (default: what each stage gives to the next)"
+    )
+    _options.data(parser)
+    _options.plain(parser)
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="larger maps are averaged to at most N numbers (default: %(default)s)",
+    )
+    _options.seed(parser)
+    _options.output(parser)
+    parser.set_defaults(limit=_LIMIT)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One table."""
+    import zfcuda
+    from zfcuda import figures
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda.commands import _labelled
+
+    if options.list_layers:
+        _images.list_layers(Network.of(options))
+        return
+    folder = writable_folder(options.out)
+    network = Network.of(options)
+    provenance = Provenance.of(options, network)
+    data = _some(_labelled.read(options, network), options)
+    result = zfcuda.linear_probe(
+        network.model, data, options.layer, options.size, progress=not options.quiet
+    )
+    figure = figures.probe(result, f"Linear classifiers on each layer's features ({data.kind})")
+    text = _findings(result)
+    stem = folder / "layers-probe"
+    announce(
+        write("What each layer knows", text, result, figure, stem, provenance, "paper table 7")
+    )
+    print(f"{result.table()}\n{text}")
+
+
+def _some(data: Split, options: argparse.Namespace) -> Split:
+    """At most --limit pictures of each part."""
+    import dataclasses
+
+    from zfcuda.datasets.part import drawn
+
+    parts = ("training", "validation", "test")
+    return dataclasses.replace(
+        data, **{part: drawn(getattr(data, part), options.limit, options.seed) for part in parts}
+    )
+
+
+def _findings(result: ProbeResult) -> str:
+    layers = [i for i, name in enumerate(result.layers) if " " not in name]  # not the pixels
+    best = max(layers, key=lambda i: float(result.accuracy[i]))
+    rising = all(
+        result.accuracy[after] >= result.accuracy[before] - 2 * result.error[before]
+        for before, after in pairwise(layers)
+    )
+    return (
+        f"Test accuracy of a linear classifier on frozen features: {result.layers[best]} is best "
+        f"with {result.accuracy[best]:.1%} ± {result.error[best]:.1%} (standard error). With depth "
+        f"accuracy {'never falls' if rising else 'also falls'} by more than two standard errors "
+        "from one layer to the next. "
+        f"{result.pictures[0]:,} training, {result.pictures[1]:,} validation and "
+        f"{result.pictures[2]:,} test pictures."
+    )

@@ -38,6 +38,13 @@ def test_variants_of_the_background(make, x):
             expected = (seen[v] - seen[0]).norm() / seen[0].norm()
             torch.testing.assert_close(result.projection_change[layer][v], expected)
         assert result.units[layer].shape == (5, 3)
+        energy = seen.square().sum(1)
+        share = energy[:, mask].sum(1) / energy.sum((1, 2))
+        torch.testing.assert_close(result.on_object[layer], share)
+    p = result.logits.softmax(1)[:, result.target]
+    torch.testing.assert_close(result.probability_change, p - p[0])
+    probabilities, labels = result.top(3)
+    assert torch.equal(labels, result.logits.topk(3).indices) and probabilities.shape == (5, 3)
 
 
 def test_a_soft_mask_blends(make, x):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,7 +10,12 @@ import torch
 
 import zfcuda
 from zfcuda import ops
-from zfcuda.invariance import rotation_matrices, scaling_matrices, translation_matrices
+from zfcuda.invariance import (
+    early_and_late,
+    rotation_matrices,
+    scaling_matrices,
+    translation_matrices,
+)
 
 
 def inputs_seen(net, experiment, *args, **kwargs):
@@ -148,3 +154,125 @@ def test_probabilities_and_labels(make, x):
     assert torch.equal(result.labels, result.logits.argmax(-1))
     expected = torch.stack([result.probabilities[0, :, 1], result.probabilities[1, :, 2]])
     assert torch.equal(result.target_probability, expected)
+
+
+# --- several images, several families -------------------------------------------------------------
+
+
+def test_a_study_is_its_experiments(make):
+    net, x = make("VGGLike"), torch.randn(3, 3, 16, 18, dtype=torch.float64)
+    values = {
+        "rotation": [0, 90, 200],
+        "horizontal translation": [-2, 0, 3.5],
+        "vertical translation": [1, 2],
+        "scale": [1, 1.5],
+    }
+    layers = ["features.0", "tail"]
+    study = zfcuda.invariance_study(
+        net, x, layers, [0, 1, 2], ["a", "b", "c"], transformations=values, fill=0.5
+    )
+    assert list(study.experiments) == list(values) and study.names == ("a", "b", "c")
+    singles = {
+        "rotation": zfcuda.rotation(net, x, values["rotation"], [0, 1, 2], layers, 0.5),
+        "horizontal translation": zfcuda.translation(
+            net, x, [(0, -2), (0, 0), (0, 3.5)], [0, 1, 2], layers, 0.5
+        ),
+        "vertical translation": zfcuda.translation(net, x, [1, 2], [0, 1, 2], layers, 0.5),
+        "scale": zfcuda.scaling(net, x, values["scale"], [0, 1, 2], layers, 0.5),
+    }
+    for family, single in singles.items():
+        experiment = study.experiments[family]
+        assert experiment.kind == single.kind and torch.equal(experiment.values, single.values)
+        torch.testing.assert_close(experiment.logits, single.logits)
+        torch.testing.assert_close(experiment.target_probability, single.target_probability)
+        for layer in layers:
+            torch.testing.assert_close(experiment.distances[layer], single.distances[layer])
+    assert study.example_values["rotation"].tolist() == [0, 90, 200]
+    assert torch.equal(study.examples["rotation"][0], x[0])
+    moved = study.examples["vertical translation"]
+    assert study.example_values["vertical translation"].tolist() == [1, 2]
+    assert torch.equal(moved[0][:, 1:], x[0][:, :-1]) and (moved[0][:, 0] == 0.5).all()
+
+
+def test_distances_relative_to_the_features_norm(make, x):
+    net = make("VGGLike")
+    result = zfcuda.rotation(net, x, [0, 50], layers=["features.0"])
+    with torch.no_grad():
+        norms = net.features[0](x).flatten(1).norm(dim=1)
+    torch.testing.assert_close(result.norms["features.0"], norms)
+    relative = result.relative_distances("features.0")
+    torch.testing.assert_close(relative, result.distances["features.0"] / norms[:, None])
+    with pytest.raises(
+        ValueError, match=r"layer 'tail' was not recorded; recorded: \['features\.0'"
+    ):
+        result.relative_distances("tail")
+
+
+def test_a_studys_defaults_are_the_papers(make):
+    x = torch.randn(1, 3, 16, 56, dtype=torch.float64)
+    study = zfcuda.invariance_study(make("VGGLike"), x)
+    families = ("vertical translation", "horizontal translation", "scale", "rotation")
+    assert tuple(study.experiments) == families and study.names == ("image 0",)
+    down = study.experiments["vertical translation"].values
+    right = study.experiments["horizontal translation"].values
+    # 60 of 224 pixels; whole ones, so that nothing is blurred.
+    assert down[:, 0].tolist() == list(range(-4, 5)) and not down[:, 1].any()
+    assert torch.equal(right, right.round()) and (right[1:, 1] > right[:-1, 1]).all()
+    assert right[0, 1] == -15 and right[-1, 1] == 15 and len(right) == 25 and not right[:, 0].any()
+    assert study.experiments["rotation"].values.tolist() == list(range(0, 361, 5))
+    assert study.layers == ("features.2", "tail")
+    some = study.example_values["rotation"].tolist()
+    assert some == pytest.approx([45, 135, 225, 315], abs=5)
+
+
+def test_early_and_late_layers(make, x):
+    expected = {
+        "VGGLike": ["features.2", "tail"],
+        "Reused": ["pool", "tail"],
+        "Residual": ["stem", "tail"],  # without a pool the first convolution
+    }
+    for name, layers in expected.items():
+        assert early_and_late(make(name), x) == layers, name
+    zf = zfcuda.models.zfnet_small(10).eval()
+    assert early_and_late(zf, torch.randn(1, 3, 64, 64)) == ["pool1", "relu7"]
+    alone = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
+    with pytest.raises(ValueError, match=r"no early and late layer .* among \['0'\]; name two"):
+        early_and_late(alone.double(), x)
+
+
+def test_a_study_survives_saving(make, x, tmp_path):
+    study = zfcuda.invariance_study(
+        make("VGGLike"), x, "tail", transformations={"scale": [1, 2], "rotation": [3]}
+    )
+    study.save(tmp_path / "study")
+    loaded = zfcuda.InvarianceStudy.load(tmp_path / "study")
+    assert list(loaded.experiments) == ["scale", "rotation"]
+    for family, experiment in study.experiments.items():
+        assert torch.equal(loaded.experiments[family].logits, experiment.logits)
+        assert torch.equal(loaded.experiments[family].norms["tail"], experiment.norms["tail"])
+        assert torch.equal(loaded.examples[family], study.examples[family])
+
+
+def test_a_result_from_before_norms_can_be_read(make, x, tmp_path):
+    result = zfcuda.rotation(make("VGGLike"), x, [0, 30], layers="tail")
+    result.save(tmp_path / "r")
+    header = json.loads((tmp_path / "r.json").read_text())
+    del header["settings"]["norms"]
+    (tmp_path / "r.json").write_text(json.dumps(header))
+    loaded = zfcuda.InvarianceResult.load(tmp_path / "r")
+    assert loaded.norms == {} and torch.equal(loaded.logits, result.logits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"names": ["a"]}, "names must be 2, one for each image, got 1"),
+        ({"transformations": {}}, r"transformations must be of \['vertical translation'"),
+        ({"transformations": {"shear": [1]}}, r"got \['shear'\]"),
+        ({"transformations": {"scale": [0]}}, "scale factors must be positive"),
+        ({"layers": "tial"}, "no layer 'tial'"),
+    ],
+)
+def test_a_study_says_what_is_wrong(make, x, settings, message):
+    with pytest.raises(ValueError, match=message):
+        zfcuda.invariance_study(make("VGGLike"), x, **settings)

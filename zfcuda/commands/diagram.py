@@ -37,7 +37,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         several=False,
     )
     parser.add_argument(
-        "--most", type=int, default=24, metavar="N", help="draw at most N calls (default: 24)"
+        "--depth",
+        type=int,
+        default=10,
+        metavar="N",
+        help="draw at most N calls one after the other (default: %(default)s)",
     )
     _options.output(parser)
 
@@ -51,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
     def job(network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance) -> Entry:
         layer = options.layer or early_and_late(network.model, x)[0]
-        result = diagram_of(network.model, x, layer, options.most)
+        result = diagram_of(network.model, x, layer, options.depth)
         title = f"{layer} of {result.model} and its deconvnet layer"
         figure = figures.diagram(result, network.preprocessing, title)
         text = (

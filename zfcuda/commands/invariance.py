@@ -76,8 +76,7 @@ def run(options: argparse.Namespace) -> None:
     )
     figure = figures.invariance_study(
         result,
-        network.display(result.images),
-        {family: network.display(shown) for family, shown in result.examples.items()},
+        network.preprocessing,
         network.class_names,
         title="Invariance to translation, scale and rotation",
     )

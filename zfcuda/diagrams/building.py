@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,11 @@ from zfcuda.rules import Identity, Input, MaxPool, Shape
 
 __all__ = ["diagram_of"]
 
-_MOST = 24  # steps; of longer layers the topmost are drawn
+_DEPTH = 10  # calls, one after the other; of deeper layers the topmost are drawn
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
-def diagram_of(model: nn.Module, x: Tensor, layer: str, most: int = _MOST) -> Diagram:
+def diagram_of(model: nn.Module, x: Tensor, layer: str, depth: int = _DEPTH) -> Diagram:
     """The convnet layer that ends with ``layer``, and the deconvnet layer attached to it.
 
     The layer is read off the model's own graph: downwards from the output of ``layer``, to the
@@ -36,7 +36,8 @@ def diagram_of(model: nn.Module, x: Tensor, layer: str, most: int = _MOST) -> Di
         x: [1,C,H,W], one image, on the model's device and of its dtype: shapes, the projection
             and the example of switches are its own.
         layer: a name of ``model.named_modules()``.
-        most: steps to draw; of a longer layer the topmost, what they take counts as given.
+        depth: how many calls, one after the other, to draw; of a deeper layer the topmost, and what
+            they take counts as given.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range, a layer that is not
@@ -46,8 +47,8 @@ def diagram_of(model: nn.Module, x: Tensor, layer: str, most: int = _MOST) -> Di
     check_input(model, x)
     if len(x) != 1:
         raise ValueError(f"x must hold one image [1,C,H,W], got shape {list(x.shape)}")
-    if most < 1:
-        raise ValueError(f"most must be at least 1, got {most}")
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
     (name,) = find_layers(model, [layer])
     seen = projections(model, x, [name])
     with evaluating(model):
@@ -58,7 +59,7 @@ def diagram_of(model: nn.Module, x: Tensor, layer: str, most: int = _MOST) -> Di
         top = graph.layer(name)
         if top is None:
             raise ValueError(f"layer {name!r} has no place of its own in the model's graph")
-        drawn = _drawn(graph, top, model.get_submodule(name), name)[-most:]
+        drawn = _topmost(graph, top, _calls(graph, top, model.get_submodule(name), name), depth)
         switch = _switch(graph, top, drawn, x)
     steps, sources = _arrows(graph, top, drawn)
     return Diagram(
@@ -78,7 +79,7 @@ def diagram_of(model: nn.Module, x: Tensor, layer: str, most: int = _MOST) -> Di
 # --- which calls are the layer --------------------------------------------------------------------
 
 
-def _drawn(graph: Graph, top: Node, module: nn.Module, name: str) -> list[int]:
+def _calls(graph: Graph, top: Node, module: nn.Module, name: str) -> list[int]:
     """The indices of the layer's calls, ascending."""
     below = sorted(graph.ancestors([top.index]))
     passages = _passages(graph, below)
@@ -96,6 +97,17 @@ def _drawn(graph: Graph, top: Node, module: nn.Module, name: str) -> list[int]:
     else:
         passage = 0  # the image
     return [i for i in below if i > passage and _shows(graph.nodes[i], top)]
+
+
+def _topmost(graph: Graph, top: Node, calls: Sequence[int], depth: int) -> list[int]:
+    """Those from which no way to the top is longer than ``depth`` calls."""
+    height = dict.fromkeys(calls, 1)
+    for index in reversed(calls):
+        for given in graph.nodes[index].inputs:
+            origin = _origin(graph, given, top)
+            if origin in height:
+                height[origin] = max(height[origin], height[index] + 1)
+    return [index for index in calls if height[index] <= depth]
 
 
 def _passages(graph: Graph, below: Collection[int]) -> list[int]:

@@ -34,6 +34,7 @@ _SPOKEN = {
     "silu": "SiLU",
 }
 _WRITTEN = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"}
+_RECTIFIERS = {"relu": "ReLU", "relu_": "ReLU", "relu6": "ReLU6", "leakyrelu": "leaky ReLU"}
 # Calls without a rule of their own, by the name of their function or class.
 _SHAPED = "flatten view reshape unflatten squeeze unsqueeze permute transpose contiguous"
 _AVERAGED = "adaptive_avg_pool2d adaptiveavgpool2d avg_pool2d mean"
@@ -47,6 +48,9 @@ class Naming:
     detail: str
     back: str
     back_detail: str
+
+
+_BATCH_NORM = Naming("batch normalisation", "per channel", "scaling", "by the same scale")
 
 
 def module_name(node: Node) -> str:
@@ -84,7 +88,7 @@ def naming(node: Node) -> Naming:
             across = f"across {rule.size} maps"
             return Naming("contrast normalisation", across, "passing on", "the signal as it is")
         case Affine() if isinstance(node.function, nn.modules.batchnorm._BatchNorm):
-            return Naming("batch normalisation", "per channel", "scaling", "by the same scale")
+            return _BATCH_NORM
         case Affine():
             return Naming("scale and shift", "per channel", "scaling", "by the same scale")
         case Concat():
@@ -101,6 +105,10 @@ def naming(node: Node) -> Naming:
 
 def _by_function(node: Node) -> Naming:
     name = _function_name(node)
+    if isinstance(node.function, nn.modules.batchnorm._BatchNorm):
+        return _BATCH_NORM
+    if name.lower() in _RECTIFIERS:  # of vectors
+        return Naming("rectification", _RECTIFIERS[name.lower()], "rectification", "of the signal")
     if name.lower() == "linear":
         return Naming("linear", _fully(node), "transposed linear", "the same weights, no bias")
     if name.lower() in _SHAPED.split():
@@ -123,6 +131,8 @@ def _function_name(node: Node) -> str:
     if isinstance(node.function, nn.Module):
         return type(node.function).__name__
     target = node.call.target
+    if node.call.op == "call_module" or not target:  # one in place, of which only the rule is left
+        return getattr(node.rule, "name", node.name)
     name = target if isinstance(target, str) else getattr(target, "__name__", node.name)
     return _WRITTEN.get(name, name)
 

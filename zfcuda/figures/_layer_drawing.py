@@ -6,6 +6,7 @@ down. Everything is placed when the drawing is made; `draw` puts it on axes of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -90,7 +91,8 @@ class _Writer:
 
     def write(self, heading: str, *rest: str) -> _Text:
         """A heading, and below it the rest, in one line if it fits."""
-        parts = [part for part in rest if part]
+        # "stride 2" stays together.
+        parts = [re.sub(r"(stride|pad|dilation) ", "\\1\u00a0", part) for part in rest if part]
         joined = ": ".join(parts)
         if len(joined) > self.letters:
             joined = "\n".join(fit(part, self.letters, 2) for part in parts)
@@ -122,10 +124,11 @@ class LayerDrawing:
     def _written(self) -> list[tuple[_Text, _Text]]:
         """Of each box, and of its counterpart."""
         write, name = self._writer.write, self._writer.name
-        below = [
-            (write("maps below", name(source.name)), write("signal below", name(source.name)))
-            for source in self._result.sources
-        ]
+        below = []
+        for source in self._result.sources:
+            what = "maps below" if len(source.shape) == 3 else "features below"
+            about = name(source.name), _times(source.shape)
+            below.append((write(what, *about), write("signal below", *about)))
         return below + [
             (write(step.kind, name(step.name), step.detail), write(step.back, step.back_detail))
             for step in self._result.steps
@@ -168,11 +171,13 @@ class LayerDrawing:
             self._draw_left_out(ax)
         for (start, end), route in self._plan.routes.items():
             self._draw_arrow(ax, start, end, route)
-        shapes = [part.shape for part in (*self._result.sources, *self._result.steps)]
         for index, box in enumerate(self._boxes):
             if index >= self._given or not self._whole:
                 self._draw_boxes(ax, index, box)
-            self._draw_shape(ax, index, box, "×".join(map(str, shapes[index])))
+            if index >= self._given:
+                self._draw_shape(ax, index, box, self._result.steps[index - self._given].shape)
+            elif self._whole:
+                self._draw_shape(ax, index, box, self._result.sources[index].shape)
         self._draw_seed(ax)
 
     def _draw_boxes(self, ax: Axes, index: int, box: _Box) -> None:
@@ -189,9 +194,10 @@ class LayerDrawing:
         if "max-pooling" in kind:
             _draw_link(ax, box, "switches", SWITCHES, "-|>", "-")
         elif kind in ("convolution", "linear") and self._plan.width <= 1:
-            _draw_link(ax, box, "same filters", MUTED, "-", ":")
+            what = "same filters" if kind == "convolution" else "same weights"
+            _draw_link(ax, box, what, MUTED, "-", ":")
 
-    def _draw_shape(self, ax: Axes, index: int, box: _Box, shape: str) -> None:
+    def _draw_shape(self, ax: Axes, index: int, box: _Box, shape: Sequence[int]) -> None:
         """The shape of what leaves a box, beside its arrows."""
         bends = [
             self._x(route[1][0]) - box.x
@@ -203,7 +209,7 @@ class LayerDrawing:
         style = {"fontsize": _SMALL * self._writer.scale, "color": MUTED, "va": "bottom"}
         for x, side in ((box.x, away), (WIDTH - box.x, -away)):
             align = "left" if side > 0 else "right"
-            ax.text(x + side * aside, box.top + 0.02, shape, ha=align, **style)
+            ax.text(x + side * aside, box.top + 0.02, _times(shape), ha=align, **style)
 
     def _draw_arrow(
         self, ax: Axes, start: int, end: int, route: Sequence[tuple[float, int]]
@@ -279,6 +285,10 @@ class LayerDrawing:
 
 
 # ------------------------------------------------------------------------------------ pieces
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
 
 
 def _draw_box(

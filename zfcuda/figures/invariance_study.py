@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, MultipleLocator
+
+from zfcuda.data import Preprocessing
 
 from ._style import (
     LINE_STYLES,
@@ -41,15 +43,14 @@ _AXES = {
     "vertical translation": ("vertical\ntranslation", "pixels down", " px"),
     "horizontal translation": ("horizontal\ntranslation", "pixels right", " px"),
     "scale": ("scale", "factor", "×"),
-    "rotation": ("rotation", "degrees counter-clockwise", "°"),
+    "rotation": ("rotation,\ncounter-\nclockwise", "degrees", "°"),
 }
 
 
 @styled
 def invariance_study(
     result: InvarianceStudy,
-    images: Array | None = None,
-    examples: Mapping[str, Array] | None = None,
+    preprocessing: Preprocessing | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Figure:
@@ -57,12 +58,12 @@ def invariance_study(
     transformed, how far the features of each layer move, and the probability of the true class.
 
     A line is an image, numbered as along the top. Distances are Euclidean, as shares of the norm of
-    the untransformed image's features; the panels of a column share their y axis. `images`
-    ``[N,H,W,3]`` and `examples` (by family) are display arrays; without them the result's own are
-    stretched.
+    the untransformed image's features; the panels of a column share their y axis. `preprocessing`
+    is the network's (:func:`zfcuda.models.preprocessing`); with it the images have the colours that
+    they stand for, without it they are stretched.
     """
-    shown = display_images(result.images if images is None else images)
-    own = result.examples if examples is None else examples
+    display = preprocessing.to_display if preprocessing else display_images
+    shown = display(result.images)
     families = list(result.experiments)
     heights = [_STRIP * -(-len(shown) // _IN_A_ROW), _PANEL * len(families) + 0.25]
     figure = new_figure(WIDTH, 0.1 + 0.3 * bool(title) + sum(heights), title)
@@ -74,7 +75,8 @@ def invariance_study(
     curves: list[Axes] = []
     shared: list[Axes | None] = [None] * (1 + len(result.layers))
     for row, family in enumerate(families):
-        _draw_examples(cells[row, 0], result, family, display_images(own[family]), first=row == 0)
+        examples = display(result.examples[family])
+        _draw_examples(cells[row, 0], result, family, examples, first=row == 0)
         for column, reference in enumerate(shared):
             ax = figure.add_subplot(cells[row, 1 + column], sharey=reference)
             shared[column] = shared[column] or ax
@@ -106,7 +108,7 @@ def _draw_images(
         ax = spec.get_gridspec().figure.add_subplot(cells[divmod(index, columns)])
         room = int(98 / max(columns, 3))
         target = fit(class_name(class_names, int(targets[index])), room, 1)
-        show_image(ax, image, caption=f"{target}\n{certainty[index]:.2f}")
+        show_image(ax, image, caption=f"{target}\nP {certainty[index]:.2f}")
         ax.set_title(f"{index + 1}  {fit(result.names[index], room - 3, 1)}", fontsize=8)
         for spine in ax.spines.values():
             spine.set(visible=True, color=_style(index)["color"], linewidth=2.2)
@@ -127,7 +129,7 @@ def _draw_examples(
     ax.spines[:].set_visible(False)
     ax.set_ylabel(name, fontweight="bold")
     if first:
-        ax.set_title("image 1 transformed")
+        ax.set_title("image 1,\ntransformed", fontsize=8)
     for index, (image, value) in enumerate(
         zip(shown, to_array(result.example_values[family]), strict=True)
     ):
@@ -142,21 +144,22 @@ def _draw_examples(
             ("+" if "px" in unit and value > 0 else "") + label.replace("-", "−"),
             transform=cell.transAxes,
             color="white",
-            fontsize=6.5,
+            fontsize=6.5 if len(result.layers) < 3 else 5,
             path_effects=[withStroke(linewidth=1.6, foreground="#222222")],
         )
 
 
 def _draw_curves(ax: Axes, result: InvarianceStudy, family: str, column: int, first: bool) -> None:
     """One panel: a layer's distances, or in the last column the probabilities."""
+    room = 72 // (2 + len(result.layers))  # letters
     experiment = result.experiments[family]
     x = _abscissa(experiment)
     if column < len(result.layers):
         layer = result.layers[column]
         curves = to_array(experiment.relative_distances(layer))
-        title = f"distance at {fit_name(layer, 18)}"
+        title = f"distance at\n{fit_name(layer, room)}"
     else:
-        curves, title = to_array(experiment.target_probability), "P(class)"
+        curves, title = to_array(experiment.target_probability), "probability\nof the class"
     order = np.argsort(x, kind="stable")
     for index, curve in enumerate(curves):
         ax.plot(x[order], curve[order], linewidth=1.1, gid=str(index + 1), **_style(index))
@@ -175,7 +178,7 @@ def _draw_curves(ax: Axes, result: InvarianceStudy, family: str, column: int, fi
     ax.xaxis.set_major_locator(MultipleLocator(90) if family == "rotation" else MaxNLocator(4))
     ax.set_xlabel(_AXES[family][1], labelpad=1)
     if first:
-        ax.set_title(title)
+        ax.set_title(title, fontsize=8)
 
 
 def _abscissa(experiment: InvarianceResult) -> Array:

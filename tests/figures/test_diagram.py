@@ -1,0 +1,203 @@
+"""Diagrams: every arrow from its box to its box, nothing written over."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from tidy import assert_tidy, drawn_texts
+
+from zfcuda import figures
+from zfcuda.data import Preprocessing
+from zfcuda.diagrams import Diagram, Source, Step, SwitchExample
+from zfcuda.figures._ranks import arrange
+
+LONG = "backbone.stages.3.blocks.11.mlp.expand3x3_activation"
+
+
+def step(kind, inputs, name="conv1", shape=(96, 110, 110)):
+    return Step(name, kind, "96 filters 3×7×7, stride 2, pad 1", "transposed convolution",
+                "the same filters, no bias", inputs, shape)  # fmt: skip
+
+
+STEPS = {
+    "chain": (
+        step("convolution", (-1,)),
+        step("rectification", (0,), "relu1"),
+        step("max-pooling", (1,), LONG),
+        step("contrast normalisation", (2,), "norm1"),
+    ),
+    "one": (step("linear", (-1,), "fc8", (1000,)),),
+    "shortcut": (
+        step("convolution", (-1,)),
+        step("batch normalisation", (0,)),
+        step("rectification", (1,)),
+        step("sum", (2, -1)),
+        step("rectification", (3,)),
+    ),
+    "branches": (
+        *(step("convolution", (-1,), f"{LONG}{i}") for i in range(4)),
+        *(step("rectification", (i,), f"relu{i}") for i in range(3)),
+        step("max-pooling", (-2,)),
+        step("concatenation", (3, 4, 5, 6, 7)),
+    ),
+}
+
+
+@pytest.fixture
+def example():
+    return SwitchExample(
+        name=LONG,
+        channel=131,
+        kernel=(3, 3),
+        stride=(2, 2),
+        values=torch.tensor(
+            [[0.0, 1.25, 0.0, 3.0, math.nan], [2.0, -7.5, 0.5, 0.0, math.nan],
+             [0.0, 0.0, 9.125, 0.0, math.nan], [4.0, 0.0, 0.0, 0.0, math.nan],
+             [0.0, 0.0, 0.0, 123.0, math.nan]]
+        ),
+        origin=(108, 106),
+        pooled=torch.tensor([[9.125, 9.125], [9.125, 123.0]]),
+        switches=torch.tensor([[8, 6], [2, 7]]),
+        first=(54, 53),
+        unit=(1, 1),
+        unpooled=torch.tensor(
+            [[0.0] * 4 + [math.nan], [0.0] * 4 + [math.nan], [0, 0, 27.375, 0, math.nan],
+             [0.0] * 4 + [math.nan], [0, 0, 0, 123.0, math.nan]]
+        ),
+        rectified=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def make(example):
+    def build(kind="chain", switch=example, **changes):
+        steps = STEPS[kind]
+        sources = (Source("image", (3, 224, 224), 0), Source(LONG, (48, 15, 15), 7))
+        used = {i for one in steps for i in one.inputs if i < 0}
+        image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
+        speck = torch.zeros_like(image)
+        speck[:, 3:8, 20:25] = image[:, 3:8, 20:25]
+        result = Diagram(
+            "ZFNet", "norm1", steps, sources[: len(used)], (131, 54, 53), 123.0, image, speck,
+            switch, 1.0,
+        )  # fmt: skip
+        return dataclasses.replace(result, **changes)
+
+    return build
+
+
+@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("preprocessing", [None, Preprocessing()])
+def test_diagrams_of_any_shape(make, kind, preprocessing):
+    figure = figures.diagram(make(kind), preprocessing, title="a title")
+    assert_tidy(figure)
+    assert 7 <= figure.get_figwidth() < 7.2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"switch": None},
+        {"sources": (Source(LONG, (48, 15, 15), 7),)},
+        {"activation": math.nan, "projection": torch.zeros(3, 32, 32)},
+        {"activation": -1.5e-8},
+        {"image": torch.randn(1, 32, 48), "projection": torch.randn(1, 32, 48)},
+        {"image": torch.randn(5, 48, 32), "projection": torch.randn(5, 48, 32)},
+    ],
+    ids=str,
+)
+def test_awkward_diagrams(make, changes):
+    assert_tidy(figures.diagram(make(**changes)))
+
+
+@pytest.mark.parametrize("scale", [1e-7, 0.02, 1.0, 3e6, 0.0, math.nan])
+def test_numbers_of_any_size_fit_their_cells(make, example, scale):
+    scaled = {name: getattr(example, name) * scale for name in ("values", "pooled", "unpooled")}
+    assert_tidy(figures.diagram(make(switch=dataclasses.replace(example, **scaled))))
+
+
+def test_one_large_window(make, example):
+    large = dataclasses.replace(
+        example,
+        kernel=(13, 12),
+        stride=(13, 12),
+        values=torch.rand(13, 12),
+        pooled=torch.ones(1, 1),
+        switches=torch.tensor([[155]]),
+        unit=(0, 0),
+        unpooled=torch.zeros(13, 12),
+    )
+    figure = figures.diagram(make(switch=large))
+    assert_tidy(figure)
+    assert "switch 155" in [text.get_text() for text in drawn_texts(figure)]
+
+
+def test_what_is_written(make):
+    texts = [text.get_text() for text in drawn_texts(figures.diagram(make()))]
+    # Shapes on both sides; of the image once on each.
+    assert texts.count("96×110×110") == 2 * len(STEPS["chain"]) and texts.count("3×224×224") == 2
+    assert "switches" in texts and "same filters" in texts
+    assert [t for t in texts if t.startswith("switch ")] == [
+        "switch 8",
+        "switch 6",
+        "switch 2",
+        "switch 7",
+    ]
+    assert "27.4" in texts and texts.count("123") == 3  # below, pooled, unpooled
+    assert any("123, of map 131 at (54, 53)" in text for text in texts)
+    below = figures.diagram(make(sources=(Source("norm1", (48, 15, 15), 7),)))
+    assert [t.get_text() for t in drawn_texts(below)].count("7 calls not drawn") == 2
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_every_call_has_a_box_on_either_side(make, kind):
+    figure = figures.diagram(make(kind))
+    ax = figure.axes[0]
+    boxes = [patch for patch in ax.patches if isinstance(patch, FancyBboxPatch)]
+    middles = [patch.get_x() + patch.get_width() / 2 for patch in boxes]
+    right = [x for x in middles if x > 3.51]
+    sources = 2 if kind == "branches" else 0
+    assert len(right) == len(STEPS[kind]) + sources
+    assert sorted(round(7 - x, 6) for x in right) == sorted(
+        round(x, 6) for x in middles if x < 3.49
+    )
+    for one in boxes:
+        assert one.get_x() >= 0 and one.get_x() + one.get_width() <= 7
+    for a, b in ((a, b) for a in boxes for b in boxes if a is not b):
+        apart = (
+            a.get_x() + a.get_width() <= b.get_x()
+            or b.get_x() + b.get_width() <= a.get_x()
+            or a.get_y() + a.get_height() <= b.get_y()
+            or b.get_y() + b.get_height() <= a.get_y()
+        )
+        assert apart
+    assert any(isinstance(patch, FancyArrowPatch) for patch in ax.patches)
+
+
+def test_boxes_stand_above_what_they_are_made_of():
+    inputs = [[], [0], [1], [0], [2, 3], [4, 0]]
+    plan = arrange(inputs)
+    assert plan.rank == (0, 1, 2, 1, 3, 4)
+    for box, sources in enumerate(inputs):
+        for source in sources:
+            route = plan.routes[source, box]
+            assert [rank for _, rank in route] == list(range(plan.rank[source], plan.rank[box] + 1))
+            assert route[0][0] == plan.place[source] and route[-1][0] == plan.place[box]
+
+
+def test_arrows_cross_no_box():
+    """A passing arrow has a place of its own beside the boxes of a rank."""
+    plan = arrange([[], [0], [1], [2], [3, 0], [4, 1, 0]])
+    for route in plan.routes.values():
+        for place, rank in route[1:-1]:
+            for box, at in enumerate(plan.rank):
+                if at == rank:
+                    assert abs(plan.place[box] - place) >= 0.5 + 0.3 / 2 - 1e-9
+
+
+def test_branches_do_not_cross():
+    """Two chains that begin in the wrong order are put right."""
+    plan = arrange([[], [0], [0], [2], [1], [4, 3]])
+    assert (plan.place[1] < plan.place[2]) == (plan.place[4] < plan.place[3])

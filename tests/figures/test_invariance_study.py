@@ -1,0 +1,134 @@
+"""Figure 5: any number of images, lines that can be told apart and found again."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from tidy import assert_tidy, drawn_texts
+
+from zfcuda import figures
+from zfcuda.data import Preprocessing
+from zfcuda.results import InvarianceResult, InvarianceStudy
+
+LAYERS = ("features.3.expand3x3_activation", "classifier.relu7")
+FAMILIES = {
+    "vertical translation": ("translation", [[v, 0] for v in range(-60, 61, 20)]),
+    "horizontal translation": ("translation", [[0, v] for v in range(-60, 61, 20)]),
+    "scale": ("scaling", [1, 1.4, 1.8]),
+    "rotation": ("rotation", list(range(0, 361, 15))),
+}
+
+
+@pytest.fixture
+def study():
+    def make(count=5, families=FAMILIES, layers=LAYERS, nan=False, name="IMG_20240812_1734"):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(count, 3, 32, 32, generator=generator)
+        experiments, examples, values = {}, {}, {}
+        for family in families:
+            kind, numbers = FAMILIES[family]
+            numbers = torch.tensor(numbers).double()
+            logits = 4 * torch.randn(count, len(numbers), 40, generator=generator)
+            distances = {
+                layer: torch.rand(count, len(numbers), generator=generator) * 900
+                for layer in layers
+            }
+            if nan:
+                logits[0] = math.nan
+                distances[layers[0]][0] = math.nan
+            experiments[family] = InvarianceResult(
+                kind=kind,
+                values=numbers,
+                logits=logits,
+                base_logits=logits[:, 0],
+                target=torch.arange(count) % 40,
+                distances=distances,
+                fill=0.0,
+                seconds=1.0,
+                norms={layer: torch.full((count,), 700.0) for layer in layers},
+            )
+            shown = min(4, len(numbers))
+            examples[family] = images[:1].expand(shown, -1, -1, -1)
+            values[family] = torch.linspace(-45, 315.5, shown)
+        names = tuple(f"{name} {i}" for i in range(count))
+        return InvarianceStudy(names, images, layers, experiments, examples, values)
+
+    return make
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 7, 9, 12])
+def test_any_number_of_images(study, class_names, count):
+    figure = figures.invariance_study(study(count), Preprocessing(), class_names, title="a title")
+    assert_tidy(figure)
+    assert figure.get_figwidth() == 7
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"nan": True},
+        {"families": ["rotation"]},
+        {"families": ["scale", "vertical translation"], "layers": LAYERS[:1]},
+        {"layers": (*LAYERS, "a.very.deeply.nested.module.named.conv")},
+        {"name": "a file with quite a long name of several words"},
+    ],
+    ids=str,
+)
+def test_awkward_studies(study, class_names, settings):
+    assert_tidy(figures.invariance_study(study(**settings), class_names=class_names))
+    assert_tidy(figures.invariance_study(study(**settings)))
+
+
+def test_lines_are_the_results_numbers(study):
+    """In every panel, line i is image i, in the colour that frames it along the top."""
+    result = study(5)
+    figure = figures.invariance_study(result)
+    panels = [ax for ax in figure.axes if any(line.get_gid() for line in ax.lines)]
+    assert len(panels) == 4 * 3
+    frames = [ax for ax in figure.axes if ax.images and ax.get_title()]
+    colours = [to_rgb(ax.spines.left.get_edgecolor()) for ax in frames]
+    assert len(set(colours)) == 5
+    for number, (family, experiment) in enumerate(result.experiments.items()):
+        shown = [experiment.relative_distances(layer) for layer in LAYERS]
+        shown.append(experiment.target_probability)
+        for ax, curves in zip(panels[3 * number : 3 * number + 3], shown, strict=True):
+            lines = [line for line in ax.lines if line.get_gid()]
+            assert [line.get_gid() for line in lines] == [str(i + 1) for i in range(5)]
+            assert [to_rgb(line.get_color()) for line in lines] == colours, family
+            for line, curve in zip(lines, curves, strict=True):
+                np.testing.assert_allclose(line.get_ydata(), curve.numpy())
+
+
+def test_every_line_is_numbered_at_its_end(study):
+    figure = figures.invariance_study(study(5))
+    panels = [ax for ax in figure.axes if any(line.get_gid() for line in ax.lines)]
+    last = panels[-2]  # rotation, distances at the late layer
+    own = {text.get_text(): text for text in last.texts}
+    assert set(own) == {"1", "2", "3", "4", "5"}
+    ends = {line.get_gid(): line.get_ydata()[-1] for line in last.lines if line.get_gid()}
+    by_end = sorted(ends, key=ends.get)
+    assert by_end == sorted(own, key=lambda number: own[number].get_position()[1])
+    for number, text in own.items():
+        line = next(line for line in last.lines if line.get_gid() == number)
+        assert text.get_color() == line.get_color()
+
+
+def test_nothing_drawn_is_cut_off(study):
+    """Panels of a column share an axis that holds all their values."""
+    figure = figures.invariance_study(study(5))
+    for ax in figure.axes:
+        for line in ax.lines:
+            if line.get_gid():
+                assert np.nanmax(line.get_ydata()) <= ax.get_ylim()[1]
+
+
+def test_images_are_captioned_with_class_and_probability(study, class_names):
+    result = study(2)
+    texts = [t.get_text() for t in drawn_texts(figures.invariance_study(result, None, class_names))]
+    experiment = result.experiments["scale"]
+    first = result.experiments["vertical translation"].base_logits.softmax(-1)
+    assert any(text.startswith("class 0") and text.endswith(f"{first[0, 0]:.2f}") for text in texts)
+    assert experiment.target.tolist() == [0, 1]
+    assert {"1  IMG_20240812_1734 0", "2  IMG_20240812_1734 1"} <= set(texts)

@@ -86,7 +86,8 @@ class CorrespondenceResult(Result):
 
     def std(self, layer: str, part: str) -> float:
         """The standard deviation of :meth:`pairs` (NaN of a single one)."""
-        return float(self.pairs(layer, part).std())
+        pairs = self.pairs(layer, part)
+        return float(pairs.std()) if pairs.numel() > 1 else math.nan
 
     def advantage(self, layer: str, part: str, control: str) -> tuple[float, float]:
         """How much more consistent a part is than a control, and the standard error of that.

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from zfcuda._network import Network
-from zfcuda.datasets import Examples, Split, split
+from zfcuda.datasets import Examples, Split, garments, split
+from zfcuda.datasets.part import drawn
 
-__all__ = ["as_the_network_says", "read"]
+__all__ = ["part", "read"]
+
+_SHIPPED_SIDE = 64  # pixels a side of the pictures that come with zfcuda
 
 
 def read(options: argparse.Namespace, network: Network) -> Split:
@@ -26,17 +29,26 @@ def read(options: argparse.Namespace, network: Network) -> Split:
     return data
 
 
-def as_the_network_says(examples: Examples, network: Network) -> Examples:
-    """`examples` with the network's own labels, found by the names of the classes.
+def part(options: argparse.Namespace, network: Network) -> tuple[Examples, str]:
+    """--limit pictures of the --part of the data, drawn by --seed, with the network's own labels,
+    and what they are in words.
 
-    Where the network's classes have no names, the labels stay as they are.
+    Without --data and without Fashion-MNIST these are the pictures that come with zfcuda.
 
     Raises:
-        ValueError: a class that the network does not know.
+        ValueError: the data has a class that the network does not know.
     """
-    if network.class_names is None or network.class_names == examples.class_names:
-        return examples
-    return _Renamed(examples, network)
+    try:
+        data = read(options, network)
+        examples, what = getattr(data, options.part), f"of the {options.part} part ({data.kind})"
+    except FileNotFoundError:
+        if options.data is not None or network.preprocessing.size > _SHIPPED_SIDE:
+            raise
+        examples, what = garments(network.preprocessing).pictures, "that come with zfcuda"
+    examples = drawn(examples, options.limit, options.seed)
+    if network.class_names is not None and network.class_names != examples.class_names:
+        examples = _Renamed(examples, network)
+    return examples, f"{len(examples):,} pictures {what}"
 
 
 class _Renamed(Examples):

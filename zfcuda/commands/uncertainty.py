@@ -18,9 +18,10 @@ EXAMPLES = """examples:
   zfcuda uncertainty --model mine/weights.safetensors --data pictures --part test
   zfcuda uncertainty --model squeezenet1_1 --data photos --limit 2000
 
-data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
-one folder of pictures per class, named as the network names it, or the same in train, val and
-test; --limit draws pictures by --seed"""
+data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist
+where it is installed, otherwise pictures that come with zfcuda), or a folder with one folder of
+pictures per class, named as the network names it, or the same in train, val and test; --limit draws
+pictures by --seed"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,19 +53,15 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, writable_folder, write
     from zfcuda.commands import _labelled
-    from zfcuda.datasets.part import drawn
 
     folder = writable_folder(options.out)
     network = Network.of(options)
     provenance = Provenance.of(options, network)
-    data = _labelled.read(options, network)
-    examples = drawn(getattr(data, options.part), options.limit, options.seed)
-    examples = _labelled.as_the_network_says(examples, network)
+    examples, what = _labelled.part(options, network)
     result = zfcuda.uncertainty_of(
         network.model, examples, bins=options.bins, progress=not options.quiet
     )
     curve = result.reliability()
-    what = f"{len(examples):,} pictures of the {options.part} part ({data.kind})"
     figure = figures.uncertainty(
         result, network.display(result.images), examples.class_names, f"Uncertainty: {what}"
     )

@@ -90,6 +90,12 @@ def test_not_pixelwise(call):
     assert not any(isinstance(rule, Pixelwise) for rule in rules(traced(Model(call), x)))
 
 
+def test_numbers_that_tell_nothing():
+    """Roots and logarithms of the random maps that a chain is tried out on are NaN."""
+    *_, last = rules(traced(Model(lambda m, x: x / x.sum(1, keepdim=True).sqrt()), images().abs()))
+    assert not isinstance(last, Pixelwise)
+
+
 def test_one_map_of_many_pixels_is_not_pixelwise():
     """One channel is channels-last, too: trying a chain out must not go by blocks."""
     net = Model(lambda m, x: x[:, :1] - x.mean(2, keepdim=True))

@@ -8,6 +8,7 @@ maps it must give what it gives on the same pixels one by one, and in a row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,6 +120,8 @@ def _treats_pixels_alone(chain: Chain, channels: int) -> bool:
     first, *others = (y.permute(0, 2, 3, 1).reshape(-1, channels).double() for y in found)
     tolerance = torch.finfo(source.dtype).eps ** 0.75
     scale = tolerance * float(first.abs().max())
+    if not math.isfinite(scale):  # which hides what pixels have to do with each other
+        return False
     return all(torch.allclose(first, other, tolerance, scale) for other in others)
 
 

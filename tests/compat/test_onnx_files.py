@@ -14,6 +14,11 @@ from onnx_files import array, model, node, onnx, saved, zf
 
 from zfcuda.compat.onnx import load
 
+_SCALED = [  # by the number of images
+    node("Gather", ["n", "zero"], ["i"]),
+    node("Cast", ["i"], ["f"], to=1),
+    node("Mul", ["x", "f"], ["y"], name="bad"),
+]
 CONV = [node("Conv", ["x", "w"], ["y"], name="first")]
 
 
@@ -172,6 +177,11 @@ def test_operators_of_others_are_named_with_their_domain(tmp_path):
     refused(tmp_path, made, r"not known here: 'com\.example\.Relu' \(node 'theirs'\)")
 
 
+def test_an_answer_that_is_no_function_of_the_image(tmp_path):
+    constant = model([node("Neg", ["w"], ["y"])], {"w": array(1, 4)})
+    refused(tmp_path, constant, "its output 'y' does not depend on the image")
+
+
 def test_what_the_answer_does_not_need_may_be_anything(tmp_path):
     nodes = [node("Det", ["x"], ["d"]), node("Relu", ["x"], ["y"])]
     assert len([*load(saved(tmp_path, model(nodes))).children()]) == 1
@@ -216,6 +226,8 @@ def test_several_inputs_or_outputs(tmp_path):
     [
         ([node("Reshape", ["x", "s"], ["y"], name="bad")], {"s": [-1, 36]}),
         ([node("Reshape", ["x", "s"], ["y"], name="bad")], {"s": [2, -1]}),
+        ([node("Reshape", ["x", "s"], ["y"], name="bad")], {"s": [-1]}),
+        ([node("Shape", ["x"], ["n"]), *_SCALED], {"zero": np.array(0)}),
         ([node("Transpose", ["x"], ["y"], name="bad", perm=[1, 0, 2, 3])], {}),
         ([node("Concat", ["x", "x"], ["y"], name="bad", axis=0)], {}),
         ([node("ReduceMean", ["x"], ["y"], name="bad")], {}),

@@ -261,6 +261,8 @@ def test_a_zf_network_exported_by_torch(tmp_path, dynamo, any_number):
     ],
 )
 def test_torchvisions_networks(tmp_path, torchvision_model, name, dynamo):
+    if dynamo and name == "convnext_tiny":
+        pytest.skip("torch's exporter writes a Reshape over all images into its last norm")
     options = {"aux_logits": False} if name == "googlenet" else {}
     net = alive(torchvision_model(name, num_classes=20, **options))
     path, x = tmp_path / "net.onnx", torch.randn(3, 3, 96, 96)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from onnx_files import array, check, model, node, saved
+from onnx_files import array, check, model, node, onnx, saved
 from torch import nn
 
 from zfcuda.compat.onnx import load
@@ -108,6 +108,14 @@ def test_convolutions_with_sides_padded_differently_have_cones(tmp_path, pads, d
     assert only(network).weight.shape == (6, 4, 3, 3)  # as in the file
     graph = trace(network, torch.randn(2, 4, 9, 8))
     assert isinstance(graph.nodes[graph.output].rule, Conv)
+
+
+@pytest.mark.parametrize(("pads", "size"), [([1, 1, 2, 2], (11, 10)), ([1, 2, 0, 1], (9, 10))])
+def test_padding_that_no_window_reaches_is_left_out(tmp_path, pads, size):
+    weights = {"w": array(6, 4, 3, 3)}
+    made = model(one("Conv", "w", strides=[3, 3], pads=pads), weights, (1, 4, *size))
+    network = check(tmp_path, made)
+    assert type(only(network)) is nn.Conv2d and only(network).padding == tuple(pads[:2])
 
 
 def test_a_pad_that_only_convolutions_take_is_theirs(tmp_path):
@@ -320,7 +328,7 @@ def test_weights_that_are_computed(tmp_path):
     """TensorFlow's convolutions hold their filters the other way round."""
     nodes = [
         node("Transpose", ["w"], ["v"], perm=[3, 2, 0, 1]),
-        node("Constant", [], ["half"], value=onnx_scalar(0.5)),
+        node("Constant", [], ["half"], value_float=0.5),
         node("Mul", ["v", "half"], ["u"]),
         node("Conv", ["x", "u"], ["y"], pads=[1, 1, 1, 1]),
     ]
@@ -328,10 +336,29 @@ def test_weights_that_are_computed(tmp_path):
     assert type(only(network)) is nn.Conv2d
 
 
-def onnx_scalar(value: float):
-    from onnx import numpy_helper
+def test_a_split_into_one_part(tmp_path):
+    made = model([node("Split", ["x"], ["a"], axis=1), node("Neg", ["a"], ["y"])])
+    check(tmp_path, made)
 
-    return numpy_helper.from_array(np.array(value, np.float32))
+
+def test_one_branch_is_taken_where_it_does_not_depend_on_the_images(tmp_path):
+    def branch(name: str, kind: str) -> onnx.GraphProto:
+        value = onnx.helper.make_tensor_value_info(name, 1, None)
+        return onnx.helper.make_graph([node(kind, ["a"], [name])], name, [], [value])
+
+    nodes = [
+        node("Relu", ["x"], ["a"]),
+        node("Shape", ["a"], ["shape"]),
+        node("Gather", ["shape", "one"], ["channels"]),
+        node("Equal", ["channels", "four"], ["alike"]),
+        node(
+            "If", ["alike"], ["b"], then_branch=branch("t", "Neg"), else_branch=branch("e", "Exp")
+        ),
+        node("Relu", ["b"], ["c"]),
+        node("Sub", ["a", "b"], ["y"]),
+    ]
+    network = check(tmp_path, model(nodes, {"one": np.array(1), "four": np.array(4)}))
+    assert [name for name, _ in network.named_children()] == ["a", "t", "y"]
 
 
 def test_splits_slices_and_picks(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +73,7 @@ class Call:
             if attribute.name == name:
                 value = onnx.helper.get_attribute_value(attribute)
                 value = value.decode(errors="replace") if isinstance(value, bytes) else value
-                return [*value] if isinstance(value, Sequence) and value != str(value) else value
+                return value
         return default
 
     def choice(self, name: str, default: Any, *known: Any) -> Any:

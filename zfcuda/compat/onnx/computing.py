@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda.compat.onnx.call import Call, Layer
+from zfcuda.compat.onnx.call import BATCH, Call, Layer
 from zfcuda.compat.onnx.layers import (
     AveragePool,
     Conv2d,
@@ -63,7 +63,7 @@ def _conv(call: Call) -> Layer:
         device="meta",
     )
     top, left, bottom, right = window.pads
-    if window.symmetric:
+    if window.as_if_symmetric:
         return Layer(_with(make(padding=window.before), weight, bias))
     if not any(d % n for d, n in zip((top - bottom, left - right), window.dilation, strict=True)):
         make = partial(Conv2d, *make.args, **make.keywords)
@@ -173,7 +173,7 @@ def _gemm(call: Call) -> Layer:
     call.choice("transA", 0, 0)
     weight = call.weights(1, None, None)
     weight = weight if call.attribute("transB", 0) else weight.T
-    weight = call.attribute("alpha", 1.0) * weight
+    weight = weight * alpha if (alpha := call.attribute("alpha", 1.0)) != 1 else weight
     bias = call.constant(2)
     if bias is not None:
         if bias.numel() not in (1, len(weight)) or bias.shape[:-1].numel() != 1:
@@ -306,10 +306,17 @@ def _elementwise(function: Callable[[Any, Any], Tensor]) -> Maker:
             return Layer(Elementwise(function), tuple(range(len(given))))
         if len(fixed) > 1 or fixed[0] not in (0, len(given) - 1):
             raise call.error("takes several constants of the file")
+        _require_no_lengths(call, given[fixed[0]].constant)
         taken = tuple(i for i in range(len(given)) if i not in fixed)
         return Layer(Elementwise(function, given[fixed[0]].constant, fixed[0] == 0), taken)
 
     return layer
+
+
+def _require_no_lengths(call: Call, constant: Tensor) -> None:
+    """What is computed with the number of images is no constant of the network."""
+    if constant.numel() == 1 and constant.item() and constant.item() % BATCH == 0:
+        raise call.error("computes with the number of images")
 
 
 def _divided(a: Tensor, b: Tensor) -> Tensor:

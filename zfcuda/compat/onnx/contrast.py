@@ -19,11 +19,15 @@ from zfcuda.compat.onnx.made import Made, needed
 
 __all__ = ["with_contrast_normalisation"]
 
+_LARGEST = 2**24  # numbers of one image that are tried out
 _BETWEEN = ("Pad", "Reshape", "Squeeze", "Unsqueeze")
 
 
-def with_contrast_normalisation(made: Sequence[Made], values: Mapping[str, Operand]) -> list[Made]:
-    """The layers with ``nn.LocalResponseNorm`` in the place of the last of its parts."""
+def with_contrast_normalisation(
+    made: Sequence[Made], output: str, values: Mapping[str, Operand]
+) -> list[Made]:
+    """The layers on which the output depends, with ``nn.LocalResponseNorm`` in the place of the
+    last of its parts."""
     makers = {name: layer for layer in made for name in layer.outputs}
     found = []
     for layer in made:
@@ -31,7 +35,7 @@ def with_contrast_normalisation(made: Sequence[Made], values: Mapping[str, Opera
         if whole is not None and _agree(whole, layer, made, values):
             layer = replace(layer, module=whole, inputs=layer.inputs[:1])
         found.append(layer)
-    return needed(found, made[-1].outputs[0])
+    return needed(found, output)
 
 
 def _whole(last: Made, makers: Mapping[str, Made]) -> nn.LocalResponseNorm | None:
@@ -83,6 +87,8 @@ def _agree(
 ) -> bool:
     """Whether the whole does what its parts do, tried out on maps of the right size."""
     source = last.inputs[0]
+    if values[source].shape[1:].numel() > _LARGEST:
+        return False
     before = {source, *(name for layer in needed(made, source) for name in layer.outputs)}
     generator = torch.Generator().manual_seed(0)
     shape = (2, *values[source].shape[1:])

@@ -8,8 +8,9 @@ transposed first) is computed here and now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import onnx
 import torch
@@ -26,7 +27,6 @@ from zfcuda.compat.onnx.reading import DTYPES, OnnxFile, tensor
 __all__ = ["converted"]
 
 OPERATORS = computing.OPERATORS | shaping.OPERATORS
-_KNOWN = {*OPERATORS, *constants.MAKERS, "If"}
 
 _LARGEST = 2**31  # numbers of one image
 _LARGEST_CONSTANT = 2**28
@@ -45,10 +45,11 @@ def converted(file: OnnxFile, logits: bool, size: tuple[int, int]) -> OnnxNetwor
     """
     conversion = _Conversion(file, size)
     answer = conversion.values[conversion.output]
-    if answer.constant is not None:
+    output = answer.name
+    made = needed(conversion.made, output)
+    if not made:
         raise ValueError(f"its output {conversion.output!r} does not depend on the image")
-    made, output = conversion.made, answer.name
-    made = with_contrast_normalisation(needed(made, output), conversion.values)
+    made = with_contrast_normalisation(made, output, conversion.values)
     network = OnnxNetwork(conversion.image_shape)
     if logits:
         made, output, network.left_out = _without_softmax(made, output)
@@ -113,9 +114,8 @@ class _Conversion:
         if all(operand.constant is not None for operand in operands):
             if sum(meta.numel() for meta in metas) > _LARGEST_CONSTANT:
                 raise call.error("makes a constant of too many numbers")
-            with torch.no_grad():
-                results = layer.module(*(operand.constant for operand in operands))
-            for name, result in zip(outputs, _several(results), strict=True):
+            results = _asked(call, lambda: _computed(layer, operands))
+            for name, result in zip(outputs, results, strict=True):
                 self._keep(name, result)
             return None
         for name, meta in zip(outputs, metas, strict=True):
@@ -140,8 +140,9 @@ class _Conversion:
 
     def _branch(self, call: Call) -> None:
         """Take one branch of an If that does not depend on the images."""
-        condition = call.input(0) and call.constant(0)
-        branch = call.attribute("then_branch" if condition.item() else "else_branch")
+        call.input(0)
+        taken = _asked(call, lambda: call.constant(0).item())
+        branch = call.attribute("then_branch" if taken else "else_branch")
         for stored in branch.initializer:
             self._keep(stored.name, tensor(stored, self._file.folder))
         inner = [value.name for value in branch.output]
@@ -232,27 +233,35 @@ def _require_known(nodes: Iterable[onnx.NodeProto]) -> None:
         operator = (
             node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
         )
-        if operator not in _KNOWN:
+        if operator not in _NEWEST:
             unknown.setdefault(operator, label(node))
     if unknown:
         named = ", ".join(f"{operator!r} (node {node})" for operator, node in unknown.items())
         raise ValueError(f"operators that are not known here: {named}")
 
 
+_NEWEST = (
+    {name: operator.newest for name, operator in OPERATORS.items()}
+    | {name: newest for name, (_, newest) in constants.MAKERS.items()}
+    | {"If": 25}
+)
+
+
 def _version(node: onnx.NodeProto, opset: int) -> int:
     """The version of the node's operator."""
     version = onnx.defs.get_schema(node.op_type, opset).since_version
-    newest = {name: operator.newest for name, operator in OPERATORS.items()}
-    newest |= {name: known for name, (_, known) in constants.MAKERS.items()} | {"If": 25}
-    if version > newest[node.op_type]:
+    if version > _NEWEST[node.op_type]:
         raise ValueError(
             f"node {label(node)} ({node.op_type}): of opset {version}; known up to "
-            f"{newest[node.op_type]}"
+            f"{_NEWEST[node.op_type]}"
         )
     return version
 
 
-def _asked(call: Call, question):
+_Answer = TypeVar("_Answer")
+
+
+def _asked(call: Call, question: Callable[[], _Answer]) -> _Answer:
     """An answer; whatever goes wrong names the node."""
     try:
         return question()
@@ -270,6 +279,12 @@ def _tried(layer: Layer, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
     weights = {name: value.to("meta") for name, value in named}
     with torch.no_grad():
         return _several(torch.func.functional_call(layer.module.eval(), weights, tuple(metas)))
+
+
+def _computed(layer: Layer, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
+    """What the layer makes of constants."""
+    with torch.no_grad():
+        return _several(layer.module(*(operand.constant for operand in operands)))
 
 
 def _several(result: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

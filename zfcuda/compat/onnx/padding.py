@@ -46,6 +46,12 @@ class Window:
         return self.pads[:2] == self.pads[2:]
 
     @property
+    def as_if_symmetric(self) -> bool:
+        """Whether ``before`` on both sides gives the same windows, since what is padded more (or
+        less) below is not reached."""
+        return self.count == tuple(self._torchs_count(axis, False) for axis in (0, 1))
+
+    @property
     def torchs_ceil_mode(self) -> bool | None:
         """With which ``ceil_mode`` a torch pool that has ``before`` as its padding has as many
         windows; None: with neither."""

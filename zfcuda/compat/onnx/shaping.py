@@ -6,6 +6,7 @@ Where a value depends on the images, its first length is theirs and must stay so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import takewhile
 
@@ -46,14 +47,14 @@ def _reshape(call: Call) -> Layer:
         raise call.error(f"to the shape {target} without any elements")
     if not _is_constant(call):
         images, *rest = target or [None]
-        unknown = images == -1 and -1 not in rest
-        if not (images in (0, BATCH) or images == call.images or unknown) or any(
-            abs(length) >= BATCH for length in rest
-        ):
+        have = call.input(0).shape[1:]
+        wanted = [have[i] if n == 0 and i < len(have) else n for i, n in enumerate(rest)]
+        apart = images in (0, BATCH) or images == call.images or (images == -1 and -1 not in rest)
+        if not apart or (-1 not in rest and math.prod(wanted) != have.numel()):
             raise call.error(f"to the shape {target} mixes the images of a batch")
-        if rest == [-1] or rest == [call.input(0).shape[1:].numel()]:
+        if wanted in ([-1], [have.numel()]):
             return Layer(nn.Flatten(1))
-        kept = _alike_at_the_end(rest, call.input(0).shape[1:])
+        kept = _alike_at_the_end(wanted, have)
         return Layer(Reshape([0, *rest[: len(rest) - kept]], kept))
     return Layer(Reshape(target))
 
@@ -118,6 +119,8 @@ def _split(call: Call) -> Layer:
         sizes = [min(each, shape[axis] - each * i) for i in range(parts)]
     if sum(sizes) != shape[axis] or min(sizes) < 0 or len(sizes) != len(call.node.output):
         raise call.error(f"of {shape[axis]} into {len(call.node.output)} parts: {sizes}")
+    if len(sizes) == 1:
+        return Layer(nn.Identity())
     return Layer(Function(torch.split, sizes, axis))
 
 

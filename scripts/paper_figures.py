@@ -56,18 +56,22 @@ class _Plan:
 
     Attributes:
         network: the options that name it.
-        layers: the model's layers that have maps, in order of execution.
+        layers: the model's layers, in order of execution.
+        maps: those of them that have maps.
         side: of the network's input, pixels.
         pictures: what is looked at one by one.
         data: the options that name the data set.
+        checkpoints: the options that name those of the model's training; None without any.
         quick: whether trainings are very short.
     """
 
     network: list[str]
     layers: list[str]
+    maps: list[str]
     side: int
     pictures: list[_Picture]
     data: list[str]
+    checkpoints: list[str] | None
     quick: bool
 
     def layer(self, *wanted: str) -> list[str]:
@@ -89,7 +93,7 @@ def _diagram(plan: _Plan) -> Commands:
 
 
 def _projections(plan: _Plan) -> Commands:
-    layers = plan.layer("relu1", "relu2", "relu3", "relu5") or ["--layer", plan.layers[-1]]
+    layers = plan.layer("relu1", "relu2", "relu3", "relu5") or ["--layer", plan.maps[-1]]
     return [
         (picture.image.stem, [*plan.network, "--image", str(picture.image), *layers, "-k", "4"])
         for picture in plan.pictures[:2]
@@ -119,7 +123,7 @@ def _occlude(plan: _Plan) -> Commands:
     # The square is about a fifth of the image, and goes over it in some two dozen steps.
     size, stride = max(plan.side * 50 // 227, 1), max(plan.side * 8 // 227, 1)
     settings = ["--size", str(size), "--stride", str(stride)]
-    layers = plan.layer("relu5") or ["--layer", plan.layers[-1]]
+    layers = plan.layer("relu5") or ["--layer", plan.maps[-1]]
     return [
         (
             picture.image.stem,
@@ -151,6 +155,12 @@ def _over_data(plan: _Plan) -> Commands:
     return [("", [*plan.network, *plan.data])]
 
 
+def _evolve(plan: _Plan) -> Commands:
+    if plan.checkpoints is None:
+        return []
+    return [("", [*plan.network, *plan.data, *plan.checkpoints])]
+
+
 def _filters(plan: _Plan) -> Commands:
     epochs = ["--epochs", "1", "--limit", "2000"] if plan.quick else []
     return [("", ["--train", *plan.data, *epochs])]
@@ -179,7 +189,7 @@ EXPERIMENTS: dict[str, Callable[[_Plan], Commands]] = {
     "rotate": _rotate,
     "invariance": _invariance,
     "top9": _over_data,
-    "evolve": _over_data,
+    "evolve": _evolve,
     "filters": _filters,
     "correspond": _correspond,
     "ablate": _ablate,
@@ -220,11 +230,22 @@ def _plan(options: argparse.Namespace, network: Network, out: Path) -> _Plan:
     spec = ["--model", options.model, "--device", options.device]
     spec += ["--weights", options.weights] if options.weights else []
     pictures = _own(options.images) if options.images else _garments(network, out / ".pictures")
-    layers = [name for name, _, shape in network.layers() if len(shape) == 4 and shape[2] > 1]
+    shapes = {name: shape for name, _, shape in network.layers()}
+    maps = [name for name, shape in shapes.items() if len(shape) == 4 and shape[2] > 1]
     folder = ["--data", options.data] if options.data else []
     limit = ["--limit", "2000"] if options.quick else []
-    side = network.preprocessing.size
-    return _Plan(spec, layers, side, pictures, [*folder, *limit], options.quick)
+    shipped = options.model == "zfnet_small" and not options.weights
+    checkpoints = ["--checkpoints", *options.checkpoints] if options.checkpoints else []
+    return _Plan(
+        spec,
+        [*shapes],
+        maps,
+        network.preprocessing.size,
+        pictures,
+        [*folder, *limit],
+        checkpoints if checkpoints or shipped else None,
+        options.quick,
+    )
 
 
 def _jobs(names: Sequence[str], plan: _Plan, out: Path) -> list[_batch.Job]:
@@ -305,6 +326,11 @@ def _parser() -> argparse.ArgumentParser:
         "--images", type=Path, metavar="DIR", help="pictures to look at (default: zfcuda's own)"
     )
     parser.add_argument("--data", metavar="DIR", help="data set, as for zfcuda top9")
+    parser.add_argument(
+        "--checkpoints", nargs="+", metavar="DIR|FILE",
+        help="of the model's training, as for zfcuda evolve; without them another model has no "
+        "such figure",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="little data, short trainings")
     parser.add_argument("--out", default="zfcuda-paper", metavar="DIR", help="output folder")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")

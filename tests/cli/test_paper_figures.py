@@ -24,6 +24,7 @@ def script(monkeypatch):
 
 def test_every_experiment_is_a_command_with_these_options(script, tmp_path):
     options = script._parser().parse_args(["--model", "zfnet_small?weights=none", "--quick"])
+    options.checkpoints = ["a.pt", "b.pt"]
     network = Network.load(options.model, "cpu")
     plan = script._plan(options, network, tmp_path)
     jobs = script._jobs(options.only, plan, tmp_path)
@@ -42,6 +43,14 @@ def test_the_pictures_are_of_five_classes_with_masks(script, tmp_path):
     for picture in plan.pictures:
         with Image.open(picture.image) as image, Image.open(picture.mask) as mask:
             assert image.mode == "RGB" and mask.mode == "L" and image.size == mask.size
+
+
+def test_a_training_without_checkpoints_has_no_evolution(script, tmp_path):
+    options = script._parser().parse_args(["--model", "zfnet_small?weights=none"])
+    plan = script._plan(options, Network.load(options.model, "cpu"), tmp_path)
+    assert script._jobs(["evolve"], plan, tmp_path) == []
+    assert plan.layer("pool1", "relu7") == ["--layer", "pool1", "--layer", "relu7"]
+    assert plan.layer("pool1", "features.3") == []
 
 
 @pytest.mark.usefixtures("tiny")

@@ -187,3 +187,9 @@ def test_others_may_run_their_models_meanwhile():
     stop.set()
     runner.join()
     assert not failures
+
+
+def test_an_image_that_the_model_refuses_is_the_models_own_error():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double().eval()
+    with pytest.raises(RuntimeError, match="expected input"):
+        trace(net, torch.rand(1, 1, 8, 8, dtype=torch.float64))

@@ -15,6 +15,10 @@ class Untraceable(Exception):
     """The model cannot be turned into a graph; the message says why."""
 
 
+class CallFailed(Untraceable):
+    """A call that was followed failed when it was run; perhaps the model's own fails as well."""
+
+
 def refuse(model: nn.Module) -> None:
     """Raise :class:`Untraceable` for what a trace would not see."""
     if torch.nn.modules.module._has_any_global_hook():

@@ -16,7 +16,7 @@ import torch.fx
 from torch import Tensor
 from torch.fx.node import map_aggregate
 
-from zfcuda.graph.guards import Untraceable, version
+from zfcuda.graph.guards import CallFailed, Untraceable, version
 from zfcuda.graph.nodes import Graph, Node, Value, filled, pruned, values_in
 from zfcuda.graph.pixelwise import chain_to
 from zfcuda.graph.recognition import NotDeterministic, read
@@ -109,7 +109,7 @@ class Interpreter:
         except NotDeterministic as error:
             raise Untraceable(str(error)) from error
         except Exception as error:
-            raise Untraceable(f"{call.name} failed: {type(error).__name__}: {error}") from error
+            raise CallFailed(f"{call.name} failed: {type(error).__name__}: {error}") from error
         if not reading or not self._holds(*reading, result):
             held = tuple(values_in((args, kwargs)))
             fixed = all(isinstance(self._nodes[v.index].rule, Shape) for v in held)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.graph import recall
-from zfcuda.graph.guards import Untraceable, refuse, unchanged, uncompiled
+from zfcuda.graph.guards import CallFailed, Untraceable, refuse, unchanged, uncompiled
 from zfcuda.graph.interpreter import Interpreter
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.symbolic import End, Tracer, follow
@@ -41,9 +41,12 @@ def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
         mark = _mark(tracer, end, images)
         graph = recall.find(model, mark)
         if graph is None:
-            answer = _answer(model, images.clone(), end)  # what it cannot take is its own error
-            graph, value = Interpreter(tracer).run(images.clone(), end)
-            _compare(value, answer)
+            try:
+                graph, value = Interpreter(tracer).run(images.clone(), end)
+            except CallFailed:
+                _answer(model, images.clone(), end)  # an image that it cannot take is its own error
+                raise
+            _compare(value, _answer(model, images.clone(), end))
             recall.keep(model, mark, graph)
         return graph
 

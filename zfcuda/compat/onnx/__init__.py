@@ -2,8 +2,9 @@
 
 ::
 
-    model = zfcuda.compat.onnx.load("zfnet512-12.onnx")
-    zfcuda.occlusion(model, x)
+    from zfcuda.compat.onnx import load
+
+    model = load("network.onnx")
 
 :func:`load` gives an :class:`OnnxNetwork`: torch.nn's modules under the names that the file has for
 its nodes, called in the file's order. torch.fx can follow it, so that cones work.

@@ -310,9 +310,9 @@ def _look(model: nn.Module, name: str, module: nn.Conv2d, source: Source) -> _Se
     def receive(module: nn.Module, taken: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal strongest, spectrum
         defined = ~taken[0].isnan().flatten(1).any(1)
-        responses = output[defined].amax((0, 2, 3)) if defined.any() else output.new_full(
-            output.shape[1:2], -torch.inf
-        )
+        if not defined.any():
+            raise _Enough
+        responses = output[defined].amax((0, 2, 3))
         transforms = torch.fft.fft2(_faded(taken[0][defined].double()))
         cross = torch.einsum("nahw,nbhw->abhw", transforms.conj(), transforms)
         strongest = responses if strongest is None else torch.maximum(strongest, responses)
@@ -335,7 +335,7 @@ def _look(model: nn.Module, name: str, module: nn.Conv2d, source: Source) -> _Se
         finally:
             hook.remove()
     if strongest is None or spectrum is None:
-        raise ValueError("there are no images")
+        raise ValueError("there are no images, or none without NaN")
     return _Seen(to_result(strongest), (spectrum / count).cpu(), module.groups, count)
 
 

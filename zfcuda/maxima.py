@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfcuda import cone
@@ -234,24 +235,38 @@ class _Top:
     def offer(self, maps: Tensor, first: int) -> None:
         """Take in the maps [n,C,h,w] of the images from number ``first`` on, all later ones than
         those before."""
-        values, places = maps.flatten(2).max(2)  # NaN if there is one
+        values = _largest(maps)  # NaN if there is one
         undefined = values.isnan()
         self.undefined += undefined.any(1).sum()
-        values = values.masked_fill(undefined, -torch.inf)
-        numbers = torch.arange(first, first + len(maps), device=maps.device).expand(values.T.shape)
-        numbers = numbers.masked_fill(values.T.isneginf(), -1)
+        values = values.masked_fill(undefined, -torch.inf).T
         # Stable: of equal values the earlier image stays in front.
         k = self.values.shape[1]
-        merged = torch.cat([self.values, values.T], 1).sort(dim=1, descending=True, stable=True)
+        merged = torch.cat([self.values, values], 1).sort(dim=1, descending=True, stable=True)
         self.values, order = merged.values[:, :k], merged.indices[:, :k]
-        self.numbers = torch.cat([self.numbers, numbers], 1).gather(1, order)
-        self.places = torch.cat([self.places, places.T], 1).gather(1, order)
+        before = order.clamp_max(k - 1)
+        self.numbers, self.places = self.numbers.gather(1, before), self.places.gather(1, before)
+        # After the first batches few come in anew; where they are is asked for these alone.
+        channels, ranks = ((order >= k) & ~self.values.isneginf()).nonzero(as_tuple=True)
+        images = order[channels, ranks] - k
+        self.numbers[channels, ranks] = first + images
+        self.places[channels, ranks] = maps[images, channels].flatten(1).argmax(1)
+        none = self.values.isneginf()
+        self.numbers.masked_fill_(none, -1)
+        self.places.masked_fill_(none, -1)
 
     @property
     def positions(self) -> Tensor:
         """int64 [C,k,2], (row, column); 0 where there is none."""
         places = self.places.clamp_min(0)
         return torch.stack([places // self.size[1], places % self.size[1]], -1)
+
+
+def _largest(maps: Tensor) -> Tensor:
+    """[n,C], the largest value of each map."""
+    by_pixel = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
+    if by_pixel and maps.device.type == "cpu":  # in this layout amax takes several times as long
+        return F.max_pool2d(maps, maps.shape[2:])[..., 0, 0]
+    return maps.amax((2, 3))
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,6 +70,18 @@ def test_as_sorting_everything(net, images):
     assert result.difference[LAYER] < 1e-12
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_order_of_memory_does_not_matter(small, images, layout):
+    images[3, 1, 2, 2] = torch.nan
+    plain = top_activations(small, images, "1", k=5, maps=0)
+    result = top_activations(
+        small.to(memory_format=layout), images.contiguous(memory_format=layout), "1", k=5, maps=0
+    )
+    assert torch.equal(result.values["1"], plain.values["1"])
+    assert torch.equal(result.positions["1"], plain.positions["1"])
+    assert result.undefined == {"1": 1}
+
+
 def test_equal_values_are_ordered_by_image_and_then_by_place(small):
     images = torch.randint(0, 3, (40, 3, 8, 8)).double()
     for batch in (1, 9, 64):

@@ -1,5 +1,6 @@
 """What the command line writes, and how it ends when something is wrong."""
 
+import errno
 import json
 import os
 import signal
@@ -8,9 +9,11 @@ import sys
 import warnings
 
 import pytest
+from PIL import Image
 
 import zfcuda
 from zfcuda import cli
+from zfcuda._network import Network
 from zfcuda.results import InvarianceResult, OcclusionResult, Projections
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -38,6 +41,38 @@ def test_a_command_writes_a_picture_and_its_numbers(command, photo, tmp_path, ca
     assert str(out / f"photo-{command}.png") in written
     assert sorted(written) == sorted(str(path) for path in out.iterdir())
     assert kind.load(out / f"photo-{command}")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_numbers_say_where_they_come_from(command, photo, tmp_path):
+    image, out = photo(), tmp_path / "out"
+    assert run(command, "--model", "tiny", "--image", image, "--out", out, *COMMANDS[command][0],
+               "--device", "cpu") == 0  # fmt: skip
+    header = json.loads((out / f"photo-{command}.json").read_text())
+    entry, made = header["entry"], header["provenance"]
+    assert entry["title"] and entry["text"] and "figure" in entry["figure"]
+    assert all((out / name).is_file() for name in entry["files"])
+    assert (made["command"], made["model"], made["device"]) == (command, "tiny", "cpu")
+    assert made["weights_sha256"] == Network.load("tiny", "cpu").weights_digest
+    assert made["settings"]["image"] == image and made["settings"]["layer"]
+    assert not {"out", "quiet", "traceback", "run", "model"} & made["settings"].keys()
+    assert {"torch", "numpy"} <= made["versions"].keys() and made["seconds"] >= 0
+    with Image.open(out / f"photo-{command}.png") as picture:
+        picture.load()
+    pdf = (out / f"photo-{command}.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf
+
+
+def test_a_full_disk_leaves_what_was_finished(photo, tmp_path, capsys, monkeypatch):
+    def full(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out"
+    arguments = ["predict", "--model", "tiny", "--image", photo(), "--out", out]
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    assert run(*arguments) == 2
+    assert capsys.readouterr().err == "zfcuda: [Errno 28] No space left on device\n"
+    assert {path.name for path in out.iterdir()} == {"photo-predict.npz", "photo-predict.json"}
 
 
 def test_settings_reach_the_experiments(photo, tmp_path):

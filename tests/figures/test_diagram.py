@@ -201,3 +201,14 @@ def test_branches_do_not_cross():
     """Two chains that begin in the wrong order are put right."""
     plan = arrange([[], [0], [0], [2], [1], [4, 3]])
     assert (plan.place[1] < plan.place[2]) == (plan.place[4] < plan.place[3])
+
+
+def test_colours_are_shown_only_where_they_are_known(make):
+    """Without the network's preprocessing no one knows which channel is red."""
+
+    def is_grey(figure):
+        (picture,) = (ax.images[0].get_array() for ax in figure.axes[0].child_axes[:1])
+        return (picture.max(axis=-1) - picture.min(axis=-1)).max() < 1e-6
+
+    assert is_grey(figures.diagram(make()))
+    assert not is_grey(figures.diagram(make(), Preprocessing()))

@@ -132,3 +132,12 @@ def test_images_are_captioned_with_class_and_probability(study, class_names):
     assert any(text.startswith("class 0") and text.endswith(f"{first[0, 0]:.2f}") for text in texts)
     assert experiment.target.tolist() == [0, 1]
     assert {"1  IMG_20240812_1734 0", "2  IMG_20240812_1734 1"} <= set(texts)
+
+
+def test_colours_are_shown_only_where_they_are_known(study):
+    def greys(figure):
+        shown = [ax.images[0].get_array() for ax in figure.axes if ax.images]
+        return [bool((p.max(axis=-1) - p.min(axis=-1)).max() < 1e-6) for p in shown]
+
+    assert all(greys(figures.invariance_study(study())))
+    assert not any(greys(figures.invariance_study(study(), Preprocessing())))

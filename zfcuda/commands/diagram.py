@@ -56,8 +56,9 @@ def run(options: argparse.Namespace) -> None:
     def job(network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance) -> Entry:
         layer = options.layer or early_and_late(network.model, x)[0]
         result = diagram_of(network.model, x, layer, options.depth)
-        title = f"{layer} of {result.model} and its deconvnet layer"
-        figure = figures.diagram(result, network.preprocessing, title)
+        figure = figures.diagram(
+            result, network.preprocessing, f"{layer} and its deconvnet layer, on {name}"
+        )
         text = (
             f"Right, upwards: what the network computes to get {layer} from {name}. Left, "
             "downwards: what the deconvnet does with the strongest activation, call by call. "

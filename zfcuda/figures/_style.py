@@ -163,6 +163,11 @@ def display_images(x: Any) -> Array:
     return np.nan_to_num(images, nan=0.5)
 
 
+def colourless(x: Any) -> Array:
+    """Network inputs ``[N,C,H,W]`` as grey pictures: nobody said which channel is red."""
+    return display_images(to_array(x).mean(axis=1, keepdims=True))
+
+
 def display_signal(x: Any) -> Array:
     """``[N,H,W,3]`` in 0..1 of a signed signal, zero at mid grey.
 

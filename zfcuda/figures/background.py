@@ -9,11 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from zfcuda.data import Preprocessing
+
 from ._style import (
     MUTED,
     PALETTE,
     Array,
     class_name,
+    colourless,
     display_images,
     display_signal,
     fit,
@@ -41,17 +44,27 @@ def background_effect(
     class_names: Sequence[str] | None = None,
     title: str | None = None,
     k: int = 5,
+    preprocessing: Preprocessing | None = None,
 ) -> Figure:
     """A column for each variant of the image: its `k` most probable classes, the change of the
     target's probability, and for each layer the projection with what has become of it.
 
     "moved" is the relative L2 change of a projection against the original's, "on object" the share
     of its energy that lies on the object. Squares mark what a unit saw. `images` and `projections`
-    are display arrays ``[V,H,W,3]``; without them the result's own are stretched.
+    are display arrays ``[V,H,W,3]``; `preprocessing`, the network's
+    (:func:`zfcuda.models.preprocessing`), makes them of the result's own. Without either, images
+    are grey, and projections show the network's channels as red, green and blue.
     """
-    shown = display_images(result.images if images is None else images)
+    if images is None:
+        display = preprocessing.to_display if preprocessing else colourless
+        shown = display(result.images)
+    else:
+        shown = display_images(images)
     own = result.projections if projections is None else projections
-    signals = {layer: display_signal(signal) for layer, signal in own.items()}
+    scale = (
+        preprocessing.signal_to_display if preprocessing and projections is None else display_signal
+    )
+    signals = {layer: scale(signal) for layer, signal in own.items()}
     columns = len(result.variants)
     cell = min((WIDTH - 0.35) / columns, 1.9)
     k = min(k, result.logits.shape[-1])
@@ -75,7 +88,9 @@ def background_effect(
                 magnify(ax, signal[column], shown[column], square)
                 outline(ax, square, colour)
                 outline(axes[0][column], square, colour)
-        axes[row][0].set_ylabel(fit_name(layer, 24), color=colour, fontweight="bold")
+        axes[row][0].set_ylabel(
+            fit_name(layer, int(14 * cell) + 4), color=colour, fontweight="bold"
+        )
     return figure
 
 

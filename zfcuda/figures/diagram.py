@@ -17,7 +17,7 @@ from ._layer_drawing import SWITCHES, WIDTH, LayerDrawing
 from ._style import (
     PALETTE,
     Array,
-    display_images,
+    colourless,
     display_signal,
     fit_name,
     new_figure,
@@ -42,7 +42,8 @@ def diagram(
     Below, neighbouring windows of the topmost max-pooling on the real image: the values, the maxima
     with their switches, and where unpooling puts them. `preprocessing` is the network's
     (:func:`zfcuda.models.preprocessing`); with it the pictures have the colours that they stand
-    for, without it they are stretched.
+    for; without it the image is grey, and the projection shows the network's channels as red, green
+    and blue.
     """
     drawing = LayerDrawing(result)
     heights = [drawing.height, *([2.35] if result.switch else [])]
@@ -57,7 +58,7 @@ def diagram(
 def _pictures(result: Diagram, preprocessing: Preprocessing | None) -> tuple[Array, Array]:
     image, projection = result.image[None], result.projection[None]
     if preprocessing is None:
-        return display_images(image)[0], display_signal(projection)[0]
+        return colourless(image)[0], display_signal(projection)[0]
     return preprocessing.to_display(image)[0], preprocessing.signal_to_display(projection)[0]
 
 

@@ -20,7 +20,7 @@ from ._style import (
     PALETTE,
     Array,
     class_name,
-    display_images,
+    colourless,
     fit,
     fit_name,
     new_figure,
@@ -60,9 +60,9 @@ def invariance_study(
     A line is an image, numbered as along the top. Distances are Euclidean, as shares of the norm of
     the untransformed image's features; the panels of a column share their y axis. `preprocessing`
     is the network's (:func:`zfcuda.models.preprocessing`); with it the images have the colours that
-    they stand for, without it they are stretched.
+    they stand for, without it they are grey.
     """
-    display = preprocessing.to_display if preprocessing else display_images
+    display = preprocessing.to_display if preprocessing else colourless
     shown = display(result.images)
     families = list(result.experiments)
     heights = [_STRIP * -(-len(shown) // _IN_A_ROW), _PANEL * len(families) + 0.25]

@@ -1,0 +1,72 @@
+"""Figures 3 and 4 of the talk: what is said about each variant is that variant's."""
+
+import dataclasses
+
+import pytest
+import torch
+from tidy import assert_tidy, drawn_texts
+
+from zfcuda import figures
+from zfcuda.data import Preprocessing
+
+
+def texts(figure):
+    return [text.get_text() for text in drawn_texts(figure)]
+
+
+@pytest.mark.parametrize("preprocessing", [None, Preprocessing()])
+def test_numbers_of_every_variant(background, preprocessing):
+    shares = {layer: torch.tensor([0.5, 0.25, 1.0, torch.nan, 0.0]) for layer in
+              background.projections}  # fmt: skip
+    result = dataclasses.replace(background, on_object=shares)
+    figure = figures.background_effect(result, preprocessing=preprocessing)
+    assert_tidy(figure)
+    written = texts(figure)
+    p = result.probabilities[:, result.target]
+    assert f"P(class 7) {p[0]:.2f}" in written
+    for column in (1, 2, 3):
+        change = f"{p[column] - p[0]:+.2f}".replace("-", "−")
+        shown = {f"P {p[column]:.2f} ({change})", f"P {p[column]:.2f} (+0.00)"}
+        assert shown & {*written}
+    assert "not a number" in written  # the last variant's logits
+    assert sum("25% on object" in text for text in written) == len(shares)
+    assert sum("100% on object" in text for text in written) == len(shares)
+
+
+def test_the_most_probable_classes(background, class_names):
+    figure = figures.background_effect(background, class_names=class_names, k=3)
+    assert_tidy(figure)
+    probabilities, _ = background.top(1)
+    bars = [ax for ax in figure.axes if ax.patches and not ax.images]
+    # Of each class a pale bar for the whole and one for its share.
+    for ax, p in list(zip(bars, probabilities[:, 0].tolist(), strict=False))[:4]:
+        widths = [patch.get_width() for patch in ax.patches]
+        assert len(widths) == 6 and widths[0] == 1 and widths[1] == pytest.approx(p)
+
+
+def test_colours_are_shown_only_where_they_are_known(background):
+    def first_is_grey(figure):
+        picture = figure.axes[0].images[0].get_array()
+        return bool((picture.max(axis=-1) - picture.min(axis=-1)).max() < 1e-6)
+
+    assert first_is_grey(figures.background_effect(background))
+    assert not first_is_grey(figures.background_effect(background, preprocessing=Preprocessing()))
+
+
+@pytest.mark.parametrize("variants", [2, 3, 7])
+def test_any_number_of_variants(background, variants):
+    chosen = [0, *[1] * (variants - 2), 4]
+    fields = ("projections", "projection_change", "units", "activations")
+    result = dataclasses.replace(
+        background,
+        variants=tuple(background.variants[i] for i in chosen),
+        images=background.images[chosen],
+        logits=background.logits[chosen],
+        **{
+            name: {layer: value[chosen] for layer, value in getattr(background, name).items()}
+            for name in fields
+        },
+    )
+    figure = figures.background_effect(result, title="a title")
+    assert_tidy(figure)
+    assert figure.get_figwidth() == 7

@@ -123,5 +123,5 @@ def _draw_layer(ax: Axes, result: CorrespondenceResult, layer: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(3))
     ax.set_xlabel("signs that differ", fontsize=7.5)
     elements = f"{result.elements[layer]:,}".replace(",", "\N{THIN SPACE}")
-    ax.set_title(f"{fit_name(layer, 24)}\n", loc="left", fontweight="bold", fontsize=8.5)
+    ax.set_title(fit_name(layer, 22), loc="left", fontweight="bold", fontsize=8.5, pad=15)
     ax.text(0, 1.02, f"{elements} elements", transform=ax.transAxes, fontsize=7, color=MUTED)

@@ -156,9 +156,7 @@ def _draw_confusion(ax: Axes, counts: Array, names: Sequence[str]) -> None:
                 fontweight="bold" if row == column else "normal",
             )
     ticks = np.arange(len(names))
-    ax.set_xticks(
-        ticks, [fit(name, 14, 1) for name in names], rotation=40, ha="right", rotation_mode="anchor"
-    )
+    ax.set_xticks(ticks, [fit(name, 14, 1) for name in names], rotation=90)
     right = [
         f"{share:.0%}" if total else "–"
         for share, total in zip(np.diagonal(shares), totals[:, 0], strict=True)

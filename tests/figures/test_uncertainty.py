@@ -1,0 +1,76 @@
+"""Uncertainty: four panels, of two classes or a thousand, of one picture or many."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tidy import assert_tidy, drawn_texts
+
+from zfcuda import figures
+from zfcuda.uncertainty import UncertaintyResult
+
+LONG = "paper towel, kitchen roll, absorbent and $disposable$ sheet of cellulose & more"
+
+
+@pytest.fixture
+def result():
+    def make(n=300, classes=10, sharp=4.0, most=8, bins=15):
+        rng = torch.Generator().manual_seed(0)
+        labels = torch.randint(classes, (n,), generator=rng)
+        logits = torch.randn(n, classes, generator=rng)
+        logits[torch.arange(n), labels] += sharp
+        entropy = torch.special.entr(logits.softmax(1)).sum(1)
+        numbers = entropy.argsort(descending=True)[:most]
+        images = torch.randn(len(numbers), 3, 32, 32, generator=rng)
+        return UncertaintyResult(logits, labels, numbers, images, bins, 1.0)
+
+    return make
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"classes": 2}, {"classes": 40, "n": 900}, {"n": 1, "most": 1}, {"sharp": 40.0},
+    {"sharp": -4.0}, {"bins": 1},
+], ids=str)  # fmt: skip
+def test_panels(result, settings):
+    found = result(**settings)
+    names = [LONG if i % 3 == 1 else f"class {i}" for i in range(found.logits.shape[1])]
+    images = np.random.default_rng(0).random((len(found.images), 32, 32, 3))
+    figure = figures.uncertainty(found, images, names, "Uncertainty: 300 pictures")
+    assert_tidy(figure)
+    texts = " ".join(text.get_text() for text in drawn_texts(figure))
+    assert f"calibration error {found.reliability().ece:.3f}" in texts
+    assert f"accuracy {found.accuracy:.1%}" in texts
+    assert f"entropy {float(found.entropy[found.numbers[0]]):.2f}" in texts
+    for letter in "abcd":
+        assert f"{letter}  " in texts
+
+
+def test_numbers_of_the_confusion_matrix(result):
+    found = result(classes=3, sharp=1.0)
+    figure = figures.uncertainty(found)
+    (ax,) = [ax for ax in figure.axes if ax.get_xlabel() == "predicted class"]
+    shown = {
+        tuple(map(round, text.get_position()[::-1])): int(text.get_text()) for text in ax.texts
+    }
+    expected = {
+        (row, column): int(count)
+        for (row, column), count in np.ndenumerate(found.confusion.numpy())
+        if count
+    }
+    assert shown == expected
+
+
+def test_rare_classes_are_joined(result):
+    found = result(classes=40, n=900)
+    figure = figures.uncertainty(found)
+    (ax,) = [ax for ax in figure.axes if ax.get_xlabel() == "predicted class"]
+    assert ax.get_xticklabels()[-1].get_text() == "28 others"
+    assert sum(int(text.get_text()) for text in ax.texts) == 900
+
+
+def test_answers_that_are_no_numbers(result):
+    found = result(n=20)
+    found.logits[3] = math.nan
+    assert_tidy(figures.uncertainty(found))
+    assert result(n=20).plot().axes

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 DEAD = "#D55E00"
 _TITLE, _CAPTION, _CHARTS = 0.45, 0.42, 1.75  # inches
-_LETTERS = 95  # of a caption across the page
+_LETTERS = 112  # of a caption across the page
 
 
 @styled

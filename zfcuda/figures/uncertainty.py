@@ -51,7 +51,7 @@ def uncertainty(
     `images` ``[M,H,W,3]`` in 0..1 show ``result.images``; without them those are stretched. Of more
     than twelve classes the confusion matrix has the most frequent ones and all others as one.
     """
-    counts, names = _joined(to_array(result.confusion), class_names)
+    counts, hits, names = _joined(to_array(result.confusion), class_names)
     lower = max(1.2 + 0.25 * len(names), 0.3 + 0.66 * min(_IMAGES, len(result.numbers)))
     figure = new_figure(WIDTH, 0.1 + 0.3 * bool(title) + _UPPER + lower, title)
     rows = figure.add_gridspec(2, 1, height_ratios=[_UPPER, lower])
@@ -59,7 +59,7 @@ def uncertainty(
     _draw_entropy(figure.add_subplot(left), result)
     _draw_reliability(right, result)
     left, right = rows[1].subgridspec(1, 2, width_ratios=[1.75, 1])
-    _draw_confusion(figure.add_subplot(left), counts, names)
+    _draw_confusion(figure.add_subplot(left), counts, hits, names)
     shown = display_images(result.images if images is None else images)
     _draw_least_certain(right, result, shown[:_IMAGES], class_names)
     return figure
@@ -137,7 +137,7 @@ def _pair(spec: SubplotSpec) -> tuple[Axes, Axes]:
     return upper, figure.add_subplot(cells[1], sharex=upper)
 
 
-def _draw_confusion(ax: Axes, counts: Array, names: Sequence[str]) -> None:
+def _draw_confusion(ax: Axes, counts: Array, hits: Array, names: Sequence[str]) -> None:
     """Each class's images by predicted class: numbers, shaded by their share of the row."""
     totals = counts.sum(1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
@@ -157,11 +157,10 @@ def _draw_confusion(ax: Axes, counts: Array, names: Sequence[str]) -> None:
             )
     ticks = np.arange(len(names))
     ax.set_xticks(ticks, [fit(name, 14, 1) for name in names], rotation=90)
-    right = [
-        f"{share:.0%}" if total else "–"
-        for share, total in zip(np.diagonal(shares), totals[:, 0], strict=True)
+    labels = [
+        f"{fit(name, 18, 1)}  {f'{right / total:.0%}' if total else '–'}"
+        for name, right, total in zip(names, hits, totals[:, 0], strict=True)
     ]
-    labels = [f"{fit(name, 18, 1)}  {share}" for name, share in zip(names, right, strict=True)]
     ax.set_yticks(ticks, labels)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -169,8 +168,9 @@ def _draw_confusion(ax: Axes, counts: Array, names: Sequence[str]) -> None:
     _heading(ax, "c  confusion matrix (shade: share of the row)")
 
 
-def _joined(confusion: Array, class_names: Sequence[str] | None) -> tuple[Array, list[str]]:
-    """The matrix of the classes that occur; of many, the most frequent and the rest as one."""
+def _joined(confusion: Array, class_names: Sequence[str] | None) -> tuple[Array, Array, list[str]]:
+    """The matrix, each row's right answers, and names; of many classes the most frequent and the
+    rest as one, whose right answers are those that name the very class."""
     occurring = confusion.sum(0) + confusion.sum(1)
     if len(confusion) > _CLASSES:
         shown = np.sort(np.argsort(-occurring, kind="stable")[:_CLASSES])
@@ -178,12 +178,13 @@ def _joined(confusion: Array, class_names: Sequence[str] | None) -> tuple[Array,
     else:
         shown = np.arange(len(confusion))
     names = [class_name(class_names, int(label)) for label in shown]
+    groups = [[label] for label in shown]
     rest = np.setdiff1d(np.flatnonzero(occurring), shown)
-    if rest.size == 0:
-        return confusion[np.ix_(shown, shown)], names
-    groups = [[label] for label in shown] + [rest]
+    if rest.size:
+        groups.append(rest)
+        names.append(f"{len(rest)} others")
     joined = np.array([[confusion[np.ix_(a, b)].sum() for b in groups] for a in groups])
-    return joined, [*names, f"{len(rest)} others"]
+    return joined, np.array([np.diagonal(confusion)[a].sum() for a in groups]), names
 
 
 def _draw_least_certain(

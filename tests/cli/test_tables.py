@@ -1,0 +1,201 @@
+"""correspond, uncertainty, probe and ablate: what they write, of what, and how they end on bad
+input."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import zfcuda.models
+from zfcuda import cli
+from zfcuda.ablations import AblationResult
+from zfcuda.correspondences import CorrespondenceResult
+from zfcuda.probing import ProbeResult
+from zfcuda.uncertainty import UncertaintyResult
+
+pytestmark = pytest.mark.usefixtures("tiny")
+CLASSES = ("cat", "fox")
+
+
+def run(*arguments):
+    return cli.main([*map(str, arguments), "--quiet", "--device", "cpu"])
+
+
+def written(folder, stem):
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    assert names == [f"{stem}.{suffix}" for suffix in ("json", "npz", "pdf", "png")]
+    about = json.loads((folder / f"{stem}.json").read_text())
+    return about["entry"], about["provenance"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of pictures: two of the network's classes, twenty of each, one of them broken."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 128, (20, 24, 3)) + 100 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    (folder / "0.png").write_bytes(b"\x89PNG not really")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def garments(tmp_path):
+    """The four files of the MNIST family: 36 training pictures of three classes."""
+    folder, rng = tmp_path / "idx", np.random.default_rng(0)
+    folder.mkdir()
+    for part, count in (("train", 36), ("t10k", 5)):
+        images = rng.integers(0, 255, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 3
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    return folder
+
+
+def test_correspond_on_faces(tmp_path, capsys):
+    pytest.importorskip("skimage")
+    out = tmp_path / "out"
+    assert run("correspond", "--model", "tiny", "--faces", 3, "--places", 2, "--out", out) == 0
+    entry, about = written(out, "faces-correspond")
+    assert entry["figure"] == "paper table 1" and about["seed"] == 0
+    result = CorrespondenceResult.load(out / "faces-correspond")
+    assert result.parts[:3] == ("right eye", "left eye", "nose")
+    assert result.controls == result.parts[3:] and len(result.controls) == 2
+    assert result.layers == ("2", "5")  # an early and a late one
+    # A face of 25 pixels fills the input of 32: 7 x 5 pixels are 9 x 6 or 7.
+    y0, x0, y1, x1 = result.boxes["right eye"][0, 0].tolist()
+    assert (x0, x1) == (4, 13) and (y0, y1) == (8, 14)
+    assert result.boxes["left eye"][0, 0, 1] == 14 and result.boxes["nose"][0, 0, 0] == 14
+    own, same = (result.boxes[control] for control in result.controls)
+    assert own.shape == same.shape == (2, 3, 4)
+    assert (same == same[:, :1]).all() and not (own == own[:, :1]).all()
+    printed = capsys.readouterr().out
+    assert result.table() in printed and "more consistent than random" in entry["text"]
+
+
+def test_correspond_on_pictures_of_ones_own(photo, tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        photo(name)  # 48 x 40 pixels, of which the network sees 40 x 40, at 32
+    table = tmp_path / "dogs.csv"
+    rows = ["image, part, left, top, right, bottom"]
+    rows += ["a.png, nose, 4, 0, 14, 10", "a.png, ear, 24, 20, 44, 40"]
+    rows += ["b.png, nose, 14, 10, 24, 20", "b.png, ear, 0, 0, 24, 20"]
+    table.write_text("\n".join(rows))
+    out = tmp_path / "out"
+    arguments = ["correspond", "--model", "tiny", "--parts", table, "--out", out, "--layer", "0"]
+    assert run(*arguments, "--places", 1) == 0
+    result = CorrespondenceResult.load(out / "dogs-correspond")
+    assert result.layers == ("0",) and result.parts[:2] == ("nose", "ear")
+    assert result.boxes["nose"][0].tolist() == [[0, 0, 8, 8], [8, 8, 16, 16]]
+    assert result.boxes["ear"][0].tolist() == [[16, 16, 32, 32], [0, 0, 16, 16]]
+    capsys.readouterr()
+
+    for line, problem in (
+        ("b.png, tail, 0, 0, 9, 9", "do not have the same parts"),
+        ("c.png, nose, 0, 0, 9, 9", "c.png"),
+        ("b.png, ear, x, 0, 9, 9", "is not a table of parts"),
+        ("b.png, ear, inf, 0, 9, 9", "is not finite"),
+        ("b.png, ear, 9, 9, 9, 9", "ear of b.png"),
+    ):
+        table.write_text("\n".join([*rows, line]))
+        assert run(*arguments) == 2
+        assert problem in capsys.readouterr().err
+    table.write_text("picture, part\na.png, nose")
+    assert run(*arguments) == 2
+    assert "expected the columns image, part, left" in capsys.readouterr().err
+    assert run(*arguments[:4], tmp_path / "no.csv", "--out", out) == 2
+    assert "no.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [("--faces", 1, "expected 2 to 100"), ("--faces", 101, "expected 2 to 100"),
+     ("--places", 0, "expected at least 1"), ("--fill", "gray7000", "expected a colour")],
+)  # fmt: skip
+def test_correspond_refuses(option, value, problem, tmp_path, capsys):
+    assert run("correspond", "--model", "tiny", "--out", tmp_path, option, value) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_uncertainty_finds_classes_by_their_names(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["uncertainty", "--model", "tiny", "--data", photos, "--out", out]
+    assert run(*arguments, "--part", "test", "--bins", 5) == 0
+    entry, _ = written(out, "test-uncertainty")
+    assert entry["figure"] == "talk, supplement"
+    result = UncertaintyResult.load(out / "test-uncertainty")
+    assert result.logits.shape == (3, 5) and result.bins == 5
+    assert set(result.labels.tolist()) <= {
+        zfcuda.models.class_names("tiny").index(name) for name in CLASSES
+    }
+    printed = capsys.readouterr()
+    assert "0.png" in printed.err and f"{result.accuracy:.2%} right" in printed.out
+    assert run(*arguments, "--limit", 2) == 0
+    assert len(UncertaintyResult.load(out / "validation-uncertainty").labels) == 2
+
+
+def test_uncertainty_of_classes_that_the_network_does_not_know(garments, tmp_path, capsys):
+    assert run("uncertainty", "--model", "tiny", "--data", garments, "--out", tmp_path) == 2
+    assert "the network has no class 'class 0' (3 of the data's 3" in capsys.readouterr().err
+
+
+def test_uncertainty_without_a_data_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("zfcuda.datasets.fashion.FOLDER", tmp_path / "nowhere")
+    wide = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 10)
+    ).eval()
+    monkeypatch.setattr(zfcuda.models, "load", lambda spec: wide)
+    monkeypatch.setattr(zfcuda.models, "class_names", lambda *_: None)
+    assert run("uncertainty", "--model", "tiny", "--out", tmp_path / "out") == 0
+    assert "pictures that come with zfcuda" in capsys.readouterr().out
+    assert run("probe", "--model", "tiny", "--out", tmp_path / "out") == 2
+    assert "dataset-fashion-mnist" in capsys.readouterr().err
+
+
+def test_probe(photos, tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    out = tmp_path / "out"
+    arguments = ["probe", "--model", "tiny", "--data", photos, "--size", 20, "--out", out]
+    assert run(*arguments, "--limit", 24) == 0
+    entry, _ = written(out, "layers-probe")
+    assert entry["figure"] == "paper table 7"
+    result = ProbeResult.load(out / "layers-probe")
+    assert result.layers == ("input pixels", "2", "5") and result.class_names == CLASSES
+    assert result.pictures == (24, 3, 3) and max(result.features) <= 20
+    assert result.table() in capsys.readouterr().out
+    assert run(*arguments, "--layer", "nope") == 2
+    assert "no layer 'nope'" in capsys.readouterr().err
+
+
+def test_ablate(garments, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["ablate", "--data", garments, "--epochs", 1, "--limit", 8, "--out", out]
+    changes = ["--variant", "conv3=0,conv4=0", "--variant", "fc6=8,fc7=0"]
+    assert run(*arguments, *changes) == 0
+    entry, about = written(out, "ablation")
+    assert entry["figure"] == "paper table 3" and about["settings"]["epochs"] == 1
+    result = AblationResult.load(out / "ablation")
+    assert result.variants == ("as it is", "without conv3, conv4", "without fc7; fc6: 8")
+    assert result.pictures == (8, 3, 5) and result.test_error.shape == (3, 1)
+    assert result.table() in capsys.readouterr().out
+    assert (out / "without-fc7-fc6=8-seed0" / "weights.safetensors").is_file()
+
+    for change, problem in (
+        ("conv3", "expected LAYER=WIDTH"),
+        ("conv3=-1", "expected LAYER=WIDTH"),
+        ("conv9=4", "layer 'conv9' cannot be changed"),
+    ):
+        assert run(*arguments, f"--variant={change}") == 2
+        assert problem in capsys.readouterr().err
+    assert run(*arguments, "--seeds", 0) == 2
+    assert "--seeds 0: expected at least 1" in capsys.readouterr().err
+    # Other settings into the same folder: told, not mixed.
+    assert run(*arguments[:3], "--epochs", 1, "--limit", 9, "--out", out, *changes) == 2
+    assert "holds another training run" in capsys.readouterr().err

@@ -13,6 +13,7 @@ output says which and why, and the exit status is 1. Most of the time goes into 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ import torch
 from PIL import Image
 
 import zfcuda
-from zfcuda import _batch, data, datasets
+from zfcuda import _batch, data, datasets, figures
 from zfcuda._files import atomic_path
 from zfcuda._network import Network
 from zfcuda._terminal import Parser, guarded
-from zfcuda._writing import writable_folder
+from zfcuda._writing import save_pictures, writable_folder
 from zfcuda.gallery import write_gallery
+from zfcuda.models import shipped
+from zfcuda.training import TrainingResult
 
 _PROGRAM = "paper_figures.py"
 _PICTURES = 5  # as many as the paper's figure 5 has
@@ -218,7 +221,12 @@ def _run(options: argparse.Namespace) -> int:
     identity = f"{zfcuda.__version__} {network.weights_digest}"
     del network  # each command loads its own
     outcome = _batch.run(_jobs(options.only, plan, out), identity, "experiment", options.quiet)
-    page, count = write_gallery(out, out / "index.html", f"What {options.model} sees")
+    if options.model == "zfnet_small" and not options.weights:
+        _curves(shipped.run_record(), out / "train" / "training")
+    # Not what an earlier run made of other pictures; but all that it made of these.
+    wanted = {job.folder for job in _jobs([*EXPERIMENTS], plan, out)} | {out / "train"}
+    title = f"What {options.model} sees"
+    page, count = write_gallery(out, out / "index.html", title, wanted)
     print(outcome)
     for job, reason in outcome.failed:
         print(f"failed: {job.folder.relative_to(out)}: {reason}")
@@ -234,7 +242,7 @@ def _plan(options: argparse.Namespace, network: Network, out: Path) -> _Plan:
     maps = [name for name, shape in shapes.items() if len(shape) == 4 and shape[2] > 1]
     folder = ["--data", options.data] if options.data else []
     limit = ["--limit", "2000"] if options.quick else []
-    shipped = options.model == "zfnet_small" and not options.weights
+    own = options.model == "zfnet_small" and not options.weights
     checkpoints = ["--checkpoints", *options.checkpoints] if options.checkpoints else []
     return _Plan(
         spec,
@@ -243,7 +251,7 @@ def _plan(options: argparse.Namespace, network: Network, out: Path) -> _Plan:
         network.preprocessing.size,
         pictures,
         [*folder, *limit],
-        checkpoints if checkpoints or shipped else None,
+        checkpoints if checkpoints or own else None,
         options.quick,
     )
 
@@ -261,6 +269,17 @@ def _jobs(names: Sequence[str], plan: _Plan, out: Path) -> list[_batch.Job]:
         for name in names
         for about, arguments in EXPERIMENTS[name](plan)
     ]
+
+
+def _curves(record: Path, stem: Path) -> None:
+    """The curves of the training that the shipped weights come from, with its record."""
+    if not record.with_suffix(".json").is_file():
+        return
+    for suffix in (".npz", ".json"):
+        with atomic_path(stem.with_suffix(suffix)) as temporary:
+            shutil.copyfile(record.with_suffix(suffix), temporary)
+    result = TrainingResult.load(record)
+    save_pictures(figures.training_curves(result, title="The training of zfnet_small"), stem)
 
 
 # ------------------------------------------------------------------------------------- pictures
@@ -282,8 +301,8 @@ def _garments(network: Network, folder: Path) -> list[_Picture]:
     They are written to `folder` in full, with the mask of the garment. The folder's name makes it
     hidden: these are no figures.
     """
-    shipped = datasets.garments(network.preprocessing)
-    x, labels = shipped.pictures.batch(torch.arange(len(shipped.pictures)))
+    garments = datasets.garments(network.preprocessing)
+    x, labels = garments.pictures.batch(torch.arange(len(garments.pictures)))
     result = zfcuda.predict(network.model, x.to(network.device))
     sure = result.probabilities[torch.arange(len(labels)), labels]
     best = {
@@ -291,16 +310,16 @@ def _garments(network: Network, folder: Path) -> list[_Picture]:
         for label in labels.unique()
     }
     chosen = sorted(best.values(), key=lambda index: -float(sure[index]))[:_PICTURES]
-    return [_written(shipped, index, folder) for index in chosen]
+    return [_written(garments, index, folder) for index in chosen]
 
 
-def _written(shipped: datasets.Garments, index: int, folder: Path) -> _Picture:
-    name = shipped.pictures.class_names[int(shipped.pictures.labels[index])]
+def _written(garments: datasets.Garments, index: int, folder: Path) -> _Picture:
+    name = garments.pictures.class_names[int(garments.pictures.labels[index])]
     stem = "-".join(part for part in "".join(c if c.isalnum() else " " for c in name).split())
-    stem = f"{stem.lower()}-{int(shipped.numbers[index])}"
+    stem = f"{stem.lower()}-{int(garments.numbers[index])}"
     pixels = {
-        f"{stem}.png": shipped.pictures.images[index].permute(1, 2, 0).numpy(),
-        f"{stem}-mask.png": shipped.opacity[index].numpy(),
+        f"{stem}.png": garments.pictures.images[index].permute(1, 2, 0).numpy(),
+        f"{stem}-mask.png": garments.opacity[index].numpy(),
     }
     for file, values in pixels.items():
         with atomic_path(folder / file) as temporary:

@@ -102,12 +102,18 @@ def write(
     }
     facts = (provenance or Provenance()).facts()
     numbers = _save(result, stem, {"provenance": facts, "entry": entry})
-    pictures = {".pdf": _rendered(figure, "pdf"), ".png": _rendered(figure, "png")}
-    for suffix, content in pictures.items():
-        with atomic_path(stem.with_name(f"{stem.name}{suffix}")) as temporary:
-            temporary.write_bytes(content)
-    png, pdf = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".pdf"))
+    png, pdf = save_pictures(figure, stem)
     return Entry(title, png, (*numbers, *more_numbers), text, tag, pdf, facts_of(facts))
+
+
+def save_pictures(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    """Save a figure as STEM.png and STEM.pdf; returns the two paths."""
+    paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
+    contents = [_rendered(figure, path.suffix[1:]) for path in paths]
+    for path, content in zip(paths, contents, strict=True):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    return paths
 
 
 def save_numbers(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def write_gallery(
     folder: str | os.PathLike[str],
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
+    only: Collection[Path] | None = None,
 ) -> tuple[Path, int]:
     """Write the page of a folder of results; returns its path and how many figures it shows.
 
@@ -51,6 +52,7 @@ def write_gallery(
         folder: searched with all folders in it, hidden ones left out.
         path: of the page; default: `gallery.html` in the folder.
         title: default: the folder's name.
+        only: folders whose own pictures are shown; default: all.
 
     Raises:
         ValueError: `folder` is not a folder.
@@ -58,7 +60,7 @@ def write_gallery(
         OSError: the page cannot be written.
     """
     folder = Path(folder)
-    sections = collect(folder)
+    sections = collect(folder, only)
     count = sum(len(section.entries) for section in sections)
     page = write_index(
         folder / "gallery.html" if path is None else path,
@@ -71,8 +73,10 @@ def write_gallery(
     return page, count
 
 
-def collect(folder: str | os.PathLike[str]) -> list[Section]:
+def collect(folder: str | os.PathLike[str], only: Collection[Path] | None = None) -> list[Section]:
     """The figures in a folder, by experiment: the talk's first, then the paper's, then others.
+
+    `only` names the folders whose own pictures count; without it all do.
 
     Raises:
         ValueError: `folder` is not a folder.
@@ -83,6 +87,8 @@ def collect(folder: str | os.PathLike[str]) -> list[Section]:
         raise ValueError(f"'{folder}' {state}: expected a folder of results")
     groups: dict[tuple[str, str], list[Entry]] = {}
     for picture in sorted(_pictures(folder), key=_as_counted):
+        if only is not None and picture.parent not in only:
+            continue
         entry = _by_image(read_entry(picture))
         groups.setdefault((entry.tag, _heading(entry, folder)), []).append(entry)
     return [

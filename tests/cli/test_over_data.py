@@ -141,6 +141,9 @@ def test_filters_of_two_networks(photos, tmp_path, monkeypatch, capsys):
     arguments = ["--model", "tiny", "--against", "other", "--data", photos, "--maps", "3"]
     assert run("filters", *arguments, "--out", tmp_path / "out") == 0
     assert FilterComparison.load(tmp_path / "out" / "filters").names == ("tiny", "other")
+    arguments[3] = "tiny"
+    assert run("filters", *arguments, "--out", tmp_path / "out") == 2
+    assert "it is the network of --model" in capsys.readouterr().err
     assert run("filters", *arguments, "--train", "--out", tmp_path / "out") == 2
     assert "leave --against" in capsys.readouterr().err
 

@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from zfcuda import cli
 from zfcuda._network import Network
+from zfcuda.gallery import read_entry
+from zfcuda.training import TrainingResult
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paper_figures.py"
 
@@ -63,8 +66,15 @@ def test_a_run_ends_in_a_gallery_and_is_taken_up_again(script, photo, tmp_path, 
     assert "2 done, 0 skipped, 0 failed" in out and "2 figures" in out
     page = (tmp_path / "out" / "index.html").read_text()
     assert 'href="occlude/one/one-occlude.png"' in page and 'id="talk-figure-3"' in page
+    Path(photo("mine/one.png")).rename(tmp_path / "mine" / "two.png")
+    assert script.main(arguments[:-1]) == 0  # predict only
+    assert "1 done, 0 skipped" in capsys.readouterr().out
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "predict/two/two-predict.png" in page and "one-" not in page
+    (tmp_path / "mine" / "two.png").rename(tmp_path / "mine" / "one.png")
     assert script.main(arguments) == 0
     assert "0 done, 2 skipped" in capsys.readouterr().out
+    assert "predict/two" not in (tmp_path / "out" / "index.html").read_text()
 
 
 @pytest.mark.usefixtures("tiny")
@@ -75,3 +85,27 @@ def test_a_failure_is_told(script, photo, tmp_path, capsys):
     assert script.main([*arguments, "--out", str(tmp_path / "out"), "--only", "predict"]) == 1
     out = capsys.readouterr().out
     assert "1 done, 0 skipped, 1 failed" in out and "failed: predict/two: " in out
+
+
+@pytest.fixture
+def training_result():
+    """A run of one epoch over two classes."""
+    one = torch.ones(1, dtype=torch.float64)
+    names = ("rate", "training_loss", "training_accuracy", "validation_loss", "rescaled",
+             "validation_accuracy", "seconds", "seconds_in_all", "cpu_seconds")  # fmt: skip
+    return TrainingResult(
+        epoch=one.long(), images=one.long(), best=1, test_loss=0.3, test_accuracy=0.9,
+        confusion=torch.eye(2).long(), class_names=("a", "b"), settings={}, weights_sha256="0",
+        **dict.fromkeys(names, one),
+    )  # fmt: skip
+
+
+def test_the_curves_come_with_their_record(script, tmp_path, training_result):
+    script._curves(tmp_path / "nothing", tmp_path / "train" / "training")
+    assert not (tmp_path / "train").exists()
+    training_result.save(tmp_path / "run" / "training", {"entry": {"title": "Training"}})
+    script._curves(tmp_path / "run" / "training", tmp_path / "train" / "training")
+    entry = read_entry(tmp_path / "train" / "training.png")
+    assert entry.title == "Training"
+    assert [path.suffix for path in entry.files] == [".png", ".pdf", ".npz", ".json"]
+    assert type(training_result).load(tmp_path / "train" / "training")

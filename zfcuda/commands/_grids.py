@@ -23,9 +23,9 @@ def pictures(network: Network, patches: Mapping[str, Tensor]) -> dict[str, Any]:
     return {layer: _shown(own, network.display) for layer, own in patches.items()}
 
 
-def title(network: Network) -> str:
-    """The model's spec without the folders of its file."""
-    return re.sub(r"[^:?]*/", "", network.spec)
+def title(spec: str) -> str:
+    """A model's spec without the folders of its file."""
+    return re.sub(r"[^:?]*/", "", spec)
 
 
 def _shown(own: Tensor, show: Callable[[Tensor], Any]) -> Any:

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
         result,
         _grids.signals(network, result.projections),
         _grids.pictures(network, result.patches),
-        title=f"{_grids.title(network)}: features during training",
+        title=f"{_grids.title(network.spec)}: features during training",
     )
     text = (
         f"Some maps of each layer at the checkpoints {', '.join(checkpoints)}: the strongest "

@@ -74,9 +74,15 @@ def run(options: argparse.Namespace) -> None:
         networks = _trained(options, folder)
     else:
         network = Network.of(options)
-        networks = {network.spec: network}
+        both = [network]
         if options.against:
-            networks[options.against] = Network.load(options.against, options.device)
+            both.append(Network.load(options.against, options.device))
+        names = [_grids.title(own.spec) for own in both]
+        if len({*names}) < len(names):  # files of one name in two folders
+            names = [own.spec for own in both]
+        if len({*names}) < len(names):
+            raise ValueError(f"--against {options.against}: it is the network of --model")
+        networks = dict(zip(names, both, strict=True))
     images = {name: _data.of(options, own) for name, own in networks.items()}
     provenance = Provenance.of(options, network, networks=_hashes(networks))
     result = zfcuda.compare_filters(

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
         result,
         _grids.signals(network, result.projections),
         _grids.pictures(network, result.patches),
-        title=f"{_grids.title(network)}: strongest activations",
+        title=f"{_grids.title(network.spec)}: strongest activations",
     )
     text = (
         f"The {result.k} strongest activations of some maps of each layer over {images.text}, at "

@@ -87,7 +87,9 @@ def first_layers(
         own = None if filters is None else filters[index]
         _draw_filters(ax, result.filters[index], own, _LETTERS // count)
         ax.set_title(
-            fit(result.names[index], 70 // count), color=PALETTE[index % 2], fontweight="bold"
+            fit(fit_name(result.names[index], 140 // count), 70 // count),
+            color=PALETTE[index % 2],
+            fontweight="bold",
         )
     for level, row in enumerate(rows[1:]):
         axes = row.subplots(1, count, squeeze=False)[0]
@@ -98,7 +100,7 @@ def first_layers(
             else:
                 ax.axis("off")
     sizes, aliasing = foot.subplots(1, 2)
-    names = [fit(name, 26, 1) for name in result.names]
+    names = [fit_name(name, 30) for name in result.names]
     _draw_sizes(sizes, result.filters, names)
     _draw_aliasing(aliasing, result.filters)
     return figure

@@ -109,11 +109,9 @@ def _draw_images(
         room = int(98 / max(columns, 3))
         target = fit(class_name(class_names, int(targets[index])), room, 1)
         show_image(ax, image, caption=f"{target}\nP {certainty[index]:.2f}")
-        name = result.names[index]
-        short = name if len(name) <= room - 3 else f"{name[: room - 4]}…"
-        ax.set_title(f"{index + 1}  {short}", fontsize=8)
+        ax.set_title(f"{index + 1}  {fit(result.names[index], room - 3, 1)}", fontsize=8)
         for spine in ax.spines.values():
-            spine.set(visible=True, linewidth=2.2, **_style(index))
+            spine.set(visible=True, color=_style(index)["color"], linewidth=2.2)
 
 
 def _softmax(logits: Array) -> Array:

@@ -305,11 +305,11 @@ def _garments(network: Network, folder: Path) -> list[_Picture]:
     x, labels = garments.pictures.batch(torch.arange(len(garments.pictures)))
     result = zfcuda.predict(network.model, x.to(network.device))
     sure = result.probabilities[torch.arange(len(labels)), labels]
-    best = {
-        int(label): int(torch.where(labels == label, sure, -1).argmax())
-        for label in labels.unique()
-    }
-    chosen = sorted(best.values(), key=lambda index: -float(sure[index]))[:_PICTURES]
+    apart = (sure - _SURE).abs() + (result.probabilities.argmax(1) != labels)
+    nearest = [
+        int(torch.where(labels == label, apart, torch.inf).argmin()) for label in labels.unique()
+    ]
+    chosen = sorted(nearest, key=lambda index: float(apart[index]))[:_PICTURES]
     return [_written(garments, index, folder) for index in chosen]
 
 

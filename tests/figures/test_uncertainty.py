@@ -8,6 +8,7 @@ import torch
 from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
+from zfcuda.data import Preprocessing
 from zfcuda.uncertainty import UncertaintyResult
 
 LONG = "paper towel, kitchen roll, absorbent and $disposable$ sheet of cellulose & more"
@@ -59,6 +60,21 @@ def test_numbers_of_the_confusion_matrix(result):
         if count
     }
     assert shown == expected
+
+
+def test_true_colours_or_none(result):
+    found = result(n=20)
+    pre = Preprocessing(size=32, resize=None, std=(0.25,) * 3, mean=(0.5,) * 3, channels="bgr")
+    for figure, expected in (
+        (figures.uncertainty(found, preprocessing=pre), pre.to_display(found.images)[0]),
+        (figures.uncertainty(found), None),
+    ):
+        panel = next(ax for ax in figure.axes if ax.get_title("left").startswith("d"))
+        picture = panel.child_axes[0].images[0].get_array()
+        if expected is None:
+            assert (picture == picture[..., :1]).all()
+        else:
+            assert np.allclose(picture, expected)
 
 
 def test_rare_classes_are_joined(result):

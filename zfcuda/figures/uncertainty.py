@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from zfcuda.data import Preprocessing
+
 from ._style import (
     INK,
     MUTED,
@@ -19,6 +21,7 @@ from ._style import (
     PALETTE,
     Array,
     class_name,
+    colourless,
     display_images,
     fit,
     new_figure,
@@ -44,12 +47,14 @@ def uncertainty(
     images: Array | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Figure:
     """Entropy of right and wrong answers, reliability curve, confusion matrix, and the least
     certain images with their distributions.
 
-    `images` ``[M,H,W,3]`` in 0..1 show ``result.images``; without them those are stretched. Of more
-    than twelve classes the confusion matrix has the most frequent ones and all others as one.
+    `images` ``[M,H,W,3]`` in 0..1 show ``result.images``; `preprocessing`, the network's
+    (:func:`zfcuda.models.preprocessing`), makes them; without either they are grey. Of more than
+    twelve classes the confusion matrix has the most frequent ones and all others as one.
     """
     counts, hits, names = _joined(to_array(result.confusion), class_names)
     lower = max(1.2 + 0.25 * len(names), 0.3 + 0.66 * min(_IMAGES, len(result.numbers)))
@@ -60,7 +65,10 @@ def uncertainty(
     _draw_reliability(right, result)
     left, right = rows[1].subgridspec(1, 2, width_ratios=[1.75, 1])
     _draw_confusion(figure.add_subplot(left), counts, hits, names)
-    shown = display_images(result.images if images is None else images)
+    if images is None:
+        shown = (preprocessing.to_display if preprocessing else colourless)(result.images)
+    else:
+        shown = display_images(images)
     _draw_least_certain(right, result, shown[:_IMAGES], class_names)
     return figure
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import zfcuda
-from zfcuda import probing
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import Pictures, Split
 from zfcuda.probing import PIXELS, ProbeResult, layers_by_depth
+from zfcuda.probing.features import Features
 
 pytest.importorskip("sklearn")
 
@@ -96,9 +96,9 @@ def test_pixels_come_first_and_layers_follow(net, data, tmp_path):
 def test_features_that_do_not_fit_are_read_in_turns(net, data, monkeypatch):
     whole = zfcuda.linear_probe(net, data, ["1", "2", "4"], size=24)
     groups = []
-    read = probing._Features.read
+    read = Features.read
     monkeypatch.setattr(
-        probing._Features, "read", lambda self, names: groups.append([*names]) or read(self, names)
+        Features, "read", lambda self, names: groups.append([*names]) or read(self, names)
     )
     limit = 4 * 180 * 52  # room for two layers
     parts = zfcuda.linear_probe(net, data, ["1", "2", "4"], size=24, max_features=limit)
@@ -163,8 +163,10 @@ def test_bad_arguments(net, data):
 
     refused("regularisation must be positive", regularisation=[0.0])
     refused("regularisation must be positive", regularisation=[])
+    refused("regularisation must be positive", regularisation=[1.0, math.nan])
     refused("size and steps must be at least 1, got 0 and 300", size=0)
     refused("no layer 'nope'", layers="nope")
+    refused("at least one layer", layers=(), pixels=False)
     images, labels = data.training.images, data.training.labels
     single = Pictures(images[labels == 1], labels[labels == 1], NAMES, SMALL)
     refused("a single class", data=dataclasses.replace(data, training=single))

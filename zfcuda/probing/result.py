@@ -1,0 +1,91 @@
+"""What linear probes found, as numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from zfcuda.results import Result, _expect
+
+__all__ = ["PIXELS", "ProbeResult"]
+
+PIXELS = "input pixels"  # a row of the result that is no layer: no module's name has a space
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeResult(Result):
+    """Linear classifiers on frozen features (Zeiler & Fergus 2014, table 7).
+
+    L layers (the first may be :data:`PIXELS`), R strengths of regularisation.
+
+    Attributes:
+        layers: the layers' names, by depth.
+        shapes: each layer's output for a picture, (C,H,W).
+        pooled: (C,h,w), what of it a classifier was given.
+        regularisation: float64 [R], scikit-learn's C, ascending: smaller is stronger.
+        chosen: int64 [L], which of them was chosen, by the validation part.
+        validation_accuracy: float64 [L,R].
+        training_accuracy, accuracy: float64 [L], of the chosen classifier on the training and on
+            the test part.
+        converged: bool [L,R], whether the fit ended before its limit of steps.
+        pictures: of the training, validation and test parts.
+        chance: the share of the test part's most frequent class.
+        network_accuracy: that of the network itself on the test part; NaN where its classes are not
+            those of the data.
+        class_names: in label order.
+        seconds: wall time.
+    """
+
+    layers: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    pooled: tuple[tuple[int, ...], ...]
+    regularisation: Tensor
+    chosen: Tensor
+    validation_accuracy: Tensor
+    training_accuracy: Tensor
+    accuracy: Tensor
+    converged: Tensor
+    pictures: tuple[int, ...]
+    chance: float
+    network_accuracy: float
+    class_names: tuple[str, ...]
+    seconds: float
+    _figure = "probe"
+
+    def __post_init__(self) -> None:
+        count, strengths = len(self.layers), len(self.regularisation)
+        _expect("validation_accuracy", self.validation_accuracy, count, strengths)
+        _expect("converged", self.converged, count, strengths)
+        for name in ("chosen", "training_accuracy", "accuracy"):
+            _expect(name, getattr(self, name), count)
+
+    @property
+    def features(self) -> list[int]:
+        """How many numbers each classifier was given of a picture."""
+        return [math.prod(shape) for shape in self.pooled]
+
+    @property
+    def error(self) -> Tensor:
+        """float64 [L], the standard error of ``accuracy``, from the number of test pictures."""
+        return (self.accuracy * (1 - self.accuracy) / self.pictures[2]).sqrt()
+
+    def table(self, tablefmt: str = "simple") -> str:
+        """Table 7 as text; ``tablefmt`` as tabulate has it."""
+        from tabulate import tabulate
+
+        rows = [
+            [
+                layer,
+                "×".join(map(str, self.shapes[i])),
+                "×".join(map(str, self.pooled[i])),
+                f"{float(self.regularisation[self.chosen[i]]):g}",
+                f"{self.training_accuracy[i]:.1%}",
+                f"{self.validation_accuracy[i, self.chosen[i]]:.1%}",
+                f"{self.accuracy[i]:.1%} ± {self.error[i]:.1%}",
+            ]
+            for i, layer in enumerate(self.layers)
+        ]
+        heads = ["features", "output", "used", "C", "training", "validation", "test"]
+        return tabulate(rows, heads, tablefmt, disable_numparse=True)

@@ -63,14 +63,16 @@ def test_names_are_escaped_and_links_lead_to_the_files(tmp_path):
     for name in names[1:]:
         (folder / name).touch()
     files = [folder / name for name in names]
-    entry = Entry(EVIL, files[0], (files[1], files[2]), EVIL, EVIL, files[3], {EVIL: EVIL}, EVIL)
+    name = f"{EVIL}!"
+    entry = Entry(name, files[0], (files[1], files[2]), EVIL, EVIL, files[3], {EVIL: EVIL}, EVIL)
     sections = [Section(EVIL, [entry], EVIL, tag=EVIL), Section("bad.png", problem=EVIL)]
     path = write_index(tmp_path / "index.html", EVIL, sections, EVIL, {EVIL: [EVIL]})
     page = Page(path)
     assert "script" not in page.tags and "b" not in page.tags
-    # title twice, intro, navigation twice, section's three, card's six, problem, fact's two
-    assert page.text.count(EVIL) == 2 + 1 + 2 + 3 + 5 + 1 + 2
-    assert page.alternatives == [f"{EVIL}, {EVIL}: {EVIL}"]
+    # title twice and intro; navigation's title and tag; section's title, tag and text; card's text
+    # and problem, its fact's name and value; the other section's problem; the page's own fact
+    assert page.text.count(EVIL) == 3 + 2 + 3 + 4 + 1 + 2
+    assert page.text.count(name) == 1 and page.alternatives == [f"{EVIL}, {name}: {EVIL}"]
     assert [tmp_path / file for file in page.files()] == [files[0], files[0], files[3], *files[1:3]]
     assert {link[1:] for link in page.links if link.startswith("#")} == set(page.anchors)
 

@@ -77,7 +77,7 @@ def test_correspond_on_faces(tmp_path, capsys):
     assert own.shape == same.shape == (2, 3, 4)
     assert (same == same[:, :1]).all() and not (own == own[:, :1]).all()
     printed = capsys.readouterr().out
-    assert result.table() in printed and "more consistent than random" in entry["text"]
+    assert result.table() in printed and "more consistent than “random" in entry["text"]
 
 
 def test_correspond_on_pictures_of_ones_own(photo, tmp_path, capsys):

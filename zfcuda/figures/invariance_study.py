@@ -109,9 +109,11 @@ def _draw_images(
         room = int(98 / max(columns, 3))
         target = fit(class_name(class_names, int(targets[index])), room, 1)
         show_image(ax, image, caption=f"{target}\nP {certainty[index]:.2f}")
-        ax.set_title(f"{index + 1}  {fit(result.names[index], room - 3, 1)}", fontsize=8)
+        name = result.names[index]
+        short = name if len(name) <= room - 4 else f"{name[: room - 5]}…"
+        ax.set_title(f"{index + 1}  {short}", fontsize=7.5)
         for spine in ax.spines.values():
-            spine.set(visible=True, color=_style(index)["color"], linewidth=2.2)
+            spine.set(visible=True, linewidth=2.2, **_style(index))
 
 
 def _softmax(logits: Array) -> Array:

@@ -286,7 +286,9 @@ def _resized(layer: nn.Module, inputs: int, outputs: int | None) -> nn.Module:
             *new, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups,
             layer.bias is not None, layer.padding_mode,
         )  # fmt: skip
-    nn.init.kaiming_normal_(fresh.weight, nonlinearity="relu")
+    # Drawn as the layer's own weights were: the same spread of responses.
+    share = layer.weight[0].numel() / fresh.weight[0].numel()
+    nn.init.normal_(fresh.weight, std=float(layer.weight.detach().std()) * share**0.5)
     if fresh.bias is not None:
         nn.init.zeros_(fresh.bias)
     return fresh

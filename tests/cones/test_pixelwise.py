@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from traces import Model, images, rules, traced
 
+import zfcuda
 from zfcuda.graph import fan_in, trace
 from zfcuda.rules import Pixelwise
 
@@ -94,6 +95,19 @@ def test_numbers_that_tell_nothing():
     """Roots and logarithms of the random maps that a chain is tried out on are NaN."""
     *_, last = rules(traced(Model(lambda m, x: x / x.sum(1, keepdim=True).sqrt()), images().abs()))
     assert not isinstance(last, Pixelwise)
+
+
+def test_no_signal_passes_what_a_chain_detaches():
+    norm = nn.LayerNorm(4).double()
+
+    def call(m, x):
+        return x + norm(x.permute(0, 2, 3, 1).detach()).permute(0, 3, 1, 2)
+
+    net = nn.Sequential(Model(call, norm=norm), nn.Conv2d(4, 4, 3).double())
+    x = images(1).requires_grad_()
+    (true,) = torch.autograd.grad(net(x)[0, 2, 3, 4], x)
+    found = zfcuda.deconv(net, x, "1", channel=2, position=(3, 4), rule="gradient", seed=1.0)
+    torch.testing.assert_close(found, true)
 
 
 def test_one_map_of_many_pixels_is_not_pixelwise():

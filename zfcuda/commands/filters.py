@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zfcuda._network import Network
-    from zfcuda.data import Preprocessing
     from zfcuda.filters import FilterComparison
 
 HELP = "first-layer filters of two networks: dead ones, aliasing"
@@ -29,11 +28,6 @@ EXAMPLES = """examples:
   zfcuda filters --model squeezenet1_1 --data photos
   zfcuda filters --model torchvision:alexnet --against torchvision:vgg16 --data photos
   zfcuda filters --train --epochs 3 --out filters"""
-
-# Inputs of --train reach ±16 instead of ±2, with first weights as much smaller: what is learned
-# then stands out from the noise that the filters begin with, as with the paper's inputs of ±128 and
-# weights of 0.01. With ±2 three epochs leave the first layer looking as it was drawn.
-_RANGE, _USUAL = 16.0, 2.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +143,7 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
 
     recipe = training.Recipe(epochs=options.epochs, seed=options.seed)
     device = pick_device(options.device)
-    preprocessing = _wide(models.preprocessing("zfnet_small?weights=none"))
+    preprocessing = models.preprocessing("zfnet_small?weights=none")
     data = datasets.split(preprocessing, options.data, seed=options.seed)
     if options.limit is not None:
         data = _shortened(data, options.limit)
@@ -161,16 +155,6 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
         training.train(model, data, folder / stem, recipe, stem, not options.quiet)
         networks[name] = Network(name, model.eval(), preprocessing, names, device)
     return networks
-
-
-def _wide(preprocessing: Preprocessing) -> Preprocessing:
-    """The same with inputs up to `_RANGE`."""
-    largest = max(
-        max(abs(mean), abs(preprocessing.scale - mean)) / std
-        for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
-    )
-    narrower = tuple(std * largest / _RANGE for std in preprocessing.std)
-    return replace(preprocessing, std=narrower)
 
 
 def _shortened(data: Any, limit: int) -> Any:
@@ -196,11 +180,11 @@ def _fresh(classes: int, seed: int, coarse: bool) -> nn.Module:
         torch.manual_seed(seed)
         model = models.zfnet_small(classes)
         if coarse:
-            model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 11, stride=4, padding=2)
+            fine = model.conv1
+            model.conv1 = nn.Conv2d(3, fine.out_channels, 11, stride=4, padding=2)
+            # So many more weights, so much smaller: responses begin as large as the finer ones'.
+            share = fine.weight[0].numel() / model.conv1.weight[0].numel()
+            nn.init.normal_(model.conv1.weight, std=float(fine.weight.std()) * share**0.5)
+            nn.init.zeros_(model.conv1.bias)
             model.pool1 = zfcuda.nn.MaxPool2d(3, stride=1, padding=1)
-        # Variance 2 / fan-in of inputs around 1; these are as much larger as _RANGE says.
-        nn.init.kaiming_normal_(model.conv1.weight, nonlinearity="relu")
-        nn.init.zeros_(model.conv1.bias)
-        with torch.no_grad():
-            model.conv1.weight.mul_(_USUAL / _RANGE)
     return model

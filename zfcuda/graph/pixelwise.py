@@ -63,6 +63,8 @@ def _closed(nodes: Sequence[Node], last: Node) -> Chain | None:
 
 
 def _may_be_part(call: Node) -> bool:
+    if call.call.target in ("detach", torch.detach):  # a chain would hide where signals end
+        return False
     if isinstance(call.rule, _RULES):
         return True
     if not isinstance(call.rule, Opaque):

@@ -59,7 +59,8 @@ _CAFFE = Preprocessing(
 _ZF = Preprocessing(
     size=224, resize=256, mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0), scale=255.0
 )
-_SMALL = Preprocessing(size=64, resize=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+# Inputs up to 16: see `zfnet_small`.
+_SMALL = Preprocessing(size=64, resize=None, mean=(0.5,) * 3, std=(1 / 32,) * 3)
 
 _OWN = {
     "squeezenet1_1": _Own(squeezenet1_1, _CAFFE, Preprocessing()),

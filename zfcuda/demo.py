@@ -1,12 +1,13 @@
-"""`zfcuda demo`: two photographs, a trained network, the talk's figures 3 to 6."""
+"""`zfcuda demo`: two photographs and a garment, two trained networks, the talk's figures 3 to 6."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +16,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 import zfcuda
-from zfcuda import _jobs, report
+from zfcuda import _jobs, datasets, figures, report
 from zfcuda._network import Network
-from zfcuda._writing import writable_folder
+from zfcuda._writing import Provenance, writable_folder, write
+from zfcuda.models import shipped
+from zfcuda.training import TrainingResult
 
 __all__ = ["run"]
 
-_SPEC = "squeezenet1_1"
 # What an early, a middle and a late layer respond to: edges, textures, parts.
-_LAYERS = ("features.3", "features.7", "features.12")
+_LAYERS = {
+    "squeezenet1_1": ("features.3", "features.7", "features.12"),
+    "zfnet_small": ("relu1", "relu2", "relu5"),
+}
+_GARMENT = 0  # which of the pictures that come with zfcuda
 _COLOURS = {
     "on black": (0.0, 0.0, 0.0),
     "on white": (1.0, 1.0, 1.0),
@@ -79,11 +85,13 @@ _COFFEE = _Photograph("coffee", "A cup of coffee", (
 def run(
     out: str | os.PathLike[str] = "zfcuda-demo", device: str = "auto", progress: bool = True
 ) -> Path:
-    """Explain two photographs with a trained SqueezeNet 1.1; return the index page's path.
+    """Explain two photographs with SqueezeNet 1.1, and a garment with the ZF network trained here;
+    return the index page's path.
 
-    For each photograph: the top-5 predictions, projections from three layers with and without
-    the background, the occlusion row and the rotation curve; each a PNG beside its numbers.
-    Every file appears whole or not at all, the index page last.
+    For each picture: the top-5 predictions, projections from three layers with and without
+    the background, the occlusion row and the rotation curve; of the ZF network its training's
+    curves, too. Each is a PNG beside its numbers. Every file appears whole or not at all, the index
+    page last.
 
     Raises:
         ModuleNotFoundError: the "demo" extra is not installed.
@@ -92,28 +100,25 @@ def run(
     began = perf_counter()
     folder = writable_folder(out)
     _require_extra()
-    network = Network.load(_SPEC, device)
-    sections = []
-    steps = [
-        (photo, *step)
-        for photo in (_CAT, _COFFEE)
-        for step in _steps(network, photo, folder, progress)
-    ]
+    network = Network.load("squeezenet1_1", device)
+    subjects = [_photographed(photo, network) for photo in (_CAT, _COFFEE)]
+    subjects.append(_garment(Network.load("zfnet_small", device)))
+    sections = {subject.title: report.Section(subject.title, []) for subject in subjects}
+    steps = [(subject, *step) for subject in subjects for step in _steps(subject, folder, progress)]
     with tqdm(steps, desc="demo", unit="figure", disable=not progress) as bar:
-        for photo, what, step in bar:
-            bar.set_postfix_str(f"{photo.name}: {what}")
-            if not sections or sections[-1].title != photo.title:
-                sections.append(report.Section(photo.title, []))
-            sections[-1].entries.append(step())
+        for subject, what, step in bar:
+            bar.set_postfix_str(f"{subject.name}: {what}")
+            sections[subject.title].entries.append(step())
+    sections[subjects[-1].title].entries.append(_training(folder / "training"))
     return report.write_index(
         folder / "index.html",
-        "What SqueezeNet sees in two photographs",
-        sections,
+        "What two networks see",
+        [*sections.values()],
         "Made by zfcuda demo. Each figure links to its full size; below it are its numbers, as "
         "NumPy arrays (npz) and settings (json).",
         {
-            "Network": "SqueezeNet 1.1, trained on ImageNet",
-            "Layers": ", ".join(_LAYERS),
+            "Networks": "SqueezeNet 1.1, trained on ImageNet (photographs); a ZF network, trained "
+            "on Fashion-MNIST by zfcuda train (garment)",
             "zfcuda": zfcuda.__version__,
             "torch": torch.__version__,
             "Device": network.device,
@@ -123,41 +128,90 @@ def run(
     )
 
 
-def _steps(
-    network: Network, photo: _Photograph, folder: Path, progress: bool
-) -> list[tuple[str, Callable[[], report.Entry]]]:
-    """What is done with one photograph, in the page's order."""
+@dataclass(frozen=True)
+class _Subject:
+    """A picture as its network takes it.
+
+    Attributes:
+        name, title: for files, for people.
+        network: answers.
+        x: [1,C,H,W].
+        mask: [H,W] in 0..1, 1 on the object.
+        occluder: settings of the occluder other than the usual ones.
+    """
+
+    name: str
+    title: str
+    network: Network
+    x: Tensor
+    mask: Tensor
+    occluder: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _photographed(photo: _Photograph, network: Network) -> _Subject:
     image = photo.read()
-    x = network.input(image)
-    name, fill = photo.name, network.preprocessing.display_value(_GREY)
     mask = _mask(network, photo.mask(image.size))
+    return _Subject(photo.name, photo.title, network, network.input(image), mask)
+
+
+def _garment(network: Network) -> _Subject:
+    garments = datasets.garments(network.preprocessing)
+    x, labels = garments.pictures.batch(torch.tensor([_GARMENT]))
+    name = garments.pictures.class_names[int(labels[0])]
+    mask = _mask(network, Image.fromarray(garments.opacity[_GARMENT].numpy()))
+    title = f"{name.capitalize()}, seen by a ZF network"
+    x = x.to(network.device)
+    return _Subject(
+        name.replace(" ", "-"), title, network, x, mask,
+        {"size": 14, "stride": 2},  # a fifth of the picture's side
+    )  # fmt: skip
+
+
+def _steps(
+    subject: _Subject, folder: Path, progress: bool
+) -> Iterator[tuple[str, Callable[[], report.Entry]]]:
+    """What is done with one picture, in the page's order."""
+    network, x, name = subject.network, subject.x, subject.name
+    layers = _LAYERS[network.spec]
+    fill = network.preprocessing.display_value(_GREY)
 
     def stem(what: str) -> Path:
         return folder / f"{name}-{what}"
 
-    return [
-        ("prediction", lambda: _jobs.predict(network, x, name, stem("prediction"))),
-        (
-            "background",
-            lambda: _jobs.background(network, x, mask, name, stem("background"), _LAYERS, _COLOURS),
+    yield "prediction", lambda: _jobs.predict(network, x, name, stem("prediction"))
+    yield (
+        "background",
+        lambda: _jobs.background(
+            network, x, subject.mask, name, stem("background"), layers, _COLOURS
         ),
-        (
-            "projections",
-            lambda: _jobs.project(network, x, name, stem("projections"), _LAYERS, k=4),
+    )
+    yield (
+        "projections",
+        lambda: _jobs.project(network, x, name, stem("projections"), layers, k=4),
+    )
+    yield (
+        "occlusion",
+        lambda: _jobs.occlude(
+            network, x, name, stem("occlusion"), layers[-1], progress, fill=fill, **subject.occluder
         ),
-        (
-            "occlusion",
-            lambda: _jobs.occlude(
-                network, x, name, stem("occlusion"), _LAYERS[-1], progress, fill=fill
-            ),
+    )
+    yield (
+        "rotation",
+        lambda: _jobs.rotate(
+            network, x, name, stem("rotation"), _ANGLES, layers, progress, fill=fill
         ),
-        (
-            "rotation",
-            lambda: _jobs.rotate(
-                network, x, name, stem("rotation"), _ANGLES, _LAYERS, progress, fill=fill
-            ),
-        ),
-    ]
+    )
+
+
+def _training(stem: Path) -> report.Entry:
+    """The curves of the training that the ZF network's weights come from."""
+    result = TrainingResult.load(shipped.run_record())
+    text = (
+        f"Loss and accuracy of each epoch. Epoch {result.best} has the lowest validation error and "
+        f"was chosen; {result.test_accuracy:.1%} of the test pictures are right."
+    )
+    figure = figures.training_curves(result, title="The ZF network's training")
+    return write("Training", text, result, figure, stem, Provenance("demo"), "paper section 3")
 
 
 def _mask(network: Network, mask: Image.Image) -> Tensor:

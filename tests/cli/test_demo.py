@@ -14,20 +14,21 @@ from zfcuda.results import Predictions
 pytest.importorskip("skimage")
 STEMS = {
     f"{photo}-{what}"
-    for photo in ("chelsea", "coffee")
+    for photo in ("chelsea", "coffee", "ankle-boot")
     for what in ("prediction", "background", "projections", "occlusion", "rotation")
-}
+} | {"training"}
 
 
 @pytest.fixture
 def small_demo(tiny, monkeypatch):
-    """The demo with the tiny network in place of SqueezeNet."""
+    """The demo with the tiny network in place of both."""
     load = zfcuda.models.load
     monkeypatch.setattr(zfcuda.models, "load", lambda spec: load("tiny"))
-    monkeypatch.setattr(demo, "_LAYERS", ("0", "1", "3"))
+    monkeypatch.setattr(demo, "_LAYERS", dict.fromkeys(demo._LAYERS, ("0", "1", "3")))
     monkeypatch.setattr(demo, "_ANGLES", [0.0, 90.0])
     occlude = _jobs.occlude
-    monkeypatch.setattr(_jobs, "occlude", lambda *a, **k: occlude(*a, **k, size=16, stride=16))
+    coarse = {"size": 16, "stride": 16}
+    monkeypatch.setattr(_jobs, "occlude", lambda *a, **k: occlude(*a, **{**k, **coarse}))
 
 
 @pytest.mark.usefixtures("small_demo")

@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _options.model(parser, "zfnet_small")
     _data.add_options(parser)
     _options.layers(parser, "layer; may be repeated (default: relu1 to relu5 of a ZF network)")
-    _maps.add_options(parser, 10)
+    _maps.add_options(parser, 9)
     parser.add_argument(
         "-k", type=int, default=9, metavar="K", help="activations of each map (default: 9)"
     )

@@ -250,6 +250,10 @@ def label_colours(labels: Array, shown: Sequence[int]) -> Array:
     return colours
 
 
+def _percent(share: float) -> str:
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
 def label_legend(
     labels: Array, shown: Sequence[int], names: Sequence[str] | None, width: int
 ) -> list[Patch]:
@@ -257,14 +261,14 @@ def label_legend(
     total = max(labels.size, 1)
     shares: Mapping[int, float] = {label: float((labels == label).mean()) for label in shown}
     handles = [
-        Patch(color=colour, label=fit(f"{share:.0%} {class_name(names, label)}", width))
+        Patch(color=colour, label=fit(f"{_percent(share)} {class_name(names, label)}", width))
         for (label, share), colour in zip(shares.items(), PALETTE, strict=False)
     ]
     rest = np.unique(labels[~np.isin(labels, [*shown, -1])])
     if rest.size:
         share = np.isin(labels, rest).sum() / total
-        handles.append(Patch(color=MUTED, label=f"{share:.0%} others ({rest.size})"))
+        handles.append(Patch(color=MUTED, label=f"{_percent(share)} others ({rest.size})"))
     if (labels < 0).any():
         share = (labels < 0).mean()
-        handles.append(Patch(color=NO_DATA, label=f"{share:.0%} not a number"))
+        handles.append(Patch(color=NO_DATA, label=f"{_percent(share)} not a number"))
     return handles

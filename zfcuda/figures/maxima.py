@@ -34,6 +34,7 @@ PAGE = 7.2  # inches, the width of a page's text
 SHARP = 250  # dots an inch: cells are small
 _CAPTION, _HEADING, _NOTE = 0.19, 0.30, 0.30  # inches
 _SMALLEST, _LARGEST = 36, 64  # pixels of a cell
+_DOTS = 1.5  # of the figure for a pixel of a cell, gaps included
 
 
 def reduced(pictures: Any) -> Array:
@@ -126,7 +127,7 @@ def top_activations(
     result: TopActivations,
     projections: Mapping[str, Array] | None = None,
     patches: Mapping[str, Array] | None = None,
-    columns: int = 5,
+    columns: int | None = None,
     title: str | None = None,
 ) -> Figure:
     """Layer by layer a block for every projected map: the projections of its strongest activations,
@@ -134,15 +135,19 @@ def top_activations(
 
     `projections` and `patches` are display arrays ``[M,k,h,w,3]`` in 0..1 by layer; without them
     the result's own are stretched, each projection on its own with zero at mid grey. `columns`
-    blocks stand side by side.
+    blocks stand side by side; by default as many as leave the finest signals visible, at most 5.
     """
     layers = [layer for layer in result.layers if len(result.channels[layer])]
-    rows = [-(-len(result.channels[layer]) // columns) for layer in layers]
-    side = (PAGE - 0.2) / columns / 2
     sizes = [to_array(result.projections[layer]).shape[-2:] for layer in layers]
+    counts = [len(result.channels[layer]) for layer in layers]
+    across = [
+        columns or _columns(count, result.k, max(size))
+        for count, size in zip(counts, sizes, strict=True)
+    ]
+    rows = [-(-count // side_by_side) for count, side_by_side in zip(counts, across, strict=True)]
     heights = [
-        _HEADING + count * (_CAPTION + side * max(1, height) / max(1, width))
-        for count, (height, width) in zip(rows, sizes, strict=True)
+        _HEADING + down * (_CAPTION + (PAGE - 0.2) / wide / 2 * max(1, height) / max(1, width))
+        for down, wide, (height, width) in zip(rows, across, sizes, strict=True)
     ]
     figure = new_figure(PAGE, _NOTE + sum(heights) + (0.3 if title else 0), title, SHARP)
     if not layers:
@@ -160,7 +165,7 @@ def top_activations(
         seen = (
             displayed(result.patches[layer], display_images) if patches is None else patches[layer]
         )
-        axes = part.subplots(rows[index], columns, squeeze=False).flat
+        axes = part.subplots(rows[index], across[index], squeeze=False).flat
         for row, ax in enumerate(axes):
             if row < len(signals):
                 _draw_block(ax, result, layer, row, signals[row], seen[row])
@@ -173,6 +178,18 @@ def top_activations(
     )
     parts[-1].text(0.01, 0.5, note, va="center", fontsize=6.5, color=MUTED)
     return figure
+
+
+def _columns(count: int, k: int, side: int) -> int:
+    """How many of `count` blocks stand side by side, in rows of about one length.
+
+    A pixel of a window becomes more than one of the figure: a late layer's signal is as fine as its
+    pixels, and would be averaged away.
+    """
+    cells = 2 * int(np.ceil(np.sqrt(k)))
+    needed = cells * min(max(side, 1), _LARGEST) * _DOTS
+    most = int(np.clip(PAGE * SHARP / needed, 1, 5))
+    return -(-count // -(-count // most))
 
 
 def _draw_block(

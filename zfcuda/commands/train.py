@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 HELP = "train a ZF network by the paper's recipe"
 DESCRIPTION = (
     "Trains zfnet_small or zfnet (section 3.1): SGD with momentum 0.9, batches of 128, learning "
-    "rate 1e-2 lowered when the validation error stalls, dropout, filters kept within a radius, "
-    "crops and flips. Writes a checkpoint an epoch; interrupted in any way, the same command goes "
-    "on where it was and ends with the same weights. The test part is read once, at the end."
+    "rate 1e-2 lowered when the validation error stalls, at the latest in time for the end, "
+    "dropout, filters kept within a radius, crops and flips. Writes a checkpoint an epoch; "
+    "interrupted in any way, the same command goes on where it was and ends with the same weights. "
+    "The test part is read once, at the end."
 )
 EXAMPLES = """examples:
   zfcuda train --minutes 90

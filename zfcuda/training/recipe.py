@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from zfcuda.data import Preprocessing
@@ -23,7 +24,9 @@ class Recipe:
 
     "Lowered by hand when the validation error stalls" became a rule: after `patience` epochs in
     which it was not below its best, the rate is multiplied by `factor`; the third time,
-    training ends.
+    training ends. Where that takes too long, the rate is lowered in time for the end: the first
+    time when two thirds of the epochs or minutes are over, the last third divided evenly among all
+    `lowerings`.
 
     Attributes:
         epochs: at most so many (the paper: 70).
@@ -93,10 +96,20 @@ def next_rate(rows: Sequence[Epoch], recipe: Recipe) -> float | None:
         spent = sum(row.seconds_in_all for row in rows)
         if spent + rows[-1].seconds_in_all > 60 * recipe.minutes:
             return None
-    lowered, waited, best = 0, 0, -math.inf
-    for row in rows:
+    lowered, waited, best, spent = 0, 0, -math.inf, 0.0
+    for done, row in enumerate(rows, 1):
         waited = 0 if row.validation_accuracy > best else waited + 1
-        best = max(best, row.validation_accuracy)
-        if waited == recipe.patience:
+        best, spent = max(best, row.validation_accuracy), spent + row.seconds_in_all
+        if waited == recipe.patience or _is_time(done, spent, lowered, recipe):
             lowered, waited = lowered + 1, 0
     return None if lowered > recipe.lowerings else recipe.rate * recipe.factor**lowered
+
+
+def _is_time(done: int, spent: float, lowered: int, recipe: Recipe) -> bool:
+    """Whether the rate, lowered so often already, has to be lowered now to end low, after so many
+    epochs and seconds."""
+    if lowered >= recipe.lowerings:
+        return False
+    latest = Fraction(2, 3) + Fraction(lowered, 3 * recipe.lowerings)
+    timed = recipe.minutes is not None and spent >= 60 * recipe.minutes * latest
+    return timed or done >= recipe.epochs * latest

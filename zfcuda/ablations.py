@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from zfcuda.datasets import Split
 from zfcuda.models import zfnet_small
-from zfcuda.results import Result, _expect
+from zfcuda.results import Result
+from zfcuda.results.checks import expect_shape
 from zfcuda.training import Recipe, TrainingResult, train
 
 __all__ = ["TABLE_3", "AblationResult", "Variant", "ablation", "altered"]
@@ -97,9 +98,9 @@ class AblationResult(Result):
 
     def __post_init__(self) -> None:
         for name in ("parameters", "multiplications"):
-            _expect(name, getattr(self, name), len(self.variants))
+            expect_shape(name, getattr(self, name), len(self.variants))
         for name in ("training_error", "validation_error", "test_error", "epoch", "seconds"):
-            _expect(name, getattr(self, name), len(self.variants), len(self.seeds))
+            expect_shape(name, getattr(self, name), len(self.variants), len(self.seeds))
 
     @property
     def budget(self) -> str:

@@ -22,7 +22,8 @@ from zfcuda._running import (
     progress_bar,
     spans,
 )
-from zfcuda.results import Result, _expect
+from zfcuda.results import Result
+from zfcuda.results.checks import expect_shape
 
 __all__ = ["CorrespondenceResult", "correspondence", "random_places"]
 
@@ -67,12 +68,12 @@ class CorrespondenceResult(Result):
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            _expect(f"boxes[{part!r}]", self.boxes[part], None, None, 4)
+            expect_shape(f"boxes[{part!r}]", self.boxes[part], None, None, 4)
             places, n, _ = self.boxes[part].shape
             for layer in self.layers:
                 where = f"[{layer!r}][{part!r}]"
-                _expect(f"differing{where}", self.differing[layer][part], places, n, n)
-                _expect(f"changed{where}", self.changed[layer][part], places, n)
+                expect_shape(f"differing{where}", self.differing[layer][part], places, n, n)
+                expect_shape(f"changed{where}", self.changed[layer][part], places, n)
 
     def pairs(self, layer: str, part: str) -> Tensor:
         """float64 [R,N(N-1)/2], each pair's Hamming distance as a share of the elements."""

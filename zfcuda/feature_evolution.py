@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from zfcuda._sources import Images, source_of
 from zfcuda.maxima import Maps, TopActivations, top_activations
 from zfcuda.models.weights import load_checked, read_state
-from zfcuda.results import Result, _expect
+from zfcuda.results import Result
+from zfcuda.results.checks import expect_shape
 
 __all__ = ["Checkpoint", "EvolutionResult", "evolution"]
 
@@ -65,14 +66,16 @@ class EvolutionResult(Result):
 
     def __post_init__(self) -> None:
         for layer in self.layers:
-            _expect(f"channels[{layer!r}]", self.channels[layer], None)
+            expect_shape(f"channels[{layer!r}]", self.channels[layer], None)
             shape = len(self.checkpoints), len(self.channels[layer])
-            _expect(f"values[{layer!r}]", self.values[layer], *shape)
-            _expect(f"images[{layer!r}]", self.images[layer], *shape)
-            _expect(f"positions[{layer!r}]", self.positions[layer], *shape, 2)
-            _expect(f"boxes[{layer!r}]", self.boxes[layer], *shape, 4)
-            _expect(f"projections[{layer!r}]", self.projections[layer], *shape, None, None, None)
-            _expect(f"patches[{layer!r}]", self.patches[layer], *self.projections[layer].shape)
+            expect_shape(f"values[{layer!r}]", self.values[layer], *shape)
+            expect_shape(f"images[{layer!r}]", self.images[layer], *shape)
+            expect_shape(f"positions[{layer!r}]", self.positions[layer], *shape, 2)
+            expect_shape(f"boxes[{layer!r}]", self.boxes[layer], *shape, 4)
+            expect_shape(
+                f"projections[{layer!r}]", self.projections[layer], *shape, None, None, None
+            )
+            expect_shape(f"patches[{layer!r}]", self.patches[layer], *self.projections[layer].shape)
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor

@@ -20,7 +20,8 @@ from zfcuda._running import (
 )
 from zfcuda._sources import Images, Source, source_of
 from zfcuda.maxima import Maps, TopActivations, top_activations
-from zfcuda.results import Result, _expect
+from zfcuda.results import Result
+from zfcuda.results.checks import expect_shape
 
 __all__ = ["FilterComparison", "FilterResult", "compare_filters", "first_layer_filters"]
 
@@ -58,14 +59,14 @@ class FilterResult(Result):
     _figure = "first_layer_filters"
 
     def __post_init__(self) -> None:
-        _expect("filters", self.filters, None, None, None, None)
+        expect_shape("filters", self.filters, None, None, None, None)
         count = len(self.filters)
-        _expect("rms", self.rms, count)
-        _expect("weak", self.weak, count)
-        _expect("aliasing", self.aliasing, count)
+        expect_shape("rms", self.rms, count)
+        expect_shape("weak", self.weak, count)
+        expect_shape("aliasing", self.aliasing, count)
         for name in ("strongest", "response_aliasing"):
             if getattr(self, name) is not None:
-                _expect(name, getattr(self, name), count)
+                expect_shape(name, getattr(self, name), count)
 
     @property
     def silent(self) -> Tensor:

@@ -18,7 +18,9 @@ from zfcuda._running import (
     to_result,
 )
 from zfcuda.datasets import Examples
-from zfcuda.results import Result, _expect, _pick
+from zfcuda.results import Result
+from zfcuda.results.checks import expect_shape
+from zfcuda.results.scores import of_target
 
 __all__ = ["Reliability", "UncertaintyResult", "uncertainty_of"]
 
@@ -67,10 +69,10 @@ class UncertaintyResult(Result):
     _figure = "uncertainty"
 
     def __post_init__(self) -> None:
-        _expect("logits", self.logits, None, None)
-        _expect("labels", self.labels, len(self.logits))
-        _expect("numbers", self.numbers, None)
-        _expect("images", self.images, len(self.numbers), None, None, None)
+        expect_shape("logits", self.logits, None, None)
+        expect_shape("labels", self.labels, len(self.logits))
+        expect_shape("numbers", self.numbers, None)
+        expect_shape("images", self.images, len(self.numbers), None, None, None)
         if self.bins < 1:
             raise ValueError(f"bins must be at least 1, got {self.bins}")
 
@@ -102,7 +104,7 @@ class UncertaintyResult(Result):
     @property
     def cross_entropy(self) -> float:
         """The mean negative log-likelihood of the labels, nats."""
-        return float(-_pick(self.logits.double().log_softmax(-1), self.labels).mean())
+        return float(-of_target(self.logits.double().log_softmax(-1), self.labels).mean())
 
     @property
     def confusion(self) -> Tensor:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zfcuda.results import Result, _expect
+from zfcuda.results import Result
+from zfcuda.results.checks import expect_shape
 
 __all__ = ["PIXELS", "ProbeResult"]
 
@@ -56,10 +57,10 @@ class ProbeResult(Result):
 
     def __post_init__(self) -> None:
         count, strengths = len(self.layers), len(self.regularisation)
-        _expect("validation_accuracy", self.validation_accuracy, count, strengths)
-        _expect("converged", self.converged, count, strengths)
+        expect_shape("validation_accuracy", self.validation_accuracy, count, strengths)
+        expect_shape("converged", self.converged, count, strengths)
         for name in ("chosen", "training_accuracy", "accuracy"):
-            _expect(name, getattr(self, name), count)
+            expect_shape(name, getattr(self, name), count)
 
     @property
     def features(self) -> list[int]:

@@ -1,0 +1,171 @@
+"""The model's output, and its layers' activity, under an occluder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from zfcuda.results.base import Result
+from zfcuda.results.checks import expect_shape
+from zfcuda.results.scores import of_target
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSums:
+    """Activity of one map of a layer under occlusion (Zeiler & Fergus 2014, figure 7b).
+
+    Attributes:
+        layer: the layer's name.
+        channels: int64 [N], the map that holds the largest single activation without occluder.
+        base: [N], that map's spatial sum without occluder.
+        sums: [N,P], its spatial sum at every occluder position.
+    """
+
+    layer: str
+    channels: Tensor
+    base: Tensor
+    sums: Tensor
+
+    def __post_init__(self) -> None:
+        expect_shape("channels", self.channels, self.sums.shape[0])
+        expect_shape("base", self.base, self.sums.shape[0])
+        expect_shape("sums", self.sums, None, None)
+
+
+@dataclass(frozen=True, eq=False)
+class OcclusionResult(Result):
+    """The model's output at every position of an occluder (Zeiler & Fergus 2014, section 4.2).
+
+    Attributes:
+        logits: [N,P,K]; of the chosen ``classes`` only, if there are any.
+        base_logits: [N,K], without occluder, always of all classes.
+        target: int64 [N], the class the scores are about.
+        boxes: int64 [P,4], (y0, x0, y1, x1), half open, pixels; row by row of the grid.
+        grid: (rows, columns) of positions, P of them; None for positions of the caller's own.
+        size, stride: (height, width) of the occluder and its steps, pixels; None likewise.
+        image_size: (H, W).
+        fill: what the occluder showed, in network input space: a number, [C], or [C,H,W].
+        layers: for every recorded layer, its strongest map's activity.
+        seconds: wall time.
+        score: what :meth:`to_attribution` is made of, ``"logit"`` or ``"probability"``.
+        method: how it was computed: ``"cone"``, only what an occluder can change, or ``"dense"``.
+        classes: int64, the classes whose logits were kept, ascending; None for all. With them come
+            ``best``, int64 [N,P], the most probable of all classes, and ``log_total``, [N,P], the
+            logarithm of the sum over all classes of exp(logit).
+    """
+
+    logits: Tensor
+    base_logits: Tensor
+    target: Tensor
+    boxes: Tensor
+    grid: tuple[int, int] | None
+    size: tuple[int, int] | None
+    stride: tuple[int, int] | None
+    image_size: tuple[int, int]
+    fill: float | Tensor
+    layers: dict[str, LayerSums]
+    seconds: float
+    score: Literal["logit", "probability"] = "logit"
+    method: Literal["cone", "dense"] = "dense"
+    classes: Tensor | None = None
+    best: Tensor | None = None
+    log_total: Tensor | None = None
+    _figure = "occlusion_row"
+
+    def __post_init__(self) -> None:
+        count = self.grid[0] * self.grid[1] if self.grid else None
+        expect_shape("logits", self.logits, None, count, None)
+        n, positions, classes = self.logits.shape
+        if self.classes is None:
+            expect_shape("base_logits", self.base_logits, n, classes)
+        else:
+            expect_shape("classes", self.classes, classes)
+            expect_shape("best", self.best, n, positions)
+            expect_shape("log_total", self.log_total, n, positions)
+        expect_shape("target", self.target, n)
+        expect_shape("boxes", self.boxes, positions, 4)
+        for layer, sums in self.layers.items():
+            expect_shape(f"layers[{layer!r}].sums", sums.sums, n, positions)
+        if self.score not in ("logit", "probability"):
+            raise ValueError(f"score must be 'logit' or 'probability', got {self.score!r}")
+
+    @classmethod
+    def _restore(cls, settings: dict[str, Any]) -> Self:
+        layers = {name: LayerSums(**sums) for name, sums in settings["layers"].items()}
+        return cls(**{**settings, "layers": layers})
+
+    @property
+    def probabilities(self) -> Tensor:
+        """[N,P,K], the softmax over all classes, of the classes that ``logits`` holds."""
+        if self.classes is None:
+            return self.logits.softmax(-1)
+        return (self.logits - self.log_total[..., None]).exp()
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N,P], the most probable class at every position."""
+        return self.logits.argmax(-1) if self.best is None else self.best
+
+    @property
+    def target_probability(self) -> Tensor:
+        """[N,P], probability of the target class at every position."""
+        return of_target(self.probabilities, self._target_column)
+
+    @property
+    def _target_column(self) -> Tensor:
+        """int64 [N], where ``logits`` holds the target class."""
+        if self.classes is None:
+            return self.target
+        return torch.searchsorted(self.classes, self.target)
+
+    def _on_grid(self, values: Tensor) -> Tensor:
+        if self.grid is None:
+            raise ValueError(
+                "positions of the caller's own form no map; use target_probability, labels and "
+                "layers, or to_attribution()"
+            )
+        return values.view(self.grid)
+
+    def heatmap(self, image: int = 0) -> Tensor:
+        """[rows, columns], probability of the target class as a map (figure 7d).
+
+        Raises:
+            ValueError: the positions are the caller's own.
+        """
+        return self._on_grid(self.target_probability[image])
+
+    def label_map(self, image: int = 0) -> Tensor:
+        """int64 [rows, columns], the most probable class as a map (figure 7e).
+
+        Raises:
+            ValueError: the positions are the caller's own.
+        """
+        return self._on_grid(self.labels[image])
+
+    def layer_map(self, layer: str, image: int = 0) -> Tensor:
+        """[rows, columns], the spatial sum of the layer's strongest map as a map (figure 7b).
+
+        Raises:
+            ValueError: the layer was not recorded, or the positions are the caller's own.
+        """
+        if layer not in self.layers:
+            raise ValueError(f"layer {layer!r} was not recorded; recorded: {sorted(self.layers)}")
+        return self._on_grid(self.layers[layer].sums[image])
+
+    def to_attribution(self) -> Tensor:
+        """Captum's occlusion map [N,1,H,W]: score without minus score with occluder, averaged at
+        every pixel over the positions that cover it (0 where none does, possible when the stride
+        exceeds the size)."""
+        scores, base = self.logits, self.base_logits
+        if self.score == "probability":
+            scores, base = self.probabilities, base.softmax(-1)
+        drop = of_target(base, self.target)[:, None] - of_target(scores, self._target_column)
+        total = torch.zeros(len(drop), *self.image_size, dtype=torch.float64)
+        covering = torch.zeros(self.image_size, dtype=torch.float64)
+        for p, (y0, x0, y1, x1) in enumerate(self.boxes.tolist()):
+            total[:, y0:y1, x0:x1] += drop[:, p, None, None]
+            covering[y0:y1, x0:x1] += 1
+        return (total / covering.clamp_min(1))[:, None].to(drop.dtype)

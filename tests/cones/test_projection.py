@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda import deconvnet
+from zfcuda._running import feature_maps, layer_outputs
+from zfcuda.deconvnet import on_cones
 from zfcuda.results import Patches
 
 
@@ -26,7 +27,7 @@ def by_autograd(monkeypatch):
 
     def run(*args, **named):
         with monkeypatch.context() as patch:
-            patch.setattr(deconvnet, "_graph", lambda *_: (None, []))
+            patch.setattr(on_cones, "followed", lambda *_: (None, []))
             return zfcuda.project(*args, **named)
 
     return run
@@ -162,9 +163,9 @@ def x() -> Tensor:
 def test_cones_give_what_the_whole_backward_pass_gives(kind, manner, units, x, by_autograd, caplog):
     net, layer = net_of(kind)
     if units == "corners":
-        height, width = zfcuda.deconvnet._outputs(
-            net, x, [layer], zfcuda.interception.Interception({})
-        )[layer].shape[2:]
+        with layer_outputs(net, layer, lambda name, maps: feature_maps(maps, name, 2)) as found:
+            net(x)
+        height, width = found[layer].shape[2:]
         units = [(c, r, w) for c in range(2) for r in (0, height - 1) for w in (0, width - 1)]
     with caplog.at_level(logging.DEBUG, "zfcuda"):
         result = zfcuda.project(net, x, layer, units, **manner)

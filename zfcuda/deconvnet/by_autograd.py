@@ -1,0 +1,153 @@
+"""Units carried down by autograd: a forward pass under the deconvnet's rules, and a backward pass
+for every unit. It takes any model whose calls autograd follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
+
+from zfcuda._running import feature_maps, layer_outputs, require_called, spans
+from zfcuda._units import WHOLE, Given, activations_of
+from zfcuda.backward_cone import Projected
+from zfcuda.deconvnet.carried import Carried, CarriedListed
+from zfcuda.deconvnet.request import Request, Requests, Seed
+from zfcuda.interception import Interception, calls_left_to_gradient
+
+
+def carry(
+    model: nn.Module, x: Tensor, requests: Requests, limit: int, advance: Callable[[int], Any]
+) -> tuple[dict[str, Carried], list[str]]:
+    """The requested units, as whole pictures, and the calls that were left to their gradient.
+
+    Args:
+        x: [N,C,H,W].
+        limit: bytes that the graph of one batch of images may hold.
+        advance: called with the number of images that a layer is done with.
+
+    Raises:
+        RuntimeError: the model did not call a layer, cuts its graph below it, or recomputes in
+            backward.
+    """
+    common = next(iter(requests.values()))
+    last = [*requests][-1]
+    parts: dict[str, list[Carried]] = {layer: [] for layer in requests}
+    left: list[str] = []
+
+    def run(images: slice, measure: bool = False) -> Interception:
+        source = x[images].detach().clone().requires_grad_()
+        rules = common.rules(measure)
+        outputs = _outputs(model, source, [*requests], rules)
+        for layer, request in requests.items():
+            maps = outputs[layer]
+            if measure and request.rule == "deconv":
+                left.extend(calls_left_to_gradient(maps, source))
+            places = request.choice.choose(maps.detach(), layer, images, len(x))
+            parts[layer].append(_down(maps, source, layer, places, request.seed, layer == last))
+            advance(len(source))
+        return rules
+
+    with torch.enable_grad():
+        # Backward adds about half of what the forward pass keeps.
+        needed = run(slice(0, 1), measure=True).total_bytes * 3 // 2
+        for images in spans(1, len(x), max(1, limit // max(1, needed))):
+            run(images)
+    return {layer: Carried.joined(parts[layer]) for layer in requests}, left
+
+
+def carry_listed(
+    model: nn.Module, x: Tensor, listed: Mapping[str, np.ndarray], limit: int
+) -> tuple[dict[str, CarriedListed], list[str]]:
+    """:func:`carry` for units int64 [P,4], (image, channel, row, column), from their own values;
+    image by image, since each has units of its own."""
+    carried = {layer: CarriedListed.none_yet(x, len(units)) for layer, units in listed.items()}
+    left: list[str] = []
+    for image in range(len(x)):
+        here = {layer: np.flatnonzero(units[:, 0] == image) for layer, units in listed.items()}
+        requests = {
+            layer: Request(Given(torch.from_numpy(listed[layer][own, 1:]), vectors_only=False))
+            for layer, own in here.items()
+            if len(own)
+        }
+        if not requests:
+            continue
+        one = x[image : image + 1]
+        parts, left = carry(model, one, requests, limit, lambda images: None)
+        for layer, part in parts.items():
+            carried[layer].fill(here[layer], part.activations[0], part.projected)
+    return carried, left
+
+
+def _outputs(
+    model: nn.Module, source: Tensor, layers: list[str], rules: Interception
+) -> dict[str, Tensor]:
+    """The layers' outputs as functions of ``source``; cloned, since a later call may be in
+    place."""
+
+    def receive(layer: str, output: Any) -> Tensor:
+        return feature_maps(output, layer, len(source)).clone()
+
+    # Weights made under inference_mode cannot take part in a graph; copies of them can.
+    weights = chain(model.named_parameters(), model.named_buffers())
+    copies = {name: weight.clone() for name, weight in weights if weight.is_inference()}
+    with layer_outputs(model, layers, receive) as outputs, rules:
+        batch = source.clone()  # a model may work in place on its input; a leaf forbids that
+        if copies:
+            torch.func.functional_call(model, copies, (batch,))
+        else:
+            model(batch)
+    require_called(layers, outputs)
+    return outputs
+
+
+def _down(
+    maps: Tensor, source: Tensor, layer: str, places: Tensor, seed: Seed, last: bool
+) -> Carried:
+    """The units ``places`` [n,k,3] of ``maps`` [n,C,h,w], carried down to ``source``; ``last`` if
+    nothing else will be."""
+    values, k = maps.detach(), places.shape[1]
+    signals = [
+        _gradient(
+            maps, source, layer, _start(values, places[:, unit], seed),
+            keep=not (last and unit == k - 1),
+        )
+        for unit in range(k)
+    ]  # fmt: skip
+    box = (0, 0, *source.shape[2:])
+    projected = [Projected(box, signal[image]) for image in range(len(maps)) for signal in signals]
+    return Carried(places, activations_of(values, places), projected)
+
+
+def _start(values: Tensor, places: Tensor, seed: Seed) -> Tensor:
+    """The signal that begins at one unit ``places`` [n,3] of each image, zero everywhere else."""
+    start = torch.zeros_like(values)
+    for image, (channel, row, column) in enumerate(places.tolist()):
+        at = (image, channel) if row == WHOLE else (image, channel, row, column)
+        start[at] = values[at] if seed == "activation" else seed
+    return start
+
+
+def _gradient(maps: Tensor, source: Tensor, layer: str, start: Tensor, keep: bool) -> Tensor:
+    """What arrives at ``source`` of the signal ``start``; ``keep`` the graph for other signals."""
+    signal = None
+    if maps.requires_grad:
+        try:
+            (signal,) = torch.autograd.grad(
+                maps, source, start, retain_graph=keep, allow_unused=True
+            )
+        except CheckpointError as error:
+            raise RuntimeError(
+                "the model recomputes calls during backward (torch.utils.checkpoint), where "
+                "they cannot be followed; switch its checkpointing off"
+            ) from error
+    if signal is None:
+        raise RuntimeError(
+            f"the output of layer {layer!r} does not depend on x by differentiable calls "
+            "(is there a detach or no_grad inside the model?)"
+        )
+    return signal

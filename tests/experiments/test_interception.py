@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zfcuda import interception
+from zfcuda import ops
 from zfcuda.interception import Interception, deconvnet_rules, fast_forward
 
 
@@ -24,8 +24,8 @@ def counted(monkeypatch):
         return call
 
     for name in counts:
-        kernel = getattr(interception.ops, name)
-        monkeypatch.setattr(interception.ops, name, counting(name, kernel))
+        kernel = getattr(ops, name)
+        monkeypatch.setattr(ops, name, counting(name, kernel))
     return counts
 
 

@@ -1,0 +1,80 @@
+"""The calls a model makes, handed to others while a mode is entered."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Call = Callable[[Tensor], Any]  # the intercepted call as a function of its tensor alone
+Handler = Callable[..., Any]  # (call, x, the call's other arguments)
+
+
+class Interception(TorchFunctionMode):
+    """While entered, calls found in ``handlers`` go to their handler instead.
+
+    With ``measure=True`` it also counts the bytes of the tensors that calls return:
+    ``total_bytes`` of all of them (what a graph kept for backward may hold) and ``peak_bytes``
+    alive at once (what a pass without gradient needs).
+    """
+
+    def __init__(self, handlers: dict[Any, Handler], measure: bool = False) -> None:
+        super().__init__()
+        self._handlers = handlers
+        self._measure = measure
+        self._users: dict[int, int] = {}  # storage address -> tensors alive on it
+        self._live_bytes = self.peak_bytes = self.total_bytes = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        handler = self._handlers.get(getattr(func, "overloadpacket", func))
+        result = self._handle(handler, func, args, kwargs) if handler else func(*args, **kwargs)
+        if self._measure:
+            for tensor in result if isinstance(result, tuple | list) else (result,):
+                if type(tensor) is Tensor and tensor.layout is torch.strided:
+                    self._count(tensor)
+        return result
+
+    @staticmethod
+    def _handle(handler: Handler, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x, *rest = args or (kwargs.get("input"),)
+        if type(x) not in (Tensor, torch.nn.Parameter):  # a subclass has its own ideas
+            return func(*args, **kwargs)
+        others = {name: value for name, value in kwargs.items() if name != "input"}
+        return handler(lambda tensor: func(tensor, *rest, **others), x, *rest, **others)
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        address, size = storage.data_ptr(), storage.nbytes()
+        if address not in self._users:
+            self.total_bytes += size
+            self._live_bytes += size
+            self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+        self._users[address] = self._users.get(address, 0) + 1
+        weakref.finalize(tensor, self._forget, address, size).atexit = False
+
+    def _forget(self, address: int, size: int) -> None:
+        self._users[address] -= 1
+        if not self._users[address]:
+            del self._users[address]
+            self._live_bytes -= size
+
+
+def every_spelling(*rows: tuple[str, Handler]) -> dict[Any, Handler]:
+    """Every spelling in torch of the calls named in each row (with spaces between), with the row's
+    handler."""
+    owners = (torch, Tensor, F, torch.ops.aten)
+    return {
+        getattr(owner, name): handler
+        for names, handler in rows
+        for name in names.split()
+        for owner in owners
+        if hasattr(owner, name)
+    }

@@ -13,17 +13,61 @@ from torch import nn
 
 from zfcuda.data import Preprocessing
 from zfcuda.models.specs import MODELS, Spec, did_you_mean
+from zfcuda.models.weights import load_checked, read_state
 
-__all__ = ["build", "class_names", "preprocessing"]
+__all__ = ["class_names", "load", "preprocessing"]
 
 
-def build(spec: Spec) -> nn.Module:
-    """What the function that `spec` names returns.
+def load(spec: Spec) -> nn.Module:
+    """What the function that `spec` names returns, with the weights in the spec's file if it has
+    one.
 
     Raises:
-        ValueError: no such module, or no such function in it (with close matches).
+        FileNotFoundError: no such file.
+        ValueError: no such module, no such function in it (with close matches), or a file that
+            cannot be read or does not fit.
         TypeError: the function returns something else than a model.
     """
+    model = _built(spec)
+    if spec.file is not None:
+        load_checked(model, read_state(spec.file), f"weights file '{spec.file}'")
+    return model
+
+
+def preprocessing(spec: Spec) -> Preprocessing:
+    """The module's PREPROCESSING; the usual one if it has none.
+
+    Raises:
+        ValueError: no such module.
+        TypeError: it is something else than a `zfcuda.data.Preprocessing`.
+    """
+    with _from_here():
+        said = getattr(_module(spec), "PREPROCESSING", None)
+    if said is not None and not isinstance(said, Preprocessing):
+        raise TypeError(
+            f"'{spec.text}': PREPROCESSING is a {type(said).__name__}: expected a "
+            "zfcuda.data.Preprocessing"
+        )
+    return said or Preprocessing()
+
+
+def class_names(spec: Spec, model: nn.Module | None) -> tuple[str, ...] | None:
+    """The module's CLASS_NAMES, if it has some.
+
+    Raises:
+        ValueError: no such module.
+        TypeError: they are not strings.
+    """
+    with _from_here():
+        said = getattr(_module(spec), "CLASS_NAMES", None)
+    if said is None:
+        return None
+    if isinstance(said, str) or not all(isinstance(name, str) for name in said):
+        raise TypeError(f"'{spec.text}': CLASS_NAMES: expected the classes' names in label order")
+    return tuple(said)
+
+
+def _built(spec: Spec) -> nn.Module:
     with _from_here():
         module = _module(spec)
         name = spec.model.partition(":")[2]
@@ -40,39 +84,6 @@ def build(spec: Spec) -> nn.Module:
             f"'{spec.text}': {name}() returns a {type(model).__name__}: expected a torch.nn.Module"
         )
     return model
-
-
-def preprocessing(spec: Spec) -> Preprocessing | None:
-    """The module's PREPROCESSING, if it has one.
-
-    Raises:
-        ValueError: no such module.
-        TypeError: it is something else than a `zfcuda.data.Preprocessing`.
-    """
-    with _from_here():
-        said = getattr(_module(spec), "PREPROCESSING", None)
-    if said is not None and not isinstance(said, Preprocessing):
-        raise TypeError(
-            f"'{spec.text}': PREPROCESSING is a {type(said).__name__}: expected a "
-            "zfcuda.data.Preprocessing"
-        )
-    return said
-
-
-def class_names(spec: Spec) -> tuple[str, ...] | None:
-    """The module's CLASS_NAMES, if it has some.
-
-    Raises:
-        ValueError: no such module.
-        TypeError: they are not strings.
-    """
-    with _from_here():
-        said = getattr(_module(spec), "CLASS_NAMES", None)
-    if said is None:
-        return None
-    if isinstance(said, str) or not all(isinstance(name, str) for name in said):
-        raise TypeError(f"'{spec.text}': CLASS_NAMES: expected the classes' names in label order")
-    return tuple(said)
 
 
 def _module(spec: Spec) -> ModuleType:

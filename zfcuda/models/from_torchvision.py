@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -10,40 +11,34 @@ import torch
 from torch import nn
 
 from zfcuda.data import Preprocessing
+from zfcuda.models import from_files
 from zfcuda.models.specs import Spec, did_you_mean
 
-__all__ = ["build", "categories", "load_pretrained", "preprocessing_of"]
+__all__ = ["class_names", "load", "preprocessing"]
 
 
-def build(spec: Spec, num_classes: int = 1000) -> nn.Module:
-    """torchvision's model with random weights."""
-    return _models().get_model(_known(spec), weights=None, num_classes=num_classes)
-
-
-def load_pretrained(spec: Spec) -> nn.Module:
-    """torchvision's model with the weights that `spec` means, downloaded once.
+def load(spec: Spec) -> nn.Module:
+    """torchvision's model with the weights that `spec` means: in a file, or downloaded once.
 
     Raises:
-        RuntimeError: the weights cannot be had; the sentence says what else there is.
+        FileNotFoundError: no such file.
+        ModuleNotFoundError: torchvision is not installed.
+        RuntimeError: torchvision does not import, or the weights cannot be had; the sentence says
+            what else there is.
+        ValueError: no such model (with close matches), or a file that does not fit.
     """
+    if spec.file is not None:
+        return from_files.load(spec.file, lambda state: partial(_random, spec))
     weights = _weights(spec)
-    if weights is None:
-        return build(spec)
-    try:
-        # torchvision unpickles what it downloads. Reading the file as tensors only first (which
-        # also leaves it in torchvision's cache) shows that there is nothing else in it.
-        weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except Exception as error:
-        raise RuntimeError(
-            f"the weights of '{spec.text}' could not be had from {weights.url} ({error}); use "
-            f"'torchvision:{spec.model}?weights=none' for random weights or "
-            f"'torchvision:{spec.model}:FILE' for a file of your own"
-        ) from error
-    return _models().get_model(spec.model, weights=weights)
+    return _random(spec) if weights is None else _pretrained(spec, weights)
 
 
-def preprocessing_of(spec: Spec) -> Preprocessing:
-    """What the weights were validated with; ImageNet's usual values for random ones and files."""
+def preprocessing(spec: Spec) -> Preprocessing:
+    """What the weights were validated with; ImageNet's usual values for random ones and files.
+
+    Raises:
+        ModuleNotFoundError, RuntimeError, ValueError: as `load`.
+    """
     weights = _weights(spec)
     if weights is None:
         return Preprocessing()
@@ -57,10 +52,34 @@ def preprocessing_of(spec: Spec) -> Preprocessing:
     )
 
 
-def categories(spec: Spec) -> tuple[str, ...] | None:
-    """The class names that come with the weights; None for random ones."""
+def class_names(spec: Spec, model: nn.Module | None) -> tuple[str, ...] | None:
+    """The names that come with the weights or are in their file; None for random ones.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, RuntimeError, ValueError: as `load`.
+    """
+    if spec.file is not None:
+        return from_files.class_names(spec.file, lambda state: partial(_random, spec))
     weights = _weights(spec)
     return None if weights is None else tuple(weights.meta["categories"])
+
+
+def _random(spec: Spec, num_classes: int = 1000) -> nn.Module:
+    return _models().get_model(_known(spec), weights=None, num_classes=num_classes)
+
+
+def _pretrained(spec: Spec, weights: Any) -> nn.Module:
+    try:
+        # torchvision unpickles what it downloads. Reading the file as tensors only first (which
+        # also leaves it in torchvision's cache) shows that there is nothing else in it.
+        weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except Exception as error:
+        raise RuntimeError(
+            f"the weights of '{spec.text}' could not be had from {weights.url} ({error}); use "
+            f"'torchvision:{spec.model}?weights=none' for random weights or "
+            f"'torchvision:{spec.model}:FILE' for a file of your own"
+        ) from error
+    return _models().get_model(spec.model, weights=weights)
 
 
 def _models() -> ModuleType:

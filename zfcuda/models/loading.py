@@ -1,72 +1,27 @@
 """From a spec to a model, what it expects of its input, and what its classes are called.
 
-The specs are described in `zfcuda.models.specs`.
+The specs are described in `zfcuda.models.specs`; each kind has a module of its own, with these
+three functions of a parsed spec.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from importlib import resources
-from pathlib import Path
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zfcuda.data import Preprocessing
-from zfcuda.models import from_code, from_torchvision
-from zfcuda.models.metadata import Metadata
-from zfcuda.models.specs import MODELS, Spec, parse
-from zfcuda.models.squeezenet import squeezenet1_1
-from zfcuda.models.weights import imagenet_squeezenet, load_checked, read_state
-from zfcuda.models.zeiler_fergus import zfnet, zfnet_small
+from zfcuda.models import from_code, from_onnx, from_torchvision, own
+from zfcuda.models.specs import parse
 
 __all__ = ["class_names", "load", "preprocessing"]
 
 _SEED = 0  # of random weights
-_IMAGENET_CLASSES = 1000
 
-
-@dataclass(frozen=True)
-class _Own:
-    """A model of this package.
-
-    Attributes:
-        build: makes it, with num_classes.
-        preprocessing: what its own weights expect.
-        of_files: what weights in files are taken to expect.
-    """
-
-    build: Callable[..., nn.Module]
-    preprocessing: Preprocessing
-    of_files: Preprocessing
-
-
-_CAFFE = Preprocessing(
-    size=227,
-    resize=None,
-    mean=(104.0, 117.0, 123.0),
-    std=(1.0, 1.0, 1.0),
-    scale=255.0,
-    channels="bgr",
-    # Of Pillow's filters the one that leaves the tabby farthest behind on scikit-image's chelsea.
-    interpolation="bicubic",
-)
-# The paper subtracts the mean image of the training set; ImageNet's mean colour stands in for it.
-_ZF = Preprocessing(
-    size=224, resize=256, mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0), scale=255.0
-)
-# Inputs up to 16: see `zfnet_small`.
-_SMALL = Preprocessing(size=64, resize=None, mean=(0.5,) * 3, std=(1 / 32,) * 3)
-
-_OWN = {
-    "squeezenet1_1": _Own(squeezenet1_1, _CAFFE, Preprocessing()),
-    "zfnet_small": _Own(zfnet_small, _SMALL, _SMALL),
-    "zfnet": _Own(zfnet, _ZF, _ZF),
-}
+_KINDS = {"own": own, "torchvision": from_torchvision, "code": from_code, "onnx": from_onnx}
 
 
 def load(spec: str | os.PathLike[str]) -> nn.Module:
@@ -87,14 +42,14 @@ def load(spec: str | os.PathLike[str]) -> nn.Module:
         TypeError: the function of MODULE:FUNCTION returns no model.
     """
     parsed = parse(spec)
-    if _is_untrained(parsed):
+    if parsed.kind == "own" and own.is_untrained(parsed):
         warnings.warn(
             f"{parsed.model} has random weights (seed {_SEED}): it has not been trained yet",
             stacklevel=2,
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        return _load(parsed).eval()
+        return _KINDS[parsed.kind].load(parsed).eval()
 
 
 def preprocessing(spec: str | os.PathLike[str], model: nn.Module | None = None) -> Preprocessing:
@@ -110,7 +65,7 @@ def preprocessing(spec: str | os.PathLike[str], model: nn.Module | None = None) 
     Raises: as `load`.
     """
     parsed = parse(spec)
-    usual, said = _usual_preprocessing(parsed), dict(parsed.preprocessing)
+    usual, said = _KINDS[parsed.kind].preprocessing(parsed), dict(parsed.preprocessing)
     if shape := getattr(model, "image_shape", None):
         said.setdefault("size", shape[1])
     if "size" in said:
@@ -119,20 +74,6 @@ def preprocessing(spec: str | os.PathLike[str], model: nn.Module | None = None) 
         return replace(usual, **said)
     except ValueError as error:
         raise ValueError(f"in '{parsed.text}': {error}") from None
-
-
-def _usual_preprocessing(spec: Spec) -> Preprocessing:
-    if spec.kind == "torchvision":
-        return from_torchvision.preprocessing_of(spec)
-    if spec.kind == "code":
-        return from_code.preprocessing(spec) or Preprocessing()
-    if spec.kind == "onnx":
-        return Preprocessing()
-    file = _file(spec)
-    if file is None:
-        return _OWN[spec.model].preprocessing
-    said = Metadata.read(file).preprocessing
-    return said or _OWN[spec.model or _infer(spec, read_state(file))].of_files
 
 
 def class_names(
@@ -149,114 +90,4 @@ def class_names(
     Raises: as `load`.
     """
     parsed = parse(spec)
-    if parsed.kind == "code":
-        return from_code.class_names(parsed)
-    if parsed.kind == "onnx":
-        *_, last = (None, *(model.state_dict().values() if model else ()))
-        imagenet = last is not None and len(last) == _IMAGENET_CLASSES
-        return _imagenet_names() if imagenet else None
-    file = _file(parsed)
-    if file is not None:
-        if said := Metadata.read(file).class_names:
-            return said
-        state = read_state(file)
-        imagenet = _num_classes(_builder(parsed, state), state) == _IMAGENET_CLASSES
-    elif parsed.kind == "torchvision":
-        return from_torchvision.categories(parsed)
-    else:
-        imagenet = parsed.model == "squeezenet1_1" and parsed.weights == "default"
-    return _imagenet_names() if imagenet else None
-
-
-def _imagenet_names() -> tuple[str, ...]:
-    names = resources.files("zfcuda.models").joinpath("imagenet_classes.txt")
-    return tuple(names.read_text(encoding="utf-8").splitlines())
-
-
-def _is_untrained(spec: Spec) -> bool:
-    """Whether weights are asked for that nobody has trained."""
-    wanted = spec.kind == "own" and spec.weights == "default" and spec.model != "squeezenet1_1"
-    return wanted and _file(spec) is None
-
-
-def _file(spec: Spec) -> Path | None:
-    """The spec's weights file, or the one that ships with the package."""
-    if spec.kind != "own" or spec.file is not None or spec.weights != "default":
-        return spec.file
-    shipped = Path(str(resources.files("zfcuda.models"))) / f"{spec.model}.safetensors"
-    return shipped if shipped.is_file() else None
-
-
-def _load(spec: Spec) -> nn.Module:
-    if spec.kind == "onnx":
-        return _from_onnx(spec)
-    if spec.kind == "code":
-        model = from_code.build(spec)
-        if spec.file is not None:
-            load_checked(model, read_state(spec.file), f"weights file '{spec.file}'")
-        return model
-    if (file := _file(spec)) is not None:
-        state = read_state(file)
-        builder = _builder(spec, state)
-        model = builder(num_classes=_num_classes(builder, state))
-        load_checked(model, state, f"weights file '{file}'")
-        return model
-    if spec.kind == "torchvision":
-        return from_torchvision.load_pretrained(spec)
-    model = _builder(spec)()
-    if spec.model == "squeezenet1_1" and spec.weights == "default":
-        load_checked(model, imagenet_squeezenet(), "the weights of the package ndf")
-    return model
-
-
-def _from_onnx(spec: Spec) -> nn.Module:
-    if not spec.file.is_file():
-        raise FileNotFoundError(f"ONNX file '{spec.file}' does not exist")
-    from zfcuda.compat import onnx
-
-    size = spec.preprocessing.get("size", Preprocessing().size)
-    return onnx.load(spec.file, size=(size, size))
-
-
-def _builder(spec: Spec, state: Mapping[str, Tensor] | None = None) -> Callable[..., nn.Module]:
-    if spec.kind == "torchvision":
-        return partial(from_torchvision.build, spec)
-    model = spec.model or _infer(spec, state or {})
-    build = _OWN[model].build
-    return build if model == "squeezenet1_1" else partial(build, lrn=spec.lrn)
-
-
-def _infer(spec: Spec, state: Mapping[str, Tensor]) -> str:
-    """Which of our models has most of these tensors: names and shapes."""
-    found = {name: _shared(own.build, state) for name, own in _OWN.items()}
-    best = max(found, key=found.get)
-    if found[best] * 2 > len(state):
-        return best
-    shown = ", ".join(list(state)[:3]) + (", ..." if len(state) > 3 else "")
-    raise ValueError(
-        f"weights file '{spec.file}' holds no {' or '.join(MODELS)} (but {shown or 'nothing'}): "
-        f"name the model, as in 'torchvision:NAME:{spec.file}'"
-    )
-
-
-def _shared(build: Callable[..., nn.Module], state: Mapping[str, Tensor]) -> int:
-    with torch.device("meta"):  # names and shapes only
-        expected = build().state_dict()
-    same = (
-        name in state and state[name].shape == tensor.shape for name, tensor in expected.items()
-    )
-    return sum(same)
-
-
-def _num_classes(builder: Callable[..., nn.Module], state: Mapping[str, Tensor]) -> int:
-    """The outputs of the last layer in `state`, if nothing else about that layer differs."""
-    try:
-        with torch.device("meta"):  # names and shapes only
-            model = builder(num_classes=_IMAGENET_CLASSES)
-    except RuntimeError:  # a few of torchvision's models (RegNet) compute while they are built
-        model = builder(num_classes=_IMAGENET_CLASSES)
-    name, expected = list(model.state_dict().items())[-1]
-    found = state.get(name)
-    if found is None or found.ndim != expected.ndim or found.shape[1:] != expected.shape[1:]:
-        return _IMAGENET_CLASSES
-    return max(found.shape[0], 1)
+    return _KINDS[parsed.kind].class_names(parsed, model)

@@ -1,0 +1,58 @@
+"""A network with the weights in a file, with as many classes as these are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda.models import imagenet
+from zfcuda.models.metadata import Metadata
+from zfcuda.models.weights import load_checked, read_state
+
+__all__ = ["Build", "State", "class_names", "load"]
+
+State = Mapping[str, Tensor]
+Build = Callable[..., nn.Module]  # takes num_classes
+
+
+def load(file: Path, builder_of: Callable[[State], Build]) -> nn.Module:
+    """The network that `builder_of` has for the tensors in `file`, filled with them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read or does not fit (naming the tensors, with both shapes).
+    """
+    state = read_state(file)
+    build = builder_of(state)
+    model = build(num_classes=_num_classes(build, state))
+    load_checked(model, state, f"weights file '{file}'")
+    return model
+
+
+def class_names(file: Path, builder_of: Callable[[State], Build]) -> tuple[str, ...] | None:
+    """What `file` says itself, or ImageNet's names where the network has as many classes.
+
+    Raises: as `load`.
+    """
+    if said := Metadata.read(file).class_names:
+        return said
+    state = read_state(file)
+    known = _num_classes(builder_of(state), state) == imagenet.CLASSES
+    return imagenet.class_names() if known else None
+
+
+def _num_classes(build: Build, state: State) -> int:
+    """The outputs of the last layer in `state`, if nothing else about that layer differs."""
+    try:
+        with torch.device("meta"):  # names and shapes only
+            model = build(num_classes=imagenet.CLASSES)
+    except RuntimeError:  # a few of torchvision's models (RegNet) compute while they are built
+        model = build(num_classes=imagenet.CLASSES)
+    name, expected = list(model.state_dict().items())[-1]
+    found = state.get(name)
+    if found is None or found.ndim != expected.ndim or found.shape[1:] != expected.shape[1:]:
+        return imagenet.CLASSES
+    return max(found.shape[0], 1)

@@ -1,0 +1,39 @@
+"""Networks in ONNX files; their reader, which needs the package onnx, is imported only when a spec
+asks for one."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from zfcuda.data import Preprocessing
+from zfcuda.models import imagenet
+from zfcuda.models.specs import Spec
+
+__all__ = ["class_names", "load", "preprocessing"]
+
+
+def load(spec: Spec) -> nn.Module:
+    """The network; its images' size, where the file leaves it open, is the spec's.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModuleNotFoundError: the package onnx is not installed.
+        ValueError: as `zfcuda.compat.onnx.load`.
+    """
+    if not spec.file.is_file():
+        raise FileNotFoundError(f"ONNX file '{spec.file}' does not exist")
+    from zfcuda.compat import onnx
+
+    size = spec.preprocessing.get("size", Preprocessing().size)
+    return onnx.load(spec.file, size=(size, size))
+
+
+def preprocessing(spec: Spec) -> Preprocessing:
+    """The usual one: the files do not say it."""
+    return Preprocessing()
+
+
+def class_names(spec: Spec, model: nn.Module | None) -> tuple[str, ...] | None:
+    """ImageNet's where the last layer of `model` has as many outputs: the files do not say them."""
+    *_, last = (None, *(model.state_dict().values() if model else ()))
+    return imagenet.class_names() if last is not None and len(last) == imagenet.CLASSES else None

@@ -1,0 +1,34 @@
+"""Running a user's model without leaving a trace.
+
+One module an idea: :mod:`.checks` (arguments that experiments share), :mod:`.guards` (the model as
+it was), :mod:`.layers` (found by name, heard while they run), :mod:`.batches` (as many images as
+fit), :mod:`.passes` (all of them, and variants), :mod:`.recording` (as results hold them).
+"""
+
+from zfcuda._running.batches import memory_limit, progress_bar, spans
+from zfcuda._running.checks import check_input, choose_target, is_int, pair, per_image
+from zfcuda._running.guards import evaluating, undisturbed
+from zfcuda._running.layers import feature_maps, find_layers, layer_outputs, require_called
+from zfcuda._running.passes import base_pass, variant_passes
+from zfcuda._running.recording import fill_setting, to_result
+
+__all__ = [
+    "base_pass",
+    "check_input",
+    "choose_target",
+    "evaluating",
+    "feature_maps",
+    "fill_setting",
+    "find_layers",
+    "is_int",
+    "layer_outputs",
+    "memory_limit",
+    "pair",
+    "per_image",
+    "progress_bar",
+    "require_called",
+    "spans",
+    "to_result",
+    "undisturbed",
+    "variant_passes",
+]

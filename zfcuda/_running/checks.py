@@ -1,0 +1,100 @@
+"""Arguments that experiments share, checked before anything is run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def check_input(model: nn.Module, x: Tensor) -> None:
+    """Raise unless ``x`` is a batch of images that ``model`` can take.
+
+    Raises:
+        TypeError: no module, or one that takes more than the images; no dense floating-point
+            tensor, or of another dtype than the weights.
+        ValueError: ``x`` is not [N,C,H,W], is empty, or lies on another device than the weights.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor [N,C,H,W], got {type(x).__name__}")
+    _check_takes_one(model)
+    if x.dim() != 4 or 0 in x.shape:
+        hint = "; add the batch dimension with x[None]" if x.dim() == 3 else ""
+        raise ValueError(f"x must be [N,C,H,W] and not empty, got shape {list(x.shape)}{hint}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating point, got {x.dtype}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"x must be a dense tensor, got layout {x.layout}")
+    weights = [*model.parameters(), *model.buffers()]
+    devices = {weight.device for weight in weights}
+    if devices and x.device not in devices:
+        names = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"x is on {x.device}, the model on {names}; move one of them")
+    dtypes = {weight.dtype for weight in weights if weight.is_floating_point()}
+    if dtypes and x.dtype not in dtypes and not torch.is_autocast_enabled(x.device.type):
+        names = ", ".join(sorted(map(str, dtypes)))
+        raise TypeError(f"x is {x.dtype}, the model's weights are {names}; convert one of them")
+
+
+def _check_takes_one(model: nn.Module) -> None:
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # compiled and scripted ones may have none
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"the model must take the images alone, but for its forward{signature}: {error}; wrap "
+            "it in a module that adds the rest"
+        ) from error
+
+
+def is_int(value: Any) -> bool:
+    """Whether ``value`` is a whole number, of Python's or NumPy's; a bool is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def pair(value: Any, name: str) -> tuple[int, int]:
+    """A positive int or a pair of them as (height, width).
+
+    Raises:
+        ValueError: ``value`` is neither; ``name`` says whose it is.
+    """
+    both = (value, value) if is_int(value) else value
+    valid = isinstance(both, Sequence) and len(both) == 2 and all(map(is_int, both))
+    if not valid or min(both) <= 0:
+        raise ValueError(f"{name} must be a positive int or a pair of them, got {value!r}")
+    return int(both[0]), int(both[1])
+
+
+def per_image(value: Any, n: int, stop: int, name: str) -> Tensor:
+    """An int, or one for each of n images, between 0 and ``stop`` - 1, as int64 [n].
+
+    Raises:
+        ValueError: ``value`` is neither, or out of range; ``name`` says whose it is.
+    """
+    try:
+        chosen = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        chosen = torch.empty(0)
+    if chosen.dtype not in (torch.int64, torch.int32) or chosen.shape not in ((), (n,)):
+        raise ValueError(f"{name} must be an int or {n} of them (one per image), got {value!r}")
+    if bool(((chosen < 0) | (chosen >= stop)).any()):
+        raise ValueError(f"{name} must be between 0 and {stop - 1}, got {value!r}")
+    return chosen.long().expand(n).clone()
+
+
+def choose_target(target: Any, logits: Tensor) -> Tensor:
+    """``target`` as int64 [N]: None takes each image's argmax, an int goes for all images.
+
+    Raises:
+        ValueError: it names no class of the ``logits`` [N,K].
+    """
+    return logits.argmax(1) if target is None else per_image(target, *logits.shape, "target")

@@ -1,0 +1,74 @@
+"""A model's layers by name, and what they give while it runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def find_layers(model: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.Module]:
+    """The modules with these names (one name may be given alone).
+
+    Raises:
+        TypeError: a name is no string.
+        ValueError: the model has no such module; close names are named.
+    """
+    names = [layers] if isinstance(layers, str) or not isinstance(layers, Iterable) else [*layers]
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(f"layers are named by strings, as 'features.0', got {wrong[0]!r}")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in names:
+        if name in modules:
+            continue
+        close = difflib.get_close_matches(name, modules, n=5, cutoff=0.4)
+        valid = f"did you mean {close}?" if close else f"the first are {[*modules][1:8]}"
+        raise ValueError(
+            f"the model has no layer {name!r} among its {len(modules) - 1} named modules; {valid}"
+        )
+    return {name: modules[name] for name in names}
+
+
+@contextmanager
+def layer_outputs(
+    model: nn.Module, layers: str | Sequence[str], receive: Callable[[str, Any], Any]
+) -> Iterator[dict[str, Any]]:
+    """Collect ``receive(layer, output)`` for each layer at the moment it returns, before anything
+    can change its output in place. Of several calls of a module, the last one counts."""
+    found: dict[str, Any] = {}
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            found[name] = receive(name, output)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in find_layers(model, layers).items():
+            stack.callback(module.register_forward_hook(hook_of(name)).remove)
+        yield found
+
+
+def require_called(layers: Sequence[str], found: dict[str, Any]) -> None:
+    """Raise a RuntimeError unless each of the layers was heard; see :func:`layer_outputs`."""
+    for layer in layers:
+        if layer not in found:
+            raise RuntimeError(f"layer {layer!r} is in the model, but its forward never called it")
+
+
+def feature_maps(output: Any, layer: str, n: int) -> Tensor:
+    """A layer's output as maps [N,C,H,W]; vectors [N,F] count as F maps of one element.
+
+    Raises:
+        ValueError: it is neither, or not of ``n`` images.
+    """
+    if not isinstance(output, Tensor) or output.dim() not in (2, 4) or len(output) != n:
+        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"layer {layer!r} must give maps [{n},C,H,W] or vectors [{n},F], it gives {got}"
+        )
+    return output if output.dim() == 4 else output[:, :, None, None]

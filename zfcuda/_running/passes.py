@@ -1,0 +1,102 @@
+"""Forward passes without gradient: images as they are, and variants of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda._running.batches import spans
+from zfcuda._running.layers import feature_maps, layer_outputs, require_called
+from zfcuda._running.recording import to_result
+from zfcuda.interception import Interception, fast_forward
+
+
+def base_pass(
+    model: nn.Module,
+    x: Tensor,
+    layers: Sequence[str],
+    receive: Callable[[str, Tensor], Any],
+    limit: int,
+) -> tuple[Tensor, dict[str, list[Any]], int]:
+    """Every image as it is.
+
+    Returns the logits [N,K], what ``receive(layer, maps)`` made of each batch, and how many images
+    fit in ``limit`` bytes at once, measured on the first.
+    """
+    logits: list[Tensor] = []
+    received: dict[str, list[Any]] = {layer: [] for layer in layers}
+
+    def run(images: slice, measure: bool = False) -> Interception:
+        batch = x[images].clone()
+        calls = fast_forward(measure)
+        with layer_outputs(
+            model, layers, lambda name, out: receive(name, feature_maps(out, name, len(batch)))
+        ) as found:
+            logits.append(_forward(model, batch, calls))
+        require_called(layers, found)
+        for layer, value in found.items():
+            received[layer].append(value)
+        return calls
+
+    needed = run(slice(0, 1), measure=True).peak_bytes + 2 * x[0].nbytes
+    fitting = max(1, limit // needed)
+    for images in spans(1, len(x), fitting):
+        run(images)
+    return torch.cat(logits), received, fitting
+
+
+def variant_passes(
+    model: nn.Module,
+    x: Tensor,
+    make: Callable[[Tensor, slice], Tensor],
+    count: int,
+    layers: Sequence[str],
+    measure: Callable[[str, Tensor, slice], Tensor],
+    fitting: int,
+    advance: Callable[[int], Any],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """``count`` variants of every image, ``fitting`` of them at a time.
+
+    Args:
+        make: ``(images [n,C,H,W], variants) -> [n,p,C,H,W]``.
+        measure: ``(layer, maps [n,p,C,H,W], images) -> [n,p]``, a number for each variant's output.
+        advance: called with the number of variants done.
+
+    Returns:
+        Logits [N,count,K] and each layer's numbers [N,count], on the CPU.
+    """
+    rows: list[Tensor] = []
+    numbers: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    for images in spans(0, len(x), max(1, fitting // count)):
+        blocks: list[Tensor] = []
+        parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+        for variants in spans(0, count, fitting):
+            copies = make(x[images], variants)
+            shape = copies.shape[:2]
+
+            def receive(name: str, output: Any, shape: Any = shape, images: Any = images) -> Tensor:
+                maps = feature_maps(output, name, shape.numel())
+                return to_result(measure(name, maps.unflatten(0, shape), images))
+
+            with layer_outputs(model, layers, receive) as found:
+                logits = _forward(model, copies.flatten(0, 1), fast_forward())
+            blocks.append(to_result(logits).unflatten(0, shape))
+            for layer in layers:
+                parts[layer].append(found[layer])
+            advance(shape.numel())
+        rows.append(torch.cat(blocks, 1))
+        for layer in layers:
+            numbers[layer].append(torch.cat(parts[layer], 1))
+    return torch.cat(rows), {layer: torch.cat(parts) for layer, parts in numbers.items()}
+
+
+def _forward(model: nn.Module, batch: Tensor, calls: Interception) -> Tensor:
+    with calls:
+        logits = model(batch)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(batch):
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model must return logits [{len(batch)},K], it returned {got}")
+    return logits

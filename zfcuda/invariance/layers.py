@@ -1,0 +1,40 @@
+"""Which layers to compare."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from zfcuda._running import evaluating, layer_outputs
+
+
+def early_and_late(model: nn.Module, x: Tensor) -> list[str]:
+    """Two layers to compare: what stands for the paper's layers 1 and 7.
+
+    The early one is the first max-pooling (without any, the first convolution). The late one is
+    what the last layer with weights, the classifier, takes.
+
+    Raises:
+        ValueError: the model has no two such layers; name them then.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    with evaluating(model), layer_outputs(model, [*modules], lambda _, output: output) as found:
+        model(x[:1].clone())
+    order: list[str] = []
+    for name, output in found.items():
+        maps_or_vectors = isinstance(output, Tensor) and output.dim() in (2, 4)
+        passing = isinstance(modules[name], nn.Dropout | nn.Dropout2d | nn.Flatten | nn.Identity)
+        # A container gives what its last module gives: the innermost name says more.
+        if maps_or_vectors and not passing and all(found[other] is not output for other in order):
+            order.append(name)
+
+    def of(*kinds: type[nn.Module]) -> list[str]:
+        return [name for name in order if isinstance(modules[name], kinds)]
+
+    early = [*of(nn.MaxPool2d), *of(nn.Conv2d)]
+    weighted = of(nn.Conv2d, nn.Linear)
+    late = order[: order.index(weighted[-1])] if weighted else []
+    if not early or not late or order.index(early[0]) >= order.index(late[-1]):
+        raise ValueError(
+            f"no early and late layer can be told apart among {order[:8]}; name two in layers"
+        )
+    return [early[0], late[-1]]

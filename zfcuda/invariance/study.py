@@ -1,0 +1,126 @@
+"""Several images, several families of transformations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda import ops
+from zfcuda._running import check_input, find_layers, to_result
+from zfcuda.invariance.experiment import MATRICES, Fill, Kind, Layers, Target, transformed
+from zfcuda.invariance.layers import early_and_late
+from zfcuda.invariance.values import Values, numbers
+from zfcuda.results import InvarianceStudy
+
+_EXAMPLES = 4  # transformed images that a family shows
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Transformations along one axis of a figure.
+
+    Attributes:
+        kind: of which they are.
+        read: the user's values as that takes them.
+        usual: the paper's values for an image of (height, width), shifts as shares of it.
+    """
+
+    kind: Kind
+    read: Callable[[Values], Tensor]
+    usual: Callable[[int, int], list[float]]
+
+
+def _shifts(side: int) -> list[float]:
+    """Up to the paper's 60 of 224 pixels both ways, in whole pixels."""
+    return sorted({float(round(side * 60 / 224 * step / 12)) for step in range(-12, 13)})
+
+
+def _downwards(values: Values) -> Tensor:
+    return numbers(values, "values", pairs=True)
+
+
+def _rightwards(values: Values) -> Tensor:
+    shifts = numbers(values, "values")
+    return torch.stack([torch.zeros_like(shifts), shifts], dim=1)
+
+
+def _plain(values: Values) -> Tensor:
+    return numbers(values, "values")
+
+
+_FAMILIES = {
+    "vertical translation": _Family("translation", _downwards, lambda h, w: _shifts(h)),
+    "horizontal translation": _Family("translation", _rightwards, lambda h, w: _shifts(w)),
+    "scale": _Family("scaling", _plain, lambda h, w: [1 + step / 20 for step in range(17)]),
+    "rotation": _Family("rotation", _plain, lambda h, w: [float(a) for a in range(0, 361, 5)]),
+}
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def invariance_study(
+    model: nn.Module,
+    x: Tensor,
+    layers: Layers | None = None,
+    target: Target = None,
+    names: Sequence[str] | None = None,
+    transformations: Mapping[str, Values] | None = None,
+    fill: Fill = 0.0,
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> InvarianceStudy:
+    """Several images moved, enlarged and turned: figure 5 of the paper.
+
+    Args:
+        model, x, target, fill, max_memory, progress: as :func:`zfcuda.rotation`; for the paper's
+            figure ``target`` is each image's true class.
+        layers: whose features are compared; None takes an early and a late one
+            (:func:`early_and_late`).
+        names: what to call the images; None numbers them.
+        transformations: families ("vertical translation", "horizontal translation", "scale",
+            "rotation") and their values, None for the defaults: shifts of up to 60/224 of the
+            image's side (the paper's 60 pixels) in 25 steps, factors 1 to 1.8, 0 to 360 degrees.
+            None takes all four.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or out of range.
+    """
+    check_input(model, x)
+    names = [f"image {i}" for i in range(len(x))] if names is None else [*names]
+    if len(names) != len(x):
+        raise ValueError(f"names must be {len(x)}, one for each image, got {len(names)}")
+    chosen = dict.fromkeys(_FAMILIES) if transformations is None else dict(transformations)
+    unknown = [*(chosen.keys() - _FAMILIES.keys())]
+    if unknown or not chosen:
+        raise ValueError(f"transformations must be of {[*_FAMILIES]}, got {unknown or chosen}")
+    layers = early_and_late(model, x) if layers is None else [*find_layers(model, layers)]
+
+    size = (x.shape[2], x.shape[3])
+    experiments, examples, example_values = {}, {}, {}
+    for family, values in chosen.items():
+        own = _FAMILIES[family]
+        amounts = own.read(own.usual(*size) if values is None else values)
+        result = transformed(
+            own.kind, model, x, amounts, target, layers, fill, max_memory, progress
+        )
+        some = amounts[_spread(len(amounts), _EXAMPLES)]
+        shown = ops.warp_affine(x[:1].detach(), MATRICES[own.kind](some, size), result.fill)
+        experiments[family] = result
+        examples[family] = to_result(shown[0])
+        example_values[family] = some.sum(1) if some.dim() == 2 else some  # one of a pair is 0
+    return InvarianceStudy(
+        names=tuple(map(str, names)),
+        images=to_result(x).clone(),
+        layers=tuple(layers),
+        experiments=experiments,
+        examples=examples,
+        example_values=example_values,
+    )
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` indices of ``count``, in the middles of as many equal parts."""
+    wanted = min(count, wanted)
+    return [int((part + 0.5) * count / wanted) for part in range(wanted)]

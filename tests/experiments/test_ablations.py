@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import zfcuda
-from zfcuda import ablations
-from zfcuda.ablations import TABLE_3, AblationResult, Variant, altered
+from zfcuda.ablations import TABLE_3, AblationResult, Variant, altered, trainings
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import Pictures, Split
 from zfcuda.training import Recipe
@@ -123,18 +122,18 @@ def test_every_variant_is_trained_alike_and_found_again(data, tmp_path, monkeypa
 
 
 def test_an_interrupted_ablation_goes_on(data, tmp_path, monkeypatch):
-    train = ablations.train
+    train = trainings.train
 
     def stop_at_the_second(model, data, folder, *rest):
         if folder.name.startswith("without"):
             raise KeyboardInterrupt
         return train(model, data, folder, *rest)
 
-    monkeypatch.setattr(ablations, "train", stop_at_the_second)
+    monkeypatch.setattr(trainings, "train", stop_at_the_second)
     arguments = (data, tmp_path / "a", VARIANTS[:2], RECIPE)
     with pytest.raises(KeyboardInterrupt):
         zfcuda.ablation(*arguments, network=chain, progress=False)
-    monkeypatch.setattr(ablations, "train", train)
+    monkeypatch.setattr(trainings, "train", train)
     epoch = tmp_path / "a" / "as-it-is-seed0" / "epoch-0001.safetensors"
     written = epoch.stat().st_mtime_ns
     result = zfcuda.ablation(*arguments, network=chain, progress=False)

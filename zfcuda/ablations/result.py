@@ -1,0 +1,88 @@
+"""Variants of a network, what they cost and what they get wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from zfcuda.results import Result
+from zfcuda.results.checks import expect_shape
+
+
+@dataclass(frozen=True, eq=False)
+class AblationResult(Result):
+    """V variants of a network, each trained with the same budget from S seeds (table 3).
+
+    Attributes:
+        variants: their names, the network as it is first.
+        parameters: int64 [V].
+        multiplications: int64 [V], multiply-adds of convolutions and linear layers for a picture.
+        seeds: int64 [S].
+        training_error: float64 [V,S], in the chosen epoch, while learning, with dropout and varied
+            pictures.
+        validation_error, test_error: float64 [V,S], of the chosen epoch: that of the lowest
+            validation error. The test part is read once for each training.
+        epoch: int64 [V,S], the chosen epochs.
+        seconds: float64 [V,S], wall time of the trainings.
+        pictures: of the training, validation and test parts.
+        data: what they are.
+        recipe: the training's settings, the same for all.
+        threads: of torch.
+    """
+
+    variants: tuple[str, ...]
+    parameters: Tensor
+    multiplications: Tensor
+    seeds: Tensor
+    training_error: Tensor
+    validation_error: Tensor
+    test_error: Tensor
+    epoch: Tensor
+    seconds: Tensor
+    pictures: tuple[int, ...]
+    data: str
+    recipe: dict[str, Any]
+    threads: int
+    _figure = "ablation"
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "multiplications"):
+            expect_shape(name, getattr(self, name), len(self.variants))
+        for name in ("training_error", "validation_error", "test_error", "epoch", "seconds"):
+            expect_shape(name, getattr(self, name), len(self.variants), len(self.seeds))
+
+    @property
+    def budget(self) -> str:
+        """What every variant was given, in words."""
+        seeds = f", {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
+        return f"{self.recipe['epochs']} epochs of {self.pictures[0]:,} pictures{seeds}"
+
+    def spread(self, errors: Tensor) -> Tensor:
+        """[V], how uncertain the mean of ``errors`` [V,S] is: the standard error over seeds, or of
+        a single one that of a share among the test pictures."""
+        if len(self.seeds) > 1:
+            return errors.std(1) / len(self.seeds) ** 0.5
+        share = errors[:, 0]
+        return (share * (1 - share) / self.pictures[2]).sqrt()
+
+    def table(self, tablefmt: str = "simple") -> str:
+        """Table 3 as text; ``tablefmt`` as tabulate has it."""
+        from tabulate import tabulate
+
+        spread = self.spread(self.test_error)
+        rows = [
+            [
+                name,
+                f"{int(self.parameters[i]):,}",
+                f"{int(self.multiplications[i]) / 1e6:.1f} M",
+                f"{self.training_error[i].mean():.1%}",
+                f"{self.validation_error[i].mean():.1%}",
+                f"{self.test_error[i].mean():.1%} ± {spread[i]:.1%}",
+            ]
+            for i, name in enumerate(self.variants)
+        ]
+        heads = ["network", "parameters", "multiply-adds", "training", "validation", "test error"]
+        align = ("left", *["right"] * 5)
+        return tabulate(rows, heads, tablefmt, disable_numparse=True, colalign=align)

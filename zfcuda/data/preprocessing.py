@@ -1,150 +1,25 @@
-"""Images in and out: reading files safely, and the one place where pixels become network input.
-
-`read_image` turns any picture Pillow can decode into 8-bit RGB, or raises one sentence that names
-the file. `Preprocessing` holds what a network expects of its input and runs in both directions, so
-that a figure can show an input, or a projection onto it, as the picture it stands for.
-"""
+"""The one place where pixels become network input, and network input becomes pixels again."""
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-__all__ = ["IMAGE_SUFFIXES", "Preprocessing", "list_images", "read_alpha", "read_image", "to_rgb"]
+from zfcuda.data.reading import to_rgb
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+__all__ = ["Preprocessing"]
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
 }
-_WHITE = (255, 255, 255, 255)
-
-
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files directly in `folder`, by suffix (`IMAGE_SUFFIXES`), sorted by name.
-
-    Hidden files are left out; an empty list means that there are none.
-
-    Raises:
-        ValueError: `folder` does not exist or is not a folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        state = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(f"'{folder}' {state}: expected a folder of images")
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
-
-
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
-    """The picture in `path`, upright (EXIF orientation applied), as 8-bit RGB (see `to_rgb`).
-
-    Of an animation or a multi-page file the first frame is read.
-
-    Raises:
-        ValueError: the file is missing, a folder, not an image, truncated or otherwise broken, of
-            a mode that has no one meaning as RGB, or has more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS` (89,478,485 unless changed).
-    """
-    return _convert(path, to_rgb)
-
-
-def read_alpha(path: str | os.PathLike[str]) -> Image.Image | None:
-    """The opacity of the picture in `path` as an upright 8-bit "L" image, or None if it has none.
-
-    Raises:
-        ValueError: as `read_image`.
-    """
-    return _convert(path, lambda image: _rgba(image).getchannel("A") if _has_alpha(image) else None)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """`image` as 8-bit RGB.
-
-    - transparency (an alpha channel or a transparent colour) is composited on white;
-    - 16-bit grey is scaled (65535 is white); Pillow's own conversion would clip it at 255;
-    - floating-point grey must lie in 0..1;
-    - palettes, grey, 1-bit, YCbCr, HSV and CMYK follow Pillow, without colour profiles.
-
-    Raises:
-        ValueError: grey values outside the ranges above, or a mode that Pillow cannot convert.
-    """
-    if image.mode == "RGB" and not _has_alpha(image):
-        return image
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        return _from_wide_grey(image).convert("RGB")
-    if _has_alpha(image):
-        image = _rgba(image)
-        return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    if image.mode in ("F", "I") or image.mode.startswith(
-        "I;16"
-    ):  # Pillow offers no transparent colour here: opaque
-        return False
-    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-
-
-def _rgba(image: Image.Image) -> Image.Image:
-    if image.mode == "La":  # premultiplied; Pillow converts it to LA only
-        image = image.convert("LA")
-    return image.convert("RGBA")
-
-
-def _from_wide_grey(image: Image.Image) -> Image.Image:
-    grey = np.asarray(image, dtype=np.float64)
-    top = 1.0 if image.mode == "F" else 65535.0
-    # Written so that NaN fails as well.
-    if not (grey.min() >= 0 and grey.max() <= top):
-        raise ValueError(
-            f"grey values from {grey.min():g} to {grey.max():g} in mode {image.mode}: "
-            f"expected 0 to {top:g}"
-        )
-    return Image.fromarray(np.rint(grey * (255 / top)).astype(np.uint8))
-
-
-def _convert(path, convert):
-    """`convert(upright image)`, with whatever goes wrong told as one ValueError."""
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"'{path}' is a folder: expected an image file")
-    if not path.exists():
-        raise ValueError(f"'{path}' does not exist: expected an image file")
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns up to twice its limit; a job over a folder must not eat the memory.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return convert(ImageOps.exif_transpose(image))
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"'{path}' is not an image that Pillow can read") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError(
-            f"'{path}' is too large to be read safely: it has more than "
-            f"{Image.MAX_IMAGE_PIXELS:,} pixels (PIL.Image.MAX_IMAGE_PIXELS)"
-        ) from None
-    except Exception as error:
-        # Decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, ... on bad bytes.
-        raise ValueError(f"'{path}' cannot be read as an image: {error}") from error
 
 
 @dataclass(frozen=True)

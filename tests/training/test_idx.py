@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -39,13 +40,14 @@ def test_missing_file(tmp_path):
     ("damage", "match"),
     [
         (lambda good: good[:-1], "damaged: its header promises 4x3x2 = 24 values, 23 follow"),
-        (lambda good: good + b"x", "promises 4x3x2 = 24 values, 25 follow"),
+        (lambda good: good + b"x", "promises 4x3x2 = 24 values, more follow"),
         (lambda good: b"PNG" + good[3:], "is not an IDX file"),
         (lambda good: b"", "is not an IDX file"),
         (lambda good: good[:6], "with 3 dimensions: expected bytes"),
         (lambda good: good[:2] + b"\x0d" + good[3:], "of kind 0x0d"),
         (lambda good: good[:3] + b"\x00" + good[4:], "with 0 dimensions"),
         (lambda good: struct.pack(">HBBI", 0, 8, 1, 2**32 - 1), "4294967295 = 4,294,967,295"),
+        (lambda good: struct.pack(">HBBIII", 0, 8, 3, 0, *[2**32 - 1] * 2), "damaged: .* promises"),
         (lambda good: gzip.compress(good)[:-6], "is damaged: "),
         (lambda good: gzip.compress(good)[:20] + bytes(30), "is damaged: "),
     ],
@@ -55,3 +57,18 @@ def test_damaged_files_are_named_with_what_is_wrong(write, damage, match):
     with pytest.raises(ValueError, match=match) as caught:
         read_idx(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("promised", [10, 2**31])
+def test_no_more_is_unpacked_than_the_header_promises(write, promised):
+    """A small file may unpack to any size."""
+    length = 2**26
+    path = write(gzip.compress(struct.pack(">HBBI", 0, 8, 1, promised) + bytes(length)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="is damaged: its header promises"):
+            read_idx(path)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < (2**23 if promised < length else 3 * length)

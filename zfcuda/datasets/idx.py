@@ -7,6 +7,7 @@ import math
 import os
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ __all__ = ["find_idx", "read_idx"]
 
 _BYTES = 8  # the header's code for uint8, the only kind of number these data sets use
 _MAX_DIMENSIONS = 8
-_MAX_BYTES = 1 << 32  # of one file unpacked: a small .gz can claim to be endless
+_MAX_BYTES = 1 << 32  # of one file unpacked
+_PIECE = 1 << 20
 
 
 def find_idx(folder: str | os.PathLike[str], name: str) -> Path | None:
@@ -40,35 +42,52 @@ def read_idx(path: str | os.PathLike[str]) -> Tensor:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"IDX file '{path}' does not exist")
-    content = _unpacked(path)
-    if len(content) < 4 or content[:2] != b"\0\0":
-        raise ValueError(f"'{path}' is not an IDX file: it does not begin with two zero bytes")
-    kind, dimensions = content[2], content[3]
-    start = 4 + 4 * dimensions
-    if kind != _BYTES or not 1 <= dimensions <= _MAX_DIMENSIONS or len(content) < start:
-        raise ValueError(
-            f"'{path}' is an IDX file of kind {kind:#04x} with {dimensions} dimensions: expected "
-            f"bytes (kind {_BYTES:#04x}) with 1 to {_MAX_DIMENSIONS} dimensions"
-        )
-    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if len(content) - start != math.prod(shape):
-        raise ValueError(
-            f"'{path}' is damaged: its header promises {'x'.join(map(str, shape))} = "
-            f"{math.prod(shape):,} values, {len(content) - start:,} follow"
-        )
-    if len(content) == start:
-        return torch.empty(shape, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(shape)
-
-
-def _unpacked(path: Path) -> bytes:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(path, "rb") if packed else path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+            shape = _shape(path, file)
+            promised = math.prod(shape)
+            content = _at_most(file, promised + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"'{path}' is damaged: {error}") from error
-    if len(content) > _MAX_BYTES:
-        raise ValueError(f"'{path}' holds more than {_MAX_BYTES:,} bytes: no IDX data set does")
+    if len(content) != promised:
+        follow = f"{len(content):,} follow" if len(content) < promised else "more follow"
+        raise ValueError(f"'{path}' is damaged: its header promises {_said(shape)}, {follow}")
+    if not content:
+        return torch.empty(shape, dtype=torch.uint8)
+    return torch.frombuffer(content, dtype=torch.uint8).reshape(shape)
+
+
+def _shape(path: Path, file: BinaryIO) -> list[int]:
+    """What the header at the beginning of a file promises."""
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0":
+        raise ValueError(f"'{path}' is not an IDX file: it does not begin with two zero bytes")
+    kind, dimensions = magic[2], magic[3]
+    lengths = file.read(4 * dimensions)
+    if kind != _BYTES or not 1 <= dimensions <= _MAX_DIMENSIONS or len(lengths) < 4 * dimensions:
+        raise ValueError(
+            f"'{path}' is an IDX file of kind {kind:#04x} with {dimensions} dimensions: expected "
+            f"bytes (kind {_BYTES:#04x}) with 1 to {_MAX_DIMENSIONS} dimensions"
+        )
+    shape = [int.from_bytes(lengths[at : at + 4], "big") for at in range(0, len(lengths), 4)]
+    if math.prod(max(length, 1) for length in shape) > _MAX_BYTES:
+        raise ValueError(
+            f"'{path}' is damaged: its header promises {_said(shape)}; no IDX data set has more "
+            f"than {_MAX_BYTES:,}"
+        )
+    return shape
+
+
+def _said(shape: list[int]) -> str:
+    return f"{'x'.join(map(str, shape))} = {math.prod(shape):,} values"
+
+
+def _at_most(file: BinaryIO, length: int) -> bytearray:
+    """At most so many bytes, piece by piece: memory is taken for what is there, not for what a
+    header promises, and a small .gz that unpacks to any length is not unpacked further."""
+    content = bytearray()
+    while piece := file.read(min(_PIECE, length - len(content))):
+        content += piece
     return content

@@ -1,5 +1,6 @@
 """Garments on coloured backgrounds: the composition, the split, and files that are wrong."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -156,6 +157,13 @@ def test_images_and_labels_that_do_not_belong_together(idx_folder):
     (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(garments(59)[0]))
     with pytest.raises(ValueError, match=r"\[59, 28, 28\] and .* \[60\] do not belong together"):
         datasets.split(PRE, folder)
+
+
+def test_pictures_without_pixels(idx_folder):
+    folder = idx_folder()
+    (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((60, 0, 28))))
+    with pytest.raises(ValueError, match=r"\[60, 0, 28\].* do not belong together"):
+        fashion_mnist(Preprocessing(size=32, resize=None), folder)
 
 
 def test_a_single_class(idx_folder):

@@ -186,10 +186,10 @@ def read_pair(folder: str | os.PathLike[str], part: str) -> tuple[Tensor, Tensor
             )
         paths.append(path)
     images, labels = map(read_idx, paths)
-    if images.dim() != 3 or labels.dim() != 1 or len(images) != len(labels) or len(images) == 0:
+    if images.dim() != 3 or labels.shape != images.shape[:1] or 0 in images.shape:
         raise ValueError(
             f"'{paths[0]}' {list(images.shape)} and '{paths[1]}' {list(labels.shape)} do not "
-            "belong together: expected [N,h,w] images and [N] labels, N at least 1"
+            "belong together: expected [N,h,w] images, none of them empty, and [N] labels"
         )
     return images, labels.long()
 

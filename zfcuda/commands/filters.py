@@ -184,7 +184,7 @@ def _fresh(classes: int, seed: int, coarse: bool) -> nn.Module:
             model.conv1 = nn.Conv2d(3, fine.out_channels, 11, stride=4, padding=2)
             # So many more weights, so much smaller: responses begin as large as the finer ones'.
             share = fine.weight[0].numel() / model.conv1.weight[0].numel()
-            nn.init.normal_(model.conv1.weight, std=float(fine.weight.std()) * share**0.5)
+            nn.init.normal_(model.conv1.weight, std=float(fine.weight.detach().std()) * share**0.5)
             nn.init.zeros_(model.conv1.bias)
             model.pool1 = zfcuda.nn.MaxPool2d(3, stride=1, padding=1)
     return model

@@ -229,6 +229,7 @@ def fashion_mnist(
     if len(labels) < 12:
         raise ValueError(f"'{folder}' has {len(labels)} training pictures: expected at least 12")
     names = _names(test_labels, classes)
+    what = "Fashion-MNIST" if names == CLASS_NAMES else "IDX files"
     order = torch.randperm(len(labels), generator=generator(seed, _SPLIT))
     count = len(labels) * _VALIDATION // 60_000
 
@@ -240,6 +241,6 @@ def fashion_mnist(
         part(images[kept], labels[kept]),
         part(images[held], labels[held]),
         part(test_images, test_labels),
-        f"IDX files, {'coloured' if coloured else 'black'} backgrounds",
+        f"{what}, {'coloured' if coloured else 'black'} backgrounds",
         str(folder),
     )

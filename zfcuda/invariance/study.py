@@ -91,22 +91,16 @@ def invariance_study(
     names = [f"image {i}" for i in range(len(x))] if names is None else [*names]
     if len(names) != len(x):
         raise ValueError(f"names must be {len(x)}, one for each image, got {len(names)}")
-    chosen = dict.fromkeys(_FAMILIES) if transformations is None else dict(transformations)
-    unknown = [*(chosen.keys() - _FAMILIES.keys())]
-    if unknown or not chosen:
-        raise ValueError(f"transformations must be of {[*_FAMILIES]}, got {unknown or chosen}")
+    chosen = families_of(transformations, x)
     layers = early_and_late(model, x) if layers is None else [*find_layers(model, layers)]
 
     size = (x.shape[2], x.shape[3])
     experiments, examples, example_values = {}, {}, {}
     for family, values in chosen.items():
-        own = _FAMILIES[family]
-        amounts = own.read(own.usual(*size) if values is None else values)
-        result = transformed(
-            own.kind, model, x, amounts, target, layers, fill, max_memory, progress
-        )
+        kind, amounts = _FAMILIES[family].kind, _FAMILIES[family].read(values)
+        result = transformed(kind, model, x, amounts, target, layers, fill, max_memory, progress)
         some = amounts[_spread(len(amounts), _EXAMPLES)]
-        shown = ops.warp_affine(x[:1].detach(), MATRICES[own.kind](some, size), result.fill)
+        shown = ops.warp_affine(x[:1].detach(), MATRICES[kind](some, size), result.fill)
         experiments[family] = result
         examples[family] = to_result(shown[0])
         example_values[family] = some.sum(1) if some.dim() == 2 else some  # one of a pair is 0
@@ -118,6 +112,23 @@ def invariance_study(
         examples=examples,
         example_values=example_values,
     )
+
+
+def families_of(transformations: Mapping[str, Values] | None, x: Tensor) -> dict[str, Values]:
+    """The ``transformations`` of :func:`invariance_study` for images ``x`` [N,C,H,W], with the
+    usual values where none are given.
+
+    Raises:
+        ValueError: an unknown family, or none at all.
+    """
+    chosen = dict.fromkeys(_FAMILIES) if transformations is None else dict(transformations)
+    unknown = [*(chosen.keys() - _FAMILIES.keys())]
+    if unknown or not chosen:
+        raise ValueError(f"transformations must be of {[*_FAMILIES]}, got {unknown or chosen}")
+    return {
+        family: _FAMILIES[family].usual(x.shape[2], x.shape[3]) if values is None else values
+        for family, values in chosen.items()
+    }
 
 
 def _spread(count: int, wanted: int) -> list[int]:

@@ -8,7 +8,7 @@ transposed first) is computed here and now.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -16,21 +16,20 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from zfcuda.compat.onnx import computing, constants, shaping
+from zfcuda.compat.onnx import constants, shaping
+from zfcuda.compat.onnx.assembling import assemble, without_softmax
 from zfcuda.compat.onnx.call import BATCH, Call, Layer, Operand, label
 from zfcuda.compat.onnx.contrast import with_contrast_normalisation
 from zfcuda.compat.onnx.made import Made, needed
-from zfcuda.compat.onnx.names import layer_names
-from zfcuda.compat.onnx.network import OnnxNetwork, Step
+from zfcuda.compat.onnx.network import OnnxNetwork
+from zfcuda.compat.onnx.nodes import needed_nodes, pads_explicitly, require_known, taken, version_of
+from zfcuda.compat.onnx.operators import OPERATORS
 from zfcuda.compat.onnx.reading import DTYPES, OnnxFile, tensor
 
 __all__ = ["converted"]
 
-OPERATORS = computing.OPERATORS | shaping.OPERATORS
-
 _LARGEST = 2**31  # numbers of one image
 _LARGEST_CONSTANT = 2**28
-_ONLY_SHAPES = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def converted(file: OnnxFile, logits: bool, size: tuple[int, int]) -> OnnxNetwork:
@@ -52,11 +51,11 @@ def converted(file: OnnxFile, logits: bool, size: tuple[int, int]) -> OnnxNetwor
     made = with_contrast_normalisation(made, output, conversion.values)
     network = OnnxNetwork(conversion.image_shape)
     if logits:
-        made, output, network.left_out = _without_softmax(made, output)
+        made, output, network.left_out = without_softmax(made, output)
         if len(answer.shape) == 4 and answer.shape[2:] == (1, 1):
             flatten = onnx.helper.make_node("Flatten", [output], ["logits"], "logits")
             made, output = [*made, Made(flatten, nn.Flatten(1), (output,), ("",))], ""
-    _assemble(network, made, conversion.image, output)
+    assemble(network, made, conversion.image, output)
     return network
 
 
@@ -88,16 +87,16 @@ class _Conversion:
 
     def _run(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> None:
         """Convert those of the nodes on which the outputs depend."""
-        wanted = _needed(nodes, outputs)
-        _require_known(wanted)
+        wanted = needed_nodes(nodes, outputs)
+        require_known(wanted)
         for node in wanted:
-            for name in _taken(node):
+            for name in taken(node):
                 self._takers.setdefault(name, []).append(node)
         for node in wanted:
             self._convert(node)
 
     def _convert(self, node: onnx.NodeProto) -> None:
-        version = _version(node, self._file.opset)
+        version = version_of(node, self._file.opset)
         given = tuple(self._value(node, name) if name else None for name in node.input)
         call = Call(node, version, given, self.images)
         if node.op_type in constants.MAKERS:
@@ -124,8 +123,8 @@ class _Conversion:
             if meta.numel() // BATCH > _LARGEST:
                 raise call.error(f"makes {meta.numel() // BATCH:,} numbers of one image")
             self.values[name] = Operand(name, meta.shape, meta.dtype)
-        taken = tuple(operand.name for operand in operands)
-        self.made.append(Made(node, layer.module, taken, outputs))
+        names = tuple(operand.name for operand in operands)
+        self.made.append(Made(node, layer.module, names, outputs))
         return None
 
     def _value(self, node: onnx.NodeProto, name: str) -> Operand:
@@ -141,8 +140,8 @@ class _Conversion:
     def _branch(self, call: Call) -> None:
         """Take one branch of an If that does not depend on the images."""
         call.input(0)
-        taken = _asked(call, lambda: call.constant(0).item())
-        branch = call.attribute("then_branch" if taken else "else_branch")
+        chosen = _asked(call, lambda: call.constant(0).item())
+        branch = call.attribute("then_branch" if chosen else "else_branch")
         for stored in branch.initializer:
             self._keep(stored.name, tensor(stored, self._file.folder))
         inner = [value.name for value in branch.output]
@@ -160,20 +159,13 @@ class _Conversion:
         rank = len(call.input(0).shape)
         fits = rank == 4 and [*pads[:2], *pads[4:6]] == [0] * 4 and min(pads) >= 0
         fits = fits and mode == "constant" and value == 0 and output != self.output
-        if not fits or not all(_pads_explicitly(node, output) for node in takers):
+        if not fits or not all(pads_explicitly(node, output) for node in takers):
             return False
         own = call.input(0)
         more = (pads[2], pads[3], pads[6], pads[7])
         both = tuple(a + b for a, b in zip(own.padding, more, strict=True))
         self.values[output] = replace(own, padding=both)
         return True
-
-
-def _pads_explicitly(node: onnx.NodeProto, padded: str) -> bool:
-    automatic = any(
-        a.name == "auto_pad" and a.s not in (b"NOTSET", b"VALID") for a in node.attribute
-    )
-    return node.op_type == "Conv" and not automatic and [*node.input].index(padded) == 0
 
 
 def _only(values: Sequence[onnx.ValueInfoProto], what: str) -> onnx.ValueInfoProto:
@@ -204,58 +196,6 @@ def _image(
             f"below {2**16:,}"
         )
     return images or None, (channels, height, width), dtype
-
-
-def _needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
-    """The nodes on which the outputs depend, in order."""
-    wanted, found = {*outputs}, []
-    for node in reversed(nodes):
-        if not wanted.isdisjoint(node.output):
-            wanted.update(_taken(node))
-            found.append(node)
-    return found[::-1]
-
-
-def _taken(node: onnx.NodeProto) -> list[str]:
-    """The values that a node takes, also within its branches."""
-    names = [*node.input]
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            inner = attribute.g
-            names += [value.name for value in inner.output]
-            names += [name for inside in inner.node for name in _taken(inside)]
-    return names
-
-
-def _require_known(nodes: Iterable[onnx.NodeProto]) -> None:
-    unknown: dict[str, str] = {}
-    for node in nodes:
-        operator = (
-            node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-        )
-        if operator not in _NEWEST:
-            unknown.setdefault(operator, label(node))
-    if unknown:
-        named = ", ".join(f"{operator!r} (node {node})" for operator, node in unknown.items())
-        raise ValueError(f"operators that are not known here: {named}")
-
-
-_NEWEST = (
-    {name: operator.newest for name, operator in OPERATORS.items()}
-    | {name: newest for name, (_, newest) in constants.MAKERS.items()}
-    | {"If": 25}
-)
-
-
-def _version(node: onnx.NodeProto, opset: int) -> int:
-    """The version of the node's operator."""
-    version = onnx.defs.get_schema(node.op_type, opset).since_version
-    if version > _NEWEST[node.op_type]:
-        raise ValueError(
-            f"node {label(node)} ({node.op_type}): of opset {version}; known up to "
-            f"{_NEWEST[node.op_type]}"
-        )
-    return version
 
 
 _Answer = TypeVar("_Answer")
@@ -289,43 +229,3 @@ def _computed(layer: Layer, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
 
 def _several(result: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     return (result,) if isinstance(result, Tensor) else tuple(result)
-
-
-# --- from layers to a network ---------------------------------------------------------------------
-
-
-def _without_softmax(made: list[Made], output: str) -> tuple[list[Made], str, str]:
-    """The layers without a softmax after which nothing but shapes changes; the output's name by
-    then; what was left out."""
-    makers = {name: layer for layer in made for name in layer.outputs}
-    name = output
-    while name in makers and makers[name].node.op_type in _ONLY_SHAPES:
-        name = makers[name].inputs[0]
-    last = makers.get(name)
-    if last is None or last.node.op_type != "Softmax":
-        return made, output, ""
-    (before,) = last.inputs
-    kept = [
-        replace(layer, inputs=tuple(before if n in last.outputs else n for n in layer.inputs))
-        for layer in made
-        if layer is not last
-    ]
-    return kept, before if output in last.outputs else output, last.node.name or last.outputs[0]
-
-
-def _assemble(network: OnnxNetwork, made: Sequence[Made], image: str, output: str) -> None:
-    """Put the layers into the network, under their names."""
-    names = layer_names([layer.node for layer in made])
-    last = {name: place for place, layer in enumerate(made) for name in layer.inputs}
-    steps = []
-    for place, (name, layer) in enumerate(zip(names, made, strict=True)):
-        owner = network
-        *scope, own = name.split(".")
-        for part in scope:
-            if not hasattr(owner, part):
-                owner.add_module(part, nn.Module())
-            owner = owner.get_submodule(part)
-        owner.add_module(own, layer.module)
-        done = {n for n in (*layer.inputs, *layer.outputs) if last.get(n, place) == place}
-        steps.append(Step(name, layer.inputs, layer.outputs, tuple(sorted(done - {output}))))
-    network.follow(tuple(steps), image, output)

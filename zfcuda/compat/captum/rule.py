@@ -19,12 +19,9 @@ from torch import Tensor, nn
 from zfcuda import backward_cone
 from zfcuda._running import memory_limit, spans
 from zfcuda.backward_cone import Manner
+from zfcuda.compat.captum.accepting import Refused
 from zfcuda.graph import Graph, Node
 from zfcuda.rules import Identity, Rule, Shape
-
-
-class Refused(Exception):
-    """Why zfcuda leaves a call to Captum."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""A network shown a labelled data set."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda._running import (
+    base_pass,
+    check_input,
+    evaluating,
+    memory_limit,
+    progress_bar,
+    to_result,
+)
+from zfcuda.datasets import Examples
+from zfcuda.uncertainty.least_certain import LeastCertain
+from zfcuda.uncertainty.result import UncertaintyResult
+
+_READ = 250  # pictures at a time
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def uncertainty_of(
+    model: nn.Module,
+    examples: Examples,
+    most: int = 8,
+    bins: int = 15,
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> UncertaintyResult:
+    """The network's answers to a labelled data set: how uncertain, how often wrong, how far its
+    probabilities can be taken at their word.
+
+    The uncertainty of an answer is the entropy of its probabilities. Pictures are read a few
+    hundred at a time, unvaried; only their logits and the ``most`` least certain ones are kept.
+
+    Args:
+        model: returns logits [N,K]; runs in eval mode and is left as it was.
+        examples: the pictures, best of a validation or test part;
+            :class:`zfcuda.datasets.FromDataset` makes them of any ``torch.utils.data.Dataset``.
+        most: how many of the least certain pictures are kept.
+        bins: of the reliability curve.
+        max_memory: bytes that the activations of one batch may take.
+        progress: show a progress bar.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or out of range, an empty data set, or
+            a label that the model has no logit for.
+    """
+    start = time.perf_counter()
+    if len(examples) == 0:
+        raise ValueError("examples must not be empty")
+    if most < 1 or bins < 1:
+        raise ValueError(f"most and bins must be at least 1, got {most} and {bins}")
+    logits, labels = [], []
+    kept = LeastCertain(most)
+    with evaluating(model), progress_bar(len(examples), progress, "uncertainty") as advance:
+        for x, truth in examples.batches(_READ):
+            x = _as_weights(x, model)
+            check_input(model, x)
+            limit = memory_limit(max_memory, x.device)
+            answer = to_result(base_pass(model, x, (), lambda _, maps: None, limit)[0])
+            if int(truth.max()) >= answer.shape[1] or int(truth.min()) < 0:
+                raise ValueError(
+                    f"labels from {int(truth.min())} to {int(truth.max())}: the model has "
+                    f"{answer.shape[1]} classes"
+                )
+            kept.add(x, answer)
+            logits.append(answer)
+            labels.append(truth)
+            advance(len(x))
+    return UncertaintyResult(
+        logits=torch.cat(logits),
+        labels=torch.cat(labels),
+        numbers=kept.numbers,
+        images=kept.images,
+        bins=bins,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _as_weights(x: Tensor, model: nn.Module) -> Tensor:
+    """``x`` on the device and of the dtype of the model's weights."""
+    weights = next(iter(model.parameters()), x)
+    return x.to(weights.device, weights.dtype)

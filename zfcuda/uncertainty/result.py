@@ -1,0 +1,119 @@
+"""A network's answers to labelled pictures, and how far they can be trusted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zfcuda.results import Result
+from zfcuda.results.checks import expect_shape
+from zfcuda.results.scores import of_target
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Confidence against accuracy, in B bins of equal width over 0..1 (Guo et al. 2017,
+    arXiv 1706.04599). A picture's confidence is the probability of its most probable class.
+
+    Attributes:
+        edges: [B+1], of the bins; a bin includes its upper edge, the first one both.
+        counts: int64 [B], pictures in each bin.
+        confidence: [B], their mean confidence, NaN in an empty bin.
+        accuracy: [B], the share of them that the network gets right, NaN in an empty bin.
+        ece: the expected calibration error, the mean of |accuracy - confidence| over pictures.
+    """
+
+    edges: Tensor
+    counts: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+    ece: float
+
+
+@dataclass(frozen=True, eq=False)
+class UncertaintyResult(Result):
+    """A network's answers to N labelled pictures, and the M pictures it is least certain of.
+
+    Attributes:
+        logits: [N,K].
+        labels: int64 [N], the true classes.
+        numbers: int64 [M], the least certain pictures' places among the N, least certain first.
+        images: [M,C,H,W], those pictures as network input.
+        bins: of the reliability curve.
+        seconds: wall time.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    numbers: Tensor
+    images: Tensor
+    bins: int
+    seconds: float
+    _figure = "uncertainty"
+
+    def __post_init__(self) -> None:
+        expect_shape("logits", self.logits, None, None)
+        expect_shape("labels", self.labels, len(self.logits))
+        expect_shape("numbers", self.numbers, None)
+        expect_shape("images", self.images, len(self.numbers), None, None, None)
+        if self.bins < 1:
+            raise ValueError(f"bins must be at least 1, got {self.bins}")
+
+    @property
+    def probabilities(self) -> Tensor:
+        """float64 [N,K], the softmax of the logits."""
+        return self.logits.double().softmax(-1)
+
+    @property
+    def entropy(self) -> Tensor:
+        """float64 [N], nats: 0 when certain, ln K when all classes are equally likely."""
+        return torch.special.entr(self.probabilities).sum(-1)
+
+    @property
+    def predicted(self) -> Tensor:
+        """int64 [N], the most probable classes."""
+        return self.logits.argmax(-1)
+
+    @property
+    def correct(self) -> Tensor:
+        """bool [N], whether the prediction is the label."""
+        return self.predicted == self.labels
+
+    @property
+    def accuracy(self) -> float:
+        """The share of pictures that the network gets right."""
+        return float(self.correct.double().mean())
+
+    @property
+    def cross_entropy(self) -> float:
+        """The mean negative log-likelihood of the labels, nats."""
+        return float(-of_target(self.logits.double().log_softmax(-1), self.labels).mean())
+
+    @property
+    def confusion(self) -> Tensor:
+        """int64 [K,K], pictures of each class (row) by predicted class (column)."""
+        classes = self.logits.shape[1]
+        pairs = self.labels * classes + self.predicted
+        return pairs.bincount(minlength=classes**2).view(classes, classes)
+
+    def reliability(self) -> Reliability:
+        """The reliability curve over ``bins`` bins."""
+        confidence = self.probabilities.amax(-1)
+        known = confidence.isfinite()
+        bins = (confidence[known] * self.bins).ceil().long().sub(1).clamp(0, self.bins - 1)
+        counts = bins.bincount(minlength=self.bins)
+        right, sure = (
+            torch.zeros(self.bins, dtype=torch.float64).index_add(0, bins, values[known].double())
+            for values in (self.correct, confidence)
+        )
+        total = int(counts.sum())
+        return Reliability(
+            edges=torch.linspace(0, 1, self.bins + 1, dtype=torch.float64),
+            counts=counts,
+            confidence=sure / counts,
+            accuracy=right / counts,
+            ece=float((right - sure).abs().sum() / total) if total else math.nan,
+        )

@@ -1,12 +1,8 @@
-"""How features come to be during training (Zeiler & Fergus 2014, figure 4)."""
+"""The same maps at every checkpoint."""
 
 from __future__ import annotations
 
-import copy
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -14,68 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._sources import Images, source_of
+from zfcuda.feature_evolution.checkpoints import Checkpoint, network_at
+from zfcuda.feature_evolution.result import EvolutionResult
 from zfcuda.maxima import Maps, TopActivations, top_activations
-from zfcuda.models.weights import load_checked, read_state
-from zfcuda.results import Result
-from zfcuda.results.checks import expect_shape
-
-__all__ = ["Checkpoint", "EvolutionResult", "evolution"]
-
-Checkpoint = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
-
-
-@dataclass(frozen=True, eq=False)
-class EvolutionResult(Result):
-    """For some maps, the strongest activation over a data set at each of E checkpoints, projected
-    (Zeiler & Fergus 2014, figure 4).
-
-    M is the number of a layer's maps that were followed, Z of the image's channels.
-
-    Attributes:
-        checkpoints: E names, in the order of training.
-        layers: the layers' names.
-        channels: per layer int64 [M], the maps, ascending.
-        values: per layer [E,M], the strongest activations; -inf where every image gave NaN.
-        images: per layer int64 [E,M], the image of each; -1 where there is none.
-        positions: per layer int64 [E,M,2], (row, column) on the map.
-        boxes: per layer int64 [E,M,4], windows of the images, as in
-            :class:`zfcuda.TopActivations`.
-        projections: per layer [E,M,Z,h,w], what the unit saw, in network input space.
-        patches: per layer [E,M,Z,h,w], the same windows of the images.
-        difference: per layer, recorded against reproduced activations, the largest of all
-            checkpoints; see :class:`zfcuda.TopActivations`.
-        count: number of images.
-        image_size: (H, W).
-        seconds: wall time.
-    """
-
-    checkpoints: tuple[str, ...]
-    layers: tuple[str, ...]
-    channels: dict[str, Tensor]
-    values: dict[str, Tensor]
-    images: dict[str, Tensor]
-    positions: dict[str, Tensor]
-    boxes: dict[str, Tensor]
-    projections: dict[str, Tensor]
-    patches: dict[str, Tensor]
-    difference: dict[str, float]
-    count: int
-    image_size: tuple[int, int]
-    seconds: float
-    _figure = "feature_evolution"
-
-    def __post_init__(self) -> None:
-        for layer in self.layers:
-            expect_shape(f"channels[{layer!r}]", self.channels[layer], None)
-            shape = len(self.checkpoints), len(self.channels[layer])
-            expect_shape(f"values[{layer!r}]", self.values[layer], *shape)
-            expect_shape(f"images[{layer!r}]", self.images[layer], *shape)
-            expect_shape(f"positions[{layer!r}]", self.positions[layer], *shape, 2)
-            expect_shape(f"boxes[{layer!r}]", self.boxes[layer], *shape, 4)
-            expect_shape(
-                f"projections[{layer!r}]", self.projections[layer], *shape, None, None, None
-            )
-            expect_shape(f"patches[{layer!r}]", self.patches[layer], *self.projections[layer].shape)
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
@@ -117,12 +54,12 @@ def evolution(
     if not pairs:
         raise ValueError("checkpoints must hold at least one")
     for pair in pairs:  # what does not fit is told before the first pass, not after hours
-        _network(*pair, model)
+        network_at(*pair, model)
     source = source_of(images, batch, workers)
     settings: dict[str, Any] = {"max_memory": max_memory, "progress": progress}
 
     def strongest(pair: tuple[str, Checkpoint], chosen: Maps) -> TopActivations:
-        return top_activations(_network(*pair, model), source, layers, 1, chosen, **settings)
+        return top_activations(network_at(*pair, model), source, layers, 1, chosen, **settings)
 
     last = strongest(pairs[-1], maps)  # it decides which maps are followed
     channels = {layer: own.tolist() for layer, own in last.channels.items()}
@@ -157,21 +94,3 @@ def evolution(
         image_size=last.image_size,
         seconds=perf_counter() - began,
     )
-
-
-def _network(name: str, checkpoint: Checkpoint, model: nn.Module | None) -> nn.Module:
-    """The model at a checkpoint."""
-    if isinstance(checkpoint, nn.Module):
-        return checkpoint
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"checkpoint {name!r} holds weights only: model must be the torch.nn.Module that they "
-            f"belong to, got {type(model).__name__}"
-        )
-    if isinstance(checkpoint, Mapping):
-        state, source = checkpoint, f"checkpoint {name!r}"
-    else:
-        state, source = read_state(Path(checkpoint)), f"checkpoint '{os.fspath(checkpoint)}'"
-    network = copy.deepcopy(model)
-    load_checked(network, state, source)
-    return network

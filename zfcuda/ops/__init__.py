@@ -1,0 +1,32 @@
+"""One typed function per kernel, with its fake (shape-only) kernel and its autograd rule beside it.
+
+The schemas are in ``csrc/library.cpp``, the kernels in ``csrc/cpu`` and ``csrc/cuda``; the same
+functions in plain PyTorch are in :mod:`zfcuda.reference`.
+
+All take float32, float64, float16 or bfloat16 (16-bit types are computed in float32), contiguous or
+channels_last (the result has the input's layout; other strides are copied to contiguous first),
+empty batches, and run on the tensor's own device and its current stream. All but the ``*_windows``
+ops are differentiable once; a second derivative raises.
+"""
+
+from zfcuda.ops.arguments import IntPair
+from zfcuda.ops.normalisation import local_response_norm
+from zfcuda.ops.occlusion import occlude
+from zfcuda.ops.pooling import max_pool2d, switches_to_indices
+from zfcuda.ops.unpooling import max_unpool2d
+from zfcuda.ops.warping import warp_affine
+from zfcuda.ops.windows import WINDOW_COLUMNS, gather_windows, pool_windows, unpool_windows
+
+__all__ = [
+    "WINDOW_COLUMNS",
+    "IntPair",
+    "gather_windows",
+    "local_response_norm",
+    "max_pool2d",
+    "max_unpool2d",
+    "occlude",
+    "pool_windows",
+    "switches_to_indices",
+    "unpool_windows",
+    "warp_affine",
+]

@@ -1,0 +1,63 @@
+"""Every image under every affine map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zfcuda.ops.arguments import check_tensor
+from zfcuda.ops.copies import empty_copies, fill_of
+from zfcuda.ops.library import kernels, no_derivative
+
+
+def warp_affine(x: Tensor, matrices: Tensor, fill: float | Tensor = 0.0) -> Tensor:
+    """Every image under every affine map, bilinear, without a coordinate grid in memory.
+
+    Args:
+        x: [N,C,H,W].
+        matrices: [M,2,3], mapping output to input pixel coordinates (x, y), pixel centres at +0.5;
+            read as float64 whatever x's dtype. No gradient flows to them.
+        fill: a number or one per channel [C]; taps outside the image take it before blending.
+
+    Returns:
+        [N,M,C,H,W], images of x's size; for a channels_last x each image is channels_last.
+
+    Raises:
+        ValueError: wrong ranks or shapes, matrices that require grad.
+    """
+    check_tensor(matrices, "matrices")
+    if matrices.requires_grad and torch.is_grad_enabled():
+        raise ValueError("warp_affine has no gradient for its matrices; pass matrices.detach()")
+    matrices = matrices.to(device=x.device, dtype=torch.float64)
+    return kernels.warp_affine(x, matrices, fill_of(x, fill, with_image=False))
+
+
+@torch.library.register_fake("zfcuda::warp_affine")
+def _(x, matrices, fill):
+    return empty_copies(x, matrices.shape[0])
+
+
+@torch.library.register_fake("zfcuda::warp_affine_backward")
+def _(grad, matrices, channels_last):
+    n, _, c, h, w = grad.shape
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty((n, c, h, w), dtype=grad.dtype, device=grad.device, memory_format=layout)
+
+
+def _warp_affine_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, matrices, _ = inputs
+    ctx.save_for_backward(matrices)
+    ctx.channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _warp_affine_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (matrices,) = ctx.saved_tensors
+    return kernels.warp_affine_backward(grad, matrices, ctx.channels_last), None, None
+
+
+torch.library.register_autograd(
+    "zfcuda::warp_affine", _warp_affine_backward, setup_context=_warp_affine_setup
+)
+no_derivative("warp_affine_backward")

@@ -1,0 +1,13 @@
+"""Figures and their numbers as one static page: no scripts, no network, thumbnails in the page.
+
+Names and texts are data: everything is escaped. The page links to the pictures in full size and to
+the files with their numbers, relative to its folder, so that the folder can be moved or served.
+
+:mod:`.entries` is what a page is made of; :mod:`.page` writes it, with :mod:`.texts` and
+:mod:`.thumbnails`.
+"""
+
+from zfcuda.report.entries import Entry, Section, facts_of
+from zfcuda.report.page import write_index
+
+__all__ = ["Entry", "Section", "facts_of", "write_index"]

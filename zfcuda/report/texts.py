@@ -1,0 +1,39 @@
+"""Text and links as they can stand in a page; the template escapes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+__all__ = ["Link", "link_to", "shown", "value_shown"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file beside the page."""
+
+    href: str
+    name: str
+    label: str  # shorter: what tells an entry's files apart
+
+
+def link_to(path: Path, folder: Path, label: str = "") -> Link:
+    """A link to a file from a page in a folder."""
+    relative = os.path.relpath(path, folder).replace(os.sep, "/")
+    return Link(quote(os.fsencode(relative)), shown(path.name), shown(label or path.name))
+
+
+def shown(text: object) -> str:
+    """Text that can be written: file names may hold bytes that are no characters."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
+
+
+def value_shown(value: object) -> str:
+    """A setting as one reads it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(value_shown, value))
+    plain = value is None or isinstance(value, dict | bool)
+    return shown(json.dumps(value, ensure_ascii=False) if plain else value)

@@ -6,36 +6,38 @@ down. Everything is placed when the drawing is made; `draw` puts it on axes of t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
-from matplotlib.path import Path
 
+from ._layer_pieces import (
+    BACKWARD,
+    FORWARD,
+    LINE,
+    SWITCHES,
+    WIDTH,
+    Box,
+    draw_box,
+    draw_link,
+    draw_path,
+    draw_plus,
+)
+from ._layer_text import SMALL, Text, Writer
 from ._ranks import arrange
-from ._style import INK, MUTED, PALETTE, Array, fit, fit_name, number, show_image
+from ._style import MUTED, Array, number, show_image
 from .projection import magnify, outline, support
 
 if TYPE_CHECKING:
     from zfcuda.diagrams import Diagram
 
-WIDTH = 7.0
-FORWARD, BACKWARD, SWITCHES = PALETTE[0], "#C24F00", "#00805D"
 _SIDE = 3.15  # of the convnet, and of the deconvnet
 _BOX, _BETWEEN = 2.2, 0.12  # the widest a box gets; between neighbours
 _GAP = 0.34  # between ranks
-_LINE, _PAD = 0.122, 0.065  # of a box's text
+_PAD = 0.065  # above and below a box's text
 _PICTURE, _CAPTION = 1.0, 0.2
 _HEADING = 0.27
-_BOLD, _SMALL = 7.0, 6.5  # points, where boxes are wide enough
-_WORD = 13  # letters of "normalisation", which should not be broken
-_LETTER = 0.0083  # width, times points; bold ones are wider:
-_BOLD_LETTER = 0.0098
 _FILLS = {
     "convolution": "#d9e8f5",
     "linear": "#d9e8f5",
@@ -43,66 +45,6 @@ _FILLS = {
     "pooling": "#d6eee3",
 }
 _OTHER = "#ededed"
-
-Point = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class _Box:
-    """Its middle, its bottom and its size."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-
-    @property
-    def top(self) -> float:
-        return self.y + self.height
-
-    @property
-    def mirrored(self) -> _Box:
-        return _Box(WIDTH - self.x, self.y, self.width, self.height)
-
-
-@dataclass(frozen=True)
-class _Text:
-    """A box's heading and what is below it, wrapped."""
-
-    heading: str
-    rest: str
-
-    @property
-    def heading_lines(self) -> int:
-        return 1 + self.heading.count("\n")
-
-    @property
-    def lines(self) -> int:
-        return self.heading_lines + (1 + self.rest.count("\n") if self.rest else 0)
-
-
-class _Writer:
-    """Wraps what stands in boxes of one width; where they are narrow, in smaller letters."""
-
-    def __init__(self, width: float) -> None:
-        self.scale = float(np.clip(width / (_WORD * _BOLD_LETTER * _BOLD), 0.7, 1.0))
-        self.letters = int(width / (_LETTER * _SMALL * self.scale))
-        self._bold_letters = int(width / (_BOLD_LETTER * _BOLD * self.scale))
-
-    def write(self, heading: str, *rest: str) -> _Text:
-        """A heading, and below it the rest, in one line if it fits."""
-        # "stride 2" stays together.
-        parts = [re.sub(r"(stride|pad|dilation) ", "\\1\u00a0", part) for part in rest if part]
-        joined = ": ".join(parts)
-        if len(joined) > self.letters:
-            joined = "\n".join(fit(part, self.letters, 2) for part in parts)
-        return _Text(fit(heading, self._bold_letters, 2), joined)
-
-    def name(self, name: str) -> str:
-        """A dotted name without the first parts that do not fit."""
-        while "." in name and len(name) > self.letters:
-            name = name.partition(".")[2]
-        return fit_name(name, self.letters)
 
 
 class LayerDrawing:
@@ -117,11 +59,11 @@ class LayerDrawing:
         self._inputs = [[] for _ in result.sources] + steps
         self._plan = arrange(self._inputs)
         self._lane = min(_SIDE / self._plan.width, _BOX + _BETWEEN)
-        self._writer = _Writer(self._lane - _BETWEEN)
+        self._writer = Writer(self._lane - _BETWEEN)
         self._texts = self._written()
         self._place()
 
-    def _written(self) -> list[tuple[_Text, _Text]]:
+    def _written(self) -> list[tuple[Text, Text]]:
         """Of each box, and of its counterpart."""
         write, name = self._writer.write, self._writer.name
         below = []
@@ -139,7 +81,7 @@ class LayerDrawing:
         heights = [0.0] * ranks
         for rank, pair in zip(self._plan.rank, self._texts, strict=True):
             lines = max(text.lines for text in pair)
-            heights[rank] = max(heights[rank], lines * _LINE + 2 * _PAD)
+            heights[rank] = max(heights[rank], lines * LINE + 2 * _PAD)
         # Where nothing is left out, the pictures stand in the place of the maps below.
         self._whole = [source.calls for source in self._result.sources] == [0]
         if self._whole:
@@ -151,11 +93,11 @@ class LayerDrawing:
         self._tops = [y + height for y, height in zip(self._bottoms, heights, strict=True)]
         width = self._lane - _BETWEEN
         self._boxes = [
-            _Box(self._x(place), self._bottoms[rank], width, heights[rank])
+            Box(self._x(place), self._bottoms[rank], width, heights[rank])
             for place, rank in zip(self._plan.place, self._plan.rank, strict=True)
         ]
         self._seed = self._tops[-1] + _GAP
-        self.height = self._seed + 2 * _LINE + 2 * _PAD + _HEADING
+        self.height = self._seed + 2 * LINE + 2 * _PAD + _HEADING
 
     def _x(self, place: float) -> float:
         return WIDTH - 0.05 - _SIDE / 2 + place * self._lane
@@ -180,24 +122,24 @@ class LayerDrawing:
                 self._draw_shape(ax, index, box, self._result.sources[index].shape)
         self._draw_seed(ax)
 
-    def _draw_boxes(self, ax: Axes, index: int, box: _Box) -> None:
+    def _draw_boxes(self, ax: Axes, index: int, box: Box) -> None:
         """A call and its counterpart, and what the one has from the other."""
         forward, backward = self._texts[index]
         if index < self._given:
             for own, text in ((box, forward), (box.mirrored, backward)):
-                _draw_box(ax, own, text, "white", self._writer.scale, "--")
+                draw_box(ax, own, text, "white", self._writer.scale, "--")
             return
         kind = self._result.steps[index - self._given].kind
         fill = next((colour for part, colour in _FILLS.items() if part in kind), _OTHER)
-        _draw_box(ax, box, forward, fill, self._writer.scale)
-        _draw_box(ax, box.mirrored, backward, fill, self._writer.scale)
+        draw_box(ax, box, forward, fill, self._writer.scale)
+        draw_box(ax, box.mirrored, backward, fill, self._writer.scale)
         if "max-pooling" in kind:
-            _draw_link(ax, box, "switches", SWITCHES, "-|>", "-")
+            draw_link(ax, box, "switches", SWITCHES, "-|>", "-")
         elif kind in ("convolution", "linear") and self._plan.width <= 1:
             what = "same filters" if kind == "convolution" else "same weights"
-            _draw_link(ax, box, what, MUTED, "-", ":")
+            draw_link(ax, box, what, MUTED, "-", ":")
 
-    def _draw_shape(self, ax: Axes, index: int, box: _Box, shape: Sequence[int]) -> None:
+    def _draw_shape(self, ax: Axes, index: int, box: Box, shape: Sequence[int]) -> None:
         """The shape of what leaves a box, beside its arrows."""
         bends = [
             self._x(route[1][0]) - box.x
@@ -206,7 +148,7 @@ class LayerDrawing:
         ]
         away = -1 if bends and min(bends) > 0.05 else 1  # on the side to which no arrow bends
         aside = 0.06 if len(bends) < 2 else 0.24
-        style = {"fontsize": _SMALL * self._writer.scale, "color": MUTED, "va": "bottom"}
+        style = {"fontsize": SMALL * self._writer.scale, "color": MUTED, "va": "bottom"}
         for x, side in ((box.x, away), (WIDTH - box.x, -away)):
             align = "left" if side > 0 else "right"
             ax.text(x + side * aside, box.top + 0.02, _times(shape), ha=align, **style)
@@ -223,15 +165,15 @@ class LayerDrawing:
         # Arrows that come from aside enter aside, so that they can be told apart.
         side = (passing[-1][0] if passing else a.x) - b.x
         entry = (b.x + float(np.clip(0.15 * side, -0.3 * b.width, 0.3 * b.width)), b.y)
-        _draw_path(ax, [(a.x, a.top), *passing, entry], FORWARD)
+        draw_path(ax, [(a.x, a.top), *passing, entry], FORWARD)
         down = [(WIDTH - x, y) for x, y in (entry, *reversed(passing), (a.x, a.top))]
         if sum(start in inputs for inputs in self._inputs) == 1:
-            _draw_path(ax, down, BACKWARD)
+            draw_path(ax, down, BACKWARD)
             return
         x, top = down[-1]
-        _draw_path(ax, [*down[:-1], (x, top + 0.2)], BACKWARD, "-")
-        _draw_plus(ax, x, top + 0.2)
-        _draw_path(ax, [(x, top + 0.14), (x, top)], BACKWARD)
+        draw_path(ax, [*down[:-1], (x, top + 0.2)], BACKWARD, "-")
+        draw_plus(ax, x, top + 0.2)
+        draw_path(ax, [(x, top + 0.14), (x, top)], BACKWARD)
 
     def _draw_pictures(self, ax: Axes, image: Array, projection: Array) -> None:
         """The image where the convnet begins and the projection where the deconvnet ends."""
@@ -255,103 +197,34 @@ class LayerDrawing:
         x, y = self._x(0.0), _CAPTION + _PICTURE
         for source, box in zip(self._result.sources, self._boxes, strict=False):
             up = [(x, y), (box.x, box.y)]
-            _draw_path(ax, up, FORWARD, style="--")
-            _draw_path(ax, [(WIDTH - a, b) for a, b in reversed(up)], BACKWARD, style="--")
+            draw_path(ax, up, FORWARD, style="--")
+            draw_path(ax, [(WIDTH - a, b) for a, b in reversed(up)], BACKWARD, style="--")
             if self._given == 1:
                 calls = f"{source.calls} call{'s' * (source.calls != 1)} not drawn"
-                style = {"va": "center", "fontsize": _SMALL, "color": MUTED}
+                style = {"va": "center", "fontsize": SMALL, "color": MUTED}
                 ax.text(x + 0.07, y + _GAP / 2, calls, ha="left", **style)
                 ax.text(WIDTH - x - 0.07, y + _GAP / 2, calls, ha="right", **style)
 
     def _draw_seed(self, ax: Axes) -> None:
         """At the top: the convnet ends and the deconvnet begins."""
         top = self._boxes[-1]
-        _draw_path(ax, [(top.x, top.top), (top.x, self._seed)], FORWARD)
-        _draw_path(ax, [(WIDTH - top.x, self._seed), (WIDTH - top.x, top.top)], BACKWARD)
+        draw_path(ax, [(top.x, top.top), (top.x, self._seed)], FORWARD)
+        draw_path(ax, [(WIDTH - top.x, self._seed), (WIDTH - top.x, top.top)], BACKWARD)
         channel, row, column = self._result.unit
         place = f"of map {channel} at ({row}, {column})"
         if len(self._result.steps[-1].shape) == 1:
             place = f"of unit {channel}"
-        text = _Text(
+        text = Text(
             f"the strongest activation: {number(self._result.activation)}, {place}",
             "goes down as the signal, everything else of the layer is set to zero",
         )
-        wide = _Box(WIDTH / 2, self._seed, WIDTH - 1.4, 2 * _LINE + 2 * _PAD)
-        _draw_box(ax, wide, text, "#fdf6d8")
+        wide = Box(WIDTH / 2, self._seed, WIDTH - 1.4, 2 * LINE + 2 * _PAD)
+        draw_box(ax, wide, text, "#fdf6d8")
         style = {"va": "bottom", "ha": "center", "fontweight": "bold", "fontsize": 8.5}
         y = wide.top + 0.07
         ax.text(self._x(0.0), y, "convnet layer, upwards", color=FORWARD, **style)
         ax.text(WIDTH - self._x(0.0), y, "deconvnet layer, downwards", color=BACKWARD, **style)
 
 
-# ------------------------------------------------------------------------------------ pieces
-
-
 def _times(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
-
-
-def _draw_box(
-    ax: Axes, box: _Box, text: _Text, fill: str, scale: float = 1.0, line: str = "-"
-) -> None:
-    ax.add_patch(
-        FancyBboxPatch(
-            (box.x - box.width / 2, box.y),
-            box.width,
-            box.height,
-            boxstyle="round,pad=0,rounding_size=0.06",
-            facecolor=fill,
-            edgecolor=MUTED,
-            linewidth=0.7,
-            linestyle=line,
-            zorder=3,
-        )
-    )
-    line_height = _LINE * scale
-    y = box.y + (box.height + text.lines * line_height) / 2
-    style = {"ha": "center", "va": "top", "color": INK, "zorder": 4, "linespacing": 1.1}
-    ax.text(box.x, y, text.heading, fontsize=_BOLD * scale, fontweight="bold", **style)
-    ax.text(
-        box.x, y - text.heading_lines * line_height, text.rest, fontsize=_SMALL * scale, **style
-    )
-
-
-def _draw_link(ax: Axes, box: _Box, text: str, colour: str, head: str, line: str) -> None:
-    """From a box to its counterpart, behind what stands between them."""
-    y = box.y + box.height / 2
-    ends = [(box.x - box.width / 2, y), (WIDTH - box.x + box.width / 2, y)]
-    ax.add_patch(_patch(Path(ends), colour, head, line, zorder=1))
-    ax.text(WIDTH / 2, y + 0.04, text, ha="center", va="bottom", fontsize=7, color=colour)
-
-
-def _draw_path(
-    ax: Axes, points: Sequence[Point], colour: str, head: str = "-|>", style: str = "-"
-) -> None:
-    """An arrow through points, leaving and reaching each of them vertically."""
-    vertices, codes = [points[0]], [Path.MOVETO]
-    for (x0, y0), (x1, y1) in pairwise(points):
-        middle = (y0 + y1) / 2
-        vertices += [(x0, middle), (x1, middle), (x1, y1)]
-        codes += [Path.CURVE4] * 3
-    ax.add_patch(_patch(Path(vertices, codes), colour, head, style, zorder=2.5))
-
-
-def _patch(path: Path, colour: str, head: str, style: str, zorder: float) -> FancyArrowPatch:
-    return FancyArrowPatch(
-        path=path,
-        arrowstyle=head,
-        mutation_scale=8,
-        color=colour,
-        linewidth=1.1,
-        linestyle=style,
-        zorder=zorder,
-    )
-
-
-def _draw_plus(ax: Axes, x: float, y: float) -> None:
-    """Where the signals of several consumers meet."""
-    ax.add_patch(
-        Circle((x, y), 0.06, facecolor="white", edgecolor=BACKWARD, linewidth=0.9, zorder=4)
-    )
-    for dx, dy in ((0.033, 0.0), (0.0, 0.033)):
-        ax.plot([x - dx, x + dx], [y - dy, y + dy], color=BACKWARD, linewidth=0.9, zorder=5)

@@ -13,7 +13,8 @@ from matplotlib.patches import Rectangle
 
 from zfcuda.data import Preprocessing
 
-from ._layer_drawing import SWITCHES, WIDTH, LayerDrawing
+from ._layer_drawing import LayerDrawing
+from ._layer_pieces import SWITCHES, WIDTH
 from ._style import (
     PALETTE,
     Array,

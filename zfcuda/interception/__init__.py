@@ -18,6 +18,13 @@ here:
 from zfcuda.interception.deconvnet import deconvnet_rules
 from zfcuda.interception.kernels import fast_forward
 from zfcuda.interception.left_to_gradient import calls_left_to_gradient
-from zfcuda.interception.mode import Interception
+from zfcuda.interception.mode import Call, Handler, Interception
 
-__all__ = ["Interception", "calls_left_to_gradient", "deconvnet_rules", "fast_forward"]
+__all__ = [
+    "Call",
+    "Handler",
+    "Interception",
+    "calls_left_to_gradient",
+    "deconvnet_rules",
+    "fast_forward",
+]

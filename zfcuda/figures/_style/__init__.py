@@ -1,0 +1,39 @@
+"""What all figures share: typography, palettes, panels. Object-oriented matplotlib only.
+
+Nothing here touches pyplot or leaves a trace in ``matplotlib.rcParams``: a figure function is
+wrapped in `styled`, which applies the style for as long as the figure is being built.
+"""
+
+from .arrays import Array, colourless, display_images, display_signal, to_array
+from .colours import INK, LINE_STYLES, MUTED, NO_DATA, PALETTE
+from .house import DPI, new_figure, styled
+from .labels import defined_labels, label_colours, label_legend, pick_labels
+from .panels import below, colour_bar, show_image
+from .text import class_name, fit, fit_name, number
+
+__all__ = [
+    "DPI",
+    "INK",
+    "LINE_STYLES",
+    "MUTED",
+    "NO_DATA",
+    "PALETTE",
+    "Array",
+    "below",
+    "class_name",
+    "colour_bar",
+    "colourless",
+    "defined_labels",
+    "display_images",
+    "display_signal",
+    "fit",
+    "fit_name",
+    "label_colours",
+    "label_legend",
+    "new_figure",
+    "number",
+    "pick_labels",
+    "show_image",
+    "styled",
+    "to_array",
+]

@@ -1,0 +1,66 @@
+"""Tensors as arrays, and as pictures that can be shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def to_array(x: Any) -> Array:
+    """A tensor or array-like as a NumPy array (16-bit floats widened, so that NumPy knows them)."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        if x.is_floating_point():
+            x = x.double()
+        return x.numpy()
+    return np.asarray(x)
+
+
+def _channels_last(x: Any) -> Array:
+    array = to_array(x)
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4:
+        raise ValueError(f"display images: expected [N,H,W,3] or [N,C,H,W], got {array.shape}")
+    if array.shape[-1] not in (1, 3):
+        array = np.moveaxis(array, 1, -1)
+    if array.shape[-1] not in (1, 3):
+        array = array.mean(axis=-1, keepdims=True)
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
+
+
+def display_images(x: Any) -> Array:
+    """``[N,H,W,3]`` in 0..1: others than those in that range are stretched, image by image."""
+    images = _channels_last(x).astype(float)
+    if np.nanmin(images, initial=0.0) < 0 or np.nanmax(images, initial=1.0) > 1:
+        low = np.nanmin(images, axis=(1, 2, 3), keepdims=True)
+        high = np.nanmax(images, axis=(1, 2, 3), keepdims=True)
+        images = (images - low) / np.where(high > low, high - low, 1.0)
+    return np.nan_to_num(images, nan=0.5)
+
+
+def colourless(x: Any) -> Array:
+    """Network inputs ``[N,C,H,W]`` as grey pictures: nobody said which channel is red."""
+    return display_images(to_array(x).mean(axis=1, keepdims=True))
+
+
+def display_signal(x: Any) -> Array:
+    """``[N,H,W,3]`` in 0..1 of a signed signal, zero at mid grey.
+
+    Non-negative arrays ``[N,H,W,3]`` in 0..1 are taken as already scaled for display.
+    """
+    array = to_array(x)
+    if array.ndim == 4 and array.shape[-1] == 3 and array.min() >= 0 and array.max() <= 1:
+        return array
+    signal = np.nan_to_num(_channels_last(array).astype(float))
+    return np.stack([0.5 + 0.5 * np.clip(one / _full_scale(one), -1, 1) for one in signal])
+
+
+def _full_scale(signal: Array) -> float:
+    """The 99.5th percentile of the non-zero values: an early layer's projection is mostly zeros."""
+    magnitude = np.abs(signal[signal != 0])
+    return float(np.percentile(magnitude, 99.5)) if magnitude.size else 1.0

@@ -1,0 +1,75 @@
+"""The house style: typography and layout, applied for as long as a figure is being built."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .colours import INK, MUTED
+from .text import fit
+
+P = ParamSpec("P")
+
+DPI = 150
+_RC: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # shipped with matplotlib: the same figure everywhere
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "axes.labelcolor": INK,
+    "axes.titlepad": 5,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "text.color": INK,
+    "text.parse_math": False,  # class and layer names are data: "$5" is not mathematics
+    "figure.titlesize": 10.5,
+    "figure.titleweight": "bold",
+}
+
+
+def styled(build: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Run a figure function under the house style, and lay the figure out before returning it.
+
+    The dry draw inside the style makes matplotlib create its lazy parts (tick labels) now; drawn
+    later they would take whatever style the caller has.
+    """
+
+    @functools.wraps(build)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(_RC):
+            figure = build(*args, **kwargs)
+            figure.draw_without_rendering()
+            return figure
+
+    return wrapper
+
+
+def new_figure(width: float, height: float, title: str | None = None, dpi: int = DPI) -> Figure:
+    """An empty constrained-layout figure of the given size in inches, on an Agg canvas."""
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.02, hspace=0.02)
+    if title:
+        figure.suptitle(fit(title, int(width * 10.5), 2), x=0.01, ha="left")
+    return figure

@@ -130,7 +130,7 @@ def _findings(result: CorrespondenceResult) -> str:
             names = "all parts" if len(better) == len(parts) else ", ".join(better)
             sentences.append(
                 f"At {layer}, {names or 'no part'} {'is' if len(better) < 2 else 'are'} more "
-                f"consistent than {control}."
+                f"consistent than “{control}”."
             )
     sentences.append(
         "Against places of their own, an early layer favours anything that lies at the same place "

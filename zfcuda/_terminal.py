@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # What a wrong file, name or number raises; anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, TypeError, KeyError, IndexError, OSError, ImportError, RuntimeError)
@@ -40,7 +40,7 @@ def guarded(program: str, traceback: bool = False) -> Iterator[list[int]]:
     Warnings are one line each as well.
     """
     status = [0]
-    with _terminable(), warnings.catch_warnings():
+    with _terminable(), _any_name_on(sys.stdout), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
         try:
             yield status
@@ -55,6 +55,21 @@ def guarded(program: str, traceback: bool = False) -> Iterator[list[int]]:
                 raise
             status[0] = 2
             print(f"{program}: {one_line(error)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _any_name_on(stream: Any) -> Iterator[None]:
+    """Escape what the stream cannot write, as standard error does: file names may hold anything,
+    and a file that was written must not become an error when its name is printed."""
+    before = getattr(stream, "errors", None)
+    if before is None or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=before)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from zfcuda._files import atomic_path
+from zfcuda._text import printable
 from zfcuda.report.entries import Entry, Section
-from zfcuda.report.texts import Link, link_to, shown, value_shown
+from zfcuda.report.texts import Link, link_to, value_shown
 from zfcuda.report.thumbnails import Picture, picture_of
 
 __all__ = ["write_index"]
@@ -67,10 +68,10 @@ def write_index(
     """
     path = Path(path)
     page = _template().render(
-        title=shown(title),
-        intro=shown(intro),
+        title=printable(title),
+        intro=printable(intro),
         empty=empty,
-        facts={shown(name): value_shown(value) for name, value in (facts or {}).items()},
+        facts={printable(name): value_shown(value) for name, value in (facts or {}).items()},
         groups=_groups(sections, path.parent),
     )
     with atomic_path(path) as temporary:
@@ -104,10 +105,10 @@ def _groups(sections: Sequence[Section], folder: Path) -> list[_Group]:
         groups.append(
             _Group(
                 _anchor(section.tag if re.search(r"\d", section.tag) else section.title, anchors),
-                shown(section.title),
-                shown(section.text or shared),
+                printable(section.title),
+                printable(section.text or shared),
                 _tags(section.tag),
-                shown(section.problem),
+                printable(section.problem),
                 [_card(entry, section, shared, folder) for entry in section.entries],
             )
         )
@@ -117,13 +118,13 @@ def _groups(sections: Sequence[Section], folder: Path) -> list[_Group]:
 def _card(entry: Entry, section: Section, shared: str, folder: Path) -> _Card:
     """What the section says already is not said again."""
     return _Card(
-        shown(entry.title),
-        "" if entry.text == shared else shown(entry.text),
+        printable(entry.title),
+        "" if entry.text == shared else printable(entry.text),
         [] if entry.tag == section.tag else _tags(entry.tag),
-        shown(entry.problem),
+        printable(entry.problem),
         picture_of(entry.figure, folder, small=len(section.entries) >= _MANY),
         [link_to(path, folder, _label(path, entry.figure)) for path in entry.files],
-        {shown(name): value_shown(value) for name, value in entry.facts.items()},
+        {printable(name): value_shown(value) for name, value in entry.facts.items()},
     )
 
 
@@ -139,7 +140,7 @@ def _anchor(name: str, taken: set[str]) -> str:
 
 def _tags(tag: str) -> list[str]:
     """The figures of a tag; "talk figures 1, 2" is one."""
-    return [shown(part.strip()) for part in re.split(r",(?!\s*\d)", tag) if part.strip()]
+    return [printable(part.strip()) for part in re.split(r",(?!\s*\d)", tag) if part.strip()]
 
 
 def _label(path: Path, figure: Path) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["Link", "link_to", "shown", "value_shown"]
+from zfcuda._text import printable
+
+__all__ = ["Link", "link_to", "value_shown"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,7 @@ class Link:
 def link_to(path: Path, folder: Path, label: str = "") -> Link:
     """A link to a file from a page in a folder."""
     relative = os.path.relpath(path, folder).replace(os.sep, "/")
-    return Link(quote(os.fsencode(relative)), shown(path.name), shown(label or path.name))
-
-
-def shown(text: object) -> str:
-    """Text that can be written: file names may hold bytes that are no characters."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
+    return Link(quote(os.fsencode(relative)), printable(path.name), printable(label or path.name))
 
 
 def value_shown(value: object) -> str:
@@ -36,4 +33,4 @@ def value_shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(value_shown, value))
     plain = value is None or isinstance(value, dict | bool)
-    return shown(json.dumps(value, ensure_ascii=False) if plain else value)
+    return printable(json.dumps(value, ensure_ascii=False) if plain else value)

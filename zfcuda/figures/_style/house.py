@@ -9,6 +9,9 @@ from typing import Any, ParamSpec
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from zfcuda._text import printable
 
 from .colours import INK, MUTED
 from .text import fit
@@ -50,6 +53,7 @@ _RC: dict[str, Any] = {
 
 def styled(build: Callable[P, Figure]) -> Callable[P, Figure]:
     """Run a figure function under the house style, and lay the figure out before returning it.
+    Names may hold what no font has, as file names do; it is shown as a question mark.
 
     The dry draw inside the style makes matplotlib create its lazy parts (tick labels) now; drawn
     later they would take whatever style the caller has.
@@ -59,6 +63,8 @@ def styled(build: Callable[P, Figure]) -> Callable[P, Figure]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context(_RC):
             figure = build(*args, **kwargs)
+            for text in figure.findobj(Text):
+                text.set_text(printable(text.get_text()))
             figure.draw_without_rendering()
             return figure
 

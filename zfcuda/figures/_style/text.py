@@ -7,17 +7,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from zfcuda._text import printable
+
 
 def fit(text: str, width: int, lines: int = 2) -> str:
     """Wrap `text` to at most `lines` lines of `width` characters; then an ellipsis."""
     return "\n".join(
-        textwrap.wrap(str(text), width=max(width, 4), max_lines=lines, placeholder=" …")
-        or [str(text)[:width]]
+        textwrap.wrap(printable(text), width=max(width, 4), max_lines=lines, placeholder=" …")
+        or [printable(text)[:width]]
     )
 
 
 def fit_name(name: str, width: int) -> str:
     """A dotted layer name cut from the left: its end is what tells layers apart."""
+    name = printable(name)
     return name if len(name) <= width else "…" + name[1 - width :]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -18,10 +19,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ``path`` stays.
 
     Raises:
-        OSError: the folder cannot be made or written.
+        OSError: the folder cannot be made or written, the disk is full, or ``path`` is a folder.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"cannot write '{path}' (it is a folder)")
+    # Of a long name the beginning, so that this one is no longer than the file system takes.
+    temporary = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)  # fails now rather than after the work of the body
@@ -32,5 +36,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        # A full disk names no file, a failed replacement the temporary one as well.
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise type(error)(error.errno, f"cannot write '{path}' ({error.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from PIL import Image
 import zfcuda
 from zfcuda import cli
 from zfcuda._network import Network
+from zfcuda.commands._images import stems
 from zfcuda.results import InvarianceResult, OcclusionResult, Projections
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -71,7 +72,9 @@ def test_a_full_disk_leaves_what_was_finished(photo, tmp_path, capsys, monkeypat
     arguments = ["predict", "--model", "tiny", "--image", photo(), "--out", out]
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     assert run(*arguments) == 2
-    assert capsys.readouterr().err == "zfcuda: [Errno 28] No space left on device\n"
+    picture = out / "photo-predict.png"
+    error = f"zfcuda: [Errno 28] cannot write '{picture}' (No space left on device)\n"
+    assert capsys.readouterr().err == error
     assert {path.name for path in out.iterdir()} == {"photo-predict.npz", "photo-predict.json"}
 
 
@@ -111,6 +114,25 @@ def test_inputs_of_one_name_do_not_overwrite_each_other(photo, tmp_path):
     images = [photo("a/cat.png"), photo("b/cat.png"), photo("cat.bmp")]
     assert run("deconv", "--model", "tiny", "--image", *images, "--layer", "0", "--out", out) == 0
     assert len(list(out.glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["no \udcff character.png", "line\nbreak.png", "$\\frac$ <b>.png", "long" * 62 + ".png"],
+    ids=["bytes", "newline", "formula", "long"],
+)
+def test_images_of_any_name(name, photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("predict", "--model", "tiny", "--image", photo(name), "--out", out) == 0
+    assert {path.suffix for path in out.iterdir()} == {".npz", ".json", ".png", ".pdf"}
+    assert "-predict.png" in capsys.readouterr().out
+
+
+def test_output_names_leave_room_for_what_is_appended():
+    paths = ["x" * 251 + ".png", "x" * 250 + "y.png", "漢" * 80 + ".png", "short.png"]
+    names = stems(paths, "background")
+    assert len({*names}) == 4 and names[3] == "short-background"
+    assert all(len(f"{name}-projection.json".encode()) < 255 for name in names)
 
 
 def test_list_layers(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -162,6 +163,23 @@ def test_atomic_path_leaves_nothing_behind(tmp_path):
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["numbers.csv"]
+
+
+def test_atomic_path_names_the_file_that_cannot_be_written(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with (
+        pytest.raises(OSError, match=r"cannot write '.*folder' \(it is a folder\)"),
+        atomic_path(tmp_path / "folder"),
+    ):
+        pytest.fail("computed before")
+    with (
+        pytest.raises(OSError, match=r"cannot write '.*a\.npz' \(No space left"),
+        atomic_path(tmp_path / "a.npz"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with atomic_path(tmp_path / ("x" * 250 + ".json")) as temporary:
+        temporary.write_text("a name as long as the file system takes")
+    assert sorted(map(len, os.listdir(tmp_path))) == [6, 255]
 
 
 @pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS.keys())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     # network, its input, the image's name, stem of the files to write, provenance
     Job = Callable[[Network, Tensor, str, Path, Provenance], Entry | None]
+
+_LONGEST = 200  # bytes of an input's name in an output's; file systems take 255
 
 
 def each(options: argparse.Namespace, job: Job) -> None:
@@ -41,14 +44,23 @@ def each(options: argparse.Namespace, job: Job) -> None:
 
 
 def stems(paths: Sequence[str], command: str) -> list[str]:
-    """An output name for each input: its own, numbered where two inputs share one."""
+    """An output name for each input: its own, numbered where two inputs share one, and cut where
+    it would leave no room for what is appended."""
     names: list[str] = []
     for path in paths:
-        stem, number = f"{Path(path).stem}-{command}", 2
+        own = _cut(Path(path).stem)
+        stem, number = f"{own}-{command}", 2
         while stem in names:
-            stem, number = f"{Path(path).stem}-{number}-{command}", number + 1
+            stem, number = f"{own}-{number}-{command}", number + 1
         names.append(stem)
     return names
+
+
+def _cut(name: str) -> str:
+    """The beginning of a name that takes at most so many bytes in the file system."""
+    while len(os.fsencode(name)) > _LONGEST:
+        name = name[:-1]
+    return name
 
 
 def list_layers(network: Network) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -146,8 +147,12 @@ class Checkpoints:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Named tensors as a safetensors file that appears whole or not at all."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Named tensors as a safetensors file that appears whole or not at all; those that share memory
+    (a layer that bears two names) are written each."""
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     _write(path, save(plain, dict(metadata or {})))
 
 
@@ -158,10 +163,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     with atomic_path(path) as temporary:
-        try:
-            temporary.write_bytes(content)
-        except OSError as error:  # a full disk: its own text names no file
-            raise type(error)(error.errno, f"cannot write '{path}' ({error.strerror})") from error
+        temporary.write_bytes(content)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -110,13 +110,15 @@ class Network:
     def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """(name, kind, output shape) of every layer that gives one tensor, in order of execution.
 
-        Found by one forward pass over an empty picture; a layer used twice is listed once.
+        Found by one forward pass over an empty picture; a layer that is called twice is listed
+        once, as its last call gives it, which is the one that experiments look at.
         """
         rows: dict[str, tuple[str, str, tuple[int, ...]]] = {}
 
         def record(name: str, module: nn.Module, output: object) -> None:
             if name and isinstance(output, Tensor):
-                rows.setdefault(name, (name, type(module).__name__, tuple(output.shape)))
+                rows.pop(name, None)
+                rows[name] = name, type(module).__name__, tuple(output.shape)
 
         hooks = [
             module.register_forward_hook(lambda m, _, out, name=name: record(name, m, out))

@@ -3,8 +3,12 @@
 import json
 
 import pytest
+import torch
+from torch import nn
 
 from zfcuda import cli
+from zfcuda._network import Network
+from zfcuda.data import Preprocessing
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -32,3 +36,27 @@ def test_the_same_as_json(capsys):
         "size": [9, 9], "stride": [2, 2], "start": [-1, -1], "centre": [3.5, 3.5],
     }  # fmt: skip
     assert by_name["7"]["receptive_field"] is None and "whole image" in by_name["7"]["reason"]
+
+
+class Twice(nn.Module):
+    """Its convolution and its ReLU are called on maps of two sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+        self.pool, self.flatten, self.fc = nn.MaxPool2d(2), nn.Flatten(), nn.Linear(48, 2)
+
+    def forward(self, x):
+        x = self.pool(self.relu(self.conv(x)))
+        return self.fc(self.flatten(self.relu(self.conv(x))))
+
+
+def test_a_layer_called_twice_is_that_of_its_last_call():
+    """Of which there is the receptive field, and which projections take."""
+    network = Network(
+        "twice", Twice().eval(), Preprocessing(size=8, resize=None), None, torch.device("cpu")
+    )
+    assert [(name, shape) for name, _, shape in network.layers()] == [
+        ("pool", (1, 3, 4, 4)), ("conv", (1, 3, 4, 4)), ("relu", (1, 3, 4, 4)),
+        ("flatten", (1, 48)), ("fc", (1, 2)),
+    ]  # fmt: skip

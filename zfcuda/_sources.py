@@ -63,7 +63,8 @@ def source_of(images: Images, batch: int = 64, workers: int = 0) -> Source:
     if isinstance(images, Source):
         return images
     if isinstance(images, Dataset):
-        return _Loader(DataLoader(images, batch, num_workers=workers))
+        own = torch.Generator()  # a DataLoader draws a number, else from torch's own state
+        return _Loader(DataLoader(images, batch, num_workers=workers, generator=own))
     if isinstance(images, DataLoader):
         return _Loader(images)
     if isinstance(images, Iterator):
@@ -168,7 +169,13 @@ class Files:
 
     def _decoded(self, paths: Sequence[Path]) -> Iterable[list[Tensor | str]]:
         reading = _Reading(paths, self._preprocessing)
-        return DataLoader(reading, self._batch, num_workers=self._workers, collate_fn=list)
+        return DataLoader(
+            reading,
+            self._batch,
+            num_workers=self._workers,
+            collate_fn=list,
+            generator=torch.Generator(),  # a number is drawn, else from torch's own state
+        )
 
 
 class _Reading(Dataset[Tensor | str]):
@@ -245,5 +252,6 @@ class _Loader(_Batches):
             loader.batch_size,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
+            generator=loader.generator,
         )
         yield from map(_images_in, some)

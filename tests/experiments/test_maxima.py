@@ -241,6 +241,15 @@ def test_files_that_cannot_be_read_are_left_out(small, tmp_path):
     assert torch.equal(result.patches["4"], whole.patches["4"])
 
 
+def test_torchs_random_state_is_left_alone(small, images, tmp_path):
+    path = tmp_path / "one.png"
+    Image.new("RGB", (10, 10)).save(path)
+    before = torch.get_rng_state()
+    top_activations(small, TensorDataset(images), "4", k=2, maps=2)
+    top_activations(small.float(), Files([path], Preprocessing(size=10, resize=None)), "4", k=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_what_can_be_read_only_once_is_refused(small, images):
     with pytest.raises(TypeError, match="only once"):
         top_activations(small, iter(images.split(3)), "1")

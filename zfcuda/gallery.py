@@ -135,7 +135,7 @@ def _header(path: Path) -> tuple[Mapping[str, Any], str]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}, "No numbers lie beside this picture."
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # the last of lists in lists in lists
         content = None
     if not isinstance(content, dict):
         return {}, f"{path.name} cannot be read; this picture's numbers are in doubt."

@@ -72,7 +72,14 @@ def test_a_picture_without_numbers(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["{half", "[]", '{"entry": 3, "provenance": []}', '{"provenance": {"settings": [1]}}', b"\xff"],
+    [
+        "{half",
+        "[]",
+        "[" * 100_000,
+        '{"entry": 3, "provenance": []}',
+        '{"provenance": {"settings": [1]}}',
+        b"\xff",
+    ],
 )
 def test_damaged_settings_stop_nothing(tmp_path, content):
     Image.new("RGB", (3, 2)).save(tmp_path / "mine.png")

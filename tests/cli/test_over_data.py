@@ -1,5 +1,6 @@
 """top9, evolve and filters: what they write, from which images, and how they end on bad input."""
 
+import dataclasses
 import gzip
 
 import numpy as np
@@ -10,9 +11,12 @@ from safetensors.torch import save_file
 
 import zfcuda.models
 from zfcuda import cli
+from zfcuda.commands import evolve
 from zfcuda.feature_evolution import EvolutionResult
 from zfcuda.filters import FilterComparison
 from zfcuda.maxima import TopActivations
+from zfcuda.training import Epoch
+from zfcuda.training.checkpoints import write_json
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -156,6 +160,24 @@ def test_filters_of_two_networks_trained_alike(garments, tmp_path, monkeypatch):
     result = FilterComparison.load(tmp_path / "out" / "filters")
     assert [own.filters.shape[2] for own in result.filters] == [11, 7]
     assert [own.stride for own in result.filters] == [(4, 4), (2, 2)]
+
+
+def test_longer_trainings_are_not_called_shorter(garments, tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()  # the real models
+    for name in ("epoch-0001", "epoch-0002"):
+        row = Epoch(int(name[-1]), *[0.0] * 9, images=36)
+        write_json(tmp_path / "out" / "coarse" / f"{name}.json", dataclasses.asdict(row))
+    arguments = ["--train", "--data", garments, "--epochs", "1"]
+    assert run("filters", *arguments, "--out", tmp_path / "out") == 2
+    assert "coarse' holds a training of 2 epochs, more than 1" in capsys.readouterr().err
+    assert run("filters", *arguments, "--limit", "-1", "--out", tmp_path / "out") == 2
+    assert "--limit -1: expected at least 1" in capsys.readouterr().err
+
+
+def test_evolve_takes_epochs_only(tmp_path):
+    for name in ("epoch-0001", "epoch-0007", "epoch-0001-old", ".epoch-0002.0123abcd"):
+        (tmp_path / f"{name}.safetensors").touch()
+    assert [*evolve._of_folder(tmp_path)] == ["1", "7"]
 
 
 def test_pictures_keep_their_colours(photos, tmp_path, monkeypatch):

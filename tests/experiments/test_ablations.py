@@ -121,6 +121,17 @@ def test_every_variant_is_trained_alike_and_found_again(data, tmp_path, monkeypa
     assert AblationResult.load(tmp_path / "ablation").table() == result.table()
 
 
+def test_a_longer_training_is_no_equal_budget(data, tmp_path, monkeypatch):
+    def run(variants, epochs):
+        recipe = Recipe(epochs=epochs, batch=8)
+        return zfcuda.ablation(data, tmp_path, variants, recipe, network=chain, progress=False)
+
+    run(VARIANTS[:1], 2)
+    monkeypatch.setattr(trainings, "train", None)  # it is told before anything is trained
+    with pytest.raises(ValueError, match=r"as-it-is-seed0' holds a training of 2 epochs, more th"):
+        run(VARIANTS[::-1], 1)
+
+
 def test_an_interrupted_ablation_goes_on(data, tmp_path, monkeypatch):
     train = trainings.train
 

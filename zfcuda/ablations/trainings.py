@@ -15,7 +15,7 @@ from zfcuda.ablations.result import AblationResult
 from zfcuda.ablations.variants import TABLE_3, Variant
 from zfcuda.datasets import Split
 from zfcuda.models import zfnet_small
-from zfcuda.training import Recipe, TrainingResult, train
+from zfcuda.training import Recipe, TrainingResult, check_budget, train
 
 
 def ablation(
@@ -48,7 +48,7 @@ def ablation(
 
     Raises:
         ValueError: variants of the same change, a change that the network does not allow, a recipe
-            with a time limit, no seed, or a folder that holds other trainings.
+            with a time limit, no seed, or a folder that holds other trainings or longer ones.
         OSError: the folder cannot be written.
     """
     recipe = recipe or Recipe(epochs=4)
@@ -65,12 +65,20 @@ def ablation(
     # All of them are built before the first is trained: a wrong name is found now.
     built = [_built(make, variant, data, example, 0) for variant in variants]
 
+    folders = {
+        (variant.slug, seed): Path(folder) / f"{variant.slug}-seed{seed}"
+        for variant in variants
+        for seed in seeds
+    }
+    for where in folders.values():
+        check_budget(where, recipe)
+
     runs: list[list[TrainingResult]] = []
     for variant in variants:
         runs.append([])
         for seed in seeds:
             model = _built(make, variant, data, example, seed).to(device)
-            where = Path(folder) / (f"{variant.slug}-seed{seed}")
+            where = folders[variant.slug, seed]
             own = dataclasses.replace(recipe, seed=seed)
             runs[-1].append(train(model, data, where, own, variant.slug, progress))
 

@@ -113,8 +113,9 @@ def _checkpoints(
 def _of_folder(folder: Path) -> dict[str, Path]:
     """The paper's epochs, as far as the training went, and its last."""
     found = {
-        int(p.stem.removeprefix("epoch-")): p
-        for p in sorted(folder.glob("epoch-[0-9]*.safetensors"))
+        int(number): path
+        for path in sorted(folder.glob("epoch-*.safetensors"))
+        if (number := path.stem.removeprefix("epoch-")).isdecimal()
     }
     if not found:
         raise ValueError(

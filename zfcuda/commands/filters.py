@@ -146,12 +146,15 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
     preprocessing = models.preprocessing("zfnet_small?weights=none")
     data = datasets.split(preprocessing, options.data, seed=options.seed)
     if options.limit is not None:
+        if options.limit < 1:
+            raise ValueError(f"--limit {options.limit}: expected at least 1")
         data = _shortened(data, options.limit)
     names = data.training.class_names
     networks = {}
     for name, coarse in (("11×11, stride 4", True), ("7×7, stride 2", False)):
         model = _fresh(len(names), options.seed, coarse).to(device)
         stem = "coarse" if coarse else "fine"
+        training.check_budget(folder / stem, recipe)
         training.train(model, data, folder / stem, recipe, stem, not options.quiet)
         networks[name] = Network(name, model.eval(), preprocessing, names, device)
     return networks

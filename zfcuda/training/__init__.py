@@ -4,5 +4,6 @@ from zfcuda.training.checkpoints import Checkpoints, Epoch
 from zfcuda.training.loop import evaluate, train
 from zfcuda.training.recipe import Recipe
 from zfcuda.training.result import TrainingResult
+from zfcuda.training.run_file import check_budget
 
-__all__ = ["Checkpoints", "Epoch", "Recipe", "TrainingResult", "evaluate", "train"]
+__all__ = ["Checkpoints", "Epoch", "Recipe", "TrainingResult", "check_budget", "evaluate", "train"]

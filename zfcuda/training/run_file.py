@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import torch
 
 from zfcuda.datasets import Split
-from zfcuda.training.checkpoints import read_json, write_json
+from zfcuda.training.checkpoints import Checkpoints, read_json, write_json
 from zfcuda.training.recipe import Recipe
 
-__all__ = ["check_same_run"]
+__all__ = ["check_budget", "check_same_run"]
 
+_LABELS = 64  # of a part that are compared
 _MAY_DIFFER = ("epochs", "minutes")
 
 
@@ -34,8 +36,9 @@ def check_same_run(folder: Path, name: str, data: Split, recipe: Recipe) -> None
     path = folder / "run.json"
     settings = _description(name, data, recipe)
     threads = torch.get_num_threads()
+    labels = _labels_digest(data)
     if not path.is_file():
-        write_json(path, {"settings": settings, "threads": threads})
+        write_json(path, {"settings": settings, "labels": labels, "threads": threads})
         return
     record = read_json(path)
     before = record.get("settings")
@@ -46,6 +49,8 @@ def check_same_run(folder: Path, name: str, data: Split, recipe: Recipe) -> None
         for key in sorted(settings.keys() | before.keys())
         if settings.get(key) != before.get(key)
     ]
+    if not different and record.get("labels", labels) != labels:
+        different.append("pictures with other labels")
     if different:
         raise ValueError(
             f"'{folder}' holds another training run ({'; '.join(different)}): choose another folder"
@@ -56,6 +61,27 @@ def check_same_run(folder: Path, name: str, data: Split, recipe: Recipe) -> None
             f"{threads}: the weights may differ in their last bits",
             stacklevel=3,
         )
+
+
+def check_budget(folder: Path, recipe: Recipe) -> None:
+    """Raise ValueError if a run in the folder went on for more epochs than the recipe has: beside
+    others it would not be one of equal budgets."""
+    done = len(Checkpoints(folder).rows())
+    if done > recipe.epochs:
+        raise ValueError(
+            f"'{folder}' holds a training of {done} epochs, more than {recipe.epochs}: choose "
+            "another folder, or as many epochs"
+        )
+
+
+def _labels_digest(data: Split) -> str:
+    """A hash of some labels: data sets may be alike in all their numbers. Not of the pictures,
+    which a user's own data set may vary; nor of the test part, which is read once."""
+    digest = hashlib.sha256()
+    for part in (data.training, data.validation):
+        some = torch.arange(_LABELS) * len(part) // _LABELS
+        digest.update(str(part.batch(some.unique())[1].tolist()).encode())
+    return digest.hexdigest()
 
 
 def _description(name: str, data: Split, recipe: Recipe) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from zfcuda.training import Checkpoints, Recipe, TrainingResult, evaluate, train
 
@@ -78,6 +79,16 @@ def test_global_random_state_and_mode_are_left_alone(network, data, tmp_path):
     before = torch.get_rng_state()
     train(model, data, tmp_path, RECIPE, progress=False)
     assert torch.equal(torch.get_rng_state(), before) and not model.training
+
+
+def test_every_part_keeps_its_own_mode(network, data, tmp_path):
+    model = network().train()
+    model[0].eval()  # as a frozen normalisation would be
+    modes = [module.training for module in model.modules()]
+    evaluate(model, data.test)
+    assert [module.training for module in model.modules()] == modes
+    train(model, data, tmp_path, dataclasses.replace(RECIPE, epochs=1), progress=False)
+    assert [module.training for module in model.modules()] == modes
 
 
 class Killed(Exception):
@@ -167,7 +178,14 @@ def test_killed_inside_an_epoch(network, data, tmp_path, uninterrupted):
 
 def test_a_run_that_has_ended_is_not_run_again(network, data, tmp_path):
     first = run(network, data, tmp_path)
-    data.training.batch = data.test.batch = None  # would fail if it were used
+    batch = data.training.batch
+
+    def unvaried(indices, rng=None):
+        assert rng is None  # as it is in training
+        return batch(indices)
+
+    data.training.batch = unvaried
+    data.test.batch = None  # would fail if it were used
     model = network()
     second = train(model, data, tmp_path, RECIPE, progress=False)
     assert second.test_accuracy == first.test_accuracy
@@ -247,3 +265,61 @@ def test_an_empty_part(network, data, tmp_path):
     with pytest.raises(ValueError, match="the test part is empty"):
         run(network, dataclasses.replace(data, test=empty), tmp_path)
     assert names(tmp_path) == []
+
+
+def test_weights_that_explode_in_the_last_step_are_told(network, data, tmp_path, monkeypatch):
+    """The loss of a step is taken before it."""
+
+    def answers(model, examples):
+        logits, labels = evaluate(model, examples)
+        return (logits * torch.nan if examples is data.validation else logits), labels
+
+    monkeypatch.setattr("zfcuda.training.loop.evaluate", answers)
+    with pytest.raises(ValueError, match="validation loss is not finite after epoch 1: the learn"):
+        run(network, data, tmp_path)
+    assert names(tmp_path) == ["run.json"]
+
+
+def test_tensors_that_share_memory(network, data, tmp_path):
+    """A layer under two names, and a buffer that is a view of weights."""
+
+    def shared():
+        model = nn.Sequential(network(), nn.Identity())
+        model[1].same = model[0][0]
+        model.register_buffer("first", model[0][0].weight.data[:1])
+        return model
+
+    result = run(shared, data, tmp_path)
+    again = run(shared, data, tmp_path)
+    assert again.weights_sha256 == result.weights_sha256
+
+
+def test_killed_between_the_files_of_a_second_result(network, data, tmp_path, killing):
+    """More epochs than before: the numbers are new, what describes them is still the old."""
+    run(network, data, tmp_path, dataclasses.replace(RECIPE, epochs=1))
+    restore = killing(2 * 3 + 2, after=True)  # 3 files an epoch, the weights, the numbers
+    with pytest.raises(Killed):
+        run(network, data, tmp_path)
+    restore()
+    with pytest.raises(ValueError, match="was not written together"):
+        TrainingResult.load(tmp_path / "training")
+    result = run(network, data, tmp_path)
+    assert len(TrainingResult.load(tmp_path / "training").epoch) == len(result.epoch) == 3
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+def test_a_model_for_another_number_of_classes(network, data, tmp_path, outputs):
+    model = network()
+    model[-1] = nn.Linear(150, outputs)
+    with pytest.raises(ValueError, match=rf"answers \[1, {outputs}\] .* 3 classes"):
+        train(model, data, tmp_path, RECIPE, progress=False)
+    assert names(tmp_path) == []
+
+
+def test_other_data_of_the_same_size_are_refused(network, data, tmp_path):
+    """Digits after letters: the same number of pictures and classes, and no names."""
+    run(network, data, tmp_path)
+    own = data.training
+    other = type(own)(own.images, own.labels.flip(0), own.class_names, own.preprocessing)
+    with pytest.raises(ValueError, match=r"another training run \(.*other labels"):
+        run(network, dataclasses.replace(data, training=other), tmp_path)

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from zfcuda._running import evaluating
 from zfcuda.datasets import Examples, Split
 from zfcuda.datasets.examples import generator
+from zfcuda.datasets.part import Part
 from zfcuda.models.metadata import Metadata
 from zfcuda.models.weights import load_checked
 from zfcuda.training.checkpoints import Checkpoints, Epoch, digest, write_tensors
@@ -51,8 +53,8 @@ def train(
 
     Args:
         model: takes what `data` gives; trained in place, on the device it is on. Begun anew it
-            starts from the weights it has. At the end it has the chosen epoch's weights and is in
-            the mode (training or eval) in which it came.
+            starts from the weights it has. At the end it has the chosen epoch's weights, and every
+            part of it is in the mode (training or eval) in which it came.
         data: the three parts.
         folder: made if it is missing.
         recipe: default the paper's.
@@ -61,39 +63,38 @@ def train(
 
     Raises:
         ValueError: the folder holds a run of another model, data set or recipe (says in what it
-            differs); a part without pictures; a loss that is not finite.
+            differs); a part without pictures; a model that does not answer with one logit for each
+            class of the data; a loss that is not finite.
         OSError: the folder cannot be written, or is full; what was finished stays.
     """
     recipe, folder = recipe or Recipe(), Path(folder)
     for part in ("training", "validation", "test"):
         if len(getattr(data, part)) == 0:
             raise ValueError(f"the {part} part is empty: expected at least one picture")
+    _check_answers(model, data)
     check_same_run(folder, name, data, recipe)
     checkpoints = Checkpoints(folder, _metadata(data, name))
     run = _Run(model, data, recipe, checkpoints, progress)
-    mode = model.training
+    modes = [(module, module.training) for module in model.modules()]
     try:
         rows = run.epochs()
         return _concluded(model, data, recipe, checkpoints, rows, name)
     finally:
-        model.train(mode)
+        for module, mode in modes:
+            module.training = mode
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, examples: Examples) -> tuple[Tensor, Tensor]:
     """The logits float32 [N,K] and labels int64 [N] of all `examples`, unvaried, on the CPU.
 
-    The model runs in eval mode and is in its own again afterwards.
+    The model runs in eval mode; every part of it is in its own again afterwards.
     """
-    mode, device = model.training, _device(model)
-    model.eval()
+    device = _device(model)
     logits, labels = [], []
-    try:
+    with evaluating(model):
         for x, y in examples.batches(_EVALUATED):
             logits.append(model(_placed(x, device)).float().cpu())
             labels.append(y)
-    finally:
-        model.train(mode)
     return torch.cat(logits), torch.cat(labels)
 
 
@@ -135,12 +136,17 @@ class _Run:
         loss, accuracy, rescaled = self._pass(epoch)
         seconds = time.perf_counter() - begin
         logits, labels = evaluate(self.model, self.data.validation)
+        validation_loss = float(F.cross_entropy(logits.double(), labels))
+        if not math.isfinite(validation_loss):  # the last step's doing: its loss was taken before
+            raise ValueError(
+                f"the validation loss is not finite after epoch {epoch}: {self._too_high()}"
+            )
         return Epoch(
             epoch=epoch,
             rate=rate,
             training_loss=loss,
             training_accuracy=accuracy,
-            validation_loss=float(F.cross_entropy(logits.double(), labels)),
+            validation_loss=validation_loss,
             validation_accuracy=float((logits.argmax(1) == labels).double().mean()),
             rescaled=rescaled,
             seconds=seconds,
@@ -168,9 +174,8 @@ class _Run:
                     loss, right, _ = (sums / seen).tolist()
                     if not math.isfinite(loss):
                         raise ValueError(
-                            f"the loss is not finite at step {step} of epoch {epoch}: the learning "
-                            f"rate {self.optimizer.param_groups[0]['lr']:g} is too high for this "
-                            "network and data; lower it"
+                            f"the loss is not finite at step {step} of epoch {epoch}: "
+                            f"{self._too_high()}"
                         )
                     bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{right:.3f}", refresh=False)
         loss, right, rescaled = sums.tolist()
@@ -186,6 +191,10 @@ class _Run:
         rescaled = self.radius.apply()
         hits = (logits.detach().argmax(1) == y).sum()
         return torch.stack([loss.detach().double() * len(y), hits.double(), rescaled.double()])
+
+    def _too_high(self) -> str:
+        rate = self.optimizer.param_groups[0]["lr"]
+        return f"the learning rate {rate:g} is too high for this network and data; lower it"
 
     def _momentum(self) -> dict[str, Tensor]:
         return {
@@ -219,7 +228,7 @@ def _concluded(
     load_checked(model, weights, f"checkpoint '{checkpoints.weights(best.epoch)}'")
     write_tensors(weights_file, weights, checkpoints.metadata)
     found = digest(weights_file)
-    if stem.with_suffix(".json").is_file():
+    with suppress(FileNotFoundError, ValueError):  # there is none; or a kill left half of it
         done = TrainingResult.load(stem)
         if done.weights_sha256 == found and len(done.epoch) == len(rows):
             return done
@@ -227,6 +236,17 @@ def _concluded(
     result = TrainingResult.of(rows, best.epoch, logits, labels, data, recipe, name, found)
     result.save(stem)
     return result
+
+
+def _check_answers(model: nn.Module, data: Split) -> None:
+    """Otherwise it would show in the first step, or after the last epoch."""
+    logits, _ = evaluate(model, Part(data.training, torch.tensor([0])))
+    classes = len(data.training.class_names)
+    if logits.shape != (1, classes):
+        raise ValueError(
+            f"the model answers {list(logits.shape)} for one picture: expected [1, {classes}], "
+            f"logits of the {classes} classes of the data"
+        )
 
 
 def _metadata(data: Split, name: str) -> dict[str, str]:

@@ -109,6 +109,20 @@ def test_images_with_nan_do_not_count(images):
     torch.testing.assert_close(a.response_aliasing, b.response_aliasing)
 
 
+def test_a_broken_filter_hides_no_other():
+    """The largest filter that is a number is what weak ones are compared with."""
+    net = network()
+    with torch.no_grad():
+        net[0].weight[1] *= 1e-3
+        net[0].weight[5] = 0
+    whole = first_layer_filters(net)
+    with torch.no_grad():
+        net[0].weight[5] = torch.nan
+    result = first_layer_filters(net)
+    assert result.weak.tolist() == [False, True, False, False, False, False]
+    assert result.aliasing_of_all == whole.aliasing_of_all > 0
+
+
 def test_what_all_filters_have_together():
     model = network(stride=(2, 3))
     result = first_layer_filters(model)

@@ -59,6 +59,15 @@ def test_filters_are_not_clipped_and_share_a_scale():
     )
 
 
+def test_a_filter_that_is_no_number_leaves_the_others(pictures):
+    model = network()
+    with torch.no_grad():
+        model[0].weight[4] = torch.nan
+    figure = figures.first_layer_filters(first_layer_filters(model, pictures))
+    sizes = figure.subfigs[1].axes[0].lines[0].get_ydata()
+    assert len(sizes) == 9 and sizes[0] == 1 and np.isfinite(sizes).all()
+
+
 def test_a_layer_of_grey_images():
     assert_tidy(figures.first_layer_filters(first_layer_filters(network(channels=1))))
 

@@ -182,7 +182,8 @@ def _pair(numbers: Sequence[int]) -> str:
 
 def _draw_sizes(ax: Axes, results: Sequence[FilterResult], names: Sequence[str]) -> None:
     for index, (result, name) in enumerate(zip(results, names, strict=True)):
-        rms = np.sort(to_array(result.rms).astype(float))[::-1]
+        rms = to_array(result.rms).astype(float)
+        rms = np.sort(rms[np.isfinite(rms)])[::-1]
         share = rms / (rms.max(initial=0.0) or 1.0)
         ax.plot(
             np.linspace(0, 1, len(share)), np.maximum(share, 1e-3),

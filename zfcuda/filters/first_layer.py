@@ -56,7 +56,7 @@ def first_layer_filters(
         filters=filters,
         stride=tuple(module.stride),
         rms=rms,
-        weak=rms < threshold * rms.max(),
+        weak=rms < threshold * rms.nan_to_num(0.0).max(),
         threshold=float(threshold),
         strongest=seen and seen.strongest,
         aliasing=aliased_share(filters, module.stride, module.dilation),

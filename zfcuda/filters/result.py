@@ -71,7 +71,7 @@ class FilterResult(Result):
     @property
     def aliasing_of_all(self) -> float:
         """The share of all filters' energy together: strong filters count more."""
-        energy = self.filters.double().square().sum((1, 2, 3))
+        energy = self.filters.double().square().sum((1, 2, 3)).nan_to_num()
         aliased = self.aliasing.double().nan_to_num() * energy
         return float(aliased.sum() / energy.sum())
 

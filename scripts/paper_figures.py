@@ -44,11 +44,13 @@ class _Picture:
 
     Attributes:
         image: the picture.
+        name: of the folder for what is made of it.
         mask: white on the object, if that is known.
         label: its class, if that is known.
     """
 
     image: Path
+    name: str
     mask: Path | None = None
     label: str | None = None
 
@@ -98,14 +100,14 @@ def _diagram(plan: _Plan) -> Commands:
 def _projections(plan: _Plan) -> Commands:
     layers = plan.layer("relu1", "relu2", "relu3", "relu5") or ["--layer", plan.maps[-1]]
     return [
-        (picture.image.stem, [*plan.network, "--image", str(picture.image), *layers, "-k", "4"])
+        (picture.name, [*plan.network, "--image", str(picture.image), *layers, "-k", "4"])
         for picture in plan.pictures[:2]
     ]
 
 
 def _predict(plan: _Plan) -> Commands:
     return [
-        (picture.image.stem, [*plan.network, "--image", str(picture.image)])
+        (picture.name, [*plan.network, "--image", str(picture.image)])
         for picture in plan.pictures[:3]
     ]
 
@@ -114,7 +116,7 @@ def _background(plan: _Plan) -> Commands:
     layers = plan.layer("relu1", "relu2", "relu3")
     return [
         (
-            picture.image.stem,
+            picture.name,
             [*plan.network, "--image", str(picture.image), *layers, *_target(picture)]
             + (["--mask", str(picture.mask)] if picture.mask else []),
         )
@@ -129,7 +131,7 @@ def _occlude(plan: _Plan) -> Commands:
     layers = plan.layer("relu5") or ["--layer", plan.maps[-1]]
     return [
         (
-            picture.image.stem,
+            picture.name,
             [*plan.network, "--image", str(picture.image), *layers, *settings, *_target(picture)],
         )
         for picture in plan.pictures[:3]
@@ -140,7 +142,7 @@ def _rotate(plan: _Plan) -> Commands:
     layers = plan.layer("pool1", "relu5", "relu7")
     return [
         (
-            picture.image.stem,
+            picture.name,
             [*plan.network, "--image", str(picture.image), *layers, *_target(picture)],
         )
         for picture in plan.pictures[:2]
@@ -257,9 +259,8 @@ def _plan(options: argparse.Namespace, network: Network, out: Path) -> _Plan:
 
 
 def _jobs(names: Sequence[str], plan: _Plan, out: Path) -> list[_batch.Job]:
-    files = tuple(
-        path for picture in plan.pictures for path in (picture.image, picture.mask) if path
-    )
+    files = [path for picture in plan.pictures for path in (picture.image, picture.mask) if path]
+    files += [path for path in map(Path, [*plan.data, *(plan.checkpoints or [])]) if path.exists()]
     return [
         _batch.Job(
             out / name / about,
@@ -289,7 +290,11 @@ def _own(folder: Path) -> list[_Picture]:
     images = data.list_images(folder)
     if not images:
         raise ValueError(f"folder '{folder}' holds no images")
-    return [_Picture(path) for path in images[:_PICTURES]]
+    stems = [path.stem for path in images]
+    return [
+        _Picture(path, path.stem if stems.count(path.stem) == 1 else path.name)
+        for path in images[:_PICTURES]
+    ]
 
 
 def _garments(network: Network, folder: Path) -> list[_Picture]:
@@ -324,7 +329,8 @@ def _written(garments: datasets.Garments, index: int, folder: Path) -> _Picture:
     for file, values in pixels.items():
         with atomic_path(folder / file) as temporary:
             Image.fromarray(np.ascontiguousarray(values)).save(temporary)
-    return _Picture(*(folder / file for file in pixels), label=name)
+    image, mask = (folder / file for file in pixels)
+    return _Picture(image, stem, mask, name)
 
 
 def _parser() -> argparse.ArgumentParser:

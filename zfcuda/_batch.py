@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,7 @@ class Job:
         for path in self.reads:
             if path.is_dir():
                 for file in sorted(path.rglob("*")):
-                    digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+                    digest.update(os.fsencode(f"{file.relative_to(path)} {file.lstat().st_size}\n"))
             else:
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
@@ -97,14 +98,20 @@ def run(jobs: Sequence[Job], identity: str, unit: str = "job", quiet: bool = Fal
 
 
 def _do(job: Job, digest: str) -> None:
-    before, old = _times(job.folder), _recorded(job)[1]
+    before, (settings, old) = _times(job.folder), _recorded(job)
+    if settings:  # cut short, what lies there would be partly of these, partly of those settings
+        _record(job, "", old)
     with contextlib.redirect_stdout(io.StringIO()):  # the names of its files
         cli.call([*job.arguments, "--out", str(job.folder), "--quiet"])
     new = {name for name, time in _times(job.folder).items() if before.get(name) != time}
     for name in old:  # of other settings: not to be taken for these
         if name not in new and Path(name).name == name:
             (job.folder / name).unlink(missing_ok=True)
-    content = {"settings": digest, "command": list(job.arguments), "files": sorted(new)}
+    _record(job, digest, sorted(new))
+
+
+def _record(job: Job, settings: str, files: Sequence[str]) -> None:
+    content = {"settings": settings, "command": list(job.arguments), "files": list(files)}
     with atomic_path(job.folder / RECORD) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import zfcuda.models
-from zfcuda import _jobs
+from zfcuda import _batch, _jobs
 from zfcuda.report import Entry
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "folder_figures.py"
@@ -47,6 +47,37 @@ def quick(monkeypatch):
 
     for name in ("predict", "project", "occlude", "rotate"):
         monkeypatch.setattr(_jobs, name, job)
+
+
+def test_what_a_kill_left_is_not_taken_for_the_settings_before(tmp_path, monkeypatch):
+    """The files of other settings were there already, but not their record."""
+
+    def call(arguments):
+        (tmp_path / "job").mkdir(exist_ok=True)
+        (tmp_path / "job" / "numbers").write_text(arguments[0])
+        if arguments[0] == "other":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_batch.cli, "call", call)
+    jobs = {name: [_batch.Job(tmp_path / "job", (name,))] for name in ("one", "other")}
+    assert _batch.run(jobs["one"], "", quiet=True).done == 1
+    assert _batch.run(jobs["one"], "", quiet=True).skipped == 1
+    with pytest.raises(KeyboardInterrupt):
+        _batch.run(jobs["other"], "", quiet=True)
+    assert _batch.run(jobs["one"], "", quiet=True).done == 1
+    assert (tmp_path / "job" / "numbers").read_text() == "one"
+
+
+def test_folders_that_a_job_reads(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    job = _batch.Job(tmp_path / "job", ("probe",), (folder,))
+    (folder / "a \udcff.png").write_bytes(b"1")  # a name that is no UTF-8
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    before = job.digest("")
+    assert job.digest("") == before
+    (folder / "b.png").write_bytes(b"1")
+    assert job.digest("") != before
 
 
 @pytest.fixture

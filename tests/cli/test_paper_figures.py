@@ -102,6 +102,21 @@ def test_a_run_ends_in_a_gallery_and_is_taken_up_again(script, photo, tmp_path, 
 
 
 @pytest.mark.usefixtures("tiny")
+def test_pictures_of_one_name_and_data_that_grow(script, photo, tmp_path):
+    for name in ("cat.png", "cat.bmp", "dog.png"):
+        photo(f"mine/{name}")
+    photo("data/a.png")
+    options = ["--model", "tiny", "--images", str(tmp_path / "mine")]
+    options = script._parser().parse_args([*options, "--data", str(tmp_path / "data")])
+    plan = script._plan(options, Network.load("tiny", "cpu"), tmp_path / "out")
+    jobs = script._jobs(["predict", "top9"], plan, tmp_path / "out")
+    assert [job.folder.name for job in jobs] == ["cat.bmp", "cat.png", "dog", "top9"]
+    assert [[path.name for path in job.reads] for job in jobs] == [
+        ["cat.bmp"], ["cat.png"], ["dog.png"], ["data"],
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_failure_is_told(script, photo, tmp_path, capsys):
     photo("mine/one.png")
     (tmp_path / "mine" / "two.png").write_text("no picture")

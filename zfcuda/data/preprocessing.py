@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -65,7 +66,12 @@ class Preprocessing:
             )
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """`image` (any mode, so masks too) resized and cropped to `size` x `size`."""
+        """`image` (any mode, so masks too) resized and cropped to `size` x `size`.
+
+        Raises:
+            ValueError: it is so narrow that with `resize` pixels on its shorter side it would have
+                more than `PIL.Image.MAX_IMAGE_PIXELS`.
+        """
         width, height = image.size
         short = min(width, height)
         resample = _FILTERS[self.interpolation]
@@ -76,6 +82,12 @@ class Preprocessing:
         # torchvision's Resize and CenterCrop, to the pixel: the longer side is truncated, the
         # offset rounded.
         width, height = (int(self.resize * side / short) for side in (width, height))
+        if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise ValueError(
+                f"a picture of {image.width}×{image.height} pixels is too narrow: with "
+                f"{self.resize} on its shorter side it would have {width * height:,}, more than "
+                f"{Image.MAX_IMAGE_PIXELS:,} (PIL.Image.MAX_IMAGE_PIXELS)"
+            )
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         image = image.resize((width, height), resample)
         return image.crop((left, top, left + self.size, top + self.size))
@@ -85,7 +97,7 @@ class Preprocessing:
 
         Raises:
             TypeError: `image` is not a PIL image.
-            ValueError: its mode has no one meaning as RGB (see `to_rgb`).
+            ValueError: its mode has no one meaning as RGB (see `to_rgb`), or see `fit`.
         """
         if not isinstance(image, Image.Image):
             raise TypeError(

@@ -62,6 +62,17 @@ def test_a_mask_file_tells(photo, tmp_path):
     np.testing.assert_allclose(result.mask.numpy(), expected(), atol=1e-6)
 
 
+def test_what_is_transparent_in_a_mask_file_is_no_object(photo, tmp_path):
+    """As programs save a white object on nothing."""
+    mask = Image.new("LA", (48, 40), (255, 0))
+    mask.putalpha(Image.fromarray(square()))
+    mask.save(tmp_path / "mask.png")
+    arguments = ["--image", photo(), "--mask", tmp_path / "mask.png", "--quiet"]
+    assert run(*arguments, "--out", tmp_path / "out") == 0
+    result = BackgroundResult.load(tmp_path / "out" / "photo-background")
+    np.testing.assert_allclose(result.mask.numpy(), expected(), atol=1e-6)
+
+
 def test_a_box_tells(tmp_path, capsys):
     pytest.importorskip("skimage")
     pixels = np.random.default_rng(0).integers(0, 60, (40, 48, 3))

@@ -119,11 +119,15 @@ def _rgb(colour: str) -> tuple[float, float, float]:
 
 def _object(path: str, image: Image, options: argparse.Namespace) -> tuple[Image, str]:
     """The object's mask, white on it, of the image's size, and what it was told by."""
+    from PIL import ImageChops
+
     from zfcuda import data
     from zfcuda.segmentation import segment
 
     if options.mask:
         mask = data.read_image(options.mask).convert("L")
+        opacity = data.read_alpha(options.mask)  # what is transparent is shown on white
+        mask = mask if opacity is None else ImageChops.multiply(mask, opacity)
         if mask.size != image.size:
             raise ValueError(
                 f"mask '{options.mask}' has {mask.width}×{mask.height} pixels, '{path}' "

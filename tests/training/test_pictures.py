@@ -38,6 +38,13 @@ def test_missing_parts_are_drawn_from_train(picture_folder):
     assert [len(p) for p in (split.training, split.validation, split.test)] == [18, 2, 3]
 
 
+def test_a_class_may_be_called_train(picture_folder):
+    split = datasets.split(SMALL, picture_folder({"bus": 10, "car": 10, "train": 10}))
+    assert split.training.class_names == ("bus", "car", "train")
+    with pytest.raises(ValueError, match="train' holds no class"):
+        datasets.split(SMALL, picture_folder({"train": 10, "test": 10}, name="flat"))
+
+
 def test_unreadable_pictures_are_skipped_and_named(picture_folder):
     folder = picture_folder({"cat": 11, "dog": 11})
     (folder / "cat" / "0.png").write_bytes((folder / "cat" / "0.png").read_bytes()[:60])

@@ -63,13 +63,21 @@ def _part_folders(folder: Path) -> dict[str, Path]:
         for name in names
         if (folder / name).is_dir()
     }
-    return found if "training" in found else {}
+    if "training" not in found:
+        return {}
+    # A class may bear such a name as well: beside other classes, with pictures instead of folders.
+    others = set(_folders(folder)) - {name for names in _PARTS.values() for name in names}
+    return {} if others and not _folders(found["training"]) else found
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
 
 
 def _class_names(folder: Path) -> list[str]:
-    names = sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+    names = _folders(folder)
     if len(names) < 2:
         found = f"only the class '{names[0]}'" if names else "no class"
         raise ValueError(

@@ -2,6 +2,7 @@
 input."""
 
 import json
+import math
 import struct
 
 import numpy as np
@@ -199,3 +200,22 @@ def test_ablate(garments, tmp_path, capsys):
     # Other settings into the same folder: told, not mixed.
     assert run(*arguments[:3], "--epochs", 1, "--limit", 9, "--out", out, *changes) == 2
     assert "holds another training run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.filterwarnings("ignore:the classifiers")
+def test_probe_compares_with_the_network_on_its_own_classes_only(tmp_path, monkeypatch, known):
+    """As many other classes are not its own."""
+    pytest.importorskip("sklearn")
+    names = tuple("abcde")
+    if known:
+        monkeypatch.setattr(zfcuda.models, "class_names", lambda *_: names)
+    for name in names:
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (20, 24), (50 * i, 10, 10)).save(folder / f"{i}.png")
+    arguments = ["--model", "tiny", "--data", tmp_path / "photos", "--size", 20, "--layer", "0"]
+    assert run("probe", *arguments, "--out", tmp_path / "out") == 0
+    result = ProbeResult.load(tmp_path / "out" / "layers-probe")
+    assert math.isnan(result.network_accuracy) != known

@@ -53,6 +53,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """One table."""
+    import dataclasses
+    import math
+
     import zfcuda
     from zfcuda import figures
     from zfcuda._network import Network
@@ -69,6 +72,9 @@ def run(options: argparse.Namespace) -> None:
     result = zfcuda.linear_probe(
         network.model, data, options.layer, options.size, progress=not options.quiet
     )
+    if network.class_names not in (None, data.training.class_names):
+        # As many classes are not the same classes: the network answers something else.
+        result = dataclasses.replace(result, network_accuracy=math.nan)
     figure = figures.probe(result, f"Linear classifiers on each layer's features ({data.kind})")
     text = _findings(result)
     stem = folder / "layers-probe"

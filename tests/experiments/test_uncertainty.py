@@ -67,6 +67,14 @@ def test_answers_that_are_no_numbers_count_in_no_bin():
     assert result.reliability().ece == pytest.approx(0.2)
 
 
+def test_an_answer_that_is_no_number_is_not_right():
+    """Its largest logit is that of class 0."""
+    result = made([[math.nan, math.nan], [0.8, 0.2], [math.nan, math.nan]], [0, 0, 1])
+    assert result.correct.tolist() == [False, True, False]
+    assert result.accuracy == pytest.approx(1 / 3)
+    assert result.confusion.tolist() == [[1, 0], [0, 0]]
+
+
 @pytest.mark.parametrize("max_memory", [None, 1])
 def test_all_pictures_are_asked_about(net, examples, max_memory):
     result = zfcuda.uncertainty_of(net, examples, most=7, bins=10, max_memory=max_memory)

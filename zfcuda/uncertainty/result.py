@@ -79,8 +79,13 @@ class UncertaintyResult(Result):
 
     @property
     def correct(self) -> Tensor:
-        """bool [N], whether the prediction is the label."""
-        return self.predicted == self.labels
+        """bool [N], whether the prediction is the label; False where a logit is NaN."""
+        return (self.predicted == self.labels) & self._answered
+
+    @property
+    def _answered(self) -> Tensor:
+        """bool [N]: of a NaN the argmax is some class, but no answer."""
+        return ~self.logits.isnan().any(-1)
 
     @property
     def accuracy(self) -> float:
@@ -94,9 +99,10 @@ class UncertaintyResult(Result):
 
     @property
     def confusion(self) -> Tensor:
-        """int64 [K,K], pictures of each class (row) by predicted class (column)."""
+        """int64 [K,K], pictures of each class (row) by predicted class (column); without those that
+        have a NaN among their logits."""
         classes = self.logits.shape[1]
-        pairs = self.labels * classes + self.predicted
+        pairs = (self.labels * classes + self.predicted)[self._answered]
         return pairs.bincount(minlength=classes**2).view(classes, classes)
 
     def reliability(self) -> Reliability:

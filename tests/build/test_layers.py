@@ -78,7 +78,7 @@ def test_no_circles(below, parts_below):
         ("compat.onnx", set()),
         ("ops", {"_load", "reference"}),
         ("results", {"_files", "figures"}),  # the latter when one is drawn
-        ("figures", {"data"}),
+        ("figures", {"_text", "data"}),
     ],
 )
 def test_foundations_know_little(parts_below, name, known):

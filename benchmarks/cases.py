@@ -9,8 +9,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import floors
 import torch
 import torch.nn.functional as F
+from floors import Demand
 from torch import Tensor
 
 from zfcuda import ops, reference
@@ -26,8 +28,12 @@ class Work:
     torch: Callable[[], object]
     reference: Callable[[], object]
     check: Callable[[], None]  # that they agree
-    bytes: int  # each input read once, each output written once
+    demand: Demand  # each input read once, each output written once
     note: str = ""
+
+    @property
+    def bytes(self) -> int:
+        return self.demand.bytes
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,13 @@ class Case:
     target: float | None  # the ratio to torch that the project set itself
 
 
-def _size(*tensors: Tensor) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+def pool_demand(
+    shape: tuple[int, ...],
+    kernel: int,
+    layout: torch.memory_format = torch.contiguous_format,
+    dtype: torch.dtype = torch.float32,
+) -> Demand:
+    return floors.max_pool2d(shape, kernel, 2, dtype.itemsize)
 
 
 def pool(
@@ -71,9 +82,18 @@ def pool(
         with_torch,
         lambda: reference.max_pool2d(x, *pairs),
         check,
-        _size(x, y, switches),
+        pool_demand(shape, kernel, layout, dtype),
         f"switches {switches.nbytes / 1e6:.2f} MB, torch's indices {indices.nbytes / 1e6:.2f} MB",
     )
+
+
+def unpool_demand(
+    overlap: str,
+    layout: torch.memory_format = torch.contiguous_format,
+    shape: tuple[int, ...] = (4, 96, 110, 110),
+    dtype: torch.dtype = torch.float32,
+) -> Demand:
+    return floors.max_unpool2d(shape, 3, 2, dtype.itemsize)
 
 
 def unpool(
@@ -120,7 +140,17 @@ def unpool(
         assert torch.equal(ops.max_unpool2d(z, taps, 2), F.max_unpool2d(z, places, 2))
 
     with_torch = pooling_backward if overlap == "sum" else max_unpool
-    return Work(ours, with_torch, with_reference, check, _size(signal, switches, x))
+    return Work(
+        ours, with_torch, with_reference, check, unpool_demand(overlap, layout, shape, dtype)
+    )
+
+
+def lrn_demand(
+    layout: torch.memory_format = torch.contiguous_format,
+    shape: tuple[int, ...] = (4, 96, 55, 55),
+    dtype: torch.dtype = torch.float32,
+) -> Demand:
+    return floors.local_response_norm(shape, 5, dtype.itemsize)
 
 
 def lrn(
@@ -132,24 +162,34 @@ def lrn(
     constants = (5, 1e-4, 0.75, 2.0)
 
     def check() -> None:
-        torch.testing.assert_close(
-            ops.local_response_norm(x, *constants), F.local_response_norm(x, *constants)
-        )
+        # torch rounds to the tensor's own type at every step, we once.
+        expected = F.local_response_norm(x.double(), *constants).to(dtype)
+        torch.testing.assert_close(ops.local_response_norm(x, *constants), expected)
 
     return Work(
         lambda: ops.local_response_norm(x, *constants),
         lambda: F.local_response_norm(x, *constants),
         lambda: reference.local_response_norm(x, *constants),
         check,
-        2 * _size(x),
+        lrn_demand(layout, shape, dtype),
     )
+
+
+def _corners(stride: int) -> list[tuple[int, int]]:
+    return [(y, x) for y in range(0, 193, stride) for x in range(0, 193, stride)]
+
+
+def occlude_demand(
+    baseline: str, layout: torch.memory_format = torch.contiguous_format, stride: int = 32
+) -> Demand:
+    return floors.occlude((1, 3, 224, 224), len(_corners(stride)), 4)
 
 
 def occlude(
     baseline: str, layout: torch.memory_format = torch.contiguous_format, stride: int = 32
 ) -> Work:
     x = torch.randn(1, 3, 224, 224).contiguous(memory_format=layout)
-    corners = [(y, x) for y in range(0, 193, stride) for x in range(0, 193, stride)]
+    corners = _corners(stride)
     boxes = torch.tensor([(y, x, y + 32, x + 32) for y, x in corners])
     mask = torch.zeros(len(boxes), 1, 224, 224)
     for p, (y0, x0, y1, x1) in enumerate(boxes.tolist()):
@@ -178,8 +218,14 @@ def occlude(
         with_torch,
         lambda: reference.occlude(x, boxes, 0.5),
         check,
-        _size(x, ours()),
+        occlude_demand(baseline, layout, stride),
     )
+
+
+def rotate_demand(
+    layout: torch.memory_format = torch.contiguous_format, count: int = 36, batch: int = 1
+) -> Demand:
+    return floors.warp_affine((batch, 3, 224, 224), count, 4)
 
 
 def rotate(
@@ -210,11 +256,11 @@ def rotate(
         with_torch,
         lambda: reference.warp_affine(x, matrices),
         check,
-        _size(x, ours()),
+        rotate_demand(layout, count, batch),
     )
 
 
-def _marching(count: int, size: int, window: int, patch: int) -> Tensor:
+def _marching(count: int, size: int, window: int, patch: int) -> list[list[int]]:
     """Rows of ``windows``: squares all over a square map, each with a patch in its middle."""
     rows = []
     for q in range(count):
@@ -223,17 +269,23 @@ def _marching(count: int, size: int, window: int, patch: int) -> Tensor:
         place = (top, left, top + patch, left + patch)
         box = (y, x, y + window, x + window)
         rows.append([0, 0, q * patch**2, patch, *place, *box, q * window**2])
-    return torch.tensor(rows)
+    return rows
+
+
+def gather_demand(count: int, size: int, window: int, patch: int, channels: int) -> Demand:
+    rows = _marching(count, size, window, patch)
+    return floors.gather_windows(rows, (1, size, size), channels, 4)
 
 
 def gather(count: int, size: int, window: int, patch: int, channels: int) -> Work:
     base = torch.randn(1, size, size, channels)
     patches = torch.randn(count, patch, patch, channels)
-    buffers, windows = [patches.view(-1, channels)], _marching(count, size, window, patch)
+    rows = _marching(count, size, window, patch)
+    buffers, windows = [patches.view(-1, channels)], torch.tensor(rows)
     out = torch.zeros(count * window**2, channels)
     expected = torch.zeros(count, window, window, channels)
     margin = (window - patch) // 2
-    corners = windows[:, 8:10].tolist()
+    corners = [row[8:10] for row in rows]
 
     def with_torch() -> None:
         for q, (y, x) in enumerate(corners):
@@ -247,11 +299,27 @@ def gather(count: int, size: int, window: int, patch: int, channels: int) -> Wor
         reference.gather_windows(base, buffers, windows, out, window**2)
 
     def check() -> None:
+        out.fill_(torch.nan)
         ours()
         with_torch()
         assert torch.equal(out.view_as(expected), expected)
 
-    return Work(ours, with_torch, with_reference, check, 2 * _size(out))
+    return Work(
+        ours, with_torch, with_reference, check, gather_demand(count, size, window, patch, channels)
+    )
+
+
+def _pooling_rows(count: int) -> list[list[int]]:
+    """5x5 windows of the pooled map; a 9x9 patch in the middle of the 11x11 below each."""
+    found = []
+    for q, row in enumerate(_marching(count, 54, 5, 1)):
+        top, left = 2 * row[8] + 1, 2 * row[9] + 1
+        found.append([0, 0, 81 * q, 9, top, left, top + 9, left + 9, *row[8:]])
+    return found
+
+
+def pool_windows_demand(count: int = 32) -> Demand:
+    return floors.pool_windows(_pooling_rows(count), (1, 110, 110), 96, 4, 3, 2)
 
 
 def pool_windows(count: int = 32) -> Work:
@@ -259,13 +327,11 @@ def pool_windows(count: int = 32) -> Work:
     channels, window, patch = 96, 11, 9  # of the map; pooled, windows are 5x5
     base = torch.randn(1, 110, 110, channels)
     patches = torch.randn(count, patch, patch, channels)
-    windows = _marching(count, 54, 5, 1)
-    windows[:, 4:6] = windows[:, 8:10] * 2 + 1  # the patch in the middle of the 11x11 below
-    windows[:, 6:8] = windows[:, 4:6] + patch
-    windows[:, 2], windows[:, 3] = torch.arange(count) * patch**2, patch
+    rows = _pooling_rows(count)
+    windows = torch.tensor(rows)
     buffers, out = [patches.view(-1, channels)], torch.zeros(count * 25, channels)
     below = torch.zeros(count, window, window, channels)
-    corners = (windows[:, 8:10] * 2).tolist()
+    corners = [(2 * row[8], 2 * row[9]) for row in rows]
 
     def with_torch() -> Tensor:
         for q, (y, x) in enumerate(corners):
@@ -280,10 +346,21 @@ def pool_windows(count: int = 32) -> Work:
         reference.pool_windows(base, buffers, windows, out, 25, (3, 3), (2, 2), relu=True)
 
     def check() -> None:
+        out.fill_(torch.nan)
         ours()
         assert torch.equal(out.view(count, 5, 5, channels), with_torch().permute(0, 2, 3, 1))
 
-    return Work(ours, with_torch, with_reference, check, _size(below, out))
+    return Work(ours, with_torch, with_reference, check, pool_windows_demand(count))
+
+
+def _unpooling_rows(count: int) -> list[list[int]]:
+    """10x10 patches of a pooled map of 27x27, and the 20x20 that they are unpooled to."""
+    rows = _marching(count, 27, 10, 10)
+    return [[*row[:8], *(2 * edge for edge in row[8:12]), 4 * row[12]] for row in rows]
+
+
+def unpool_windows_demand(count: int = 16) -> Demand:
+    return floors.unpool_windows(_unpooling_rows(count), (1, 27, 27), 256, 4, 2, 2)
 
 
 def unpool_windows(count: int = 16) -> Work:
@@ -292,13 +369,12 @@ def unpool_windows(count: int = 16) -> Work:
     x = torch.randn(1, channels, 54, 54).contiguous(memory_format=CHANNELS_LAST)
     _, switches = ops.max_pool2d(x, 2)
     maps = switches.permute(0, 2, 3, 1)
-    windows = _marching(count, 27, patch, patch)
-    windows[:, 8:12] *= 2
-    windows[:, 12] *= 4
+    rows = _unpooling_rows(count)
+    windows = torch.tensor(rows)
     patches = torch.randn(count, patch, patch, channels)
     buffers, out = [patches.view(-1, channels)], torch.zeros(count * 4 * patch**2, channels)
     signal = patches.permute(0, 3, 1, 2)
-    boxes = windows[:, 4:8].tolist()
+    boxes = [row[4:8] for row in rows]
     own = torch.cat([switches[:, :, y0:y1, x0:x1] for y0, x0, y1, x1 in boxes])
     indices = ops.switches_to_indices(own, 2, input_size=(2 * patch, 2 * patch))
 
@@ -314,12 +390,25 @@ def unpool_windows(count: int = 16) -> Work:
         )
 
     def check() -> None:
+        out.fill_(torch.nan)
         ours()
         expected = with_torch().permute(0, 2, 3, 1)
         assert torch.equal(out.view(expected.shape), expected)
 
-    return Work(ours, with_torch, with_reference, check, _size(patches, own, out))
+    return Work(ours, with_torch, with_reference, check, unpool_windows_demand(count))
 
+
+# The same arguments as the case itself: what it needs can be known without making it.
+DEMANDS: dict[Callable[..., Work], Callable[..., Demand]] = {
+    pool: pool_demand,
+    unpool: unpool_demand,
+    lrn: lrn_demand,
+    occlude: occlude_demand,
+    rotate: rotate_demand,
+    gather: gather_demand,
+    pool_windows: pool_windows_demand,
+    unpool_windows: unpool_windows_demand,
+}
 
 CASES = [
     Case("relu + max_pool 3x3/2 [4,96,110,110]", lambda: pool((4, 96, 110, 110), 3), 10),

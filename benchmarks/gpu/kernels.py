@@ -1,11 +1,12 @@
 """Every kernel against the measured copy bandwidth and against torch eager doing the same.
 
     python benchmarks/gpu/kernels.py --device cuda --out kernels.json
+    python benchmarks/gpu/kernels.py --floors          what each case cannot be faster than: no GPU
 
 Random inputs; several copies of them take turns, so that together they exceed the L2 cache. Each
 result is checked against torch's before and after timing, in memory that was filled with NaN first.
-A time is the median over events around single calls; the floor is the copy of as many bytes,
-measured in the same run.
+A time is the median over events around single calls. The share of copy bandwidth is the time that a
+copy of as many bytes (floors.py's, each counted once) takes in the same run, over ours.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cases import (
     CHANNELS_LAST,
+    DEMANDS,
     Work,
     gather,
     lrn,
@@ -35,6 +37,7 @@ from cases import (
     unpool,
     unpool_windows,
 )
+from floors import CHIPS, Demand
 
 CONTIGUOUS = torch.contiguous_format
 ROTATED = 2**28  # bytes that the copies of a case have together: more than any L2
@@ -45,80 +48,115 @@ class Case:
     """A row of the table.
 
     Attributes:
-        make: given a scale of the batch, 1 for the real one.
+        family: of cases.DEMANDS.
+        arguments: the family's, given a scale of the batch, 1 for the real one.
         share: of the copy bandwidth aimed for.
         ratio: to torch aimed for.
     """
 
     name: str
-    make: Callable[[float], Work]
+    family: Callable[..., Work]
+    arguments: Callable[[float], dict[str, Any]]
     share: float
     ratio: float | None = None
+
+    def make(self, scale: float = 1.0) -> Work:
+        """Inputs on the current device."""
+        return self.family(**self.arguments(scale))
+
+    def demand(self, scale: float = 1.0) -> Demand:
+        """What ``make`` would need, without making it."""
+        return DEMANDS[self.family](**self.arguments(scale))
 
 
 def _n(batch: int, scale: float) -> int:
     return max(1, round(batch * scale))
 
 
-def _cases() -> list[Case]:
-    cases = []
+def all_cases() -> list[Case]:
+    """Shapes of ZFNet and VGG16 at batches that fill a large chip."""
+    found = []
     types = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     for name, dtype in types.items():
         for layout in (CONTIGUOUS, CHANNELS_LAST):
             what = f"{name}{', channels_last' if layout is CHANNELS_LAST else ''}"
             half = dtype != torch.float32
-            cases += [
-                Case(
-                    f"relu + pool 3x3/2, {what}",
-                    lambda s, d=dtype, f=layout: pool((_n(64, s), 96, 110, 110), 3, f, d),
-                    0.7 if half else 0.85,
-                    2.5,
-                ),
-                Case(
-                    f"relu + pool 2x2/2, {what}",
-                    lambda s, d=dtype, f=layout: pool((_n(32, s), 64, 224, 224), 2, f, d),
-                    0.85,
-                    2.5,
-                ),
+            both = {"layout": layout, "dtype": dtype}
+            for kernel, batch, shape in ((3, 64, (96, 110, 110)), (2, 32, (64, 224, 224))):
+                found.append(
+                    Case(
+                        f"relu + pool {kernel}x{kernel}/2, {what}",
+                        pool,
+                        lambda s, n=batch, shape=shape, k=kernel, both=both: {
+                            "shape": (_n(n, s), *shape), "kernel": k, **both
+                        },
+                        0.7 if half and kernel == 3 else 0.85,
+                        2.5,
+                    )
+                )  # fmt: skip
+            found += [
                 Case(
                     f"unpool 3x3/2 (sum) + relu, {what}",
-                    lambda s, d=dtype, f=layout: unpool("sum", f, (_n(64, s), 96, 110, 110), d),
+                    unpool,
+                    lambda s, both=both: {
+                        "overlap": "sum", "shape": (_n(64, s), 96, 110, 110), **both
+                    },
                     0.85,
                 ),
                 Case(
                     f"local response norm, {what}",
-                    lambda s, d=dtype, f=layout: lrn(f, (_n(128, s), 96, 55, 55), d),
+                    lrn,
+                    lambda s, both=both: {"shape": (_n(128, s), 96, 55, 55), **both},
                     0.7 if half else 0.85,
                     5,
                 ),
-            ]
+            ]  # fmt: skip
     for layout in (CONTIGUOUS, CHANNELS_LAST):
         what = ", channels_last" if layout is CHANNELS_LAST else ""
-        cases += [
+        found += [
             Case(
                 f"unpool 3x3/2 (overwrite) + relu vs max_unpool2d{what}",
-                lambda s, f=layout: unpool("overwrite", f, (_n(64, s), 96, 110, 110)),
+                unpool,
+                lambda s, f=layout: {
+                    "overlap": "overwrite", "layout": f, "shape": (_n(64, s), 96, 110, 110)
+                },
                 0.85,
                 3,
             ),
             Case(
                 f"occlude 32x32 everywhere{what}",
-                lambda s, f=layout: occlude("mask arithmetic", f, 8 if s == 1 else 64),
+                occlude,
+                lambda s, f=layout: {
+                    "baseline": "mask arithmetic", "layout": f, "stride": 8 if s == 1 else 64
+                },
                 0.85,
             ),
             Case(
                 f"72 rotations{what}",
-                lambda s, f=layout: rotate(f, 72 if s == 1 else 4, _n(8, s)),
+                rotate,
+                lambda s, f=layout: {
+                    "layout": f, "count": 72 if s == 1 else 4, "batch": _n(8, s)
+                },
                 0.7,
                 3,
             ),
-        ]
+        ]  # fmt: skip
+    gathers = {"gather windows 20x20x64": (4096, 224, 20, 18, 64),
+               "gather windows 7x7x384": (8192, 13, 7, 5, 384)}  # fmt: skip
+    for name, numbers in gathers.items():
+        named = dict(zip(("count", "size", "window", "patch", "channels"), numbers, strict=True))
+        found.append(
+            Case(
+                name,
+                gather,
+                lambda s, named=named: {**named, "count": _n(named["count"], s)},
+                0.75,
+            )
+        )
     return [
-        *cases,
-        Case("gather windows 20x20x64", lambda s: gather(_n(4096, s), 224, 20, 18, 64), 0.75),
-        Case("gather windows 7x7x384", lambda s: gather(_n(8192, s), 13, 7, 5, 384), 0.75),
-        Case("pool windows to 5x5x96", lambda s: pool_windows(_n(8192, s)), 0.75),
-        Case("unpool windows to 20x20x256", lambda s: unpool_windows(_n(1024, s)), 0.75),
+        *found,
+        Case("pool windows to 5x5x96", pool_windows, lambda s: {"count": _n(8192, s)}, 0.75),
+        Case("unpool windows to 20x20x256", unpool_windows, lambda s: {"count": _n(1024, s)}, 0.75),
     ]
 
 
@@ -193,6 +231,7 @@ def measure(case: Case, device: str, scale: float, rounds: int) -> dict[str, Any
     return {
         "name": case.name,
         "bytes": first.bytes,
+        "instructions": first.demand.instructions,
         "ours_s": ours,
         "torch_s": theirs,
         "copy_s": floor,
@@ -208,7 +247,11 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, help="JSON")
     parser.add_argument("--only", help="cases whose name contains this")
+    parser.add_argument("--floors", action="store_true", help="print the model's table and stop")
     options = parser.parse_args()
+    if options.floors:
+        print("\n".join(floors_table(all_cases())))
+        return
     dry = options.device == "cpu"
     scale, rounds = (1 / 64, 2) if dry else (1.0, 50)
     torch.backends.cudnn.allow_tf32 = False
@@ -223,7 +266,7 @@ def main() -> None:
         "left_out": [],
         "failed": [],
     }
-    for case in _cases():
+    for case in all_cases():
         if options.only and options.only not in case.name:
             continue
         try:
@@ -237,6 +280,25 @@ def main() -> None:
     print("\n".join(table(found)))
     if found["failed"]:
         sys.exit(1)
+
+
+def floors_table(cases: Sequence[Case]) -> list[str]:
+    """Microseconds that no kernel of these cases can go below on the named chips; a star where
+    instructions and not bytes decide."""
+    lines = [
+        f"| kernel | MB | {' | '.join(chip.name for chip in CHIPS)} |",
+        f"|---|---:|{'---:|' * len(CHIPS)}",
+    ]
+    for case in cases:
+        if "channels_last" in case.name:  # needs what the contiguous one needs
+            continue
+        need = case.demand()
+        cells = [
+            f"{1e6 * chip.floor(need):.0f}{'' if chip.bound_by(need) == 'bytes' else '*'}"
+            for chip in CHIPS
+        ]
+        lines.append(f"| {case.name} | {need.bytes / 1e6:.0f} | {' | '.join(cells)} |")
+    return lines
 
 
 def table(found: dict[str, Any]) -> list[str]:

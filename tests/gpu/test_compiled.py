@@ -1,0 +1,165 @@
+"""benchmarks/gpu/compiled.py: what it reads in the tools' output, and what it objects to."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import compiled
+import cuda_gate
+import extension
+import pytest
+from compiled import Kernel
+
+RECORD = Path(compiled.ROOT, "benchmarks", "results", "compiled.json")
+
+REPORT = """\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_Z1aiE' for 'sm_90'
+ptxas info    : Function properties for _Z1aiE
+    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 32 registers, used 0 barriers, 8 bytes cumulative stack size
+ptxas info    : Compile time = 876.256 ms
+ptxas info    : Compiling entry function '_Z1biE' for 'sm_90'
+ptxas info    : Function properties for _Z1biE
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers, 2048 bytes smem, 400 bytes cmem[0]
+"""
+
+SASS = """\
+\t.section\t.text._Z1aiE,"ax",@progbits
+.text._Z1aiE:
+        /*0020*/                   LDC.64 R16, c[0x0][0x260] ;
+        /*0030*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0040*/              @!P0 LDG.E.U8.CONSTANT R4, desc[UR4][R2.64] ;
+        /*0050*/              @P3 STG.E.64 desc[UR4][R2.64], R4 ;
+        /*0060*/                   STL.64 [R1], R4 ;
+        /*0070*/             @!UP0 LDG.E R4, [R2.64] ;
+.text._Z1biE:
+        /*0020*/                   STG.E.EF.128 desc[UR4][R2.64], R4 ;
+        /*0030*/                   LDG.E.ENL2.256 R8, R4, desc[UR4][R2.64] ;
+        /*0040*/                   LD.E.S16 R8, [R2.64] ;
+        /*0050*/                   LDS.128 R8, [R2] ;
+"""
+
+POOL = Kernel(
+    "MaxPoolRow<float32, uint8, 3, 2, 2, int32>", "9.0", 32, 0, 0, 0, {"LDG.128": 3, "STG.64": 1}
+)
+
+
+def test_reads_ptxas_report():
+    assert compiled.resources(REPORT) == {
+        "_Z1aiE": {"registers": 32, "stack": 8, "spills": 16, "shared": 0},
+        "_Z1biE": {"registers": 40, "stack": 0, "spills": 0, "shared": 2048},
+    }
+
+
+def test_an_unknown_wording_is_an_error():
+    with pytest.raises(ValueError, match="no registers of _Z1aiE"):
+        compiled.resources(REPORT.replace("Used 32 registers", "Uses 32 registers"))
+
+
+def test_reads_the_disassembly():
+    assert compiled.accesses(SASS) == {
+        "_Z1aiE": {"LDG.128": 1, "LDG.32": 1, "LDG.8": 1, "STG.64": 1, "STL.64": 1},
+        "_Z1biE": {"LD.16": 1, "LDG.256": 1, "STG.128": 1},
+    }
+
+
+def test_names():
+    body = "zfcuda::cuda::MaxPoolPixel<c10::BFloat16, unsigned char, 3, 8, int>"
+    name = f"void zfcuda::cuda::run_body<{body}, int>({body}, int)"
+    assert compiled.body_name(name) == "MaxPoolPixel<bfloat16, uint8, 3, 8, int32>"
+    assert compiled.body_name("void at::native::something<int>(int)") is None
+
+
+def test_a_good_kernel_has_no_faults():
+    assert POOL.hot and POOL.faults() == []
+    assert POOL.arguments == {
+        "T": "float32", "Switch": "uint8", "K": "3", "Stride": "2", "V": "2", "Index": "int32"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"spills": 8, "stack": 8}, ["spills 8 bytes", "has 8 bytes of local memory"]),
+        ({"accesses": {"LDG.64": 6, "STG.64": 1}}, ["has no 128-bit load"]),
+        ({"accesses": {"LDG.128": 6, "STG.32": 1}}, ["has no 64-bit store"]),
+        ({"accesses": {"LDS.128": 6}}, ["has no 128-bit load", "has no 64-bit store"]),
+    ],
+)
+def test_faults(change, fault):
+    found = replace(POOL, **change).faults()
+    assert found == [f"{POOL.name} on sm_90 {what}" for what in fault]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MaxPoolRow<float32, uint8, 3, 2, 1, int32>",  # one neighbour a thread
+        "MaxPoolRow<float32, uint8, 3, 2, 2, int64>",
+        "MaxPoolPixel<float32, int32, 3, 4, int32>",  # windows of more than 255 taps
+        "MaxPoolPixel<float32, uint8, 0, 4, int32>",  # of any size
+        "LrnElement<float32, int32>",
+    ],
+)
+def test_a_fallback_may_spill(name):
+    kernel = replace(POOL, name=name, spills=8, stack=8)
+    assert not kernel.hot and kernel.faults() == []
+
+
+def test_not_disassembled_is_not_called_wide():
+    kernel = replace(POOL, accesses=None)
+    assert kernel.faults() == []
+    assert "not checked" in compiled.markdown([kernel], "13.0")
+
+
+def test_the_page_names_what_breaks_a_promise():
+    page = compiled.markdown([POOL, replace(POOL, arch="8.0", spills=4, stack=8)], "13.0")
+    assert "**Hot kernels that break a promise** (spills, local memory, narrow access): 2." in page
+    assert f"- {POOL.name} on sm_80 spills 4 bytes" in page
+    assert "| kernel | 8.0 | 9.0 |" in page
+
+
+@pytest.mark.parametrize(
+    ("registers", "arch", "occupancy"),
+    [(32, "9.0", 1.0), (40, "9.0", 0.75), (40, "8.6", 1.0), (64, "9.0", 0.5), (255, "8.9", 1 / 6)],
+)
+def test_occupancy(registers, arch, occupancy):
+    assert replace(POOL, registers=registers, arch=arch).occupancy == pytest.approx(occupancy)
+
+
+def test_bodies_are_those_of_the_sources():
+    """A new kernel body cannot be forgotten, nor a template argument."""
+    found = {}
+    for file in Path(extension.CSRC, "cuda").glob("*.h"):
+        for part in file.read_text().split("template <")[1:]:
+            parameters, _, rest = part.partition(">\nstruct ")
+            if "operator()(Index i) const {" in rest.split("\n};")[0]:
+                names = [each.split()[-1] for each in parameters.split(",")]
+                found[rest.split()[0]] = " ".join(names)
+    assert found == {name: body.arguments for name, body in compiled.BODIES.items()}
+
+
+def test_the_committed_record_breaks_no_promise():
+    kernels = compiled.read(RECORD)
+    assert {kernel.arch for kernel in kernels} == set(compiled.ARCHITECTURES)
+    assert {kernel.name.partition("<")[0] for kernel in kernels} == set(compiled.BODIES)
+    assert all(kernel.accesses is not None for kernel in kernels)
+    assert compiled.faults(kernels) == []
+    version = json.loads(RECORD.read_text())["head"]["nvcc"]
+    assert compiled.markdown(kernels, version) == RECORD.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    cuda_gate.find_nvcc() is None or shutil.which("c++filt") is None, reason="no nvcc or c++filt"
+)
+def test_compiles_a_file():
+    kernels = compiled.compile_all(["8.0"], "occlude")
+    assert len(kernels) == 12 and sum(kernel.hot for kernel in kernels) == 3
+    assert {kernel.name.partition("<")[0] for kernel in kernels} == {"OccludeRow"}
+    assert compiled.faults(kernels) == []
+    disassembled = compiled.find_nvdisasm(cuda_gate.find_nvcc()) is not None
+    assert all((kernel.accesses is not None) == disassembled for kernel in kernels)

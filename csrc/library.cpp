@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 #include <torch/library.h>
 
+#include "common/stream.h"
 #include "cpu/level.h"
 #include "zfcuda_build_facts.h"
 
@@ -58,4 +59,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         return facts;
       },
       "What this build was made with.");
+  m.def(
+      "stream_handle",
+      [](int index) {
+        const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+        return reinterpret_cast<uintptr_t>(zfcuda::current_stream(device));
+      },
+      "The cudaStream_t that an op on this GPU would be launched on now, as a number.");
 }

@@ -2,10 +2,10 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/library.h>
 
 #include "common/prepare.h"
+#include "common/stream.h"
 #include "cuda/kernels.h"
 #include "zfcuda_build_facts.h"
 
@@ -53,9 +53,7 @@ at::Tensor launch(const Kernel<Params>& kernel, const Call<Params>& call) {
     kernel.on_host(call.params);
     return call.out;
   }
-  const c10::Device device = call.out.device();
-  const c10::impl::VirtualGuardImpl guard(device.type());
-  const int status = kernel.on_device(call.params, guard.getStream(device).native_handle());
+  const int status = kernel.on_device(call.params, current_stream(call.out.device()));
   TORCH_CHECK(status == 0, "zfcuda: launching ", kernel.name, " failed with cudaError_t ", status);
   return call.out;
 }

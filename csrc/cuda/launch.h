@@ -38,8 +38,13 @@ struct HostLaunch {
 
 inline constexpr int threads_per_block = 256;
 
+// Blocks that a multiprocessor must be able to hold: bounds the registers, 64 a thread with 4 and
+// 128 with 2. With no bound at all ptxas spills a few bytes wherever that brings it down to 32.
 template <class Body, class Index>
-__global__ void __launch_bounds__(threads_per_block)
+inline constexpr int least_blocks = sizeof(Index) > 4 || requires { Body::many_registers; } ? 2 : 4;
+
+template <class Body, class Index>
+__global__ void __launch_bounds__(threads_per_block, (least_blocks<Body, Index>))
     run_body(const __grid_constant__ Body body, const Index count) {
   const Index step = static_cast<Index>(gridDim.x) * threads_per_block;
   for (Index i = static_cast<Index>(blockIdx.x) * threads_per_block + threadIdx.x; i < count;

@@ -9,14 +9,17 @@ namespace zfcuda::cuda {
 
 // contiguous, window of Size channels: a thread walks `segment` channels of V neighbouring
 // positions with the last Size squares in registers, so every input is read once (and Size - 1 more
-// times where segments meet, from the cache).
+// times where segments meet, from the cache). Channels are asked for `ahead` steps before they are
+// needed: with one load under way a thread, memory would wait for arithmetic.
 template <class T, int Size, int V, class Index>
 struct LrnColumn {
+  using C = Compute<T>;
+  static constexpr bool many_registers = true;
+  static constexpr int ahead = V > 1 ? 1 : 3;
   LrnParams p;
   int segment;
 
   ZF_HOST_DEVICE void operator()(Index i) const {
-    using C = Compute<T>;
     constexpr int below = Size / 2, above = (Size - 1) / 2;
     const Index spatial = p.spatial, groups = spatial / V, channels = p.channels;
     const Index segments = (channels + segment - 1) / segment;
@@ -25,14 +28,20 @@ struct LrnColumn {
     const Index end = begin + segment < channels ? begin + segment : channels;
     const T* x = static_cast<const T*>(p.x) + n * channels * spatial + s;
     T* out = static_cast<T*>(p.out) + n * channels * spatial + s;
+    const Index last = end + above < channels ? end + above : channels;  // that is read
     const C alpha = static_cast<C>(p.alpha), beta = static_cast<C>(p.beta), k = static_cast<C>(p.k);
 
     C value[above + 1][V];  // channels c ... c + above
     C square[Size][V];      // of channels c - below ... c + above
+    Pack<T, V> next[ahead];
+    ZF_UNROLL
+    for (int j = 0; j < ahead; ++j) next[j] = read(x, begin + above + j, last, spatial);
     ZF_UNROLL
     for (int j = 0; j < Size; ++j) {
       // One short of the window: each step of the walk brings its last channel.
-      read(x, begin + j - below - 1, channels, spatial, square[j]);
+      const auto pack = read(x, begin + j - below - 1, last, spatial);
+      ZF_UNROLL
+      for (int v = 0; v < V; ++v) square[j][v] = widen(pack.lane[v]);
       if (j >= below) {
         ZF_UNROLL
         for (int v = 0; v < V; ++v) value[j - below][v] = square[j][v];
@@ -51,10 +60,14 @@ struct LrnColumn {
         ZF_UNROLL
         for (int v = 0; v < V; ++v) value[j][v] = value[j + 1][v];
       }
-      read(x, c + above, channels, spatial, value[above]);
+      const auto pack = next[0];
+      ZF_UNROLL
+      for (int j = 0; j + 1 < ahead; ++j) next[j] = next[j + 1];
+      next[ahead - 1] = read(x, c + above + ahead, last, spatial);
       Pack<T, V> result;
       ZF_UNROLL
       for (int v = 0; v < V; ++v) {
+        value[above][v] = widen(pack.lane[v]);
         square[Size - 1][v] = value[above][v] * value[above][v];
         C sum = 0;
         ZF_UNROLL
@@ -66,13 +79,13 @@ struct LrnColumn {
   }
 
  private:
-  ZF_HOST_DEVICE static void read(const T* x, Index c, Index channels, Index spatial,
-                                  Compute<T> (&to)[V]) {
-    const bool inside = c >= 0 && c < channels;
-    Pack<T, V> pack{};
-    if (inside) pack = load_pack<V>(x + c * spatial);
+  // Channel c; zeros where there is none.
+  ZF_HOST_DEVICE static Pack<T, V> read(const T* x, Index c, Index last, Index spatial) {
+    Pack<T, V> pack;
     ZF_UNROLL
-    for (int v = 0; v < V; ++v) to[v] = inside ? widen(pack.lane[v]) : Compute<T>(0);
+    for (int v = 0; v < V; ++v) pack.lane[v] = static_cast<T>(0.0f);
+    if (c >= 0 && c < last) pack = load_pack<V>(x + c * spatial);
+    return pack;
   }
 };
 

@@ -3,26 +3,32 @@
 #include <type_traits>
 
 #include "common/dispatch.h"
+#include "core/divisor.h"
 #include "core/pooling.h"
 #include "core/scalar.h"
 #include "cuda/launch.h"
 
 namespace zfcuda::cuda {
 
-// The state of one window's search for its maximum. `tap` is -1 until the window has met a tap.
+// The state of one window's search for its maximum. It starts at the window's first tap on the map,
+// so that -inf is never taken and can stand for taps off the map; `tap` is -1 where there is none.
 template <class C>
 struct Best {
   C value;
   int32_t tap;
 
-  ZF_HOST_DEVICE static Best start(bool relu) {
-    return {relu ? C(0) : -std::numeric_limits<C>::infinity(), -1};
+  template <class Index>
+  ZF_HOST_DEVICE static Best start(bool relu, const Range<Index>& rows, const Range<Index>& cols,
+                                   Index kernel_w) {
+    const bool any = rows.begin < rows.end && cols.begin < cols.end;
+    return {relu ? C(0) : -std::numeric_limits<C>::infinity(),
+            any ? static_cast<int32_t>(rows.begin * kernel_w + cols.begin) : -1};
   }
 
   ZF_HOST_DEVICE void meet(C candidate, int32_t candidate_tap) {
     const bool take = replaces(candidate, value);
     value = take ? candidate : value;
-    tap = take || tap < 0 ? candidate_tap : tap;
+    tap = take ? candidate_tap : tap;
   }
 
   template <class T>
@@ -37,60 +43,73 @@ ZF_HOST_DEVICE int64_t size_or(int64_t size) {
   return K > 0 ? K : size;
 }
 
-// contiguous: a thread pools V neighbouring outputs of a row. With V > 1 the V * Stride inputs per
-// tap row that belong to it alone are one 16-byte load (the caller has checked alignment, and that
-// there is no padding on the left), so a warp reads its rows in full lines; the K - Stride inputs
-// it shares with its neighbour come from the cache.
-template <class T, class Switch, int K, int Stride, int V, class Index>
+// contiguous, K x K windows: a thread pools V neighbouring outputs of a row. The V * Stride inputs
+// per tap row that belong to it alone come in packs of A (the caller has checked alignment, and
+// that there is no padding on the left unless A is 1), so a warp reads its rows in full lines; the
+// K - Stride inputs it shares with its neighbour come from the cache.
+template <class T, class Switch, int K, int Stride, int V, int A, class Index>
 struct MaxPoolRow {
+  using C = Compute<T>;
   MaxPoolParams p;
+  Divisor<Index> groups, height;  // of a row's outputs; of the output
   bool packed_store;
 
   ZF_HOST_DEVICE void operator()(Index i) const {
-    using C = Compute<T>;
     const PoolShape& s = p.shape;
-    const Index out_w = s.out_w, out_h = s.out_h, in_w = s.in_w, groups = (out_w + V - 1) / V;
-    const Index ox = i % groups * V, row = i / groups, oy = row % out_h, plane = row / out_h;
-    const T* x = static_cast<const T*>(p.x) + plane * static_cast<Index>(s.in_h) * in_w;
-    const Index out = row * out_w + ox;
-    const auto rows = taps_inside<Index>(oy, size_or<K>(s.window.kernel_h), s.window.stride_h,
-                                         s.window.padding_h, s.window.dilation_h, s.in_h);
-    if constexpr (V > 1) {
-      constexpr int span = (V - 1) * Stride + K;
-      if (ox * Stride + span <= in_w && ox + V <= out_w) {
-        Best<C> best[V];
+    const PoolWindow& w = s.window;
+    const Index out_w = s.out_w, in_w = s.in_w;
+    const auto [row, group] = groups.split(i);
+    const auto [plane, oy] = height.split(row);
+    const Index ox = group * V;
+    const auto rows = taps_inside<Index>(oy, K, w.stride_h, w.padding_h, 1, s.in_h);
+    const Index top = oy * static_cast<Index>(w.stride_h) - static_cast<Index>(w.padding_h);
+    const Index left = ox * Stride - static_cast<Index>(w.padding_w);
+    const T* x =
+        static_cast<const T*>(p.x) + (plane * static_cast<Index>(s.in_h) + top) * in_w + left;
+    Best<C> best[V];
+    ZF_UNROLL
+    for (int v = 0; v < V; ++v) {
+      const auto cols = taps_inside<Index>(ox + v, K, Stride, w.padding_w, 1, in_w);
+      best[v] = Best<C>::template start<Index>(p.relu, rows, cols, K);
+    }
+    ZF_UNROLL
+    for (int ky = 0; ky < K; ++ky) {
+      if (ky < rows.begin || ky >= rows.end) continue;
+      C values[span];
+      read(x + ky * in_w, left, in_w, values);
+      ZF_UNROLL
+      for (int v = 0; v < V; ++v) {
         ZF_UNROLL
-        for (int v = 0; v < V; ++v) best[v] = Best<C>::start(p.relu);
-        ZF_UNROLL
-        for (int ky = 0; ky < K; ++ky) {
-          if (ky < rows.begin || ky >= rows.end) continue;
-          const T* from = x +
-                          (oy * static_cast<Index>(s.window.stride_h) -
-                           static_cast<Index>(s.window.padding_h) + ky) *
-                              in_w +
-                          ox * Stride;
-          T values[span];
-          const auto own = load_pack<V * Stride>(from);
-          ZF_UNROLL
-          for (int j = 0; j < span; ++j)
-            values[j] = j < V * Stride ? own.lane[j < V * Stride ? j : 0] : from[j];
-          ZF_UNROLL
-          for (int v = 0; v < V; ++v) {
-            ZF_UNROLL
-            for (int kx = 0; kx < K; ++kx)
-              best[v].meet(widen(values[v * Stride + kx]), ky * K + kx);
-          }
-        }
-        store(out, best);
-        return;
+        for (int kx = 0; kx < K; ++kx) best[v].meet(values[v * Stride + kx], ky * K + kx);
       }
     }
-    for (int v = 0; v < V && ox + v < out_w; ++v) pool_one(x, ox + v, oy, rows, out + v);
+    store(row * out_w + ox, out_w - ox, best);
   }
 
  private:
-  template <class C>
-  ZF_HOST_DEVICE void store(Index out, const Best<C> (&best)[V]) const {
+  static constexpr int span = (V - 1) * Stride + K;
+
+  // The columns that the thread's windows cover of one input row; -inf for those off the map.
+  ZF_HOST_DEVICE static void read(const T* from, Index left, Index in_w, C (&values)[span]) {
+    if (left >= 0 && left + span <= in_w) {
+      ZF_UNROLL
+      for (int j = 0; j < V * Stride; j += A) {
+        const auto pack = load_pack<A>(from + j);
+        ZF_UNROLL
+        for (int a = 0; a < A; ++a) values[j + a] = widen(pack.lane[a]);
+      }
+      ZF_UNROLL
+      for (int j = V * Stride; j < span; ++j) values[j] = widen(from[j]);
+      return;
+    }
+    ZF_UNROLL
+    for (int j = 0; j < span; ++j) {
+      const bool inside = left + j >= 0 && left + j < in_w;
+      values[j] = inside ? widen(from[j]) : -std::numeric_limits<C>::infinity();
+    }
+  }
+
+  ZF_HOST_DEVICE void store(Index out, Index room, const Best<C> (&best)[V]) const {
     Pack<T, V> y;
     Pack<Switch, V> taps;
     ZF_UNROLL
@@ -105,31 +124,40 @@ struct MaxPoolRow {
     }
     ZF_UNROLL
     for (int v = 0; v < V; ++v) {
+      if (v >= room) continue;
       static_cast<T*>(p.y)[out + v] = y.lane[v];
       static_cast<Switch*>(p.switches)[out + v] = taps.lane[v];
     }
   }
+};
 
-  ZF_HOST_DEVICE void pool_one(const T* x, Index ox, Index oy, const Range<Index>& rows,
-                               Index out) const {
+// contiguous, any window: a thread pools one output.
+template <class T, class Switch, class Index>
+struct MaxPoolElement {
+  MaxPoolParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
     const PoolShape& s = p.shape;
     const PoolWindow& w = s.window;
-    const Index kernel_w = size_or<K>(w.kernel_w);
-    const auto cols =
-        taps_inside<Index>(ox, kernel_w, w.stride_w, w.padding_w, w.dilation_w, s.in_w);
+    const Index out_w = s.out_w, out_h = s.out_h, in_w = s.in_w, kernel_w = w.kernel_w;
+    const Index ox = i % out_w, oy = i / out_w % out_h, plane = i / out_w / out_h;
+    const auto rows =
+        taps_inside<Index>(oy, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, s.in_h);
+    const auto cols = taps_inside<Index>(ox, kernel_w, w.stride_w, w.padding_w, w.dilation_w, in_w);
     const Index top = oy * static_cast<Index>(w.stride_h) - static_cast<Index>(w.padding_h);
     const Index left = ox * static_cast<Index>(w.stride_w) - static_cast<Index>(w.padding_w);
-    auto best = Best<Compute<T>>::start(p.relu);
+    const T* x =
+        static_cast<const T*>(p.x) + (plane * static_cast<Index>(s.in_h) + top) * in_w + left;
+    auto best = Best<Compute<T>>::template start<Index>(p.relu, rows, cols, kernel_w);
     for (Index ky = rows.begin; ky < rows.end; ++ky) {
-      const T* from =
-          x + (top + ky * static_cast<Index>(w.dilation_h)) * static_cast<Index>(s.in_w) + left;
+      const T* from = x + ky * static_cast<Index>(w.dilation_h) * in_w;
       for (Index kx = cols.begin; kx < cols.end; ++kx) {
         best.meet(widen(from[kx * static_cast<Index>(w.dilation_w)]),
                   static_cast<int32_t>(ky * kernel_w + kx));
       }
     }
-    static_cast<T*>(p.y)[out] = best.template result<T>();
-    static_cast<Switch*>(p.switches)[out] = static_cast<Switch>(best.tap);
+    static_cast<T*>(p.y)[i] = best.template result<T>();
+    static_cast<Switch*>(p.switches)[i] = static_cast<Switch>(best.tap);
   }
 };
 
@@ -138,16 +166,18 @@ struct MaxPoolRow {
 template <class T, class Switch, int K, int V, class Index>
 struct MaxPoolPixel {
   MaxPoolParams p;
+  Divisor<Index> groups, width, height;  // of the channels; of the output
 
   ZF_HOST_DEVICE void operator()(Index i) const {
     using C = Compute<T>;
     const PoolShape& s = p.shape;
     const PoolWindow& w = s.window;
-    const Index channels = s.channels, groups = channels / V, out_w = s.out_w, out_h = s.out_h;
+    const Index channels = s.channels;
     const Index kernel_h = size_or<K>(w.kernel_h), kernel_w = size_or<K>(w.kernel_w);
-    const Index c = i % groups * V, pixel = i / groups, ox = pixel % out_w,
-                oy = pixel / out_w % out_h;
-    const Index n = pixel / out_w / out_h;
+    const auto [pixel, group] = groups.split(i);
+    const auto [line, ox] = width.split(pixel);
+    const auto [n, oy] = height.split(line);
+    const Index c = group * V;
     const auto rows =
         taps_inside<Index>(oy, kernel_h, w.stride_h, w.padding_h, w.dilation_h, s.in_h);
     const auto cols =
@@ -158,7 +188,8 @@ struct MaxPoolPixel {
                  n * static_cast<Index>(s.in_h) * static_cast<Index>(s.in_w) * channels + c;
     Best<C> best[V];
     ZF_UNROLL
-    for (int v = 0; v < V; ++v) best[v] = Best<C>::start(p.relu);
+    for (int v = 0; v < V; ++v)
+      best[v] = Best<C>::template start<Index>(p.relu, rows, cols, kernel_w);
     ZF_UNROLL
     for (Index ky = 0; ky < kernel_h; ++ky) {
       if (ky < rows.begin || ky >= rows.end) continue;
@@ -191,26 +222,37 @@ int max_pool2d_sized(const MaxPoolParams& p, const Launch& launch) {
   const PoolShape& s = p.shape;
   constexpr int wide = 16 / sizeof(T);
   if (s.channels_last) {
-    const Index pixels = s.batch * s.out_h * s.out_w;
     const bool packed = aligned(p.x, s.channels * sizeof(T)) && aligned(p.y, 0);
-    if (packed) {
-      return launch(MaxPoolPixel<T, Switch, K, wide, Index>{p},
-                    static_cast<Index>(pixels * (s.channels / wide)));
-    }
-    return launch(MaxPoolPixel<T, Switch, K, 1, Index>{p}, static_cast<Index>(pixels * s.channels));
+    const auto run = [&]<int V>() {
+      const int64_t groups = s.channels / V;
+      return launch(
+          MaxPoolPixel<T, Switch, K, V, Index>{p, Divisor<Index>(groups), Divisor<Index>(s.out_w),
+                                               Divisor<Index>(s.out_h)},
+          static_cast<Index>(s.batch * s.out_h * s.out_w * groups));
+    };
+    return packed ? run.template operator()<wide>() : run.template operator()<1>();
   }
-  const Index rows = s.batch * s.channels * s.out_h;
-  if constexpr (K > 0 && wide / Stride > 1) {
+  if constexpr (K == 0) {
+    return launch(MaxPoolElement<T, Switch, Index>{p},
+                  static_cast<Index>(s.batch * s.channels * s.out_h * s.out_w));
+  } else {
     constexpr int V = wide / Stride;
-    if (aligned(p.x, s.in_w * sizeof(T)) && s.window.padding_w == 0) {
-      const bool packed_store =
-          s.out_w % V == 0 && aligned(p.y, 0) && aligned(p.switches, 0, V * sizeof(Switch));
-      return launch(MaxPoolRow<T, Switch, K, Stride, V, Index>{p, packed_store},
-                    static_cast<Index>(rows * ((s.out_w + V - 1) / V)));
-    }
+    const bool packed_store =
+        s.out_w % V == 0 && aligned(p.y, 0) && aligned(p.switches, 0, V * sizeof(Switch));
+    const int64_t groups = (s.out_w + V - 1) / V;
+    const auto run = [&]<int A>() {
+      return launch(
+          MaxPoolRow<T, Switch, K, Stride, V, A, Index>{p, Divisor<Index>(groups),
+                                                        Divisor<Index>(s.out_h), packed_store},
+          static_cast<Index>(s.batch * s.channels * s.out_h * groups));
+    };
+    const int64_t row_bytes = s.in_w * sizeof(T);
+    if (s.window.padding_w > 0) return run.template operator()<1>();
+    if (aligned(p.x, row_bytes)) return run.template operator()<wide>();
+    // Maps of 110, 54 or 26 columns: no 16-byte rows, but pairs.
+    if (aligned(p.x, row_bytes, 2 * sizeof(T))) return run.template operator()<2>();
+    return run.template operator()<1>();
   }
-  return launch(MaxPoolRow<T, Switch, K, Stride, 1, Index>{p, false},
-                static_cast<Index>(rows * s.out_w));
 }
 
 template <class T, class Switch, class Index, class Launch>

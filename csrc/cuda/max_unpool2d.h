@@ -3,35 +3,39 @@
 #include <type_traits>
 
 #include "common/dispatch.h"
+#include "core/divisor.h"
 #include "core/scalar.h"
 #include "core/unpooling.h"
 #include "cuda/launch.h"
 
 namespace zfcuda::cuda {
 
-// contiguous, K x K windows at Stride: a thread writes V neighbouring outputs of a row (one 16-byte
-// store) and reads each window that can send to them once. Phase is padding_w % Stride: with it,
-// which tap of which window lies on which output is known at compile time.
+// contiguous, K x K windows at Stride in both directions: a thread writes V neighbouring outputs of
+// a row (one store) and reads each window that can send to them once. Phase is padding_w % Stride:
+// with it, which tap of which window lies on which output is known at compile time.
 template <class T, class Switch, int K, int Stride, int Phase, int V, class Index>
 struct MaxUnpoolRow {
   MaxUnpoolParams p;
+  Divisor<Index> groups, height;  // of a row's outputs; of the output
 
   ZF_HOST_DEVICE void operator()(Index i) const {
     using C = Compute<T>;
     static_assert(V % Stride == 0);
     const PoolShape& s = p.shape;
     const PoolWindow& w = s.window;
-    const Index in_w = s.in_w, in_h = s.in_h, out_h = s.out_h, out_w = s.out_w, groups = in_w / V;
-    const Index col = i % groups * V, line = i / groups, row = line % in_h, plane = line / in_h;
+    const Index out_h = s.out_h, out_w = s.out_w;
+    const auto [line, group] = groups.split(i);
+    const auto [plane, row] = height.split(line);
+    const Index col = group * V;
     // The first window is the one `back` steps before the window that starts at or before the first
     // output.
     constexpr int back = (K - 1 - Phase) / Stride;
     constexpr int windows = back + (V - 1 + Phase) / Stride + 1;
     const Index first = (col + static_cast<Index>(w.padding_w)) / Stride - back;
-    const auto rows = windows_over<Index>(row, K, w.stride_h, w.padding_h, 1, out_h);
+    const auto rows = windows_over<Index>(row, K, Stride, w.padding_h, 1, out_h);
     C sum[V] = {};
     for (Index oy = rows.begin; oy < rows.end; ++oy) {
-      const auto ky = static_cast<int>(tap_on<Index>(row, oy, w.stride_h, w.padding_h, 1));
+      const auto ky = static_cast<int>(tap_on<Index>(row, oy, Stride, w.padding_h, 1));
       const Index at = (plane * out_h + oy) * out_w + first;
       ZF_UNROLL
       for (int j = 0; j < windows; ++j) {
@@ -50,37 +54,41 @@ struct MaxUnpoolRow {
     Pack<T, V> out;
     ZF_UNROLL
     for (int v = 0; v < V; ++v) out.lane[v] = static_cast<T>(p.relu ? rectified(sum[v]) : sum[v]);
-    store_pack(static_cast<T*>(p.x) + line * in_w + col, out);
+    store_pack(static_cast<T*>(p.x) + line * static_cast<Index>(s.in_w) + col, out);
   }
 };
 
 // channels_last: a thread writes V channels of one pixel; its windows are the same for all of them.
-template <class T, class Switch, int V, class Index>
+// They are K x K at stride 2, or of any kind with K = 0.
+template <class T, class Switch, int K, int V, class Index>
 struct MaxUnpoolPixel {
   MaxUnpoolParams p;
+  Divisor<Index> groups, width, height;  // of the channels; of the output
 
   ZF_HOST_DEVICE void operator()(Index i) const {
     using C = Compute<T>;
     const PoolShape& s = p.shape;
     const PoolWindow& w = s.window;
-    const Index channels = s.channels, groups = channels / V, in_w = s.in_w, in_h = s.in_h,
-                out_w = s.out_w;
-    const Index c = i % groups * V, pixel = i / groups, col = pixel % in_w,
-                row = pixel / in_w % in_h;
-    const Index n = pixel / in_w / in_h;
+    const Index channels = s.channels, out_w = s.out_w;
+    const Index kernel_h = K > 0 ? K : w.kernel_h, kernel_w = K > 0 ? K : w.kernel_w;
+    const Index stride_h = K > 0 ? 2 : w.stride_h, stride_w = K > 0 ? 2 : w.stride_w;
+    const Index dilation_h = K > 0 ? 1 : w.dilation_h, dilation_w = K > 0 ? 1 : w.dilation_w;
+    const auto [pixel, group] = groups.split(i);
+    const auto [line, col] = width.split(pixel);
+    const auto [n, row] = height.split(line);
+    const Index c = group * V;
     const auto rows =
-        windows_over<Index>(row, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, s.out_h);
-    const auto cols =
-        windows_over<Index>(col, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, out_w);
+        windows_over<Index>(row, kernel_h, stride_h, w.padding_h, dilation_h, s.out_h);
+    const auto cols = windows_over<Index>(col, kernel_w, stride_w, w.padding_w, dilation_w, out_w);
     C sum[V] = {};
     for (Index oy = rows.begin; oy < rows.end; ++oy) {
-      const Index ky = tap_on<Index>(row, oy, w.stride_h, w.padding_h, w.dilation_h);
+      const Index ky = tap_on<Index>(row, oy, stride_h, w.padding_h, dilation_h);
       if (ky < 0) continue;
       for (Index ox = cols.begin; ox < cols.end; ++ox) {
-        const Index kx = tap_on<Index>(col, ox, w.stride_w, w.padding_w, w.dilation_w);
+        const Index kx = tap_on<Index>(col, ox, stride_w, w.padding_w, dilation_w);
         if (kx < 0) continue;
         const Index at = ((n * static_cast<Index>(s.out_h) + oy) * out_w + ox) * channels + c;
-        const auto tap = static_cast<Switch>(ky * static_cast<Index>(w.kernel_w) + kx);
+        const auto tap = static_cast<Switch>(ky * kernel_w + kx);
         const auto taps = load_pack<V>(static_cast<const Switch*>(p.switches) + at);
         const auto values = load_pack<V>(static_cast<const T*>(p.y) + at);
         Pack<T, V> gates = values;
@@ -130,38 +138,57 @@ struct MaxUnpoolBackwardElement {
   }
 };
 
-template <class T, class Switch, int K, class Index, class Launch>
+template <class T, class Switch, int K, int V, class Index, class Launch>
 int unpool_row(const MaxUnpoolParams& p, const Launch& launch) {
-  constexpr int V = 16 / sizeof(T);
   const PoolShape& s = p.shape;
+  const Divisor<Index> groups(s.in_w / V), height(s.in_h);
   const Index count = s.batch * s.channels * s.in_h * (s.in_w / V);
-  return s.window.padding_w % 2 == 0 ? launch(MaxUnpoolRow<T, Switch, K, 2, 0, V, Index>{p}, count)
-                                     : launch(MaxUnpoolRow<T, Switch, K, 2, 1, V, Index>{p}, count);
+  return s.window.padding_w % 2 == 0
+             ? launch(MaxUnpoolRow<T, Switch, K, 2, 0, V, Index>{p, groups, height}, count)
+             : launch(MaxUnpoolRow<T, Switch, K, 2, 1, V, Index>{p, groups, height}, count);
+}
+
+template <class T, class Switch, int K, class Index, class Launch>
+int unpool_pixel(const MaxUnpoolParams& p, const Launch& launch) {
+  constexpr int wide = 16 / sizeof(T);
+  const PoolShape& s = p.shape;
+  const bool packed = aligned(p.y, s.channels * sizeof(T)) && aligned(p.x, 0) &&
+                      aligned(p.switches, 0, wide * sizeof(Switch)) &&
+                      (!p.gate || aligned(p.gate, 0));
+  const auto run = [&]<int V>() {
+    const int64_t groups = s.channels / V;
+    return launch(
+        MaxUnpoolPixel<T, Switch, K, V, Index>{p, Divisor<Index>(groups), Divisor<Index>(s.in_w),
+                                               Divisor<Index>(s.in_h)},
+        static_cast<Index>(s.batch * s.in_h * s.in_w * groups));
+  };
+  return packed ? run.template operator()<wide>() : run.template operator()<1>();
 }
 
 template <class T, class Switch, class Index, class Launch>
 int max_unpool2d_indexed(const MaxUnpoolParams& p, const Launch& launch) {
-  constexpr int wide = 16 / sizeof(T);
   const PoolShape& s = p.shape;
   const PoolWindow& w = s.window;
-  const Index outputs = s.batch * s.channels * s.in_h * s.in_w;
-  if (s.channels_last) {
-    const bool packed = aligned(p.y, s.channels * sizeof(T)) && aligned(p.x, 0) &&
-                        aligned(p.switches, 0, wide * sizeof(Switch)) &&
-                        (!p.gate || aligned(p.gate, 0));
-    return packed ? launch(MaxUnpoolPixel<T, Switch, wide, Index>{p},
-                           static_cast<Index>(outputs / wide))
-                  : launch(MaxUnpoolPixel<T, Switch, 1, Index>{p}, outputs);
-  }
   if constexpr (std::is_same_v<Switch, uint8_t>) {
-    const bool rows = aligned(p.x, s.in_w * sizeof(T)) && w.dilation_h == 1 && w.dilation_w == 1 &&
-                      w.stride_w == 2;
-    if (rows && w.kernel_h == 3 && w.kernel_w == 3)
-      return unpool_row<T, Switch, 3, Index>(p, launch);
-    if (rows && w.kernel_h == 2 && w.kernel_w == 2)
-      return unpool_row<T, Switch, 2, Index>(p, launch);
+    constexpr int wide = 16 / sizeof(T);
+    const bool dense = w.dilation_h == 1 && w.dilation_w == 1 && w.stride_h == 2 && w.stride_w == 2;
+    const bool threes = dense && w.kernel_h == 3 && w.kernel_w == 3;
+    const bool twos = dense && w.kernel_h == 2 && w.kernel_w == 2;
+    if (s.channels_last) {
+      if (threes) return unpool_pixel<T, Switch, 3, Index>(p, launch);
+      if (twos) return unpool_pixel<T, Switch, 2, Index>(p, launch);
+    } else if (aligned(p.x, s.in_w * sizeof(T))) {
+      if (threes) return unpool_row<T, Switch, 3, wide, Index>(p, launch);
+      if (twos) return unpool_row<T, Switch, 2, wide, Index>(p, launch);
+    } else if (aligned(p.x, s.in_w * sizeof(T), 2 * sizeof(T))) {
+      // Maps of 110, 54 or 26 columns: no 16-byte rows, but pairs.
+      if (threes) return unpool_row<T, Switch, 3, 2, Index>(p, launch);
+      if (twos) return unpool_row<T, Switch, 2, 2, Index>(p, launch);
+    }
   }
-  return launch(MaxUnpoolElement<T, Switch, Index>{p}, outputs);
+  if (s.channels_last) return unpool_pixel<T, Switch, 0, Index>(p, launch);
+  return launch(MaxUnpoolElement<T, Switch, Index>{p},
+                static_cast<Index>(s.batch * s.channels * s.in_h * s.in_w));
 }
 
 template <class Launch>

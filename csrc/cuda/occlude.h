@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/divisor.h"
 #include "core/scalar.h"
 #include "cuda/launch.h"
 
@@ -11,22 +12,23 @@ namespace zfcuda::cuda {
 template <class T, int V, class Index>
 struct OccludeRow {
   OccludeParams p;
+  Divisor<Index> groups, height, planes, positions;
 
   ZF_HOST_DEVICE void operator()(Index i) const {
-    const Index pixel = p.channels_last ? p.channels : 1, planes = p.channels_last ? 1 : p.channels;
-    const Index length = static_cast<Index>(p.width) * pixel, groups = length / V,
-                height = p.height;
-    const Index e = i % groups * V, line = i / groups, row = line % height,
-                plane = line / height % planes;
-    const Index copy = line / height / planes, position = copy % static_cast<Index>(p.positions);
-    const Index image = copy / static_cast<Index>(p.positions);
+    const Index pixel = p.channels_last ? p.channels : 1;
+    const Index length = static_cast<Index>(p.width) * pixel;
+    const auto [line, group] = groups.split(i);
+    const auto [lines, row] = height.split(line);
+    const auto [copy, plane] = planes.split(lines);
+    const auto [image, position] = positions.split(copy);
+    const Index e = group * V;
     const int64_t* box = p.boxes + 4 * static_cast<int64_t>(position);
     const bool covers = row >= box[0] && row < box[2];
     // In elements of the row; clamped first, since a box may be anywhere.
     const Index begin = covers ? clamped(box[1], p.width) * pixel : length;
     const Index end = covers ? clamped(box[3], p.width) * pixel : 0;
     const T* x =
-        static_cast<const T*>(p.x) + ((image * planes + plane) * height + row) * length + e;
+        static_cast<const T*>(p.x) + ((image * planes.by + plane) * height.by + row) * length + e;
     Pack<T, V> out{};
     if (!(e >= begin && e + V <= end)) out = load_pack<V>(x);
     if (e + V > begin && e < end) {
@@ -34,7 +36,7 @@ struct OccludeRow {
       ZF_UNROLL
       for (int v = 0; v < V; ++v) {
         if (e + v < begin || e + v >= end) continue;
-        out.lane[v] = p.fill_is_image   ? fill[(plane * height + row) * length + e + v]
+        out.lane[v] = p.fill_is_image   ? fill[(plane * height.by + row) * length + e + v]
                       : p.channels_last ? fill[(e + v) % pixel]
                                         : fill[plane];
       }
@@ -51,12 +53,15 @@ struct OccludeRow {
 template <class T, class Index, class Launch>
 int occlude_indexed(const OccludeParams& p, const Launch& launch) {
   constexpr int wide = 16 / sizeof(T);
-  const Index elements = p.batch * p.positions * p.channels * p.height * p.width;
-  const int64_t row_bytes =
-      p.width * (p.channels_last ? p.channels : 1) * static_cast<int64_t>(sizeof(T));
-  const bool packed = aligned(p.x, row_bytes) && aligned(p.out, 0);
-  return packed ? launch(OccludeRow<T, wide, Index>{p}, static_cast<Index>(elements / wide))
-                : launch(OccludeRow<T, 1, Index>{p}, elements);
+  const int64_t length = p.width * (p.channels_last ? p.channels : 1);
+  const int64_t planes = p.channels_last ? 1 : p.channels;
+  const auto run = [&]<int V>() {
+    return launch(OccludeRow<T, V, Index>{p, Divisor<Index>(length / V), Divisor<Index>(p.height),
+                                          Divisor<Index>(planes), Divisor<Index>(p.positions)},
+                  static_cast<Index>(p.batch * p.positions * planes * p.height * (length / V)));
+  };
+  const bool packed = aligned(p.x, length * static_cast<int64_t>(sizeof(T))) && aligned(p.out, 0);
+  return packed ? run.template operator()<wide>() : run.template operator()<1>();
 }
 
 template <class T, class Launch>

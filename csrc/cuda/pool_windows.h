@@ -10,6 +10,7 @@ namespace zfcuda::cuda {
 
 template <class T, int V, class Index>
 struct PoolWindowPixel {
+  static constexpr bool many_registers = true;
   PoolWindowsParams p;
 
   // Coordinates are int64 also where indices are not: a window may lie anywhere.

@@ -8,6 +8,7 @@ namespace zfcuda::cuda {
 
 template <class T, class Switch, int V, class Index>
 struct UnpoolWindowPixel {
+  static constexpr bool many_registers = true;
   UnpoolWindowsParams p;
 
   // Coordinates are int64 also where indices are not: a window may lie anywhere.

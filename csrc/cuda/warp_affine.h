@@ -10,6 +10,7 @@ namespace zfcuda::cuda {
 // writes all their channels.
 template <class T, int V, class Index>
 struct WarpColumns {
+  static constexpr bool many_registers = true;
   WarpParams p;
 
   ZF_HOST_DEVICE void operator()(Index i) const {
@@ -67,6 +68,7 @@ struct WarpPixel {
 
 template <class T, class Index>
 struct WarpBackwardElement {
+  static constexpr bool many_registers = true;
   WarpParams p;
 
   ZF_HOST_DEVICE void operator()(Index i) const {

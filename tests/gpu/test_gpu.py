@@ -5,12 +5,21 @@ import torch
 from torch import nn
 
 import zfcuda
-from zfcuda import _load, ops, reference
+from zfcuda import _load, ops
 
-pytestmark = pytest.mark.skipif(
-    not (torch.cuda.is_available() and _load.library().build_facts()["cuda"]),
-    reason="no usable GPU, or zfcuda was built without CUDA",
-)
+on_gpu = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        not (torch.cuda.is_available() and _load.library().build_facts()["cuda"]),
+        reason="no usable GPU, or zfcuda was built without CUDA",
+    ),
+]
+
+
+def needs_gpu(test):
+    for mark in on_gpu:
+        test = mark(test)
+    return test
 
 
 def net() -> nn.Module:
@@ -18,32 +27,151 @@ def net() -> nn.Module:
     return nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 15 * 15, 5)).eval()
 
 
-def test_ops_run_on_the_current_stream():
+# --- every op, on any device ----------------------------------------------------------------------
+
+
+def _pool(x):
+    return ops.max_pool2d(x, 3, 2, relu=True)
+
+
+def _unpool(x):
+    y, switches = ops.max_pool2d(x, 3, 2)
+    return (ops.max_unpool2d(y, switches, 3, 2, output_size=x.shape[-2:], relu=True),)
+
+
+def _lrn(x):
+    return (ops.local_response_norm(x, 5, 1e-2, 0.75, 2.0),)
+
+
+def _occlude(x):
+    boxes = x.new_tensor([[0, 0, 5, 5], [-2, 3, 4, 99]]).long()
+    return (ops.occlude(x, boxes, 0.5),)
+
+
+def _turned(x):
+    turn = [[[0.8, -0.6, 3.0], [0.6, 0.8, -2.0]]]
+    return torch.tensor(turn, dtype=torch.float64, device=x.device)
+
+
+def _warp(x):
+    return (ops.warp_affine(x, _turned(x)),)
+
+
+def _rows(x):
+    rows = [[0, 0, 0, 3, 2, 2, 5, 5, 1, 1, 6, 6, 0], [1, -1, 0, 0, 0, 0, 0, 0, -2, -2, 3, 3, 25]]
+    return torch.tensor(rows, device=x.device)
+
+
+def _windows(name, *rest):
+    def work(x):
+        base = x.permute(0, 2, 3, 1).contiguous()
+        if name == "unpool_windows":
+            _, switches = ops.max_pool2d(x, 2)
+            base = switches.permute(0, 2, 3, 1).contiguous()
+        out = x.new_zeros(50, x.shape[1])
+        getattr(ops, name)(base, [x.new_ones(9, x.shape[1])], _rows(x), out, 25, *rest)
+        return (out,)
+
+    return work
+
+
+def _backward(forward):
+    def work(x):
+        inner = x.detach().requires_grad_()
+        first = forward(inner)[0]
+        return torch.autograd.grad(first, inner, torch.ones_like(first))
+
+    return work
+
+
+WORK = {
+    "max_pool2d": _pool,
+    "max_pool2d's backward": _backward(_pool),
+    "max_unpool2d": _unpool,
+    "max_unpool2d's backward": _backward(_unpool),
+    "local_response_norm": _lrn,
+    "local_response_norm's backward": _backward(_lrn),
+    "occlude": _occlude,
+    "warp_affine": _warp,
+    "warp_affine's backward": _backward(_warp),
+    "gather_windows": _windows("gather_windows"),
+    "pool_windows": _windows("pool_windows", 3, 2),
+    "unpool_windows": _windows("unpool_windows", 2),
+}
+every_op = pytest.mark.parametrize("work", WORK.values(), ids=WORK.keys())
+
+
+@every_op
+def test_the_work_of_these_tests_itself(work):
+    """On the CPU, so that what needs a GPU fails there for no other reason."""
+    x = torch.randn(2, 5, 17, 19, dtype=torch.float64)
+    results = work(x)
+    assert results and not any(each.isnan().any() for each in results)
+    assert any(each.double().abs().sum() > 0 for each in results)
+
+
+# --- streams, graphs, devices ---------------------------------------------------------------------
+
+
+@needs_gpu
+def test_kernels_are_launched_on_torchs_current_stream():
+    handle = _load.library().stream_handle
+    device = torch.cuda.current_device()
+    assert handle(device) == torch.cuda.current_stream().cuda_stream
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        assert handle(device) == side.cuda_stream == torch.cuda.current_stream().cuda_stream
+    assert handle(device) == torch.cuda.current_stream().cuda_stream != side.cuda_stream
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_there_is_no_stream():
+    with pytest.raises(RuntimeError, match=r"(?i)cuda"):
+        _load.library().stream_handle(0)
+
+
+@needs_gpu
+@every_op
+def test_ops_run_on_the_current_stream(work):
     """Work queued behind a long kernel on a side stream sees that kernel's result."""
-    x = torch.zeros(64, 64, 128, 128, device="cuda")
+    value = torch.randn(2, 5, 17, 19, device="cuda")
+    expected = work(value)
+    x = torch.zeros_like(value)
+    work(x)  # what is made on a first call is made before
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)
-        x.fill_(3.0)
-        y, _ = ops.max_pool2d(x, 2)
+        x.copy_(value)
+        found = work(x)
     stream.synchronize()
-    assert bool((y == 3).all())
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
 
 
+@needs_gpu
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_ops_can_be_captured(layout):
     x = torch.randn(2, 5, 17, 19, device="cuda").contiguous(memory_format=layout)
-    turn = torch.tensor([[[0.8, -0.6, 3.0], [0.6, 0.8, -2.0]]], device="cuda")
+    turn, rows = _turned(x), _rows(x)  # a graph cannot copy from the host
     boxes = torch.tensor([[0, 0, 5, 5]], device="cuda")
+    patch = torch.randn(9, 5, device="cuda")
 
     def work():
         y, switches = ops.max_pool2d(x, 3, 2, relu=True)
         back = ops.max_unpool2d(y, switches, 3, 2, output_size=x.shape[-2:])
         norm = ops.local_response_norm(x, 5, 1e-4, 0.75, 2.0)
-        return y, back, norm, ops.occlude(x, boxes, 0.5), ops.warp_affine(x, turn)
+        base = x.permute(0, 2, 3, 1).contiguous()
+        taps = ops.max_pool2d(x, 2)[1].permute(0, 2, 3, 1).contiguous()
+        gathered, pooled, unpooled = (x.new_zeros(50, 5) for _ in range(3))
+        ops.gather_windows(base, [patch], rows, gathered, 25)
+        ops.pool_windows(base, [patch], rows, pooled, 25, 3, 2)
+        ops.unpool_windows(taps, [patch], rows, unpooled, 25, 2)
+        copies = ops.occlude(x, boxes, 0.5), ops.warp_affine(x, turn)
+        return y, back, norm, *copies, gathered, pooled, unpooled
 
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # capture wants everything set up before
         work()
     torch.cuda.synchronize()
@@ -57,15 +185,22 @@ def test_ops_can_be_captured(layout):
         assert torch.equal(found, expected)
 
 
+@needs_gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
-def test_tensors_of_another_device():
-    x = torch.randn(2, 3, 9, 9, device="cuda:1")
-    y, switches = ops.max_pool2d(x, 3, 2)
-    assert y.device == x.device and torch.cuda.current_device() == 0
-    expected, taps = reference.max_pool2d(x.cpu(), (3, 3), (2, 2))
-    assert torch.equal(y.cpu(), expected) and torch.equal(switches.cpu(), taps)
+@every_op
+def test_tensors_of_another_device(work):
+    x = torch.randn(2, 5, 17, 19, dtype=torch.float64)
+    found = work(x.to("cuda:1"))
+    assert torch.cuda.current_device() == 0
+    for ours, expected in zip(found, work(x), strict=True):
+        assert ours.device == torch.device("cuda:1")
+        torch.testing.assert_close(ours.cpu(), expected)
 
 
+# --- experiments ----------------------------------------------------------------------------------
+
+
+@needs_gpu
 @pytest.mark.parametrize("method", ["cone", "dense"])
 def test_occlusion_on_the_gpu_is_that_on_the_cpu(method):
     model, x = net().double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
@@ -76,6 +211,7 @@ def test_occlusion_on_the_gpu_is_that_on_the_cpu(method):
     torch.testing.assert_close(on_gpu.layers["3"].sums, on_cpu.layers["3"].sums)
 
 
+@needs_gpu
 def test_projection_on_the_gpu_is_that_on_the_cpu():
     model, x = net().double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
     on_cpu = zfcuda.project(model, x, "3").full()
@@ -85,6 +221,7 @@ def test_projection_on_the_gpu_is_that_on_the_cpu():
     torch.testing.assert_close(single.cpu(), zfcuda.deconv(model.cpu(), x, "3"))
 
 
+@needs_gpu
 def test_rotation_on_the_gpu_is_that_on_the_cpu():
     model, x = net().double(), torch.randn(1, 3, 32, 32, dtype=torch.float64)
     angles = [0.0, 33.0, 90.0, 217.0]

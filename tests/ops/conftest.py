@@ -24,9 +24,17 @@ class Place:
         return getattr(getattr(torch.ops, self.namespace), name)
 
 
-PLACES = [Place("cpu", "zfcuda", "cpu"), Place("cuda-on-host", "zfcuda_host", "cpu")]
-if CUDA:
-    PLACES.append(Place("cuda", "zfcuda", "cuda"))
+PLACES = [
+    Place("cpu", "zfcuda", "cpu"),
+    Place("cuda-on-host", "zfcuda_host", "cpu"),
+    pytest.param(
+        Place("cuda", "zfcuda", "cuda"),
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(not CUDA, reason="no usable GPU, or zfcuda was built without CUDA"),
+        ],
+    ),
+]
 
 
 @pytest.fixture(params=PLACES, ids=lambda place: place.name)

@@ -8,9 +8,10 @@ from zfcuda import reference
 pytestmark = pytest.mark.slow
 
 
-def test_pool_and_unpool_past_int32(place):
+@pytest.mark.parametrize("rows", [2**15 + 4, 2**13 + 4], ids=["64 bits", "32 bits"])
+def test_pool_and_unpool_past_int32(place, rows):
     """The far end of the tensor is pooled and unpooled like a small tensor of the same values."""
-    rows, width = 2**15 + 4, 2**16  # 2^31 and a few elements, 4 GiB
+    width = 2**16  # 2^31 and a few elements, 4 GiB; and 2^29, the most that 32 bits are used for
     x = torch.zeros(1, 1, rows, width, dtype=torch.float16, device=place.device)
     tail = torch.randn(1, 1, 8, width, device=place.device).half()
     x[:, :, -8:] = tail
@@ -56,3 +57,25 @@ def test_windows_past_int32(place):
     switches = torch.zeros(base.shape, dtype=torch.uint8, device=place.device)
     place.op("unpool_windows")(switches, [out], patch, copy, 64, *pair, False, False)
     assert torch.equal(copy.view(base.shape), base)
+
+
+def test_local_response_norm_past_int32(place):
+    """Every position's channels are its own: the far end is normalised as alone."""
+    x = torch.zeros(1, 8, 2**14, 2**14 + 4, dtype=torch.float16, device=place.device)
+    tail = 3 * torch.randn(1, 8, 2, x.shape[-1], device=place.device).half()
+    x[:, :, -2:] = tail
+    y = place.op("local_response_norm")(x, 5, 1e-2, 0.75, 2.0)
+    expected = reference.local_response_norm(tail, 5, 1e-2, 0.75, 2.0)
+    torch.testing.assert_close(y[:, :, -2:], expected, rtol=1e-3, atol=1e-4)
+    assert not y[:, :, :-2].any()
+
+
+def test_warp_affine_past_int32(place):
+    x = torch.randn(1, 1, 256, 256, device=place.device).half()
+    matrices = torch.eye(2, 3, dtype=torch.float64).repeat(2**15 + 1, 1, 1)
+    matrices[-1] = torch.tensor([[0.8, -0.6, 30.0], [0.6, 0.8, -20.0]])
+    matrices = matrices.to(place.device)
+    fill = torch.ones(1, dtype=x.dtype, device=place.device)
+    out = place.op("warp_affine")(x, matrices, fill)
+    expected = reference.warp_affine(x, matrices[-2:], 1.0)
+    torch.testing.assert_close(out[:, -2:], expected, rtol=1e-3, atol=4e-3)

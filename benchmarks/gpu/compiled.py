@@ -59,33 +59,35 @@ class Body:
     Attributes:
         op: whose kernel it is.
         arguments: its template's, in order.
-        load: bits of its widest global load, where it is hot.
-        store: likewise.
+        store: which of them says how many elements one global store moves; empty for the bodies
+            that serve what no fast path does.
+        load: likewise, of its widest load; empty where elements are fetched one by one.
     """
 
     op: str
     arguments: str
-    load: int = 0
-    store: int = 0
+    store: str = ""
+    load: str = ""
 
 
 BODIES = {
-    "MaxPoolRow": Body("max_pool2d", "T Switch K Stride V Index", 128, 64),
-    "MaxPoolPixel": Body("max_pool2d", "T Switch K V Index", 128, 128),
-    "MaxUnpoolRow": Body("max_unpool2d", "T Switch K Stride Phase V Index", 0, 128),
-    "MaxUnpoolPixel": Body("max_unpool2d", "T Switch V Index", 128, 128),
+    "MaxPoolRow": Body("max_pool2d", "T Switch K Stride V A Index", "V", "A"),
+    "MaxPoolPixel": Body("max_pool2d", "T Switch K V Index", "V", "V"),
+    "MaxPoolElement": Body("max_pool2d", "T Switch Index"),
+    "MaxUnpoolRow": Body("max_unpool2d", "T Switch K Stride Phase V Index", "V"),
+    "MaxUnpoolPixel": Body("max_unpool2d", "T Switch K V Index", "V", "V"),
     "MaxUnpoolElement": Body("max_unpool2d", "T Switch Index"),
     "MaxUnpoolBackwardElement": Body("max_unpool2d_backward", "T Switch Index"),
-    "LrnColumn": Body("local_response_norm", "T Size V Index", 128, 128),
-    "LrnPixel": Body("local_response_norm", "T Size V Index", 128, 128),
+    "LrnColumn": Body("local_response_norm", "T Size V Index", "V", "V"),
+    "LrnPixel": Body("local_response_norm", "T Size V Index", "V", "V"),
     "LrnElement": Body("local_response_norm", "T Index"),
-    "OccludeRow": Body("occlude", "T V Index", 128, 128),
-    "WarpColumns": Body("warp_affine", "T V Index", 0, 128),
-    "WarpPixel": Body("warp_affine", "T V Index", 0, 128),
+    "OccludeRow": Body("occlude", "T V Index", "V", "V"),
+    "WarpColumns": Body("warp_affine", "T V Index", "V"),
+    "WarpPixel": Body("warp_affine", "T V Index", "V"),
     "WarpBackwardElement": Body("warp_affine_backward", "T Index"),
-    "GatherWindowPixel": Body("gather_windows", "T Add V Index", 128, 128),
-    "PoolWindowPixel": Body("pool_windows", "T V Index", 128, 128),
-    "UnpoolWindowPixel": Body("unpool_windows", "T Switch V Index", 128, 128),
+    "GatherWindowPixel": Body("gather_windows", "T Add V Index", "V", "V"),
+    "PoolWindowPixel": Body("pool_windows", "T V Index", "V", "V"),
+    "UnpoolWindowPixel": Body("unpool_windows", "T Switch V Index", "V", "V"),
 }
 
 
@@ -99,8 +101,8 @@ class Kernel:
         stack: bytes of local memory a thread has.
         spills: bytes that one thread stores and loads there for want of registers.
         shared: bytes a block has.
-        accesses: how many instructions of each global and local kind, ``{"LDG.128": 2}``; None
-            where nothing was disassembled.
+        accesses: how many instructions of each global and local kind, ``{"LDG.128": 2}``, and
+            under ``"all"`` of any; None where nothing was disassembled.
     """
 
     name: str
@@ -122,15 +124,19 @@ class Kernel:
 
     @property
     def hot(self) -> bool:
-        """Several neighbours a thread, 32-bit indices, byte switches, an unrolled window."""
+        """A fast path with 32-bit indices, byte switches and an unrolled window."""
         a = self.arguments
         return (
-            self.body.store > 0
-            and int(a["V"]) > 1
+            bool(self.body.store)
             and a["Index"] == "int32"
             and a.get("Switch", "uint8") == "uint8"
             and a.get("K", "3") != "0"
         )
+
+    def promised(self, which: str) -> int:
+        """Bits of the widest access that the template argument ``which`` speaks of."""
+        a = self.arguments
+        return int(a[which]) * int(a["T"].lstrip("abcdefghijklmnopqrstuvwxyz")) if which else 0
 
     @property
     def occupancy(self) -> float:
@@ -148,8 +154,8 @@ class Kernel:
         if self.stack:
             found.append(f"has {self.stack} bytes of local memory")
         if self.accesses is not None:
-            for kind, bits in (("LDG", self.body.load), ("STG", self.body.store)):
-                if bits > _widest(self.accesses, kind):
+            for kind, which in (("LDG", self.body.load), ("STG", self.body.store)):
+                if (bits := self.promised(which)) > _widest(self.accesses, kind):
                     found.append(f"has no {bits}-bit {'load' if kind == 'LDG' else 'store'}")
         return [f"{self.name} on sm_{self.arch.replace('.', '')} {what}" for what in found]
 
@@ -205,13 +211,17 @@ def resources(report: str) -> dict[str, dict[str, int]]:
 
 
 def accesses(disassembly: str) -> dict[str, dict[str, int]]:
-    """Of every mangled name in nvdisasm's output: how many accesses of which kind and width."""
+    """Of every mangled name in nvdisasm's output: how many accesses of which kind and width, and
+    how many instructions in all."""
     found: dict[str, Counter[str]] = {}
     current: Counter[str] = Counter()
     for line in disassembly.splitlines():
         if section := re.match(r"\.text\.(\w+):", line):
             current = found.setdefault(section[1], Counter())
-        elif opcode := re.search(r"\*/\s+(?:@!?U?P\w+\s+)?((?:LD|ST)[GL]?(?:\.\w+)*)\s", line):
+            continue
+        if re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+\S", line) and " NOP" not in line:
+            current["all"] += 1
+        if opcode := re.search(r"\*/\s+(?:@!?U?P\w+\s+)?((?:LD|ST)[GL]?(?:\.\w+)*)\s", line):
             kind, _, rest = opcode[1].partition(".")
             current[f"{kind}.{_bits(rest)}"] += 1
     return {name: dict(sorted(each.items())) for name, each in found.items()}
@@ -329,7 +339,7 @@ def markdown(kernels: Sequence[Kernel], version: str) -> str:
         f"nvcc {version} for {chips}; made by `python benchmarks/gpu/compiled.py` without a GPU.",
         "",
         f"{len(rows)} kernels, {sum(row[0].hot for row in rows.values())} of them hot (a fast "
-        "path: several neighbours a thread, 32-bit indices, byte switches).",
+        "path: 32-bit indices, byte switches, unrolled windows).",
         "",
         "**Hot kernels that break a promise** (spills, local memory, narrow access): "
         + ("none." if not broken else f"{len(broken)}."),
@@ -339,15 +349,16 @@ def markdown(kernels: Sequence[Kernel], version: str) -> str:
         "",
         "Registers a thread, and in brackets the share of a multiprocessor's threads that they "
         "allow; the widest global load and store of the disassembly, in bits, the narrowest of all "
-        "chips.",
+        "chips; instructions of the whole kernel, slow branches included, the most of all chips.",
         "",
-        f"| kernel | {' | '.join(archs)} | spills | load | store |",
-        f"|---|{'---:|' * (len(archs) + 3)}",
+        f"| kernel | {' | '.join(archs)} | spills | load | store | instructions |",
+        f"|---|{'---:|' * (len(archs) + 4)}",
     ]
     for name, row in rows.items():
         if row[0].hot:
             cells = [f"{k.registers} ({k.occupancy:.0%})" for k in row]
             widths = [_narrowest(row, kind) for kind in ("LDG", "STG")]
+            widths.append(str(max((k.accesses or {}).get("all", 0) for k in row) or "not checked"))
             spills = max(k.spills for k in row)
             lines.append(f"| `{name}` | {' | '.join([*cells, str(spills), *widths])} |")
     spilling = {name: row for name, row in rows.items() if any(k.spills or k.stack for k in row)}

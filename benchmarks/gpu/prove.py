@@ -1,13 +1,20 @@
-"""What prove.sh does: stages in processes of their own, each passed, failed or not run."""
+"""What prove.sh does: stages in processes of their own, each passed, failed or not run.
+
+The stages that prove most come first, and the record is written after each: a machine that goes
+away leaves what was found until then.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
 import datetime
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,10 +26,14 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import compiled
+import small
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SECONDS = 8 * 60  # a stage may take
-PROFILED = "max_pool2d|max_unpool2d|local_response_norm|warp_affine|windows|occlude"
+SECONDS = 460  # that a stage may take: under 8 minutes with its start and its end
+ON_GPU = ["tests/ops", "tests/gpu"]  # what tests the kernels; the rest of the suite is Python's
 
 
 @dataclass
@@ -58,98 +69,208 @@ class NotRun(Exception):
     """The machine has no such tool, or refuses it."""
 
 
+class TooLong(RuntimeError):
+    """A command did not end in its time."""
+
+
 def build(settings: Settings) -> Stage:
-    """In place, for the one architecture at hand, with the compiler's report of every kernel."""
+    """In place, for the one architecture at hand."""
     environment: dict[str, str] = {}
     if not settings.dry:
         architecture = "{}.{}".format(*torch.cuda.get_device_capability())
         environment = {"ZFCUDA_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
     _call([sys.executable, "setup.py", "build_ext", "--inplace"], settings, "build", environment)
-    facts = _call([sys.executable, "-m", "zfcuda", "info"], settings, "info")
+    facts = _call([sys.executable, "-m", "zfcuda", "info"], settings, "info", seconds=120)
     return Stage("build", "passed", found={"info": facts.splitlines()})
 
 
 def tests(settings: Settings) -> Stage:
-    """The whole suite, which runs every op on the GPU too where there is one."""
-    report = settings.scratch / "tests.xml"
-    some = ["tests/ops", "tests/gpu"] if settings.dry else ["tests"]
-    marks = (
-        ["-m", "not slow"] if settings.dry else ["-m", "slow or not slow", "-k", "not torchvision"]
-    )
-    command = [sys.executable, "-m", "pytest", "-q", *some, *marks, f"--junitxml={report}"]
-    _call(command, settings, "tests", may_fail=True)
+    """Every op by type, layout and awkward size, streams, graphs, devices: on the GPU, and beside
+    it the same bodies on the host."""
+    # The host's turn at the tensors past 2^31 elements takes minutes and says nothing of the GPU.
+    which = "not slow" if settings.dry else "cuda or not slow"
+    return _pytest("tests", [*ON_GPU, "-m", which], settings, needs_gpu=not settings.dry)
+
+
+def suite(settings: Settings) -> Stage:
+    """All other tests."""
+    if settings.dry:
+        raise NotRun("a dry run leaves it to pytest itself")
+    ignored = [f"--ignore={folder}" for folder in ON_GPU]
+    return _pytest("suite", ["tests", *ignored, "-m", "not slow"], settings)
+
+
+def _pytest(name: str, what: list[str], settings: Settings, needs_gpu: bool = False) -> Stage:
+    report = settings.scratch / f"{name}.xml"
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", *what, f"--junitxml={report}"]
+    stopped = ""
+    try:
+        _call(command, settings, name, may_fail=True)
+    except TooLong as error:  # pytest reports what it got to
+        stopped = str(error)
     if not report.exists():
-        return Stage("tests", "failed", "pytest wrote no report: see its log")
+        return Stage(name, "failed", stopped or "pytest wrote no report: see its log")
+    return judged(name, report, stopped, needs_gpu)
+
+
+def judged(name: str, report: Path, stopped: str = "", needs_gpu: bool = False) -> Stage:
+    """The verdict on a JUnit report.
+
+    Args:
+        stopped: why pytest was ended before its end, if it was.
+        needs_gpu: tests that ran on the GPU have to be among them.
+    """
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     bad = [
         _test_name(c) for c in cases if c.find("failure") is not None or c.find("error") is not None
     ]
-    skipped = [
-        f"{_test_name(c)}: {c.find('skipped').get('message')}"
-        for c in cases
-        if c.find("skipped") is not None
-    ]
-    on_gpu = sum("[cuda" in str(c.get("name")) or "-cuda-" in str(c.get("name")) for c in cases)
-    found = {"tests": len(cases), "on the GPU by name": on_gpu, "failed": bad, "skipped": skipped}
+    skipped = {_test_name(c): c.find("skipped") for c in cases if c.find("skipped") is not None}
+    on_gpu = [c for c in cases if _is_on_gpu(c) and _test_name(c) not in skipped]
+    found = {
+        "tests": len(cases) - len(skipped),
+        "on the GPU": len(on_gpu),
+        "failed": bad,
+        "skipped": [f"{test}: {why.get('message')}" for test, why in skipped.items()],
+    }
     if bad or not cases:
-        return Stage("tests", "failed", f"{len(bad)} of {len(cases)} tests failed", found=found)
-    return Stage("tests", "passed", found=found)
+        return Stage(name, "failed", f"{len(bad)} of {len(cases)} tests failed", found=found)
+    if stopped:
+        return Stage(name, "not run", f"{stopped}; what ran until then passed", found=found)
+    if needs_gpu and not on_gpu:
+        return Stage(name, "not run", "no test ran on the GPU", found=found)
+    return Stage(name, "passed", found=found)
+
+
+def _is_on_gpu(case: ElementTree.Element) -> bool:
+    """By its name: a parameter `cuda` (not cuda-on-host), or of the file that needs a GPU."""
+    by_name = re.search(r"[\[-]cuda(?!-on-host)[\]-]", str(case.get("name")))
+    return bool(by_name) or str(case.get("classname")).endswith("gpu.test_gpu")
 
 
 def sanitize(settings: Settings) -> Stage:
-    """Every kernel once, on small odd sizes, under compute-sanitizer."""
+    """Every kernel on small odd sizes under compute-sanitizer, once for each of its checks."""
     tool = _tool("compute-sanitizer")
+    checks = ("memcheck", "racecheck", "initcheck")
     found: dict[str, str] = {}
-    for check in ("memcheck", "racecheck", "initcheck"):
-        command = [
-            tool,
-            "--tool",
-            check,
-            "--error-exitcode",
-            "9",
-            sys.executable,
-            str(HERE / "small.py"),
-        ]
-        log = _call(command, settings, check, may_fail=True)
-        summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", log)
-        refused = re.search(r"Device not supported|Unable to|not supported on", log)
-        found[check] = (
-            f"not run: {refused[0]}" if refused else (summary or ["no summary: see its log"])[-1]
-        )
-    clean = [bool(re.search(r"SUMMARY: 0 (errors|hazards)", line)) for line in found.values()]
-    if all(clean):
-        return Stage("sanitize", "passed", found=found)
-    if all(
-        ok or line.startswith("not run") for ok, line in zip(clean, found.values(), strict=True)
-    ):
-        return Stage("sanitize", "not run", "the machine refuses some of it", found=found)
-    return Stage("sanitize", "failed", "see below", found=found)
+    for check in checks:
+        options = [tool, "--tool", check, "--error-exitcode", "9"]
+        # Memory of its own for every tensor: in torch's cache an access out of bounds hits a
+        # neighbour and is not noticed.
+        environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        command = [*options, sys.executable, str(HERE / "small.py")]
+        try:
+            log = _call(
+                command, settings, check, environment, may_fail=True, seconds=SECONDS // len(checks)
+            )
+        except TooLong as error:
+            found[check] = f"not run: {error}"
+            continue
+        found[check] = sanitized(log)
+    bad = [check for check, line in found.items() if line.startswith("failed")]
+    missing = [check for check, line in found.items() if line.startswith("not run")]
+    if bad:
+        return Stage("sanitize", "failed", ", ".join(bad), found=found)
+    if missing:
+        return Stage("sanitize", "not run", ", ".join(missing), found=found)
+    return Stage("sanitize", "passed", found=found)
+
+
+def sanitized(log: str) -> str:
+    """What a log of compute-sanitizer says, beginning with passed, failed or not run."""
+    if refused := re.search(r"Device not supported.*|Unable to.*|.*not supported on.*", log):
+        return f"not run: {refused[0].strip()}"
+    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", log)
+    if not summary:
+        return "failed: no summary, see its log"
+    if not re.search(r"SUMMARY: 0 (errors|hazards)", summary[-1]):
+        return f"failed: {summary[-1]}"
+    if small.DONE not in log:  # 0 errors of a program that ended early say nothing
+        return f"failed: the program did not reach its end ({summary[-1]})"
+    return f"passed: {summary[-1]}"
 
 
 def bench(settings: Settings) -> Stage:
     """Kernels against the measured copy bandwidth and against torch: kernels.py."""
-    out = settings.scratch / "kernels.json"
-    options = ["--device", settings.device, "--out", str(out)]
-    _call([sys.executable, str(HERE / "kernels.py"), *options], settings, "bench")
-    return Stage("bench", "passed", found=json.loads(out.read_text()))
+    return _kernels("bench", settings)
+
+
+def rivals(settings: Settings) -> Stage:
+    """Kernels against torch.compile of the reference."""
+    if settings.dry:
+        raise NotRun("a dry run compiles nothing")
+    return _kernels("rivals", settings, "--compiled")
+
+
+def _kernels(name: str, settings: Settings, *more: str) -> Stage:
+    out = settings.scratch / f"{name}.json"
+    out.unlink(missing_ok=True)
+    options = ["--device", settings.device, "--out", str(out), "--seconds", str(SECONDS - 60)]
+    command = [sys.executable, str(HERE / "kernels.py"), *options, *more]
+    stopped = ""
+    try:
+        _call(command, settings, name, may_fail=True)
+    except TooLong as error:  # what it wrote until then stays
+        stopped = str(error)
+    if not out.exists():
+        return Stage(name, "failed", stopped or "kernels.py wrote nothing: see its log")
+    found = json.loads(out.read_text())
+    if found["failed"]:
+        return Stage(name, "failed", f"{len(found['failed'])} cases failed", found=found)
+    if stopped:
+        return Stage(name, "not run", f"{stopped}; what was measured is below", found=found)
+    return Stage(name, "passed", found=found)
 
 
 def profile(settings: Settings) -> Stage:
-    """Nsight Compute's speed of light of every kernel of the small run."""
+    """Nsight Compute's speed of light of every kernel of the small run, made larger."""
     tool = _tool("ncu")
     metrics = ["--section", "SpeedOfLight", "--section", "LaunchStats", "--clock-control", "none"]
-    only = ["--kernel-name", f"regex:{PROFILED}", "--csv"]
+    # All kernels are one template, whose argument is the body.
+    only = ["--kernel-name-base", "demangled", "--kernel-name", "regex:zfcuda", "--csv"]
     script = [sys.executable, str(HERE / "small.py"), "--large"]
     log = _call([tool, *metrics, *only, *script], settings, "profile", may_fail=True)
-    if "Memory Throughput" not in log:
-        raise NotRun(f"ncu gave no counters: {log.strip().splitlines()[-1:] or 'no output'}")
-    lines = [line for line in log.splitlines() if "Throughput" in line or "Registers" in line]
-    return Stage("profile", "passed", found={"lines": lines})
+    rows = profiled(log)
+    if not rows:
+        raise NotRun(f"ncu gave no counters: {(log.strip().splitlines() or ['no output'])[-1]}")
+    return Stage("profile", "passed", found={"kernels": rows})
+
+
+WATCHED = {
+    "Memory Throughput": "memory",
+    "DRAM Throughput": "DRAM",
+    "Compute (SM) Throughput": "compute",
+    "Duration": "duration",
+    "Registers Per Thread": "registers",
+}
+
+
+def profiled(log: str) -> list[str]:
+    """A line a kernel launch of ncu's CSV; nothing where there is no CSV."""
+    lines = log.splitlines()
+    begin = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
+    launches: dict[str, dict[str, str]] = {}
+    for row in csv.DictReader(lines[begin:]):
+        if row.get("Metric Name") in WATCHED:
+            launch = launches.setdefault(row["ID"], {"": row["Kernel Name"]})
+            value = f"{row['Metric Value']} {row['Metric Unit']}".strip()
+            launch.setdefault(WATCHED[row["Metric Name"]], value)
+    return [
+        f"{compiled.body_name(launch.pop('')) or 'another kernel'}: "
+        + ", ".join(f"{what} {value}" for what, value in launch.items())
+        for launch in launches.values()
+    ]
 
 
 STAGES: dict[str, Callable[[Settings], Stage]] = {
-    "build": build, "tests": tests, "sanitize": sanitize, "bench": bench, "profile": profile
-}  # fmt: skip
+    "build": build,
+    "tests": tests,
+    "bench": bench,
+    "sanitize": sanitize,
+    "profile": profile,
+    "rivals": rivals,
+    "suite": suite,
+}
 
 
 # --- running them ---------------------------------------------------------------------------------
@@ -160,31 +281,45 @@ def _call(
     settings: Settings,
     name: str,
     environment: dict[str, str] | None = None,
+    *,
     may_fail: bool = False,
+    seconds: float = SECONDS,
 ) -> str:
     """The command's output, kept as NAME.log in the scratch folder as well.
 
     Raises:
-        RuntimeError: it failed and must not, or took too long.
+        RuntimeError: it failed and must not.
+        TooLong: it was interrupted after ``seconds``, and had ten more to report what it got to.
     """
     log = settings.scratch / f"{name}.log"
     with log.open("w") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # what it starts ends with it
+        )
         try:
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env={**os.environ, **(environment or {})},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=SECONDS,
-                check=False,
-            )
+            status = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"{name} took more than {SECONDS} s") from None
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            raise TooLong(f"stopped after {seconds:.0f} s") from None
+        finally:
+            _end_group(process)
     text = log.read_text(errors="replace")
-    if done.returncode and not may_fail:
-        raise RuntimeError(f"{name} ended with status {done.returncode}: {text[-600:].strip()}")
+    if status and not may_fail:
+        raise RuntimeError(f"{name} ended with status {status}: {text[-600:].strip()}")
     return text
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _tool(name: str) -> str:
@@ -206,8 +341,8 @@ def _run(name: str, settings: Settings) -> Stage:
         stage = STAGES[name](settings)
     except NotRun as reason:
         stage = Stage(name, "not run", str(reason))
-    except (RuntimeError, OSError, ValueError) as error:
-        stage = Stage(name, "failed", str(error))
+    except Exception as error:  # a stage of its own: the others still have their turn
+        stage = Stage(name, "failed", f"{type(error).__name__}: {error}")
     stage.seconds = time.perf_counter() - begin
     return stage
 
@@ -220,7 +355,7 @@ def markdown(head: dict[str, str], stages: Sequence[Stage]) -> str:
         reason = stage.reason.splitlines()[-1] if stage.reason else ""
         lines.append(f"| {stage.name} | {stage.verdict} | {stage.seconds:.0f} | {reason} |")
     for stage in stages:
-        if stage.name == "bench" and stage.found:
+        if stage.name in ("bench", "rivals") and stage.found:
             from kernels import table
 
             lines += ["", *table(stage.found)]

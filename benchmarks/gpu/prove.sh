@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The CUDA kernels on the GPU at hand: build, tests, sanitizer, benchmark, profile. Needs an NVIDIA GPU, nvcc and
-# a Python with torch's CUDA build and the `test` extra's packages; downloads nothing.
+# The CUDA kernels on the GPU at hand: build, tests, benchmark, sanitizer, profile, the rest of the suite. Needs an
+# NVIDIA GPU, nvcc and a Python with torch's CUDA build, pytest, hypothesis and matplotlib; downloads nothing. With
+# half an hour once, this is the order that leaves most behind.
 #
 #   benchmarks/gpu/prove.sh                      everything; each stage stays under 8 minutes
 #   benchmarks/gpu/prove.sh --only build tests   some stages

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import prove as proof
 import pytest
+import small
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -34,3 +37,113 @@ def test_what_did_not_run_is_not_called_passed(tmp_path):
 def test_without_a_gpu_it_says_so(tmp_path):
     done = prove("--out", str(tmp_path))
     assert done.returncode == 2 and "no GPU" in done.stderr and not any(tmp_path.iterdir())
+
+
+# --- the tests that a GPU would run ---------------------------------------------------------------
+
+
+def test_cuda_tests_are_there():
+    """Without a GPU they are skipped; that they exist can be seen anywhere."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "cuda", *proof.ON_GPU]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    found = [line for line in done.stdout.splitlines() if "::" in line]
+    for op in ("max_pool2d", "max_unpool2d", "local_response_norm", "warp_affine", "windows"):
+        of_op = [test for test in found if f"test_{op}.py" in test]
+        for dtype in ("float32", "float64", "float16", "bfloat16"):
+            assert any(dtype in test for test in of_op), (op, dtype)
+        assert all("cuda" in test.partition("[")[2] for test in of_op)
+    for test in (
+        "test_occlude.py",
+        "test_large.py",
+        "current_stream",
+        "captured",
+        "another_device",
+    ):
+        assert any(test in each for each in found), test
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+GOOD = '<testcase classname="tests.ops.test_x" name="test_a[cuda-float16]"/>'
+ON_HOST = '<testcase classname="tests.ops.test_x" name="test_a[cuda-on-host-float16]"/>'
+BAD = '<testcase classname="tests.ops.test_x" name="test_b[cpu]"><failure message="no"/></testcase>'
+SKIPPED = (
+    '<testcase classname="tests.gpu.test_gpu" name="test_c"><skipped message="one GPU"/></testcase>'
+)
+
+
+@pytest.mark.parametrize(
+    ("cases", "stopped", "needs_gpu", "verdict"),
+    [
+        (GOOD + ON_HOST + SKIPPED, "", True, "passed"),
+        (ON_HOST + SKIPPED, "", True, "not run"),
+        (ON_HOST, "", False, "passed"),
+        (GOOD + BAD, "", True, "failed"),
+        (GOOD, "stopped after 460 s", True, "not run"),
+        (GOOD + BAD, "stopped after 460 s", True, "failed"),
+        ("", "", False, "failed"),
+    ],
+)
+def test_verdict_on_tests(tmp_path, cases, stopped, needs_gpu, verdict):
+    report = tmp_path / "tests.xml"
+    report.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+    stage = proof.judged("tests", report, stopped, needs_gpu)
+    assert stage.verdict == verdict
+    assert stage.found["on the GPU"] == cases.count("[cuda-float16]")
+
+
+@pytest.mark.parametrize(
+    ("log", "verdict"),
+    [
+        (f"{small.DONE}\n========= ERROR SUMMARY: 0 errors", "passed"),
+        (f"{small.DONE}\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors)", "passed"),
+        ("ImportError\n========= ERROR SUMMARY: 0 errors", "failed"),
+        (f"{small.DONE}\n========= ERROR SUMMARY: 12 errors", "failed"),
+        (small.DONE, "failed"),
+        ("========= Error: Device not supported. Please refer to", "not run"),
+    ],
+)
+def test_verdict_on_a_sanitizer(log, verdict):
+    assert proof.sanitized(log).partition(":")[0] == verdict
+
+
+NCU = """==PROF== Connected
+"ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","void zfcuda::cuda::run_body<zfcuda::cuda::OccludeRow<unsigned int, 4, int>, int>(T1, T2)","a",\
+"DRAM Throughput","%","88.1"
+"0","void zfcuda::cuda::run_body<zfcuda::cuda::OccludeRow<unsigned int, 4, int>, int>(T1, T2)","a",\
+"Duration","us","12"
+"1","other","a","Registers Per Thread","register/thread","32"
+""".replace("\\\n", "")
+
+
+def test_reads_ncu():
+    assert proof.profiled(NCU) == [
+        "OccludeRow<uint32, 4, int32>: DRAM 88.1 %, duration 12 us",
+        "another kernel: registers 32 register/thread",
+    ]
+    assert proof.profiled("==ERROR== LibraryNotLoaded") == []
+
+
+def test_what_takes_too_long_is_stopped_with_its_children(tmp_path):
+    settings = proof.Settings("cpu", tmp_path)
+    pid = tmp_path / "pid"
+    child = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with pytest.raises(proof.TooLong, match="stopped after"):
+        proof._call([sys.executable, "-c", parent], settings, "sleep", seconds=20)
+    for _ in range(100):  # until the system has taken it away
+        state = Path(f"/proc/{pid.read_text()}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the child is still there")
+
+
+def test_a_stage_that_breaks_is_a_failed_stage(tmp_path, monkeypatch):
+    def broken(settings):
+        raise KeyError("surprise")
+
+    monkeypatch.setitem(proof.STAGES, "bench", broken)
+    stage = proof._run("bench", proof.Settings("cuda", tmp_path))
+    assert (stage.verdict, stage.reason) == ("failed", "KeyError: 'surprise'")

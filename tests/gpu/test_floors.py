@@ -1,5 +1,7 @@
 """benchmarks/floors.py: the bytes that an op cannot do without, against tensors and brute force."""
 
+from pathlib import Path
+
 import floors
 import kernels
 import pytest
@@ -155,5 +157,7 @@ def test_every_family_of_cases_says_what_it_needs():
 def test_every_row_of_the_benchmark_has_a_floor():
     table = kernels.floors_table(kernels.all_cases())
     assert len(table) > 15 and all("nan" not in line for line in table)
+    page = Path(__file__).parents[2] / "docs" / "performance.md"
+    assert "\n".join(table) in page.read_text()  # python benchmarks/gpu/kernels.py --floors
     names = [case.name for case in kernels.all_cases()]
     assert len(names) == len(set(names))

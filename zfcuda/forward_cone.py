@@ -71,10 +71,12 @@ def maps(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2)
 
 
-def occluders(fill: Tensor, boxes: Boxes) -> Patches:
-    """The input's patches: crops of the image ``fill`` [1,H,W,C], in place."""
+def occluders(fill: Tensor, boxes: Boxes, images: np.ndarray) -> Patches:
+    """The input's patches: crops of the image ``fill`` [1,H,W,C], in place; ``images`` int64 [P]
+    tells which image of the base pass each lies on."""
     width = fill.shape[2]
     rows = np.zeros((len(boxes), 8), np.int64)
+    rows[:, 0] = images
     rows[:, 2] = boxes[:, 0] * width + boxes[:, 1]
     rows[:, 3] = width
     rows[:, 4:] = boxes
@@ -89,8 +91,8 @@ def advance(
     Args:
         step: a local one.
         sources: its inputs' patches.
-        bases: its inputs without occluder, [1,H,W,C] each; not looked at by a step that treats
-            pixels alone.
+        bases: its inputs without occluder, [n,H,W,C] each, of n images; not looked at by a step
+            that treats pixels alone.
         boxes: int64 [P,4], what to compute of the step's value; clipped to its maps, maybe empty.
     """
     if treats_pixels_alone(step):
@@ -122,24 +124,41 @@ def full(source: Patches, base: Tensor) -> Tensor:
     return maps(out.view(-1, height, width, channels))
 
 
-def map_sums(source: Patches, base: Tensor, channel: int) -> Tensor:
-    """Every position's sum over one map [P], float64."""
-    map_ = base[:, :, :, channel : channel + 1]
-    before = F.pad(map_[0, :, :, 0].double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    if not bool(before[-1, -1].isfinite()):  # differences of such sums tell nothing
-        one = Patches([buffer[:, channel : channel + 1] for buffer in source.buffers], source.rows)
-        return full(one, map_.contiguous()).double().sum((1, 2, 3))
+def map_sums(source: Patches, base: Tensor, channels: Tensor) -> Tensor:
+    """Every position's sum over one map of its image [P], float64.
+
+    Args:
+        channels: int64 [n], which map of each image of ``base`` [n,H,W,C].
+    """
+    image = torch.from_numpy(source.rows[:, 0]).to(base.device)
+    own = base[torch.arange(len(base), device=base.device), :, :, channels]
+    before = F.pad(own.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
+    total = before[:, -1, -1]
     y0, x0, y1, x1 = torch.from_numpy(source.boxes.T.copy()).to(base.device)
-    replaced = before[y1, x1] - before[y0, x1] - before[y1, x0] + before[y0, x0]
-    return before[-1, -1] - replaced + _patch_sums(source, channel)
+    replaced = before[image, y1, x1] - before[image, y0, x1] - before[image, y1, x0]
+    replaced += before[image, y0, x0]
+    sums = total[image] - replaced + _patch_sums(source, channels[image])
+    for vague in (~total.isfinite()).nonzero()[:, 0].tolist():
+        # Differences of such sums tell nothing.
+        _sum_up(sums, source, base, vague, int(channels[vague]))
+    return sums
 
 
-def _patch_sums(source: Patches, channel: int) -> Tensor:
+def _sum_up(sums: Tensor, source: Patches, base: Tensor, image: int, channel: int) -> None:
+    """Write the sums over one map of an image, every pixel added."""
+    members = np.flatnonzero(source.rows[:, 0] == image)
+    buffers = [buffer[:, channel : channel + 1] for buffer in source.buffers]
+    maps_ = full(Patches(buffers, source.rows[members]), base[..., channel : channel + 1].clone())
+    sums[torch.from_numpy(members).to(sums.device)] = maps_.double().sum((1, 2, 3))
+
+
+def _patch_sums(source: Patches, channels: Tensor) -> Tensor:
+    """Every position's sum over its patch of one map [P]; ``channels`` [P] says which."""
     boxes = source.boxes
     out, windows, largest = _table([source.rows], boxes, source.buffers[0].shape[1], source.buffers)
     ops.gather_windows(None, source.buffers, windows[0], out, largest)
-    values = out[:, channel].double()
     position = torch.from_numpy(np.repeat(np.arange(len(boxes)), _areas(boxes))).to(out.device)
+    values = out.gather(1, channels[position, None])[:, 0].double()
     # Each position by itself: a NaN must not reach the next one's.
     return values.new_zeros(len(boxes)).index_add_(0, position, values)
 
@@ -179,7 +198,7 @@ def _windowed(step: Step, source: Patches, base: Tensor, boxes: Boxes) -> Patche
     reach = dilation * (kernel - 1) + 1
     channels, height, width = step.shape
     work = rule.weight[0].numel() * channels if isinstance(rule, Conv) else channels
-    rows = _fresh_rows(len(boxes))
+    rows = _fresh_rows(source)
     buffers: list[Tensor] = []
     for members, size in buckets(boxes, _CALL / work):
         window = (np.array(size) - 1) * stride + reach
@@ -263,14 +282,14 @@ def _pooled(step: Step, source: Patches, base: Tensor, boxes: Boxes) -> Patches:
         rule.dilation,
         rule.relu,
     )
-    return _patches(out, boxes)
+    return _patches(out, boxes, source)
 
 
 def _concatenated(
     step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
 ) -> Patches:
     out = _gathered(list(zip(sources, bases, strict=True)), boxes)
-    return _patches(_flat(finish(step, _row(out))), boxes)
+    return _patches(_flat(finish(step, _row(out))), boxes, sources[0])
 
 
 def _combined(
@@ -284,7 +303,8 @@ def _combined(
         _row(_gathered([(source, base)], boxes))
         for source, base in zip(sources, bases, strict=True)
     )
-    return _patches(_flat(finish(step, step.rule.function(first, second))), boxes)
+    combined = step.rule.function(first, second)
+    return _patches(_flat(finish(step, combined)), boxes, sources[0])
 
 
 def _covers(source: Patches, boxes: Boxes) -> bool:
@@ -347,8 +367,10 @@ def _areas(boxes: Boxes) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _fresh_rows(count: int) -> np.ndarray:
-    rows = np.zeros((count, 8), np.int64)
+def _fresh_rows(source: Patches) -> np.ndarray:
+    """Of the same images as ``source``'s, without a buffer yet."""
+    rows = np.zeros((len(source.rows), 8), np.int64)
+    rows[:, 0] = source.rows[:, 0]
     rows[:, 1] = -1
     return rows
 
@@ -357,9 +379,10 @@ def _some(source: Patches, members: np.ndarray) -> Patches:
     return Patches(source.buffers, source.rows[members], source.apart)
 
 
-def _patches(out: Tensor, boxes: Boxes) -> Patches:
-    """Patches of just these boxes, one after another in ``out``."""
-    rows = _fresh_rows(len(boxes))
+def _patches(out: Tensor, boxes: Boxes, source: Patches) -> Patches:
+    """Patches of just these boxes, one after another in ``out``, of the same images as
+    ``source``'s."""
+    rows = _fresh_rows(source)
     areas = _areas(boxes)
     rows[:, 1] = 0
     rows[:, 2] = np.cumsum(areas) - areas

@@ -1,7 +1,8 @@
-"""All occluder positions of one image from one base pass.
+"""All occluder positions of some images from one base pass.
 
 Cones first (:mod:`zfcuda.forward_cone`), whole maps where the schedule says so. Positions go in
-batches, those whose rectangles are alike together.
+batches, those whose rectangles are alike together, of whichever image. A position of an image is
+numbered image * P + position.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ _CACHED = 2**25
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the model says of P positions.
+    """What the model says of P positions of n images.
 
     Attributes:
-        logits: [P,K], of the classes asked for.
-        best: int64 [P], the class of the largest of all logits.
-        log_total: [P], the logarithm of the sum of exp(logit) over all classes.
-        sums: by node [P], the sum over one map.
+        logits: [n,P,K], of the classes asked for.
+        best: int64 [n,P], the class of the largest of all logits.
+        log_total: [n,P], the logarithm of the sum of exp(logit) over all classes.
+        sums: by node [n,P], the sum over one map.
     """
 
     logits: Tensor
@@ -53,21 +54,22 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """The image without occluder.
+    """n images without occluder.
 
     Attributes:
-        maps: by step value pixels [1,H,W,C], those that patches will be laid over.
-        logits: [1,K].
-        strongest: by node, the map that holds the largest activation, and the sum over it.
+        maps: by step value pixels [n,H,W,C], those that patches will be laid over.
+        logits: [n,K].
+        strongest: by node, the map that holds the largest activation, int64 [n], and the sum over
+            it, float64 [n].
     """
 
     maps: dict[int, Tensor]
     logits: Tensor
-    strongest: dict[int, tuple[int, Tensor]]
+    strongest: dict[int, tuple[Tensor, Tensor]]
 
 
-def base_pass(schedule: Schedule, image: Tensor, watched: Collection[int] = ()) -> Base:
-    """One pass over ``image`` [1,C,H,W].
+def base_pass(schedule: Schedule, images: Tensor, watched: Collection[int] = ()) -> Base:
+    """One pass over ``images`` [n,C,H,W].
 
     Args:
         watched: the nodes whose strongest map is wanted.
@@ -80,10 +82,10 @@ def base_pass(schedule: Schedule, image: Tensor, watched: Collection[int] = ()) 
             needed |= {*step.inputs}
     values: dict[int, Any] = {}
     kept: dict[int, Tensor] = {}
-    strongest: dict[int, tuple[int, Tensor]] = {}
+    strongest: dict[int, tuple[Tensor, Tensor]] = {}
     for at, step in enumerate(steps.steps):
         if at == 0:
-            values[0] = image.contiguous(memory_format=torch.channels_last)
+            values[0] = images.contiguous(memory_format=torch.channels_last)
         else:
             values[step.value] = run(steps, step, values)
         if step.value in needed and (at == 0 or step.value in schedule.cones):
@@ -93,38 +95,42 @@ def base_pass(schedule: Schedule, image: Tensor, watched: Collection[int] = ()) 
         for used in {*step.inputs, step.value}:
             if uses.get(used, -1) <= at - 1 and used != steps.output:
                 values.pop(used, None)
-    return Base(kept, _checked(values[steps.output], 1), strongest)
+    return Base(kept, _checked(values[steps.output], len(images)), strongest)
 
 
-def _strongest(maps: Tensor) -> tuple[int, Tensor]:
-    """Of maps [1,C,...]: the one with the largest element, and its sum."""
-    flat = maps.reshape(maps.shape[1], -1)
-    channel = int(flat.amax(1).argmax())
-    return channel, flat[channel].double().sum()
+def _strongest(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Of maps [n,C,...]: each image's with the largest element, and its sum."""
+    flat = maps.reshape(*maps.shape[:2], -1)
+    channels = flat.amax(2).argmax(1)
+    own = flat[torch.arange(len(flat), device=flat.device), channels]
+    return channels, own.double().sum(1)
 
 
 def occlude_all(
     schedule: Schedule,
     base: dict[int, Tensor],
     fill: Tensor,
-    channels: Mapping[int, int],
+    images: int,
+    channels: Mapping[int, Tensor],
     limit: int,
     advanced: Callable[[int], object],
     classes: Tensor | None = None,
 ) -> Answers:
-    """Every position.
+    """Every position of every image.
 
     Args:
-        base: the maps of the image's :func:`base_pass`.
+        base: the maps of the images' :func:`base_pass`.
         fill: [1,H,W,C], what the occluders show.
-        channels: by node, the map whose sum is wanted.
+        images: how many.
+        channels: by node int64 [n], each image's map whose sum is wanted.
         limit: bytes that patches and maps of one batch may take.
         advanced: called with the number of positions done.
         classes: those whose logits to keep; None for all.
     """
-    order = _alike_first(schedule)
-    chunk, tail = batch_sizes(schedule, limit, fill.device, fill.element_size())
-    answers = _Collected(len(order), classes)
+    positions = len(schedule.boxes[0])
+    order = (_alike_first(schedule)[:, None] + positions * np.arange(images)).ravel()
+    chunk, tail = batch_sizes(schedule, limit, fill.device, fill.element_size(), images)
+    answers = _Collected((images, positions), classes)
     handed: list[dict[int, Tensor]] = []
     waiting: list[np.ndarray] = []
     for begin in range(0, len(order), chunk):
@@ -141,16 +147,31 @@ def occlude_all(
     return answers.result()
 
 
+def images_together(schedule: Schedule, limit: int, element: int) -> int:
+    """How many images of a large data set to occlude together: as many as fill a batch with
+    positions, and as fit.
+
+    Args:
+        limit: bytes that their maps may take.
+        element: bytes of a number.
+    """
+    steps = schedule.steps.steps
+    held = sum(int(np.prod(s.shape)) for s in steps if s.value in {0, *schedule.cones})
+    wanted = math.ceil(_TAIL / len(schedule.boxes[0]))
+    return max(1, min(wanted, limit // (2 * element * held)))
+
+
 def batch_sizes(
-    schedule: Schedule, limit: int, device: torch.device, element: int
+    schedule: Schedule, limit: int, device: torch.device, element: int, images: int = 1
 ) -> tuple[int, int]:
     """How many positions run together inside cones, and how many on whole maps.
 
     Args:
         limit: bytes that either may take.
         element: bytes of a number.
+        images: how many have these positions.
     """
-    count = len(schedule.boxes[0])
+    count = images * len(schedule.boxes[0])
     cached = _CACHED if device.type == "cpu" else limit
     cones, dense, largest = _bytes_each(schedule, element)
     # Not all of it: what cones hand over is there twice while it is put together.
@@ -169,13 +190,15 @@ def _inside_cones(
     base: dict[int, Tensor],
     fill: Tensor,
     members: np.ndarray,
-    channels: Mapping[int, int],
+    channels: Mapping[int, Tensor],
     answers: _Collected,
 ) -> dict[int, Tensor]:
     """Run the cones of these positions; returns the whole maps that the other steps take."""
+    images, positions = divmod(members, len(schedule.boxes[0]))
     uses, needed = _last_uses(schedule), _handed_over(schedule)
     wanted = _by_source(schedule, channels)
-    patches: dict[int, Patches] = {0: occluders(fill, schedule.boxes[0][members])}
+    patches: dict[int, Patches] = {}
+    patches[0] = occluders(fill, schedule.boxes[0][positions], images)
     whole: dict[int, Tensor] = {}
 
     def made(value: int) -> None:
@@ -192,7 +215,7 @@ def _inside_cones(
                 step,
                 [patches[i] for i in step.inputs],
                 [base.get(i) for i in step.inputs],
-                schedule.boxes[step.value][members],
+                schedule.boxes[step.value][positions],
             )
             made(step.value)
         for used in {*step.inputs, step.value}:
@@ -205,10 +228,11 @@ def _on_whole_maps(
     schedule: Schedule,
     handed: dict[int, Tensor],
     members: np.ndarray,
-    channels: Mapping[int, int],
+    channels: Mapping[int, Tensor],
     answers: _Collected,
 ) -> None:
     steps, uses = schedule.steps, _last_uses(schedule)
+    images = torch.from_numpy(members // len(schedule.boxes[0]))
     wanted = _by_source(schedule, channels)
     values: dict[int, Any] = dict(handed)
     for at, step in enumerate(steps.steps[1:]):
@@ -220,7 +244,8 @@ def _on_whole_maps(
         else:
             values[step.value] = run(steps, step, values)
         for node in wanted.get(step.value, ()):
-            map_ = values[step.value][:, channels[node]]
+            own = channels[node][images.to(channels[node].device)]
+            map_ = values[step.value][torch.arange(len(own), device=own.device), own]
             answers.add_sums(node, members, map_.double().reshape(len(members), -1).sum(1))
         for used in {*step.inputs, step.value}:
             if uses.get(used, -1) <= at and used != steps.output:
@@ -243,9 +268,9 @@ def _stand_ins(
 
 @dataclass(eq=False)
 class _Collected:
-    """Answers as they come, in any order."""
+    """Answers as they come, in any order, of (images, positions)."""
 
-    count: int
+    shape: tuple[int, int]
     classes: Tensor | None
     kept: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
@@ -259,11 +284,13 @@ class _Collected:
 
     def _store(self, into: dict, key: object, members: np.ndarray, values: Tensor) -> None:
         if key not in into:
-            into[key] = values.new_empty(self.count, *values.shape[1:])
+            into[key] = values.new_empty(math.prod(self.shape), *values.shape[1:])
         into[key][torch.from_numpy(members).to(values.device)] = values
 
     def result(self) -> Answers:
-        return Answers(**self.kept, sums=self.sums)
+        kept = {name: values.unflatten(0, self.shape) for name, values in self.kept.items()}
+        sums = {node: values.unflatten(0, self.shape) for node, values in self.sums.items()}
+        return Answers(**kept, sums=sums)
 
 
 def _checked(logits: Tensor, count: int) -> Tensor:

@@ -21,11 +21,19 @@ from zfcuda._running import (
     memory_limit,
     pair,
     progress_bar,
+    spans,
     to_result,
     variant_passes,
 )
 from zfcuda.graph import Untraceable, trace
-from zfcuda.incremental import Base, base_pass, batch_sizes, occlude_all, summary
+from zfcuda.incremental import (
+    Base,
+    base_pass,
+    batch_sizes,
+    images_together,
+    occlude_all,
+    summary,
+)
 from zfcuda.planning import Plan, Schedule, boxes_of, planned
 from zfcuda.results import LayerSums, OcclusionResult
 from zfcuda.steps import fuse
@@ -33,6 +41,7 @@ from zfcuda.steps import fuse
 Method = Literal["auto", "cone", "dense"]
 _METHODS = ("auto", "cone", "dense")
 _KEPT = ("logits", "best", "log_total")  # of every position
+_MANY = 512  # positions of several images that whole passes take together
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
@@ -91,37 +100,47 @@ def occlusion(
     """
     start = time.perf_counter()
     request = _request(model, x, size, stride, positions, method, max_memory)
+    prepared = _prepared(model, x, request, fill, layers, score)
+    if isinstance(prepared.network, str) and method == "auto":
+        warnings.warn(f"occlusion runs dense passes, since {prepared.network}", stacklevel=3)
+    with progress_bar(len(x) * len(request.boxes), progress, "occlusion") as advance:
+        return prepared(x, target, classes, advance, start)
+
+
+def _prepared(
+    model: nn.Module,
+    x: Tensor,
+    request: _Request,
+    fill: object,
+    layers: str | Sequence[str],
+    score: Literal["logit", "probability"],
+) -> Prepared:
     if score not in ("logit", "probability"):
         raise ValueError(f"score must be 'logit' or 'probability', got {score!r}")
-    fill = fill_setting(fill, x, with_image=True)
     names = list(find_layers(model, layers))
-
+    shown = fill_setting(fill, x, with_image=True)
     with evaluating(model):
         network = _network(model, x, request, names)
-        if isinstance(network, str) and method == "auto":
-            warnings.warn(f"occlusion runs dense passes, since {network}", stacklevel=3)
-        with progress_bar(len(x) * len(request.boxes), progress, "occlusion") as advance:
-            if isinstance(network, str):
-                found = _dense(model, x, request, names, fill, target, classes, advance)
-            else:
-                found = _incremental(network, x, request, fill, target, classes, advance)
-    kept = found.kept if classes is not None else {"logits": found.kept["logits"]}
-    return OcclusionResult(
-        **kept,
-        base_logits=found.base_logits,
-        target=found.target,
-        boxes=request.boxes,
-        grid=request.grid,
-        size=request.size,
-        stride=request.stride,
-        image_size=(x.shape[2], x.shape[3]),
-        fill=fill,
-        layers={layer.layer: layer for layer in found.layers},
-        seconds=time.perf_counter() - start,
-        score=score,
-        method="dense" if isinstance(network, str) else network.plan.method,
-        classes=found.classes,
-    )
+    return Prepared(model, request, network, names, shown, score)
+
+
+@torch.inference_mode(False)
+def prepare(
+    model: nn.Module,
+    x: Tensor,
+    size: int | tuple[int, int] = 50,
+    stride: int | tuple[int, int] = 8,
+    fill: float | Sequence[float] | Tensor = 0.0,
+    layers: str | Sequence[str] = (),
+    method: Method = "auto",
+    score: Literal["logit", "probability"] = "logit",
+    max_memory: int | None = None,
+) -> Prepared:
+    """The part of :func:`occlusion` that all images of one size share, done once: checks, trace,
+    plan. The arguments and the errors are those of :func:`occlusion`; ``x`` is any of the images.
+    """
+    request = _request(model, x, size, stride, None, method, max_memory)
+    return _prepared(model, x, request, fill, layers, score)
 
 
 @torch.inference_mode(False)
@@ -145,12 +164,7 @@ def plan(
         TypeError, ValueError: as :func:`occlusion`.
     """
     request = _request(model, x, size, stride, positions, method, max_memory)
-    names = list(find_layers(model, layers))
-    with evaluating(model):
-        network = _network(model, x, request, names)
-    if isinstance(network, str):
-        return Plan("dense", network, len(request.boxes), (), 1)
-    return network.plan
+    return _prepared(model, x, request, 0.0, layers, "logit").plan
 
 
 # --- what was asked for ---------------------------------------------------------------------------
@@ -241,6 +255,88 @@ class _Found:
     layers: tuple[LayerSums, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A model and its occluder, ready for any number of batches of images of one size.
+
+    The model must not change in between.
+
+    Attributes:
+        network: what is run how, or why the model itself is called for every position.
+        layers: those that are recorded.
+        fill: as the result records it.
+    """
+
+    model: nn.Module
+    request: _Request
+    network: _Network | str
+    layers: list[str]
+    fill: float | Tensor
+    score: Literal["logit", "probability"]
+
+    @property
+    def positions(self) -> int:
+        """How many of an image."""
+        return len(self.request.boxes)
+
+    @property
+    def plan(self) -> Plan:
+        """See :func:`plan`."""
+        if isinstance(self.network, str):
+            return Plan("dense", self.network, self.positions, (), 1)
+        return self.network.plan
+
+    def together(self, x: Tensor) -> int:
+        """How many images like ``x`` [N,C,H,W] make a good batch; the same for the same memory
+        limit, whatever else the machine does."""
+        if isinstance(self.network, str):
+            return max(1, min(_MANY // self.positions, self.request.limit // (4 * x[0].nbytes)))
+        return images_together(self.network.schedule, self.request.limit, x.element_size())
+
+    @torch.inference_mode(False)
+    def __call__(
+        self,
+        x: Tensor,
+        target: object = None,
+        classes: object = None,
+        advance: Callable[[int], object] = lambda positions: None,
+        start: float | None = None,
+    ) -> OcclusionResult:
+        """Occlude ``x``.
+
+        Args:
+            x, target, classes: as :func:`occlusion`; ``x`` of the size that was prepared for.
+            advance: called with the number of positions done.
+            start: ``perf_counter()`` of the start, for the wall time.
+        """
+        start = time.perf_counter() if start is None else start
+        request, network = self.request, self.network
+        with evaluating(self.model):
+            if isinstance(network, str):
+                found = _dense(
+                    self.model, x, request, self.layers, self.fill, target, classes, advance
+                )
+            else:
+                found = _incremental(network, x, request, self.fill, target, classes, advance)
+        kept = found.kept if classes is not None else {"logits": found.kept["logits"]}
+        return OcclusionResult(
+            **kept,
+            base_logits=found.base_logits,
+            target=found.target,
+            boxes=request.boxes,
+            grid=request.grid,
+            size=request.size,
+            stride=request.stride,
+            image_size=(x.shape[2], x.shape[3]),
+            fill=self.fill,
+            layers={layer.layer: layer for layer in found.layers},
+            seconds=time.perf_counter() - start,
+            score=self.score,
+            method="dense" if isinstance(network, str) else network.plan.method,
+            classes=found.classes,
+        )
+
+
 # --- inside cones ---------------------------------------------------------------------------------
 
 
@@ -303,22 +399,24 @@ def _incremental(
     shown = shown[:, None, None] if shown.dim() == 1 else shown
     shown = shown.expand(x.shape[1:]).permute(1, 2, 0).contiguous()[None]
 
-    def base_of(n: int) -> Base:
-        return base_pass(network.schedule, x[n : n + 1].detach(), network.nodes.values())
+    def base_of(images: slice) -> Base:
+        return base_pass(network.schedule, x[images].detach(), network.nodes.values())
 
-    base = base_of(0)
-    logits = base.logits.expand(len(x), -1)
+    groups = [*spans(0, len(x), images_together(network.schedule, request.limit, x.element_size()))]
+    base = base_of(groups[0])
+    logits = base.logits[:1].expand(len(x), -1)
     if classes is not None and target is None:  # the targets of all images are kept for each
-        logits = torch.cat([base.logits, *(base_of(n).logits for n in range(1, len(x)))])
+        logits = torch.cat([base.logits, *(base_of(group).logits for group in groups[1:])])
     kept = _kept_classes(classes, choose_target(target, to_result(logits)), logits.shape[1])
     base_logits: list[Tensor] = []
     found: list[dict[str, Tensor]] = []
-    layers: dict[str, list[tuple[int, Tensor, Tensor]]] = {name: [] for name in network.nodes}
-    for n in range(len(x)):
-        base = base_of(n) if n else base
-        channels = {node: channel for node, (channel, _) in base.strongest.items()}
+    layers: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in network.nodes}
+    for number, group in enumerate(groups):
+        base = base_of(group) if number else base
+        channels = {node: channels for node, (channels, _) in base.strongest.items()}
+        count = len(base.logits)
         answers = occlude_all(
-            network.schedule, base.maps, shown, channels, request.limit, advance, kept
+            network.schedule, base.maps, shown, count, channels, request.limit, advance, kept
         )
         base_logits.append(to_result(base.logits))
         found.append({name: to_result(getattr(answers, name)) for name in _KEPT})
@@ -330,18 +428,17 @@ def _incremental(
         base_logits,
         choose_target(target, base_logits),
         kept,
-        {name: torch.stack([each[name] for each in found]) for name in _KEPT},
+        {name: torch.cat([each[name] for each in found]) for name in _KEPT},
         tuple(_layer_sums(name, parts, wide) for name, parts in layers.items()),
     )
 
 
 def _layer_sums(
-    name: str, parts: list[tuple[int, Tensor, Tensor]], dtype: torch.dtype
+    name: str, parts: list[tuple[Tensor, Tensor, Tensor]], dtype: torch.dtype
 ) -> LayerSums:
-    """Of each image its map, that one's sum, and the sums [P]."""
-    channels, base, sums = zip(*parts, strict=True)
-    stacked = (torch.stack(values).to(dtype).cpu() for values in (base, sums))
-    return LayerSums(name, torch.tensor(channels), *stacked)
+    """Of the images of each part their maps [n], the maps' sums [n], and the sums [n,P]."""
+    channels, base, sums = (torch.cat(values).cpu() for values in zip(*parts, strict=True))
+    return LayerSums(name, channels, base.to(dtype), sums.to(dtype))
 
 
 # --- whole passes ---------------------------------------------------------------------------------

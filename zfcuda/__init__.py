@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         first_layer_filters,
     )
     from zfcuda.invariance import invariance_study, rotation, scaling, translation
+    from zfcuda.invariance_runs import InvarianceSummary, invariance_over
     from zfcuda.maxima import TopActivations, top_activations
+    from zfcuda.occlusion_runs import OcclusionSummary, occlusion_over
     from zfcuda.planning import Plan
     from zfcuda.predictions import predict
     from zfcuda.probing import ProbeResult, linear_probe
@@ -65,8 +67,10 @@ __all__ = [
     "FilterResult",
     "InvarianceResult",
     "InvarianceStudy",
+    "InvarianceSummary",
     "LayerSums",
     "OcclusionResult",
+    "OcclusionSummary",
     "Patches",
     "Plan",
     "Predictions",
@@ -85,11 +89,13 @@ __all__ = [
     "evolution",
     "figures",
     "first_layer_filters",
+    "invariance_over",
     "invariance_study",
     "linear_probe",
     "models",
     "nn",
     "occlusion",
+    "occlusion_over",
     "ops",
     "plan",
     "predict",
@@ -127,8 +133,12 @@ _HOME = {
     "Diagram": "diagrams",
     "deconv": "deconvnet",
     "diagram_of": "diagrams",
+    "InvarianceSummary": "invariance_runs",
+    "invariance_over": "invariance_runs",
     "invariance_study": "invariance",
     "occlusion": "sensitivity",
+    "OcclusionSummary": "occlusion_runs",
+    "occlusion_over": "occlusion_runs",
     "plan": "sensitivity",
     "Plan": "planning",
     "predict": "predictions",

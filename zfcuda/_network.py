@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 import zfcuda
 from zfcuda import info
+from zfcuda._identity import weights_digest
 from zfcuda.data import Preprocessing
 
 
@@ -51,11 +51,7 @@ class Network:
     @cached_property
     def weights_digest(self) -> str:
         """sha256 of the state dict: names, types, shapes and values, in its order."""
-        digest = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return weights_digest(self.model)
 
     def blank(self) -> Tensor:
         """An input of the network's size that is zero everywhere."""

@@ -88,8 +88,8 @@ def occlusion(
             pixels; clipped to the image, which each has to meet. ``size`` and ``stride`` then have
             no effect.
         classes: keep only these classes' logits (and the targets'), in ascending order, each once
-            (``result.classes``); probabilities and labels still take all classes into account. None
-            keeps all.
+            (``result.classes``), no others than the targets' if it is empty; probabilities and
+            labels still take all classes into account. None keeps all.
         max_memory: bytes that the activations of one batch may take, at least one position's; by
             default half of what is free on a GPU, a quarter (at most 128 MiB) on a CPU.
         progress: show a progress bar.
@@ -231,6 +231,7 @@ def _kept_classes(classes: object, target: Tensor, count: int) -> Tensor | None:
         return None
     try:
         chosen = torch.as_tensor(classes)
+        chosen = chosen.long() if chosen.shape == (0,) else chosen  # none but the targets
     except (TypeError, ValueError, RuntimeError):
         chosen = torch.empty(0)
     if chosen.dim() != 1 or chosen.dtype not in (torch.int64, torch.int32):

@@ -13,7 +13,7 @@ from zfcuda._network import Network
 from zfcuda.datasets import Examples, Split, garments, split
 from zfcuda.datasets.part import drawn
 
-__all__ = ["part", "read"]
+__all__ = ["labels_of", "part", "read"]
 
 _SHIPPED_SIDE = 64  # pixels a side of the pictures that come with zfcuda
 
@@ -57,7 +57,7 @@ class _Renamed(Examples):
     def __init__(self, examples: Examples, network: Network) -> None:
         self.examples, self.preprocessing = examples, examples.preprocessing
         self.class_names = network.class_names or ()
-        self._new = torch.tensor(_labels(examples.class_names, network))
+        self._new = torch.tensor(labels_of(examples.class_names, network))
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -71,7 +71,7 @@ class _Renamed(Examples):
         return x, self._new[labels]
 
 
-def _labels(names: Sequence[str], network: Network) -> list[int]:
+def labels_of(names: Sequence[str], network: Network) -> list[int]:
     known = {name.casefold(): label for label, name in enumerate(network.class_names or ())}
     unknown = [name for name in names if name.casefold() not in known]
     if unknown:

@@ -52,10 +52,13 @@ def layers(
     )
 
 
-def score(parser: argparse.ArgumentParser, what: str) -> None:
-    """--target (for `Network.label`) and --fill (for `Network.fill`): `what` has that colour."""
+def score(parser: argparse.ArgumentParser, what: str, more: str = "") -> None:
+    """--target (for `Network.label`; `more` says what else it may be) and --fill (for
+    `Network.fill`): `what` has that colour."""
     parser.add_argument(
-        "--target", metavar="LABEL|NAME", help="class to watch (default: the most probable)"
+        "--target",
+        metavar="LABEL|NAME",
+        help=f"class to watch (default: the most probable){more}",
     )
     parser.add_argument(
         "--fill",

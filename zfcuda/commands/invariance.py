@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfcuda.commands import _images, _options
+from zfcuda.commands import _every, _images, _options
 
 if TYPE_CHECKING:
     from zfcuda._network import Network
@@ -15,18 +15,23 @@ if TYPE_CHECKING:
 HELP = "move, enlarge and turn images, watch features and answers"
 DESCRIPTION = (
     "Moves, enlarges and turns several images (section 4.1, figure 5): how far the features of an "
-    "early and of a late layer move, and what becomes of the probability of each image's class."
+    "early and of a late layer move, and what becomes of the probability of each image's class. "
+    "With --data every image of a data set, each result in its own files, and the mean over them "
+    "with its spread; stopped at any moment, the same command goes on."
 )
 EXAMPLES = """examples:
   zfcuda invariance --image cat.jpg cup.jpg dog.jpg
   zfcuda invariance --image cat.jpg cup.jpg --target "Egyptian cat" espresso
-  zfcuda invariance --image cat.jpg --layer features.3 --layer features.12 --fill black"""
+  zfcuda invariance --image cat.jpg --layer features.3 --layer features.12 --fill black
+  zfcuda invariance --model zfnet_small --data garments --target true
+  torchrun --nproc-per-node 4 -m zfcuda invariance --data imagenet/val --workers 2"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The images, and what is watched."""
     _options.model(parser)
     _options.images(parser)
+    _every.add_options(parser)
     _options.layers(
         parser, "layer whose features are compared; may be repeated (default: an early and a late)"
     )
@@ -34,7 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--target",
         nargs="+",
         metavar="LABEL|NAME",
-        help="true class of each image, or one for all (default: the most probable)",
+        help="true class of each image, or one for all (default: the most probable); with --data "
+        "one for all, or 'true': each image's own, by its folder or its label",
     )
     parser.add_argument(
         "--fill",
@@ -57,6 +63,11 @@ def run(options: argparse.Namespace) -> None:
 
     if options.list_layers:
         _images.list_layers(Network.of(options))
+        return
+    if options.data is not None:
+        from zfcuda.commands import _invariance_every
+
+        _invariance_every.run(options)
         return
     if not options.image:
         raise ValueError("invariance needs --image FILE [FILE ...]")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfcuda.commands import _images, _options
+from zfcuda.commands import _every, _images, _options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,19 +19,27 @@ if TYPE_CHECKING:
 HELP = "move a square over the image, watch the answer"
 DESCRIPTION = (
     "Moves a square over the image (section 4.2): where it hides what matters, the "
-    "probability of the class falls, its label changes and the layer's strongest map falls silent."
+    "probability of the class falls, its label changes and the layer's strongest map falls silent. "
+    "With --data every image of a data set, each result in its own files, and what they come to; "
+    "stopped at any moment, the same command goes on."
 )
 EXAMPLES = """examples:
   zfcuda occlude --image cat.jpg --layer features.12
   zfcuda occlude --image cat.jpg dog.jpg --target "Egyptian cat" --size 32 --stride 4
   zfcuda occlude --image cat.jpg --size 16 --stride 4 --plan
-  zfcuda occlude --model torchvision:resnet18 --image cat.jpg --layer layer4 --fill black"""
+  zfcuda occlude --model torchvision:resnet18 --image cat.jpg --layer layer4 --fill black
+  zfcuda occlude --model zfnet_small --data garments --size 16 --stride 4 --target true
+  torchrun --nproc-per-node 4 -m zfcuda occlude --data imagenet/val --workers 2"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The occluder, and what is watched."""
     _options.model(parser)
     _options.images(parser)
+    _every.add_options(parser)
+    parser.add_argument(
+        "--pictures", action="store_true", help="with --data: a picture of every image's result"
+    )
     _options.layers(parser, "layer whose strongest map is watched too", several=False)
     parser.add_argument(
         "--size",
@@ -56,12 +64,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan", action="store_true", help="print what would be computed, and stop"
     )
-    _options.score(parser, "colour of the occluder")
+    _options.score(parser, "colour of the occluder", _every.TARGET_HELP)
     _options.output(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Occlude every image, or print how it would be done."""
+    if options.data is not None and not options.list_layers:
+        from zfcuda.commands import _occlude_every
+
+        _occlude_every.run(options)
+        return
     import zfcuda
     from zfcuda import _jobs
 

@@ -12,8 +12,10 @@ from .evolution import feature_evolution
 from .filters import first_layer_filters, first_layers
 from .invariance import invariance_curve
 from .invariance_study import invariance_study
+from .invariance_summary import invariance_summary
 from .maxima import top_activations
 from .occlusion import occlusion_row
+from .occlusion_summary import occlusion_summary
 from .patches import projection_patches
 from .prediction import prediction
 from .probe import probe
@@ -31,7 +33,9 @@ __all__ = [
     "first_layers",
     "invariance_curve",
     "invariance_study",
+    "invariance_summary",
     "occlusion_row",
+    "occlusion_summary",
     "prediction",
     "probe",
     "projection_grid",

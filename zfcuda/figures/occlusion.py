@@ -72,7 +72,7 @@ def occlusion_row(
 
     name = class_name(class_names, target)
     base = float(_softmax(to_array(result.base_logits)[image])[target])
-    edges = _cell_edges(to_array(result.boxes), result.grid)
+    edges = cell_edges(to_array(result.boxes), result.grid)
     if shown is not None:
         ax = next(axes)
         height, width = result.size
@@ -138,7 +138,7 @@ def _channel(result: OcclusionResult, layer: str | None, image: int) -> str:
     return f"channel {int(result.layers[layer].channels[image])}"
 
 
-def _cell_edges(boxes: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
+def cell_edges(boxes: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
     """Edges of the map's cells (y, x), pixels: halfway between neighbouring occluders' centres."""
     boxes = boxes.reshape(*grid, 4).astype(float)
     return (

@@ -1,0 +1,316 @@
+"""Occlusion of a data set: the results, the summary, and what is gone on with."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+import zfcuda
+from zfcuda import sensitivity
+from zfcuda.localisation import localisation, sensitivity_of
+from zfcuda.results import OcclusionResult
+
+SETTINGS = {"size": 6, "stride": 4}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def result(folder, number, name):
+    return OcclusionResult.load(folder / "images" / "0000" / f"{number:07d}-{name}")
+
+
+def test_every_image_has_the_result_that_it_has_alone(net, x, tmp_path):
+    net, x = net.double(), x.double()
+    zfcuda.occlusion_over(net, x, tmp_path, layers="3", **SETTINGS)
+    for number, image in enumerate(x):
+        found = result(tmp_path, number, f"image-{number}")
+        alone = zfcuda.occlusion(net, image[None], layers="3", classes=(), **SETTINGS)
+        torch.testing.assert_close(found.logits, alone.logits)
+        torch.testing.assert_close(found.base_logits, alone.base_logits)
+        torch.testing.assert_close(found.log_total, alone.log_total)
+        torch.testing.assert_close(found.layers["3"].sums, alone.layers["3"].sums)
+        torch.testing.assert_close(found.layers["3"].base, alone.layers["3"].base)
+        for name in ("best", "target", "boxes", "classes"):
+            assert torch.equal(getattr(found, name), getattr(alone, name)), name
+        assert torch.equal(found.layers["3"].channels, alone.layers["3"].channels)
+        assert (found.grid, found.size, found.fill) == (alone.grid, alone.size, alone.fill)
+        assert math.isnan(found.seconds)
+
+
+@pytest.mark.parametrize("method", ["cone", "dense"])
+def test_images_in_one_batch_do_not_touch_each_other(net, x, method):
+    net, x = net.double(), x.double()
+    x[2, :, 3, 3] = math.nan
+    prepared = sensitivity.prepare(net, x, **SETTINGS, layers=("0", "3"), method=method)
+    assert prepared.together(x) >= 5
+    found = prepared(x[:5])
+    for number in range(5):
+        alone = zfcuda.occlusion(
+            net, x[number : number + 1], **SETTINGS, layers=("0", "3"), method=method
+        )
+        torch.testing.assert_close(found.logits[number], alone.logits[0], equal_nan=True)
+        for layer in ("0", "3"):
+            torch.testing.assert_close(
+                found.layers[layer].sums[number], alone.layers[layer].sums[0], equal_nan=True
+            )
+
+
+def test_the_model_is_traced_once(net, x, tmp_path, monkeypatch):
+    traced = []
+    trace = sensitivity.trace
+    monkeypatch.setattr(sensitivity, "trace", lambda *a: traced.append(0) or trace(*a))
+    monkeypatch.setattr(sensitivity.Prepared, "together", lambda *_: 4)
+    zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
+    assert len(traced) == 1
+
+
+def test_the_summary_says_what_the_results_say(net, x, tmp_path):
+    labels = torch.arange(len(x)) % 3
+    data = TensorDataset(x, labels)
+    data.targets, data.classes = labels, ["ant", "bee", "cow"]
+    summary = zfcuda.occlusion_over(net, data, tmp_path, target=1, **SETTINGS)
+    for number in range(len(x)):
+        one = result(tmp_path, number, f"image-{number}")
+        base = one.base_logits[0].double().softmax(0)
+        drops = base[1] - one.target_probability[0].double()
+        assert summary.probability[number] == base[1] and summary.target[number] == 1
+        assert summary.mean[number] == drops.mean() and summary.largest[number] == drops.max()
+        assert torch.equal(summary.strongest[number], one.boxes[drops.argmax()])
+        changed = (one.labels[0] != base.argmax()).double().mean()
+        assert summary.changed[number] == changed
+    assert summary.labelled and summary.class_names == ("ant", "bee", "cow")
+    assert [one.mean for one in summary.classes] == sorted(
+        (float(summary.mean[labels == label].mean()) for label in range(3)), reverse=True
+    )
+    for one in summary.classes:
+        assert one.count == (labels == one.label).sum()
+        assert one.spread == pytest.approx(float(summary.mean[labels == one.label].std()))
+    again = type(summary).load(tmp_path / "summary")
+    assert torch.equal(again.localisation, summary.localisation) and again.names == summary.names
+    with (tmp_path / "images.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert [float(row["mean"]) for row in rows] == summary.mean.tolist()
+    with (tmp_path / "classes.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["name"] for row in rows] == [
+        summary.class_names[one.label] for one in summary.classes
+    ]
+
+
+def test_what_is_shown_is_most_and_least_localised(net, x, tmp_path):
+    summary = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
+    telling = [n for n in range(len(x)) if summary.largest[n] >= summary.telling]
+    assert len(telling) >= 4, "the network must care where the occluder is"
+    order = sorted(telling, key=lambda n: -summary.localisation[n])
+    shown = summary.shown.tolist()
+    most, least = shown[: summary.most], shown[summary.most :]
+    assert most == order[: len(most)] and least == order[::-1][: len(least)]
+    assert len({*shown}) == len(shown) == min(10, len(telling))
+    for index, map_, image in zip(shown, summary.maps, summary.images, strict=True):
+        assert torch.equal(map_, result(tmp_path, index, f"image-{index}").heatmap())
+        assert torch.equal(image, x[index])
+
+
+def test_localisation_of_known_maps():
+    one = torch.zeros(20)
+    one[3] = 0.7
+    assert localisation(one) == pytest.approx(1 - 1 / 20)
+    assert localisation(torch.full((20,), 0.3)) == pytest.approx(0)
+    half = torch.tensor([0.2] * 10 + [-0.5] * 10)  # gains do not count
+    assert localisation(half) == pytest.approx(0.5)
+    assert localisation(half.double() * 1e-200) == pytest.approx(0.5)
+    assert localisation(-one).isnan() and localisation(torch.zeros(3)).isnan()
+    assert localisation(torch.stack([one, half])).shape == (2,)
+
+
+def test_numbers_of_a_map_by_hand():
+    logits = torch.tensor([[[2.0, 0.0], [0.0, 0.0], [0.0, 3.0]]])
+    found = OcclusionResult(
+        logits, torch.tensor([[2.0, 0.0]]), torch.tensor([0]),
+        torch.tensor([[0, 0, 2, 2], [0, 2, 2, 4], [0, 4, 2, 6]]), (1, 3), (2, 2), (2, 2), (2, 6),
+        0.0, {}, 0.0,
+    )  # fmt: skip
+    one = sensitivity_of(found)
+    before, after = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(3))
+    drops = [0, before - 0.5, before - after]
+    assert one.probability == pytest.approx(before, rel=1e-6)
+    assert one.mean == pytest.approx(sum(drops) / 3, rel=1e-6)
+    assert one.largest == pytest.approx(drops[2], rel=1e-6) and one.strongest == 2
+    assert one.changed == pytest.approx(1 / 3)
+    lost = 1 - sum(drops) ** 2 / (3 * sum(d * d for d in drops))
+    assert one.localisation == pytest.approx(lost, rel=1e-6)
+
+
+# --- going on -------------------------------------------------------------------------------------
+
+
+def test_whatever_is_missing_is_computed_again_to_the_bit(net, x, tmp_path, contents, monkeypatch):
+    monkeypatch.setattr(sensitivity.Prepared, "together", lambda *_: 4)
+    whole = tmp_path / "whole"
+    zfcuda.occlusion_over(net, x, whole, **SETTINGS)
+    expected = contents(whole)
+    for number, gone in enumerate(
+        (["0000005-image-5.json"], ["0000005-image-5.npz", "0000012-image-12.json"], None)
+    ):
+        folder = tmp_path / f"part {number}"
+        shutil.copytree(whole, folder)
+        if gone is None:
+            shutil.rmtree(folder / "images")
+            (folder / "summary.json").unlink()
+        for name in gone or ():
+            (folder / "images" / "0000" / name).unlink()
+        left = {path: path.stat().st_mtime_ns for path in folder.rglob("*-image-*")}
+        zfcuda.occlusion_over(net, x, folder, **SETTINGS)
+        assert contents(folder) == expected
+        touched = {path for path, time in left.items() if path.stat().st_mtime_ns != time}
+        assert {path.stem for path in touched} <= {name.partition(".")[0] for name in gone or ()}
+
+
+def test_a_finished_run_computes_nothing(net, x, tmp_path, monkeypatch):
+    first = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
+    monkeypatch.setattr(sensitivity.Prepared, "__call__", None)
+    again = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
+    assert torch.equal(first.mean, again.mean)
+
+
+class Faulty(Dataset):
+    """Images some of which cannot be read."""
+
+    def __init__(self, x, bad):
+        self.x, self.bad = x, bad
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, number):
+        if number in self.bad:
+            raise OSError(f"truncated file {number}")
+        return self.x[number]
+
+
+def test_images_that_cannot_be_read_are_listed_and_change_nothing(
+    net, x, tmp_path, contents, monkeypatch
+):
+    monkeypatch.setattr(sensitivity.Prepared, "together", lambda *_: 4)
+    zfcuda.occlusion_over(net, x, tmp_path / "all", **SETTINGS)
+    summary = zfcuda.occlusion_over(net, Faulty(x, {0, 6, 12}), tmp_path / "some", **SETTINGS)
+    assert [line.partition(":")[0] for line in summary.skipped] == [
+        f"image {number} cannot be read" for number in (0, 6, 12)
+    ]
+    assert summary.numbers.tolist() == [n for n in range(len(x)) if n not in (0, 6, 12)]
+    everything = contents(tmp_path / "all" / "images")
+    for name, digest in contents(tmp_path / "some" / "images").items():
+        if name.endswith("npz"):
+            assert everything[name] == digest
+    with pytest.raises(ValueError, match=r"none of the 13 images can be read; the last: image 12"):
+        zfcuda.occlusion_over(net, Faulty(x, range(13)), tmp_path / "none", **SETTINGS)
+
+
+def test_an_image_that_can_be_read_later_is_done_then(net, x, tmp_path, contents):
+    zfcuda.occlusion_over(net, x, tmp_path / "all", **SETTINGS)
+    data = Faulty(x, {5})  # not among those that identify the data
+    zfcuda.occlusion_over(net, data, tmp_path / "some", **SETTINGS)
+    data.bad = {}
+    summary = zfcuda.occlusion_over(net, data, tmp_path / "some", **SETTINGS)
+    assert not summary.skipped
+    assert contents(tmp_path / "all") == contents(tmp_path / "some")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 5}, r"size \[6, 6\] there, \[5, 5\] here"),
+        ({"stride": 3}, "stride"),
+        ({"fill": 0.5}, r"fill 0\.0 there, 0\.5 here"),
+        ({"layers": "3"}, r'layers \[\] there, \["3"\] here'),
+        ({"target": 2}, r'target "predicted" there, 2 here'),
+        ({"method": "dense"}, r'method "auto" there, "dense" here'),
+        ({"classes": [1]}, r"classes \[\] there, \[1\] here"),
+        ({"max_memory": 10**7}, r"max_memory 134217728 there, 10000000 here"),
+    ],
+)
+def test_another_setting_is_refused_with_its_name(net, x, tmp_path, change, message):
+    zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
+    with pytest.raises(ValueError, match=rf"holds a run with other settings: .*{message}"):
+        zfcuda.occlusion_over(net, x[:3], tmp_path, **{**SETTINGS, **change})
+    zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
+
+
+def test_other_images_weights_or_versions_are_refused(net, x, tmp_path, monkeypatch):
+    zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
+    other = x[:3].clone()
+    other[1, 0, 0, 0] += 1
+    for images, message in (
+        (x[:4], "count 3 there, 4 here"),
+        (other, "inputs"),
+        (-x[:3], "inputs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            zfcuda.occlusion_over(net, images, tmp_path, **SETTINGS)
+    settings = tmp_path / "settings.json"
+    content = json.loads(settings.read_text())
+    assert content["settings"]["versions"]["torch"] == torch.__version__
+    content["settings"]["versions"]["torch"] = "1.0"
+    settings.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r'versions torch "1\.0" there'):
+        zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
+    settings.unlink()
+    with pytest.raises(ValueError, match=r"but not its settings\.json"):
+        zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
+    with torch.no_grad():
+        net[0].bias[0] += 1
+    content["settings"]["versions"]["torch"] = torch.__version__
+    settings.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="weights"):
+        zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
+
+
+def test_a_damaged_result_is_named(net, x, tmp_path):
+    zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
+    file = tmp_path / "images" / "0000" / "0000001-image-1.npz"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"0000001-image-1\.npz .*delete its files and run again"):
+        zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
+
+
+def test_images_of_another_size_are_named(net, x, tmp_path):
+    class Mixed(Faulty):
+        def __getitem__(self, number):
+            return self.x[number] if number < 5 else self.x[number][:, :16]
+
+    with pytest.raises(ValueError, match=r"image 5 is \[3, 16, 18\].*the first one \[3, 18, 18\]"):
+        zfcuda.occlusion_over(net, Mixed(x, ()), tmp_path, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (torch.zeros(3, 4, 4), ValueError, r"must be \[N,C,H,W\]"),
+        (torch.zeros(0, 3, 4, 4), ValueError, "there are no images"),
+        (["a.png"], TypeError, "got list"),
+        (iter([]), TypeError, "knows its length"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(net, tmp_path, images, error, message):
+    with pytest.raises(error, match=message):
+        zfcuda.occlusion_over(net, images, tmp_path, **SETTINGS)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_summary_can_be_drawn(net, x, tmp_path):
+    summary = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
+    assert summary.plot(class_names=list("abcde"), title="$5 and more")
+    none = dataclasses.replace(
+        summary, shown=summary.shown[:0], most=0, maps=summary.maps[:0], images=summary.images[:0]
+    )
+    assert none.plot()

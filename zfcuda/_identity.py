@@ -1,0 +1,52 @@
+"""What results depend on besides their settings: a model's weights and code, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["architecture_digest", "tensor_digest", "versions", "weights_digest"]
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # as the default repr has it: another in every process
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 of the state dict: names, types, shapes and values, in its order."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def architecture_digest(model: nn.Module) -> str:
+    """sha256 of the model's printed form: kinds of modules, strides and the like, which no weight
+    tells."""
+    return hashlib.sha256(_ADDRESS.sub("", repr(model)).encode()).hexdigest()
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """sha256 of type, shape and values."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed versions of some packages; those that are not installed are left out."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree
+            continue
+    return found

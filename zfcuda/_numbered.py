@@ -1,0 +1,232 @@
+"""Images by number: any of them at any time, for runs that are stopped and go on.
+
+Reading an image tells only about itself, so that it does not matter which others are read, by which
+process, and when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from zfcuda._identity import tensor_digest
+from zfcuda.data import Preprocessing, read_image
+from zfcuda.datasets import Examples
+
+__all__ = ["ImageFiles", "Numbered", "numbered", "reading", "tried"]
+
+_LOOKED_AT = 8  # images whose inputs are part of a data set's identity
+
+
+@runtime_checkable
+class Numbered(Protocol):
+    """N images.
+
+    Attributes:
+        names: of each; what files of its results are called after.
+        labels: int64 [N], -1 where there is none.
+        class_names: of the labels.
+    """
+
+    names: Sequence[str]
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def read(self, number: int) -> Tensor:
+        """The network's input [C,H,W].
+
+        Raises:
+            ValueError: it cannot be read; a sentence that says which image, and why.
+        """
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the images are, in hashes by what they are of."""
+
+
+def numbered(images: Numbered | Tensor | Dataset[Any]) -> Numbered:
+    """``images`` by number.
+
+    Args:
+        images: a tensor [N,C,H,W]; :class:`zfcuda.datasets.Examples`; a ``torch.utils.data``
+            Dataset with a length, of images [C,H,W] or of (image, label).
+
+    Raises:
+        TypeError: none of these.
+        ValueError: there are no images.
+    """
+    if isinstance(images, Tensor):
+        if images.dim() != 4:
+            raise ValueError(f"images must be [N,C,H,W], got shape {list(images.shape)}")
+        found: Numbered = _Items(images)
+    elif isinstance(images, Examples):
+        found = _Labelled(images)
+    elif isinstance(images, Numbered):
+        found = images
+    elif isinstance(images, Dataset) and hasattr(images, "__len__"):
+        found = _Items(images)
+    else:
+        raise TypeError(
+            "images must be a tensor [N,C,H,W] or a Dataset that knows its length, so that each "
+            f"can be read by its number, got {type(images).__name__}"
+        )
+    if not len(found):
+        raise ValueError("there are no images")
+    return found
+
+
+def tried(images: Numbered, number: int) -> Tensor | str:
+    """An image, or the sentence that says why it cannot be read."""
+    try:
+        return images.read(number)
+    except ValueError as error:
+        return str(error) or f"image {number} cannot be read"
+
+
+def reading(
+    images: Numbered, groups: Sequence[tuple[Sequence[int], Sequence[int]]], workers: int = 0
+) -> Iterator[list[Tensor | str | None]]:
+    """The images of each group in turn, read ahead by ``workers`` processes (0: by this one).
+
+    Args:
+        groups: of each its numbers, and those of them that matter: where none of these can be
+            read, the others are None, since nobody wants them.
+    """
+    loader: Iterable[Any] = DataLoader(
+        _Groups(images, groups), batch_size=None, num_workers=workers
+    )
+    return iter(loader)
+
+
+class _Groups(Dataset[list[Tensor | str | None]]):
+    def __init__(
+        self, images: Numbered, groups: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> None:
+        self._images, self._groups = images, groups
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, index: int) -> list[Tensor | str | None]:
+        numbers, wanted = self._groups[index]
+        found: dict[int, Tensor | str] = {n: tried(self._images, n) for n in wanted}
+        if any(isinstance(x, Tensor) for x in found.values()):
+            found |= {n: tried(self._images, n) for n in numbers if n not in found}
+        return [found.get(n) for n in numbers]
+
+
+# --- kinds of images ------------------------------------------------------------------------------
+
+
+class ImageFiles:
+    """Image files of a folder.
+
+    Args:
+        paths: in the order of their numbers.
+        folder: that their names are relative to; files in its folders are labelled by the first
+            folder, if all lie in some.
+        preprocessing: makes the network's input.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        folder: str | os.PathLike[str],
+        preprocessing: Preprocessing,
+    ) -> None:
+        self._paths = [Path(path) for path in paths]
+        self._preprocessing = preprocessing
+        inside = [path.relative_to(folder) for path in self._paths]
+        self.names = [path.as_posix() for path in inside]
+        classes = [path.parts[0] if len(path.parts) > 1 else "" for path in inside]
+        self.class_names = tuple(sorted({*classes})) if all(classes) else ()
+        label = {name: number for number, name in enumerate(self.class_names)}
+        self.labels = torch.tensor([label.get(name, -1) for name in classes], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, number: int) -> Tensor:
+        return self._preprocessing.to_input(read_image(self._paths[number]))[0]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        sizes = [path.stat().st_size if path.exists() else -1 for path in self._paths]
+        return _identity(self, sizes)
+
+
+class _Items:
+    """A tensor, or a Dataset of images or of (image, label)."""
+
+    def __init__(self, items: Any) -> None:
+        self._items = items
+        self.names = [f"image {number}" for number in range(len(items))]
+        targets = getattr(items, "targets", None)  # as torchvision's data sets have them
+        known = targets is not None and len(targets) == len(items)
+        self.labels = torch.as_tensor(targets).long() if known else torch.full((len(items),), -1)
+        classes = getattr(items, "classes", None) if known else None
+        self.class_names = tuple(map(str, classes or ()))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def read(self, number: int) -> Tensor:
+        try:
+            item = self._items[number]
+        except (OSError, EOFError, SyntaxError, ValueError) as error:  # as decoders raise them
+            raise ValueError(f"image {number} cannot be read: {error}") from error
+        while isinstance(item, list | tuple) and item:
+            item = item[0]
+        if not isinstance(item, Tensor) or item.dim() != 3:
+            got = f"shape {list(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
+            raise TypeError(f"an image must be a tensor [C,H,W], image {number} is {got}")
+        return item
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return _identity(self)
+
+
+class _Labelled:
+    """A data set of ours."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+        self.labels, self.class_names = examples.labels, examples.class_names
+        classes = [name.replace("/", "-") for name in self.class_names]
+        self.names = [f"{number} {classes[label]}" for number, label in enumerate(self.labels)]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def read(self, number: int) -> Tensor:
+        return self._examples[number][0].contiguous()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return _identity(self)
+
+
+def _identity(images: Numbered, sizes: Sequence[int] = ()) -> dict[str, str]:
+    """Names, sizes and labels of all; the inputs of some, evenly spread, as read."""
+    digest = hashlib.sha256()
+    for name in images.names:
+        digest.update(f"{name}\n".encode("utf-8", "surrogateescape"))
+    digest.update(repr([*sizes]).encode())
+    digest.update(tensor_digest(images.labels).encode())
+    count = min(len(images), _LOOKED_AT)
+    some = [tried(images, number * len(images) // count) for number in range(count)]
+    seen = [tensor_digest(x) if isinstance(x, Tensor) else "" for x in some]
+    return {
+        "images": digest.hexdigest(),
+        "inputs": hashlib.sha256(" ".join(seen).encode()).hexdigest(),
+    }

@@ -1,0 +1,163 @@
+"""--data of the experiments that look at every image of a data set, and keep a result of each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from zfcuda._network import Network
+    from zfcuda._numbered import Numbered
+    from zfcuda.folder_runs import Run
+
+PARTS = ("training", "validation", "test")
+SAMPLES = "garments"
+TRUE = "true"
+TARGET_HELP = f"; with --data also '{TRUE}': each image's own, by its folder or its label"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--data, --limit, --part, --workers."""
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="every image of a folder, those in its folders included, or of IDX files as "
+        f"Fashion-MNIST's; '{SAMPLES}': the pictures that come with zfcuda. What was begun is "
+        "gone on with",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="with --data: the first N only")
+    parser.add_argument(
+        "--part",
+        choices=PARTS,
+        default="validation",
+        help="with --data: of IDX files (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --data: processes that read images ahead (default: %(default)s)",
+    )
+
+
+def images_of(options: argparse.Namespace, network: Network) -> Numbered:
+    """The images that --data means, as the network takes them.
+
+    Raises:
+        ValueError: no such folder, no images in it, a --limit or --workers out of range.
+    """
+    import torch
+
+    from zfcuda import datasets
+    from zfcuda._numbered import ImageFiles, numbered
+    from zfcuda.datasets.part import Part
+
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit {options.limit}: expected at least 1")
+    if options.workers < 0:
+        raise ValueError(f"--workers {options.workers}: expected 0 or more")
+    folder, preprocessing = Path(options.data), network.preprocessing
+    if options.data == SAMPLES and not folder.exists():
+        examples: datasets.Examples = datasets.garments(preprocessing).pictures
+    elif folder.is_dir() and any(folder.glob("*-ubyte*")):
+        examples = getattr(datasets.split(preprocessing, folder), options.part)
+    else:
+        return ImageFiles(_paths(folder)[: options.limit], folder, preprocessing)
+    if options.limit is not None and options.limit < len(examples):
+        examples = Part(examples, torch.arange(options.limit))
+    return numbered(examples)
+
+
+def _paths(folder: Path) -> list[Path]:
+    from zfcuda.data import list_images
+
+    paths = list_images(folder)
+    for inner in sorted(path for path in folder.rglob("*") if path.is_dir()):
+        paths += list_images(inner)
+    if not paths:
+        raise ValueError(f"'{folder}' holds no image: expected a folder of images or IDX files")
+    return paths
+
+
+def folder_of(options: argparse.Namespace) -> Path:
+    """Where the run lies: a folder of --out called after data and command, that can be written."""
+    from zfcuda._writing import writable_folder
+
+    name = Path(options.data).resolve().name or "data"
+    return writable_folder(Path(options.out) / f"{name}-{options.command}")
+
+
+def about(options: argparse.Namespace, network: Network) -> dict[str, Any]:
+    """What a run's JSON files say besides what results depend on."""
+    return {"command": options.command, "model": network.spec, "data": str(options.data)}
+
+
+def true_labels(images: Numbered, network: Network) -> Tensor:
+    """Each image's own class, int64 [N], as the network numbers it.
+
+    Raises:
+        ValueError: images without a class, or with one that the network does not know.
+    """
+    import torch
+
+    from zfcuda.commands._labelled import labels_of
+
+    if not images.class_names or bool((images.labels < 0).any()):
+        raise ValueError(
+            f"--target {TRUE}: nothing says what the images show; expected a folder for each class "
+            "or IDX files"
+        )
+    if network.class_names is None or network.class_names == images.class_names:
+        return images.labels
+    return torch.tensor(labels_of(images.class_names, network))[images.labels]
+
+
+def draw(run: Run, numbers: Sequence[int], figure_of: Callable[[Any, Tensor, str], Figure]) -> None:
+    """Pictures of these images' results, beside them; those that are there stay.
+
+    Args:
+        figure_of: ``(result, x [1,C,H,W], name) -> figure``.
+    """
+    from zfcuda._writing import save_pictures
+
+    for number in numbers:
+        stem = run.stem(number)
+        if all(stem.with_name(f"{stem.name}.{kind}").exists() for kind in ("png", "pdf")):
+            continue
+        x = run.images.read(number)[None]
+        figure = figure_of(run.result(number), x, Path(run.images.names[number]).name)
+        save_pictures(figure, stem)
+
+
+def announce(run: Run, figure: Figure, skipped: Sequence[str]) -> None:
+    """Write the summary's picture and the page; print what there is of the run, and on standard
+    error which images could not be read."""
+    from zfcuda._writing import save_pictures
+
+    pictures = save_pictures(figure, run.folder / "summary")
+    numbers = [run.folder / f"summary.{kind}" for kind in ("npz", "json")]
+    tables = sorted(run.folder.glob("*.csv"))
+    for path in (*numbers, *tables, *pictures, *_page(run.folder)):
+        print(path)
+    for sentence in skipped[:5]:
+        print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
+    if len(skipped) > 5:
+        print(f"zfcuda: skipped: {len(skipped) - 5} more", file=sys.stderr)
+
+
+def _page(folder: Path) -> list[Path]:
+    """The gallery of a run's pictures, if Jinja2 is there."""
+    from zfcuda.gallery import write_gallery
+
+    try:
+        return [write_gallery(folder)[0]]
+    except ModuleNotFoundError as error:
+        print(f"zfcuda: no gallery: {error}", file=sys.stderr)
+        return []

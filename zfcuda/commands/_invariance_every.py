@@ -1,0 +1,73 @@
+"""`zfcuda invariance --data`: every image of a data set moved, enlarged and turned."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from torch import Tensor
+
+from zfcuda import figures
+from zfcuda._distributed import from_environment
+from zfcuda._network import Network, pick_device
+from zfcuda._numbered import Numbered
+from zfcuda.commands import _every
+from zfcuda.invariance_runs import InvarianceRun, invariance_run
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compute what is missing, then sum it up."""
+    if options.image:
+        raise ValueError("invariance takes --image or --data, not both")
+    with from_environment(pick_device(options.device)):
+        network = Network.of(options)
+        images = _every.images_of(options, network)
+        work = invariance_run(
+            network.model,
+            images,
+            _every.folder_of(options),
+            options.layer,
+            _target(options, images, network),
+            fill=network.fill(options.fill),
+            about=_every.about(options, network),
+        )
+        work.carry_out(options.workers, not options.quiet)
+        summary = work.summary(_entry(work, options))
+        if summary is not None:
+            title = f"{options.data}: invariance, {len(summary.names):,} images"
+            figure = figures.invariance_summary(summary, title=title)
+            _every.announce(work.run, figure, summary.skipped)
+
+
+def _target(options: argparse.Namespace, images: Numbered, network: Network) -> int | Tensor | None:
+    if options.target is None:
+        return None
+    if len(options.target) != 1:
+        raise ValueError(
+            f"--target names {len(options.target)} classes: with --data expected one for all, or "
+            f"'{_every.TRUE}' for each image's own"
+        )
+    if options.target == [_every.TRUE]:
+        return _every.true_labels(images, network)
+    return network.label(options.target[0])
+
+
+def _entry(work: InvarianceRun, options: argparse.Namespace) -> dict[str, Any]:
+    text = (
+        f"Each of {len(work.run.images):,} images was moved, enlarged and turned. Lines are means "
+        "over the images, bands one standard deviation to either side. Distances are Euclidean, "
+        "between the features of the transformed and of the untransformed image, as shares of the "
+        "latter's norm; the last column is the probability of "
+        + (
+            "the class asked for"
+            if options.target
+            else "the class predicted for the image as it is"
+        )
+        + ", and (dashed) the share of images whose most probable class stays."
+    )
+    return {
+        "title": "Invariance over a data set",
+        "text": text,
+        "figure": "paper figure 5, talk figure 6",
+        "files": ["images.csv", "curves.csv"],
+    }

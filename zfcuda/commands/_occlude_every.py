@@ -1,0 +1,128 @@
+"""`zfcuda occlude --data`: occlusion of every image of a data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from zfcuda import figures
+from zfcuda._distributed import from_environment
+from zfcuda._network import Network, pick_device
+from zfcuda.commands import _every
+from zfcuda.occlusion_runs import OcclusionRun, OcclusionSummary, occlusion_run
+from zfcuda.results import OcclusionResult
+
+_TITLE = "Occlusion of a data set"
+_TAG = "paper figure 7, talk figure 5"
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compute what is missing, then sum it up; or print how it would be done."""
+    if options.image:
+        raise ValueError("occlude takes --image or --data, not both")
+    with from_environment(pick_device(options.device)):
+        network = Network.of(options)
+        work = _begun(options, network)
+        if options.plan:
+            print(work.prepared.plan) if work.run.shard.first else None
+            return
+        if work.run.shard.first and not options.quiet:
+            print(str(work.prepared.plan).partition("\n")[0], file=sys.stderr)
+        work.carry_out(options.workers, not options.quiet)
+        picture = _picture(network, options.layer)
+        if options.pictures:
+            there = work.run.there()
+            _every.draw(work.run, work.run.shard.own(there), picture)
+        summary = work.summary(_entry(work))
+        if summary is not None:
+            _conclude(options, network, work, summary, picture)
+
+
+def _begun(options: argparse.Namespace, network: Network) -> OcclusionRun:
+    images = _every.images_of(options, network)
+    target: int | Tensor | None
+    if options.target == _every.TRUE:
+        target = _every.true_labels(images, network)
+    else:
+        target = network.label(options.target)
+    return occlusion_run(
+        network.model,
+        images,
+        _every.folder_of(options),
+        target,
+        options.size,
+        options.stride,
+        network.fill(options.fill),
+        [options.layer] if options.layer else [],
+        options.method,
+        about=_every.about(options, network),
+    )
+
+
+def _picture(
+    network: Network, layer: str | None
+) -> Callable[[OcclusionResult, Tensor, str], Figure]:
+    def figure_of(result: OcclusionResult, x: Tensor, name: str) -> Figure:
+        return figures.occlusion_row(
+            result,
+            images=network.display(x),
+            class_names=network.class_names,
+            title=f"{name}: occlusion",
+        )
+
+    return figure_of
+
+
+def _entry(work: OcclusionRun) -> dict[str, Any]:
+    rows, columns = work.prepared.request.grid or (1, work.prepared.positions)
+    text = (
+        f"A plain square was moved over each of {len(work.run.images):,} images ({rows}×{columns} "
+        "positions). How much of the probability of its class an image loses, on average over the "
+        "positions (a) and at most (b); and in how small a part of the image: those at the right "
+        "of b lose it in few places (c), those at the left wherever the square is (d)."
+    )
+    return {"title": _TITLE, "text": text, "figure": _TAG, "files": ["images.csv", "classes.csv"]}
+
+
+def _conclude(
+    options: argparse.Namespace,
+    network: Network,
+    work: OcclusionRun,
+    summary: OcclusionSummary,
+    picture: Callable[[OcclusionResult, Tensor, str], Figure],
+) -> None:
+    """Pictures and tables, on the first rank."""
+    _every.draw(work.run, summary.numbers[summary.shown].tolist(), picture)
+    figure = figures.occlusion_summary(
+        summary,
+        images=network.display(summary.images) if len(summary.images) else None,
+        class_names=network.class_names,
+        title=f"{options.data}: occlusion",
+    )
+    if not options.quiet:
+        print(_table(summary, network.class_names), file=sys.stderr)
+    _every.announce(work.run, figure, summary.skipped)
+
+
+def _table(summary: OcclusionSummary, class_names: Sequence[str] | None) -> str:
+    from tabulate import tabulate
+
+    names = summary.class_names if summary.labelled else class_names
+    rows = [
+        {
+            "class": names[one.label] if names and one.label < len(names) else one.label,
+            "images": one.count,
+            "mean drop": f"{one.mean:.4f}",
+            "± images": f"{one.spread:.4f}",
+            "largest drop": f"{one.largest:.3f}",
+            "label changes": f"{one.changed:.1%}",
+            "localisation": f"{one.localisation:.1%}",
+        }
+        for one in summary.classes
+    ]
+    return tabulate(rows, headers="keys", disable_numparse=True)

@@ -1,0 +1,94 @@
+"""How far the answers for a whole data set survive moving, scaling and turning its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, MultipleLocator
+
+from ._style import MUTED, PALETTE, Array, fit_name, new_figure, styled, to_array
+
+if TYPE_CHECKING:
+    from zfcuda.invariance_runs import InvarianceSummary
+
+WIDTH = 7.0  # inches: the text of a page
+_PANEL = 1.4  # inches, height of a row
+# Of each family: what the row and its x axis are called.
+_AXES = {
+    "vertical translation": ("vertical\ntranslation", "pixels down"),
+    "horizontal translation": ("horizontal\ntranslation", "pixels right"),
+    "scale": ("scale", "factor"),
+    "rotation": ("rotation,\ncounter-clockwise", "degrees"),
+}
+_DISTANCE, _PROBABILITY, _LABEL = PALETTE[0], PALETTE[2], PALETTE[5]
+
+
+@styled
+def invariance_summary(
+    result: InvarianceSummary,
+    images: Array | None = None,
+    class_names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """A row for each family of transformations: how far the features of each layer move, and the
+    probability of the class, with the share of images whose label stays.
+
+    Lines are means over the images, bands one standard deviation to either side. Distances are
+    shares of the norm of the untransformed image's features; the panels of a column share their y
+    axis. `images` and `class_names` are not shown.
+    """
+    families = list(result.values)
+    columns = len(result.layers) + 1
+    figure = new_figure(WIDTH, 0.5 + 0.3 * bool(title) + _PANEL * len(families), title)
+    axes = figure.subplots(len(families), columns, squeeze=False, sharey="col")
+    for row, family in enumerate(families):
+        name, label = _AXES.get(family, (family, ""))
+        x = to_array(result.values[family])
+        for column, layer in enumerate(result.layers):
+            ax = axes[row, column]
+            mean = to_array(result.distances[family])[column]
+            spread = to_array(result.distance_spread[family])[column]
+            _draw(ax, x, mean, spread, _DISTANCE)
+            ax.yaxis.set_major_locator(MaxNLocator(4))
+            if row == 0:
+                ax.set_title(f"distance at\n{fit_name(layer, 72 // (1 + columns))}", fontsize=8)
+        _draw_answers(axes[row, -1], result, family, x, first=row == 0)
+        for ax in axes[row]:
+            ax.axvline(1 if family == "scale" else 0, color=MUTED, linewidth=0.5, linestyle=":")
+            ax.set_xlim(x.min(), x.max()) if x.size > 1 else None
+            ax.set_xlabel(label, labelpad=1)
+            turns = family == "rotation" and np.ptp(x) > 180
+            ax.xaxis.set_major_locator(MultipleLocator(90) if turns else MaxNLocator(4))
+            ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
+            ax.set_axisbelow(True)
+        axes[row, 0].set_ylabel(f"{name}\n", fontweight="bold")
+    for column in range(columns - 1):
+        axes[0, column].set_ylim(bottom=0)
+    return figure
+
+
+def _draw(
+    ax: Axes, x: Array, mean: Array, spread: Array, colour: str, label: str | None = None
+) -> None:
+    order = np.argsort(x, kind="stable")
+    spread = np.nan_to_num(spread)
+    low, high = (mean - spread)[order], (mean + spread)[order]
+    ax.fill_between(x[order], low, high, color=colour, alpha=0.2, linewidth=0)
+    ax.plot(x[order], mean[order], color=colour, linewidth=1.3, label=label)
+
+
+def _draw_answers(ax: Axes, result: InvarianceSummary, family: str, x: Array, first: bool) -> None:
+    mean, spread = result.probabilities[family], result.probability_spread[family]
+    _draw(ax, x, to_array(mean), to_array(spread), _PROBABILITY, "probability")
+    order = np.argsort(x, kind="stable")
+    stays = to_array(result.unchanged[family])[order]
+    ax.plot(x[order], stays, color=_LABEL, linewidth=1.0, linestyle="--", label="label stays")
+    ax.set_ylim(-0.03, 1.03)
+    ax.set_yticks([0, 0.5, 1])
+    if first:
+        ax.set_title("probability of the class", fontsize=8)
+        ax.legend(loc="lower center", fontsize=6.5, handlelength=1.6, borderaxespad=0.1)

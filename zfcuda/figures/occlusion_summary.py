@@ -1,0 +1,195 @@
+"""Occlusion over a data set: which classes depend on single places, and the images that do most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+
+from zfcuda.data import Preprocessing
+
+from ._style import (
+    INK,
+    MUTED,
+    NO_DATA,
+    PALETTE,
+    Array,
+    class_name,
+    colourless,
+    display_images,
+    fit,
+    new_figure,
+    number,
+    show_image,
+    styled,
+    to_array,
+)
+from .occlusion import cell_edges
+
+if TYPE_CHECKING:
+    from zfcuda.occlusion_runs import OcclusionSummary
+
+WIDTH = 7.2  # inches: the text of a page
+_CLASSES = 12  # bars; of more classes the most and the least sensitive ones
+_COLUMNS = 5
+_UPPER, _IMAGE = 2.7, 2.75  # inches, heights: of the first row, and of an image above its map
+_MOST, _LEAST = PALETTE[5], PALETTE[0]
+
+
+@styled
+def occlusion_summary(
+    result: OcclusionSummary,
+    images: Array | None = None,
+    class_names: Sequence[str] | None = None,
+    title: str | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Figure:
+    """The mean drop of each class, every image's largest drop against its localisation, and the
+    most and least localised images with their maps of P(target).
+
+    `class_names` are the network's, for the targets. `images` ``[S,H,W,3]`` in 0..1 show
+    ``result.images``; `preprocessing`, the network's (:func:`zfcuda.models.preprocessing`), makes
+    them; without either they are grey.
+    """
+    kinds = [
+        ("most localised", _MOST, range(result.most)),
+        ("least localised", _LEAST, range(result.most, len(result.shown))),
+    ]
+    kinds = [kind for kind in kinds if len(kind[2])]
+    heights = [_UPPER, *[_IMAGE] * len(kinds)]
+    figure = new_figure(WIDTH, 0.1 + 0.3 * bool(title) + sum(heights), title)
+    rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    left, right = rows[0].subgridspec(1, 2, width_ratios=[1.15, 1])
+    _draw_classes(figure.add_subplot(left), result, class_names)
+    _draw_images(figure.add_subplot(right), result)
+    if images is None:
+        shown = (preprocessing.to_display if preprocessing else colourless)(result.images)
+    else:
+        shown = display_images(images)
+    for row, (name, colour, members) in enumerate(kinds, 1):
+        _draw_extremes(
+            rows[row], result, shown, class_names, members, f"{'bcd'[row]}  {name}", colour
+        )
+    return figure
+
+
+def _heading(ax: Axes, text: str) -> None:
+    ax.set_title(text, loc="left", fontsize=8.5, fontweight="bold")
+
+
+def _draw_classes(ax: Axes, result: OcclusionSummary, class_names: Sequence[str] | None) -> None:
+    """A bar a class, the most sensitive one on top, with its spread and its number of images."""
+    classes = result.classes
+    if len(classes) > _CLASSES:
+        half = _CLASSES // 2
+        classes = [*classes[:half], *classes[-half:]]
+    names = result.class_names if result.labelled else class_names
+    place = np.arange(len(classes))[::-1]
+    spread = np.nan_to_num([one.spread for one in classes])
+    ax.barh(
+        place, [one.mean for one in classes], height=0.7, color=PALETTE[4],
+        xerr=spread, error_kw={"elinewidth": 0.8, "ecolor": MUTED},
+    )  # fmt: skip
+    ax.set_yticks(
+        place, [f"{fit(class_name(names, one.label), 18, 1)} ({one.count:,})" for one in classes]
+    )
+    if len(result.classes) > _CLASSES:
+        ax.axhline(len(classes) / 2 - 0.5, color=MUTED, linewidth=0.6, linestyle=":")
+    ax.tick_params(axis="y", length=0)
+    ax.axvline(0, color=MUTED, linewidth=0.6)
+    ax.set_xlabel("mean drop of P(class), ± spread over images")
+    _heading(ax, "a  sensitivity of the classes (images)")
+
+
+def _draw_images(ax: Axes, result: OcclusionSummary) -> None:
+    """A dot an image; those below are marked."""
+    x, y = to_array(result.localisation), to_array(result.largest)
+    ax.scatter(
+        x, y, s=5 if x.size < 2000 else 1.5, color=MUTED, alpha=0.5 if x.size < 2000 else 0.25,
+        linewidths=0, rasterized=True,
+    )  # fmt: skip
+    shown = to_array(result.shown)
+    for colour, some in ((_MOST, shown[: result.most]), (_LEAST, shown[result.most :])):
+        ax.scatter(x[some], y[some], s=16, facecolors="none", edgecolors=colour, linewidths=1.0)
+    ax.axhline(result.telling, color=INK, linewidth=0.6, linestyle=":")
+    ax.set(xlim=(-0.03, 1.03), ylim=(min(-0.03, float(np.nanmin(y, initial=0))), 1.03))
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_xlabel("localisation: 1 − (Σw)² / (P Σw²), w = max(0, drop)")
+    ax.set_ylabel("largest drop of P(class)")
+    _heading(ax, f"b  {x.size:,} images")
+
+
+def _draw_extremes(
+    spec: SubplotSpec,
+    result: OcclusionSummary,
+    shown: Array,
+    class_names: Sequence[str] | None,
+    members: Sequence[int],
+    title: str,
+    colour: str,
+) -> None:
+    """Images in a row, below each the map of P(target), all on one scale."""
+    figure = spec.get_gridspec().figure
+    cells = spec.subgridspec(2, _COLUMNS, height_ratios=[1, 1.1])
+    edges = cell_edges(to_array(result.boxes), result.grid)
+    mesh: QuadMesh | None = None
+    below: list[Axes] = []
+    for column, member in enumerate(members):
+        index = int(result.shown[member])
+        above = figure.add_subplot(cells[0, column])
+        show_image(above, shown[member])
+        above.set_title(fit(result.names[index].rpartition("/")[2], 18, 1), fontsize=7)
+        for spine in above.spines.values():
+            spine.set(visible=True, edgecolor=colour, linewidth=1.2)
+        _mark(above, to_array(result.strongest)[index])
+        if column == 0:
+            above.annotate(
+                title, (0, 1.22), xycoords="axes fraction", fontsize=8.5, fontweight="bold",
+                annotation_clip=False,
+            )  # fmt: skip
+        ax = figure.add_subplot(cells[1, column])
+        mesh = _draw_map(ax, to_array(result.maps)[member].astype(float), edges, result)
+        name = fit(class_name(class_names, int(result.target[index])), 18, 1)
+        ax.set_xlabel(
+            f"{name}\nP {number(result.probability[index])} → "
+            f"{number(result.probability[index] - result.largest[index])}\n"
+            f"localisation {float(result.localisation[index]):.0%}",
+            fontsize=7,
+        )
+        below.append(ax)
+    if mesh is not None:
+        bar = figure.colorbar(mesh, ax=below, fraction=0.02, pad=0.01, aspect=12)
+        bar.set_label("P(class)", fontsize=7)
+        bar.outline.set_linewidth(0.4)
+
+
+def _mark(ax: Axes, box: Array) -> None:
+    """The occluder that takes away most."""
+    y0, x0, y1, x1 = box
+    for edge, width in (("white", 2.0), ("black", 0.8)):
+        ax.add_patch(
+            Rectangle(
+                (x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, facecolor="none", edgecolor=edge,
+                linewidth=width,
+            )
+        )  # fmt: skip
+
+
+def _draw_map(
+    ax: Axes, values: Array, edges: tuple[Array, Array], result: OcclusionSummary
+) -> QuadMesh:
+    height, width = result.image_size
+    mesh = ax.pcolormesh(
+        edges[1], edges[0], np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=1,
+        rasterized=True,
+    )  # fmt: skip
+    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
+    ax.set_facecolor(NO_DATA)
+    return mesh

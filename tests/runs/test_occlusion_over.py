@@ -10,19 +10,13 @@ import shutil
 
 import pytest
 import torch
+from small import SETTINGS
 from torch.utils.data import Dataset, TensorDataset
 
 import zfcuda
 from zfcuda import sensitivity
 from zfcuda.localisation import localisation, sensitivity_of
 from zfcuda.results import OcclusionResult
-
-SETTINGS = {"size": 6, "stride": 4}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 def result(folder, number, name):

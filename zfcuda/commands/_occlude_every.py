@@ -13,9 +13,13 @@ from torch import Tensor
 from zfcuda import figures
 from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
+from zfcuda._numbered import Numbered
 from zfcuda.commands import _every
+from zfcuda.folder_runs import first_readable
 from zfcuda.occlusion_runs import OcclusionRun, OcclusionSummary, occlusion_run
+from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
+from zfcuda.sensitivity import plan
 
 _TITLE = "Occlusion of a data set"
 _TAG = "paper figure 7, talk figure 5"
@@ -27,10 +31,11 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("occlude takes --image or --data, not both")
     with from_environment(pick_device(options.device)):
         network = Network.of(options)
-        work = _begun(options, network)
+        images = _every.images_of(options, network)
         if options.plan:
-            print(work.prepared.plan) if work.run.shard.first else None
+            print(_plan(options, network, images))
             return
+        work = _begun(options, network, images)
         if work.run.shard.first and not options.quiet:
             print(str(work.prepared.plan).partition("\n")[0], file=sys.stderr)
         work.carry_out(options.workers, not options.quiet)
@@ -43,8 +48,13 @@ def run(options: argparse.Namespace) -> None:
             _conclude(options, network, work, summary, picture)
 
 
-def _begun(options: argparse.Namespace, network: Network) -> OcclusionRun:
-    images = _every.images_of(options, network)
+def _plan(options: argparse.Namespace, network: Network, images: Numbered) -> Plan:
+    layers = [options.layer] if options.layer else []
+    x = first_readable(images)[None].to(network.device)
+    return plan(network.model, x, options.size, options.stride, layers, options.method)
+
+
+def _begun(options: argparse.Namespace, network: Network, images: Numbered) -> OcclusionRun:
     target: int | Tensor | None
     if options.target == _every.TRUE:
         target = _every.true_labels(images, network)

@@ -1,0 +1,125 @@
+"""`zfcuda occlude --data` and `zfcuda invariance --data`."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zfcuda import cli
+from zfcuda.invariance_runs import InvarianceSummary
+from zfcuda.occlusion_runs import OcclusionSummary
+from zfcuda.results import OcclusionResult
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+def run(*arguments):
+    return cli.main([*map(str, arguments), "--model", "tiny", "--quiet", "--device", "cpu"])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Pictures of two classes, two of them broken."""
+    folder, rng = tmp_path / "photos", np.random.default_rng(0)
+    for name in ("cat/a.png", "cat/b.png", "cat/c.png", "dog/a.png", "dog/e f.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "cat" / "broken.png").write_bytes(b"\x89PNG not really")
+    (folder / "dog" / "cut.png").write_bytes((folder / "dog" / "a.png").read_bytes()[:900])
+    return folder
+
+
+OCCLUDER = ["--size", "8", "--stride", "8"]
+
+
+def test_a_folder_is_occluded_and_gone_on_with(photos, tmp_path, capsys):
+    arguments = ["occlude", "--data", photos, *OCCLUDER, "--layer", "3", "--out", tmp_path / "out"]
+    assert run(*arguments, "--target", "true") == 0
+    printed = capsys.readouterr()
+    folder = tmp_path / "out" / "photos-occlude"
+    names = {"summary.npz", "summary.json", "images.csv", "classes.csv", "summary.png"}
+    names |= {"summary.pdf", "gallery.html"}
+    assert printed.out.split() and {*printed.out.split()} == {str(folder / n) for n in names}
+    assert printed.err.count("skipped") == 2
+    assert "broken.png" in printed.err and "cut.png" in printed.err
+    summary = OcclusionSummary.load(folder / "summary")
+    assert summary.names == ("cat/a.png", "cat/b.png", "cat/c.png", "dog/a.png", "dog/e f.png")
+    assert summary.target.tolist() == [0, 0, 0, 1, 1] and summary.class_names == ("cat", "dog")
+    stems = ["0000000-a", "0000002-b", "0000003-c", "0000004-a", "0000006-e-f"]
+    files = {path.name for path in (folder / "images" / "0000").glob("*.npz")}
+    assert files == {f"{stem}.npz" for stem in stems}
+    one = OcclusionResult.load(folder / "images" / "0000" / stems[-1])
+    assert one.grid == (4, 4) and one.size == (8, 8) and list(one.layers) == ["3"]
+    assert "photos" in (folder / "gallery.html").read_text()
+
+    (folder / "images" / "0000" / "0000004-a.json").unlink()
+    assert run(*arguments, "--target", "true") == 0
+    assert (folder / "images" / "0000" / "0000004-a.json").exists()
+    capsys.readouterr()
+    assert run(*arguments, "--target", "true", "--fill", "black") == 2
+    error = capsys.readouterr().err
+    assert "holds a run with other settings: fill" in error and error.count("\n") == 1
+
+
+def test_pictures_only_if_asked_for(photos, tmp_path):
+    arguments = ["occlude", "--data", photos, *OCCLUDER, "--out", tmp_path / "out"]
+    folder = tmp_path / "out" / "photos-occlude" / "images" / "0000"
+    assert run(*arguments) == 0
+    summary = OcclusionSummary.load(folder.parents[1] / "summary")
+    assert len([*folder.glob("*.png")]) == len(summary.shown) < 5
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+    assert run(*arguments, "--pictures") == 0
+    assert len([*folder.glob("*.png")]) == len([*folder.glob("*.pdf")]) == 5
+    assert times == {path: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+
+
+def test_the_pictures_that_come_with_zfcuda(tmp_path, capsys):
+    arguments = ["--data", "garments", "--limit", "3", "--out", tmp_path, *OCCLUDER]
+    assert run("occlude", *arguments) == 0
+    summary = OcclusionSummary.load(tmp_path / "garments-occlude" / "summary")
+    assert len(summary.names) == 3 and summary.labelled
+    capsys.readouterr()
+    assert run("occlude", *arguments, "--target", "true") == 2
+    assert "the network has no class" in capsys.readouterr().err
+
+
+def test_the_plan_of_a_data_set(photos, tmp_path, capsys):
+    assert run("occlude", "--data", photos, *OCCLUDER, "--plan", "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().out.startswith("16 positions")
+    assert not [*(tmp_path / "out").glob("*/images")]
+
+
+def test_invariance_over_a_folder(photos, tmp_path, capsys):
+    arguments = ["--data", photos, "--target", "true", "--layer", "0", "--out", tmp_path / "out"]
+    assert run("invariance", *arguments, "--workers", "1") == 0
+    folder = tmp_path / "out" / "photos-invariance"
+    assert {path.rpartition("/")[2] for path in capsys.readouterr().out.split()} == {
+        "summary.npz", "summary.json", "images.csv", "curves.csv", "summary.png", "summary.pdf",
+        "gallery.html",
+    }  # fmt: skip
+    summary = InvarianceSummary.load(folder / "summary")
+    assert len(summary.names) == 5 and len(summary.skipped) == 2 and summary.layers == ("0",)
+    assert summary.target.tolist() == [0, 0, 0, 1, 1]
+    assert len([*(folder / "images" / "0000").glob("*.json")]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["occlude", "--data", "nowhere"], "'nowhere' does not exist"),
+        (["occlude", "--data", "EMPTY"], "holds no image"),
+        (["occlude", "--data", "PHOTOS", "--image", "a.png"], "takes --image or --data, not both"),
+        (["occlude", "--data", "PHOTOS", "--limit", "0"], "--limit 0: expected at least 1"),
+        (["occlude", "--data", "PHOTOS", "--workers", "-1"], "--workers -1: expected 0 or more"),
+        (["occlude", "--data", "PHOTOS", "--target", "catt"], "did you mean 'cat'?"),
+        (["occlude", "--data", "PLAIN", "--target", "true"], "nothing says what the images show"),
+        (["invariance", "--data", "PHOTOS", "--image", "a.png"], "not both"),
+        (["invariance", "--data", "PHOTOS", "--target", "1", "2"], "--target names 2 classes"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(photos, tmp_path, capsys, arguments, message):
+    (tmp_path / "empty").mkdir()
+    places = {"PHOTOS": photos, "EMPTY": tmp_path / "empty", "PLAIN": photos / "cat"}
+    arguments = [places.get(argument, argument) for argument in arguments]
+    assert run(*arguments, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

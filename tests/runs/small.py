@@ -1,0 +1,67 @@
+"""A small network with strong opinions, its images, and runs of them that take a while."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from zfcuda import sensitivity
+
+COUNT = 13
+SETTINGS = {"size": 6, "stride": 4}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 49, 5),
+    ).eval()
+    with torch.no_grad():
+        net[-1].weight.mul_(20)
+    return net
+
+
+def images(count: int = COUNT) -> Tensor:
+    return torch.randn(count, 3, 18, 18, generator=torch.Generator().manual_seed(1))
+
+
+class Slow(Dataset):
+    """Images that take their time to be read."""
+
+    def __init__(self, x: Tensor, seconds: float) -> None:
+        self._x, self._seconds = x, seconds
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, number: int) -> Tensor:
+        time.sleep(self._seconds)
+        return self._x[number]
+
+
+def groups_of(count: int) -> None:
+    """From here on so many images are occluded together."""
+    sensitivity.Prepared.together = lambda *_: count
+
+
+def whole_files(folder: Path) -> None:
+    """Check that every file of a run is all there, whatever happened to its process."""
+    import json
+    import zipfile
+
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            if path.suffix == ".json":
+                json.loads(path.read_text())
+            elif path.suffix == ".npz":
+                assert zipfile.ZipFile(path).testzip() is None

@@ -1,0 +1,78 @@
+"""Runs that are killed, and runs that several processes share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shared import FAMILIES
+from small import SETTINGS, Slow, groups_of, images, network, whole_files
+
+import zfcuda
+from zfcuda import sensitivity
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _usual_groups(monkeypatch):
+    monkeypatch.setattr(sensitivity.Prepared, "together", sensitivity.Prepared.together)
+
+
+def python(*arguments):
+    """Run a script in processes of one thread; returns status, output and errors."""
+    path = os.pathsep.join([str(Path(zfcuda.__file__).parents[1]), *sys.path])
+    found = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    return found.returncode, found.stdout, found.stderr
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_nothing_is_lost_or_different(tmp_path, contents, kills):
+    status, printed, errors = python(HERE / "killed.py", tmp_path / "killed", kills)
+    assert status == 0, errors
+    assert int(printed) >= kills // 2, "hardly a kill met a running process"
+    groups_of(4)
+    zfcuda.occlusion_over(network(), Slow(images(), 0), tmp_path / "whole", **SETTINGS)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """What two processes left, and how torchrun ended."""
+    folder = tmp_path_factory.mktemp("shared")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return folder, *python(*launcher, HERE / "shared.py", folder)
+
+
+@pytest.mark.parametrize(("name", "count"), [("uneven", 13), ("few", 2)])
+def test_two_processes_give_what_one_does(shared, tmp_path, contents, name, count):
+    folder, _, _, errors = shared
+    groups_of(3)
+    zfcuda.occlusion_over(network(), images(count), tmp_path, **SETTINGS)
+    assert contents(folder / name) == contents(tmp_path), errors
+
+
+def test_so_do_two_processes_for_invariance(shared, tmp_path, contents):
+    folder, _, _, errors = shared
+    zfcuda.invariance_over(network(), images(), tmp_path, "3", transformations=FAMILIES)
+    assert contents(folder / "moved") == contents(tmp_path), errors
+
+
+def test_a_dead_process_ends_the_run_and_another_world_goes_on(shared, tmp_path, contents):
+    folder, status, _, errors = shared
+    assert status != 0 and "SIGKILL" in errors
+    assert not (folder / "dead" / "summary.json").exists()
+    whole_files(folder / "dead")
+    groups_of(3)
+    zfcuda.occlusion_over(network(), Slow(images(), 0), folder / "dead", **SETTINGS)
+    zfcuda.occlusion_over(network(), Slow(images(), 0), tmp_path, **SETTINGS)
+    assert contents(folder / "dead") == contents(tmp_path)

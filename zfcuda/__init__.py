@@ -36,9 +36,7 @@ if TYPE_CHECKING:
         first_layer_filters,
     )
     from zfcuda.invariance import invariance_study, rotation, scaling, translation
-    from zfcuda.invariance_runs import InvarianceSummary, invariance_over
     from zfcuda.maxima import TopActivations, top_activations
-    from zfcuda.occlusion_runs import OcclusionSummary, occlusion_over
     from zfcuda.planning import Plan
     from zfcuda.predictions import predict
     from zfcuda.probing import ProbeResult, linear_probe
@@ -52,6 +50,7 @@ if TYPE_CHECKING:
         Predictions,
         Projections,
     )
+    from zfcuda.runs import InvarianceSummary, OcclusionSummary, invariance_over, occlusion_over
     from zfcuda.sensitivity import occlusion, plan
     from zfcuda.uncertainty import UncertaintyResult, uncertainty_of
 
@@ -133,12 +132,12 @@ _HOME = {
     "Diagram": "diagrams",
     "deconv": "deconvnet",
     "diagram_of": "diagrams",
-    "InvarianceSummary": "invariance_runs",
-    "invariance_over": "invariance_runs",
+    "InvarianceSummary": "runs",
+    "invariance_over": "runs",
     "invariance_study": "invariance",
     "occlusion": "sensitivity",
-    "OcclusionSummary": "occlusion_runs",
-    "occlusion_over": "occlusion_runs",
+    "OcclusionSummary": "runs",
+    "occlusion_over": "runs",
     "plan": "sensitivity",
     "Plan": "planning",
     "predict": "predictions",

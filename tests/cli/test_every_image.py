@@ -5,9 +5,8 @@ import pytest
 from PIL import Image
 
 from zfcuda import cli
-from zfcuda.invariance_runs import InvarianceSummary
-from zfcuda.occlusion_runs import OcclusionSummary
 from zfcuda.results import OcclusionResult
+from zfcuda.runs import InvarianceSummary, OcclusionSummary
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -44,7 +43,7 @@ def test_a_folder_is_occluded_and_gone_on_with(photos, tmp_path, capsys):
     summary = OcclusionSummary.load(folder / "summary")
     assert summary.names == ("cat/a.png", "cat/b.png", "cat/c.png", "dog/a.png", "dog/e f.png")
     assert summary.target.tolist() == [0, 0, 0, 1, 1] and summary.class_names == ("cat", "dog")
-    stems = ["0000000-a", "0000002-b", "0000003-c", "0000004-a", "0000006-e-f"]
+    stems = ["0000000-a", "0000001-b", "0000003-c", "0000004-a", "0000006-e-f"]
     files = {path.name for path in (folder / "images" / "0000").glob("*.npz")}
     assert files == {f"{stem}.npz" for stem in stems}
     one = OcclusionResult.load(folder / "images" / "0000" / stems[-1])

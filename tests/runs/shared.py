@@ -11,8 +11,7 @@ import torch
 from small import SETTINGS, Slow, groups_of, images, network
 
 from zfcuda._distributed import current_shard, from_environment
-from zfcuda.invariance_runs import invariance_over
-from zfcuda.occlusion_runs import occlusion_over
+from zfcuda.runs import invariance_over, occlusion_over
 
 
 class Deadly(Slow):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import zfcuda
-from zfcuda.invariance_runs import InvarianceSummary, _Moments
+from zfcuda.runs import InvarianceSummary
+from zfcuda.runs.moments import Moments
 
 FAMILIES = {
     "vertical translation": [-4.0, 0.0, 3.0],
@@ -107,12 +108,12 @@ def test_moments_leave_out_what_is_no_number():
     values = torch.randn(9, 2, dtype=torch.float64) * 1e-3 + 1e6
     values[3, 0] = math.nan
     values[4, 0] = math.inf
-    moments = _Moments.like(values[0])
+    moments = Moments.like(values[0])
     for one in values:
         moments.add(one)
     kept = values[[0, 1, 2, 5, 6, 7, 8], 0]
     torch.testing.assert_close(moments.found(), torch.stack([kept.mean(), values[:, 1].mean()]))
     torch.testing.assert_close(moments.spread(), torch.stack([kept.std(), values[:, 1].std()]))
-    none = _Moments.like(values[0])
+    none = Moments.like(values[0])
     none.add(torch.full((2,), math.nan, dtype=torch.float64))
     assert none.found().isnan().all() and none.spread().isnan().all()

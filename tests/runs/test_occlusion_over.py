@@ -15,8 +15,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 import zfcuda
 from zfcuda import sensitivity
-from zfcuda.localisation import localisation, sensitivity_of
 from zfcuda.results import OcclusionResult
+from zfcuda.runs.localisation import localisation, sensitivity_of
 
 
 def result(folder, number, name):
@@ -175,6 +175,22 @@ def test_a_finished_run_computes_nothing(net, x, tmp_path, monkeypatch):
     monkeypatch.setattr(sensitivity.Prepared, "__call__", None)
     again = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
     assert torch.equal(first.mean, again.mean)
+
+
+def test_a_run_goes_on_with_the_threads_it_was_begun_with(net, x, tmp_path, monkeypatch):
+    torch.set_num_threads(2)
+    zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
+    (tmp_path / "images" / "0000" / "0000001-image-1.json").unlink()
+    torch.set_num_threads(1)
+    seen = []
+    run = sensitivity.Prepared.__call__
+    monkeypatch.setattr(
+        sensitivity.Prepared,
+        "__call__",
+        lambda *a: seen.append(torch.get_num_threads()) or run(*a),
+    )
+    zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
+    assert seen == [2] and torch.get_num_threads() == 1
 
 
 class Faulty(Dataset):

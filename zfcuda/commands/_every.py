@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zfcuda._network import Network
-    from zfcuda._numbered import Numbered
-    from zfcuda.folder_runs import Run
+    from zfcuda.runs.folder import Run
+    from zfcuda.runs.numbered import Numbered
 
 PARTS = ("training", "validation", "test")
 SAMPLES = "garments"
@@ -56,8 +56,8 @@ def images_of(options: argparse.Namespace, network: Network) -> Numbered:
     import torch
 
     from zfcuda import datasets
-    from zfcuda._numbered import ImageFiles, numbered
     from zfcuda.datasets.part import Part
+    from zfcuda.runs.numbered import ImageFiles, numbered
 
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit}: expected at least 1")

@@ -10,9 +10,9 @@ from torch import Tensor
 from zfcuda import figures
 from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
-from zfcuda._numbered import Numbered
 from zfcuda.commands import _every
-from zfcuda.invariance_runs import InvarianceRun, invariance_run
+from zfcuda.runs.invariance import InvarianceRun, invariance_run
+from zfcuda.runs.numbered import Numbered
 
 
 def run(options: argparse.Namespace) -> None:

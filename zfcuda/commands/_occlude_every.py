@@ -13,12 +13,13 @@ from torch import Tensor
 from zfcuda import figures
 from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
-from zfcuda._numbered import Numbered
 from zfcuda.commands import _every
-from zfcuda.folder_runs import first_readable
-from zfcuda.occlusion_runs import OcclusionRun, OcclusionSummary, occlusion_run
 from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
+from zfcuda.runs.beginnings import first_readable
+from zfcuda.runs.numbered import Numbered
+from zfcuda.runs.occlusion import OcclusionRun, occlusion_run
+from zfcuda.runs.occlusion_summary import OcclusionSummary
 from zfcuda.sensitivity import plan
 
 _TITLE = "Occlusion of a data set"

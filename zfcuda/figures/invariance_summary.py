@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 from ._style import MUTED, PALETTE, Array, fit_name, new_figure, styled, to_array
 
 if TYPE_CHECKING:
-    from zfcuda.invariance_runs import InvarianceSummary
+    from zfcuda.runs import InvarianceSummary
 
 WIDTH = 7.0  # inches: the text of a page
 _PANEL = 1.4  # inches, height of a row

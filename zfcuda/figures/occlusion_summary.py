@@ -34,7 +34,7 @@ from ._style import (
 from .occlusion import cell_edges
 
 if TYPE_CHECKING:
-    from zfcuda.occlusion_runs import OcclusionSummary
+    from zfcuda.runs import OcclusionSummary
 
 WIDTH = 7.2  # inches: the text of a page
 _CLASSES = 12  # bars; of more classes the most and the least sensitive ones

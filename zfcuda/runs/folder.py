@@ -14,65 +14,25 @@ Only what is missing is written.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zfcuda._distributed import Shard
-from zfcuda._files import atomic_path
-from zfcuda._identity import architecture_digest, tensor_digest, versions, weights_digest
-from zfcuda._numbered import Numbered, reading, tried
-from zfcuda._running import is_int, per_image
 from zfcuda.results import Result
+from zfcuda.runs import settings
+from zfcuda.runs.numbered import Numbered, reading, tried
 
-__all__ = [
-    "Run",
-    "device_of",
-    "first_readable",
-    "identity_of",
-    "memory",
-    "targets_of",
-    "write_csv",
-]
+__all__ = ["Run"]
 
-SETTINGS = "settings.json"
 _A_FOLDER = 1000  # images: more files in one are a nuisance to every tool
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.(npz|json|png|pdf|csv)")  # of atomic_path
-# Bytes of one batch: fixed, since what is free changes from run to run, and batches with it.
-_MEMORY = {"cpu": 2**27, "cuda": 2**30}
-
-
-def memory(max_memory: int | None, device: torch.device) -> int:
-    """Bytes that the activations of one batch may take: as given, or 128 MiB on a CPU and 1 GiB on
-    a GPU."""
-    return _MEMORY.get(device.type, 2**27) if max_memory is None else max_memory
-
-
-def identity_of(model: nn.Module, images: Numbered, x: Tensor) -> dict[str, Any]:
-    """What every experiment's results depend on: network, images, types, versions.
-
-    Args:
-        x: an image [C,H,W], as the model takes it.
-    """
-    return {
-        "weights": weights_digest(model),
-        "architecture": architecture_digest(model),
-        **images.identity,
-        "count": len(images),
-        "image": [*x.shape],
-        "dtype": str(x.dtype).removeprefix("torch."),
-        "device": x.device.type,
-        "versions": versions("zfcuda", "torch", "pillow"),
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,44 +113,19 @@ class Run:
             ValueError: they differ, with what differs; or the folder cannot be written.
         """
         if self.shard.first:
-            if not (self.folder / SETTINGS).exists():
+            if not settings.begun(self.folder):
                 self._write_settings()
             self._tidy()
         self._wait()
-        there = self._read_settings()
-        differences = [*_differences(there, _as_json(self.settings))]
-        if differences:
-            shown = "; ".join(differences[:6]) + ("; …" if len(differences) > 6 else "")
-            raise ValueError(
-                f"'{self.folder}' holds a run with other settings: {shown}. Go on with the "
-                "settings it was begun with, or name another folder"
-            )
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the settings."""
-        text = json.dumps(_as_json(self.settings), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        settings.require_same(self.folder, self.settings)
 
     def _write_settings(self) -> None:
         if (self.folder / "images").exists():
             raise ValueError(
-                f"'{self.folder}' holds images of a run, but not its {SETTINGS}: nobody can tell "
-                "what they are; name another folder"
+                f"'{self.folder}' holds images of a run, but not its {settings.FILE}: nobody can "
+                "tell what they are; name another folder"
             )
-        content = {"sha256": self.digest, "settings": _as_json(self.settings)}
-        with atomic_path(self.folder / SETTINGS) as temporary:
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-    def _read_settings(self) -> dict[str, Any]:
-        path = self.folder / SETTINGS
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"'{path}' cannot be read as the settings of a run") from error
-        if not isinstance(there, dict):
-            raise ValueError(f"'{path}' cannot be read as the settings of a run")
-        return there
+        settings.write(self.folder, self.settings)
 
     def _tidy(self) -> None:
         """Remove what a process that was killed had begun to write."""
@@ -219,11 +154,12 @@ class Run:
         alone = self.shard.world == 1
         total = len(self.images) if alone else wanted
         title = "images" if alone else f"images of rank 0 of {self.shard.world}"
-        with _bar(total, total - wanted, progress and self.shard.first, title) as advance:
+        shown = progress and self.shard.first
+        with settings.own_threads(self.folder), _bar(total, total - wanted, shown, title) as moved:
             read = reading(self.images, own, workers)
             for (numbers, some), found in zip(own, read, strict=True):
                 self._do(numbers, some, found, answer)
-                advance(len(some))
+                moved(len(some))
         self._wait()
 
     def _agreed(self) -> list[int]:
@@ -281,7 +217,7 @@ class Run:
             "provenance": {
                 **self.about,
                 "settings": image,
-                "run": self.digest,
+                "run": settings.digest(self.settings),
                 "versions": self.settings["versions"],
             }
         }
@@ -307,42 +243,6 @@ class Run:
         return [str(sentence) for sentence in sentences]
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's weights are; the CPU if it has none."""
-    weights = next(model.parameters(), next(model.buffers(), None))
-    return torch.device("cpu") if weights is None else weights.device
-
-
-def targets_of(target: Any, count: int) -> tuple[Tensor | None, str | int]:
-    """A class for all images or one for each as int64 [N], None for what the model predicts; and
-    what settings say about it."""
-    if target is None:
-        return None, "predicted"
-    found = per_image(target, count, 2**31, "target")
-    return found, int(target) if is_int(target) else tensor_digest(found)
-
-
-def first_readable(images: Numbered) -> Tensor:
-    """The first image that can be read.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for number in range(len(images)):
-        x = tried(images, number)
-        if isinstance(x, Tensor):
-            return x
-    raise ValueError(f"none of the {len(images):,} images can be read; the last: {x}")
-
-
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table with a line of names."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)
-
-
 def _groups(missing: Sequence[int], together: int, count: int) -> list[tuple[range, list[int]]]:
     """The groups that miss some results: all numbers of each, and those."""
     found: dict[int, list[int]] = {}
@@ -352,29 +252,6 @@ def _groups(missing: Sequence[int], together: int, count: int) -> list[tuple[ran
         (range(group * together, min((group + 1) * together, count)), some)
         for group, some in sorted(found.items())
     ]
-
-
-def _as_json(value: Any) -> Any:
-    """As it comes back from a JSON file; tensors as lists, pictures as their hashes."""
-
-    def plain(tensor: Tensor) -> Any:
-        return tensor.tolist() if tensor.dim() < 2 else tensor_digest(tensor)
-
-    return json.loads(json.dumps(value, default=plain))
-
-
-def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
-    """What is not the same in two settings, in words."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted({*there, *here}):
-            yield from _differences(there.get(key), here.get(key), f"{name} {key}".strip())
-    elif there != here:
-        yield f"{name} {_short(there)} there, {_short(here)} here"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 24 else f"{text[:12]}…"
 
 
 class _bar:

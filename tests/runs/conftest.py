@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import images, network
+from small_runs import images, network
 from torch import Tensor, nn
 
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from small import SETTINGS, Slow, groups_of, images, network, whole_files
+from small_runs import SETTINGS, Slow, groups_of, images, network, whole_files
 
 import zfcuda
 from zfcuda.runs import occlusion_over

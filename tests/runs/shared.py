@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from small import SETTINGS, Slow, groups_of, images, network
+from small_runs import SETTINGS, Slow, groups_of, images, network
 
 from zfcuda._distributed import current_shard, from_environment
 from zfcuda.runs import invariance_over, occlusion_over

@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 import torch
-from small import SETTINGS
+from small_runs import SETTINGS
 from torch.utils.data import Dataset, TensorDataset
 
 import zfcuda

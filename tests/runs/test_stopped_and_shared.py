@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from shared import FAMILIES
-from small import SETTINGS, Slow, groups_of, images, network, whole_files
+from small_runs import SETTINGS, Slow, groups_of, images, network, whole_files
 
 import zfcuda
 from zfcuda import sensitivity

@@ -1,0 +1,63 @@
+"""Shards alone, and two processes that talk to each other."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from zfcuda._distributed import Shard, current_shard, from_environment
+
+
+def test_alone():
+    with from_environment() as shard:
+        assert shard == current_shard() == Shard(0, 1) and shard.first
+        assert shard.own([3, 1, 2]) == [3, 1, 2]
+        assert shard.texts("a") == ["a"]
+        assert [t.tolist() for t in shard.collect(torch.arange(2))] == [[0, 1]]
+        shard.agree("x", "settings")
+        shard.wait()
+    assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 40])
+def test_every_item_has_one_owner(world):
+    parts = [Shard(rank, world).own(range(17)) for rank in range(world)]
+    assert sorted(item for part in parts for item in part) == [*range(17)]
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_wrong_environment(monkeypatch):
+    with pytest.raises(ValueError, match="between 0 and 1, got 2"):
+        Shard(2, 2)
+    monkeypatch.setenv("RANK", "one")
+    with pytest.raises(ValueError, match="RANK=one"), from_environment():
+        pass
+
+
+def talk(rank, port):
+    """What rank 0 and 1 do in test_two_processes."""
+    import os
+
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    with from_environment() as shard:
+        assert shard == current_shard() == Shard(rank, 2)
+        assert [t.item() for t in shard.collect(torch.tensor(rank))] == [0, 1]
+        assert shard.share(torch.tensor([rank + 5])).tolist() == [5]
+        assert shard.texts("ä" * rank) == ["", "ä"]
+        shard.agree("same", "settings")
+        with pytest.raises(RuntimeError, match="settings of rank 1 differ"):
+            shard.agree(f"other {rank}", "settings")
+        shard.wait()
+    assert not dist.is_initialized()
+
+
+def test_two_processes():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    del store
+    mp.spawn(talk, (port,), nprocs=2)

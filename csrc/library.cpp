@@ -33,6 +33,7 @@ void define_ops(torch::Library& m) {
       "float k) "
       "-> Tensor");
   m.def("occlude(Tensor x, Tensor boxes, Tensor fill) -> Tensor");
+  m.def("spatial_max(Tensor x) -> (Tensor values, Tensor places)");
   m.def("warp_affine(Tensor x, Tensor matrices, Tensor fill) -> Tensor");
   m.def("warp_affine_backward(Tensor grad, Tensor matrices, bool channels_last) -> Tensor");
 }

@@ -129,6 +129,16 @@ def occlude(x: Tensor, boxes: Tensor, fill: Tensor | float) -> Tensor:
     return out
 
 
+def spatial_max(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each map's largest element and its place; see :func:`zfcuda.ops.spatial_max`."""
+    flat = x.flatten(2)
+    largest = flat.amax(2, keepdim=True)  # NaN if there is one
+    there = (flat == largest) | flat.isnan()
+    last = flat.shape[2] - 1
+    places = torch.where(there, torch.arange(last + 1, device=x.device), last).amin(2)
+    return flat.gather(2, places[..., None])[..., 0], places
+
+
 def warp_affine(x: Tensor, matrices: Tensor, fill: Tensor | float = 0.0) -> Tensor:
     """Bilinear resampling under every matrix; see :func:`zfcuda.ops.warp_affine`.
 

@@ -124,6 +124,19 @@ struct UnpoolWindowsParams {
   bool overwrite;
 };
 
+struct SpatialMaxParams {
+  const void* x;
+  void* values;     // [batch, channels]
+  int64_t* places;  // [batch, channels], in raster order
+  // The same of each of a map's pieces, [batch, channels, pieces]; of one piece, the result itself.
+  void* piece_values;
+  int64_t* piece_places;
+  int64_t pieces;
+  int64_t batch, channels, spatial;
+  DType dtype;
+  bool channels_last;
+};
+
 struct WarpParams {
   const void* x;           // forward: [batch, C, H, W]; backward: grad of the output
   const double* matrices;  // [maps, 2, 3]

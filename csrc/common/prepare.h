@@ -52,6 +52,10 @@ Call<LrnParams> prepare_lrn(const at::Tensor& x, const std::optional<at::Tensor>
 Call<OccludeParams> prepare_occlude(const at::Tensor& x, const at::Tensor& boxes,
                                     const at::Tensor& fill);
 
+// In how many pieces maps are looked through: pieces_of(planes, spatial, channels_last).
+using PiecesOf = int64_t (*)(int64_t, int64_t, bool);
+Call<SpatialMaxParams> prepare_spatial_max(const at::Tensor& x, PiecesOf pieces_of);
+
 Call<WarpParams> prepare_warp_affine(const at::Tensor& x, const at::Tensor& matrices,
                                      const at::Tensor& fill);
 

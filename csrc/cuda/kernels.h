@@ -21,6 +21,7 @@ ZF_KERNEL(occlude, OccludeParams)
 ZF_KERNEL(gather_windows, GatherWindowsParams)
 ZF_KERNEL(pool_windows, PoolWindowsParams)
 ZF_KERNEL(unpool_windows, UnpoolWindowsParams)
+ZF_KERNEL(spatial_max, SpatialMaxParams)
 ZF_KERNEL(warp_affine, WarpParams)
 ZF_KERNEL(warp_affine_backward, WarpParams)
 

@@ -34,13 +34,15 @@ def windows(x):
         lambda x: ops.local_response_norm(x, 5),
         lambda x: ops.occlude(x, torch.empty(7, 4, dtype=torch.int64, device="meta"), 0.5),
         lambda x: ops.occlude(x, torch.empty(7, 4, dtype=torch.int64, device="meta"), x[0]),
+        lambda x: ops.spatial_max(x),
         lambda x: ops.warp_affine(x, torch.empty(7, 2, 3, device="meta"), 1),
         lambda x: ops.gather_windows(x, [x[0, 0]], *windows(x)),
         lambda x: ops.pool_windows(x, [x[0, 0]], *windows(x), 3, 2),
         lambda x: ops.unpool_windows(x.byte(), [x[0, 0]], *windows(x), 3, 2),
     ],
     ids=[
-        *("pool", "lrn", "occlude", "occlude with an image", "warp_affine"),
+        *("pool", "lrn", "occlude", "occlude with an image", "spatial_max"),
+        "warp_affine",
         *("gather_windows", "pool_windows", "unpool_windows"),
     ],
 )

@@ -25,6 +25,7 @@ def outputs():
                 found += [y, switches, back]
             found += [ops.local_response_norm(x, 5, 0.1), ops.local_response_norm(x, 4, 0.1, 0.5)]
             found.append(ops.warp_affine(x, matrices, 0.5))
+            found += ops.spatial_max(x)
         found += windows_of(x.permute(0, 2, 3, 1), switches.permute(0, 2, 3, 1))
     return found
 

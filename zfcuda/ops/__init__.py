@@ -10,6 +10,7 @@ ops are differentiable once; a second derivative raises.
 """
 
 from zfcuda.ops.arguments import IntPair
+from zfcuda.ops.maxima import spatial_max
 from zfcuda.ops.normalisation import local_response_norm
 from zfcuda.ops.occlusion import occlude
 from zfcuda.ops.pooling import max_pool2d, switches_to_indices
@@ -26,6 +27,7 @@ __all__ = [
     "max_unpool2d",
     "occlude",
     "pool_windows",
+    "spatial_max",
     "switches_to_indices",
     "unpool_windows",
     "warp_affine",

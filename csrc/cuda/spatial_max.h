@@ -1,0 +1,85 @@
+#pragma once
+
+#include "common/dispatch.h"
+#include "core/maxima.h"
+#include "cuda/launch.h"
+
+namespace zfcuda::cuda {
+
+// A thread looks through one piece of a map: every `pieces`-th element, so that neighbouring
+// threads read neighbours; in channels_last neighbours are channels.
+template <class T, class Index>
+struct LargestOfPiece {
+  SpatialMaxParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    const Index pieces = p.pieces, channels = p.channels, spatial = p.spatial;
+    const Index piece = p.channels_last ? i / channels % pieces : i % pieces;
+    const Index image = i / channels / pieces,
+                plane = p.channels_last ? image * channels + i % channels : i / pieces;
+    const Index step = p.channels_last ? channels : 1;
+    const T* x = static_cast<const T*>(p.x) +
+                 (p.channels_last ? image * channels * spatial + i % channels : plane * spatial);
+    T best = x[piece * step];
+    Index place = piece;
+    for (Index at = piece + pieces; at < spatial; at += pieces) {
+      const T value = x[at * step];
+      if (!surpasses(widen(value), widen(best))) continue;
+      best = value;
+      place = at;
+    }
+    static_cast<T*>(p.piece_values)[plane * pieces + piece] = best;
+    p.piece_places[plane * pieces + piece] = place;
+  }
+};
+
+// A thread compares the pieces of one map.
+template <class T, class Index>
+struct LargestOfPieces {
+  SpatialMaxParams p;
+
+  ZF_HOST_DEVICE void operator()(Index plane) const {
+    const Index pieces = p.pieces, end = (plane + 1) * pieces;
+    const T* values = static_cast<const T*>(p.piece_values);
+    Index best = plane * pieces;
+    for (Index i = best + 1; i < end; ++i) {
+      if (precedes(widen(values[i]), p.piece_places[i], widen(values[best]), p.piece_places[best]))
+        best = i;
+    }
+    static_cast<T*>(p.values)[plane] = values[best];
+    p.places[plane] = p.piece_places[best];
+  }
+};
+
+// In how many pieces the maps are looked through: as many as keep a GPU busy, of 16 elements at
+// least. A contiguous map has a warp's worth in any case, whose reads lie side by side.
+inline int64_t pieces_of(int64_t planes, int64_t spatial, bool channels_last) {
+  constexpr int64_t busy = int64_t{1} << 16, least = 16, warp = 32;
+  const int64_t wanted = planes > 0 ? busy / planes : 1, at_least = channels_last ? 1 : warp;
+  const int64_t most = spatial / least > 1 ? spatial / least : 1;
+  const int64_t pieces = wanted > at_least ? wanted : at_least;
+  return pieces < most ? pieces : most;
+}
+
+template <class T, class Index, class Launch>
+int spatial_max_indexed(const SpatialMaxParams& p, const Launch& launch) {
+  const int64_t planes = p.batch * p.channels;
+  const int status =
+      launch(LargestOfPiece<T, Index>{p}, static_cast<Index>(planes * p.pieces));
+  // Pieces that are whole maps were written where the result is.
+  if (status != 0 || p.pieces == 1) return status;
+  return launch(LargestOfPieces<T, Index>{p}, static_cast<Index>(planes));
+}
+
+template <class Launch>
+int run_spatial_max(const SpatialMaxParams& p, const Launch& launch) {
+  int status = 0;
+  with_dtype(p.dtype, [&]<class T>(T) {
+    status = fits_int32(p.batch * p.channels * p.spatial)
+                 ? spatial_max_indexed<T, int32_t>(p, launch)
+                 : spatial_max_indexed<T, int64_t>(p, launch);
+  });
+  return status;
+}
+
+}  // namespace zfcuda::cuda

@@ -24,12 +24,11 @@ from torch import Tensor
 
 import zfcuda
 from zfcuda import datasets, models
-from zfcuda._files import atomic_path
+from zfcuda._files import atomic_path, write_tensors
 from zfcuda._terminal import Parser, guarded
 from zfcuda.models import shipped
 from zfcuda.models.metadata import Metadata
 from zfcuda.training import Checkpoints, TrainingResult, evaluate
-from zfcuda.training.checkpoints import write_tensors
 
 _PROGRAM = "pack_zfnet_small.py"
 EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)

@@ -36,7 +36,12 @@ if TYPE_CHECKING:
         first_layer_filters,
     )
     from zfcuda.invariance import invariance_study, rotation, scaling, translation
-    from zfcuda.maxima import TopActivations, top_activations
+    from zfcuda.maxima import (
+        StoredActivations,
+        TopActivations,
+        record_activations,
+        top_activations,
+    )
     from zfcuda.planning import Plan
     from zfcuda.predictions import predict
     from zfcuda.probing import ProbeResult, linear_probe
@@ -75,6 +80,7 @@ __all__ = [
     "Predictions",
     "ProbeResult",
     "Projections",
+    "StoredActivations",
     "TopActivations",
     "UncertaintyResult",
     "ablation",
@@ -100,6 +106,7 @@ __all__ = [
     "predict",
     "project",
     "projections",
+    "record_activations",
     "results",
     "rotation",
     "scaling",
@@ -147,7 +154,9 @@ _HOME = {
     "projections": "deconvnet",
     "rotation": "invariance",
     "scaling": "invariance",
+    "StoredActivations": "maxima",
     "TopActivations": "maxima",
+    "record_activations": "maxima",
     "top_activations": "maxima",
     "translation": "invariance",
     "UncertaintyResult": "uncertainty",

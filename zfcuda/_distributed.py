@@ -76,18 +76,28 @@ class Shard:
         device."""
         if self.world == 1:
             return [tensor]
-        tensors = [torch.empty_like(tensor) for _ in range(self.world)]
-        dist.all_gather(tensors, tensor.contiguous())
-        return tensors
+        own = _as_bytes(tensor)
+        found = [torch.empty_like(own) for _ in range(self.world)]
+        dist.all_gather(found, own)
+        return [_from_bytes(one, tensor) for one in found]
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """:meth:`collect` for rank 0 alone, which others send to; they have an empty list."""
+        if self.world == 1:
+            return [tensor]
+        own = _as_bytes(tensor)
+        found = [torch.empty_like(own) for _ in range(self.world)] if self.first else None
+        dist.gather(own, found, 0)
+        return [_from_bytes(one, tensor) for one in found or []]
 
     def share(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor; the others give one of its shape and dtype, whose values do not
         matter."""
         if self.world == 1:
             return tensor
-        shared = tensor.clone(memory_format=torch.contiguous_format)
+        shared = _as_bytes(tensor).clone()
         dist.broadcast(shared, 0)
-        return shared
+        return _from_bytes(shared, tensor)
 
     def texts(self, own: str) -> list[str]:
         """Every rank's text, in the order of their ranks."""
@@ -110,6 +120,15 @@ class Shard:
         other = [rank for rank, one in enumerate(found) if not torch.equal(one, found[0])]
         if other:
             raise RuntimeError(f"{what} of rank {other[0]} differ from those of rank 0")
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    """Every dtype travels, also those that gloo does not know."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _from_bytes(data: Tensor, like: Tensor) -> Tensor:
+    return data.view(like.dtype).reshape(like.shape)
 
 
 def current_shard() -> Shard:

@@ -1,11 +1,13 @@
 """Images of a whole data set: all of them batch by batch, and some of them once more by number.
 
 An experiment over a data set finds, in one pass, which images matter, and looks at these again. An
-image's number is its place in the pass.
+image's number is its place in the pass. Sources whose images can be had in any order are
+:class:`zfcuda._blocks.ByNumber` too, which a run that can be interrupted asks for.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,11 +19,13 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    IterableDataset,
     RandomSampler,
     SequentialSampler,
     Subset,
 )
 
+from zfcuda._blocks import Block, block_of
 from zfcuda.data import Preprocessing, read_image
 from zfcuda.datasets import Examples
 
@@ -59,12 +63,13 @@ def source_of(images: Images, batch: int = 64, workers: int = 0) -> Source:
     if isinstance(images, Tensor):
         return _Stack(images, batch)
     if isinstance(images, Examples):
-        return _Labelled(images, batch)
+        return _Labelled(images, batch, workers)
     if isinstance(images, Source):
         return images
     if isinstance(images, Dataset):
-        own = torch.Generator()  # a DataLoader draws a number, else from torch's own state
-        return _Loader(DataLoader(images, batch, num_workers=workers, generator=own))
+        if isinstance(images, IterableDataset):
+            return _Loader(_loading(images, batch, workers))
+        return _Numbered(images, batch, workers)
     if isinstance(images, DataLoader):
         return _Loader(images)
     if isinstance(images, Iterator):
@@ -80,6 +85,14 @@ def source_of(images: Images, batch: int = 64, workers: int = 0) -> Source:
     )
 
 
+def _loading(
+    dataset: Dataset[Any], batch: int, workers: int, **more: Any
+) -> DataLoader[Any]:
+    """A DataLoader that draws its number from a stream of its own, not from torch's own state."""
+    own = torch.Generator()
+    return DataLoader(dataset, batch, num_workers=workers, generator=own, **more)
+
+
 def _images_in(batch: Any) -> Tensor:
     while isinstance(batch, list | tuple) and batch:
         batch = batch[0]
@@ -89,8 +102,46 @@ def _images_in(batch: Any) -> Tensor:
     return batch
 
 
-class _Stack:
+def _image_in(item: Any) -> Tensor:
+    while isinstance(item, list | tuple) and item:
+        item = item[0]
+    if not isinstance(item, Tensor) or item.dim() != 3:
+        got = f"shape {list(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
+        raise TypeError(f"a Dataset's images must be [C,H,W], got {got}")
+    return item
+
+
+def _digest(*parts: object) -> str:
+    """sha256 of texts, and of tensors with their dtype and shape."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            part = part.detach().cpu().contiguous()
+            digest.update(f"{part.dtype} {list(part.shape)} ".encode())
+            digest.update(part.flatten().view(torch.uint8).numpy())
+        else:
+            digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+class _Nameless:
+    """Images that have numbers only, read by ``self.block``; told apart by the first and the
+    last."""
+
+    total: int
+
+    def name(self, number: int) -> str:
+        return ""
+
+    def identity(self) -> str:
+        ends = [self.block([number]).images for number in sorted({0, self.total - 1})]  # type: ignore[attr-defined]
+        return _digest(self.total, *ends) if self.total else _digest(0)
+
+
+class _Stack(_Nameless):
     """A tensor [N,C,H,W]."""
+
+    workers = 0
 
     def __init__(self, images: Tensor, batch: int) -> None:
         self._images = _images_in(images)
@@ -104,14 +155,18 @@ class _Stack:
         for some in torch.tensor(numbers).split(self._batch):
             yield self._images[some.to(self._images.device)]
 
+    def block(self, numbers: Sequence[int]) -> Block:
+        return Block(numbers, self._images[torch.as_tensor(numbers)])
 
-class _Labelled:
+
+class _Labelled(_Nameless):
     """A data set of ours, which makes a batch faster than its pictures one by one."""
 
-    def __init__(self, examples: Examples, batch: int) -> None:
+    def __init__(self, examples: Examples, batch: int, workers: int) -> None:
         self._examples = examples
         self._batch = batch
         self.total = len(examples)
+        self.workers = workers
 
     def batches(self) -> Iterator[Tensor]:
         return (x for x, _ in self._examples.batches(self._batch))
@@ -119,6 +174,9 @@ class _Labelled:
     def pick(self, numbers: Sequence[int]) -> Iterator[Tensor]:
         for some in torch.tensor(numbers).split(self._batch):
             yield self._examples.batch(some)[0]
+
+    def block(self, numbers: Sequence[int]) -> Block:
+        return Block(numbers, self._examples.batch(torch.as_tensor(numbers))[0])
 
 
 class Files:
@@ -143,10 +201,11 @@ class Files:
         workers: int = 0,
     ) -> None:
         self._paths = [Path(path) for path in paths]
+        self._root = os.path.commonpath([path.parent for path in self._paths] or ["."])
         self._preprocessing = preprocessing
         self._batch = batch
-        self._workers = workers
-        self.total: int | None = len(self._paths)
+        self.workers = workers
+        self.total = len(self._paths)
         self.read: list[Path] = []
         self.skipped: list[str] = []
 
@@ -169,13 +228,21 @@ class Files:
 
     def _decoded(self, paths: Sequence[Path]) -> Iterable[list[Tensor | str]]:
         reading = _Reading(paths, self._preprocessing)
-        return DataLoader(
-            reading,
-            self._batch,
-            num_workers=self._workers,
-            collate_fn=list,
-            generator=torch.Generator(),  # a number is drawn, else from torch's own state
-        )
+        return _loading(reading, self._batch, self.workers, collate_fn=list)
+
+    # By number, those that cannot be read keep theirs.
+
+    def block(self, numbers: Sequence[int]) -> Block:
+        reading = _Reading([self._paths[number] for number in numbers], self._preprocessing)
+        images = (reading[i] for i in range(len(numbers)))
+        return block_of(numbers, [one if isinstance(one, str) else one[0] for one in images])
+
+    def name(self, number: int) -> str:
+        return os.path.relpath(self._paths[number], self._root)
+
+    def identity(self) -> str:
+        names = (self.name(number) for number in range(self.total))
+        return _digest(self._preprocessing, *names)
 
 
 class _Reading(Dataset[Tensor | str]):
@@ -215,6 +282,25 @@ class _Batches:
             start = stop
             if not len(wanted) or stop > wanted[-1]:
                 return
+
+
+class _Numbered(_Nameless):
+    """A Dataset."""
+
+    def __init__(self, dataset: Dataset[Any], batch: int, workers: int) -> None:
+        self._dataset = dataset
+        self._loader = _Loader(_loading(dataset, batch, workers))
+        self.total = len(dataset)  # type: ignore[arg-type]
+        self.workers = workers
+
+    def batches(self) -> Iterator[Tensor]:
+        return self._loader.batches()
+
+    def pick(self, numbers: Sequence[int]) -> Iterator[Tensor]:
+        return self._loader.pick(numbers)
+
+    def block(self, numbers: Sequence[int]) -> Block:
+        return block_of(numbers, [_image_in(self._dataset[number]) for number in numbers])
 
 
 class _Loader(_Batches):

@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 
 import zfcuda.models
 from zfcuda import cli
+from zfcuda._files import write_json
 from zfcuda.commands import evolve
 from zfcuda.feature_evolution import EvolutionResult
 from zfcuda.filters import FilterComparison
 from zfcuda.maxima import TopActivations
 from zfcuda.training import Epoch
-from zfcuda.training.checkpoints import write_json
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--part", choices=PARTS, default="validation", help="of IDX files (default: %(default)s)"
     )
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read image files"
+        "--workers", type=int, default=0, metavar="N", help="processes that read images ahead"
     )
 
 
@@ -83,7 +83,7 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
         examples, what = datasets.garments(preprocessing).pictures, "images that come with zfcuda"
     if options.limit is not None and options.limit < len(examples):
         examples = Part(examples, torch.arange(options.limit))
-    return Images(source_of(examples), f"{len(examples):,} {what}")
+    return Images(source_of(examples, workers=options.workers), f"{len(examples):,} {what}")
 
 
 def _files(folder: Path, preprocessing: Preprocessing, options: argparse.Namespace) -> Files:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 HELP = "show a folder of results as one page"
 DESCRIPTION = (
     "Writes one static page with every figure in a folder: thumbnails that lead to the full size, "
-    "the numbers and the settings of each. It needs no network and no server, and runs no script."
+    "the numbers and the settings of each. It needs no network and no server, and runs no script. "
+    "Folders that `zfcuda top9 --store` filled get a page of their own, with every projected map "
+    "and a filter by layer and map."
 )
 EXAMPLES = """examples:
   zfcuda gallery zfcuda-out
@@ -26,7 +29,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the page and print where it is."""
     from zfcuda.gallery import write_gallery
+    from zfcuda.maps_page import stored_folders, write_maps_page
 
+    folder = Path(options.folder)
+    for stored in stored_folders(folder):
+        alone = stored == folder
+        page, count = write_maps_page(stored, options.out if alone else None, options.title)
+        print(f"{count} map{'' if count == 1 else 's'}")
+        print(f"open {page}")
+        if alone:
+            return
     page, count = write_gallery(options.folder, options.out, options.title)
     print(f"{count} figure{'' if count == 1 else 's'}")
     print(f"open {page}")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from zfcuda.commands import _data, _grids, _images, _maps, _options
+from zfcuda.commands import _data, _grids, _images, _maps, _options, _store
+
+if TYPE_CHECKING:
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance
 
 HELP = "the strongest activations of each map over a data set, projected"
 DESCRIPTION = (
@@ -13,6 +18,8 @@ DESCRIPTION = (
 )
 EXAMPLES = """examples:
   zfcuda top9
+  zfcuda top9 --data imagenet/val --workers 8 --maps all --store imagenet-top9
+  torchrun --nproc-per-node 4 -m zfcuda top9 --data imagenet/val --store imagenet-top9
   zfcuda top9 --layer relu2 --layer relu5 --maps 3,17,40
   zfcuda top9 --model squeezenet1_1 --data photos --layer features.4 --layer features.12 --maps 12
   zfcuda top9 --model torchvision:vgg16 --data imagenet/val --workers 8 --layer features.29"""
@@ -27,23 +34,45 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-k", type=int, default=9, metavar="K", help="activations of each map (default: 9)"
     )
+    _store.add_options(parser)
     _options.output(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """One figure, a part for each layer."""
-    import zfcuda
-    from zfcuda import figures
+    """One figure, a part for each layer; with --store, a folder of results."""
+    from zfcuda._distributed import from_environment
+    from zfcuda._network import pick_device
+
+    with from_environment(pick_device(options.device)) as shard:
+        if shard.world > 1 and options.store is None:
+            raise ValueError("several processes need --store DIR, a folder that all of them see")
+        _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda._writing import Provenance
 
     network = Network.of(options)
     if options.list_layers:
         _images.list_layers(network)
         return
     layers = _maps.layers(options, network)
-    folder = writable_folder(options.out)
     provenance = Provenance.of(options, network, layer=layers)
+    if options.store is not None:
+        _store.record(options, network, layers, provenance)
+    else:
+        _draw(options, network, layers, provenance)
+
+
+def _draw(
+    options: argparse.Namespace, network: Network, layers: list[str], provenance: Provenance
+) -> None:
+    import zfcuda
+    from zfcuda import figures
+    from zfcuda._writing import announce, writable_folder, write
+
+    folder = writable_folder(options.out)
     images = _data.of(options, network)
     result = zfcuda.top_activations(
         network.model,

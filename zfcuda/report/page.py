@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from zfcuda._files import atomic_path
 from zfcuda._text import printable
 from zfcuda.report.entries import Entry, Section
+from zfcuda.report.templates import template
 from zfcuda.report.texts import Link, link_to, value_shown
 from zfcuda.report.thumbnails import Picture, picture_of
 
@@ -67,7 +67,7 @@ def write_index(
         OSError: the page cannot be written.
     """
     path = Path(path)
-    page = _template().render(
+    page = template("report.html").render(
         title=printable(title),
         intro=printable(intro),
         empty=empty,
@@ -77,23 +77,6 @@ def write_index(
     with atomic_path(path) as temporary:
         Path(temporary).write_text(page, encoding="utf-8")
     return path
-
-
-def _template() -> Any:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'the index page needs Jinja2; install it with: pip install "zfcuda[demo]"'
-        ) from None
-    environment = Environment(
-        loader=PackageLoader("zfcuda"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html")
 
 
 def _groups(sections: Sequence[Section], folder: Path) -> list[_Group]:

@@ -9,23 +9,19 @@ the last two epochs, so that one damaged file costs one epoch.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
-from zfcuda._files import atomic_path
+from zfcuda._files import digest, read_json, write_json, write_tensors
 
-__all__ = ["Checkpoints", "Epoch", "digest", "read_json", "write_json", "write_tensors"]
+__all__ = ["Checkpoints", "Epoch"]
 
 
 @dataclass(frozen=True)
@@ -142,42 +138,3 @@ class Checkpoints:
             if digest(path) != expected[path.name]:
                 raise ValueError(f"'{path}' is damaged")
         return load_file(paths[0]), load_file(paths[1])
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Named tensors as a safetensors file that appears whole or not at all; those that share memory
-    (a layer that bears two names) are written each."""
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    _write(path, save(plain, dict(metadata or {})))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """`content` as a JSON file that appears whole or not at all."""
-    _write(path, json.dumps(content, indent=1, allow_nan=False).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError if there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{path}' is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{path}' holds a {type(content).__name__}: expected an object")
-    return content
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from zfcuda._files import digest, write_tensors
 from zfcuda._running import evaluating
 from zfcuda.datasets import Examples, Split
 from zfcuda.datasets.examples import generator
 from zfcuda.datasets.part import Part
 from zfcuda.models.metadata import Metadata
 from zfcuda.models.weights import load_checked
-from zfcuda.training.checkpoints import Checkpoints, Epoch, digest, write_tensors
+from zfcuda.training.checkpoints import Checkpoints, Epoch
 from zfcuda.training.filters import FilterRadius
 from zfcuda.training.recipe import Recipe, next_rate
 from zfcuda.training.result import TrainingResult

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from zfcuda._files import read_json, write_json
 from zfcuda.datasets import Split
-from zfcuda.training.checkpoints import Checkpoints, read_json, write_json
+from zfcuda.training.checkpoints import Checkpoints
 from zfcuda.training.recipe import Recipe
 
 __all__ = ["check_budget", "check_same_run"]

@@ -1,0 +1,135 @@
+"""Images of a data set in blocks whose composition never changes.
+
+The last bits of a convolution may depend on the images that are computed together. A run that can
+be interrupted, resumed and spread over processes gives the same bits each time because image 1000
+is always computed with the same neighbours: those of its block. An image that cannot be read is
+replaced by zeros in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+__all__ = ["Block", "Blocks", "ByNumber", "block_of", "read_blocks"]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some images of a data set.
+
+    Attributes:
+        numbers: of the images.
+        images: [n,C,H,W], zeros in place of those that could not be read; None if none could.
+        problems: what is wrong with these, a sentence each, by number.
+    """
+
+    numbers: Sequence[int]
+    images: Tensor | None
+    problems: Mapping[int, str] = field(default_factory=dict)
+
+    def left_out(self) -> Tensor:
+        """bool [n], the images that could not be read."""
+        return torch.tensor([number in self.problems for number in self.numbers])
+
+    def pin_memory(self) -> Self:
+        """For a DataLoader that hands blocks to a GPU."""
+        return self if self.images is None else replace(self, images=self.images.pin_memory())
+
+
+@runtime_checkable
+class ByNumber(Protocol):
+    """Images of which any can be had at any time.
+
+    Attributes:
+        total: how many there are; their numbers are 0 to ``total`` - 1.
+        workers: processes that read them.
+    """
+
+    total: int
+    workers: int
+
+    def block(self, numbers: Sequence[int]) -> Block:
+        """The images with these numbers."""
+
+    def name(self, number: int) -> str:
+        """What an image is called, as its file; "" where it has no name."""
+
+    def identity(self) -> str:
+        """What tells these images from others, as far as that can be told without reading all of
+        them."""
+
+
+def block_of(numbers: Sequence[int], images: Sequence[Tensor | str]) -> Block:
+    """A block of single images [C,H,W], or of sentences about what is wrong with one."""
+    good = [image for image in images if isinstance(image, Tensor)]
+    problems = {n: one for n, one in zip(numbers, images, strict=True) if isinstance(one, str)}
+    if not good:
+        return Block(numbers, None, problems)
+    blank = torch.zeros_like(good[0])
+    filled = [image if isinstance(image, Tensor) else blank for image in images]
+    return Block(numbers, torch.stack(filled), problems)
+
+
+def read_blocks(
+    source: ByNumber, groups: Sequence[Sequence[int]], device: torch.device | None = None
+) -> Iterator[Block]:
+    """The images of each group of numbers, in this order.
+
+    The source's workers read ahead, two blocks each, so that what is held does not grow with the
+    number of groups.
+
+    Args:
+        device: where the images go next.
+    """
+    loader = DataLoader(
+        _Groups(source, groups),
+        batch_size=None,
+        num_workers=min(source.workers, len(groups)),
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # a number is drawn, else from torch's own state
+        pin_memory=device is not None and device.type == "cuda",
+    )
+    return iter(loader)
+
+
+class _Groups(Dataset[Block]):
+    def __init__(self, source: ByNumber, groups: Sequence[Sequence[int]]) -> None:
+        self._source, self._groups = source, groups
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, index: int) -> Block:
+        return self._source.block(self._groups[index])
+
+
+def _as_it_is(block: Block) -> Block:
+    return block
+
+
+@dataclass(frozen=True)
+class Blocks(Sequence[range]):
+    """The numbers 0 to ``total`` - 1 in stretches of ``size``, the last one shorter.
+
+    Attributes:
+        chosen: only these of them, by their place; None for all.
+    """
+
+    total: int
+    size: int
+    chosen: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return -(-self.total // self.size) if self.chosen is None else len(self.chosen)
+
+    def __getitem__(self, index: int) -> range:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start = self.size * (index if self.chosen is None else int(self.chosen[index]))
+        return range(start, min(start + self.size, self.total))

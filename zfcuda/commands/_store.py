@@ -1,0 +1,94 @@
+"""--store: the strongest activations of a whole data set in a folder, by a run that can be killed,
+resumed and spread over processes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from zfcuda.commands import _data
+
+if TYPE_CHECKING:
+    from zfcuda._network import Network
+    from zfcuda._writing import Provenance
+    from zfcuda.maxima import StoredActivations
+
+_SHOWN = 5  # images that could not be read
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--store, --batch, --every."""
+    parser.add_argument(
+        "--store",
+        metavar="DIR",
+        help="instead of a figure, a folder with a file for each layer, a table (index.csv) and a "
+        "manifest, for `zfcuda gallery`; a run that was interrupted goes on where it was; under "
+        "torchrun, by several processes",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=64, metavar="N", help="with --store, images at a time"
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="with --store, write down what is done after so many images, and each minute "
+        "(default: %(default)s)",
+    )
+
+
+def record(
+    options: argparse.Namespace, network: Network, layers: list[str], provenance: Provenance
+) -> None:
+    """Do it, and say at rank 0 what is there and how fast it was."""
+    import zfcuda
+    from zfcuda._distributed import current_shard
+
+    images = _data.of(options, network)
+    stored = zfcuda.record_activations(
+        options.store,
+        network.model,
+        images.source,
+        layers,
+        options.k,
+        options.maps,
+        batch=options.batch,
+        workers=options.workers,
+        every=options.every,
+        about={
+            "provenance": provenance.facts(),
+            "images": images.text,
+            "preprocessing": _shown(network),
+        },
+        progress=not options.quiet,
+    )
+    if current_shard().first:
+        _report(stored)
+
+
+def _shown(network: Network) -> dict[str, object]:
+    """What the page needs to show inputs as pictures again."""
+    import dataclasses
+
+    return dataclasses.asdict(network.preprocessing)
+
+
+def _report(stored: StoredActivations) -> None:
+    import sys
+
+    for one in stored.skipped[:_SHOWN]:
+        print(f"zfcuda: skipped: {one['problem']}", file=sys.stderr)
+    if len(stored.skipped) > _SHOWN:
+        more = len(stored.skipped) - _SHOWN
+        print(f"zfcuda: skipped: {more} more (all are in manifest.json)", file=sys.stderr)
+    rates = stored.manifest["rates"]
+    if rates:
+        own, bare = rates["images_per_second"], rates["forward_images_per_second"]
+        print(f"{own:,.0f} images/s on {rates['processes']} process(es); the network alone, on "
+              f"one, {bare:,.0f} images/s")  # fmt: skip
+    for about in stored.manifest["layers"]:
+        print(f"{about['name']}: {about['maps']} maps, {about['projected']} projected, "
+              f"{about['bytes_per_map'] / 1e6:.2f} MB each")  # fmt: skip
+    for path in (stored.index, stored.folder / "manifest.json"):
+        print(path)

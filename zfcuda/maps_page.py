@@ -1,0 +1,200 @@
+"""A page of every projected map of a run over a data set: what excites it most, layer by layer.
+
+Each map has a sheet: its strongest activations projected, and beside them the images there (paper
+figure 2). Sheets are files of their own that a browser fetches when they come into view, so that
+thousands of maps stay usable. A filter by layer and map is the only script; without it everything
+is shown.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from PIL import Image
+
+from zfcuda._files import atomic_path
+from zfcuda._text import printable
+from zfcuda.data import Preprocessing
+from zfcuda.figures.maxima import displayed, mosaic
+from zfcuda.maxima import StoredActivations
+from zfcuda.maxima.stored import KIND, Layer
+from zfcuda.report.templates import template
+
+__all__ = ["stored_folders", "write_maps_page"]
+
+_TOGETHER = 16  # maps that are read at a time
+_QUALITY = 85
+_NO_DATA = "#c8c8c8"
+
+_Display = Callable[[Any], np.ndarray]
+
+
+def stored_folders(folder: str | os.PathLike[str]) -> list[Path]:
+    """The folders in ``folder``, itself included, with the results of complete runs."""
+    found = []
+    for path in sorted(Path(folder).rglob("manifest.json")):
+        try:
+            StoredActivations.open(path.parent)
+        except (OSError, ValueError):  # of something else, or not done
+            continue
+        found.append(path.parent)
+    return found
+
+
+@dataclass(frozen=True)
+class _Map:
+    number: int
+    sheet: str
+    width: int
+    height: int
+    span: str
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class _Section:
+    name: str
+    anchor: str
+    maps: Sequence[_Map]
+    about: Mapping[str, Any]
+
+
+def write_maps_page(
+    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    title: str | None = None,
+) -> tuple[Path, int]:
+    """Write the page of a run's results and its sheets; returns its path and how many maps it
+    shows.
+
+    Sheets lie in ``sheets/`` in the folder; those that are there are not made again.
+
+    Args:
+        folder: as :func:`zfcuda.record_activations` wrote it.
+        path: of the page; default: ``maps.html`` in the folder.
+        title: default: the model's and the images' names.
+
+    Raises:
+        ValueError: no results of a complete run.
+        ModuleNotFoundError: Jinja2 (the "demo" extra) is not installed.
+        OSError: the page cannot be written.
+    """
+    page_template = template("maps.html")
+    stored = StoredActivations.open(folder)
+    page = stored.folder / "maps.html" if path is None else Path(path)
+    names = _names(stored)
+    sections = [
+        _section(stored, index, name, names, page.parent)
+        for index, name in enumerate(stored.layers)
+    ]
+    count = sum(len(section.maps) for section in sections)
+    about = stored.manifest.get("about") or {}
+    content = page_template.render(
+        title=printable(title or _title(stored)),
+        sections=sections,
+        count=count,
+        images=stored.count,
+        of=printable(about.get("images") or ""),
+        k=stored.k,
+        skipped=len(stored.skipped),
+        files=[
+            _href(file, page.parent) for file in (stored.index, stored.folder / "manifest.json")
+        ],
+    )
+    with atomic_path(page) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+    return page, count
+
+
+def _title(stored: StoredActivations) -> str:
+    provenance = (stored.manifest.get("about") or {}).get("provenance") or {}
+    model = re.sub(r"[^:?]*/", "", str(provenance.get("model", "")))
+    return f"{model}: {KIND}" if model else KIND.capitalize()
+
+
+def _names(stored: StoredActivations) -> dict[int, str]:
+    """Of the images in the index."""
+    import csv
+
+    with stored.index.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return {int(row["image"]): row["name"] for row in csv.DictReader(file)}
+
+
+def _section(
+    stored: StoredActivations, index: int, name: str, names: Mapping[int, str], base: Path
+) -> _Section:
+    layer, about = stored.layer(name), stored.about(name)
+    sheets = stored.folder / "sheets" / Path(about["file"]).stem
+    maps = []
+    for channel, sheet in _sheets(stored, layer, sheets):
+        with Image.open(sheet) as picture:
+            width, height = picture.size
+        values, images = layer.values[channel].tolist(), layer.images[channel].tolist()
+        rows = [
+            (printable(names.get(image) or f"image {image}"), f"{value:.4g}")
+            for image, value in zip(images, values, strict=True)
+            if image >= 0
+        ]
+        span = f"{rows[0][1]} – {rows[-1][1]}" if rows else "nothing"
+        maps.append(_Map(channel, _href(sheet, base), width, height, span, rows))
+    return _Section(printable(name), f"layer-{index}", maps, about)
+
+
+def _sheets(stored: StoredActivations, layer: Layer, folder: Path) -> Iterator[tuple[int, Path]]:
+    """Each projected map and the file of its sheet, made where it is missing."""
+    signals, pictures = _displays(stored)
+    channels = layer.channels.tolist()
+    for start in range(0, len(channels), _TOGETHER):
+        some = slice(start, start + _TOGETHER)
+        paths = [folder / f"{channel:05d}.webp" for channel in channels[some]]
+        if not all(path.is_file() for path in paths):
+            projections, patches = layer.pictures(some)
+            shown = displayed(projections, signals), displayed(patches, pictures)
+            for path, channel, own, seen in zip(paths, channels[some], *shown, strict=True):
+                _draw(path, own, seen, (layer.images[channel] >= 0).tolist())
+        yield from zip(channels[some], paths, strict=True)
+
+
+def _displays(stored: StoredActivations) -> tuple[_Display, _Display]:
+    """How projections and patches become RGB pictures."""
+    said = (stored.manifest.get("about") or {}).get("preprocessing")
+    if isinstance(said, dict):
+        expects = Preprocessing(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+        )
+        return (
+            lambda small: expects.signal_to_display(torch.from_numpy(small)),
+            lambda small: expects.to_display(torch.from_numpy(small)),
+        )
+    from zfcuda.figures._style import display_images, display_signal
+
+    return display_signal, display_images
+
+
+def _draw(path: Path, signals: np.ndarray, seen: np.ndarray, there: Sequence[bool]) -> None:
+    columns = int(np.ceil(np.sqrt(len(there))))
+    halves = [
+        mosaic([c if ok else None for c, ok in zip(cells, there, strict=True)], columns, line)[0]
+        for cells, line in ((signals, "white"), (seen, _NO_DATA))  # images may be white themselves
+    ]
+    gap = np.ones((len(halves[0]), max(2, halves[0].shape[1] // 24), 3))
+    sheet = np.concatenate([halves[0], gap, halves[1]], 1)
+    buffer = io.BytesIO()
+    Image.fromarray((sheet.clip(0, 1) * 255).round().astype(np.uint8)).save(
+        buffer, "WEBP", quality=_QUALITY, method=2
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def _href(path: Path, base: Path) -> str:
+    return quote(os.fsencode(os.path.relpath(path, base).replace(os.sep, "/")))

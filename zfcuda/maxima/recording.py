@@ -1,0 +1,431 @@
+"""The strongest activations of every map over a data set, streamed into a folder by a run that can
+be killed at any moment, resumed, and spread over processes: the results are the same to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda._blocks import Block, Blocks, ByNumber, read_blocks
+from zfcuda._identity import weights_digest
+from zfcuda._distributed import Shard, current_shard
+from zfcuda._files import digest, read_json
+from zfcuda._running import check_input, evaluating, find_layers, is_int, progress_bar
+from zfcuda._sources import Images, source_of
+from zfcuda.maxima.choosing import Maps, chosen
+from zfcuda.maxima.finding import check_k, warn_beyond
+from zfcuda.maxima.progress import Progress, State
+from zfcuda.maxima.projecting import project_layer
+from zfcuda.maxima.running import Top
+from zfcuda.maxima.scanning import Spotter, device_of, fitting
+from zfcuda.maxima.stored import Layer, StoredActivations, file_of, write_index, write_manifest
+
+__all__ = ["record_activations"]
+
+
+@torch.inference_mode(False)
+def record_activations(
+    folder: str | os.PathLike[str],
+    model: nn.Module,
+    images: Images,
+    layers: str | Sequence[str],
+    k: int = 9,
+    maps: Maps = 10,
+    tolerance: float | None = None,
+    batch: int = 64,
+    workers: int = 0,
+    max_memory: int | None = None,
+    every: int = 10_000,
+    seconds: float = 60.0,
+    about: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> StoredActivations:
+    """:func:`zfcuda.top_activations` into a folder, for data sets that take hours and results that
+    are larger than the memory.
+
+    What is done is written down every so often. A run that was killed, at whatever moment, goes on
+    from there when it is started again with the same arguments; one that is complete is only
+    opened. Under ``torchrun`` (within :func:`zfcuda._distributed.from_environment`, or any process
+    group) each process looks through its share of the images; a run that was interrupted may go on
+    with another number of processes. Images are computed in blocks of ``batch`` that never change,
+    so that values, order, projections and files are those of an undisturbed run on one process, bit
+    by bit, on machines whose convolutions are.
+
+    Images that cannot be read keep their numbers, are counted and listed in the manifest, and are
+    left out.
+
+    Args:
+        folder: for the results, see :mod:`zfcuda.maxima.stored`; of this run alone, and seen by all
+            processes.
+        model, layers, k, tolerance, progress: as :func:`zfcuda.top_activations`.
+        images: a tensor, a Dataset or another source whose images can be had by number; not a
+            DataLoader (pass its Dataset).
+        maps: as there. Each map takes k times the bytes of its projections and patches on disk,
+            nothing in memory.
+        batch: images of a block.
+        workers: processes that read images ahead.
+        max_memory: bytes that the activations of one batch may take; by default 128 MiB, a quarter
+            of a GPU's memory. What is free does not matter, since results must not depend on it.
+        every, seconds: what is done is written down after so many images of a process, or so much
+            time, whichever comes first.
+        about: anything that JSON can say, for the manifest.
+
+    Raises:
+        TypeError, ValueError: as :func:`zfcuda.top_activations`; images that cannot be had by
+            number; a folder that holds another run, or in which one is at work.
+        RuntimeError: the processes' settings differ.
+        OSError: the folder cannot be written.
+    """
+    began = perf_counter()
+    names = list(find_layers(model, layers))
+    check_k(names, k)
+    source = source_of(images, batch, workers)
+    if not isinstance(source, ByNumber):
+        raise TypeError(
+            "a run that can be interrupted needs images that can be had by number: a tensor, a "
+            f"Dataset or files, got {type(images).__name__}"
+        )
+    if not is_int(batch) or batch < 1:
+        raise ValueError(f"batch must be a positive int, got {batch!r}")
+    shard, folder = current_shard(), Path(folder)
+    spotter, memory = _prepared(model, source, names, batch, max_memory)
+    settings = _settings(spotter, source, int(k), maps, batch, memory)
+    shard.agree(json.dumps(settings), "the settings")
+    with _claimed(folder, settings, about, shard) as complete:
+        if not complete:
+            run = _Run(folder, settings, spotter, source, shard, progress)
+            state, rates = run.look(batch, every, seconds)
+            found = run.project(state, maps, memory)
+            if shard.first:
+                differences = {name: one["difference"] for name, one in found.items()}
+                warn_beyond(differences, tolerance, spotter.example.dtype)
+                run.finish(state, found, about, rates, perf_counter() - began)
+            shard.wait()
+    return StoredActivations.open(folder)
+
+
+def _prepared(
+    model: nn.Module, source: ByNumber, names: list[str], batch: int, max_memory: int | None
+) -> tuple[Spotter, int]:
+    """What goes through the model, and the bytes that a batch may take."""
+    with evaluating(model):
+        example = _example(source, batch, device_of(model))
+        check_input(model, example)
+        memory = _memory(max_memory, example.device)
+        return Spotter(model, names, example, min(batch, fitting(model, example, memory))), memory
+
+
+def _example(source: ByNumber, batch: int, device: torch.device) -> Tensor:
+    """The first image that can be read, [1,C,H,W]."""
+    for numbers in Blocks(source.total, batch):
+        block = source.block(numbers)
+        if block.images is not None:
+            first = block.left_out().int().argmin()
+            return block.images[first : first + 1].to(device).clone()
+    raise ValueError("there are no images that can be read")
+
+
+def _memory(max_memory: int | None, device: torch.device) -> int:
+    if max_memory is not None:
+        if not is_int(max_memory) or max_memory < 1:
+            raise ValueError(f"max_memory must be a positive int of bytes, got {max_memory!r}")
+        return int(max_memory)
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 4
+    return 2**27
+
+
+def _settings(
+    spotter: Spotter, source: ByNumber, k: int, maps: Maps, batch: int, memory: int
+) -> dict[str, Any]:
+    """What the results depend on."""
+    example = spotter.example
+    return {
+        "weights_sha256": weights_digest(spotter.model),
+        "model_sha256": hashlib.sha256(repr(spotter.model).encode()).hexdigest(),
+        "layers": list(spotter.layers),
+        "k": k,
+        "maps": _plain(maps),
+        "images": source.total,
+        "images_sha256": source.identity(),
+        "image": [str(example.dtype).removeprefix("torch."), *example.shape[1:]],
+        "batch": batch,
+        "together": spotter.together,
+        "memory": memory,
+        "device": example.device.type,
+    }
+
+
+def _plain(maps: Any) -> Any:
+    if isinstance(maps, Mapping):
+        return {str(layer): _plain(own) for layer, own in maps.items()}
+    return maps if isinstance(maps, str | int) else [int(channel) for channel in maps]
+
+
+@contextmanager
+def _claimed(
+    folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None, shard: Shard
+) -> Iterator[bool]:
+    """Keep other runs out of the folder; whether its run is complete.
+
+    Raises:
+        ValueError: the folder holds another run, or one that is under way.
+        OSError: it cannot be written.
+    """
+    if not shard.first:
+        yield bool(shard.share(torch.zeros(1)))
+        return
+    with _locked(folder):
+        before = _settings_before(folder)
+        different = [
+            f"{key} {settings.get(key)!r} instead of {before.get(key)!r}"
+            for key in (settings.keys() | before.keys() if before else ())
+            if settings.get(key) != before.get(key)
+        ]
+        if different:
+            raise ValueError(
+                f"'{folder}' holds another run ({'; '.join(sorted(different))}): choose another "
+                "folder"
+            )
+        complete = bool(before) and bool(read_json(folder / "manifest.json").get("complete"))
+        if not before:
+            write_manifest(folder, {"complete": False, "settings": settings, "about": about or {}})
+        shard.share(torch.tensor([float(complete)]))
+        yield complete
+
+
+def _settings_before(folder: Path) -> Mapping[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return {}
+    settings = read_json(path).get("settings")
+    if not isinstance(settings, dict):
+        raise ValueError(f"'{path}' is not the manifest of a run over a data set")
+    return settings
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with the process however that ends."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is at work in '{folder}'") from None
+        yield
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One process's part in a run."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    spotter: Spotter
+    source: ByNumber
+    shard: Shard
+    shown: bool
+
+    @property
+    def _states(self) -> Progress:
+        text = json.dumps(self.settings, sort_keys=True)
+        return Progress(self.folder / "progress", hashlib.sha256(text.encode()).hexdigest())
+
+    # --- the pass ---
+
+    def look(self, batch: int, every: int, seconds: float) -> tuple[State, dict[str, Any]]:
+        """Go through what no process has gone through yet; all of it merged, at every rank."""
+        with evaluating(self.spotter.model):
+            return self._look(batch, every, seconds)
+
+    def _look(self, batch: int, every: int, seconds: float) -> tuple[State, dict[str, Any]]:
+        blocks = Blocks(self.source.total, batch)
+        like = State.none(self._shapes(), len(blocks))
+        before, files, run = self._before(like)
+        left = (~before.done).nonzero()[:, 0].numpy()
+        own = Blocks(self.source.total, batch, self.shard.own(left))
+        began = perf_counter()
+        mine = self._look_through(own, like, f"{run:012x}-{self.shard.rank:05d}", every, seconds)
+        spent = perf_counter() - began
+        state = self._together(before.merged(mine) if self.shard.first else mine)
+        if self.shard.first and len(left):
+            self._states.save(f"{run:012x}", state, [*files, *self._names(run)])
+        self.shard.wait()
+        seen = min(len(left) * batch, self.source.total)
+        return state, self._rates(seen, spent, own)
+
+    def _shapes(self) -> dict[str, Top]:
+        k = self.settings["k"]
+        found = self.spotter.largest(self.spotter.example.clone())
+        return {name: Top.none(values, k, size) for name, (values, _, size) in found.items()}
+
+    def _before(self, like: State) -> tuple[State, list[str], int]:
+        """What was done (the blocks at every rank, the rest at rank 0), its files, and this run's
+        number."""
+        before, files, number = like, [], torch.zeros(1, dtype=torch.int64)
+        if self.shard.first:
+            before, files = self._states.load(like)
+            number += Progress.new_name()
+            if len(files) > 1:  # or they would pile up
+                self._states.save(f"{int(number):012x}-before", before, files)
+                files = [f"{int(number):012x}-before.safetensors"]
+        done = self.shard.share(before.done)
+        return State(before.tops, done, before.problems), files, int(self.shard.share(number))
+
+    def _names(self, run: int) -> list[str]:
+        return [f"{run:012x}-{rank:05d}.safetensors" for rank in range(self.shard.world)]
+
+    def _look_through(
+        self, own: Blocks, like: State, name: str, every: int, seconds: float
+    ) -> State:
+        state = State.none(like.tops, len(like.done))
+        saved, since = perf_counter(), 0
+
+        def done(block: Block) -> None:
+            nonlocal saved, since
+            state.done[block.numbers[0] // own.size] = True
+            state.problems.update(block.problems)
+            since += len(block.numbers)
+            if since >= every or perf_counter() - saved >= seconds:
+                self._states.save(name, state)
+                saved, since = perf_counter(), 0
+
+        images = sum(map(len, own))
+        with progress_bar(images, self.shown and self.shard.first, "images") as advance:
+            blocks = read_blocks(self.source, own, self.spotter.example.device)
+            self.spotter.take_blocks(blocks, state.tops, done, advance)
+        if since:
+            self._states.save(name, state)
+        return state
+
+    def _together(self, own: State) -> State:
+        """Every rank's state merged, at every rank."""
+        if self.shard.world == 1:
+            return own
+        tops: dict[str, Top] = {}
+        for name, top in own.tops.items():
+            parts = {part: self.shard.collect(one) for part, one in top.tensors().items()}
+            for rank in range(self.shard.world):
+                other = top.like({part: ranks[rank] for part, ranks in parts.items()})
+                tops[name] = tops[name].merged(other) if rank else other
+        problems: dict[int, str] = {}
+        for text in self.shard.texts(json.dumps(own.problems)):
+            problems |= {int(number): one for number, one in json.loads(text).items()}
+        done = torch.stack(self.shard.collect(own.done)).any(0)
+        return State(tops, done, problems)
+
+    def _rates(self, images: int, seconds: float, own: Blocks) -> dict[str, Any]:
+        """Images a second of this run on all ranks, beside the bare model on one block."""
+        if not self.shard.first or not len(own):
+            return {}
+        block = self.source.block(own[0])
+        if block.images is None:
+            return {}
+        some = block.images[: self.spotter.together].to(self.spotter.example.device)
+        return {
+            "images": images,
+            "seconds": seconds,
+            "images_per_second": images / max(seconds, 1e-9),
+            "forward_images_per_second": _forward_rate(self.spotter.model, some),
+            "processes": self.shard.world,
+        }
+
+    # --- the projections ---
+
+    def project(self, state: State, maps: Maps, memory: int) -> dict[str, dict[str, Any]]:
+        """Project the chosen maps' units, layer by layer; what the manifest says of each layer."""
+        found = {}
+        for index, (name, top) in enumerate(state.tops.items()):
+            path = self.folder / file_of(index, name)
+            there = self.shard.share(torch.tensor([float(path.is_file())]))
+            if not there:
+                project_layer(path, self.spotter, self.source, name, top,
+                              chosen(maps, name, top), memory, self.shard, self.shown)  # fmt: skip
+            if self.shard.first:
+                found[name] = _about(path, self.folder, name, top)
+        return found
+
+    def finish(
+        self,
+        state: State,
+        found: Mapping[str, Mapping[str, Any]],
+        about: Mapping[str, Any] | None,
+        rates: Mapping[str, Any],
+        seconds: float,
+    ) -> None:
+        """Write the index and, last, the manifest."""
+        layers = {name: Layer.read(self.folder / one["file"]) for name, one in found.items()}
+        numbers = {n for one in layers.values() for n in one.images.unique().tolist() if n >= 0}
+        write_index(self.folder, layers, {n: self.source.name(n) for n in numbers})
+        skipped = [
+            {"image": number, "name": self.source.name(number), "problem": problem}
+            for number, problem in sorted(state.problems.items())
+        ]
+        content = {
+            "complete": True,
+            "settings": self.settings,
+            "about": about or {},
+            "count": self.source.total - len(skipped),
+            "skipped": skipped,
+            "image_size": list(self.spotter.example.shape[2:]),
+            "layers": list(found.values()),
+            "index_sha256": digest(self.folder / "index.csv"),
+            "rates": rates,
+            "seconds": seconds,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "threads": torch.get_num_threads(),
+        }
+        write_manifest(self.folder, content)
+        self._states.clear()
+
+
+def _forward_rate(model: nn.Module, images: Tensor, repeats: int = 3) -> float:
+    """Images a second of the model alone, the best of some passes."""
+    best = float("inf")
+    for _ in range(repeats):
+        part = images.clone()
+        _finish(part.device)
+        began = perf_counter()
+        model(part)
+        _finish(part.device)
+        best = min(best, perf_counter() - began)
+    return len(images) / max(best, 1e-9)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _about(path: Path, folder: Path, name: str, top: Top) -> dict[str, Any]:
+    """What the manifest says of a layer's file."""
+    layer = Layer.read(path)
+    window = layer.shape[-2:]
+    size = path.stat().st_size
+    return {
+        "name": name,
+        "file": path.relative_to(folder).as_posix(),
+        "maps": len(top.values),
+        "map_size": list(top.size),
+        "projected": len(layer.channels),
+        "window": window,
+        "undefined": int(top.undefined),
+        "difference": layer.difference,
+        "bytes": size,
+        "bytes_per_map": size // max(1, len(layer.channels)),
+        "sha256": digest(path),
+    }

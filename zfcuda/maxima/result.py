@@ -1,0 +1,72 @@
+"""What is known of the maps' strongest activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from zfcuda.results import Result, _expect
+
+__all__ = ["TopActivations"]
+
+
+@dataclass(frozen=True, eq=False)
+class TopActivations(Result):
+    """The k strongest activations of every map over a data set, one per image, and some of them
+    projected (Zeiler & Fergus 2014, figure 2).
+
+    C is the number of maps of a layer, M of those that were projected, Z of the image's channels.
+
+    Attributes:
+        layers: the layers' names.
+        values: per layer [C,k], descending; -inf where there were fewer than k images.
+        images: per layer int64 [C,k], which image of the data set; -1 where there is none.
+        positions: per layer int64 [C,k,2], (row, column) on the map; 0 in a layer of vectors.
+        channels: per layer int64 [M], the maps that were projected, ascending.
+        boxes: per layer int64 [M,k,4], (y0, x0, y1, x1), half open, pixels: a window of one size
+            that holds the unit's receptive field; near the edge of the image it is moved inwards.
+            Where there is no unit it means nothing, and what was seen there is zero.
+        projections: per layer [M,k,Z,h,w], what the unit saw (:func:`zfcuda.project`), in network
+            input space.
+        patches: per layer [M,k,Z,h,w], the same windows of the images.
+        difference: per layer, the largest |recorded - reproduced| activation of the projected units
+            as a share of the largest recorded: what was projected is what was found.
+        undefined: per layer, the number of images that were left out of a map or more, because the
+            map held a NaN.
+        count: number of images.
+        image_size: (H, W).
+        seconds: wall time.
+    """
+
+    layers: tuple[str, ...]
+    values: dict[str, Tensor]
+    images: dict[str, Tensor]
+    positions: dict[str, Tensor]
+    channels: dict[str, Tensor]
+    boxes: dict[str, Tensor]
+    projections: dict[str, Tensor]
+    patches: dict[str, Tensor]
+    difference: dict[str, float]
+    undefined: dict[str, int]
+    count: int
+    image_size: tuple[int, int]
+    seconds: float
+    _figure = "top_activations"
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            _expect(f"values[{layer!r}]", self.values[layer], None, None)
+            maps, k = self.values[layer].shape
+            _expect(f"images[{layer!r}]", self.images[layer], maps, k)
+            _expect(f"positions[{layer!r}]", self.positions[layer], maps, k, 2)
+            _expect(f"channels[{layer!r}]", self.channels[layer], None)
+            chosen = len(self.channels[layer])
+            _expect(f"boxes[{layer!r}]", self.boxes[layer], chosen, k, 4)
+            _expect(f"projections[{layer!r}]", self.projections[layer], chosen, k, None, None, None)
+            _expect(f"patches[{layer!r}]", self.patches[layer], *self.projections[layer].shape)
+
+    @property
+    def k(self) -> int:
+        """How many activations of each map."""
+        return next(iter(self.values.values())).shape[1]

@@ -1,0 +1,134 @@
+"""The k strongest activations of a layer's maps so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+__all__ = ["Top"]
+
+
+@dataclass(frozen=True, eq=False)
+class Top:
+    """The k strongest activations of each of a layer's C maps, at most one an image.
+
+    Larger ones come first, of equal ones that of the earlier image; so it does not matter in which
+    order images come, nor in which parts they are looked through before the parts are merged.
+
+    Attributes:
+        values: [C,k], descending; -inf where there is none.
+        numbers: int64 [C,k], of the images; ascending among equal values; -1 where there is none.
+        places: int64 [C,k], on the map in raster order; -1 where there is none.
+        undefined: int64 [], number of images with a NaN.
+        size: (height, width) of the maps.
+    """
+
+    values: Tensor
+    numbers: Tensor
+    places: Tensor
+    undefined: Tensor
+    size: tuple[int, int]
+
+    @classmethod
+    def none(cls, values: Tensor, k: int, size: tuple[int, int]) -> Self:
+        """Of no image yet.
+
+        Args:
+            values: [n,C], as :meth:`offer` takes them.
+        """
+        numbers = torch.full((values.shape[1], k), -1, device=values.device)
+        nothing = torch.full(numbers.shape, -torch.inf, dtype=values.dtype, device=values.device)
+        return cls(nothing, numbers, numbers.clone(), numbers.new_zeros(()), size)
+
+    def offer(
+        self, values: Tensor, places: Tensor, first: int, left_out: Tensor | None = None
+    ) -> None:
+        """Take in the largest activations of n images from number ``first`` on, all of them later
+        than those before.
+
+        Args:
+            values, places: [n,C], as :func:`zfcuda.ops.spatial_max` gives them.
+            left_out: bool [n], images that do not count.
+        """
+        undefined = values.isnan()
+        if left_out is not None:
+            values = values.masked_fill(left_out[:, None], -torch.inf)
+            undefined = undefined & ~left_out[:, None]
+        self.undefined.add_(undefined.any(1).sum())
+        values = values.masked_fill(undefined, -torch.inf).T
+        rows = _rows_that_change(values, self.values[:, -1:])
+        if rows is None or len(rows):
+            self._merge(values, first, places.T, rows)
+
+    def _merge(self, values: Tensor, first: int, places: Tensor, rows: Tensor | None) -> None:
+        own = (self.values, self.numbers, self.places)
+        if rows is not None:
+            own = tuple(one[rows] for one in own)
+            values, places = values[rows], places[rows]
+        numbers = torch.arange(first, first + values.shape[1], device=values.device)
+        later = (values, numbers.expand_as(places), places)
+        # Stable: of equal values the earlier image stays in front.
+        merged = _strongest([torch.cat(pair, 1) for pair in zip(own, later, strict=True)], own[0])
+        for one, new in zip((self.values, self.numbers, self.places), merged, strict=True):
+            one.copy_(new) if rows is None else one.index_copy_(0, rows, new)
+
+    def merged(self, other: Top) -> Self:
+        """Of the images of both, whichever came first; no image may be in both."""
+        pairs = zip(self._columns(), other._columns(), strict=True)
+        both = [torch.cat(pair, 1) for pair in pairs]
+        order = both[1].argsort(dim=1, stable=True)  # by image, before values decide
+        values, numbers, places = _strongest([one.gather(1, order) for one in both], self.values)
+        return type(self)(values, numbers, places, self.undefined + other.undefined, self.size)
+
+    def _columns(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.values, self.numbers, self.places
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by name."""
+        return {
+            "values": self.values,
+            "numbers": self.numbers,
+            "places": self.places,
+            "undefined": self.undefined,
+        }
+
+    def like(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Of maps like these, from :meth:`tensors`.
+
+        Raises:
+            ValueError: a tensor has another shape or dtype than this one's.
+        """
+        for name, own in self.tensors().items():
+            other = tensors.get(name)
+            if other is None or other.shape != own.shape or other.dtype != own.dtype:
+                got = None if other is None else (list(other.shape), other.dtype)
+                raise ValueError(f"{name}: expected {list(own.shape)} {own.dtype}, got {got}")
+        return type(self)(**{n: tensors[n].to(self.values.device) for n in self.tensors()},
+                          size=self.size)  # fmt: skip
+
+    @property
+    def positions(self) -> Tensor:
+        """int64 [C,k,2], (row, column); 0 where there is none."""
+        places = self.places.clamp_min(0)
+        return torch.stack([places // self.size[1], places % self.size[1]], -1)
+
+
+def _rows_that_change(values: Tensor, weakest: Tensor) -> Tensor | None:
+    """The maps [..] to which one of ``values`` [C,n] is new; None for all, where asking would take
+    longer than sorting (a GPU would be waited for)."""
+    if values.device.type != "cpu":
+        return None
+    return (values > weakest).any(1).nonzero()[:, 0]
+
+
+def _strongest(columns: list[Tensor], like: Tensor) -> list[Tensor]:
+    """The k first by value of (values, numbers, places); without number and place where there is
+    none."""
+    order = columns[0].sort(dim=1, descending=True, stable=True).indices[:, : like.shape[1]]
+    values, numbers, places = (one.gather(1, order) for one in columns)
+    none = values.isneginf()
+    return [values, numbers.masked_fill(none, -1), places.masked_fill(none, -1)]

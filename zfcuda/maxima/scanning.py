@@ -1,0 +1,153 @@
+"""The pass over all images, for all layers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda import ops
+from zfcuda._blocks import Block
+from zfcuda._running import (
+    check_input,
+    evaluating,
+    feature_maps,
+    layer_outputs,
+    progress_bar,
+    require_called,
+    spans,
+)
+from zfcuda._sources import Source
+from zfcuda.interception import fast_forward
+from zfcuda.maxima.running import Top
+
+__all__ = ["Seen", "Spotter", "device_of", "fitting", "scan"]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    weights = next(model.parameters(), next(model.buffers(), None))
+    return torch.device("cpu") if weights is None else weights.device
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Of all images: how many, and the first [1,C,H,W]."""
+
+    count: int
+    example: Tensor
+
+
+def scan(
+    model: nn.Module, source: Source, layers: Sequence[str], k: int, limit: int, progress: bool
+) -> tuple[dict[str, Top], Seen]:
+    """The strongest activations of every map of ``layers`` over ``source``.
+
+    Raises:
+        ValueError: no images, or images of several sizes.
+    """
+    tops: dict[str, Top] = {}
+    spotter: Spotter | None = None
+    count = 0
+    with evaluating(model), progress_bar(source.total, progress, "images") as advance:
+        for images in source.batches():
+            images = images.to(device_of(model), non_blocking=True)
+            if spotter is None:
+                check_input(model, images)
+                example = images[:1].clone()
+                spotter = Spotter(model, layers, example, fitting(model, example, limit))
+            for part in spotter.take(images, tops, k, count):
+                count += part
+                advance(part)
+    if spotter is None:
+        raise ValueError("there are no images")
+    return tops, Seen(count, spotter.example)
+
+
+def fitting(model: nn.Module, example: Tensor, limit: int) -> int:
+    """How many images fit in ``limit`` bytes at once, measured on one."""
+    calls = fast_forward(measure=True)
+    with calls:
+        model(example.clone())
+    return max(1, limit // (calls.peak_bytes + 2 * example.nbytes))
+
+
+@dataclass(frozen=True, eq=False)
+class Spotter:
+    """Runs images through a model and finds the largest activation of every map.
+
+    Attributes:
+        layers: names.
+        example: [1,C,H,W], which all images are like.
+        together: how many images go through the model at a time. A convolution's last bits may
+            depend on it.
+    """
+
+    model: nn.Module
+    layers: Sequence[str]
+    example: Tensor
+    together: int
+
+    def take(
+        self,
+        images: Tensor,
+        tops: dict[str, Top],
+        k: int,
+        first: int,
+        left_out: Tensor | None = None,
+    ) -> Iterator[int]:
+        """Offer images [n,C,H,W] from number ``first`` on to ``tops``; gives how many are done,
+        part by part.
+
+        Raises:
+            ValueError: they are not like the example, or a layer gives something else than maps.
+        """
+        _check_alike(images, self.example, first)
+        for some in spans(0, len(images), self.together):
+            part = images[some].clone()  # a model may work in place
+            for name, (values, places, size) in self.largest(part).items():
+                if name not in tops:
+                    tops[name] = Top.none(values, k, size)
+                own = None if left_out is None else left_out[some]
+                tops[name].offer(values, places, first + some.start, own)
+            yield len(part)
+
+    def largest(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, tuple[int, int]]]:
+        """By layer the largest activations [n,C], their places [n,C], and the maps' size."""
+
+        def receive(name: str, output: Any) -> tuple[Tensor, Tensor, tuple[int, int]]:
+            maps = feature_maps(output, name, len(images))
+            return *ops.spatial_max(maps), tuple(maps.shape[2:])
+
+        with layer_outputs(self.model, self.layers, receive) as found, fast_forward():
+            self.model(images)
+        require_called(self.layers, found)
+        return found
+
+    def take_blocks(
+        self,
+        blocks: Iterable[Block],
+        tops: dict[str, Top],
+        done: Callable[[Block], None],
+        advance: Callable[[int], Any] = lambda count: None,
+    ) -> None:
+        """Offer blocks of images to ``tops``, which name all layers; calls ``done`` after each."""
+        k = next(iter(tops.values())).values.shape[1]
+        for block in blocks:
+            if block.images is not None:
+                images = block.images.to(self.example.device, non_blocking=True)
+                left_out = block.left_out().to(images.device) if block.problems else None
+                for _ in self.take(images, tops, k, block.numbers[0], left_out):
+                    pass
+            advance(len(block.numbers))
+            done(block)
+
+
+def _check_alike(images: Tensor, example: Tensor, start: int) -> None:
+    if images.shape[1:] != example.shape[1:] or images.dtype != example.dtype:
+        raise ValueError(
+            f"images must all be alike: image {start} is {list(images.shape[1:])} {images.dtype}, "
+            f"image 0 {list(example.shape[1:])} {example.dtype}"
+        )

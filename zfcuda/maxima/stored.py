@@ -1,0 +1,197 @@
+"""A folder with the strongest activations of a run over a data set.
+
+::
+
+    manifest.json                settings, model, versions, skipped images, what the files hold
+    index.csv                    layer,map,rank,image,name,row,column,value,y0,x0,y1,x1
+    layers/00-relu1.safetensors  the tensors of a layer, as in TopActivations
+    progress/                    while the run is under way
+
+Each file appears whole or not at all, the manifest's ``complete`` last.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import safe_open
+from torch import Tensor
+
+from zfcuda._files import atomic_path, read_json, write_json
+from zfcuda.maxima.result import TopActivations
+
+__all__ = ["COLUMNS", "FORMAT", "KIND", "Layer", "StoredActivations", "file_of", "write_index"]
+
+KIND, FORMAT = "strongest activations", 1
+COLUMNS = (
+    *("layer", "map", "rank", "image", "name", "row", "column", "value"),
+    *("y0", "x0", "y1", "x1"),
+)
+
+
+def file_of(index: int, layer: str) -> str:
+    """A layer's file, relative to the folder; its name may hold anything but dots."""
+    return f"layers/{index:02d}-{re.sub(r'[^A-Za-z0-9._-]', '_', layer)}.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer's tensors as :class:`zfcuda.TopActivations` describes them; projections and patches
+    stay in the file."""
+
+    path: Path
+    values: Tensor
+    images: Tensor
+    positions: Tensor
+    channels: Tensor
+    boxes: Tensor
+    difference: float
+    shape: tuple[int, ...]  # of the projections, [M,k,Z,h,w]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        with safe_open(path, "pt") as file:
+            names = ("values", "images", "positions", "channels", "boxes")
+            difference = float(file.get_tensor("difference"))
+            shape = tuple(file.get_slice("projections").get_shape())
+            return cls(path, *map(file.get_tensor, names), difference, shape)
+
+    def pictures(self, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Projections and patches [m,k,Z,h,w] of the projected maps ``rows``."""
+        with safe_open(self.path, "pt") as file:
+            return tuple(file.get_slice(name)[rows] for name in ("projections", "patches"))
+
+
+@dataclass(frozen=True, eq=False)
+class StoredActivations:
+    """The strongest activations that :func:`zfcuda.record_activations` wrote.
+
+    Attributes:
+        folder: where.
+        manifest: the content of manifest.json.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Self:
+        """The results in a folder.
+
+        Raises:
+            FileNotFoundError: there is no manifest.json in it.
+            ValueError: it is of something else, of a newer format, or of a run that is not done.
+        """
+        folder = Path(folder)
+        manifest = read_json(folder / "manifest.json")
+        if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
+            got = manifest.get("kind"), manifest.get("format")
+            raise ValueError(f"'{folder}' holds {got}: expected {KIND!r} of format {FORMAT}")
+        if not manifest.get("complete"):
+            raise ValueError(f"the run in '{folder}' is not done; start it again to go on with it")
+        return cls(folder, manifest)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers' names."""
+        return tuple(about["name"] for about in self.manifest["layers"])
+
+    @property
+    def k(self) -> int:
+        """How many activations of each map."""
+        return int(self.manifest["settings"]["k"])
+
+    @property
+    def count(self) -> int:
+        """Number of images that could be read."""
+        return int(self.manifest["count"])
+
+    @property
+    def skipped(self) -> Sequence[Mapping[str, Any]]:
+        """The images that could not be read: "image" (their number), "name", "problem"."""
+        return self.manifest["skipped"]
+
+    @property
+    def index(self) -> Path:
+        """The CSV file with a row for each activation."""
+        return self.folder / "index.csv"
+
+    def about(self, layer: str) -> Mapping[str, Any]:
+        """What the manifest says of a layer.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        for about in self.manifest["layers"]:
+            if about["name"] == layer:
+                return about
+        raise ValueError(f"layer {layer!r}: expected one of {list(self.layers)}")
+
+    def layer(self, layer: str) -> Layer:
+        """A layer's tensors."""
+        return Layer.read(self.folder / self.about(layer)["file"])
+
+    def result(self, layers: Sequence[str] | None = None) -> TopActivations:
+        """The same in memory, of all layers or some."""
+        names = list(self.layers if layers is None else layers)
+        found = {name: self.layer(name) for name in names}
+        pictures = {name: one.pictures() for name, one in found.items()}
+        about = {name: self.about(name) for name in names}
+        return TopActivations(
+            layers=tuple(names),
+            values={name: one.values for name, one in found.items()},
+            images={name: one.images for name, one in found.items()},
+            positions={name: one.positions for name, one in found.items()},
+            channels={name: one.channels for name, one in found.items()},
+            boxes={name: one.boxes for name, one in found.items()},
+            projections={name: both[0] for name, both in pictures.items()},
+            patches={name: both[1] for name, both in pictures.items()},
+            difference={name: one.difference for name, one in found.items()},
+            undefined={name: int(about[name]["undefined"]) for name in names},
+            count=self.count,
+            image_size=tuple(self.manifest["image_size"]),
+            seconds=float(self.manifest["seconds"]),
+        )
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write manifest.json."""
+    write_json(folder / "manifest.json", {"kind": KIND, "format": FORMAT, **content})
+
+
+def write_index(folder: Path, layers: Mapping[str, Layer], names: Mapping[int, str]) -> None:
+    """Write index.csv: a row for each activation, by layer, map and rank (from 1). Its box is
+    empty where its map was not projected."""
+    with (
+        atomic_path(folder / "index.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for name, layer in layers.items():
+            writer.writerows(_rows(name, layer, names))
+
+
+def _rows(name: str, layer: Layer, names: Mapping[int, str]) -> Iterator[list[Any]]:
+    row_of = {channel: row for row, channel in enumerate(layer.channels.tolist())}
+    values, images, positions = (
+        one.tolist() for one in (layer.values, layer.images, layer.positions)
+    )
+    boxes = layer.boxes.tolist()
+    for channel, numbers in enumerate(images):
+        for rank, image in enumerate(numbers):
+            if image < 0:
+                break
+            box = boxes[row_of[channel]][rank] if channel in row_of else [""] * 4
+            row, column = positions[channel][rank]
+            value = repr(values[channel][rank])
+            yield [
+                *(name, channel, rank + 1, image, names.get(image, "")),
+                *(row, column, value, *box),
+            ]

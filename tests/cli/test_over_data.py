@@ -69,7 +69,9 @@ def test_top9_over_a_folder(photos, tmp_path, capsys):
     assert result.count == 2 and result.channels["1"].tolist() == [1, 3]
 
 
-@pytest.mark.parametrize(("part", "count"), [("validation", 3), ("test", 5), ("training", 33)])
+@pytest.mark.parametrize(
+    ("part", "count"), [("validation", 3), ("test", 5), ("training", 33), ("all", 41)]
+)
 def test_top9_over_idx_files(garments, tmp_path, part, count):
     arguments = ["--model", "tiny", "--layer", "4", "--maps", "all", "--out", tmp_path / "out"]
     assert run("top9", *arguments, "--data", garments, "--part", part) == 0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zfcuda.data import Preprocessing
 
 PARTS = ("training", "validation", "test")
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
     parser.add_argument(
-        "--part", choices=PARTS, default="validation", help="of IDX files (default: %(default)s)"
+        "--part",
+        choices=(*PARTS, ALL),
+        default="validation",
+        help="of IDX files (default: %(default)s)",
     )
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that read images ahead"
@@ -65,6 +69,7 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
 
     from zfcuda import datasets
     from zfcuda._sources import source_of
+    from zfcuda.datasets.joined import Joined
     from zfcuda.datasets.part import Part
 
     if options.limit is not None and options.limit < 1:
@@ -76,7 +81,10 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
         return Images(files, f"{files.total:,} image files of {folder.name}")
     try:
         split = datasets.split(preprocessing, folder, seed=seed)
-        examples, what = getattr(split, options.part), f"{options.part} images ({split.kind})"
+        every = options.part == ALL
+        parts = [getattr(split, part) for part in PARTS] if every else []
+        examples = Joined(parts) if every else getattr(split, options.part)
+        what = f"{'' if every else f'{options.part} '}images ({split.kind})"
     except FileNotFoundError:
         if folder is not None or preprocessing.size > 64:
             raise

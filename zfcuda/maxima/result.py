@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zfcuda.results import Result, _expect
+from zfcuda.results import Result
+from zfcuda.results.checks import expect_shape
 
 __all__ = ["TopActivations"]
 
@@ -56,15 +57,17 @@ class TopActivations(Result):
 
     def __post_init__(self) -> None:
         for layer in self.layers:
-            _expect(f"values[{layer!r}]", self.values[layer], None, None)
+            expect_shape(f"values[{layer!r}]", self.values[layer], None, None)
             maps, k = self.values[layer].shape
-            _expect(f"images[{layer!r}]", self.images[layer], maps, k)
-            _expect(f"positions[{layer!r}]", self.positions[layer], maps, k, 2)
-            _expect(f"channels[{layer!r}]", self.channels[layer], None)
+            expect_shape(f"images[{layer!r}]", self.images[layer], maps, k)
+            expect_shape(f"positions[{layer!r}]", self.positions[layer], maps, k, 2)
+            expect_shape(f"channels[{layer!r}]", self.channels[layer], None)
             chosen = len(self.channels[layer])
-            _expect(f"boxes[{layer!r}]", self.boxes[layer], chosen, k, 4)
-            _expect(f"projections[{layer!r}]", self.projections[layer], chosen, k, None, None, None)
-            _expect(f"patches[{layer!r}]", self.patches[layer], *self.projections[layer].shape)
+            expect_shape(f"boxes[{layer!r}]", self.boxes[layer], chosen, k, 4)
+            expect_shape(
+                f"projections[{layer!r}]", self.projections[layer], chosen, k, None, None, None
+            )
+            expect_shape(f"patches[{layer!r}]", self.patches[layer], *self.projections[layer].shape)
 
     @property
     def k(self) -> int:

@@ -13,7 +13,6 @@ one module a result. Results of experiments that stand on these have theirs besi
 
 from zfcuda.results.background import BackgroundResult
 from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape as _expect  # noqa: F401 (zfcuda.maxima's name for it)
 from zfcuda.results.invariance import InvarianceResult
 from zfcuda.results.invariance_study import InvarianceStudy
 from zfcuda.results.occlusion import LayerSums, OcclusionResult

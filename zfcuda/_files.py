@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}(\.[^.]*)?")
 
 
 @contextmanager
@@ -49,6 +53,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise type(error)(error.errno, f"cannot write '{path}' ({error.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Delete what :func:`atomic_path` left in a folder, or in the folders in it, of processes that
+    were killed. Nobody else may be writing there."""
+    for path in Path(folder).rglob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_tensors(

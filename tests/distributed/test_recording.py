@@ -163,6 +163,19 @@ def test_a_kill_while_states_are_merged(model, images, tmp_path, monkeypatch):
     assert results(stored.folder) == results(whole.folder)
 
 
+def test_what_killed_writers_left_is_deleted(model, images, tmp_path, monkeypatch):
+    (tmp_path / "progress").mkdir()
+    (tmp_path / "layers").mkdir()
+    left = ["progress/.a.0123abcd.safetensors", "layers/.00-1.89abcdef.safetensors"]
+    for name in left:
+        (tmp_path / name).write_bytes(b"half of")
+    (tmp_path / ".profile").write_text("of another")
+    stored = record_activations(tmp_path, model, images, LAYERS, **QUICK)
+    assert not any((tmp_path / name).exists() for name in left)
+    assert (tmp_path / ".profile").exists()
+    assert len([*stored.folder.glob("layers/*")]) == 2
+
+
 def test_a_complete_run_is_opened(model, images, tmp_path):
     first = record_activations(tmp_path, model, images, LAYERS, **QUICK)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != ".lock"}

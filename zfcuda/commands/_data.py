@@ -94,13 +94,20 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
     return Images(source_of(examples, workers=options.workers), f"{len(examples):,} {what}")
 
 
-def _files(folder: Path, preprocessing: Preprocessing, options: argparse.Namespace) -> Files:
-    from zfcuda._sources import Files
+def list_all(folder: Path) -> list[Path]:
+    """The image files of a folder, then those of the folders in it, by name."""
     from zfcuda.data import list_images
 
     paths = list_images(folder)
     for inner in sorted(path for path in folder.rglob("*") if path.is_dir()):
         paths += list_images(inner)
+    return paths
+
+
+def _files(folder: Path, preprocessing: Preprocessing, options: argparse.Namespace) -> Files:
+    from zfcuda._sources import Files
+
+    paths = list_all(folder)
     if not paths:
         raise ValueError(f"'{folder}' holds no image: expected a folder of images or IDX files")
     return Files(paths[: options.limit], preprocessing, workers=options.workers)

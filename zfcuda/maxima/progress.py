@@ -107,7 +107,7 @@ class Progress:
 
     def clear(self) -> None:
         """Delete all states: the results are there."""
-        for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(".*.safetensors")]:
+        for path in self.folder.glob("*.safetensors"):
             path.unlink(missing_ok=True)
         if self.folder.is_dir():
             self.folder.rmdir()

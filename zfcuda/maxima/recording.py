@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from zfcuda._blocks import Block, Blocks, ByNumber, read_blocks
 from zfcuda._identity import weights_digest
 from zfcuda._distributed import Shard, current_shard
-from zfcuda._files import digest, read_json
+from zfcuda._files import digest, read_json, remove_leftovers
 from zfcuda._running import check_input, evaluating, find_layers, is_int, progress_bar
 from zfcuda._sources import Images, source_of
 from zfcuda.maxima.choosing import Maps, chosen
@@ -187,6 +187,7 @@ def _claimed(
         yield bool(shard.share(torch.zeros(1)))
         return
     with _locked(folder):
+        remove_leftovers(folder)
         before = _settings_before(folder)
         different = [
             f"{key} {settings.get(key)!r} instead of {before.get(key)!r}"

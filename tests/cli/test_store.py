@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -100,7 +99,6 @@ def test_runs_that_are_not_done_have_no_page(store, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("torchrun") is None, reason="torchrun is not on the path")
 def test_torchrun(photos, tmp_path):
     """The command under torchrun, with a network that comes with the package."""
     command = ["-m", "zfcuda", "top9", "--model", "zfnet_small", "--data", photos, "--maps", "2"]

@@ -85,9 +85,7 @@ def source_of(images: Images, batch: int = 64, workers: int = 0) -> Source:
     )
 
 
-def _loading(
-    dataset: Dataset[Any], batch: int, workers: int, **more: Any
-) -> DataLoader[Any]:
+def _loading(dataset: Dataset[Any], batch: int, workers: int, **more: Any) -> DataLoader[Any]:
     """A DataLoader that draws its number from a stream of its own, not from torch's own state."""
     own = torch.Generator()
     return DataLoader(dataset, batch, num_workers=workers, generator=own, **more)

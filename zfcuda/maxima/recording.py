@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._blocks import Block, Blocks, ByNumber, read_blocks
-from zfcuda._identity import weights_digest
 from zfcuda._distributed import Shard, current_shard
 from zfcuda._files import digest, read_json, remove_leftovers
+from zfcuda._identity import weights_digest
 from zfcuda._running import check_input, evaluating, find_layers, is_int, progress_bar
 from zfcuda._sources import Images, source_of
 from zfcuda.maxima.choosing import Maps, chosen

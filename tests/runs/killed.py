@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from small_runs import SETTINGS, Slow, groups_of, images, network, whole_files
+from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network, whole_files
 
 import zfcuda
 from zfcuda.runs import occlusion_over
@@ -27,7 +27,7 @@ def results(folder: Path) -> dict[Path, int]:
 def work(folder: Path) -> None:
     torch.set_num_threads(1)
     groups_of(4)
-    occlusion_over(network(), Slow(images(), 0.004), folder, **SETTINGS)
+    occlusion_over(network(), Slow(images(), 0.03), folder, **SETTINGS)
 
 
 def forked(folder: Path) -> int:
@@ -46,6 +46,9 @@ def main(folder: Path, kills: int) -> None:
     assert zfcuda.ops  # loaded before there are children
     rng, dead = random.Random(0), 0
     for _ in range(kills):
+        if len(results(folder)) == COUNT:  # so that there is something to do
+            for path in rng.sample(sorted(results(folder)), 8):
+                path.unlink()
         before = results(folder)
         child = forked(folder)
         wanted = len(before) + rng.randrange(4)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import talk
 
 from zfcuda._distributed import Shard, current_shard, from_environment
 
@@ -32,34 +33,6 @@ def test_wrong_environment(monkeypatch):
     monkeypatch.setenv("RANK", "one")
     with pytest.raises(ValueError, match="RANK=one"), from_environment():
         pass
-
-
-def talk(rank, port):
-    """What rank 0 and 1 do in test_two_processes."""
-    import os
-
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    with from_environment() as shard:
-        assert shard == current_shard() == Shard(rank, 2)
-        assert [t.item() for t in shard.collect(torch.tensor(rank))] == [0, 1]
-        half = torch.full((2, 3), rank + 0.5, dtype=torch.bfloat16)
-        gathered = shard.gather(half)
-        assert len(gathered) == 2 * shard.first
-        assert all(
-            torch.equal(one, torch.full_like(half, i + 0.5)) for i, one in enumerate(gathered)
-        )
-        assert shard.share(torch.tensor([rank + 5])).tolist() == [5]
-        assert shard.texts("ä" * rank) == ["", "ä"]
-        shard.agree("same", "settings")
-        with pytest.raises(RuntimeError, match="settings of rank 1 differ"):
-            shard.agree(f"other {rank}", "settings")
-        shard.wait()
-    assert not dist.is_initialized()
 
 
 def test_two_processes():

@@ -1,0 +1,76 @@
+"""What the ranks of several processes run: a module of its own, for they import it by its name."""
+
+import os
+import signal
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from zfcuda._distributed import Shard, current_shard, from_environment
+from zfcuda.maxima import progress, record_activations
+
+LAYERS = ["1", "4"]
+
+
+def record(folder, total):
+    """The same run whichever process starts it."""
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 3), nn.ReLU()]
+    images = torch.randn(total, 3, 14, 12).mul(3).round().div(3)  # some activations are equal
+    model = nn.Sequential(*layers).eval()
+    return record_activations(folder, model, images, LAYERS, k=4, maps=3, batch=4, every=4)
+
+
+def work(rank, world, port, folder, total, dies_after):
+    """One rank; the last one may be killed after it has written its state a few times."""
+    torch.set_num_threads(1)
+    names = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    if dies_after is not None and rank == world - 1:
+        save, left = progress.Progress.save, [dies_after]
+
+        def deadly(self, *arguments):
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            save(self, *arguments)
+
+        progress.Progress.save = deadly
+    with from_environment():
+        record(folder, total)
+
+
+def start(world, folder, total=53, dies_after=None):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    del store
+    mp.spawn(work, (world, port, folder, total, dies_after), nprocs=world)
+
+
+def talk(rank, port):
+    """What rank 0 and 1 do in test_two_processes."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    with from_environment() as shard:
+        assert shard == current_shard() == Shard(rank, 2)
+        assert [t.item() for t in shard.collect(torch.tensor(rank))] == [0, 1]
+        half = torch.full((2, 3), rank + 0.5, dtype=torch.bfloat16)
+        gathered = shard.gather(half)
+        assert len(gathered) == 2 * shard.first
+        assert all(
+            torch.equal(one, torch.full_like(half, i + 0.5)) for i, one in enumerate(gathered)
+        )
+        assert shard.share(torch.tensor([rank + 5])).tolist() == [5]
+        assert shard.texts("ä" * rank) == ["", "ä"]
+        shard.agree("same", "settings")
+        with pytest.raises(RuntimeError, match="settings of rank 1 differ"):
+            shard.agree(f"other {rank}", "settings")
+        shard.wait()
+    assert not dist.is_initialized()

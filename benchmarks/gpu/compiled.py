@@ -82,6 +82,8 @@ BODIES = {
     "LrnPixel": Body("local_response_norm", "T Size V Index", "V", "V"),
     "LrnElement": Body("local_response_norm", "T Index"),
     "OccludeRow": Body("occlude", "T V Index", "V", "V"),
+    "LargestOfPiece": Body("spatial_max", "T Index"),
+    "LargestOfPieces": Body("spatial_max", "T Index"),
     "WarpColumns": Body("warp_affine", "T V Index", "V"),
     "WarpPixel": Body("warp_affine", "T V Index", "V"),
     "WarpBackwardElement": Body("warp_affine_backward", "T Index"),

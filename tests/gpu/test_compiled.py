@@ -1,6 +1,7 @@
 """benchmarks/gpu/compiled.py: what it reads in the tools' output, and what it objects to."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -151,7 +152,7 @@ def test_bodies_are_those_of_the_sources():
     for file in Path(extension.CSRC, "cuda").glob("*.h"):
         for part in file.read_text().split("template <")[1:]:
             parameters, _, rest = part.partition(">\nstruct ")
-            if "operator()(Index i) const {" in rest.split("\n};")[0]:
+            if re.search(r"operator\(\)\(Index \w+\) const \{", rest.split("\n};")[0]):
                 names = [each.split()[-1] for each in parameters.split(",")]
                 found[rest.split()[0]] = " ".join(names)
     assert found == {name: body.arguments for name, body in compiled.BODIES.items()}

@@ -106,19 +106,18 @@ void run(const SpatialMaxParams& p) {
   const int64_t groups =
       p.channels_last ? (p.channels + channels_together - 1) / channels_together : p.channels;
   const int64_t together = p.channels_last ? std::min(channels_together, p.channels) : 1;
-  at::parallel_for(0, p.batch * groups, grain_of(p.spatial * together),
-                   [&](int64_t begin, int64_t end) {
-                     Finder<T> finder(p);
-                     for (int64_t i = begin; i < end; ++i) {
-                       if (!p.channels_last) {
-                         finder.find_in_map(i);
-                         continue;
-                       }
-                       const int64_t first = i % groups * channels_together;
-                       finder.find_in_pixels(i / groups, first,
-                                             std::min(channels_together, p.channels - first));
-                     }
-                   });
+  at::parallel_for(
+      0, p.batch * groups, grain_of(p.spatial * together), [&](int64_t begin, int64_t end) {
+        Finder<T> finder(p);
+        for (int64_t i = begin; i < end; ++i) {
+          if (!p.channels_last) {
+            finder.find_in_map(i);
+            continue;
+          }
+          const int64_t first = i % groups * channels_together;
+          finder.find_in_pixels(i / groups, first, std::min(channels_together, p.channels - first));
+        }
+      });
 }
 
 std::tuple<at::Tensor, at::Tensor> spatial_max(const at::Tensor& x) {

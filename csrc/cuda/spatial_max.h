@@ -64,8 +64,7 @@ inline int64_t pieces_of(int64_t planes, int64_t spatial, bool channels_last) {
 template <class T, class Index, class Launch>
 int spatial_max_indexed(const SpatialMaxParams& p, const Launch& launch) {
   const int64_t planes = p.batch * p.channels;
-  const int status =
-      launch(LargestOfPiece<T, Index>{p}, static_cast<Index>(planes * p.pieces));
+  const int status = launch(LargestOfPiece<T, Index>{p}, static_cast<Index>(planes * p.pieces));
   // Pieces that are whole maps were written where the result is.
   if (status != 0 || p.pieces == 1) return status;
   return launch(LargestOfPieces<T, Index>{p}, static_cast<Index>(planes));

@@ -6,8 +6,7 @@
   on Fashion-MNIST's 70,000 images (where /usr/share/datasets/fashion-mnist is there).
 - *memory*: the highest resident memory of a run over 1,000, 10,000 and 70,000 images, each in a
   process of its own.
-- *resume*: how long a run that was done takes to be opened, and one that was killed at its end to
-  go on.
+- *resume*: how long a run that was done takes to be opened.
 - *kills*: a run is killed with SIGKILL at random moments until it is done, 20 times over; the
   files must be those of a run that nothing disturbed.
 - *processes*: the same images on 1, 2 and 4 processes under torchrun.

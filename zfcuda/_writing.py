@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -180,13 +179,10 @@ def _other(value: Any) -> Any:
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("zfcuda", "torch", "numpy", "matplotlib", "pillow"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree
-            continue
-    return found
+    from zfcuda._identity import versions  # with it comes torch
+
+    packages = ("zfcuda", "torch", "numpy", "matplotlib", "pillow")
+    return {"python": platform.python_version()} | versions(*packages)
 
 
 def _threads() -> int:

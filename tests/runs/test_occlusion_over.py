@@ -61,8 +61,8 @@ def test_images_in_one_batch_do_not_touch_each_other(net, x, method):
 
 def test_the_model_is_traced_once(net, x, tmp_path, monkeypatch):
     traced = []
-    trace = sensitivity.trace
-    monkeypatch.setattr(sensitivity, "trace", lambda *a: traced.append(0) or trace(*a))
+    trace = sensitivity.cones.trace
+    monkeypatch.setattr(sensitivity.cones, "trace", lambda *a: traced.append(0) or trace(*a))
     monkeypatch.setattr(sensitivity.Prepared, "together", lambda *_: 4)
     zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
     assert len(traced) == 1

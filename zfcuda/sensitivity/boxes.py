@@ -1,0 +1,54 @@
+"""Where the occluder is put: on a grid, or in boxes of the caller's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def occluder_grid(
+    image_size: tuple[int, int], size: tuple[int, int], stride: tuple[int, int]
+) -> tuple[Tensor, tuple[int, int]]:
+    """The occluder's boxes int64 [P,4] of (y0, x0, y1, x1), row by row, and the grid's shape.
+
+    Raises:
+        ValueError: an occluder or stride larger than the image.
+    """
+    for name, value in (("size", size), ("stride", stride)):
+        if value[0] > image_size[0] or value[1] > image_size[1]:
+            raise ValueError(
+                f"{name} must be at most the image's height and width {image_size}, got {value}"
+            )
+    axes = []
+    for length, occluder, step in zip(image_size, size, stride, strict=True):
+        count = -(-(length - occluder) // step) + 1
+        first = torch.arange(count) * step
+        first = first[first < length]
+        axes.append(torch.stack([first, (first + occluder).clamp_max(length)], dim=1))
+    rows, columns = axes
+    boxes = torch.empty(len(rows), len(columns), 4, dtype=torch.int64)
+    boxes[..., 0::2] = rows[:, None]
+    boxes[..., 1::2] = columns
+    return boxes.flatten(0, 1), (len(rows), len(columns))
+
+
+def own_boxes(positions: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The caller's boxes, clipped to the image."""
+    if not isinstance(positions, Tensor) or positions.dtype != torch.int64:
+        got = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
+        raise TypeError(f"positions must be an int64 tensor [P,4] of (y0, x0, y1, x1), got {got}")
+    if positions.dim() != 2 or positions.shape[1] != 4 or len(positions) == 0:
+        raise ValueError(
+            "positions must be [P,4] of (y0, x0, y1, x1) and not empty, got shape "
+            f"{list(positions.shape)}"
+        )
+    limits = torch.tensor([*image_size, *image_size])
+    boxes = positions.detach().cpu().clamp_min(0).minimum(limits)
+    empty = (boxes[:, :2] >= boxes[:, 2:]).any(1)
+    if bool(empty.any()):
+        first = int(empty.nonzero()[0])
+        raise ValueError(
+            f"position {first}, {positions[first].tolist()} as (y0, x0, y1, x1), hides nothing of "
+            f"an image of {image_size[0]}x{image_size[1]} pixels"
+        )
+    return boxes

@@ -1,0 +1,123 @@
+"""The experiment, its plan beforehand, and the part that many images share."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda._running import progress_bar
+from zfcuda.planning import Plan
+from zfcuda.results import OcclusionResult
+from zfcuda.sensitivity.prepared import Prepared
+from zfcuda.sensitivity.request import Method, checked
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def occlusion(
+    model: nn.Module,
+    x: Tensor,
+    target: int | Sequence[int] | Tensor | None = None,
+    size: int | tuple[int, int] = 50,
+    stride: int | tuple[int, int] = 8,
+    fill: float | Sequence[float] | Tensor = 0.0,
+    layers: str | Sequence[str] = (),
+    method: Method = "auto",
+    score: Literal["logit", "probability"] = "logit",
+    positions: Tensor | None = None,
+    classes: Sequence[int] | Tensor | None = None,
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> OcclusionResult:
+    """The model's output with a rectangle of the image hidden, for a grid of rectangles.
+
+    The image is run once as it is; every position then recomputes only what its rectangle can
+    change on each map, exactly (not an approximation), down to the layer from which whole maps
+    are cheaper. :func:`plan` tells which that is.
+
+    The grid is Captum's: per axis the occluder starts at 0, s, 2s, ..., ceil((H - h) / s) + 1
+    positions of them, the last one cut off at the edge (a position entirely outside, possible when
+    the stride exceeds the size, is left out). Nothing else is clamped.
+
+    Args:
+        model: returns logits [N,K] for ``x``; runs in eval mode and is left as it was.
+        x: [N,C,H,W], on the model's device and of its dtype. NaN is allowed and propagates.
+        target: the class that scores are about, one for all images or one per image; None takes
+            what the model predicts without occluder.
+        size, stride: of the occluder in pixels, an int or (height, width), at most the image's.
+        fill: what the occluder shows, in network input space: a number (0 is usually the mean
+            colour), one per channel [C], or an image [C,H,W], such as a blurred one.
+        layers: names of ``model.named_modules()``; for each, the spatial sum of the map that is
+            strongest without occluder is recorded at every position (figure 7b).
+        method: "cone" recomputes what can change, wherever it can be told; "dense" runs a full pass
+            for each position; "auto" does what is faster at every layer. A model that
+            ``torch.fx`` cannot trace runs dense under "auto", with a warning that says why.
+        score: what :meth:`OcclusionResult.to_attribution` is made of.
+        positions: boxes of your own instead of a grid, int64 [P,4] of (y0, x0, y1, x1), half open,
+            pixels; clipped to the image, which each has to meet. ``size`` and ``stride`` then have
+            no effect.
+        classes: keep only these classes' logits (and the targets'), in ascending order, each once
+            (``result.classes``), no others than the targets' if it is empty; probabilities and
+            labels still take all classes into account. None keeps all.
+        max_memory: bytes that the activations of one batch may take, at least one position's; by
+            default half of what is free on a GPU, a quarter (at most 128 MiB) on a CPU.
+        progress: show a progress bar.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or out of range, or method "cone" for a
+            model that cannot be traced.
+    """
+    start = time.perf_counter()
+    request = checked(model, x, size, stride, positions, method, max_memory)
+    prepared = Prepared.of(model, x, request, fill, layers, score)
+    if isinstance(prepared.network, str) and method == "auto":
+        warnings.warn(f"occlusion runs dense passes, since {prepared.network}", stacklevel=3)
+    with progress_bar(len(x) * len(request.boxes), progress, "occlusion") as advance:
+        return prepared(x, target, classes, advance, start)
+
+
+@torch.inference_mode(False)
+def prepare(
+    model: nn.Module,
+    x: Tensor,
+    size: int | tuple[int, int] = 50,
+    stride: int | tuple[int, int] = 8,
+    fill: float | Sequence[float] | Tensor = 0.0,
+    layers: str | Sequence[str] = (),
+    method: Method = "auto",
+    score: Literal["logit", "probability"] = "logit",
+    max_memory: int | None = None,
+) -> Prepared:
+    """The part of :func:`occlusion` that all images of one size share, done once: checks, trace,
+    plan. The arguments and the errors are those of :func:`occlusion`; ``x`` is any of the images.
+    """
+    request = checked(model, x, size, stride, None, method, max_memory)
+    return Prepared.of(model, x, request, fill, layers, score)
+
+
+@torch.inference_mode(False)
+def plan(
+    model: nn.Module,
+    x: Tensor,
+    size: int | tuple[int, int] = 50,
+    stride: int | tuple[int, int] = 8,
+    layers: str | Sequence[str] = (),
+    method: Method = "auto",
+    positions: Tensor | None = None,
+    max_memory: int | None = None,
+) -> Plan:
+    """What :func:`occlusion` would do with the same arguments: which steps run inside cones, where
+    whole maps begin, and the predicted speed-up. Runs the model on one image.
+
+    Returns:
+        A :class:`zfcuda.planning.Plan`; ``print`` shows it as a table.
+
+    Raises:
+        TypeError, ValueError: as :func:`occlusion`.
+    """
+    request = checked(model, x, size, stride, positions, method, max_memory)
+    return Prepared.of(model, x, request, 0.0, layers, "logit").plan

@@ -1,0 +1,126 @@
+"""A model and its occluder, checked, traced and planned once for any number of images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda._running import evaluating, fill_setting, find_layers
+from zfcuda.incremental import images_together
+from zfcuda.planning import Plan
+from zfcuda.results import OcclusionResult
+from zfcuda.sensitivity.cones import Network, in_cones, network_for
+from zfcuda.sensitivity.request import Request
+from zfcuda.sensitivity.whole_passes import in_whole_passes
+
+_MANY = 512  # positions of several images that whole passes take together
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A model and its occluder, ready for any number of batches of images of one size.
+
+    The model must not change in between.
+
+    Attributes:
+        network: what is run how, or why the model itself is called for every position.
+        layers: those that are recorded.
+        fill: as the result records it.
+    """
+
+    model: nn.Module
+    request: Request
+    network: Network | str
+    layers: list[str]
+    fill: float | Tensor
+    score: Literal["logit", "probability"]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        x: Tensor,
+        request: Request,
+        fill: object,
+        layers: str | Sequence[str],
+        score: Literal["logit", "probability"],
+    ) -> Prepared:
+        """Checked, traced and planned; ``x`` is any of the images.
+
+        Raises:
+            TypeError, ValueError: as :func:`occlusion`.
+        """
+        if score not in ("logit", "probability"):
+            raise ValueError(f"score must be 'logit' or 'probability', got {score!r}")
+        names = list(find_layers(model, layers))
+        shown = fill_setting(fill, x, with_image=True)
+        with evaluating(model):
+            network = network_for(model, x, request, names)
+        return cls(model, request, network, names, shown, score)
+
+    @property
+    def positions(self) -> int:
+        """How many of an image."""
+        return len(self.request.boxes)
+
+    @property
+    def plan(self) -> Plan:
+        """See :func:`plan`."""
+        if isinstance(self.network, str):
+            return Plan("dense", self.network, self.positions, (), 1)
+        return self.network.plan
+
+    def together(self, x: Tensor) -> int:
+        """How many images like ``x`` [N,C,H,W] make a good batch; the same for the same memory
+        limit, whatever else the machine does."""
+        if isinstance(self.network, str):
+            return max(1, min(_MANY // self.positions, self.request.limit // (4 * x[0].nbytes)))
+        return images_together(self.network.schedule, self.request.limit, x.element_size())
+
+    @torch.inference_mode(False)
+    def __call__(
+        self,
+        x: Tensor,
+        target: object = None,
+        classes: object = None,
+        advance: Callable[[int], object] = lambda positions: None,
+        start: float | None = None,
+    ) -> OcclusionResult:
+        """Occlude ``x``.
+
+        Args:
+            x, target, classes: as :func:`occlusion`; ``x`` of the size that was prepared for.
+            advance: called with the number of positions done.
+            start: ``perf_counter()`` of the start, for the wall time.
+        """
+        start = time.perf_counter() if start is None else start
+        request, network = self.request, self.network
+        with evaluating(self.model):
+            if isinstance(network, str):
+                found = in_whole_passes(
+                    self.model, x, request, self.layers, self.fill, target, classes, advance
+                )
+            else:
+                found = in_cones(network, x, request, self.fill, target, classes, advance)
+        kept = found.kept if classes is not None else {"logits": found.kept["logits"]}
+        return OcclusionResult(
+            **kept,
+            base_logits=found.base_logits,
+            target=found.target,
+            boxes=request.boxes,
+            grid=request.grid,
+            size=request.size,
+            stride=request.stride,
+            image_size=(x.shape[2], x.shape[3]),
+            fill=self.fill,
+            layers={layer.layer: layer for layer in found.layers},
+            seconds=time.perf_counter() - start,
+            score=self.score,
+            method="dense" if isinstance(network, str) else network.plan.method,
+            classes=found.classes,
+        )

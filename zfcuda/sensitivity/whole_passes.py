@@ -1,0 +1,68 @@
+"""Occlusion by whole passes: the model itself, called for every position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda import _running, ops
+from zfcuda._running import choose_target, to_result, variant_passes
+from zfcuda.incremental import summary
+from zfcuda.results import LayerSums
+from zfcuda.sensitivity.found import Found
+from zfcuda.sensitivity.request import Request, kept_classes
+
+
+def in_whole_passes(
+    model: nn.Module,
+    x: Tensor,
+    request: Request,
+    layers: list[str],
+    fill: float | Tensor,
+    target: object,
+    classes: object,
+    advance: Callable[[int], object],
+) -> Found:
+    """The same, the model itself called for every position."""
+    logits, strongest, fitting = _running.base_pass(model, x, layers, _strongest_map, request.limit)
+    base_logits = to_result(logits)
+    chosen = choose_target(target, base_logits)
+    kept = kept_classes(classes, chosen, base_logits.shape[1])
+    channels = {name: torch.cat([part[0] for part in strongest[name]]) for name in layers}
+    base_sums = {name: torch.cat([part[1] for part in strongest[name]]) for name in layers}
+
+    def occluded(images: Tensor, positions: slice) -> Tensor:
+        return ops.occlude(images, request.boxes[positions], fill)
+
+    def map_sum(layer: str, maps: Tensor, images: slice) -> Tensor:
+        index = channels[layer][images, None, None].expand(-1, maps.shape[1], 1)
+        index = index[..., None, None].expand(-1, -1, -1, *maps.shape[3:])
+        return _spatial_sum(maps.gather(2, index)[:, :, 0])
+
+    logits, sums = variant_passes(
+        model, x.detach(), occluded, len(request.boxes), layers, map_sum, fitting, advance
+    )
+    return Found(
+        base_logits,
+        chosen,
+        kept,
+        summary(logits, kept),
+        tuple(
+            LayerSums(name, channels[name].cpu(), to_result(base_sums[name]), sums[name])
+            for name in layers
+        ),
+    )
+
+
+def _spatial_sum(maps: Tensor) -> Tensor:
+    wide = torch.float32 if maps.dtype in (torch.float16, torch.bfloat16) else maps.dtype
+    return maps.sum((-2, -1), dtype=wide)
+
+
+def _strongest_map(layer: str, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The map of each image that holds the largest single activation [n], and its sum [n]."""
+    channels = maps.amax((2, 3)).argmax(1)
+    image = torch.arange(len(maps), device=maps.device)
+    return channels, _spatial_sum(maps[image, channels])

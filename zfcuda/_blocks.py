@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["Block", "Blocks", "ByNumber", "block_of", "read_blocks"]
+__all__ = ["UNREADABLE", "Block", "Blocks", "ByNumber", "block_of", "read_blocks"]
+
+# What decoders, and Datasets that call them, raise on bad bytes.
+UNREADABLE = (OSError, EOFError, SyntaxError, ValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +41,10 @@ class Block:
         return torch.tensor([number in self.problems for number in self.numbers])
 
     def pin_memory(self) -> Self:
-        """For a DataLoader that hands blocks to a GPU."""
-        return self if self.images is None else replace(self, images=self.images.pin_memory())
+        """For a DataLoader that hands blocks to a GPU; images that are there already stay."""
+        if self.images is None or self.images.device.type != "cpu":
+            return self
+        return replace(self, images=self.images.pin_memory())
 
 
 @runtime_checkable
@@ -66,14 +71,25 @@ class ByNumber(Protocol):
 
 
 def block_of(numbers: Sequence[int], images: Sequence[Tensor | str]) -> Block:
-    """A block of single images [C,H,W], or of sentences about what is wrong with one."""
-    good = [image for image in images if isinstance(image, Tensor)]
-    problems = {n: one for n, one in zip(numbers, images, strict=True) if isinstance(one, str)}
+    """A block of single images [C,H,W], or of sentences about what is wrong with one.
+
+    Raises:
+        ValueError: images of several sizes or types.
+    """
+    pairs = [*zip(numbers, images, strict=True)]
+    good = {number: image for number, image in pairs if isinstance(image, Tensor)}
+    problems = {number: text for number, text in pairs if isinstance(text, str)}
     if not good:
         return Block(numbers, None, problems)
-    blank = torch.zeros_like(good[0])
-    filled = [image if isinstance(image, Tensor) else blank for image in images]
-    return Block(numbers, torch.stack(filled), problems)
+    first, like = next(iter(good.items()))
+    for number, image in good.items():
+        if image.shape != like.shape or image.dtype != like.dtype:
+            raise ValueError(
+                f"images must all be alike: image {number} is {list(image.shape)} {image.dtype}, "
+                f"image {first} {list(like.shape)} {like.dtype}"
+            )
+    blank = torch.zeros_like(like)
+    return Block(numbers, torch.stack([good.get(number, blank) for number in numbers]), problems)
 
 
 def read_blocks(

@@ -18,9 +18,12 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # as the default repr has it: another
 def weights_digest(model: nn.Module) -> str:
     """sha256 of the state dict: names, types, shapes and values, in its order."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes_of(tensor))
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):  # what a module of one's own keeps besides
+            digest.update(f"{name} {_ADDRESS.sub('', repr(value))}".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(_bytes_of(value))
     return digest.hexdigest()
 
 

@@ -25,7 +25,8 @@ from torch.utils.data import (
     Subset,
 )
 
-from zfcuda._blocks import Block, block_of
+from zfcuda._blocks import UNREADABLE, Block, block_of
+from zfcuda._identity import tensor_digest
 from zfcuda.data import Preprocessing, read_image
 from zfcuda.datasets import Examples
 
@@ -113,12 +114,8 @@ def _digest(*parts: object) -> str:
     """sha256 of texts, and of tensors with their dtype and shape."""
     digest = hashlib.sha256()
     for part in parts:
-        if isinstance(part, Tensor):
-            part = part.detach().cpu().contiguous()
-            digest.update(f"{part.dtype} {list(part.shape)} ".encode())
-            digest.update(part.flatten().view(torch.uint8).numpy())
-        else:
-            digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
+        text = tensor_digest(part) if isinstance(part, Tensor) else part
+        digest.update(f"{text}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -298,7 +295,14 @@ class _Numbered(_Nameless):
         return self._loader.pick(numbers)
 
     def block(self, numbers: Sequence[int]) -> Block:
-        return block_of(numbers, [_image_in(self._dataset[number]) for number in numbers])
+        return block_of(numbers, [self._tried(number) for number in numbers])
+
+    def _tried(self, number: int) -> Tensor | str:
+        try:
+            item = self._dataset[number]
+        except UNREADABLE as error:
+            return f"image {number} cannot be read: {error}"
+        return _image_in(item)
 
 
 class _Loader(_Batches):

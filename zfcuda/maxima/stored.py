@@ -12,7 +12,6 @@ Each file appears whole or not at all, the manifest's ``complete`` last.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,8 @@ from typing import Any, Self
 from safetensors import safe_open
 from torch import Tensor
 
-from zfcuda._files import atomic_path, read_json, write_json
+from zfcuda._files import read_json, write_json
+from zfcuda._tables import write_csv
 from zfcuda.maxima.result import TopActivations
 
 __all__ = ["COLUMNS", "FORMAT", "KIND", "Layer", "StoredActivations", "file_of", "write_index"]
@@ -168,14 +168,8 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 def write_index(folder: Path, layers: Mapping[str, Layer], names: Mapping[int, str]) -> None:
     """Write index.csv: a row for each activation, by layer, map and rank (from 1). Its box is
     empty where its map was not projected."""
-    with (
-        atomic_path(folder / "index.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for name, layer in layers.items():
-            writer.writerows(_rows(name, layer, names))
+    rows = (row for name, layer in layers.items() for row in _rows(name, layer, names))
+    write_csv(folder / "index.csv", COLUMNS, rows)
 
 
 def _rows(name: str, layer: Layer, names: Mapping[int, str]) -> Iterator[list[Any]]:

@@ -4,7 +4,7 @@ with, shared by the processes of ``torchrun``.
 :mod:`.folder` is what such runs have in common, :mod:`.settings` what their results depend on,
 :mod:`.numbered` their images, :mod:`.beginnings` the checks before them. :mod:`.occlusion` and
 :mod:`.invariance` are the experiments; :mod:`.occlusion_summary` (with :mod:`.localisation`) and
-:mod:`.invariance_summary` (with :mod:`.moments`) what they come to, :mod:`.tables` as CSV files.
+:mod:`.invariance_summary` (with :mod:`.moments`) what they come to.
 """
 
 from zfcuda.runs.invariance import invariance_over

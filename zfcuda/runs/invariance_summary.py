@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zfcuda._tables import write_csv
 from zfcuda.results import InvarianceStudy, Result
 from zfcuda.results.checks import expect_shape
 from zfcuda.runs.moments import Moments
-from zfcuda.runs.tables import write_csv
 
 __all__ = ["InvarianceSummary", "merged", "of_one", "write_tables"]
 

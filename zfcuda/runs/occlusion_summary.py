@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zfcuda._tables import write_csv
 from zfcuda.results import OcclusionResult, Result
 from zfcuda.results.checks import expect_shape
 from zfcuda.runs.folder import Run
 from zfcuda.runs.localisation import sensitivity_of
 from zfcuda.runs.numbered import tried
-from zfcuda.runs.tables import write_csv
 
 __all__ = ["ClassSensitivity", "OcclusionSummary", "summarised", "write_tables"]
 

@@ -32,7 +32,7 @@ def identity_of(model: nn.Module, images: Numbered, x: Tensor) -> dict[str, Any]
     return {
         "weights": weights_digest(model),
         "architecture": architecture_digest(model),
-        **images.identity,
+        **images.identity(),
         "count": len(images),
         "image": [*x.shape],
         "dtype": str(x.dtype).removeprefix("torch."),

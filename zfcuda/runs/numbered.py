@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from zfcuda._blocks import UNREADABLE
 from zfcuda._identity import tensor_digest
 from zfcuda.data import Preprocessing, read_image
 from zfcuda.datasets import Examples
@@ -48,7 +49,6 @@ class Numbered(Protocol):
             ValueError: it cannot be read; a sentence that says which image, and why.
         """
 
-    @property
     def identity(self) -> dict[str, str]:
         """What the images are, in hashes by what they are of."""
 
@@ -102,7 +102,10 @@ def reading(
             read, the others are None, since nobody wants them.
     """
     loader: Iterable[Any] = DataLoader(
-        _Groups(images, groups), batch_size=None, num_workers=workers
+        _Groups(images, groups),
+        batch_size=None,
+        num_workers=workers,
+        generator=torch.Generator(),  # a number is drawn, else from torch's own state
     )
     return iter(loader)
 
@@ -158,7 +161,6 @@ class ImageFiles:
     def read(self, number: int) -> Tensor:
         return self._preprocessing.to_input(read_image(self._paths[number]))[0]
 
-    @property
     def identity(self) -> dict[str, str]:
         sizes = [path.stat().st_size if path.exists() else -1 for path in self._paths]
         return _identity(self, sizes)
@@ -170,11 +172,10 @@ class _Items:
     def __init__(self, items: Any) -> None:
         self._items = items
         self.names = [f"image {number}" for number in range(len(items))]
-        targets = getattr(items, "targets", None)  # as torchvision's data sets have them
-        known = targets is not None and len(targets) == len(items)
-        self.labels = torch.as_tensor(targets).long() if known else torch.full((len(items),), -1)
-        classes = getattr(items, "classes", None) if known else None
-        self.class_names = tuple(map(str, classes or ()))
+        self.labels = _labels_of(items)
+        names = tuple(map(str, getattr(items, "classes", None) or ()))
+        named = ((self.labels >= 0) & (self.labels < len(names))).all()
+        self.class_names = names if named else ()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -182,7 +183,7 @@ class _Items:
     def read(self, number: int) -> Tensor:
         try:
             item = self._items[number]
-        except (OSError, EOFError, SyntaxError, ValueError) as error:  # as decoders raise them
+        except UNREADABLE as error:
             raise ValueError(f"image {number} cannot be read: {error}") from error
         while isinstance(item, list | tuple) and item:
             item = item[0]
@@ -191,9 +192,20 @@ class _Items:
             raise TypeError(f"an image must be a tensor [C,H,W], image {number} is {got}")
         return item
 
-    @property
     def identity(self) -> dict[str, str]:
         return _identity(self)
+
+
+def _labels_of(items: Any) -> Tensor:
+    """The ``targets`` of a Dataset, int64 [N], as torchvision's classes have them; -1 where they
+    are something else, as the files or boxes of other Datasets."""
+    unknown = torch.full((len(items),), -1)
+    try:
+        found = torch.as_tensor(getattr(items, "targets", unknown))
+    except (TypeError, ValueError, RuntimeError):
+        return unknown
+    whole = found.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64)
+    return found.long() if whole and found.shape == unknown.shape else unknown
 
 
 class _Labelled:
@@ -211,7 +223,6 @@ class _Labelled:
     def read(self, number: int) -> Tensor:
         return self._examples[number][0].contiguous()
 
-    @property
     def identity(self) -> dict[str, str]:
         return _identity(self)
 

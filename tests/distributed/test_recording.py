@@ -116,7 +116,7 @@ def test_interrupted_anywhere(model, images, tmp_path, monkeypatch, after):
             record_activations(*arguments, **QUICK, every=8)
     seen, take = [], recording.Spotter.take
     monkeypatch.setattr(
-        recording.Spotter, "take", lambda self, *a: (seen.append(a[3]), take(self, *a))[1]
+        recording.Spotter, "take", lambda self, *a: (seen.append(a[2]), take(self, *a))[1]
     )
     stored = record_activations(*arguments, **QUICK, every=8)
     assert results(stored.folder) == results(whole.folder)

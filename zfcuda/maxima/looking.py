@@ -114,7 +114,8 @@ def difference(top: Top, channels: Tensor, view: View) -> float:
         return 0.0
     recorded, reproduced = recorded[there], view.reproduced[there]
     largest = recorded.abs().max().clamp_min(torch.finfo(recorded.dtype).tiny)
-    return float((recorded - reproduced).abs().max() / largest)
+    # What is no number now differs most, and no NaN may hide another layer's difference.
+    return float(((recorded - reproduced).abs() / largest).nan_to_num(nan=torch.inf).max())
 
 
 def field_windows(

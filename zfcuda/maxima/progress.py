@@ -12,6 +12,7 @@ import json
 import secrets
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -109,7 +110,7 @@ class Progress:
         """Delete all states: the results are there."""
         for path in self.folder.glob("*.safetensors"):
             path.unlink(missing_ok=True)
-        if self.folder.is_dir():
+        with suppress(OSError):  # something else lies there, as file servers leave it, or nothing
             self.folder.rmdir()
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from zfcuda.maxima.finding import check_k, warn_beyond
 from zfcuda.maxima.progress import Progress, State
 from zfcuda.maxima.projecting import project_layer
 from zfcuda.maxima.running import Top
-from zfcuda.maxima.scanning import Spotter, device_of, fitting
+from zfcuda.maxima.scanning import Spotter, check_maps, device_of, fitting
 from zfcuda.maxima.stored import Layer, StoredActivations, file_of, write_index, write_manifest
 
 __all__ = ["record_activations"]
@@ -62,8 +63,8 @@ def record_activations(
     so that values, order, projections and files are those of an undisturbed run on one process, bit
     by bit, on machines whose convolutions are.
 
-    Images that cannot be read keep their numbers, are counted and listed in the manifest, and are
-    left out.
+    Images that cannot be read (files; of a Dataset those that raise OSError or ValueError) keep
+    their numbers, are counted and listed in the manifest, and are left out.
 
     Args:
         folder: for the results, see :mod:`zfcuda.maxima.stored`; of this run alone, and seen by all
@@ -128,12 +129,14 @@ def _prepared(
 
 def _example(source: ByNumber, batch: int, device: torch.device) -> Tensor:
     """The first image that can be read, [1,C,H,W]."""
+    problem = ""
     for numbers in Blocks(source.total, batch):
         block = source.block(numbers)
         if block.images is not None:
             first = block.left_out().int().argmin()
             return block.images[first : first + 1].to(device).clone()
-    raise ValueError("there are no images that can be read")
+        problem = f"; the last: {block.problems[numbers[-1]]}"
+    raise ValueError(f"there are no images that can be read{problem}")
 
 
 def _memory(max_memory: int | None, device: torch.device) -> int:
@@ -151,6 +154,8 @@ def _settings(
 ) -> dict[str, Any]:
     """What the results depend on."""
     example = spotter.example
+    with evaluating(spotter.model):
+        check_maps(maps, spotter.tops(k))
     return {
         "weights_sha256": weights_digest(spotter.model),
         "model_sha256": hashlib.sha256(repr(spotter.model).encode()).hexdigest(),
@@ -170,7 +175,9 @@ def _settings(
 def _plain(maps: Any) -> Any:
     if isinstance(maps, Mapping):
         return {str(layer): _plain(own) for layer, own in maps.items()}
-    return maps if isinstance(maps, str | int) else [int(channel) for channel in maps]
+    if is_int(maps):
+        return int(maps)
+    return maps if isinstance(maps, str) else [int(channel) for channel in maps]
 
 
 @contextmanager
@@ -255,7 +262,7 @@ class _Run:
 
     def _look(self, batch: int, every: int, seconds: float) -> tuple[State, dict[str, Any]]:
         blocks = Blocks(self.source.total, batch)
-        like = State.none(self._shapes(), len(blocks))
+        like = State.none(self.spotter.tops(self.settings["k"]), len(blocks))
         before, files, run = self._before(like)
         left = (~before.done).nonzero()[:, 0].numpy()
         own = Blocks(self.source.total, batch, self.shard.own(left))
@@ -268,11 +275,6 @@ class _Run:
         self.shard.wait()
         seen = min(len(left) * batch, self.source.total)
         return state, self._rates(seen, spent, own)
-
-    def _shapes(self) -> dict[str, Top]:
-        k = self.settings["k"]
-        found = self.spotter.largest(self.spotter.example.clone())
-        return {name: Top.none(values, k, size) for name, (values, _, size) in found.items()}
 
     def _before(self, like: State) -> tuple[State, list[str], int]:
         """What was done (the blocks at every rank, the rest at rank 0), its files, and this run's
@@ -383,7 +385,7 @@ class _Run:
             "count": self.source.total - len(skipped),
             "skipped": skipped,
             "image_size": list(self.spotter.example.shape[2:]),
-            "layers": list(found.values()),
+            "layers": [{**one, "difference": _strict(one["difference"])} for one in found.values()],
             "index_sha256": digest(self.folder / "index.csv"),
             "rates": rates,
             "seconds": seconds,
@@ -392,6 +394,11 @@ class _Run:
         }
         write_manifest(self.folder, content)
         self._states.clear()
+
+
+def _strict(number: float) -> float | None:
+    """As strict JSON has it, which knows no infinity."""
+    return number if math.isfinite(number) else None
 
 
 def _forward_rate(model: nn.Module, images: Tensor, repeats: int = 3) -> float:

@@ -32,7 +32,8 @@ class TopActivations(Result):
             input space.
         patches: per layer [M,k,Z,h,w], the same windows of the images.
         difference: per layer, the largest |recorded - reproduced| activation of the projected units
-            as a share of the largest recorded: what was projected is what was found.
+            as a share of the largest recorded: what was projected is what was found. Infinite
+            where an activation was no number when it was reproduced.
         undefined: per layer, the number of images that were left out of a map or more, because the
             map held a NaN.
         count: number of images.

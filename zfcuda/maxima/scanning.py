@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,10 @@ from zfcuda._running import (
 )
 from zfcuda._sources import Source
 from zfcuda.interception import fast_forward
+from zfcuda.maxima.choosing import Maps, chosen
 from zfcuda.maxima.running import Top
 
-__all__ = ["Seen", "Spotter", "device_of", "fitting", "scan"]
+__all__ = ["Seen", "Spotter", "check_maps", "device_of", "fitting", "scan"]
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -41,12 +42,18 @@ class Seen:
 
 
 def scan(
-    model: nn.Module, source: Source, layers: Sequence[str], k: int, limit: int, progress: bool
+    model: nn.Module,
+    source: Source,
+    layers: Sequence[str],
+    k: int,
+    maps: Maps,
+    limit: int,
+    progress: bool,
 ) -> tuple[dict[str, Top], Seen]:
     """The strongest activations of every map of ``layers`` over ``source``.
 
     Raises:
-        ValueError: no images, or images of several sizes.
+        ValueError: no images, images of several sizes, or ``maps`` that a layer does not have.
     """
     tops: dict[str, Top] = {}
     spotter: Spotter | None = None
@@ -58,12 +65,24 @@ def scan(
                 check_input(model, images)
                 example = images[:1].clone()
                 spotter = Spotter(model, layers, example, fitting(model, example, limit))
-            for part in spotter.take(images, tops, k, count):
+                tops = spotter.tops(k)
+                check_maps(maps, tops)
+            for part in spotter.take(images, tops, count):
                 count += part
                 advance(part)
     if spotter is None:
         raise ValueError("there are no images")
     return tops, Seen(count, spotter.example)
+
+
+def check_maps(maps: Maps, tops: Mapping[str, Top]) -> None:
+    """Raise now unless every layer has these maps: they are needed after the last image only.
+
+    Raises:
+        ValueError: a layer has none such.
+    """
+    for layer, top in tops.items():
+        chosen(maps, layer, top)
 
 
 def fitting(model: nn.Module, example: Tensor, limit: int) -> int:
@@ -90,11 +109,15 @@ class Spotter:
     example: Tensor
     together: int
 
+    def tops(self, k: int) -> dict[str, Top]:
+        """By layer, the k strongest activations before the first image."""
+        found = self.largest(self.example.clone())
+        return {name: Top.none(values, k, size) for name, (values, _, size) in found.items()}
+
     def take(
         self,
         images: Tensor,
-        tops: dict[str, Top],
-        k: int,
+        tops: Mapping[str, Top],
         first: int,
         left_out: Tensor | None = None,
     ) -> Iterator[int]:
@@ -107,9 +130,7 @@ class Spotter:
         _check_alike(images, self.example, first)
         for some in spans(0, len(images), self.together):
             part = images[some].clone()  # a model may work in place
-            for name, (values, places, size) in self.largest(part).items():
-                if name not in tops:
-                    tops[name] = Top.none(values, k, size)
+            for name, (values, places, _) in self.largest(part).items():
                 own = None if left_out is None else left_out[some]
                 tops[name].offer(values, places, first + some.start, own)
             yield len(part)
@@ -129,17 +150,16 @@ class Spotter:
     def take_blocks(
         self,
         blocks: Iterable[Block],
-        tops: dict[str, Top],
+        tops: Mapping[str, Top],
         done: Callable[[Block], None],
         advance: Callable[[int], Any] = lambda count: None,
     ) -> None:
-        """Offer blocks of images to ``tops``, which name all layers; calls ``done`` after each."""
-        k = next(iter(tops.values())).values.shape[1]
+        """Offer blocks of images to ``tops``; calls ``done`` after each."""
         for block in blocks:
             if block.images is not None:
                 images = block.images.to(self.example.device, non_blocking=True)
                 left_out = block.left_out().to(images.device) if block.problems else None
-                for _ in self.take(images, tops, k, block.numbers[0], left_out):
+                for _ in self.take(images, tops, block.numbers[0], left_out):
                     pass
             advance(len(block.numbers))
             done(block)

@@ -36,6 +36,12 @@ def zfnet_file(tmp_path_factory):
 # --- our own models -------------------------------------------------------------------------------
 
 
+def test_random_states_of_gpus_are_left_alone(monkeypatch):
+    """Also of those that nobody has used yet: torch would seed them when they are."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+    load("zfnet_small?weights=none")
+
+
 def test_zfnet_is_random_but_the_same_each_time_and_says_so():
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from zfcuda._seeding import seeded
 from zfcuda.ablations.altering import altered
 from zfcuda.ablations.result import AblationResult
 from zfcuda.ablations.variants import TABLE_3, Variant
@@ -112,8 +113,7 @@ def _built(
     seed: int,
 ) -> nn.Sequential:
     """A variant with weights drawn from ``seed``; torch's own random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return altered(make(len(data.training.class_names)), variant, example)
 
 

@@ -173,14 +173,13 @@ def _fresh(classes: int, seed: int, coarse: bool) -> nn.Module:
     """zfnet_small; or with AlexNet's first layer, 11×11 at stride 4, whose maps are as large as
     zfnet_small's after pool1, so that pool1 keeps their size and everything behind it is the
     same."""
-    import torch
     from torch import nn
 
     import zfcuda.nn
     from zfcuda import models
+    from zfcuda._seeding import seeded
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = models.zfnet_small(classes)
         if coarse:
             fine = model.conv1

@@ -116,11 +116,9 @@ def _set_threads(threads: int | None) -> None:
 
 def _fresh(name: str, classes: int, recipe: Recipe) -> nn.Module:
     """A network with weights drawn from the recipe's seed."""
-    import torch
-
     from zfcuda import models
+    from zfcuda._seeding import seeded
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+    with seeded(recipe.seed):
         # Pools that rectify in their own pass: the same numbers, faster.
         return (models.zfnet if name == "zfnet" else models.zfnet_small)(classes, fused=True)

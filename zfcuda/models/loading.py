@@ -10,9 +10,9 @@ import os
 import warnings
 from dataclasses import replace
 
-import torch
 from torch import nn
 
+from zfcuda._seeding import seeded
 from zfcuda.data import Preprocessing
 from zfcuda.models import from_code, from_onnx, from_torchvision, own
 from zfcuda.models.specs import parse
@@ -47,8 +47,7 @@ def load(spec: str | os.PathLike[str]) -> nn.Module:
             f"{parsed.model} has random weights (seed {_SEED}): it has not been trained yet",
             stacklevel=2,
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
+    with seeded(_SEED):
         return _KINDS[parsed.kind].load(parsed).eval()
 
 

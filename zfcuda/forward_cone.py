@@ -157,10 +157,11 @@ def _patch_sums(source: Patches, channels: Tensor) -> Tensor:
     boxes = source.boxes
     out, windows, largest = _table([source.rows], boxes, source.buffers[0].shape[1], source.buffers)
     ops.gather_windows(None, source.buffers, windows[0], out, largest)
-    position = torch.from_numpy(np.repeat(np.arange(len(boxes)), _areas(boxes))).to(out.device)
-    values = out.gather(1, channels[position, None])[:, 0].double()
-    # Each position by itself: a NaN must not reach the next one's.
-    return values.new_zeros(len(boxes)).index_add_(0, position, values)
+    areas = torch.from_numpy(_areas(boxes)).to(out.device)
+    values = out.gather(1, channels.repeat_interleave(areas)[:, None])[:, 0].double()
+    # Each position by itself, in order: a NaN must not reach the next one's, and atomic additions
+    # would round differently each time.
+    return torch.segment_reduce(values, "sum", lengths=areas)
 
 
 # --- one kind of step each ------------------------------------------------------------------------

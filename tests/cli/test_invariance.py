@@ -38,6 +38,13 @@ def test_one_target_goes_for_all(photo, tmp_path):
     assert study.experiments["scale"].target.tolist() == [1, 1] and study.layers == ("0",)
 
 
+def test_a_name_that_leaves_no_room_for_more(photo, tmp_path):
+    name = "long" * 62 + ".png"
+    assert run("--image", photo(name), "--layer", "0", "--out", tmp_path / "out") == 0
+    stems = {path.stem for path in (tmp_path / "out").iterdir()}
+    assert stems == {f"{'long' * 50}-invariance"}
+
+
 def test_what_is_wrong_is_said_in_one_line(photo, tmp_path, capsys):
     for arguments, message in (
         (["--image", photo(), "--target", "1", "2", "3"], "--target names 3 classes: expected 1"),

@@ -53,14 +53,7 @@ def ablation(
         OSError: the folder cannot be written.
     """
     recipe = recipe or Recipe(epochs=4)
-    if recipe.minutes is not None:
-        raise ValueError(f"minutes {recipe.minutes}: equal budgets are numbers of epochs")
-    if not variants or not seeds:
-        raise ValueError("expected at least one variant and one seed")
-    slugs = [variant.slug for variant in variants]
-    if len(set(slugs)) < len(slugs):
-        twice = next(slug for slug in slugs if slugs.count(slug) > 1)
-        raise ValueError(f"two variants make the same change, {twice}")
+    _check(variants, recipe, seeds)
     make = network or (lambda classes: zfnet_small(classes, fused=True))
     example = data.training.batch(torch.tensor([0]))[0]
     # All of them are built before the first is trained: a wrong name is found now.
@@ -74,14 +67,12 @@ def ablation(
     for where in folders.values():
         check_budget(where, recipe)
 
-    runs: list[list[TrainingResult]] = []
-    for variant in variants:
-        runs.append([])
-        for seed in seeds:
-            model = _built(make, variant, data, example, seed).to(device)
-            where = folders[variant.slug, seed]
-            own = dataclasses.replace(recipe, seed=seed)
-            runs[-1].append(train(model, data, where, own, variant.slug, progress))
+    def trained(variant: Variant, seed: int) -> TrainingResult:
+        model = _built(make, variant, data, example, seed).to(device)
+        own = dataclasses.replace(recipe, seed=seed)
+        return train(model, data, folders[variant.slug, seed], own, variant.slug, progress)
+
+    runs = [[trained(variant, seed) for seed in seeds] for variant in variants]
 
     def each(value: Callable[[TrainingResult], float]) -> Tensor:
         return torch.tensor([[value(run) for run in row] for row in runs], dtype=torch.float64)
@@ -103,6 +94,17 @@ def ablation(
         recipe=settings,
         threads=torch.get_num_threads(),
     )
+
+
+def _check(variants: Sequence[Variant], recipe: Recipe, seeds: Sequence[int]) -> None:
+    if recipe.minutes is not None:
+        raise ValueError(f"minutes {recipe.minutes}: equal budgets are numbers of epochs")
+    if not variants or not seeds:
+        raise ValueError("expected at least one variant and one seed")
+    slugs = [variant.slug for variant in variants]
+    if len(set(slugs)) < len(slugs):
+        twice = next(slug for slug in slugs if slugs.count(slug) > 1)
+        raise ValueError(f"two variants make the same change, {twice}")
 
 
 def _built(

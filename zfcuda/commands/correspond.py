@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfcuda.commands import _images, _options
@@ -93,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
     what = f"{len(x)} {'images' if options.parts else 'faces'}"
     figure = figures.correspondence(result, network.display(x), f"{what}: the same part hidden")
     text = _findings(result)
-    stem = folder / f"{Path(options.parts).stem if options.parts else 'faces'}-correspond"
+    stem = folder / _images.stems([options.parts or "faces"], options.command)[0]
     announce(write("Correspondence", text, result, figure, stem, provenance, "paper table 1"))
     print(f"{result.table()}\n{text}")
 

@@ -57,27 +57,12 @@ def run(options: argparse.Namespace) -> None:
     """One figure, a column for each network."""
     import zfcuda
     from zfcuda import figures
-    from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, writable_folder, write
 
     folder = writable_folder(options.out)
-    network = None
-    if options.train:
-        if options.against or options.weights:
-            raise ValueError("--train makes both networks; leave --against and --weights out")
-        networks = _trained(options, folder)
-    else:
-        network = Network.of(options)
-        both = [network]
-        if options.against:
-            both.append(Network.load(options.against, options.device))
-        names = [_grids.title(own.spec) for own in both]
-        if len({*names}) < len(names):  # files of one name in two folders
-            names = [own.spec for own in both]
-        if len({*names}) < len(names):
-            raise ValueError(f"--against {options.against}: it is the network of --model")
-        networks = dict(zip(names, both, strict=True))
+    networks = _trained(options, folder) if options.train else _named(options)
     images = {name: _data.of(options, own) for name, own in networks.items()}
+    network = None if options.train else next(iter(networks.values()))
     provenance = Provenance.of(options, network, networks=_hashes(networks))
     result = zfcuda.compare_filters(
         {name: own.model for name, own in networks.items()},
@@ -108,6 +93,21 @@ def run(options: argparse.Namespace) -> None:
     stem = folder / "filters"
     announce(write("First layers", text, result, figure, stem, provenance, "paper figure 6"))
     print(text)
+
+
+def _named(options: argparse.Namespace) -> dict[str, Network]:
+    """The networks of --model and --against, by names that tell them apart."""
+    from zfcuda._network import Network
+
+    both = [Network.of(options)]
+    if options.against:
+        both.append(Network.load(options.against, options.device))
+    names = [_grids.title(own.spec) for own in both]
+    if len({*names}) < len(names):  # files of one name in two folders
+        names = [own.spec for own in both]
+    if len({*names}) < len(names):
+        raise ValueError(f"--against {options.against}: it is the network of --model")
+    return dict(zip(names, both, strict=True))
 
 
 def _hashes(networks: Mapping[str, Network]) -> dict[str, str]:
@@ -141,6 +141,8 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
     from zfcuda import datasets, models, training
     from zfcuda._network import Network, pick_device
 
+    if options.against or options.weights:
+        raise ValueError("--train makes both networks; leave --against and --weights out")
     recipe = training.Recipe(epochs=options.epochs, seed=options.seed)
     device = pick_device(options.device)
     preprocessing = models.preprocessing("zfnet_small?weights=none")

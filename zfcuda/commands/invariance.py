@@ -54,6 +54,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """One study of all images."""
+    if options.list_layers:
+        from zfcuda._network import Network
+
+        _images.list_layers(Network.of(options))
+    elif options.data is not None:
+        from zfcuda.commands import _invariance_every
+
+        _invariance_every.run(options)
+    elif options.image:
+        _study(options)
+    else:
+        raise ValueError("invariance needs --image FILE [FILE ...]")
+
+
+def _study(options: argparse.Namespace) -> None:
     import torch
 
     import zfcuda
@@ -61,16 +76,6 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, writable_folder, write
 
-    if options.list_layers:
-        _images.list_layers(Network.of(options))
-        return
-    if options.data is not None:
-        from zfcuda.commands import _invariance_every
-
-        _invariance_every.run(options)
-        return
-    if not options.image:
-        raise ValueError("invariance needs --image FILE [FILE ...]")
     pictures = [data.read_image(path) for path in options.image]
     folder = writable_folder(options.out)
     network = Network.of(options)
@@ -98,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
         "probability of "
         + ("the true class." if options.target else "the class predicted for the image as it is.")
     )
-    stem = folder / f"{names[0]}-invariance"
+    stem = folder / _images.stems(options.image[:1], options.command)[0]
     announce(
         write("Invariance", text, result, figure, stem, provenance, "paper figure 5, talk figure 6")
     )

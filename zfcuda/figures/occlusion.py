@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from ._style import (
     NO_DATA,
@@ -74,16 +74,7 @@ def occlusion_row(
     base = float(_softmax(to_array(result.base_logits)[image])[target])
     edges = cell_edges(to_array(result.boxes), result.grid)
     if shown is not None:
-        ax = next(axes)
-        height, width = result.size
-        show_image(
-            ax,
-            shown,
-            "input, one occluder drawn",
-            f"P({fit(name, 20, 1)})\n= {base:.3f} without occluder\n"
-            f"occluder {height}×{width} px,\nstep {result.stride[0]}×{result.stride[1]} px",
-        )
-        _draw_occluder(ax, result)
+        _draw_input(next(axes), result, shown, f"P({fit(name, 20, 1)})\n= {base:.3f}")
     if projection is not None:
         show_image(
             next(axes),
@@ -98,6 +89,29 @@ def occlusion_row(
 
     ax = next(axes)
     _draw_map(ax, label_colours(labels, known), edges, result, shown, "most probable label")
+    _name_labels(ax, legend)
+    if layer is not None:
+        sums = to_array(result.layer_map(layer, image)).astype(float)
+        idle = float(result.layers[layer].base[image])
+        limits = _limits(sums, idle)
+        title = "strongest map's activity"
+        mesh = _draw_map(next(axes), sums, edges, result, shown, title, "cividis", limits)
+        label = f"sum of {_channel(result, layer, image)},\n{fit_name(layer, 30)}"
+        colour_bar(mesh.axes, mesh, label, idle)
+    return figure
+
+
+def _draw_input(ax: Axes, result: OcclusionResult, shown: Array, probability: str) -> None:
+    height, width = result.size
+    down, right = result.stride
+    caption = (
+        f"{probability} without occluder\noccluder {height}×{width} px,\nstep {down}×{right} px"
+    )
+    show_image(ax, shown, "input, one occluder drawn", caption)
+    _draw_occluder(ax, result)
+
+
+def _name_labels(ax: Axes, legend: Sequence[Patch]) -> None:
     ax.legend(
         handles=legend,
         loc="upper left",
@@ -108,15 +122,6 @@ def occlusion_row(
         handleheight=1,
         labelspacing=0.35,
     )
-    if layer is not None:
-        sums = to_array(result.layer_map(layer, image)).astype(float)
-        idle = float(result.layers[layer].base[image])
-        limits = _limits(sums, idle)
-        title = "strongest map's activity"
-        mesh = _draw_map(next(axes), sums, edges, result, shown, title, "cividis", limits)
-        label = f"sum of {_channel(result, layer, image)},\n{fit_name(layer, 30)}"
-        colour_bar(mesh.axes, mesh, label, idle)
-    return figure
 
 
 def _softmax(logits: Array) -> Array:

@@ -26,6 +26,28 @@ def probe(result: ProbeResult, title: str | None = None) -> Figure:
     count = len(result.layers)
     figure = new_figure(max(4.4, 1.9 + 0.62 * count), 3.5 + 0.3 * bool(title), title)
     ax = figure.subplots()
+    _draw_accuracies(ax, result)
+    ax.axhline(result.chance, color=MUTED, linewidth=0.9, linestyle=":")
+    _note(ax, result.chance, "most frequent class")
+    if not math.isnan(result.network_accuracy):
+        ax.axhline(result.network_accuracy, color=INK, linewidth=0.8, linestyle=(0, (5, 3)))
+        _note(ax, result.network_accuracy, f"network: {result.network_accuracy:.1%}")
+    _name_layers(ax, result)
+    ax.set_ylim(0, 1.04)
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    ax.set_axisbelow(True)
+    pictures = [f"{n:,}".replace(",", "\N{THIN SPACE}") for n in result.pictures]
+    ax.set_ylabel(f"accuracy of {len(result.class_names)} classes")
+    ax.set_xlabel(f"pictures: {pictures[0]} training, {pictures[1]} validation, {pictures[2]} test")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
+    return figure
+
+
+def _draw_accuracies(ax: Axes, result: ProbeResult) -> None:
+    """Of the three parts against depth, with the test part's in numbers."""
+    count = len(result.layers)
     depth = np.arange(count)
     chosen = to_array(result.chosen)
     validation = to_array(result.validation_accuracy)[depth, chosen]
@@ -41,11 +63,6 @@ def probe(result: ProbeResult, title: str | None = None) -> Figure:
         ax.errorbar(depth[part], to_array(result.accuracy)[part], to_array(result.error)[part],
                     color=PALETTE[0], marker="o", markersize=5, capsize=2,
                     label="test, ± standard error" if part.stop == count else None)  # fmt: skip
-    ax.axhline(result.chance, color=MUTED, linewidth=0.9, linestyle=":")
-    _note(ax, result.chance, "most frequent class")
-    if not math.isnan(result.network_accuracy):
-        ax.axhline(result.network_accuracy, color=INK, linewidth=0.8, linestyle=(0, (5, 3)))
-        _note(ax, result.network_accuracy, f"network: {result.network_accuracy:.1%}")
     for x, y in zip(depth, to_array(result.accuracy), strict=True):
         ax.annotate(
             f"{100 * y:.1f}",
@@ -58,15 +75,13 @@ def probe(result: ProbeResult, title: str | None = None) -> Figure:
             color=PALETTE[0],
             fontweight="bold",
         )
-    ax.set_xticks(depth, [_tick(result, i) for i in range(count)], linespacing=1.35)
+
+
+def _name_layers(ax: Axes, result: ProbeResult) -> None:
+    """Along the abscissa, with what their classifiers were given."""
+    count = len(result.layers)
+    ax.set_xticks(range(count), [_tick(result, i) for i in range(count)], linespacing=1.35)
     ax.set_xlim(-0.5, count - 0.5)
-    ax.set_ylim(0, 1.04)
-    ax.yaxis.set_major_locator(MaxNLocator(5))
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    ax.set_axisbelow(True)
-    pictures = [f"{n:,}".replace(",", "\N{THIN SPACE}") for n in result.pictures]
-    ax.set_ylabel(f"accuracy of {len(result.class_names)} classes")
     ax.annotate(
         "layer\nfeatures\nC",
         (0, 0),
@@ -79,9 +94,6 @@ def probe(result: ProbeResult, title: str | None = None) -> Figure:
         fontsize=7.5,
         color=MUTED,
     )
-    ax.set_xlabel(f"pictures: {pictures[0]} training, {pictures[1]} validation, {pictures[2]} test")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
-    return figure
 
 
 def _note(ax: Axes, y: float, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,9 +71,7 @@ def linear_probe(
     """
     start = time.perf_counter()
     require_sklearn()
-    strengths = sorted(float(value) for value in regularisation)
-    if not strengths or not all(0 < value < math.inf for value in strengths):
-        raise ValueError(f"regularisation must be positive numbers, got {regularisation!r}")
+    strengths = _strengths(regularisation)
     if size < 1 or steps < 1:
         raise ValueError(f"size and steps must be at least 1, got {size} and {steps}")
     for part in PARTS:
@@ -95,13 +93,7 @@ def linear_probe(
         with progress_bar(len(group) * len(strengths), progress, "classifiers") as advance:
             for name in group:
                 fits[name] = fitted(arrays.pop(name), labels, strengths, steps, advance)
-    unfinished = [name for name in names if not fits[name].converged[fits[name].chosen]]
-    if unfinished:
-        warnings.warn(
-            f"the classifiers of {unfinished} had not converged after {steps} steps; their "
-            "accuracy may be a little low: raise steps",
-            stacklevel=2,
-        )
+    _warn_unfinished(fits, steps)
     return ProbeResult(
         layers=tuple(names),
         shapes=tuple(features.shapes[name] for name in names),
@@ -118,6 +110,24 @@ def linear_probe(
         class_names=tuple(data.training.class_names),
         seconds=time.perf_counter() - start,
     )
+
+
+def _strengths(regularisation: Sequence[float]) -> list[float]:
+    """Ascending: the stronger regularisation first."""
+    strengths = sorted(float(value) for value in regularisation)
+    if not strengths or not all(0 < value < math.inf for value in strengths):
+        raise ValueError(f"regularisation must be positive numbers, got {regularisation!r}")
+    return strengths
+
+
+def _warn_unfinished(fits: Mapping[str, Fit], steps: int) -> None:
+    unfinished = [name for name, fit in fits.items() if not fit.converged[fit.chosen]]
+    if unfinished:
+        warnings.warn(
+            f"the classifiers of {unfinished} had not converged after {steps} steps; their "
+            "accuracy may be a little low: raise steps",
+            stacklevel=4,  # this function, linear_probe, its decorator, the caller
+        )
 
 
 def _column(values: Sequence[Any]) -> Tensor:

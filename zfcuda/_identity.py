@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["architecture_digest", "tensor_digest", "versions", "weights_digest"]
+__all__ = ["architecture_digest", "precision", "tensor_digest", "versions", "weights_digest"]
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # as the default repr has it: another in every process
 
@@ -42,6 +42,16 @@ def tensor_digest(tensor: Tensor) -> str:
 
 def _bytes_of(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def precision(device: torch.device) -> dict[str, str]:
+    """What torch was told about rounding on a device: autocast's type, and how exact float32
+    products are."""
+    cast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
+    return {
+        "autocast": str(cast or "off").removeprefix("torch."),
+        "float32 products": torch.get_float32_matmul_precision(),
+    }
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -8,7 +8,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from zfcuda._identity import weights_digest
-from zfcuda.maxima import projecting, record_activations, top_activations
+from zfcuda.maxima import (
+    StoredActivations,
+    projecting,
+    record_activations,
+    recording,
+    top_activations,
+)
 from zfcuda.maxima.scanning import Spotter
 
 
@@ -72,6 +78,32 @@ def test_what_else_lies_beside_the_states_stays(model, images, tmp_path):
     assert other.exists()
 
 
+def test_a_damaged_layer_is_made_again(model, images, tmp_path, monkeypatch):
+    whole = record_activations(tmp_path / "whole", model, images, "0", k=2, maps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(recording._Run, "finish", lambda *_: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            record_activations(tmp_path / "run", model, images, "0", k=2, maps=1)
+    (file,) = (tmp_path / "run" / "layers").iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match="is damaged: .*; it is made again"):
+        record_activations(tmp_path / "run", model, images, "0", k=2, maps=1)
+    assert file.read_bytes() == content == whole.layer("0").path.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="is damaged"):
+        StoredActivations.open(tmp_path / "run").layer("0")
+
+
+def test_other_roundings_are_another_run(model, images, tmp_path):
+    record_activations(tmp_path, model, images, "0", k=2, maps=1)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match=r"another run .*autocast 'bfloat16' instead of 'off'"),
+    ):
+        record_activations(tmp_path, model, images, "0", k=2, maps=1)
+
+
 class Broken(Dataset):
     def __init__(self, images, broken):
         self.images, self.broken = images, broken
@@ -93,7 +125,7 @@ def test_images_of_a_dataset_that_cannot_be_read(model, images, tmp_path):
 
 
 def test_no_image_that_can_be_read(model, images, tmp_path):
-    with pytest.raises(ValueError, match=r"can be read; the last: image 8 cannot .*truncated"):
+    with pytest.raises(ValueError, match=r"images can be read; the last: image 8 .*truncated"):
         record_activations(tmp_path, model, Broken(images, range(9)), "2")
 
 

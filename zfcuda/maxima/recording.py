@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from zfcuda._blocks import Block, Blocks, ByNumber, read_blocks
 from zfcuda._distributed import Shard, current_shard
 from zfcuda._files import digest, read_json, remove_leftovers
-from zfcuda._identity import weights_digest
+from zfcuda._identity import precision, weights_digest
 from zfcuda._running import check_input, evaluating, find_layers, is_int, progress_bar
 from zfcuda._sources import Images, source_of
 from zfcuda.maxima.choosing import Maps, chosen
@@ -128,15 +129,20 @@ def _prepared(
 
 
 def _example(source: ByNumber, batch: int, device: torch.device) -> Tensor:
-    """The first image that can be read, [1,C,H,W]."""
-    problem = ""
+    """The first image that can be read, [1,C,H,W].
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not source.total:
+        raise ValueError("there are no images")
     for numbers in Blocks(source.total, batch):
         block = source.block(numbers)
         if block.images is not None:
             first = block.left_out().int().argmin()
             return block.images[first : first + 1].to(device).clone()
-        problem = f"; the last: {block.problems[numbers[-1]]}"
-    raise ValueError(f"there are no images that can be read{problem}")
+    last = block.problems[source.total - 1]
+    raise ValueError(f"none of the {source.total:,} images can be read; the last: {last}")
 
 
 def _memory(max_memory: int | None, device: torch.device) -> int:
@@ -169,6 +175,7 @@ def _settings(
         "together": spotter.together,
         "memory": memory,
         "device": example.device.type,
+        **precision(example.device),
     }
 
 
@@ -354,7 +361,7 @@ class _Run:
         found = {}
         for index, (name, top) in enumerate(state.tops.items()):
             path = self.folder / file_of(index, name)
-            there = self.shard.share(torch.tensor([float(path.is_file())]))
+            there = self.shard.share(torch.tensor([float(_is_there(path))]))
             if not there:
                 project_layer(path, self.spotter, self.source, name, top,
                               chosen(maps, name, top), memory, self.shard, self.shown)  # fmt: skip
@@ -394,6 +401,18 @@ class _Run:
         }
         write_manifest(self.folder, content)
         self._states.clear()
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a layer's file is; one that a machine without power has left half written is not."""
+    try:
+        Layer.read(path)
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        warnings.warn(f"{error}; it is made again", stacklevel=2)
+        return False
+    return True
 
 
 def _strict(number: float) -> float | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zfcuda._files import read_json, write_json
@@ -56,11 +56,20 @@ class Layer:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        with safe_open(path, "pt") as file:
-            names = ("values", "images", "positions", "channels", "boxes")
-            difference = float(file.get_tensor("difference"))
-            shape = tuple(file.get_slice("projections").get_shape())
-            return cls(path, *map(file.get_tensor, names), difference, shape)
+        """All but the pictures.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                names = ("values", "images", "positions", "channels", "boxes")
+                difference = float(file.get_tensor("difference"))
+                shape = tuple(file.get_slice("projections").get_shape())
+                return cls(path, *map(file.get_tensor, names), difference, shape)
+        except SafetensorError as error:
+            raise ValueError(f"'{path}' is damaged: {error}") from error
 
     def pictures(self, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Projections and patches [m,k,Z,h,w] of the projected maps ``rows``."""

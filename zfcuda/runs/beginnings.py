@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda._identity import architecture_digest, tensor_digest, versions, weights_digest
+from zfcuda._identity import (
+    architecture_digest,
+    precision,
+    tensor_digest,
+    versions,
+    weights_digest,
+)
 from zfcuda._running import is_int, per_image
 from zfcuda.runs.numbered import Numbered, tried
 
@@ -24,7 +30,7 @@ def memory(max_memory: int | None, device: torch.device) -> int:
 
 
 def identity_of(model: nn.Module, images: Numbered, x: Tensor) -> dict[str, Any]:
-    """What every experiment's results depend on: network, images, types, versions.
+    """What every experiment's results depend on: network, images, types, device, versions.
 
     Args:
         x: an image [C,H,W], as the model takes it.
@@ -36,7 +42,8 @@ def identity_of(model: nn.Module, images: Numbered, x: Tensor) -> dict[str, Any]
         "count": len(images),
         "image": [*x.shape],
         "dtype": str(x.dtype).removeprefix("torch."),
-        "device": x.device.type,
+        "device": device_of(model).type,  # images are read on the CPU
+        **precision(device_of(model)),
         "versions": versions("zfcuda", "torch", "pillow"),
     }
 

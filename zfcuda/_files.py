@@ -92,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ValueError if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of lists in lists in lists
         raise ValueError(f"'{path}' is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' holds a {type(content).__name__}: expected an object")

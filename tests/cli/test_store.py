@@ -85,6 +85,13 @@ def test_page(store, tmp_path, capsys):
     assert made == {path: path.stat().st_mtime_ns for path in made}, "sheets are made once"
 
 
+def test_what_is_no_manifest_has_no_page(tmp_path):
+    for number, text in enumerate(("", "[]", "{", "[" * 100_000, '{"kind": 1}', "\0")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "manifest.json").write_text(text)
+    assert stored_folders(tmp_path) == []
+
+
 def test_runs_that_are_not_done_have_no_page(store, tmp_path):
     assert run(*store) == 0
     assert stored_folders(tmp_path) == [tmp_path / "run"]

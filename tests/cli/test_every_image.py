@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from zfcuda import cli
+from zfcuda.commands._data import list_all
 from zfcuda.results import OcclusionResult
 from zfcuda.runs import InvarianceSummary, OcclusionSummary
 
@@ -25,6 +26,14 @@ def photos(tmp_path):
     (folder / "cat" / "broken.png").write_bytes(b"\x89PNG not really")
     (folder / "dog" / "cut.png").write_bytes((folder / "dog" / "a.png").read_bytes()[:900])
     return folder
+
+
+def test_images_in_folders_but_not_in_hidden_ones(tmp_path):
+    names = ["b.png", "a/c.jpg", "a/d/e.png", "a/.f.png", ".thumbnails/g.png", "a/.cache/h/i.png"]
+    for name in [*names, "notes.txt"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_all(tmp_path) == [tmp_path / name for name in names[:3]]
 
 
 OCCLUDER = ["--size", "8", "--stride", "8"]

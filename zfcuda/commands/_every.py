@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zfcuda.commands import _data
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from zfcuda.runs.folder import Run
     from zfcuda.runs.numbered import Numbered
 
-PARTS = ("training", "validation", "test")
 SAMPLES = "garments"
 TRUE = "true"
 TARGET_HELP = f"; with --data also '{TRUE}': each image's own, by its folder or its label"
@@ -34,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="with --data: the first N only")
     parser.add_argument(
         "--part",
-        choices=PARTS,
+        choices=_data.PARTS,
         default="validation",
         help="with --data: of IDX files (default: %(default)s)",
     )
@@ -76,11 +77,7 @@ def images_of(options: argparse.Namespace, network: Network) -> Numbered:
 
 
 def _paths(folder: Path) -> list[Path]:
-    from zfcuda.data import list_images
-
-    paths = list_images(folder)
-    for inner in sorted(path for path in folder.rglob("*") if path.is_dir()):
-        paths += list_images(inner)
+    paths = _data.list_all(folder)
     if not paths:
         raise ValueError(f"'{folder}' holds no image: expected a folder of images or IDX files")
     return paths

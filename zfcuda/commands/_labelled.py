@@ -72,6 +72,11 @@ class _Renamed(Examples):
 
 
 def labels_of(names: Sequence[str], network: Network) -> list[int]:
+    """The network's labels of the classes with these names, whatever their case.
+
+    Raises:
+        ValueError: a class that the network does not know.
+    """
     known = {name.casefold(): label for label, name in enumerate(network.class_names or ())}
     unknown = [name for name in names if name.casefold() not in known]
     if unknown:

@@ -109,6 +109,7 @@ def find(model: nn.Module, current: Mark | None) -> Any:
 
 
 def keep(model: nn.Module, current: Mark | None, graph: Any) -> None:
+    """Remember a model's graph for as long as the model lives, if it can be told from others."""
     # A graph that holds the model itself would keep it alive for ever.
     if current is not None and all(module is not model for module in current.modules):
         with _lock:

@@ -78,6 +78,17 @@ def look_again(
     max_memory: int | None,
     progress: bool,
 ) -> dict[str, View]:
+    """Forward the images that ``units`` name once more, and project each of these units.
+
+    Args:
+        units: by layer int64 [P,4], (image number, channel, row, column); -1 as number where there
+            is none.
+        windows: by layer int64 [P,4], what of the image is kept of each unit.
+        example: [1,C,H,W], which all images are like.
+
+    Raises:
+        RuntimeError: images are missing that were there before.
+    """
     views = {layer: View.empty(windows[layer], example) for layer in units}
     numbers = torch.cat([rows[:, 0] for rows in units.values()])
     wanted = numbers[numbers >= 0].unique()

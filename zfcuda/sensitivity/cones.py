@@ -75,6 +75,8 @@ def in_cones(
     classes: object,
     advance: Callable[[int], object],
 ) -> Found:
+    """Every position of every image ``x`` [N,C,H,W], of which only what it can change is computed,
+    as far as the schedule says."""
     shown = torch.as_tensor(fill, dtype=x.dtype).to(x.device)
     shown = shown[:, None, None] if shown.dim() == 1 else shown
     shown = shown.expand(x.shape[1:]).permute(1, 2, 0).contiguous()[None]

@@ -25,7 +25,7 @@ def in_whole_passes(
     classes: object,
     advance: Callable[[int], object],
 ) -> Found:
-    """The same, the model itself called for every position."""
+    """Every position of every image ``x`` [N,C,H,W], the model itself called for each."""
     logits, strongest, fitting = _running.base_pass(model, x, layers, _strongest_map, request.limit)
     base_logits = to_result(logits)
     chosen = choose_target(target, base_logits)

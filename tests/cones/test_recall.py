@@ -70,6 +70,13 @@ def test_a_changed_model_is_traced_anew(change, net, x):
         torch.testing.assert_close(values_of(again, x)[again.output], net(x))
 
 
+def test_a_list_that_is_changed_where_it_is(net, x):
+    net.conv.stride = [1, 1]
+    graph = trace(net, x)
+    net.conv.stride[0] = 2
+    assert trace(net, x) is not graph
+
+
 def test_large_weights_are_read_where_they_are(net, x):
     net.conv = nn.Conv2d(3, 4, (129, 129), padding=64)  # too large to be compared
     graph = trace(net, x)

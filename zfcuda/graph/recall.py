@@ -95,7 +95,11 @@ def _changes(tensor: Tensor) -> int | None:
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:
     kinds = (int, float, str, tuple, list, type(None))
-    return tuple((name, v) for name, v in vars(module).items() if isinstance(v, kinds))
+    return tuple(
+        (name, [*v] if isinstance(v, list) else v)  # a list may be changed where it is
+        for name, v in vars(module).items()
+        if isinstance(v, kinds)
+    )
 
 
 def find(model: nn.Module, current: Mark | None) -> Any:

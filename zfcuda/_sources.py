@@ -236,8 +236,16 @@ class Files:
         return os.path.relpath(self._paths[number], self._root)
 
     def identity(self) -> str:
-        names = (self.name(number) for number in range(self.total))
-        return _digest(self._preprocessing, *names)
+        files = (f"{self.name(n)} {_size(path)}" for n, path in enumerate(self._paths))
+        return _digest(self._preprocessing, *files)
+
+
+def _size(path: Path) -> int:
+    """Of a file, bytes; -1 of one that is not there."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 class _Reading(Dataset[Tensor | str]):

@@ -56,6 +56,18 @@ def test_removed_layers_take_their_relu_along_and_others_fit():
     assert altered(net, Variant("", resize={"b": 2}), x).b.bias is None
 
 
+def test_the_model_is_left_in_its_modes():
+    net = chain(3)
+    net.add_module("block", nn.Sequential(nn.Dropout(), nn.Identity()))
+    net.add_module("e", nn.Linear(3, 3))
+    net.train()
+    net.block[0].eval()
+    modes = [module.training for module in net.modules()]
+    small = altered(net, Variant("", resize={"c": 4}), torch.randn(2, 3, 16, 16))
+    assert [module.training for module in net.modules()] == modes
+    assert small.training and small.c.training and small.block is net.block
+
+
 def test_the_papers_variants_of_zfnet_small():
     x = torch.zeros(1, 3, 64, 64)
     networks = [altered(zfcuda.models.zfnet_small(fused=True), variant, x) for variant in TABLE_3]

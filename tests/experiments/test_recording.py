@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
 from zfcuda._identity import weights_digest
+from zfcuda._sources import Files
+from zfcuda.data import Preprocessing
 from zfcuda.maxima import (
     StoredActivations,
     projecting,
@@ -102,6 +105,21 @@ def test_other_roundings_are_another_run(model, images, tmp_path):
         pytest.raises(ValueError, match=r"another run .*autocast 'bfloat16' instead of 'off'"),
     ):
         record_activations(tmp_path, model, images, "0", k=2, maps=1)
+
+
+def test_files_of_other_contents_are_other_images(model, tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.png")]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(path)
+    files = Files(paths, Preprocessing(size=9, resize=None))
+    record_activations(tmp_path / "run", model, files, "0", k=2, maps=1)
+    before = files.identity()
+    Image.effect_noise((9, 9), 50).convert("RGB").save(paths[1])
+    assert files.identity() != before
+    with pytest.raises(ValueError, match=r"another run .*images_sha256"):
+        record_activations(tmp_path / "run", model, files, "0", k=2, maps=1)
+    paths[1].unlink()
+    assert files.identity() != before
 
 
 class Broken(Dataset):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from zfcuda._running import evaluating
 from zfcuda.ablations.variants import Variant
 
 _FOLLOWING = (nn.ReLU, nn.Dropout, nn.Identity)  # they go with the layer before them
@@ -14,7 +14,8 @@ def altered(model: nn.Sequential, variant: Variant, example: Tensor) -> nn.Seque
     """``model`` with layers left out or of another size, as a new network.
 
     Layers whose input or output changes get fresh weights, normally distributed with the spread of
-    the layer's own at its number of inputs, and biases 0; the others are the model's own.
+    the layer's own at its number of inputs, and biases 0; the others are the model's own. The model
+    is left as it was.
 
     Args:
         model: layers called one after another.
@@ -51,7 +52,8 @@ def altered(model: nn.Sequential, variant: Variant, example: Tensor) -> nn.Seque
     result = nn.Sequential()
     for name, layer in layers.items():
         result.add_module(name, layer)
-    return result.train(model.training)
+    result.training = model.training  # not its layers', which are the model's own
+    return result
 
 
 def _is_weighted(layer: nn.Module) -> bool:
@@ -81,15 +83,12 @@ def _resized(layer: nn.Module, inputs: int, outputs: int | None) -> nn.Module:
     nn.init.normal_(fresh.weight, std=float(layer.weight.detach().std()) * share**0.5)
     if fresh.bias is not None:
         nn.init.zeros_(fresh.bias)
-    return fresh
+    return fresh.train(layer.training)
 
 
-@torch.no_grad()
 def _output(name: str, layer: nn.Module, x: Tensor) -> Tensor:
-    mode = layer.training
     try:
-        return layer.eval()(x)
+        with evaluating(layer):
+            return layer(x)
     except RuntimeError as error:
         raise ValueError(f"after this change layer {name!r} does not fit: {error}") from error
-    finally:
-        layer.train(mode)

@@ -38,7 +38,7 @@ def altered(model: nn.Sequential, variant: Variant, example: Tensor) -> nn.Seque
             "either removed or resized to at least 1"
         )
     layers: dict[str, nn.Module] = {}
-    removing, x = False, example
+    removing, x = False, example.clone()  # a layer may work in place
     for name, layer in model.named_children():
         if _is_weighted(layer):
             removing = name in variant.remove

@@ -158,10 +158,11 @@ def _patch_sums(source: Patches, channels: Tensor) -> Tensor:
     out, windows, largest = _table([source.rows], boxes, source.buffers[0].shape[1], source.buffers)
     ops.gather_windows(None, source.buffers, windows[0], out, largest)
     areas = torch.from_numpy(_areas(boxes)).to(out.device)
-    values = out.gather(1, channels.repeat_interleave(areas)[:, None])[:, 0].double()
+    channel = channels.repeat_interleave(areas, output_size=len(out))
+    values = out.gather(1, channel[:, None])[:, 0].double()
     # Each position by itself, in order: a NaN must not reach the next one's, and atomic additions
-    # would round differently each time.
-    return torch.segment_reduce(values, "sum", lengths=areas)
+    # would round differently each time. Unsafe: a GPU would be waited for to check the lengths.
+    return torch.segment_reduce(values, "sum", lengths=areas, unsafe=True)
 
 
 # --- one kind of step each ------------------------------------------------------------------------

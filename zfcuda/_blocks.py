@@ -60,7 +60,7 @@ class ByNumber(Protocol):
     workers: int
 
     def block(self, numbers: Sequence[int]) -> Block:
-        """The images with these numbers."""
+        """The images with these numbers; nobody else needs their tensor, it may be overwritten."""
 
     def name(self, number: int) -> str:
         """What an image is called, as its file; "" where it has no name."""

@@ -67,9 +67,20 @@ class Shard:
         return items[self.rank :: self.world]
 
     def wait(self) -> None:
-        """Until all ranks are here."""
-        if self.world > 1:
+        """Until all ranks are here.
+
+        Raises:
+            RuntimeError: one of them ended.
+        """
+        if self.world == 1:
+            return
+        try:
             dist.barrier()
+        except RuntimeError as error:
+            raise RuntimeError(
+                "another process of the run ended early; run the same command again, with as many "
+                f"processes as you like: what is finished stays ({error})"
+            ) from error
 
     def collect(self, tensor: Tensor) -> list[Tensor]:
         """Every rank's tensor, in the order of their ranks; all of one shape, dtype and kind of

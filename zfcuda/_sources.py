@@ -175,7 +175,7 @@ class _Labelled(_Nameless):
 
 
 class Files:
-    """Image files; those that cannot be read are left out.
+    """Image files; those that cannot be read are left out, unless none can.
 
     Args:
         paths: in this order.
@@ -217,6 +217,10 @@ class Files:
                     self.skipped.append(x)
             if good:
                 yield torch.cat(good)
+        if self.skipped and not self.read:
+            raise ValueError(
+                f"none of the {self.total:,} images can be read; the last: {self.skipped[-1]}"
+            )
 
     def pick(self, numbers: Sequence[int]) -> Iterator[Tensor]:
         return map(torch.cat, self._decoded([self.read[number] for number in numbers]))

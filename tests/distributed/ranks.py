@@ -15,12 +15,17 @@ from zfcuda.maxima import progress, record_activations
 LAYERS = ["1", "4"]
 
 
-def record(folder, total):
-    """The same run whichever process starts it."""
+def network():
+    """The same whoever asks."""
     torch.manual_seed(3)
     layers = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 3), nn.ReLU()]
+    return nn.Sequential(*layers).eval()
+
+
+def record(folder, total):
+    """The same run whichever process starts it."""
+    model = network()
     images = torch.randn(total, 3, 14, 12).mul(3).round().div(3)  # some activations are equal
-    model = nn.Sequential(*layers).eval()
     return record_activations(folder, model, images, LAYERS, k=4, maps=3, batch=4, every=4)
 
 

@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import zfcuda
+from zfcuda._distributed import Shard
+from zfcuda._locks import claimed
 from zfcuda._sources import Files
 from zfcuda.data import Preprocessing
 from zfcuda.maxima import progress, record_activations, recording, top_activations
@@ -211,8 +213,8 @@ def test_another_model_is_refused(model, images, tmp_path):
 
 def test_two_at_once_are_refused(model, images, tmp_path):
     with (
-        recording._locked(tmp_path),
-        pytest.raises(ValueError, match="another process is at work"),
+        claimed(tmp_path, Shard()),
+        pytest.raises(ValueError, match=r"another run is at work in '.*': wait"),
     ):
         record_activations(tmp_path, model, images, LAYERS, **QUICK)
 

@@ -21,7 +21,8 @@ from zfcuda.runs import occlusion_over
 
 def results(folder: Path) -> dict[Path, int]:
     """When each result was finished: its second file was written."""
-    return {path: path.stat().st_mtime_ns for path in folder.glob("images/*/*.json")}
+    # Not what a kill left half written, which is hidden.
+    return {path: path.stat().st_mtime_ns for path in folder.glob("images/*/[0-9]*.json")}
 
 
 def work(folder: Path) -> None:

@@ -1,41 +1,88 @@
-"""Runs shared by the processes of torchrun: ``shared.py FOLDER``; the last one loses rank 1."""
+"""Runs that several processes share: ``shared.py FOLDER`` under torchrun, or :func:`start`. The
+last one, called ``dead``, loses the last rank; :func:`go_on` finishes it."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
 import torch
-from small_runs import SETTINGS, Slow, groups_of, images, network
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network
 
-from zfcuda._distributed import current_shard, from_environment
+from zfcuda._distributed import Shard, current_shard, from_environment
+from zfcuda._locks import claimed
 from zfcuda.runs import invariance_over, occlusion_over
+
+COUNTS = (COUNT, 7, 2)  # five groups, three, one
+FAMILIES = {"rotation": [0.0, 30.0], "scale": [1.0, 1.2, 1.5]}
+_TOGETHER = 3
 
 
 class Deadly(Slow):
-    """Kills the process that reads a certain image."""
+    """Kills the last rank within its last group."""
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        if current_shard().rank == 1 and number == 10:
+        shard = current_shard()
+        last = shard.own(range(-(-len(self) // _TOGETHER)))[-1]
+        if shard.rank == shard.world - 1 and number == last * _TOGETHER + 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(number)
 
 
-def main(folder: Path) -> None:
+def all_runs(folder: Path) -> None:
+    """What a rank does."""
+    net, shard = network(), current_shard()
+    for count in COUNTS:
+        found = occlusion_over(net, images(count), folder / str(count), **SETTINGS)
+        assert (found is not None) == shard.first
+    moved = invariance_over(net, images(), folder / "moved", "3", transformations=FAMILIES)
+    assert (moved is not None) == shard.first
+    _refused(net, folder / "busy")
+    occlusion_over(net, Deadly(images(), 0), folder / "dead", **SETTINGS)
+
+
+def _refused(net: torch.nn.Module, folder: Path) -> None:
+    """Where another run is at work, every rank says so, and none is left waiting."""
+    shard = current_shard()
+    with claimed(folder, Shard()) if shard.first else nullcontext():
+        shard.wait()
+        with pytest.raises(ValueError, match="another run is at work"):
+            occlusion_over(net, images(), folder, **SETTINGS)
+        shard.wait()
+
+
+def go_on(folder: Path) -> None:
+    """What a rank does to finish what the dead one left."""
+    occlusion_over(network(), Slow(images(), 0), folder / "dead", **SETTINGS)
+
+
+def start(world: int, work: Callable[[Path], None], folder: Path) -> None:
+    """Processes of one run, forked from this one, which costs no start of Python."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    del store
+    mp.start_processes(_rank, (world, port, work, folder), world, start_method="fork")
+
+
+def _rank(rank: int, world: int, port: int, work: Callable[[Path], None], folder: Path) -> None:
+    names = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    _within(work, folder)
+
+
+def _within(work: Callable[[Path], None], folder: Path) -> None:
     torch.set_num_threads(1)
-    groups_of(3)
-    net = network()
-    with from_environment() as shard:
-        uneven = occlusion_over(net, images(), folder / "uneven", **SETTINGS)
-        few = occlusion_over(net, images(2), folder / "few", **SETTINGS)
-        moved = invariance_over(net, images(), folder / "moved", "3", transformations=FAMILIES)
-        assert all((one is not None) == shard.first for one in (uneven, few, moved))
-        occlusion_over(net, Deadly(images(), 0), folder / "dead", **SETTINGS)
+    groups_of(_TOGETHER)
+    with from_environment():
+        work(folder)
 
-
-FAMILIES = {"rotation": [0.0, 30.0], "scale": [1.0, 1.2, 1.5]}
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    _within(all_runs, Path(sys.argv[1]))

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import resource
 import shutil
 
 import pytest
@@ -15,6 +16,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 import zfcuda
 from zfcuda import sensitivity
+from zfcuda._distributed import Shard
+from zfcuda._locks import claimed
 from zfcuda.results import OcclusionResult
 from zfcuda.runs.localisation import localisation, sensitivity_of
 
@@ -291,6 +294,80 @@ def test_a_damaged_result_is_named(net, x, tmp_path):
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"0000001-image-1\.npz .*delete its files and run again"):
         zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
+
+
+def test_a_result_of_another_run_is_named(net, x, tmp_path):
+    zfcuda.occlusion_over(net, x[:3], tmp_path / "own", **SETTINGS)
+    zfcuda.occlusion_over(net, x[:3], tmp_path / "other", target=2, **SETTINGS)
+    for name in ("0000001-image-1.npz", "0000001-image-1.json"):
+        shutil.copy(tmp_path / "other" / "images" / "0000" / name, tmp_path / "own/images/0000")
+    with pytest.raises(ValueError, match=r"0000001-image-1\.json' is of a run with other.*delete"):
+        zfcuda.occlusion_over(net, x[:3], tmp_path / "own", **SETTINGS)
+    for path in (tmp_path / "own").glob("images/*/0000001*"):
+        path.unlink()
+    zfcuda.occlusion_over(net, x[:3], tmp_path / "own", **SETTINGS)
+
+
+def test_two_at_once_are_refused(net, x, tmp_path):
+    with claimed(tmp_path, Shard()):
+        for over in (zfcuda.occlusion_over, zfcuda.invariance_over):
+            with pytest.raises(ValueError, match="another run is at work in"):
+                over(net, x, tmp_path)
+    assert not (tmp_path / "settings.json").exists()
+
+
+def test_a_layer_named_twice_is_one(net, x, tmp_path):
+    zfcuda.occlusion_over(net, x[:2], tmp_path, layers="3", **SETTINGS)
+    zfcuda.occlusion_over(net, x[:2], tmp_path, layers=["3", "3"], **SETTINGS)
+
+
+def test_settings_that_nobody_can_read(net, x, tmp_path):
+    zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
+    path = tmp_path / "settings.json"
+    content = json.loads(path.read_text())
+    del content["settings"]["images together"]  # as code that did not know of it would leave it
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"other settings: images together null there, \d+ here"):
+        zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
+    path.write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"settings\.json' cannot be read as"
+    ):
+        zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
+
+
+class Filling(Dataset):
+    """Images during whose reading the disk becomes full."""
+
+    def __init__(self, x):
+        self.x, self.limits = x, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, number):
+        if number == 7:  # files that are longer fail in the middle of a write
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, self.limits[1]))
+        return self.x[number]
+
+    def empty(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
+
+
+def test_a_full_disk(net, x, tmp_path, contents, monkeypatch):
+    monkeypatch.setattr(sensitivity.Prepared, "together", lambda *_: 4)
+    images = Filling(x)
+    try:
+        with pytest.raises(OSError, match=r"cannot write '.*0000004-image-4\.npz'.*too large"):
+            zfcuda.occlusion_over(net, images, tmp_path / "full", **SETTINGS)
+    finally:
+        images.empty()
+    folder = tmp_path / "full"
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
+    assert len([*folder.glob("images/0000/*")]) == 2 * 4
+    zfcuda.occlusion_over(net, x, folder, **SETTINGS)
+    zfcuda.occlusion_over(net, x, tmp_path / "whole", **SETTINGS)
+    assert contents(folder) == contents(tmp_path / "whole")
 
 
 def test_images_of_another_size_are_named(net, x, tmp_path):

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from shared import FAMILIES
-from small_runs import SETTINGS, Slow, groups_of, images, network, whole_files
+import torch.multiprocessing as mp
+from shared import COUNTS, FAMILIES, all_runs, go_on, start
+from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network, whole_files
 
 import zfcuda
 from zfcuda import sensitivity
@@ -45,34 +46,41 @@ def test_killed_at_any_moment_nothing_is_lost_or_different(tmp_path, contents, k
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """What two processes left, and how torchrun ended."""
+@pytest.fixture(scope="module", params=[2, 3, 4])
+def shared(request, tmp_path_factory):
+    """The folder that so many processes left."""
     folder = tmp_path_factory.mktemp("shared")
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    return folder, *python(*launcher, HERE / "shared.py", folder)
+    if request.param == 2:
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+        status, _, errors = python(*launcher, HERE / "shared.py", folder)
+        assert status != 0 and "SIGKILL" in errors, errors
+    else:
+        with pytest.raises(mp.ProcessExitedException, match="SIGKILL"):
+            start(request.param, all_runs, folder)
+    return folder, request.param
 
 
-@pytest.mark.parametrize(("name", "count"), [("uneven", 13), ("few", 2)])
-def test_two_processes_give_what_one_does(shared, tmp_path, contents, name, count):
-    folder, _, _, errors = shared
+@pytest.mark.parametrize("count", COUNTS)
+def test_many_processes_give_what_one_does(shared, tmp_path, contents, count):
+    """Also with uneven shares, and with fewer groups than processes."""
+    folder, _ = shared
     groups_of(3)
     zfcuda.occlusion_over(network(), images(count), tmp_path, **SETTINGS)
-    assert contents(folder / name) == contents(tmp_path), errors
+    assert contents(folder / str(count)) == contents(tmp_path)
 
 
-def test_so_do_two_processes_for_invariance(shared, tmp_path, contents):
-    folder, _, _, errors = shared
+def test_so_do_they_for_invariance(shared, tmp_path, contents):
+    folder, _ = shared
     zfcuda.invariance_over(network(), images(), tmp_path, "3", transformations=FAMILIES)
-    assert contents(folder / "moved") == contents(tmp_path), errors
+    assert contents(folder / "moved") == contents(tmp_path)
 
 
 def test_a_dead_process_ends_the_run_and_another_world_goes_on(shared, tmp_path, contents):
-    folder, status, _, errors = shared
-    assert status != 0 and "SIGKILL" in errors
-    assert not (folder / "dead" / "summary.json").exists()
+    folder, world = shared
+    left = {*(folder / "dead").glob("images/*/[0-9]*.json")}
+    assert len(left) < COUNT and not (folder / "dead" / "summary.json").exists()
     whole_files(folder / "dead")
+    start({2: 1, 3: 4, 4: 2}[world], go_on, folder)
     groups_of(3)
-    zfcuda.occlusion_over(network(), Slow(images(), 0), folder / "dead", **SETTINGS)
     zfcuda.occlusion_over(network(), Slow(images(), 0), tmp_path, **SETTINGS)
     assert contents(folder / "dead") == contents(tmp_path)

@@ -34,6 +34,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads: convolutions and matrix products round differently for another number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _turn(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Wait until no other thread runs an experiment on any of ``modules``: modes and hooks belong
     to the module, not to the thread."""

@@ -38,8 +38,8 @@ class Images:
             print(f"zfcuda: skipped: {len(skipped) - 5} more", file=sys.stderr)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """--data, --limit, --part, --workers."""
+def add_options(parser: argparse.ArgumentParser, workers: str = "none") -> None:
+    """--data, --limit, --part, --workers; ``workers`` says how many there are by default."""
     parser.add_argument(
         "--data",
         metavar="DIR",
@@ -55,7 +55,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of IDX files (default: %(default)s)",
     )
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read images ahead"
+        "--workers",
+        type=int,
+        metavar="N",
+        help=f"processes that read images ahead (default: {workers})",
     )
 
 
@@ -63,7 +66,7 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
     """The images that a command line means, as input of a network.
 
     Raises:
-        ValueError: no such folder, no images in it, a --limit below 1.
+        ValueError: no such folder, no images in it, a --limit below 1, --workers below 0.
     """
     import torch
 
@@ -74,10 +77,13 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
 
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit}: expected at least 1")
+    workers = options.workers or 0
+    if workers < 0:
+        raise ValueError(f"--workers {workers}: expected 0 or more")
     preprocessing = network.preprocessing
     folder = None if options.data is None else Path(options.data)
     if folder is not None and not any(folder.glob("*-ubyte*")):
-        files = _files(folder, preprocessing, options)
+        files = _files(folder, preprocessing, options.limit, workers)
         return Images(files, f"{files.total:,} image files of {folder.name}")
     try:
         split = datasets.split(preprocessing, folder, seed=seed)
@@ -91,7 +97,7 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
         examples, what = datasets.garments(preprocessing).pictures, "images that come with zfcuda"
     if options.limit is not None and options.limit < len(examples):
         examples = Part(examples, torch.arange(options.limit))
-    return Images(source_of(examples, workers=options.workers), f"{len(examples):,} {what}")
+    return Images(source_of(examples, workers=workers), f"{len(examples):,} {what}")
 
 
 def list_all(folder: Path) -> list[Path]:
@@ -106,10 +112,10 @@ def list_all(folder: Path) -> list[Path]:
     return paths
 
 
-def _files(folder: Path, preprocessing: Preprocessing, options: argparse.Namespace) -> Files:
+def _files(folder: Path, preprocessing: Preprocessing, limit: int | None, workers: int) -> Files:
     from zfcuda._sources import Files
 
     paths = list_all(folder)
     if not paths:
         raise ValueError(f"'{folder}' holds no image: expected a folder of images or IDX files")
-    return Files(paths[: options.limit], preprocessing, workers=options.workers)
+    return Files(paths[:limit], preprocessing, workers=workers)

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
     with from_environment(pick_device(options.device)):
         network = Network.of(options)
         images = _every.images_of(options, network)
-        work = invariance_run(
+        with invariance_run(
             network.model,
             images,
             _every.folder_of(options),
@@ -30,13 +30,13 @@ def run(options: argparse.Namespace) -> None:
             _target(options, images, network),
             fill=network.fill(options.fill),
             about=_every.about(options, network),
-        )
-        work.carry_out(options.workers, not options.quiet)
-        summary = work.summary(_entry(work, options))
-        if summary is not None:
-            title = f"{options.data}: invariance, {len(summary.names):,} images"
-            figure = figures.invariance_summary(summary, title=title)
-            _every.announce(work.run, figure, summary.skipped)
+        ) as work:
+            work.carry_out(options.workers, not options.quiet)
+            summary = work.summary(_entry(work, options))
+            if summary is not None:
+                title = f"{options.data}: invariance, {len(summary.names):,} images"
+                figure = figures.invariance_summary(summary, title=title)
+                _every.announce(work.run, figure, summary.skipped)
 
 
 def _target(options: argparse.Namespace, images: Numbered, network: Network) -> int | Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -36,17 +37,21 @@ def run(options: argparse.Namespace) -> None:
         if options.plan:
             print(_plan(options, network, images))
             return
-        work = _begun(options, network, images)
-        if work.run.shard.first and not options.quiet:
-            print(str(work.prepared.plan).partition("\n")[0], file=sys.stderr)
-        work.carry_out(options.workers, not options.quiet)
-        picture = _picture(network, options.layer)
-        if options.pictures:
-            there = work.run.there()
-            _every.draw(work.run, work.run.shard.own(there), picture)
-        summary = work.summary(_entry(work))
-        if summary is not None:
-            _conclude(options, network, work, summary, picture)
+        with _begun(options, network, images) as work:
+            _do(options, network, work)
+
+
+def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> None:
+    if work.run.shard.first and not options.quiet:
+        print(str(work.prepared.plan).partition("\n")[0], file=sys.stderr)
+    work.carry_out(options.workers, not options.quiet)
+    picture = _picture(network, options.layer)
+    if options.pictures:
+        there = work.run.there()
+        _every.draw(work.run, work.run.shard.own(there), picture)
+    summary = work.summary(_entry(work))
+    if summary is not None:
+        _conclude(options, network, work, summary, picture)
 
 
 def _plan(options: argparse.Namespace, network: Network, images: Numbered) -> Plan:
@@ -55,7 +60,9 @@ def _plan(options: argparse.Namespace, network: Network, images: Numbered) -> Pl
     return plan(network.model, x, options.size, options.stride, layers, options.method)
 
 
-def _begun(options: argparse.Namespace, network: Network, images: Numbered) -> OcclusionRun:
+def _begun(
+    options: argparse.Namespace, network: Network, images: Numbered
+) -> AbstractContextManager[OcclusionRun]:
     target: int | Tensor | None
     if options.target == _every.TRUE:
         target = _every.true_labels(images, network)

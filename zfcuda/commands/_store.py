@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from zfcuda.commands import _data
+from zfcuda.commands import _cores, _data
 
 if TYPE_CHECKING:
     from zfcuda._network import Network
@@ -45,24 +45,26 @@ def record(
     import zfcuda
     from zfcuda._distributed import current_shard
 
+    options.workers = _cores.workers(options.workers, network.device)
     images = _data.of(options, network)
-    stored = zfcuda.record_activations(
-        options.store,
-        network.model,
-        images.source,
-        layers,
-        options.k,
-        options.maps,
-        batch=options.batch,
-        workers=options.workers,
-        every=options.every,
-        about={
-            "provenance": provenance.facts(),
-            "images": images.text,
-            "preprocessing": _shown(network),
-        },
-        progress=not options.quiet,
-    )
+    with _cores.shared_with(options.workers, network.device):
+        stored = zfcuda.record_activations(
+            options.store,
+            network.model,
+            images.source,
+            layers,
+            options.k,
+            options.maps,
+            batch=options.batch,
+            workers=options.workers,
+            every=options.every,
+            about={
+                "provenance": provenance.facts(),
+                "images": images.text,
+                "preprocessing": _shown(network),
+            },
+            progress=not options.quiet,
+        )
     if current_shard().first:
         _report(stored)
 

@@ -28,7 +28,7 @@ EXAMPLES = """examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Which images, layers and maps."""
     _options.model(parser, "zfnet_small")
-    _data.add_options(parser)
+    _data.add_options(parser, "none; with --store a quarter of the cores, on a GPU all but one")
     _options.layers(parser, "layer; may be repeated (default: relu1 to relu5 of a ZF network)")
     _maps.add_options(parser, 9)
     parser.add_argument(

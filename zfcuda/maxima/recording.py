@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from zfcuda._blocks import Block, Blocks, ByNumber, read_blocks
 from zfcuda._distributed import Shard, current_shard
 from zfcuda._files import digest, read_json, remove_leftovers
-from zfcuda._identity import precision, weights_digest
-from zfcuda._running import check_input, evaluating, find_layers, is_int, progress_bar
+from zfcuda._identity import architecture_digest, precision, weights_digest
+from zfcuda._locks import claimed
+from zfcuda._running import check_input, evaluating, find_layers, is_int, progress_bar, threads
 from zfcuda._sources import Images, source_of
 from zfcuda.maxima.choosing import Maps, chosen
 from zfcuda.maxima.finding import check_k, warn_beyond
@@ -104,7 +105,7 @@ def record_activations(
     spotter, memory = _prepared(model, source, names, batch, max_memory)
     settings = _settings(spotter, source, int(k), maps, batch, memory)
     shard.agree(json.dumps(settings), "the settings")
-    with _claimed(folder, settings, about, shard) as complete:
+    with _begun(folder, settings, about, shard) as complete:
         if not complete:
             run = _Run(folder, settings, spotter, source, shard, progress)
             state, rates = run.look(batch, every, seconds)
@@ -113,7 +114,6 @@ def record_activations(
                 differences = {name: one["difference"] for name, one in found.items()}
                 warn_beyond(differences, tolerance, spotter.example.dtype)
                 run.finish(state, found, about, rates, perf_counter() - began)
-            shard.wait()
     return StoredActivations.open(folder)
 
 
@@ -164,7 +164,7 @@ def _settings(
         check_maps(maps, spotter.tops(k))
     return {
         "weights_sha256": weights_digest(spotter.model),
-        "model_sha256": hashlib.sha256(repr(spotter.model).encode()).hexdigest(),
+        "model_sha256": architecture_digest(spotter.model),
         "layers": list(spotter.layers),
         "k": k,
         "maps": _plain(maps),
@@ -188,60 +188,54 @@ def _plain(maps: Any) -> Any:
 
 
 @contextmanager
-def _claimed(
+def _begun(
     folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None, shard: Shard
 ) -> Iterator[bool]:
-    """Keep other runs out of the folder; whether its run is complete.
+    """The folder for this run alone, in as many threads as it was begun with; whether it is
+    complete.
 
     Raises:
-        ValueError: the folder holds another run, or one that is under way.
+        ValueError: the folder holds another run, one that is under way, or one that nobody knows.
         OSError: it cannot be written.
     """
-    if not shard.first:
-        yield bool(shard.share(torch.zeros(1)))
-        return
-    with _locked(folder):
-        remove_leftovers(folder)
-        before = _settings_before(folder)
-        different = [
-            f"{key} {settings.get(key)!r} instead of {before.get(key)!r}"
-            for key in (settings.keys() | before.keys() if before else ())
-            if settings.get(key) != before.get(key)
-        ]
-        if different:
-            raise ValueError(
-                f"'{folder}' holds another run ({'; '.join(sorted(different))}): choose another "
-                "folder"
-            )
-        complete = bool(before) and bool(read_json(folder / "manifest.json").get("complete"))
-        if not before:
-            write_manifest(folder, {"complete": False, "settings": settings, "about": about or {}})
-        shard.share(torch.tensor([float(complete)]))
-        yield complete
-
-
-def _settings_before(folder: Path) -> Mapping[str, Any]:
     path = folder / "manifest.json"
-    if not path.is_file():
-        return {}
-    settings = read_json(path).get("settings")
-    if not isinstance(settings, dict):
-        raise ValueError(f"'{path}' is not the manifest of a run over a data set")
-    return settings
+    with claimed(folder, shard):
+        if shard.first:
+            remove_leftovers(folder)
+            if not path.is_file() and not _layers_in(folder):
+                first = {"complete": False, "settings": settings, "about": about or {}}
+                write_manifest(folder, first | {"threads": torch.get_num_threads()})
+        shard.wait()
+        if not path.is_file():
+            raise ValueError(
+                f"'{folder}' holds {_layers_in(folder)[0]} of a run, but not its manifest.json: "
+                "nobody can tell what it is; choose another folder"
+            )
+        manifest = read_json(path)
+        _require_same(folder, manifest, settings)
+        with threads(int(manifest.get("threads", torch.get_num_threads()))):
+            yield bool(manifest.get("complete"))
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process however that ends."""
-    import fcntl
+def _layers_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("layers/*.safetensors"))
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is at work in '{folder}'") from None
-        yield
+
+def _require_same(folder: Path, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    before = manifest.get("settings")
+    if not isinstance(before, dict):
+        raise ValueError(
+            f"'{folder / 'manifest.json'}' is not the manifest of a run over a data set"
+        )
+    different = [
+        f"{key} {settings.get(key)!r} instead of {before.get(key)!r}"
+        for key in sorted(settings.keys() | before.keys())
+        if settings.get(key) != before.get(key)
+    ]
+    if different:
+        raise ValueError(
+            f"'{folder}' holds another run ({'; '.join(different)}): choose another folder"
+        )
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def scan(
     count = 0
     with evaluating(model), progress_bar(source.total, progress, "images") as advance:
         for images in source.batches():
-            images = images.to(device_of(model), non_blocking=True)
+            # A copy, since a model may work in place.
+            images = images.to(device_of(model), non_blocking=True, copy=True)
             if spotter is None:
                 check_input(model, images)
                 example = images[:1].clone()
@@ -122,14 +123,14 @@ class Spotter:
         left_out: Tensor | None = None,
     ) -> Iterator[int]:
         """Offer images [n,C,H,W] from number ``first`` on to ``tops``; gives how many are done,
-        part by part.
+        part by part. The model may overwrite the images.
 
         Raises:
             ValueError: they are not like the example, or a layer gives something else than maps.
         """
         _check_alike(images, self.example, first)
         for some in spans(0, len(images), self.together):
-            part = images[some].clone()  # a model may work in place
+            part = images[some]
             for name, (values, places, _) in self.largest(part).items():
                 own = None if left_out is None else left_out[some]
                 tops[name].offer(values, places, first + some.start, own)

@@ -17,7 +17,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ import torch
 from torch import Tensor
 
 from zfcuda._distributed import Shard
+from zfcuda._files import read_json, remove_leftovers
+from zfcuda._locks import claimed
+from zfcuda._running import threads
 from zfcuda.results import Result
 from zfcuda.runs import settings
 from zfcuda.runs.numbered import Numbered, reading, tried
@@ -32,7 +37,6 @@ from zfcuda.runs.numbered import Numbered, reading, tried
 __all__ = ["Run"]
 
 _A_FOLDER = 1000  # images: more files in one are a nuisance to every tool
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.(npz|json|png|pdf|csv)")  # of atomic_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,11 @@ class Run:
     settings: Mapping[str, Any]
     about: Mapping[str, Any]
     shard: Shard
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the settings, which every result bears."""
+        return settings.digest(self.settings)
 
     # ------------------------------------------------------------------ what is there
 
@@ -97,27 +106,42 @@ class Run:
         """An image's result.
 
         Raises:
-            ValueError: a file is damaged; which one, and what to do.
+            ValueError: a file is damaged, or of another run; which one, and what to do.
         """
         try:
+            self._check_origin(number)
             return self.kind.load(self.stem(number))
         except (ValueError, OSError) as error:
             raise ValueError(f"{error}; delete its files and run again") from error
 
+    def _check_origin(self, number: int) -> None:
+        """Files can be moved about: each says which settings it was made with."""
+        stem = self.stem(number)
+        path = stem.with_name(f"{stem.name}.json")
+        origin = read_json(path).get("provenance")
+        if not isinstance(origin, dict) or origin.get("run") != self.digest:
+            raise ValueError(f"'{path}' is of a run with other settings")
+
     # ------------------------------------------------------------------ doing it
 
-    def begin(self) -> None:
-        """Write the settings, or compare them with those that the run was begun with.
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Write the settings, or compare them with those that the run was begun with; no other run
+        gets into the folder until all ranks leave.
 
         Raises:
-            ValueError: they differ, with what differs; or the folder cannot be written.
+            ValueError: they differ, with what differs; another run is at work in the folder; or
+                nobody can tell what it holds.
+            OSError: it cannot be written.
         """
-        if self.shard.first:
-            if not settings.begun(self.folder):
-                self._write_settings()
-            self._tidy()
-        self._wait()
-        settings.require_same(self.folder, self.settings)
+        with claimed(self.folder, self.shard):
+            if self.shard.first:
+                if not settings.begun(self.folder):
+                    self._write_settings()
+                remove_leftovers(self.folder)
+            self.shard.wait()
+            settings.require_same(self.folder, self.settings)
+            yield
 
     def _write_settings(self) -> None:
         if (self.folder / "images").exists():
@@ -126,12 +150,6 @@ class Run:
                 "tell what they are; name another folder"
             )
         settings.write(self.folder, self.settings)
-
-    def _tidy(self) -> None:
-        """Remove what a process that was killed had begun to write."""
-        for path in self.folder.rglob(".*"):
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
 
     def carry_out(
         self,
@@ -155,12 +173,13 @@ class Run:
         total = len(self.images) if alone else wanted
         title = "images" if alone else f"images of rank 0 of {self.shard.world}"
         shown = progress and self.shard.first
-        with settings.own_threads(self.folder), _bar(total, total - wanted, shown, title) as moved:
+        bar = _bar(total, total - wanted, shown, title)
+        with threads(settings.threads_of(self.folder)), bar as moved:
             read = reading(self.images, own, workers)
             for (numbers, some), found in zip(own, read, strict=True):
                 self._do(numbers, some, found, answer)
                 moved(len(some))
-        self._wait()
+        self.shard.wait()
 
     def _agreed(self) -> list[int]:
         """What is missing. One rank looks, so that all share the same list while some already
@@ -169,20 +188,6 @@ class Run:
         if self.shard.first:
             mask[self.missing()] = 1
         return self.shard.share(mask).nonzero()[:, 0].tolist()
-
-    def _wait(self) -> None:
-        """Until all ranks are here.
-
-        Raises:
-            RuntimeError: one of them ended.
-        """
-        try:
-            self.shard.wait()
-        except RuntimeError as error:
-            raise RuntimeError(
-                "another process of the run ended early; run the same command again, with as many "
-                f"processes as you like: what is finished stays ({error})"
-            ) from error
 
     def _do(
         self,
@@ -217,7 +222,7 @@ class Run:
             "provenance": {
                 **self.about,
                 "settings": image,
-                "run": settings.digest(self.settings),
+                "run": self.digest,
                 "versions": self.settings["versions"],
             }
         }

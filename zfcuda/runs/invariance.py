@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,11 @@ def invariance_over(
     Raises:
         TypeError, ValueError: as :func:`zfcuda.invariance_study` and :func:`zfcuda.occlusion_over`.
     """
-    run = invariance_run(
+    with invariance_run(
         model, images, folder, layers, target, transformations, fill, max_memory, about
-    )
-    run.carry_out(workers, progress)
-    return run.summary()
+    ) as run:
+        run.carry_out(workers, progress)
+        return run.summary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +121,7 @@ class InvarianceRun:
         return found
 
 
+@contextmanager
 def invariance_run(
     model: nn.Module,
     images: Numbered | Tensor | Dataset[Any],
@@ -130,8 +132,9 @@ def invariance_run(
     fill: float | Sequence[float] | Tensor = 0.0,
     max_memory: int | None = None,
     about: Mapping[str, Any] | None = None,
-) -> InvarianceRun:
-    """Check, and begin the folder, or find that it holds another run."""
+) -> Iterator[InvarianceRun]:
+    """Check, and begin the folder, or find that it holds another run. Within, the folder is this
+    run's alone."""
     images = numbered(images)
     example = first_readable(images)
     device = device_of(model)
@@ -155,8 +158,8 @@ def invariance_run(
         "images together": _TOGETHER,
     }
     run = Run(Path(folder), images, InvarianceSummary, settings, about or {}, current_shard())
-    run.begin()
-    return InvarianceRun(run, model, names, families, shown, limit, targets)
+    with run.begun():
+        yield InvarianceRun(run, model, names, families, shown, limit, targets)
 
 
 def _listed(values: Values) -> Any:

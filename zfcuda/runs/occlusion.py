@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -79,14 +80,15 @@ def occlusion_over(
 
     Raises:
         TypeError, ValueError: as :func:`zfcuda.occlusion`; images of several sizes; none that can
-            be read; a folder that holds a run with other settings, with what differs.
+            be read; a folder that holds a run with other settings, with what differs, or in which
+            another run is at work.
     """
-    run = occlusion_run(
+    with occlusion_run(
         model, images, folder, target, size, stride, fill, layers, method, score, classes,
         max_memory, about,
-    )  # fmt: skip
-    run.carry_out(workers, progress)
-    return run.summary()
+    ) as run:  # fmt: skip
+        run.carry_out(workers, progress)
+        return run.summary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +134,7 @@ class OcclusionRun:
         return found
 
 
+@contextmanager
 def occlusion_run(
     model: nn.Module,
     images: Numbered | Tensor | Dataset[Any],
@@ -146,8 +149,9 @@ def occlusion_run(
     classes: Sequence[int] | None = (),
     max_memory: int | None = None,
     about: Mapping[str, Any] | None = None,
-) -> OcclusionRun:
-    """Check, trace and plan; begin the folder, or find that it holds another run."""
+) -> Iterator[OcclusionRun]:
+    """Check, trace and plan; begin the folder, or find that it holds another run. Within, the
+    folder is this run's alone."""
     images = numbered(images)
     example = first_readable(images)
     device = device_of(model)
@@ -155,7 +159,7 @@ def occlusion_run(
     x = example[None].to(device)
     prepared = prepare(model, x, size, stride, fill, layers, method, score, limit)
     if isinstance(prepared.network, str) and method == "auto":
-        warnings.warn(f"occlusion runs dense passes, since {prepared.network}", stacklevel=4)
+        warnings.warn(f"occlusion runs dense passes, since {prepared.network}", stacklevel=5)
     known = predict(model, x, limit).logits.shape[1]
     targets, said = targets_of(target, len(images), known)
     if classes:
@@ -175,8 +179,8 @@ def occlusion_run(
         "images together": prepared.together(x),
     }
     run = Run(Path(folder), images, OcclusionResult, settings, about or {}, current_shard())
-    run.begin()
-    return OcclusionRun(run, prepared, example, targets, classes)
+    with run.begun():
+        yield OcclusionRun(run, prepared, example, targets, classes)
 
 
 def _of_one(result: OcclusionResult, index: int, classes: Sequence[int] | None) -> OcclusionResult:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +54,9 @@ def require_same(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-@contextmanager
-def own_threads(folder: Path) -> Iterator[None]:
-    """As many threads as the process had that began the run: convolutions and matrix products round
-    differently for another number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(_read(folder)["threads"]))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def threads_of(folder: Path) -> int:
+    """How many threads the process had that began the run."""
+    return int(_read(folder)["threads"])
 
 
 def _read(folder: Path) -> dict[str, Any]:

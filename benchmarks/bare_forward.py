@@ -1,0 +1,43 @@
+"""Images a second of a network alone, on the first images of a data set, which are at hand.
+
+    python benchmarks/bare_forward.py --seconds 5 --data FOLDER [--part all]
+
+What a pass over the data set is measured against. Threads are those of OMP_NUM_THREADS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from zfcuda._network import Network
+from zfcuda._running import evaluating
+from zfcuda.commands import _data, _options
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    _options.model(parser, "zfnet_small")
+    _data.add_options(parser)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    options = parser.parse_args()
+    network = Network.of(options)
+    source = _data.of(options, network).source
+    images = source.block(range(min(options.batch, source.total))).images.to(network.device)
+    with evaluating(network.model):
+        network.model(images)
+        done, began = 0, time.perf_counter()
+        while (spent := time.perf_counter() - began) < options.seconds:
+            network.model(images)
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            done += len(images)
+    print(done / spent)
+
+
+if __name__ == "__main__":
+    main()

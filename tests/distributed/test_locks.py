@@ -1,0 +1,67 @@
+"""One run at a time in a folder; one that was killed is in nobody's way."""
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zfcuda
+from zfcuda._distributed import Shard
+from zfcuda._locks import claimed
+
+BUSY = "another run is at work in '.*': wait until it is done, or name another folder"
+
+
+def test_one_after_the_other(tmp_path):
+    folder = tmp_path / "not" / "there"
+    for _ in range(2):
+        with claimed(folder, Shard()):
+            with pytest.raises(ValueError, match=BUSY), claimed(folder, Shard()):
+                pytest.fail("two at once")
+            with claimed(tmp_path / "another", Shard()):
+                pass
+
+
+def test_an_error_gives_the_folder_back(tmp_path):
+    with pytest.raises(KeyError), claimed(tmp_path, Shard()):
+        raise KeyError
+    with claimed(tmp_path, Shard()):
+        pass
+
+
+def test_a_killed_process_holds_nothing_though_its_worker_lives(tmp_path):
+    path = os.pathsep.join([str(Path(zfcuda.__file__).parents[1]), *sys.path])
+    holder = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("holder.py"), tmp_path],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+    )
+    worker = int(holder.stdout.readline())  # its pid
+    try:
+        with pytest.raises(ValueError, match=BUSY), claimed(tmp_path, Shard()):
+            pytest.fail("two at once")
+        holder.kill()
+        holder.wait()
+        os.kill(worker, 0)  # it lives
+        with claimed(tmp_path, Shard()):
+            pass
+    finally:
+        holder.stdout.close()
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_file_systems_without_locks(tmp_path, monkeypatch):
+    def without(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with (
+        pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\): take care"),
+        claimed(tmp_path, Shard()),
+    ):
+        pass

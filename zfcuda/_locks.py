@@ -1,0 +1,73 @@
+"""A folder for one run at a time: two in one would take each other's unfinished files for waste."""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.util import register_after_fork
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from zfcuda._distributed import Shard
+
+__all__ = ["claimed"]
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # as of some network file systems
+
+
+@contextmanager
+def claimed(folder: Path, shard: Shard) -> Iterator[None]:
+    """Keep other runs out of a folder, which is made if it is not there, until all ranks leave.
+
+    The ranks of one run are one: the first holds the lock for all of them, and all are told when
+    another run has it. The lock ends with its process, however that ends.
+
+    Raises:
+        ValueError: at every rank, another run is at work there.
+        RuntimeError: a rank ended before.
+        OSError: the folder cannot be written.
+    """
+    lock = _lock(folder) if shard.first else None
+    try:
+        if shard.share(torch.tensor([float(lock is None)])):
+            raise ValueError(
+                f"another run is at work in '{folder}': wait until it is done, or name another "
+                "folder"
+            )
+        yield
+        shard.wait()
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _lock(folder: Path) -> TextIO | None:
+    """The folder's lock as an open file; None if it is held already.
+
+    Warns:
+        UserWarning: the file system has no locks.
+    """
+    import fcntl  # not on every system
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".lock").open("w")
+    # Workers inherit it, and live on for seconds when this process is killed.
+    register_after_fork(file, lambda own: own.close())
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"'{folder}' cannot be locked ({error.strerror}): take care that no other run is at "
+            "work there",
+            stacklevel=2,
+        )
+    return file

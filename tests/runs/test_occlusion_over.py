@@ -310,9 +310,10 @@ def test_a_result_of_another_run_is_named(net, x, tmp_path):
 
 def test_two_at_once_are_refused(net, x, tmp_path):
     with claimed(tmp_path, Shard()):
-        for over in (zfcuda.occlusion_over, zfcuda.invariance_over):
-            with pytest.raises(ValueError, match="another run is at work in"):
-                over(net, x, tmp_path)
+        with pytest.raises(ValueError, match="another run is at work in"):
+            zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
+        with pytest.raises(ValueError, match="another run is at work in"):
+            zfcuda.invariance_over(net, x, tmp_path, "3")
     assert not (tmp_path / "settings.json").exists()
 
 

@@ -77,7 +77,8 @@ def record_activations(
         maps: as there. Each map takes k times the bytes of its projections and patches on disk,
             nothing in memory.
         batch: images of a block.
-        workers: processes that read images ahead.
+        workers: processes that read images ahead. On a CPU leave them cores
+            (``torch.set_num_threads``): threads wait for the one that shares its core.
         max_memory: bytes that the activations of one batch may take; by default 128 MiB, a quarter
             of a GPU's memory. What is free does not matter, since results must not depend on it.
         every, seconds: what is done is written down after so many images of a process, or so much
@@ -346,6 +347,8 @@ class _Run:
             "images_per_second": images / max(seconds, 1e-9),
             "forward_images_per_second": _forward_rate(self.spotter.model, some),
             "processes": self.shard.world,
+            "workers": self.source.workers,
+            "threads": torch.get_num_threads(),
         }
 
     # --- the projections ---

@@ -71,6 +71,17 @@ def test_caffe_values_are_blue_first():
 
 
 @BOTH
+def test_values_are_those_of_the_formula_to_the_bit(pre):
+    image = noise(37, 31)
+    values = np.asarray(pre.fit(image), dtype=np.float32) / 255
+    values = values if pre.channels == "rgb" else values[..., ::-1]
+    values = (values * np.float32(pre.scale) - np.float32(pre.mean)) / np.float32(pre.std)
+    x = pre.to_input(image)
+    assert x.dtype == torch.float32 and x.is_contiguous() and x.shape == (1, 3, 8, 8)
+    assert np.array_equal(x.numpy()[0], values.transpose(2, 0, 1))
+
+
+@BOTH
 def test_display_is_the_inverse(pre):
     image = noise(12, 9)
     shown = pre.to_display(pre.to_input(image))

@@ -104,9 +104,16 @@ class Preprocessing:
                 f"expected a PIL image, got {type(image).__name__} (PIL.Image.fromarray makes one "
                 "of a uint8 array [H, W, 3])"
             )
-        rgb = np.asarray(self.fit(to_rgb(image)), dtype=np.float32) / 255
-        x = self._normalise(self._reorder(rgb)).transpose(2, 0, 1)[None]
-        return torch.from_numpy(np.ascontiguousarray(x))
+        pixels = self._reorder(np.asarray(self.fit(to_rgb(image))))
+        # A plane a channel, each step in place: the same values as _normalise's, up to eight times
+        # as fast, which counts where a data set is read.
+        x = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
+        mean, std = (np.float32(each)[:, None, None] for each in (self.mean, self.std))
+        x /= 255
+        x *= np.float32(self.scale)
+        x -= mean
+        x /= std
+        return torch.from_numpy(x[None])
 
     def to_display(self, x: Tensor) -> np.ndarray:
         """Network inputs `[N, 3, H, W]` as RGB `[N, H, W, 3]`, float32 clipped to 0..1.

@@ -59,22 +59,29 @@ class Top:
             values = values.masked_fill(left_out[:, None], -torch.inf)
             undefined = undefined & ~left_out[:, None]
         self.undefined.add_(undefined.any(1).sum())
-        values = values.masked_fill(undefined, -torch.inf).T
-        rows = _rows_that_change(values, self.values[:, -1:])
-        if rows is None or len(rows):
-            self._merge(values, first, places.T, rows)
-
-    def _merge(self, values: Tensor, first: int, places: Tensor, rows: Tensor | None) -> None:
-        own = (self.values, self.numbers, self.places)
-        if rows is not None:
-            own = tuple(one[rows] for one in own)
-            values, places = values[rows], places[rows]
+        values, places = values.masked_fill(undefined, -torch.inf).T, places.T
         numbers = torch.arange(first, first + values.shape[1], device=values.device)
+        # On a GPU, asking what is new would take longer than sorting: it would be waited for.
+        rows = slice(None)
+        if values.device.type == "cpu":
+            new = values > self.values[:, -1:]
+            rows, images = new.any(1).nonzero()[:, 0], new.any(0).nonzero()[:, 0]
+            if not len(rows):
+                return
+            values, places = (one[rows][:, images] for one in (values, places))
+            numbers = numbers[images]
+        self._merge(rows, values, numbers, places)
+
+    def _merge(self, rows: slice | Tensor, values: Tensor, numbers: Tensor, places: Tensor) -> None:
+        """Take in ``values`` and ``places`` [R,n] of later images, ``numbers`` [n], into these
+        maps."""
+        whole = self._columns()
+        own = [one[rows] for one in whole]
         later = (values, numbers.expand_as(places), places)
         # Stable: of equal values the earlier image stays in front.
         merged = _strongest([torch.cat(pair, 1) for pair in zip(own, later, strict=True)], own[0])
-        for one, new in zip((self.values, self.numbers, self.places), merged, strict=True):
-            one.copy_(new) if rows is None else one.index_copy_(0, rows, new)
+        for one, new in zip(whole, merged, strict=True):
+            one[rows] = new
 
     def merged(self, other: Top) -> Self:
         """Of the images of both, whichever came first; no image may be in both."""
@@ -115,14 +122,6 @@ class Top:
         """int64 [C,k,2], (row, column); 0 where there is none."""
         places = self.places.clamp_min(0)
         return torch.stack([places // self.size[1], places % self.size[1]], -1)
-
-
-def _rows_that_change(values: Tensor, weakest: Tensor) -> Tensor | None:
-    """The maps [..] to which one of ``values`` [C,n] is new; None for all, where asking would take
-    longer than sorting (a GPU would be waited for)."""
-    if values.device.type != "cpu":
-        return None
-    return (values > weakest).any(1).nonzero()[:, 0]
 
 
 def _strongest(columns: list[Tensor], like: Tensor) -> list[Tensor]:

@@ -16,6 +16,7 @@ from zfcuda._sources import Files, source_of
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import Pictures
 from zfcuda.maxima import TopActivations, top_activations
+from zfcuda.maxima.running import Top
 
 LAYER = "tail"
 
@@ -68,6 +69,18 @@ def test_as_sorting_everything(net, images):
     assert torch.equal(result.positions[LAYER], positions)
     assert result.count == 23 and result.k == 5 and result.undefined == {LAYER: 0}
     assert result.difference[LAYER] < 1e-12
+
+
+def test_looking_at_what_is_new_changes_nothing():
+    """As on a GPU, where all maps and images are sorted."""
+    asked, unasked = (Top.none(torch.zeros(7, 11), 3, (4, 4)) for _ in range(2))
+    for first in range(0, 70, 7):
+        values = torch.randint(6, (7, 11)).float()  # many are equal
+        places = torch.randint(16, (7, 11))
+        asked.offer(values, places, first)
+        unasked._merge(slice(None), values.T, torch.arange(first, first + 7), places.T)
+    for name, tensor in asked.tensors().items():
+        assert torch.equal(tensor, unasked.tensors()[name]), name
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

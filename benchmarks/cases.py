@@ -27,13 +27,17 @@ class Work:
     ours: Callable[[], object]
     torch: Callable[[], object]
     reference: Callable[[], object]
-    check: Callable[[], None]  # that they agree
+    agree: Callable[[object], None]  # asserts that what ours gave is what torch gives
     demand: Demand  # each input read once, each output written once
     note: str = ""
 
     @property
     def bytes(self) -> int:
         return self.demand.bytes
+
+    def check(self) -> None:
+        """Raise an AssertionError unless ours agrees with torch."""
+        self.agree(self.ours())
 
 
 @dataclass(frozen=True)
@@ -67,21 +71,23 @@ def pool(
     def with_torch() -> tuple[Tensor, Tensor]:
         return F.max_pool2d(torch.relu(x), *window, return_indices=True)
 
-    y, switches = ops.max_pool2d(x, *window, relu=True)
+    def ours() -> tuple[Tensor, Tensor]:
+        return ops.max_pool2d(x, *window, relu=True)
 
-    def check() -> None:
+    def agree(found: tuple[Tensor, Tensor]) -> None:
+        y, switches = found
         expected, indices = with_torch()
         assert torch.equal(y, expected)
         assert torch.equal(
             ops.switches_to_indices(switches, kernel, 2, input_size=shape[-2:]), indices
         )
 
-    _, indices = with_torch()
+    switches, indices = ours()[1], with_torch()[1]
     return Work(
-        lambda: ops.max_pool2d(x, *window, relu=True),
+        ours,
         with_torch,
         lambda: reference.max_pool2d(x, *pairs),
-        check,
+        agree,
         pool_demand(shape, kernel, layout, dtype),
         f"switches {switches.nbytes / 1e6:.2f} MB, torch's indices {indices.nbytes / 1e6:.2f} MB",
     )
@@ -127,12 +133,12 @@ def unpool(
         window = ((3, 3), (2, 2), (0, 0), (1, 1))
         return reference.max_unpool2d(signal, switches, *window, size, True, overlap)
 
-    def check() -> None:
-        assert torch.equal(ours(), with_reference())
+    def agree(found: Tensor) -> None:
+        assert torch.equal(found, with_reference())
         if overlap == "sum":
             # torch adds in the tensor's own type, we in float32.
             loose = {} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.05}
-            torch.testing.assert_close(ours(), pooling_backward(), **loose)
+            torch.testing.assert_close(found, pooling_backward(), **loose)
             return
         # Which window wins where two meet is undefined in torch: compared without overlap.
         z, taps = ops.max_pool2d(x, 2)
@@ -141,7 +147,7 @@ def unpool(
 
     with_torch = pooling_backward if overlap == "sum" else max_unpool
     return Work(
-        ours, with_torch, with_reference, check, unpool_demand(overlap, layout, shape, dtype)
+        ours, with_torch, with_reference, agree, unpool_demand(overlap, layout, shape, dtype)
     )
 
 
@@ -161,17 +167,50 @@ def lrn(
     x = torch.randn(shape).to(dtype).contiguous(memory_format=layout)
     constants = (5, 1e-4, 0.75, 2.0)
 
-    def check() -> None:
+    def agree(found: Tensor) -> None:
         # torch rounds to the tensor's own type at every step, we once.
         expected = F.local_response_norm(x.double(), *constants).to(dtype)
-        torch.testing.assert_close(ops.local_response_norm(x, *constants), expected)
+        torch.testing.assert_close(found, expected)
 
     return Work(
         lambda: ops.local_response_norm(x, *constants),
         lambda: F.local_response_norm(x, *constants),
         lambda: reference.local_response_norm(x, *constants),
-        check,
+        agree,
         lrn_demand(layout, shape, dtype),
+    )
+
+
+def maxima_demand(
+    shape: tuple[int, ...] = (4, 96, 110, 110),
+    layout: torch.memory_format = torch.contiguous_format,
+    dtype: torch.dtype = torch.float32,
+) -> Demand:
+    return floors.spatial_max(shape, dtype.itemsize)
+
+
+def maxima(
+    shape: tuple[int, ...] = (4, 96, 110, 110),
+    layout: torch.memory_format = torch.contiguous_format,
+    dtype: torch.dtype = torch.float32,
+) -> Work:
+    x = torch.randn(shape).to(dtype).contiguous(memory_format=layout)
+
+    def with_torch() -> tuple[Tensor, Tensor]:
+        return x.flatten(2).max(2)
+
+    def agree(found: tuple[Tensor, Tensor]) -> None:
+        values, places = found
+        assert torch.equal(values, with_torch()[0])
+        # Of equal elements torch may name any: ours has to be the first.
+        assert torch.equal(places, reference.spatial_max(x)[1])
+
+    return Work(
+        lambda: ops.spatial_max(x),
+        with_torch,
+        lambda: reference.spatial_max(x),
+        agree,
+        maxima_demand(shape, layout, dtype),
     )
 
 
@@ -209,15 +248,15 @@ def occlude(
 
     with_torch = arithmetic if baseline == "mask arithmetic" else repeat_and_fill
 
-    def check() -> None:
-        assert torch.equal(ours()[0], repeat_and_fill())
-        torch.testing.assert_close(ours()[0], arithmetic())
+    def agree(found: Tensor) -> None:
+        assert torch.equal(found[0], repeat_and_fill())
+        torch.testing.assert_close(found[0], arithmetic())
 
     return Work(
         ours,
         with_torch,
         lambda: reference.occlude(x, boxes, 0.5),
-        check,
+        agree,
         occlude_demand(baseline, layout, stride),
     )
 
@@ -247,15 +286,15 @@ def rotate(
     def ours() -> Tensor:
         return ops.warp_affine(x, matrices)
 
-    def check() -> None:
+    def agree(found: Tensor) -> None:
         # torch's coordinates are float32 sums in -1..1: off by up to 1e-4 pixels.
-        torch.testing.assert_close(ours(), with_torch(), rtol=0, atol=2e-3)
+        torch.testing.assert_close(found, with_torch(), rtol=0, atol=2e-3)
 
     return Work(
         ours,
         with_torch,
         lambda: reference.warp_affine(x, matrices),
-        check,
+        agree,
         rotate_demand(layout, count, batch),
     )
 
@@ -292,20 +331,19 @@ def gather(count: int, size: int, window: int, patch: int, channels: int) -> Wor
             expected[q] = base[0, y : y + window, x : x + window]
         expected[:, margin : margin + patch, margin : margin + patch] = patches
 
-    def ours() -> None:
+    def ours() -> Tensor:
         ops.gather_windows(base, buffers, windows, out, window**2)
+        return out
 
     def with_reference() -> None:
         reference.gather_windows(base, buffers, windows, out, window**2)
 
-    def check() -> None:
-        out.fill_(torch.nan)
-        ours()
+    def agree(found: Tensor) -> None:
         with_torch()
-        assert torch.equal(out.view_as(expected), expected)
+        assert torch.equal(found.view_as(expected), expected)
 
     return Work(
-        ours, with_torch, with_reference, check, gather_demand(count, size, window, patch, channels)
+        ours, with_torch, with_reference, agree, gather_demand(count, size, window, patch, channels)
     )
 
 
@@ -339,18 +377,17 @@ def pool_windows(count: int = 32) -> Work:
         below[:, 1 : 1 + patch, 1 : 1 + patch] = patches
         return F.max_pool2d(torch.relu(below.permute(0, 3, 1, 2)), 3, 2)
 
-    def ours() -> None:
+    def ours() -> Tensor:
         ops.pool_windows(base, buffers, windows, out, 25, 3, 2, relu=True)
+        return out
 
     def with_reference() -> None:
         reference.pool_windows(base, buffers, windows, out, 25, (3, 3), (2, 2), relu=True)
 
-    def check() -> None:
-        out.fill_(torch.nan)
-        ours()
-        assert torch.equal(out.view(count, 5, 5, channels), with_torch().permute(0, 2, 3, 1))
+    def agree(found: Tensor) -> None:
+        assert torch.equal(found.view(count, 5, 5, channels), with_torch().permute(0, 2, 3, 1))
 
-    return Work(ours, with_torch, with_reference, check, pool_windows_demand(count))
+    return Work(ours, with_torch, with_reference, agree, pool_windows_demand(count))
 
 
 def _unpooling_rows(count: int) -> list[list[int]]:
@@ -381,21 +418,20 @@ def unpool_windows(count: int = 16) -> Work:
     def with_torch() -> Tensor:
         return torch.relu(F.max_unpool2d(signal, indices, 2))
 
-    def ours() -> None:
+    def ours() -> Tensor:
         ops.unpool_windows(maps, buffers, windows, out, 4 * patch**2, 2, relu=True)
+        return out
 
     def with_reference() -> None:
         reference.unpool_windows(
             maps, buffers, windows, out, 4 * patch**2, (2, 2), (2, 2), relu=True
         )
 
-    def check() -> None:
-        out.fill_(torch.nan)
-        ours()
+    def agree(found: Tensor) -> None:
         expected = with_torch().permute(0, 2, 3, 1)
-        assert torch.equal(out.view(expected.shape), expected)
+        assert torch.equal(found.view(expected.shape), expected)
 
-    return Work(ours, with_torch, with_reference, check, unpool_windows_demand(count))
+    return Work(ours, with_torch, with_reference, agree, unpool_windows_demand(count))
 
 
 # The same arguments as the case itself: what it needs can be known without making it.
@@ -403,12 +439,26 @@ DEMANDS: dict[Callable[..., Work], Callable[..., Demand]] = {
     pool: pool_demand,
     unpool: unpool_demand,
     lrn: lrn_demand,
+    maxima: maxima_demand,
     occlude: occlude_demand,
     rotate: rotate_demand,
     gather: gather_demand,
     pool_windows: pool_windows_demand,
     unpool_windows: unpool_windows_demand,
 }
+
+OPS = {
+    pool: "max_pool2d",
+    unpool: "max_unpool2d",
+    lrn: "local_response_norm",
+    maxima: "spatial_max",
+    occlude: "occlude",
+    rotate: "warp_affine",
+    gather: "gather_windows",
+    pool_windows: "pool_windows",
+    unpool_windows: "unpool_windows",
+}
+"""The op that a family of cases times."""
 
 CASES = [
     Case("relu + max_pool 3x3/2 [4,96,110,110]", lambda: pool((4, 96, 110, 110), 3), 10),
@@ -443,6 +493,13 @@ CASES = [
     ),
     Case("local_response_norm [4,96,55,55]", lrn, 25),
     Case("local_response_norm, channels_last", lambda: lrn(CHANNELS_LAST), None),
+    Case("largest of each map + place [4,96,110,110] vs max", maxima, None),
+    Case(
+        "largest of each map + place, channels_last",
+        lambda: maxima(layout=CHANNELS_LAST),
+        None,
+    ),
+    Case("largest of each map + place [64,256,13,13]", lambda: maxima((64, 256, 13, 13)), None),
     Case("occlude 49 x 32x32 vs mask arithmetic", lambda: occlude("mask arithmetic"), 2),
     Case("occlude 49 x 32x32 vs repeat + slice fill", lambda: occlude("repeat"), 1),
     Case(

@@ -126,6 +126,14 @@ def local_response_norm(shape: Sequence[int], size: int, itemsize: int) -> Deman
     return Demand(elements * itemsize, elements * itemsize, work)
 
 
+def spatial_max(shape: Sequence[int], itemsize: int) -> Demand:
+    """The maps in; of each map an element and an int64 place out. A compare and two selects an
+    element."""
+    maps, elements = math.prod(shape[:2]), math.prod(shape)
+    work = elements * (4 if itemsize == 2 else 3)
+    return Demand(elements * itemsize, maps * (itemsize + 8), work)
+
+
 def occlude(shape: Sequence[int], positions: int, itemsize: int) -> Demand:
     """The images and their boxes in, a copy of them a position out; nothing is computed."""
     image = math.prod(shape) * itemsize

@@ -1,4 +1,4 @@
-"""What the occlusion and projection benchmarks share: JSON lines, memory, contests in rounds."""
+"""What the benchmarks of whole experiments share: JSON lines, memory, contests in rounds."""
 
 from __future__ import annotations
 
@@ -33,9 +33,16 @@ class Contestant:
     count: int
 
     def seconds(self) -> float:
+        _wait_for_gpu()
         begin = time.perf_counter()
         self.run()
+        _wait_for_gpu()
         return time.perf_counter() - begin
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def finalists(contestants: Sequence[Contestant], count: int = 2) -> list[Contestant]:

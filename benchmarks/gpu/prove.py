@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import csv
 import datetime
+import importlib
 import json
 import os
 import re
@@ -55,10 +56,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the stages share."""
+    """What the stages share.
+
+    Attributes:
+        arch: what is compiled for, such as "9.0".
+    """
 
     device: str
     scratch: Path
+    arch: str = "9.0"
 
     @property
     def dry(self) -> bool:
@@ -74,12 +80,21 @@ class TooLong(RuntimeError):
 
 
 def build(settings: Settings) -> Stage:
-    """In place, for the one architecture at hand."""
-    environment: dict[str, str] = {}
-    if not settings.dry:
-        architecture = "{}.{}".format(*torch.cuda.get_device_capability())
-        environment = {"ZFCUDA_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
-    _call([sys.executable, "setup.py", "build_ext", "--inplace"], settings, "build", environment)
+    """In place, for the one architecture at hand. A dry run compiles, links and loads elsewhere:
+    for the chip that it was told, where there is an nvcc."""
+    if settings.dry:
+        folder = settings.scratch / "compiled"
+        command = [sys.executable, str(HERE / "compile_for.py"), settings.arch, str(folder)]
+    else:
+        command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    environment = {} if settings.dry else {"ZFCUDA_CUDA": "1"}
+    environment["TORCH_CUDA_ARCH_LIST"] = settings.arch
+    try:
+        log = _call(command, settings, "build", environment)
+    except TooLong as error:
+        raise NotRun(f"{error}; what was compiled is kept: run it again") from None
+    if settings.dry:
+        return Stage("build", "passed", found={"info": log.splitlines()[-2:]})
     facts = _call([sys.executable, "-m", "zfcuda", "info"], settings, "info", seconds=120)
     return Stage("build", "passed", found={"info": facts.splitlines()})
 
@@ -192,33 +207,40 @@ def sanitized(log: str) -> str:
 
 def bench(settings: Settings) -> Stage:
     """Kernels against the measured copy bandwidth and against torch: kernels.py."""
-    return _kernels("bench", settings)
+    return _benchmark("bench", "kernels.py", settings)
+
+
+def experiments(settings: Settings) -> Stage:
+    """Occlusion against Captum and dense passes, and projections: experiments.py."""
+    return _benchmark("experiments", "experiments.py", settings)
 
 
 def rivals(settings: Settings) -> Stage:
     """Kernels against torch.compile of the reference."""
     if settings.dry:
         raise NotRun("a dry run compiles nothing")
-    return _kernels("rivals", settings, "--compiled")
+    return _benchmark("rivals", "kernels.py", settings, "--compiled")
 
 
-def _kernels(name: str, settings: Settings, *more: str) -> Stage:
+def _benchmark(name: str, script: str, settings: Settings, *more: str) -> Stage:
     out = settings.scratch / f"{name}.json"
     out.unlink(missing_ok=True)
     options = ["--device", settings.device, "--out", str(out), "--seconds", str(SECONDS - 60)]
-    command = [sys.executable, str(HERE / "kernels.py"), *options, *more]
+    command = [sys.executable, str(HERE / script), *options, *more]
     stopped = ""
     try:
         _call(command, settings, name, may_fail=True)
     except TooLong as error:  # what it wrote until then stays
         stopped = str(error)
     if not out.exists():
-        return Stage(name, "failed", stopped or "kernels.py wrote nothing: see its log")
+        return Stage(name, "failed", stopped or f"{script} wrote nothing: see its log")
     found = json.loads(out.read_text())
     if found["failed"]:
         return Stage(name, "failed", f"{len(found['failed'])} cases failed", found=found)
-    if stopped:
-        return Stage(name, "not run", f"{stopped}; what was measured is below", found=found)
+    late = [line for line in found["left_out"] if line.endswith("no time was left")]
+    if stopped or late:
+        why = stopped or f"no time was left for {len(late)} cases"
+        return Stage(name, "not run", f"{why}; what was measured is below", found=found)
     return Stage(name, "passed", found=found)
 
 
@@ -266,11 +288,15 @@ STAGES: dict[str, Callable[[Settings], Stage]] = {
     "build": build,
     "tests": tests,
     "bench": bench,
+    "experiments": experiments,
     "sanitize": sanitize,
     "profile": profile,
     "rivals": rivals,
     "suite": suite,
 }
+
+
+MEASURED = ("bench", "experiments", "rivals")
 
 
 # --- running them ---------------------------------------------------------------------------------
@@ -354,15 +380,32 @@ def markdown(head: dict[str, str], stages: Sequence[Stage]) -> str:
     for stage in stages:
         reason = stage.reason.splitlines()[-1] if stage.reason else ""
         lines.append(f"| {stage.name} | {stage.verdict} | {stage.seconds:.0f} | {reason} |")
-    for stage in stages:
-        if stage.name in ("bench", "rivals") and stage.found:
-            from kernels import table
-
-            lines += ["", *table(stage.found)]
-        elif stage.found:
-            lines += ["", f"## {stage.name}", ""]
-            lines += [f"- {key}: {_short(value)}" for key, value in stage.found.items()]
+    found = {stage.name: stage.found for stage in stages if stage.found}
+    if found.keys() & {*MEASURED}:
+        lines += _verdicts(stages, head)
+    for name, numbers in found.items():
+        lines += [""]
+        if name in MEASURED:
+            # Not before: what they import has to be built first.
+            module = importlib.import_module("experiments" if name == "experiments" else "kernels")
+            lines += module.table(numbers)
+        else:
+            lines += [f"## {name}", ""]
+            lines += [f"- {key}: {_short(value)}" for key, value in numbers.items()]
     return "\n".join(lines) + "\n"
+
+
+def _verdicts(stages: Sequence[Stage], head: dict[str, str]) -> list[str]:
+    """Issue 5's lines, and the cases furthest from their aims."""
+    aims = importlib.import_module("aims")
+    record = aims.Record.of({"stages": [asdict(stage) for stage in stages]})
+    lines = ["", "## Issue 5, §2", ""]
+    if head["chip"] == "cpu":  # shares and ratios of a dry run mean nothing
+        return [*lines, "A dry run decides nothing.", "", *aims.table(aims.Record({}))]
+    lines += aims.table(record)
+    if furthest := aims.slowest(record, head["arch"]):
+        lines += ["", "Furthest from what was aimed for:", "", *furthest]
+    return lines
 
 
 def _short(value: Any) -> str:
@@ -373,16 +416,26 @@ def _short(value: Any) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=STAGES,
+        default=list(STAGES),
+        metavar="STAGE",
+        help=f"of {', '.join(STAGES)}; bench brings experiments along",
+    )
     parser.add_argument("--dry", action="store_true", help="on the CPU: does it run at all?")
+    parser.add_argument("--arch", default="9.0", help="what a dry run compiles for (9.0)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
     if not options.dry and not torch.cuda.is_available():
         parser.error("torch sees no GPU here; --dry tries the stages on the CPU")
     chip = "cpu" if options.dry else torch.cuda.get_device_name()
     today = datetime.date.today().isoformat()
+    arch = options.arch if options.dry else "{}.{}".format(*torch.cuda.get_device_capability())
     head = {
         "chip": chip,
+        "arch": arch,
         "date": today,
         "torch": torch.__version__,
         "driver": "" if options.dry else _driver(),
@@ -391,9 +444,10 @@ def main() -> int:
     scratch = ROOT / "build" / name
     for folder in (scratch, options.out):
         folder.mkdir(parents=True, exist_ok=True)
-    settings = Settings("cpu" if options.dry else "cuda", scratch)
+    settings = Settings("cpu" if options.dry else "cuda", scratch, arch)
     stages: list[Stage] = []
-    for stage in options.only:
+    wanted = {*options.only} | ({"experiments"} if "bench" in options.only else set())
+    for stage in (name for name in STAGES if name in wanted):
         stages.append(_run(stage, settings))
         record = {**head, "stages": [asdict(each) for each in stages]}
         (options.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The CUDA kernels on the GPU at hand: build, tests, benchmark, sanitizer, profile, the rest of the suite. Needs an
+# The CUDA kernels on the GPU at hand: build, tests, benchmarks, sanitizer, profile, the rest of the suite. Needs an
 # NVIDIA GPU, nvcc and a Python with torch's CUDA build, pytest, hypothesis and matplotlib; downloads nothing. With
-# half an hour once, this is the order that leaves most behind.
+# half an hour once, this is the order that leaves most behind. Also run where they are there: captum (else its way
+# in plain torch) and torchvision.
 #
 #   benchmarks/gpu/prove.sh                      everything; each stage stays under 8 minutes
 #   benchmarks/gpu/prove.sh --only build tests   some stages
-#   benchmarks/gpu/prove.sh --dry                does it run? on the CPU, no GPU needed; proves nothing
+#   benchmarks/gpu/prove.sh --dry [--arch 9.0]   does it run? on the CPU, no GPU needed; proves nothing
 #
 # Writes benchmarks/results/gpu-CHIP-DATE.json and .md (another folder with --out), after every stage.
 set -euo pipefail

@@ -23,7 +23,7 @@ def main(scale: int, device: str) -> None:
                 y, switches = ops.max_pool2d(x, kernel, stride, padding, relu=True)
                 for overlap in ("sum", "overwrite"):
                     size = x.shape[-2:]
-                    ops.max_unpool2d(
+                    back = ops.max_unpool2d(
                         y,
                         switches,
                         kernel,
@@ -33,7 +33,9 @@ def main(scale: int, device: str) -> None:
                         relu=True,
                         overlap=overlap,
                     )
+                    back.sum().backward(retain_graph=True)
                 y.sum().backward()
+            ops.spatial_max(x.detach())
             ops.local_response_norm(x, 5, 1e-4, 0.75, 2.0).sum().backward()
             boxes = torch.tensor([[0, 0, 5, 5], [-2, 3, 4, 99]], device=device)
             ops.occlude(x.detach(), boxes, 0.5)

@@ -6,7 +6,19 @@ import floors
 import kernels
 import pytest
 import torch
-from cases import DEMANDS, gather, lrn, occlude, pool, pool_windows, rotate, unpool, unpool_windows
+from cases import (
+    DEMANDS,
+    OPS,
+    gather,
+    lrn,
+    maxima,
+    occlude,
+    pool,
+    pool_windows,
+    rotate,
+    unpool,
+    unpool_windows,
+)
 
 from zfcuda import ops
 
@@ -48,6 +60,9 @@ def test_copies_of_an_image():
     assert (need.read, need.written) == (x.nbytes + matrices.nbytes, out.nbytes)
     need = floors.local_response_norm(x.shape, 5, 4)
     assert (need.read, need.written) == (x.nbytes, x.nbytes)
+    need = floors.spatial_max(x.shape, 4)
+    values, places = ops.spatial_max(x)
+    assert (need.read, need.written) == (x.nbytes, values.nbytes + places.nbytes)
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -141,13 +156,15 @@ def test_every_family_of_cases_says_what_it_needs():
         pool: {"shape": (1, 2, 9, 9), "kernel": 3},
         unpool: {"overlap": "sum", "shape": (1, 2, 9, 9)},
         lrn: {"shape": (1, 6, 5, 5), "dtype": torch.bfloat16},
+        maxima: {"shape": (2, 3, 9, 8), "layout": torch.channels_last},
         occlude: {"baseline": "repeat", "stride": 96},
         rotate: {"count": 2},
         gather: {"count": 3, "size": 12, "window": 5, "patch": 3, "channels": 2},
         pool_windows: {"count": 2},
         unpool_windows: {"count": 2},
     }
-    assert made.keys() == DEMANDS.keys()
+    assert made.keys() == DEMANDS.keys() == OPS.keys()
+    assert all(callable(getattr(ops, name)) for name in OPS.values())
     for family, arguments in made.items():
         work = family(**arguments)
         work.check()

@@ -43,6 +43,10 @@ def _lrn(x):
     return (ops.local_response_norm(x, 5, 1e-2, 0.75, 2.0),)
 
 
+def _largest(x):
+    return ops.spatial_max(x)
+
+
 def _occlude(x):
     boxes = x.new_tensor([[0, 0, 5, 5], [-2, 3, 4, 99]]).long()
     return (ops.occlude(x, boxes, 0.5),)
@@ -91,6 +95,7 @@ WORK = {
     "max_unpool2d's backward": _backward(_unpool),
     "local_response_norm": _lrn,
     "local_response_norm's backward": _backward(_lrn),
+    "spatial_max": _largest,
     "occlude": _occlude,
     "warp_affine": _warp,
     "warp_affine's backward": _backward(_warp),
@@ -168,8 +173,16 @@ def test_ops_can_be_captured(layout):
         ops.pool_windows(base, [patch], rows, pooled, 25, 3, 2)
         ops.unpool_windows(taps, [patch], rows, unpooled, 25, 2)
         copies = ops.occlude(x, boxes, 0.5), ops.warp_affine(x, turn)
-        return y, back, norm, *copies, gathered, pooled, unpooled
+        return y, back, norm, *ops.spatial_max(x), *copies, gathered, pooled, unpooled
 
+    graph, captured = captured_in_a_graph(work)
+    for _ in range(2):  # replayed on other values, and once more
+        x.copy_(torch.randn_like(x))
+        replayed(graph, captured, work())
+
+
+def captured_in_a_graph(work):
+    """The graph, and the tensors that its replays write to."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # capture wants everything set up before
@@ -178,11 +191,97 @@ def test_ops_can_be_captured(layout):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = work()
-    x.copy_(torch.randn_like(x))
+    return graph, captured
+
+
+def replayed(graph, captured, expected):
+    """A replay gives what was ``expected``, and nothing else wrote it."""
+    for tensor in captured:
+        tensor.zero_()
     graph.replay()
     torch.cuda.synchronize()
-    for found, expected in zip(captured, work(), strict=True):
-        assert torch.equal(found, expected)
+    assert len(captured) == len(expected)
+    for found, wanted in zip(captured, expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+def differentiable(x, turn):
+    """A function of ``x`` through every op that has a derivative; both must have gradients."""
+
+    def work():
+        inner = x.detach().requires_grad_()
+        y, switches = ops.max_pool2d(inner, 3, 2, relu=True)
+        outputs = [
+            ops.max_unpool2d(y, switches, 3, 2, output_size=x.shape[-2:], relu=True),
+            ops.max_unpool2d(y, switches, 3, 2, output_size=x.shape[-2:], overlap="overwrite"),
+            ops.max_pool2d(inner, 2)[0],
+            ops.local_response_norm(inner, 5, 1e-2, 0.75, 2.0),
+            ops.warp_affine(inner, turn),
+        ]
+        # Each by itself and all together; expanded gradients, and dense ones.
+        ones = [torch.autograd.grad(out.sum(), inner, retain_graph=True)[0] for out in outputs]
+        total = sum((out.float() ** 2).sum() for out in outputs)
+        return [out.detach() for out in outputs] + ones + [*torch.autograd.grad(total, inner)]
+
+    return work
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_differentiated_work_itself(layout):
+    """On the CPU, so that what needs a GPU fails there for no other reason."""
+    x = torch.randn(2, 5, 17, 19).contiguous(memory_format=layout)
+    results = differentiable(x, _turned(x))()
+    assert len(results) == 11 and all(each.isfinite().all() and each.any() for each in results)
+
+
+@needs_gpu
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_backward_can_be_captured(layout, dtype):
+    """Forward and backward in one graph, replayed on other values, as eager."""
+    x = torch.randn(2, 5, 17, 19, device="cuda").to(dtype).contiguous(memory_format=layout)
+    work = differentiable(x, _turned(x))
+    graph, captured = captured_in_a_graph(work)
+    for _ in range(2):
+        x.copy_(torch.randn_like(x))
+        replayed(graph, captured, work())
+
+
+@needs_gpu
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_training_step_can_be_captured(fused):
+    """zfcuda's modules in a network whose step, optimiser included, is one graph: weights after
+    three replays are those of three eager steps."""
+    x = torch.randn(4, 3, 64, 64, device="cuda")
+    labels = torch.tensor([0, 3, 1, 9], device="cuda")
+    models = [zfcuda.models.zfnet_small(fused=fused).eval().cuda() for _ in range(2)]  # no dropout
+    models[1].load_state_dict(models[0].state_dict())
+    optimisers = [torch.optim.SGD(model.parameters(), 1e-2) for model in models]
+
+    def step(model, optimiser):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimiser.step()
+
+    states = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step(models[1], optimisers[1])
+    torch.cuda.current_stream().wait_stream(side)
+    models[1].load_state_dict(states[1])
+    optimisers[1].zero_grad()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(models[1], optimisers[1])
+    for _ in range(3):
+        step(models[0], optimisers[0])
+        graph.replay()
+    torch.cuda.synchronize()
+    for eager, captured in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(captured, eager, rtol=1e-3, atol=1e-5)
+    assert not torch.equal(models[0].conv1.weight, states[0]["conv1.weight"])
 
 
 @needs_gpu

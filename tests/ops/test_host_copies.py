@@ -27,6 +27,17 @@ def windows(x):
     return torch.empty(7, 13, dtype=torch.int64, device="meta"), x[1, 0].clone(), 8
 
 
+def backward(call):
+    """``call`` and its derivative, under a gradient that is expanded as a sum's is."""
+
+    def both(x):
+        inner = x.detach().requires_grad_()
+        call(inner).sum().backward()
+        assert inner.grad.shape == x.shape
+
+    return both
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -39,11 +50,15 @@ def windows(x):
         lambda x: ops.gather_windows(x, [x[0, 0]], *windows(x)),
         lambda x: ops.pool_windows(x, [x[0, 0]], *windows(x), 3, 2),
         lambda x: ops.unpool_windows(x.byte(), [x[0, 0]], *windows(x), 3, 2),
+        backward(lambda x: ops.max_unpool2d(*ops.max_pool2d(x, 2, relu=True), 2, relu=True)),
+        backward(lambda x: ops.local_response_norm(x, 5)),
+        backward(lambda x: ops.warp_affine(x, torch.empty(7, 2, 3, device="meta"), 1)),
     ],
     ids=[
         *("pool", "lrn", "occlude", "occlude with an image", "spatial_max"),
         "warp_affine",
         *("gather_windows", "pool_windows", "unpool_windows"),
+        *("pool's backward", "lrn's backward", "warp_affine's backward"),
     ],
 )
 def test_only_on_the_inputs_device(call):

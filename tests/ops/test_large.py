@@ -79,3 +79,20 @@ def test_warp_affine_past_int32(place):
     out = place.op("warp_affine")(x, matrices, fill)
     expected = reference.warp_affine(x, matrices[-2:], 1.0)
     torch.testing.assert_close(out[:, -2:], expected, rtol=1e-3, atol=4e-3)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_spatial_max_past_int32(place, layout):
+    """Maxima beyond 2^31 elements, in many small maps (contiguous) and in large ones."""
+    shape = (
+        (2**19 + 1, 4, 32, 32) if layout == torch.contiguous_format else (1, 8, 2**14, 2**14 + 8)
+    )
+    x = torch.zeros(shape, dtype=torch.float16, device=place.device, memory_format=layout)
+    x[-1, -1, -1, -2] = 3.0
+    x[-1, -2, -3, 5] = torch.nan
+    values, places = place.op("spatial_max")(x)
+    _, _, height, width = shape
+    assert places[-1, -2:].tolist() == [(height - 3) * width + 5, height * width - 2]
+    assert values[-1, -1] == 3 and values[-1, -2].isnan()
+    assert not values[:-1].any() and not places[:-1].any()
+    assert not values[-1, :-2].any() and not places[-1, :-2].any()

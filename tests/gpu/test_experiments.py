@@ -1,0 +1,248 @@
+"""benchmarks/gpu/experiments.py and aims.py: what is compared on a GPU, and the verdicts on it."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import aims
+import experiments
+import kernels
+import networks
+import occlusion
+import pytest
+import torch
+from occlusion import Row
+from prove import Stage, markdown
+
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+
+
+# --- peers and networks ---------------------------------------------------------------------------
+
+
+def test_captums_way_is_captums():
+    pytest.importorskip("captum")
+    _, peers = networks.build("zfnet_small", torch.randn(2, 3, 64, 64))
+    x = torch.randn(1, 3, 64, 64)
+    theirs, ours = (way(peers, x, 8) for way in (occlusion.captum, occlusion.captums_way))
+    assert theirs.count == ours.count == 16
+    torch.testing.assert_close(ours.run(), theirs.run())
+
+
+def test_without_captum_the_record_says_so(monkeypatch):
+    monkeypatch.setattr(experiments.importlib.util, "find_spec", lambda name: None)
+    peer, called = experiments.captum_or_its_way()
+    assert peer is occlusion.captums_way and "not installed" in called
+    assert [row.net for row in experiments.Extent.full().others] == ["own_inception"]
+
+
+def test_networks_written_out():
+    with torch.device("meta"):
+        x = torch.empty(2, 3, 224, 224)
+        for make, millions in ((networks.own_vgg16, 138.4), (networks.own_inception, 7.0)):
+            model = make().eval()
+            assert model(x).shape == (2, 1000)
+            weights = sum(each.numel() for each in model.parameters()) / 1e6
+            assert weights == pytest.approx(millions, rel=0.02)
+
+
+def test_every_network_of_a_dry_run_is_small():
+    for row, _ in experiments.Extent.dry().rows():
+        assert networks.image_size(row.net) == 64
+
+
+def test_precision_is_put_back():
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [setting.allow_tf32 for setting in settings]
+    for name in experiments.PRECISIONS:
+        with experiments.precision(name) as dtype:
+            assert dtype == (torch.bfloat16 if name == "bfloat16" else torch.float32)
+            assert all(setting.allow_tf32 == (name == "tf32") for setting in settings)
+    assert [setting.allow_tf32 for setting in settings] == before
+
+
+@pytest.mark.slow
+def test_a_row_and_its_table():
+    """On the CPU: the checks pass, the contest runs, the table can be written."""
+    (row,) = experiments.Extent.dry().hard
+    settings = experiments.Extent.dry().settings
+    line = experiments.measure(row, "bfloat16", "cpu", settings, 1e9)
+    assert line["positions"] == 16 and line["vs_captum"] > 0
+    found = {"captum": "x", "rows": [line], "left_out": [], "failed": ["a: wrong"]}
+    found["projections"] = {"net": "z", "images": 3, "units": 12384, "bytes": 5}
+    found["projections"] |= {"seconds": 2.0, "pass_seconds": 1.0}
+    page = "\n".join(experiments.table(json.loads(json.dumps(found))))
+    assert f"| {row.key}, bfloat16 |" in page and "(8×)" in page and "**wrong**: a: wrong" in page
+    assert "12,384 projections" in page
+
+
+# --- memory that nothing wrote to -----------------------------------------------------------------
+
+
+class Copies:
+    """Stands for a case: ours copies ``x``, all of it or not."""
+
+    def __init__(self, whole: bool):
+        self.x, self.whole = torch.randn(64, 64), whole
+
+    def ours(self):
+        out = torch.empty_like(self.x)
+        out[: None if self.whole else 63].copy_(self.x[: None if self.whole else 63])
+        return out
+
+    def agree(self, found):
+        assert torch.equal(found, self.x)
+
+
+def test_what_is_not_written_is_noticed():
+    """Even where the memory holds the result of an earlier call."""
+    kernels.check_from_poison(Copies(whole=True))
+    work = Copies(whole=False)
+    for _ in range(20):
+        work.x.clone()
+    with pytest.raises(AssertionError):
+        kernels.check_from_poison(work)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_poison_is_no_result():
+    found = (torch.zeros(3), torch.zeros(3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+    kernels.poison(found)
+    assert found[0].isnan().all() and found[1].tolist() == [254] * 3 and (found[2] > 2**62).all()
+
+
+def test_timed_results_are_checked():
+    assert kernels.seconds_of_ours([Copies(whole=True), Copies(whole=True)], "cpu", 3) > 0
+    with pytest.raises(AssertionError):
+        kernels.seconds_of_ours([Copies(whole=True), Copies(whole=False)], "cpu", 3)
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+
+def record(bench=(), experiments=(), failed=(), **more) -> aims.Record:
+    stages = {
+        "bench": {"rows": list(bench), "failed": list(failed)},
+        "experiments": {"rows": list(experiments), "failed": []},
+    }
+    return aims.Record(stages | more)
+
+
+def line(what: str) -> aims.Aim:
+    (found,) = (aim for aim in aims.aims() if aim.what.startswith(what))
+    return found
+
+
+def kernel(name: str, share: float, ratio: float = 9.0) -> dict:
+    return {"name": name, "share": share, "ratio": ratio, "share_aim": 0.85}
+
+
+LRN = ["local response norm, float32", "local response norm, float32, channels_last"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "failed", "verdict"),
+    [
+        ([], [], "unmeasured"),
+        ([0.9], [], "unmeasured in part"),
+        ([0.9, 0.86], [], "met"),
+        ([0.9, 0.84], [], "missed"),
+        ([0.84], [], "missed"),
+        ([0.9], [f"{LRN[1]}: tensors differ"], "missed"),
+    ],
+)
+def test_a_share_of_the_bandwidth(shares, failed, verdict):
+    rows = [kernel(name, share) for name, share in zip(LRN, shares, strict=False)]
+    found, said = line("`local_response_norm`, float32").verdict(record(rows, failed=failed))
+    assert found == verdict
+    assert (said == "") == (verdict == "unmeasured")
+
+
+def test_the_number_that_decides_is_shown():
+    rows = [kernel(LRN[0], 0.9), kernel(LRN[1], 0.5)]
+    _, said = line("`local_response_norm`, float32").verdict(record(rows))
+    assert said == f"50% ({LRN[1]})"
+
+
+@pytest.mark.parametrize(
+    ("share", "ratio", "verdict"),
+    [(0.9, 1.01, "unmeasured in part"), (0.6, 1.01, "missed"), (0.6, 1.3, "unmeasured in part")],
+)
+def test_more_is_asked_of_slow_kernels_against_compile(share, ratio, verdict):
+    rivals = {"rivals": {"rows": [kernel(LRN[0], share, ratio)], "failed": []}}
+    assert line("every op against `torch.compile`").verdict(record(**rivals))[0] == verdict
+
+
+def occluded(row: Row, name: str, **numbers: float) -> dict:
+    usual = {"vs_captum": 9.0, "vs_dense": 5.0, "reached": 0.7}
+    return asdict(row) | {"key": f"{row.key}, {name}"} | usual | numbers
+
+
+def test_occlusion_in_every_precision():
+    for name, called in (("exact", "exact"), ("tf32", "TF32"), ("bfloat16", "bf16")):
+        rows = [occluded(row, name) for row in experiments.HARD]
+        against = [aim for aim in aims.aims() if aim.what.startswith(f"occlusion, {called},")]
+        assert [aim.verdict(record(experiments=rows))[0] for aim in against] == ["met", "met"]
+        rows[1] |= {"vs_captum": 7.9, "reached": 0.59}
+        assert [aim.verdict(record(experiments=rows))[0] for aim in against] == ["missed"] * 2
+        assert [aim.verdict(record())[0] for aim in against] == ["unmeasured"] * 2
+
+
+def test_one_network_slower_than_dense_is_enough():
+    rows = [occluded(row, name) for row, name in experiments.Extent.full().rows()]
+    never = line("no network slower than dense")
+    assert never.verdict(record(experiments=rows))[0] == "met"
+    rows[-1]["vs_dense"] = 0.99
+    assert never.verdict(record(experiments=rows))[0] == "missed"
+
+
+@pytest.mark.parametrize(
+    ("units", "seconds", "verdict"),
+    [(12384, 4.0, "met"), (12384, 11.0, "missed"), (90, 1.0, "unmeasured")],
+)
+def test_all_projections_in_seconds(units, seconds, verdict):
+    stage = {"rows": [], "failed": [], "projections": {"units": units, "seconds": seconds}}
+    found, _ = line("all 12,384").verdict(aims.Record({"experiments": stage}))
+    assert found == verdict
+
+
+def test_every_line_can_be_measured():
+    """No line whose cases have another name, or other aims, in the benchmarks."""
+    for aim in aims.aims():
+        found = aim.found(aims.Record({}))
+        assert found and all(math.isnan(value) for value in found.values()), aim.what
+    shares = [aim for aim in aims.aims() if "bandwidth" in aim.aim and "%" in aim.show]
+    spoken_of = {name for aim in shares for name in aim.found(aims.Record({}))}
+    assert spoken_of == {case.name for case in kernels.all_cases() if case.share}
+
+
+def test_the_page_lists_every_line_as_unmeasured():
+    """python benchmarks/gpu/aims.py; with the first record, the record's table takes its place."""
+    table = aims.table(aims.Record({}))
+    assert len(table) > 20
+    assert all("| unmeasured |" in each for each in table[2:-1]) and "not run" in table[-1]
+    assert "\n".join(table) in PAGE.read_text()
+
+
+def test_the_three_slowest_have_what_is_known_of_them():
+    rows = [kernel(name, share) for name, share in zip(LRN, (0.5, 0.8), strict=True)]
+    told = aims.slowest(record(rows), "9.0")
+    assert told[0] == f"- {LRN[0]}: 50% of 85%"
+    assert any("LrnColumn<float32" in each and "registers" in each for each in told)
+    profiled = {"profile": {"kernels": ["LrnColumn<float32, 5, 4, int32>: DRAM 50 %"]}}
+    told = aims.slowest(record(rows, **profiled), "9.0")
+    assert told[1] == "  - LrnColumn<float32, 5, 4, int32>: DRAM 50 %"
+
+
+def test_the_page_of_a_record_has_the_verdicts():
+    found = {"copy_bytes_per_s": 4e12, "write_bytes_per_s": 4e12, "gemm_macs_per_s": {"tf32": 2e14}}
+    row = kernel(LRN[0], 0.5) | {"bytes": 1e6, "ours_s": 1e-5, "limit_s": 5e-6, "ratio_aim": 5}
+    found |= {"rows": [row], "failed": [], "left_out": []}
+    head = {"chip": "NVIDIA H200", "arch": "9.0"}
+    page = markdown(head, [Stage("bench", "passed", found=found)])
+    assert "| `local_response_norm`, float32 | ≥ 85 % of copy bandwidth | missed | 50%" in page
+    assert "| `occlude` | ≥ 85 % of copy bandwidth | unmeasured |  |" in page
+    assert "Furthest from what was aimed for" in page and "filling 4000 GB/s" in page
+    dry = markdown({"chip": "cpu", "arch": "9.0"}, [Stage("bench", "passed", found=found)])
+    assert "missed" not in dry and "proves nothing" in dry

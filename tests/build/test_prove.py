@@ -39,6 +39,42 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert done.returncode == 2 and "no GPU" in done.stderr and not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_dry_run_of_the_benchmarks(tmp_path):
+    """All of both scripts, on tensors of the CPU and small networks."""
+    done = prove("--dry", "--only", "bench", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (record,) = (json.loads(file.read_text()) for file in tmp_path.glob("gpu-cpu-*.json"))
+    assert [stage["name"] for stage in record["stages"]] == ["bench", "experiments"]
+    for stage in record["stages"]:
+        assert stage["verdict"] == "passed" and stage["found"]["rows"], stage["reason"]
+    (page,) = (file.read_text() for file in tmp_path.glob("gpu-cpu-*.md"))
+    assert "A dry run decides nothing." in page and "## experiments" in page
+
+
+@pytest.mark.parametrize("late", ["a: no time was left", "a: not on a CPU"])
+def test_what_did_not_fit_the_time_is_not_passed(tmp_path, monkeypatch, late):
+    found = {"rows": [], "failed": [], "left_out": [late]}
+
+    def call(command, settings, name, **options):
+        Path(command[command.index("--out") + 1]).write_text(json.dumps(found))
+
+    monkeypatch.setattr(proof, "_call", call)
+    for stage in (proof.bench, proof.experiments, proof.rivals):
+        verdict = stage(proof.Settings("cuda", tmp_path)).verdict
+        assert verdict == ("not run" if "time" in late else "passed")
+
+
+def test_an_unfinished_build_can_go_on(tmp_path, monkeypatch):
+    def call(*arguments, **options):
+        raise proof.TooLong("stopped after 460 s")
+
+    monkeypatch.setattr(proof, "_call", call)
+    for device in ("cpu", "cuda"):
+        stage = proof._run("build", proof.Settings(device, tmp_path))
+        assert stage.verdict == "not run" and "run it again" in stage.reason
+
+
 # --- the tests that a GPU would run ---------------------------------------------------------------
 
 
@@ -47,7 +83,8 @@ def test_cuda_tests_are_there():
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "cuda", *proof.ON_GPU]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if "::" in line]
-    for op in ("max_pool2d", "max_unpool2d", "local_response_norm", "warp_affine", "windows"):
+    ops = ("max_pool2d", "max_unpool2d", "local_response_norm", "spatial_max", "warp_affine")
+    for op in (*ops, "windows"):
         of_op = [test for test in found if f"test_{op}.py" in test]
         for dtype in ("float32", "float64", "float16", "bfloat16"):
             assert any(dtype in test for test in of_op), (op, dtype)
@@ -56,7 +93,9 @@ def test_cuda_tests_are_there():
         "test_occlude.py",
         "test_large.py",
         "current_stream",
-        "captured",
+        "test_ops_can_be_captured",
+        "backward_can_be_captured",
+        "training_step_can_be_captured",
         "another_device",
     ):
         assert any(test in each for each in found), test

@@ -87,7 +87,7 @@ def test_spatial_max_past_int32(place, layout):
     shape = (
         (2**19 + 1, 4, 32, 32) if layout == torch.contiguous_format else (1, 8, 2**14, 2**14 + 8)
     )
-    x = torch.zeros(shape, dtype=torch.float16, device=place.device, memory_format=layout)
+    x = torch.empty(shape, dtype=torch.float16, device=place.device, memory_format=layout).zero_()
     x[-1, -1, -1, -2] = 3.0
     x[-1, -2, -3, 5] = torch.nan
     values, places = place.op("spatial_max")(x)
@@ -96,3 +96,49 @@ def test_spatial_max_past_int32(place, layout):
     assert values[-1, -1] == 3 and values[-1, -2].isnan()
     assert not values[:-1].any() and not places[:-1].any()
     assert not values[-1, :-2].any() and not places[-1, :-2].any()
+
+
+def test_backward_past_int32(place):
+    """Gradients at the far end are those of a small tensor of the same values."""
+    rows, width = 2**15 + 4, 2**16
+    grad = torch.zeros(1, 1, rows, width, dtype=torch.float16, device=place.device)
+    tail = torch.randn(1, 1, 8, width, device=place.device).half()
+    grad[:, :, -8:] = tail
+    switches = torch.full((1, 1, rows // 2, width // 2), 3, dtype=torch.uint8, device=place.device)
+    window = ([2, 2], [2, 2], [0, 0], [1, 1])
+    found = place.op("max_unpool2d_backward")(grad, switches, None, *window, False)
+    assert torch.equal(found[:, :, -4:], tail[:, :, 1::2, 1::2]) and not found[:, :, :-4].any()
+    del found, switches
+
+    pooled, taps = reference.max_pool2d(tail, (2, 2), (2, 2))
+    small = torch.zeros(1, 1, rows // 2, width // 2, dtype=torch.float16, device=place.device)
+    small[:, :, -4:] = pooled
+    switches = torch.zeros(small.shape, dtype=torch.uint8, device=place.device)
+    switches[:, :, -4:] = taps
+    found = place.op("max_pool2d_backward")(small, switches, None, *window, [rows, width])
+    expected = reference.max_unpool2d(pooled, taps, *map(tuple, window), (8, width))
+    assert torch.equal(found[:, :, -8:], expected) and not found[:, :, :-8].any()
+
+
+def test_backward_of_normalisation_past_int32(place):
+    shape = (1, 8, 2**14, 2**14 + 4)
+    x, grad = (torch.zeros(shape, dtype=torch.float16, device=place.device) for _ in range(2))
+    tails = [torch.randn(1, 8, 2, shape[-1], device=place.device).half() for _ in range(2)]
+    x[:, :, -2:], grad[:, :, -2:] = tails
+    constants = (5, 1e-2, 0.75, 2.0)
+    found = place.op("local_response_norm_backward")(grad, x, *constants)
+    small = tails[0].double().requires_grad_()
+    reference.local_response_norm(small, *constants).backward(tails[1].double())
+    torch.testing.assert_close(found[:, :, -2:], small.grad.half(), rtol=2e-3, atol=1e-4)
+    assert not found[:, :, :-2].any()
+
+
+def test_backward_of_warping_past_int32(place):
+    if place.device == "cpu":
+        pytest.skip("hours on a CPU, where all indices have 64 bits")
+    maps = 2**15 + 1
+    grad = torch.zeros(1, maps, 1, 256, 256, dtype=torch.float16, device=place.device)
+    grad[:, -1] = torch.randn(1, 1, 256, 256, device=place.device).half()
+    matrices = torch.eye(2, 3, dtype=torch.float64, device=place.device).repeat(maps, 1, 1)
+    found = place.op("warp_affine_backward")(grad, matrices, False)
+    assert torch.equal(found, grad[:, -1])

@@ -250,20 +250,22 @@ def measure(
 
 
 def _ours_in_detail(own: nn.Module, x: Tensor, row: Row) -> dict[str, Any]:
-    """Ours with several limits of memory, and how busy it keeps the GPU."""
+    """Ours with several limits of memory and with each method, in seconds, and how busy it keeps
+    the GPU: what the plan's constants, which come from a CPU, and its batches are to be set by."""
 
-    def run(limit: int | None = None) -> Contestant:
-        def call() -> None:
-            zfcuda.occlusion(
-                own, x, target=contests.TARGET, size=row.size, stride=row.stride, max_memory=limit
-            )
-
-        return Contestant("", call, 1)
+    def run(**settings: Any) -> Contestant:
+        grid = {"target": contests.TARGET, "size": row.size, "stride": row.stride}
+        return Contestant("", lambda: zfcuda.occlusion(own, x, **grid, **settings), 1)
 
     if x.device.type == "cpu":
         return {}
+    limits = {f"{limit >> 20} MiB": run(max_memory=limit) for limit in LIMITS}
+    methods = {method: run(method=method) for method in ("cone", "dense")}
     return {
-        "by_memory": {str(limit): min(run(limit).seconds() for _ in range(2)) for limit in LIMITS},
+        "by_memory": {name: min(each.seconds() for _ in range(2)) for name, each in limits.items()},
+        "by_method": {
+            name: min(each.seconds() for _ in range(2)) for name, each in methods.items()
+        },
         "busy": busy(run()),
     }
 

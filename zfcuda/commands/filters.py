@@ -128,7 +128,7 @@ def _findings(result: FilterComparison) -> str:
             f"{int(own.silent.sum())} never active on {own.count:,} images; "
             f"{own.aliasing_of_all:.1%} of the filters' energy lies above the Nyquist frequency of "
             f"the stride (white noise: {own.aliasing_of_noise:.1%}), of the responses' variance "
-            f"{float(own.response_aliasing.nanmedian()):.1%} (median)."
+            f"{float(own.response_aliasing.nanquantile(0.5)):.1%} (median)."
         )
     return " ".join(sentences)
 

@@ -54,23 +54,24 @@ class Top:
             values, places: [n,C], as :func:`zfcuda.ops.spatial_max` gives them.
             left_out: bool [n], images that do not count.
         """
-        undefined = values.isnan()
+        undefined = out = values.isnan()
         if left_out is not None:
-            values = values.masked_fill(left_out[:, None], -torch.inf)
+            out = undefined | left_out[:, None]
             undefined = undefined & ~left_out[:, None]
         self.undefined.add_(undefined.any(1).sum())
-        values, places = values.masked_fill(undefined, -torch.inf).T, places.T
-        numbers = torch.arange(first, first + values.shape[1], device=values.device)
-        # On a GPU, asking what is new would take longer than sorting: it would be waited for.
+        numbers = torch.arange(first, first + len(values), device=values.device)
         rows = slice(None)
+        # On a GPU, asking what is new would take longer than sorting: it would be waited for.
         if values.device.type == "cpu":
-            new = values > self.values[:, -1:]
-            rows, images = new.any(1).nonzero()[:, 0], new.any(0).nonzero()[:, 0]
+            new = values > self.values[:, -1]  # no NaN is
+            if left_out is not None:
+                new &= ~out
+            images, rows = new.any(1).nonzero()[:, 0], new.any(0).nonzero()[:, 0]
             if not len(rows):
                 return
-            values, places = (one[rows][:, images] for one in (values, places))
+            values, places, out = (one[images][:, rows] for one in (values, places, out))
             numbers = numbers[images]
-        self._merge(rows, values, numbers, places)
+        self._merge(rows, values.masked_fill(out, -torch.inf).T, numbers, places.T)
 
     def _merge(self, rows: slice | Tensor, values: Tensor, numbers: Tensor, places: Tensor) -> None:
         """Take in ``values`` and ``places`` [R,n] of later images, ``numbers`` [n], into these

@@ -158,3 +158,11 @@ def test_a_state_dict_may_hold_more_than_tensors():
 
     digests = [weights_digest(Own({"alpha": alpha})) for alpha in (0.1, 0.1, 0.2)]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_another_torch_is_another_run(model, images, tmp_path, monkeypatch):
+    """Its convolutions round differently."""
+    record_activations(tmp_path, model, images, "2", k=2, maps=1)
+    monkeypatch.setattr(recording, "versions", lambda *names: {"torch": "1.0"})
+    with pytest.raises(ValueError, match=r"another run \(versions .*'1\.0'"):
+        record_activations(tmp_path, model, images, "2", k=2, maps=1)

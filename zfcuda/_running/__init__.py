@@ -6,7 +6,7 @@ fit), :mod:`.passes` (all of them, and variants), :mod:`.recording` (as results 
 """
 
 from zfcuda._running.batches import memory_limit, progress_bar, spans
-from zfcuda._running.checks import check_input, choose_target, is_int, pair, per_image
+from zfcuda._running.checks import check_input, choose_target, device_of, is_int, pair, per_image
 from zfcuda._running.guards import evaluating, threads, undisturbed
 from zfcuda._running.layers import feature_maps, find_layers, layer_outputs, require_called
 from zfcuda._running.passes import base_pass, variant_passes
@@ -16,6 +16,7 @@ __all__ = [
     "base_pass",
     "check_input",
     "choose_target",
+    "device_of",
     "evaluating",
     "feature_maps",
     "fill_setting",

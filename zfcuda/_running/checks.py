@@ -98,3 +98,9 @@ def choose_target(target: Any, logits: Tensor) -> Tensor:
         ValueError: it names no class of the ``logits`` [N,K].
     """
     return logits.argmax(1) if target is None else per_image(target, *logits.shape, "target")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights are; the CPU if it has none."""
+    weights = next(model.parameters(), next(model.buffers(), None))
+    return torch.device("cpu") if weights is None else weights.device

@@ -10,12 +10,12 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from zfcuda._running import find_layers, is_int, memory_limit, to_result
+from zfcuda._running import device_of, find_layers, is_int, memory_limit, to_result
 from zfcuda._sources import Images, source_of
 from zfcuda.maxima.choosing import Maps, chosen, units_of
 from zfcuda.maxima.looking import difference, field_windows, look_again
 from zfcuda.maxima.result import TopActivations
-from zfcuda.maxima.scanning import device_of, scan
+from zfcuda.maxima.scanning import scan
 
 __all__ = ["check_k", "top_activations", "warn_beyond"]
 

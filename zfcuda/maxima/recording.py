@@ -22,16 +22,24 @@ from torch import Tensor, nn
 from zfcuda._blocks import Block, Blocks, ByNumber, read_blocks
 from zfcuda._distributed import Shard, current_shard
 from zfcuda._files import digest, read_json, remove_leftovers
-from zfcuda._identity import architecture_digest, precision, weights_digest
+from zfcuda._identity import architecture_digest, precision, versions, weights_digest
 from zfcuda._locks import claimed
-from zfcuda._running import check_input, evaluating, find_layers, is_int, progress_bar, threads
+from zfcuda._running import (
+    check_input,
+    device_of,
+    evaluating,
+    find_layers,
+    is_int,
+    progress_bar,
+    threads,
+)
 from zfcuda._sources import Images, source_of
 from zfcuda.maxima.choosing import Maps, chosen
 from zfcuda.maxima.finding import check_k, warn_beyond
 from zfcuda.maxima.progress import Progress, State
 from zfcuda.maxima.projecting import project_layer
 from zfcuda.maxima.running import Top
-from zfcuda.maxima.scanning import Spotter, check_maps, device_of, fitting
+from zfcuda.maxima.scanning import Spotter, check_maps, fitting
 from zfcuda.maxima.stored import Layer, StoredActivations, file_of, write_index, write_manifest
 
 __all__ = ["record_activations"]
@@ -177,6 +185,7 @@ def _settings(
         "memory": memory,
         "device": example.device.type,
         **precision(example.device),
+        "versions": versions("zfcuda", "torch", "pillow"),
     }
 
 
@@ -393,7 +402,7 @@ class _Run:
             "index_sha256": digest(self.folder / "index.csv"),
             "rates": rates,
             "seconds": seconds,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "versions": {"python": platform.python_version(), **self.settings["versions"]},
             "threads": torch.get_num_threads(),
         }
         write_manifest(self.folder, content)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
 from zfcuda._blocks import Block
 from zfcuda._running import (
     check_input,
+    device_of,
     evaluating,
     feature_maps,
     layer_outputs,
@@ -25,12 +25,7 @@ from zfcuda.interception import fast_forward
 from zfcuda.maxima.choosing import Maps, chosen
 from zfcuda.maxima.running import Top
 
-__all__ = ["Seen", "Spotter", "check_maps", "device_of", "fitting", "scan"]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    weights = next(model.parameters(), next(model.buffers(), None))
-    return torch.device("cpu") if weights is None else weights.device
+__all__ = ["Seen", "Spotter", "check_maps", "fitting", "scan"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,10 @@ from zfcuda._identity import (
     versions,
     weights_digest,
 )
-from zfcuda._running import is_int, per_image
+from zfcuda._running import device_of, is_int, per_image
 from zfcuda.runs.numbered import Numbered, tried
 
-__all__ = ["device_of", "first_readable", "identity_of", "memory", "targets_of"]
+__all__ = ["first_readable", "identity_of", "memory", "targets_of"]
 
 # Bytes of one batch: fixed, since what is free changes from run to run, and batches with it.
 _MEMORY = {"cpu": 2**27, "cuda": 2**30}
@@ -46,12 +46,6 @@ def identity_of(model: nn.Module, images: Numbered, x: Tensor) -> dict[str, Any]
         **precision(device_of(model)),
         "versions": versions("zfcuda", "torch", "pillow"),
     }
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's weights are; the CPU if it has none."""
-    weights = next(model.parameters(), next(model.buffers(), None))
-    return torch.device("cpu") if weights is None else weights.device
 
 
 def targets_of(target: Any, count: int, classes: int) -> tuple[Tensor | None, str | int]:

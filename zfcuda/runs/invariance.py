@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zfcuda._distributed import current_shard
-from zfcuda._running import fill_setting, find_layers
+from zfcuda._running import device_of, fill_setting, find_layers
 from zfcuda.invariance import early_and_late, families_of, invariance_study
 from zfcuda.invariance.values import Values
-from zfcuda.runs.beginnings import device_of, first_readable, identity_of, memory, targets_of
+from zfcuda.runs.beginnings import first_readable, identity_of, memory, targets_of
 from zfcuda.runs.folder import Run
 from zfcuda.runs.invariance_summary import InvarianceSummary, merged, of_one, write_tables
 from zfcuda.runs.numbered import Numbered, numbered

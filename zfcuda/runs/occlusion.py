@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zfcuda._distributed import current_shard
-from zfcuda._running import per_image
+from zfcuda._running import device_of, per_image
 from zfcuda.predictions import predict
 from zfcuda.results import LayerSums, OcclusionResult
-from zfcuda.runs.beginnings import device_of, first_readable, identity_of, memory, targets_of
+from zfcuda.runs.beginnings import first_readable, identity_of, memory, targets_of
 from zfcuda.runs.folder import Run
 from zfcuda.runs.numbered import Numbered, numbered
 from zfcuda.runs.occlusion_summary import OcclusionSummary, summarised, write_tables

@@ -50,7 +50,8 @@ def ablation(result: AblationResult, title: str | None = None) -> Figure:
     ):
         _cell(ax, x, -0.5, text, side, heading=True)
     figure.text(
-        0.08 / width, 0.08 / height, f"{result.data}; equal budgets: {result.budget}",
+        0.08 / width, 0.08 / height,
+        f"{result.data}; equal budgets: {result.budget}. Training: during the epoch, with dropout.",
         fontsize=7, color=MUTED,
     )  # fmt: skip
     return figure

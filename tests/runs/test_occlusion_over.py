@@ -331,9 +331,7 @@ def test_settings_that_nobody_can_read(net, x, tmp_path):
     with pytest.raises(ValueError, match=r"other settings: images together null there, \d+ here"):
         zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
     path.write_text("{}")
-    with pytest.raises(
-        ValueError, match=r"settings\.json' cannot be read as"
-    ):
+    with pytest.raises(ValueError, match=r"settings\.json' cannot be read as"):
         zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from zfcuda import StoredActivations, cli
+from zfcuda.commands import _store
 from zfcuda.maps_page import stored_folders, write_maps_page
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -33,10 +34,11 @@ def store(photos, tmp_path):
     return ["top9", *arguments, "--maps", "3", "-k", "4", "--store", tmp_path / "run"]
 
 
-def test_store(store, tmp_path, capsys):
+def test_store(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_store, "_LONG", 0.0)
     assert run(*store) == 0
     printed = capsys.readouterr()
-    assert "images/s on 1 process(es); the network alone" in printed.out
+    assert "images/s, processes: 1; the network alone" in printed.out
     assert re.search(r"4: 6 maps, 3 projected, 0\.\d\d MB each", printed.out)
     assert str(tmp_path / "run" / "index.csv") in printed.out
     assert "skipped" in printed.err and "broken.png" in printed.err

@@ -52,7 +52,7 @@ def test_projection_grid(projections, class_names):
     figure = figures.projection_grid(projections, class_names=class_names, title="a title")
     assert_tidy(figure)
     texts = [text.get_text() for text in drawn_texts(figure)]
-    assert sum("channel 131 at (27, 28)" in text for text in texts) == 15
+    assert sum("map 131 at (27, 28)" in text for text in texts) == 15
 
 
 def test_small_projections_are_magnified(projections):

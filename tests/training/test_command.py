@@ -33,7 +33,7 @@ def test_it_writes_numbers_curves_and_weights(idx_folder, tmp_path, capsys):
         assert str(out / name) in written and (out / name).stat().st_size > 0
     result = TrainingResult.load(out / "training")
     assert result.settings["data"] == "IDX files, black backgrounds"
-    assert f"{result.test_accuracy:.2%} of the test pictures" in written
+    assert f"{result.test_accuracy:.2%} of the 12 test pictures" in written
     # The weights say what they are.
     path = out / "weights.safetensors"
     model = zfcuda.models.load(path)
@@ -49,7 +49,9 @@ def test_pictures_that_cannot_be_read_are_counted(picture_folder, tmp_path, caps
     (folder / "cat" / "3.png").write_bytes(b"broken")
     assert cli.main(command(folder, tmp_path / "out")) == 0
     captured = capsys.readouterr()
-    assert "1 pictures could not be read" in captured.out and "3.png' is not" in captured.err
+    assert (
+        "could not be read and were skipped: 1." in captured.out and "3.png' is not" in captured.err
+    )
 
 
 def test_killed_and_called_again(idx_folder, tmp_path):

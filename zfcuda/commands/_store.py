@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zfcuda.maxima import StoredActivations
 
 _SHOWN = 5  # images that could not be read
+_LONG = 5.0  # seconds; the rates of shorter passes say nothing
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -85,10 +86,10 @@ def _report(stored: StoredActivations) -> None:
         more = len(stored.skipped) - _SHOWN
         print(f"zfcuda: skipped: {more} more (all are in manifest.json)", file=sys.stderr)
     rates = stored.manifest["rates"]
-    if rates:
+    if rates and rates["seconds"] >= _LONG:
         own, bare = rates["images_per_second"], rates["forward_images_per_second"]
-        print(f"{own:,.0f} images/s on {rates['processes']} process(es); the network alone, on "
-              f"one, {bare:,.0f} images/s")  # fmt: skip
+        print(f"{own:,.0f} images/s, processes: {rates['processes']}; the network alone, in one "
+              f"process, {bare:,.0f} images/s")  # fmt: skip
     for about in stored.manifest["layers"]:
         print(f"{about['name']}: {about['maps']} maps, {about['projected']} projected, "
               f"{about['bytes_per_map'] / 1e6:.2f} MB each")  # fmt: skip

@@ -1,4 +1,4 @@
-"""`zfcuda demo`: photographs that ship with scikit-image, explained."""
+"""`zfcuda demo`: photographs that ship with scikit-image, and a garment, explained."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import argparse
 
 from zfcuda.commands import _options
 
-HELP = "explain two photographs with a trained SqueezeNet"
+HELP = "explain two photographs and a garment with trained networks"
 DESCRIPTION = (
-    "Explains two photographs with a trained SqueezeNet: predictions, projections with and "
-    "without the background, occlusion, rotation. Writes figures, their numbers and index.html."
+    "Explains two photographs with a trained SqueezeNet, and a garment with the ZF network that "
+    "ships with zfcuda: predictions, projections with and without the background, occlusion, "
+    "rotation; and the curves of that network's training. Writes figures, their numbers and "
+    "index.html."
 )
 EXAMPLES = ""
 

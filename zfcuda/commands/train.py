@@ -94,10 +94,11 @@ def run(options: argparse.Namespace) -> None:
     result = training.train(model, data, folder, recipe, options.model, not options.quiet)
     text = (
         f"Epoch {result.best} of {len(result.epoch)} has the lowest validation error and was "
-        f"chosen; {result.test_accuracy:.2%} of the test pictures, read once, are right."
+        f"chosen; {result.test_accuracy:.2%} of the {len(data.test):,} test pictures, read once, "
+        "are right."
     )
     if data.skipped:
-        text += f" {len(data.skipped)} pictures could not be read and were skipped."
+        text += f" Pictures that could not be read and were skipped: {len(data.skipped):,}."
     figure = figures.training_curves(result, title=f"{options.model} on {data.kind}")
     stem = folder / "training"
     announce(write("Training", text, result, figure, stem, provenance, "talk, supplement"))

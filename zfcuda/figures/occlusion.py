@@ -140,7 +140,7 @@ def _limits(values: Array, mark: float, low: float | None = None) -> tuple[float
 
 
 def _channel(result: OcclusionResult, layer: str | None, image: int) -> str:
-    return f"channel {int(result.layers[layer].channels[image])}"
+    return f"map {int(result.layers[layer].channels[image])}"
 
 
 def cell_edges(boxes: Array, grid: tuple[int, int]) -> tuple[Array, Array]:

@@ -36,7 +36,7 @@ def unit_caption(result: Any, layer: str, column: int) -> str:
     """ "channel 12 at (3, 4), activation 5.1" of one projected unit."""
     channel, row, col = (int(v) for v in to_array(result.units[layer])[column])
     activation = number(to_array(result.activations[layer])[column])
-    return f"channel {channel} at ({row}, {col})\nactivation {activation}"
+    return f"map {channel} at ({row}, {col})\nactivation {activation}"
 
 
 def support(shown: Array) -> tuple[int, int, int] | None:

@@ -95,6 +95,45 @@ def test_the_order_of_memory_does_not_matter(small, images, layout):
     assert result.undefined == {"1": 1}
 
 
+class _Viewing(nn.Module):
+    """Takes maps in contiguous memory only, and another one's memory for other values."""
+
+    def __init__(self, refuses):
+        super().__init__()
+        self.conv, self.relu, self.refuses = nn.Conv2d(3, 4, 3), nn.ReLU(), refuses
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.refuses:
+            x.view(-1)
+        elif not x.is_contiguous():
+            x = x + 1
+        return self.relu(x)
+
+
+def test_a_cpus_images_go_through_in_the_faster_layout(images):
+    given = []
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    model[1].register_forward_pre_hook(lambda module, args: given.append(args[0].clone()))
+    result = top_activations(model, images.float(), "1", k=4, maps=1)
+    by_pixels = [x.is_contiguous(memory_format=torch.channels_last) for x in given]
+    assert by_pixels.index(True) and not any(by_pixels[: by_pixels.index(True)])  # once as given
+    assert max(len(x) for x, found in zip(given, by_pixels, strict=True) if found) == len(images)
+    values, numbers, positions = expected(maps_of(model, images.float(), "1"), 4)
+    torch.testing.assert_close(result.values["1"], values.float())
+    assert torch.equal(result.images["1"], numbers)
+    assert torch.equal(result.positions["1"], positions)
+
+
+@pytest.mark.parametrize("refuses", [True, False], ids=["refused", "other values"])
+def test_a_model_that_looks_at_memory_gets_it_as_given(images, refuses):
+    model, images = _Viewing(refuses), images.float()
+    result = top_activations(model, images, "relu", k=4, maps=0)
+    values, numbers, _ = expected(maps_of(model, images, "relu"), 4)
+    torch.testing.assert_close(result.values["relu"], values.float())
+    assert torch.equal(result.images["relu"], numbers)
+
+
 def test_equal_values_are_ordered_by_image_and_then_by_place(small):
     images = torch.randint(0, 3, (40, 3, 8, 8)).double()
     for batch in (1, 9, 64):

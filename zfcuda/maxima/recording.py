@@ -39,7 +39,7 @@ from zfcuda.maxima.finding import check_k, warn_beyond
 from zfcuda.maxima.progress import Progress, State
 from zfcuda.maxima.projecting import project_layer
 from zfcuda.maxima.running import Top
-from zfcuda.maxima.scanning import Spotter, check_maps, fitting
+from zfcuda.maxima.scanning import Spotter, check_maps
 from zfcuda.maxima.stored import Layer, StoredActivations, file_of, write_index, write_manifest
 
 __all__ = ["record_activations"]
@@ -134,7 +134,7 @@ def _prepared(
         example = _example(source, batch, device_of(model))
         check_input(model, example)
         memory = _memory(max_memory, example.device)
-        return Spotter(model, names, example, min(batch, fitting(model, example, memory))), memory
+        return Spotter.of(model, names, example, memory, batch), memory
 
 
 def _example(source: ByNumber, batch: int, device: torch.device) -> Tensor:
@@ -182,6 +182,7 @@ def _settings(
         "image": [str(example.dtype).removeprefix("torch."), *example.shape[1:]],
         "batch": batch,
         "together": spotter.together,
+        "layout": str(spotter.layout).removeprefix("torch."),
         "memory": memory,
         "device": example.device.type,
         **precision(example.device),

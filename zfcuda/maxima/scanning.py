@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
@@ -25,7 +26,10 @@ from zfcuda.interception import fast_forward
 from zfcuda.maxima.choosing import Maps, chosen
 from zfcuda.maxima.running import Top
 
-__all__ = ["Seen", "Spotter", "check_maps", "fitting", "scan"]
+__all__ = ["Seen", "Spotter", "check_maps", "scan"]
+
+# Of a layer's largest activation: how far another memory format's rounding may be off.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +64,7 @@ def scan(
             if spotter is None:
                 check_input(model, images)
                 example = images[:1].clone()
-                spotter = Spotter(model, layers, example, fitting(model, example, limit))
+                spotter = Spotter.of(model, layers, example, limit)
                 tops = spotter.tops(k)
                 check_maps(maps, tops)
             for part in spotter.take(images, tops, count):
@@ -81,14 +85,6 @@ def check_maps(maps: Maps, tops: Mapping[str, Top]) -> None:
         chosen(maps, layer, top)
 
 
-def fitting(model: nn.Module, example: Tensor, limit: int) -> int:
-    """How many images fit in ``limit`` bytes at once, measured on one."""
-    calls = fast_forward(measure=True)
-    with calls:
-        model(example.clone())
-    return max(1, limit // (calls.peak_bytes + 2 * example.nbytes))
-
-
 @dataclass(frozen=True, eq=False)
 class Spotter:
     """Runs images through a model and finds the largest activation of every map.
@@ -98,12 +94,56 @@ class Spotter:
         example: [1,C,H,W], which all images are like.
         together: how many images go through the model at a time. A convolution's last bits may
             depend on it.
+        layout: the memory format that images go through the model in; last bits depend on it too.
     """
 
     model: nn.Module
     layers: Sequence[str]
     example: Tensor
     together: int
+    layout: torch.memory_format = torch.preserve_format
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        layers: Sequence[str],
+        example: Tensor,
+        limit: int,
+        most: int | None = None,
+    ) -> Self:
+        """For a model in eval mode.
+
+        On a CPU images go through it in channels_last, in which torch's convolutions are 1.04 to
+        1.4 times as fast, unless the model does not take that or answers otherwise.
+
+        Args:
+            limit: bytes that the activations of a batch may take.
+            most: images that go through the model at a time at most.
+        """
+        fits = _fitting(model, example, limit)
+        spotter = cls(model, layers, example, fits if most is None else min(most, fits))
+        if example.device.type != "cpu" or example.dtype != torch.float32:
+            return spotter
+        by_pixels = replace(spotter, layout=torch.channels_last)
+        return by_pixels if by_pixels._agrees(spotter.largest(example.clone())) else spotter
+
+    def _agrees(self, found: Mapping[str, tuple[Tensor, Tensor, tuple[int, int]]]) -> bool:
+        """Whether the example's largest activations are ``found``, but for rounding."""
+        try:
+            own = self.largest(self.example.clone())
+        except RuntimeError:  # a .view() of maps, for one
+            return False
+        return all(
+            torch.allclose(
+                own[name][0],
+                values,
+                rtol=0,
+                atol=_ROUNDING * float(values.nan_to_num().abs().max()),
+                equal_nan=True,
+            )
+            for name, (values, _, _) in found.items()
+        )
 
     def tops(self, k: int) -> dict[str, Top]:
         """By layer, the k strongest activations before the first image."""
@@ -139,7 +179,7 @@ class Spotter:
             return *ops.spatial_max(maps), tuple(maps.shape[2:])
 
         with layer_outputs(self.model, self.layers, receive) as found, fast_forward():
-            self.model(images)
+            self.model(images.to(memory_format=self.layout))
         require_called(self.layers, found)
         return found
 
@@ -159,6 +199,14 @@ class Spotter:
                     pass
             advance(len(block.numbers))
             done(block)
+
+
+def _fitting(model: nn.Module, example: Tensor, limit: int) -> int:
+    """How many images fit in ``limit`` bytes at once, measured on one."""
+    calls = fast_forward(measure=True)
+    with calls:
+        model(example.clone())
+    return max(1, limit // (calls.peak_bytes + 2 * example.nbytes))
 
 
 def _check_alike(images: Tensor, example: Tensor, start: int) -> None:

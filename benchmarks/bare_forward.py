@@ -2,7 +2,8 @@
 
     python benchmarks/bare_forward.py --seconds 5 --data FOLDER [--part all]
 
-What a pass over the data set is measured against. Threads are those of OMP_NUM_THREADS.
+What a pass over the data set is measured against: two lines, the rate with images in contiguous
+memory and in channels_last. Threads are those of OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
@@ -28,15 +29,21 @@ def main() -> None:
     network = Network.of(options)
     source = _data.of(options, network).source
     images = source.block(range(min(options.batch, source.total))).images.to(network.device)
-    with evaluating(network.model):
-        network.model(images)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        print(_rate(network.model, images.contiguous(memory_format=layout), options.seconds))
+
+
+@torch.inference_mode()
+def _rate(model: torch.nn.Module, images: torch.Tensor, seconds: float) -> float:
+    with evaluating(model):
+        model(images)
         done, began = 0, time.perf_counter()
-        while (spent := time.perf_counter() - began) < options.seconds:
-            network.model(images)
+        while (spent := time.perf_counter() - began) < seconds:
+            model(images)
             if images.is_cuda:
                 torch.cuda.synchronize()
             done += len(images)
-    print(done / spent)
+    return done / spent
 
 
 if __name__ == "__main__":

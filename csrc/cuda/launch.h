@@ -41,7 +41,8 @@ inline constexpr int threads_per_block = 256;
 // Blocks that a multiprocessor must be able to hold: bounds the registers, 64 a thread with 4 and
 // 128 with 2. With no bound at all ptxas spills a few bytes wherever that brings it down to 32.
 template <class Body, class Index>
-inline constexpr int least_blocks = sizeof(Index) > 4 || requires { Body::many_registers; } ? 2 : 4;
+inline constexpr int least_blocks =
+    sizeof(Index) > 4 || requires { requires Body::many_registers; } ? 2 : 4;
 
 template <class Body, class Index>
 __global__ void __launch_bounds__(threads_per_block, (least_blocks<Body, Index>))

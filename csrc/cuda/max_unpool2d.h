@@ -10,51 +10,91 @@
 
 namespace zfcuda::cuda {
 
-// contiguous, K x K windows at Stride in both directions: a thread writes V neighbouring outputs of
-// a row (one store) and reads each window that can send to them once. Phase is padding_w % Stride:
-// with it, which tap of which window lies on which output is known at compile time.
-template <class T, class Switch, int K, int Stride, int Phase, int V, class Index>
+// contiguous, K x K windows at Stride in both directions: a thread writes Pieces times V
+// neighbouring outputs of a row, S in a store, and reads each window that can send to them once.
+// Phase is padding_w % Stride: with it, which tap of which window lies on which output is known at
+// compile time. A thread's pieces are as far apart as a row has threads, so that what neighbouring
+// threads store lies side by side: where rows allow narrow stores only, several of them share the
+// work of finding their place.
+template <class T, class Switch, int K, int Stride, int Phase, bool Overwrite, int V, int S,
+          int Pieces, class Index>
 struct MaxUnpoolRow {
+  static constexpr bool many_registers = Pieces > 1;
+
   MaxUnpoolParams p;
-  Divisor<Index> groups, height;  // of a row's outputs; of the output
+  Divisor<Index> threads, height;  // of a row; of the output
 
   ZF_HOST_DEVICE void operator()(Index i) const {
     using C = Compute<T>;
-    static_assert(V % Stride == 0);
+    using Unsigned = std::make_unsigned_t<Index>;
+    static_assert(V % Stride == 0 && (S == V || S == 1));
     const PoolShape& s = p.shape;
     const PoolWindow& w = s.window;
-    const Index out_h = s.out_h, out_w = s.out_w;
-    const auto [line, group] = groups.split(i);
+    const Index in_w = s.in_w, out_h = s.out_h, out_w = s.out_w;
+    const auto [line, thread] = threads.split(i);
     const auto [plane, row] = height.split(line);
-    const Index col = group * V;
     // The first window is the one `back` steps before the window that starts at or before the first
     // output.
     constexpr int back = (K - 1 - Phase) / Stride;
     constexpr int windows = back + (V - 1 + Phase) / Stride + 1;
-    const Index first = (col + static_cast<Index>(w.padding_w)) / Stride - back;
+    const Index first = (thread * V + static_cast<Index>(w.padding_w)) / Stride - back;
+    const Index apart = threads.by * V;
     const auto rows = windows_over<Index>(row, K, Stride, w.padding_h, 1, out_h);
-    C sum[V] = {};
+    C sum[Pieces][V] = {};
     for (Index oy = rows.begin; oy < rows.end; ++oy) {
-      const auto ky = static_cast<int>(tap_on<Index>(row, oy, Stride, w.padding_h, 1));
-      const Index at = (plane * out_h + oy) * out_w + first;
-      ZF_UNROLL
-      for (int j = 0; j < windows; ++j) {
-        if (first + j < 0 || first + j >= out_w) continue;
-        const int tap = static_cast<int>(static_cast<const Switch*>(p.switches)[at + j]) - ky * K;
-        C value = widen(static_cast<const T*>(p.y)[at + j]);
-        if (p.gate) value = gated(value, widen(static_cast<const T*>(p.gate)[at + j]));
+      const auto first_tap = static_cast<int>(tap_on<Index>(row, oy, Stride, w.padding_h, 1)) * K;
+      const Index start = (plane * out_h + oy) * out_w;
+      // All loads first, without a branch: they are under way together.
+      int tap[Pieces][windows];
+      C value[Pieces][windows];
+      const auto each_window = [&](const auto& act) {
+        ZF_UNROLL
+        for (int piece = 0; piece < Pieces; ++piece) {
+          ZF_UNROLL
+          for (int j = 0; j < windows; ++j) {
+            const Index ox = first + piece * (apart / Stride) + j;
+            act(piece, j, start + ox, static_cast<Unsigned>(ox) < static_cast<Unsigned>(out_w));
+          }
+        }
+      };
+      each_window([&](int piece, int j, Index at, bool there) {
+        const auto* switches = static_cast<const Switch*>(p.switches);
+        tap[piece][j] = there ? static_cast<int>(switches[at]) : -1;
+        value[piece][j] = there ? widen(static_cast<const T*>(p.y)[at]) : C(0);
+      });
+      if (p.gate) {
+        each_window([&](int piece, int j, Index at, bool there) {
+          const C gate = there ? widen(static_cast<const T*>(p.gate)[at]) : C(0);
+          value[piece][j] = gated(value[piece][j], gate);
+        });
+      }
+      each_window([&](int piece, int j, Index, bool) {
         ZF_UNROLL
         for (int v = 0; v < V; ++v) {
           const int kx = v + Phase - (j - back) * Stride;
-          if (kx < 0 || kx >= K) continue;
-          if (tap == kx) sum[v] = p.overwrite ? value : sum[v] + value;
+          if (kx < 0 || kx >= K || tap[piece][j] != first_tap + kx) continue;
+          C& own = sum[piece][v];
+          own = Overwrite ? value[piece][j] : own + value[piece][j];
         }
+      });
+    }
+    ZF_UNROLL
+    for (int piece = 0; piece < Pieces; ++piece) {
+      const Index col = thread * V + piece * apart;
+      if (Pieces > 1 && col >= in_w) break;
+      Pack<T, V> out;
+      ZF_UNROLL
+      for (int v = 0; v < V; ++v)
+        out.lane[v] = static_cast<T>(p.relu ? rectified(sum[piece][v]) : sum[piece][v]);
+      T* x = static_cast<T*>(p.x) + line * in_w + col;
+      if constexpr (S == V) {
+        store_pack(x, out);
+      } else {
+        ZF_UNROLL
+        for (int v = 0; v < V; ++v)
+          if (col + v < in_w) x[v] = out.lane[v];
       }
     }
-    Pack<T, V> out;
-    ZF_UNROLL
-    for (int v = 0; v < V; ++v) out.lane[v] = static_cast<T>(p.relu ? rectified(sum[v]) : sum[v]);
-    store_pack(static_cast<T*>(p.x) + line * static_cast<Index>(s.in_w) + col, out);
   }
 };
 
@@ -138,14 +178,20 @@ struct MaxUnpoolBackwardElement {
   }
 };
 
-template <class T, class Switch, int K, int V, class Index, class Launch>
+template <class T, class Switch, int K, int V, int S, int Pieces, class Index, class Launch>
 int unpool_row(const MaxUnpoolParams& p, const Launch& launch) {
   const PoolShape& s = p.shape;
-  const Divisor<Index> groups(s.in_w / V), height(s.in_h);
-  const Index count = s.batch * s.channels * s.in_h * (s.in_w / V);
-  return s.window.padding_w % 2 == 0
-             ? launch(MaxUnpoolRow<T, Switch, K, 2, 0, V, Index>{p, groups, height}, count)
-             : launch(MaxUnpoolRow<T, Switch, K, 2, 1, V, Index>{p, groups, height}, count);
+  const int64_t outputs = int64_t{V} * Pieces, a_row = (s.in_w + outputs - 1) / outputs;
+  const Divisor<Index> threads(a_row), height(s.in_h);
+  const auto count = static_cast<Index>(s.batch * s.channels * s.in_h * a_row);
+  const auto run = [&]<int Phase, bool Overwrite>() {
+    return launch(
+        MaxUnpoolRow<T, Switch, K, 2, Phase, Overwrite, V, S, Pieces, Index>{p, threads, height},
+        count);
+  };
+  if (s.window.padding_w % 2 == 0)
+    return p.overwrite ? run.template operator()<0, true>() : run.template operator()<0, false>();
+  return p.overwrite ? run.template operator()<1, true>() : run.template operator()<1, false>();
 }
 
 template <class T, class Switch, int K, class Index, class Launch>
@@ -174,17 +220,17 @@ int max_unpool2d_indexed(const MaxUnpoolParams& p, const Launch& launch) {
     const bool dense = w.dilation_h == 1 && w.dilation_w == 1 && w.stride_h == 2 && w.stride_w == 2;
     const bool threes = dense && w.kernel_h == 3 && w.kernel_w == 3;
     const bool twos = dense && w.kernel_h == 2 && w.kernel_w == 2;
-    if (s.channels_last) {
-      if (threes) return unpool_pixel<T, Switch, 3, Index>(p, launch);
-      if (twos) return unpool_pixel<T, Switch, 2, Index>(p, launch);
-    } else if (aligned(p.x, s.in_w * sizeof(T))) {
-      if (threes) return unpool_row<T, Switch, 3, wide, Index>(p, launch);
-      if (twos) return unpool_row<T, Switch, 2, wide, Index>(p, launch);
-    } else if (aligned(p.x, s.in_w * sizeof(T), 2 * sizeof(T))) {
-      // Maps of 110, 54 or 26 columns: no 16-byte rows, but pairs.
-      if (threes) return unpool_row<T, Switch, 3, 2, Index>(p, launch);
-      if (twos) return unpool_row<T, Switch, 2, 2, Index>(p, launch);
-    }
+    const auto fast = [&]<int K>() {
+      if (s.channels_last) return unpool_pixel<T, Switch, K, Index>(p, launch);
+      if (aligned(p.x, s.in_w * sizeof(T)))
+        return unpool_row<T, Switch, K, wide, wide, 1, Index>(p, launch);
+      // Maps of 110, 54 or 26 columns: no 16-byte rows, but pairs. Of 55, 27 or 13: not even those.
+      if (aligned(p.x, s.in_w * sizeof(T), 2 * sizeof(T)))
+        return unpool_row<T, Switch, K, 2, 2, 4, Index>(p, launch);
+      return unpool_row<T, Switch, K, 2, 1, 4, Index>(p, launch);
+    };
+    if (threes) return fast.template operator()<3>();
+    if (twos) return fast.template operator()<2>();
   }
   if (s.channels_last) return unpool_pixel<T, Switch, 0, Index>(p, launch);
   return launch(MaxUnpoolElement<T, Switch, Index>{p},

@@ -10,6 +10,9 @@ namespace zfcuda::cuda {
 // threads read neighbours; in channels_last neighbours are channels.
 template <class T, class Index>
 struct LargestOfPiece {
+  // Loads under way at a time, since a comparison waits for the one before.
+  static constexpr int ahead = 8;
+
   SpatialMaxParams p;
 
   ZF_HOST_DEVICE void operator()(Index i) const {
@@ -22,12 +25,20 @@ struct LargestOfPiece {
                  (p.channels_last ? image * channels * spatial + i % channels : plane * spatial);
     T best = x[piece * step];
     Index place = piece;
-    for (Index at = piece + pieces; at < spatial; at += pieces) {
-      const T value = x[at * step];
-      if (!surpasses(widen(value), widen(best))) continue;
+    const auto offer = [&](T value, Index at) {
+      if (!surpasses(widen(value), widen(best))) return;
       best = value;
       place = at;
+    };
+    Index at = piece + pieces;
+    for (; at + (ahead - 1) * pieces < spatial; at += ahead * pieces) {
+      T values[ahead];
+      ZF_UNROLL
+      for (int k = 0; k < ahead; ++k) values[k] = x[(at + k * pieces) * step];
+      ZF_UNROLL
+      for (int k = 0; k < ahead; ++k) offer(values[k], at + k * pieces);
     }
+    for (; at < spatial; at += pieces) offer(x[at * step], at);
     static_cast<T*>(p.piece_values)[plane * pieces + piece] = best;
     p.piece_places[plane * pieces + piece] = place;
   }

@@ -66,6 +66,41 @@ struct WarpPixel {
   }
 };
 
+// channels_last, Channels of them (a colour image's three): a thread writes all channels of V
+// neighbouring pixels of a row, which are Channels packs, and finds their samples once.
+template <class T, int Channels, int V, class Index>
+struct WarpPixels {
+  static constexpr bool many_registers = true;
+  WarpParams p;
+
+  ZF_HOST_DEVICE void operator()(Index i) const {
+    using C = Compute<T>;
+    const auto height = static_cast<int32_t>(p.height), width = static_cast<int32_t>(p.width);
+    const Index groups = width / V, copy = i / groups / height;
+    const auto col = static_cast<int32_t>(i % groups * V),
+               row = static_cast<int32_t>(i / groups % height);
+    const Index maps = p.maps;
+    const auto line = SampleLine<C>::of(p.matrices + 6 * static_cast<int64_t>(copy % maps), row);
+    const T* x =
+        static_cast<const T*>(p.x) + copy / maps * Channels * static_cast<Index>(height) * width;
+    Pack<T, V> result[Channels];
+    ZF_UNROLL
+    for (int v = 0; v < V; ++v) {
+      const auto sample = Sample<C>::at(line, col + v, height, width);
+      ZF_UNROLL
+      for (int c = 0; c < Channels; ++c) {
+        const C fill = widen(static_cast<const T*>(p.fill)[c]);
+        const int at = v * Channels + c;
+        result[at / V].lane[at % V] =
+            static_cast<T>(sampled(sample, x + c, Channels, height, width, fill));
+      }
+    }
+    T* out = static_cast<T*>(p.out) + i * (V * Channels);
+    ZF_UNROLL
+    for (int c = 0; c < Channels; ++c) store_pack(out + c * V, result[c]);
+  }
+};
+
 template <class T, class Index>
 struct WarpBackwardElement {
   static constexpr bool many_registers = true;
@@ -85,6 +120,11 @@ template <class T, class Index, class Launch>
 int warp_affine_indexed(const WarpParams& p, const Launch& launch) {
   constexpr int wide = 16 / sizeof(T);
   const Index pixels = p.batch * p.maps * p.height * p.width;
+  if (p.channels_last && p.channels == 3) {
+    return p.width % wide == 0 && aligned(p.out, 0)
+               ? launch(WarpPixels<T, 3, wide, Index>{p}, static_cast<Index>(pixels / wide))
+               : launch(WarpPixels<T, 3, 1, Index>{p}, pixels);
+  }
   if (p.channels_last) {
     return aligned(p.out, p.channels * sizeof(T))
                ? launch(WarpPixel<T, wide, Index>{p},

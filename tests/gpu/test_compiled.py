@@ -114,7 +114,8 @@ def test_a_fallback_may_spill(name):
     ("name", "load", "store"),
     [
         ("MaxPoolRow<bfloat16, uint8, 3, 2, 4, 2, int32>", 32, 64),
-        ("MaxUnpoolRow<float32, uint8, 3, 2, 0, 4, int32>", 0, 128),
+        ("MaxUnpoolRow<float32, uint8, 3, 2, 0, true, 2, 2, 4, int32>", 0, 64),
+        ("WarpPixels<float32, 3, 4, int32>", 0, 128),
         ("OccludeRow<uint64, 2, int32>", 128, 128),
         ("LrnElement<float32, int32>", 0, 0),
     ],

@@ -89,8 +89,8 @@ BODIES = {
     "WarpPixels": Body("warp_affine", "T Channels V Index", "V"),
     "WarpBackwardElement": Body("warp_affine_backward", "T Index"),
     "GatherWindowPixel": Body("gather_windows", "T Add V Index", "V", "V"),
-    "PoolWindowPixel": Body("pool_windows", "T V Index", "V", "V"),
-    "UnpoolWindowPixel": Body("unpool_windows", "T Switch V Index", "V", "V"),
+    "PoolWindowPixel": Body("pool_windows", "T K V Index", "V", "V"),
+    "UnpoolWindowPixel": Body("unpool_windows", "T Switch K V Index", "V", "V"),
 }
 
 

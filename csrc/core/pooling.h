@@ -13,6 +13,8 @@ namespace zfcuda {
 template <class Index>
 struct Range {
   Index begin, end;
+
+  ZF_HOST_DEVICE bool holds(Index i) const { return i >= begin && i < end; }
 };
 
 // The taps of window `out` that lie inside [0, size).

@@ -190,19 +190,31 @@ struct MaxPoolPixel {
     ZF_UNROLL
     for (int v = 0; v < V; ++v)
       best[v] = Best<C>::template start<Index>(p.relu, rows, cols, kernel_w);
-    ZF_UNROLL
-    for (Index ky = 0; ky < kernel_h; ++ky) {
-      if (ky < rows.begin || ky >= rows.end) continue;
+    const auto tap = [&](Index ky, Index kx) {
+      const Index row = top + ky * static_cast<Index>(w.dilation_h),
+                  col = left + kx * static_cast<Index>(w.dilation_w);
+      return load_pack<V>(x + (row * static_cast<Index>(s.in_w) + col) * channels);
+    };
+    const auto meet = [&](const Pack<T, V>& pack, Index ky, Index kx) {
+      const auto code = static_cast<int32_t>(ky * kernel_w + kx);
       ZF_UNROLL
-      for (Index kx = 0; kx < kernel_w; ++kx) {
-        if (kx < cols.begin || kx >= cols.end) continue;
-        const Index row = top + ky * static_cast<Index>(w.dilation_h),
-                    col = left + kx * static_cast<Index>(w.dilation_w);
-        const auto pack = load_pack<V>(x + (row * static_cast<Index>(s.in_w) + col) * channels);
-        const auto candidate_tap = static_cast<int32_t>(ky * kernel_w + kx);
+      for (int v = 0; v < V; ++v) best[v].meet(widen(pack.lane[v]), code);
+    };
+    if constexpr (K > 0) {
+      // A row's taps are loaded before the first is looked at: they are under way together.
+      ZF_UNROLL
+      for (int ky = 0; ky < K; ++ky) {
+        Pack<T, V> packs[K] = {};
         ZF_UNROLL
-        for (int v = 0; v < V; ++v) best[v].meet(widen(pack.lane[v]), candidate_tap);
+        for (int kx = 0; kx < K; ++kx)
+          if (rows.holds(ky) && cols.holds(kx)) packs[kx] = tap(ky, kx);
+        ZF_UNROLL
+        for (int kx = 0; kx < K; ++kx)
+          if (rows.holds(ky) && cols.holds(kx)) meet(packs[kx], ky, kx);
       }
+    } else {
+      for (Index ky = rows.begin; ky < rows.end; ++ky)
+        for (Index kx = cols.begin; kx < cols.end; ++kx) meet(tap(ky, kx), ky, kx);
     }
     Pack<T, V> y;
     Pack<Switch, V> taps;

@@ -6,30 +6,22 @@
 
 namespace zfcuda::cuda {
 
-template <class T, class Switch, int V, class Index>
+// Pooling windows are K x K at stride 2, or of any kind with K = 0.
+template <class T, class Switch, int K, int V, class Index>
 struct UnpoolWindowPixel {
   static constexpr bool many_registers = true;
   UnpoolWindowsParams p;
 
   // Coordinates are int64 also where indices are not: a window may lie anywhere.
   ZF_HOST_DEVICE void operator()(Index i) const {
-    using C = Compute<T>;
     const WindowsParams& m = p.map;
-    const PoolWindow& w = p.window;
     const auto at = WindowPixel<Index>::of(m, i, V);
     if (!at.exists) return;
-    const auto rows =
-        windows_over(at.y, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, m.height);
-    const auto cols =
-        windows_over(at.x, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, m.width);
-    C sum[V] = {};
-    for (int64_t oy = rows.begin; oy < rows.end; ++oy) {
-      const int64_t ky = tap_on(at.y, oy, w.stride_h, w.padding_h, w.dilation_h);
-      if (ky < 0) continue;
-      for (int64_t ox = cols.begin; ox < cols.end; ++ox) {
-        const int64_t kx = tap_on(at.x, ox, w.stride_w, w.padding_w, w.dilation_w);
-        if (kx >= 0) send(at, oy, ox, static_cast<Switch>(ky * w.kernel_w + kx), sum);
-      }
+    Compute<T> sum[V] = {};
+    if constexpr (K > 0) {
+      send_known(at, sum);
+    } else {
+      send_any(at, sum);
     }
     Pack<T, V> out;
     ZF_UNROLL
@@ -38,21 +30,68 @@ struct UnpoolWindowPixel {
   }
 
  private:
-  // What pooling window (oy, ox) sends through its tap `tap`; zero off the patch.
-  ZF_HOST_DEVICE void send(const WindowPixel<Index>& at, int64_t oy, int64_t ox, Switch tap,
-                           Compute<T> (&sum)[V]) const {
+  // What a pooling window sends to the pixel, and through which tap; nothing where it is not
+  // `there`, zero off the patch.
+  struct Sent {
+    bool there = false;
+    Switch tap{};
+    Pack<Switch, V> taps{};
+    Pack<T, V> values{};
+
+    ZF_HOST_DEVICE void add_to(Compute<T> (&sum)[V], bool overwrite) const {
+      ZF_UNROLL
+      for (int v = 0; v < V; ++v) {
+        const Compute<T> value = widen(values.lane[v]);
+        if (there && taps.lane[v] == tap) sum[v] = overwrite ? value : sum[v] + value;
+      }
+    }
+  };
+
+  ZF_HOST_DEVICE Sent sent(const WindowPixel<Index>& at, int64_t oy, int64_t ox, Switch tap) const {
     const WindowsParams& m = p.map;
     const bool patched = at.row.buffer >= 0 && at.row.patch.contains(oy, ox);
-    if (!patched && !p.overwrite) return;
+    Sent found{patched || p.overwrite, tap};
     const auto pixel = static_cast<Index>((at.row.image * m.height + oy) * m.width + ox);
-    const auto taps = load_pack<V>(static_cast<const Switch*>(m.base) +
-                                   pixel * static_cast<Index>(m.channels) + at.channel);
-    Pack<T, V> values{};
-    if (patched) values = load_pack<V>(pixel_at<T, Index>(m, at.row, oy, ox) + at.channel);
+    if (found.there)
+      found.taps = load_pack<V>(static_cast<const Switch*>(m.base) +
+                                pixel * static_cast<Index>(m.channels) + at.channel);
+    if (patched) found.values = load_pack<V>(pixel_at<T, Index>(m, at.row, oy, ox) + at.channel);
+    return found;
+  }
+
+  // All windows over the pixel are loaded before the first is looked at.
+  ZF_HOST_DEVICE void send_known(const WindowPixel<Index>& at, Compute<T> (&sum)[V]) const {
+    constexpr int most = (K + 1) / 2;
+    const PoolWindow& w = p.window;
+    const auto rows = windows_over<int64_t>(at.y, K, 2, w.padding_h, 1, p.map.height);
+    const auto cols = windows_over<int64_t>(at.x, K, 2, w.padding_w, 1, p.map.width);
+    Sent found[most * most];
     ZF_UNROLL
-    for (int v = 0; v < V; ++v) {
-      const Compute<T> value = widen(values.lane[v]);
-      if (taps.lane[v] == tap) sum[v] = p.overwrite ? value : sum[v] + value;
+    for (int n = 0; n < most * most; ++n) {
+      const int64_t oy = rows.begin + n / most, ox = cols.begin + n % most;
+      const int64_t ky = tap_on<int64_t>(at.y, oy, 2, w.padding_h, 1),
+                    kx = tap_on<int64_t>(at.x, ox, 2, w.padding_w, 1);
+      if (oy < rows.end && ox < cols.end)
+        found[n] = sent(at, oy, ox, static_cast<Switch>(ky * K + kx));
+    }
+    ZF_UNROLL
+    for (int n = 0; n < most * most; ++n) found[n].add_to(sum, p.overwrite);
+  }
+
+  ZF_HOST_DEVICE void send_any(const WindowPixel<Index>& at, Compute<T> (&sum)[V]) const {
+    const PoolWindow& w = p.window;
+    const auto rows =
+        windows_over(at.y, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, p.map.height);
+    const auto cols =
+        windows_over(at.x, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, p.map.width);
+    for (int64_t oy = rows.begin; oy < rows.end; ++oy) {
+      const int64_t ky = tap_on(at.y, oy, w.stride_h, w.padding_h, w.dilation_h);
+      if (ky < 0) continue;
+      for (int64_t ox = cols.begin; ox < cols.end; ++ox) {
+        const int64_t kx = tap_on(at.x, ox, w.stride_w, w.padding_w, w.dilation_w);
+        if (kx < 0) continue;
+        sent(at, oy, ox, static_cast<Switch>(ky * w.kernel_w + kx)).add_to(sum, p.overwrite);
+      }
     }
   }
 };
@@ -65,8 +104,10 @@ int run_unpool_windows(UnpoolWindowsParams p, const Launch& launch) {
       constexpr int64_t pack_bytes = 16 / sizeof(T) * sizeof(Switch);
       const bool packed = aligned(p.map.base, 0, pack_bytes);
       status = run_over_windows<T>(p.map, packed, [&]<int V, class Index>() {
-        return launch_over_windows<V, Index>(UnpoolWindowPixel<T, Switch, V, Index>{p}, p.map,
-                                             launch);
+        return with_kernel<Index, Switch>(p.window, [&]<int K>() {
+          return launch_over_windows<V, Index>(UnpoolWindowPixel<T, Switch, K, V, Index>{p}, p.map,
+                                               launch);
+        });
       });
     });
   });

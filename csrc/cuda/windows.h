@@ -58,6 +58,19 @@ int run_over_windows(WindowsParams& m, bool packed, const Run& run) {
   return packed ? run.template operator()<wide, int64_t>() : run.template operator()<1, int64_t>();
 }
 
+// Calls run.operator()<K>() with the side of pooling windows K x K at stride 2, which kernels know
+// when they are compiled, or 0 for any other; also where indices or switches are wide.
+template <class Index, class Switch, class Run>
+int with_kernel(const PoolWindow& w, const Run& run) {
+  if constexpr (sizeof(Index) == 4 && sizeof(Switch) == 1) {
+    const bool halves =
+        w.stride_h == 2 && w.stride_w == 2 && w.dilation_h == 1 && w.dilation_w == 1;
+    if (halves && w.kernel_h == 3 && w.kernel_w == 3) return run.template operator()<3>();
+    if (halves && w.kernel_h == 2 && w.kernel_w == 2) return run.template operator()<2>();
+  }
+  return run.template operator()<0>();
+}
+
 // Launches `body`, which makes V channels a call.
 template <int V, class Index, class Body, class Launch>
 int launch_over_windows(const Body& body, const WindowsParams& m, const Launch& launch) {

@@ -11,4 +11,5 @@
 # Writes benchmarks/results/gpu-CHIP-DATE.json and .md (another folder with --out), after every stage.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+"${PYTHON:-python3}" -c 'import torch' || { echo "prove.sh: ${PYTHON:-python3} has no torch (PYTHON=... names another)" >&2; exit 2; }
 exec "${PYTHON:-python3}" benchmarks/gpu/prove.py "$@"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
 COMMANDS = {
     "deconv": (["--layer", "0"], Projections),
     "occlude": (["--layer", "3", "--size", "12", "--stride", "10x12"], OcclusionResult),
-    "rotate": (["--layer", "0", "--layer", "3", "--angles", "0:360:90"], InvarianceResult),
+    "rotate": (["--layers", "0", "3", "--angles", "0:360:90"], InvarianceResult),
 }
 
 

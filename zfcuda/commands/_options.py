@@ -40,11 +40,14 @@ def images(parser: argparse.ArgumentParser) -> None:
 
 
 def layers(
-    parser: argparse.ArgumentParser, help: str = "layer; may be repeated", several: bool = True
+    parser: argparse.ArgumentParser, help: str = "one or more layers", several: bool = True
 ) -> None:
     """--layer (a list, or None; one name unless `several`) and --list-layers."""
-    action = "append" if several else "store"
-    parser.add_argument("--layer", action=action, metavar="NAME", help=help)
+    if several:
+        flags = ("--layer", "--layers")
+        parser.add_argument(*flags, action="extend", nargs="+", metavar="NAME", help=help)
+    else:
+        parser.add_argument("--layer", metavar="NAME", help=help)
     parser.add_argument(
         "--list-layers",
         action="store_true",

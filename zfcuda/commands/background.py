@@ -49,9 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="COLOUR",
         help="backgrounds: black, #ff8000, ... (default: black white blue)",
     )
-    _options.layers(
-        parser, "layer to project; may be repeated (default: an early and a late layer)"
-    )
+    _options.layers(parser, "layers to project (default: an early and a late layer)")
     parser.add_argument(
         "--target", metavar="LABEL|NAME", help="class to watch (default: the most probable)"
     )

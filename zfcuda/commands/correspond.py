@@ -33,7 +33,7 @@ _OWN, _SAME = "random, each image its own", "random, the same for all"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The images, their parts, and what they are compared with."""
     _options.model(parser)
-    _options.layers(parser, "layer to compare at; may be repeated (default: an early and a late)")
+    _options.layers(parser, "layers to compare at (default: an early and a late)")
     parser.add_argument(
         "--parts", metavar="FILE.csv", help="images and parts of your own; see below"
     )

@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "in the order of training (default: those that come with zfcuda)",
     )
     _data.add_options(parser)
-    _options.layers(parser, "layer; may be repeated (default: relu1 to relu5 of a ZF network)")
+    _options.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
     _maps.add_options(parser, 6)
     _options.output(parser)
 

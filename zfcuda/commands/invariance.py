@@ -32,9 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _options.model(parser)
     _options.images(parser)
     _every.add_options(parser)
-    _options.layers(
-        parser, "layer whose features are compared; may be repeated (default: an early and a late)"
-    )
+    _options.layers(parser, "layers whose features are compared (default: an early and a late)")
     parser.add_argument(
         "--target",
         nargs="+",

@@ -34,9 +34,7 @@ _LIMIT = 5000
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The model, its layers, the pictures."""
     _options.model(parser, "zfnet_small")
-    _options.layers(
-        parser, "layer to probe; may be repeated (default: what each stage gives to the next)"
-    )
+    _options.layers(parser, "layers to probe (default: what each stage gives to the next)")
     _options.data(parser)
     _options.plain(parser)
     parser.add_argument(

@@ -30,9 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The angles, and what is watched."""
     _options.model(parser)
     _options.images(parser)
-    _options.layers(
-        parser, "layer whose features are compared with the upright image's; may be repeated"
-    )
+    _options.layers(parser, "layers whose features are compared with the upright image's")
     parser.add_argument(
         "--angles",
         default="0:360:5",

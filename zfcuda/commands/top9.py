@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Which images, layers and maps."""
     _options.model(parser, "zfnet_small")
     _data.add_options(parser, "none; with --store a quarter of the cores, on a GPU all but one")
-    _options.layers(parser, "layer; may be repeated (default: relu1 to relu5 of a ZF network)")
+    _options.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
     _maps.add_options(parser, 9)
     parser.add_argument(
         "-k", type=int, default=9, metavar="K", help="activations of each map (default: 9)"

@@ -104,8 +104,10 @@ class _Viewing(nn.Module):
 
     def forward(self, x):
         x = self.conv(x)
-        if self.refuses:
+        if self.refuses == "view":
             x.view(-1)
+        elif self.refuses == "assertion":
+            assert x.is_contiguous()
         elif not x.is_contiguous():
             x = x + 1
         return self.relu(x)
@@ -125,7 +127,7 @@ def test_a_cpus_images_go_through_in_the_faster_layout(images):
     assert torch.equal(result.positions["1"], positions)
 
 
-@pytest.mark.parametrize("refuses", [True, False], ids=["refused", "other values"])
+@pytest.mark.parametrize("refuses", ["view", "assertion", ""], ids=str)
 def test_a_model_that_looks_at_memory_gets_it_as_given(images, refuses):
     model, images = _Viewing(refuses), images.float()
     result = top_activations(model, images, "relu", k=4, maps=0)

@@ -132,7 +132,7 @@ class Spotter:
         """Whether the example's largest activations are ``found``, but for rounding."""
         try:
             own = self.largest(self.example.clone())
-        except RuntimeError:  # a .view() of maps, for one
+        except Exception:  # a .view() of maps, an assertion: as it was given it worked
             return False
         return all(
             torch.allclose(

@@ -351,6 +351,7 @@ class _Run:
         if block.images is None:
             return {}
         some = block.images[: self.spotter.together].to(self.spotter.example.device)
+        some = some.to(memory_format=self.spotter.layout)
         return {
             "images": images,
             "seconds": seconds,

@@ -136,7 +136,7 @@ def _section(
     sheets = stored.folder / "sheets" / Path(about["file"]).stem
     maps = []
     for channel, sheet in _sheets(stored, layer, sheets):
-        with Image.open(sheet) as picture:
+        with Image.open(sheet, formats=["WEBP"]) as picture:
             width, height = picture.size
         values, images = layer.values[channel].tolist(), layer.images[channel].tolist()
         rows = [

@@ -1,12 +1,18 @@
 """Reading pictures: every kind of file becomes 8-bit RGB or one sentence that names the file."""
 
 import io
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from zfcuda.data import list_images, read_alpha, read_image, to_rgb
+import zfcuda
+from zfcuda.data import IMAGE_SUFFIXES, list_images, read_alpha, read_image, to_rgb
+from zfcuda.data.reading import FORMATS, opened
+from zfcuda.report.thumbnails import picture_of
 
 
 def saved(tmp_path, image, name="picture.png", **options):
@@ -121,6 +127,14 @@ def test_first_frame_of_an_animation(tmp_path):
     assert pixels(read_image(path))[0, 0].tolist() == [255, 0, 0]
 
 
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_suffix_is_of_a_format_that_is_read(tmp_path, suffix):
+    mode = "L" if suffix == ".pgm" else "RGB"
+    path = saved(tmp_path, Image.new(mode, (16, 16), "white"), f"a{suffix}")
+    assert read_image(path).getpixel((3, 3)) == (255, 255, 255)
+    assert list_images(tmp_path) == [path]
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -144,6 +158,41 @@ def test_not_an_image(tmp_path, content):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     refused(path, "is not an image")
+
+
+def test_no_other_program_is_started(tmp_path, monkeypatch):
+    """Pillow goes by a file's first bytes and gives EPS to Ghostscript."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'called'}\necho 10.0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    path = tmp_path / "cat.png"
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    refused(path, rf"is not an image of a format that is read here \({', '.join(FORMATS)}\)")
+    assert picture_of(path, tmp_path, small=False).thumbnail == ""
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("kind", ["ico", "tga", "psd", "pcx", "icns", "dds"])
+def test_other_formats_are_not_decoded(tmp_path, kind):
+    path = tmp_path / "a.png"
+    if kind == "psd":
+        path.write_bytes(b"8BPS\0\1" + bytes(20))
+    else:
+        Image.new("RGB", (16, 16)).save(path, kind)
+    refused(path, "is not an image")
+    with pytest.raises(Image.UnidentifiedImageError), opened(path):
+        pass
+
+
+def test_nothing_is_opened_by_any_format():
+    """Every Image.open names the formats that it takes."""
+    package = Path(zfcuda.__file__).parent
+    for file in package.rglob("*.py"):
+        for call in re.findall(r"\b(?:Image\.open|imread)\((.*)", file.read_text("utf-8")):
+            assert "formats=" in call, file
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp", "tiff", "webp"])

@@ -1,19 +1,65 @@
-"""Pictures out of files, safely: any that Pillow decodes, or one sentence that names the file."""
+"""Pictures out of files, safely: of the formats in a short list, or one sentence that names the
+file.
+
+Pillow goes by a file's first bytes, whatever its name, and knows formats that start other programs
+(an EPS file starts Ghostscript). So only those that photographs and figures come in are decoded.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["IMAGE_SUFFIXES", "list_images", "read_alpha", "read_image", "to_rgb"]
+__all__ = [
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "list_images",
+    "opened",
+    "read_alpha",
+    "read_image",
+    "to_rgb",
+]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+def _readable(format: str) -> bool:
+    """Whether the running Pillow was built with this format's library; the rest is always there."""
+    if format == "JPEG2000":
+        return hasattr(Image.core, "jpeg2k_decoder")
+    return format not in ("AVIF", "WEBP") or bool(
+        importlib.util.find_spec(f"PIL._{format.lower()}")
+    )
+
+
+# Pillow's names of formats by the suffixes of their files; those it loads at once come first.
+_FORMAT_OF = {
+    suffix: format
+    for suffix, format in {
+        ".bmp": "BMP",
+        ".gif": "GIF",
+        ".jfif": "JPEG",
+        ".jpeg": "JPEG",
+        ".jpg": "JPEG",
+        ".pgm": "PPM",
+        ".ppm": "PPM",
+        ".png": "PNG",
+        ".tif": "TIFF",
+        ".tiff": "TIFF",
+        ".webp": "WEBP",
+        ".jp2": "JPEG2000",
+        ".avif": "AVIF",
+    }.items()
+    if _readable(format)
+}
+IMAGE_SUFFIXES = frozenset(_FORMAT_OF)
+FORMATS = tuple(dict.fromkeys(_FORMAT_OF.values()))  # what is decoded, whatever a file is called
 
 _WHITE = (255, 255, 255, 255)
 
@@ -48,8 +94,8 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
 
     Raises:
         ValueError: the file is missing, a folder, not an image, truncated or otherwise broken, of
-            a mode that has no one meaning as RGB, or has more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS` (89,478,485 unless changed).
+            a mode that has no one meaning as RGB, of another format than `FORMATS`, or has more
+            pixels than `PIL.Image.MAX_IMAGE_PIXELS` (89,478,485 unless changed).
     """
     return _convert(path, to_rgb)
 
@@ -61,6 +107,23 @@ def read_alpha(path: str | os.PathLike[str]) -> Image.Image | None:
         ValueError: as `read_image`.
     """
     return _convert(path, lambda image: _rgba(image).getchannel("A") if _has_alpha(image) else None)
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """The picture in a file as Pillow has it, of one of the `FORMATS` only; closed on leaving.
+
+    Raises:
+        PIL.UnidentifiedImageError: it is of no such format.
+        PIL.Image.DecompressionBombWarning: it has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`
+            (`PIL.Image.DecompressionBombError`: than twice as many).
+        OSError, SyntaxError, ...: whatever decoders raise on bad bytes.
+    """
+    with warnings.catch_warnings():
+        # Pillow only warns up to twice its limit; a job over a folder must not eat the memory.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -122,14 +185,13 @@ def _convert(
     if not path.exists():
         raise ValueError(f"'{path}' does not exist: expected an image file")
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns up to twice its limit; a job over a folder must not eat the memory.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return convert(ImageOps.exif_transpose(image))
+        with opened(path) as image:
+            image.load()
+            return convert(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError:
-        raise ValueError(f"'{path}' is not an image that Pillow can read") from None
+        raise ValueError(
+            f"'{path}' is not an image of a format that is read here ({', '.join(FORMATS)})"
+        ) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError(
             f"'{path}' is too large to be read safely: it has more than "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from zfcuda.data.reading import opened
 from zfcuda.report.texts import Link, link_to
 
 __all__ = ["Picture", "picture_of"]
@@ -38,12 +39,12 @@ def picture_of(path: Path, folder: Path, small: bool) -> Picture:
     read."""
     link = link_to(path, folder)
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             width, height = image.size
             limit = _WIDE if width >= _WIDE_FROM * height else _NARROW
             limit = _SMALL if small else limit
             return Picture(link, _data_uri(image, limit), width, height)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # decoders raise all kinds on bad bytes
         return Picture(link, "", 1, 1)
 
 

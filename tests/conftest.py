@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable
 
@@ -10,6 +9,7 @@ import hypothesis
 import matplotlib
 import pytest
 import torch
+from networks import torchvision_models
 from torch import nn
 
 matplotlib.use("Agg")
@@ -32,14 +32,11 @@ def _same_threads_and_seed():
 def torchvision_model() -> Callable[..., nn.Module]:
     """``torchvision_model(name, **options)``: with random weights, in eval mode.
 
-    torchvision's operators, which no classifier calls, may be of another torch.
+    torchvision's operators, which no classifier calls, may be of another torch; where they are of
+    this one they are loaded as they are (defining one twice ends the process).
     """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     try:
-        import torchvision.models
+        models = torchvision_models()
     except (ImportError, RuntimeError, OSError) as error:
         pytest.skip(f"no torchvision: {error}")
 
@@ -47,7 +44,6 @@ def torchvision_model() -> Callable[..., nn.Module]:
         options |= {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torchvision.models.get_model(name, weights=None, **options).eval()
+            return models.get_model(name, weights=None, **options).eval()
 
-    build.library = library  # its definitions live as long as it does
     return build

@@ -8,7 +8,13 @@ fit), :mod:`.passes` (all of them, and variants), :mod:`.recording` (as results 
 from zfcuda._running.batches import memory_limit, progress_bar, spans
 from zfcuda._running.checks import check_input, choose_target, device_of, is_int, pair, per_image
 from zfcuda._running.guards import evaluating, threads, undisturbed
-from zfcuda._running.layers import feature_maps, find_layers, layer_outputs, require_called
+from zfcuda._running.layers import (
+    feature_maps,
+    find_layers,
+    layer_outputs,
+    require_called,
+    require_shape,
+)
 from zfcuda._running.passes import base_pass, variant_passes
 from zfcuda._running.recording import fill_setting, to_result
 
@@ -28,6 +34,7 @@ __all__ = [
     "per_image",
     "progress_bar",
     "require_called",
+    "require_shape",
     "spans",
     "threads",
     "to_result",

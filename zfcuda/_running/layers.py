@@ -38,12 +38,23 @@ def layer_outputs(
     model: nn.Module, layers: str | Sequence[str], receive: Callable[[str, Any], Any]
 ) -> Iterator[dict[str, Any]]:
     """Collect ``receive(layer, output)`` for each layer at the moment it returns, before anything
-    can change its output in place. Of several calls of a module, the last one counts."""
+    can change its output in place. Layers come in the order in which they return.
+
+    Of several calls of a module, the last one counts, for the order too. What an earlier one gives
+    may be of another size: a ValueError about it is raised at the end, if no later call makes up
+    for it.
+    """
     found: dict[str, Any] = {}
+    wrong: dict[str, ValueError] = {}
 
     def hook_of(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            found[name] = receive(name, output)
+            found.pop(name, None)  # or it would keep its earlier call's place
+            wrong.pop(name, None)
+            try:
+                found[name] = receive(name, output)
+            except ValueError as error:
+                wrong[name] = error
 
         return hook
 
@@ -51,6 +62,8 @@ def layer_outputs(
         for name, module in find_layers(model, layers).items():
             stack.callback(module.register_forward_hook(hook_of(name)).remove)
         yield found
+        for error in wrong.values():
+            raise error
 
 
 def require_called(layers: Sequence[str], found: dict[str, Any]) -> None:
@@ -58,6 +71,15 @@ def require_called(layers: Sequence[str], found: dict[str, Any]) -> None:
     for layer in layers:
         if layer not in found:
             raise RuntimeError(f"layer {layer!r} is in the model, but its forward never called it")
+
+
+def require_shape(layer: str, maps: Tensor, shape: Sequence[int]) -> None:
+    """Raise a ValueError unless the layer's maps [n,p,C,H,W] are of this shape (C,H,W)."""
+    if maps.shape[2:] != tuple(shape):
+        raise ValueError(
+            f"layer {layer!r} gives maps {list(maps.shape[2:])} of a changed image, "
+            f"{list(shape)} of the image itself: they cannot be compared"
+        )
 
 
 def feature_maps(output: Any, layer: str, n: int) -> Tensor:

@@ -19,6 +19,7 @@ from zfcuda._running import (
     find_layers,
     memory_limit,
     progress_bar,
+    require_shape,
     to_result,
     variant_passes,
 )
@@ -69,6 +70,7 @@ def transformed(
             return ops.warp_affine(images, matrices[indices], fill)
 
         def distance(layer: str, maps: Tensor, images: slice) -> Tensor:
+            require_shape(layer, maps, features[layer].shape[1:])
             return _norm(maps - features[layer][images, None])
 
         with progress_bar(len(x) * len(matrices), progress, kind) as advance:

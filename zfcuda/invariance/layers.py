@@ -11,7 +11,8 @@ def early_and_late(model: nn.Module, x: Tensor) -> list[str]:
     """Two layers to compare: what stands for the paper's layers 1 and 7.
 
     The early one is the first max-pooling (without any, the first convolution). The late one is
-    what the last layer with weights, the classifier, takes.
+    what the last layer with weights, the classifier, takes. A module that is called several times
+    lies where it is called last.
 
     Raises:
         ValueError: the model has no two such layers; name them then.
@@ -30,10 +31,11 @@ def early_and_late(model: nn.Module, x: Tensor) -> list[str]:
     def of(*kinds: type[nn.Module]) -> list[str]:
         return [name for name in order if isinstance(modules[name], kinds)]
 
-    early = [*of(nn.MaxPool2d), *of(nn.Conv2d)]
     weighted = of(nn.Conv2d, nn.Linear)
     late = order[: order.index(weighted[-1])] if weighted else []
-    if not early or not late or order.index(early[0]) >= order.index(late[-1]):
+    # A pool that is used throughout lies where it is called last: it may be the late one itself.
+    early = [name for name in (*of(nn.MaxPool2d)[:1], *of(nn.Conv2d)[:1]) if name in late[:-1]]
+    if not early:
         raise ValueError(
             f"no early and late layer can be told apart among {order[:8]}; name two in layers"
         )

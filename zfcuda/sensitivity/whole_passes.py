@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import _running, ops
-from zfcuda._running import choose_target, to_result, variant_passes
+from zfcuda._running import choose_target, require_shape, to_result, variant_passes
 from zfcuda.incremental import summary
 from zfcuda.results import LayerSums
 from zfcuda.sensitivity.found import Found
@@ -37,6 +37,7 @@ def in_whole_passes(
         return ops.occlude(images, request.boxes[positions], fill)
 
     def map_sum(layer: str, maps: Tensor, images: slice) -> Tensor:
+        require_shape(layer, maps, strongest[layer][0][2])
         index = channels[layer][images, None, None].expand(-1, maps.shape[1], 1)
         index = index[..., None, None].expand(-1, -1, -1, *maps.shape[3:])
         return _spatial_sum(maps.gather(2, index)[:, :, 0])
@@ -61,8 +62,9 @@ def _spatial_sum(maps: Tensor) -> Tensor:
     return maps.sum((-2, -1), dtype=wide)
 
 
-def _strongest_map(layer: str, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """The map of each image that holds the largest single activation [n], and its sum [n]."""
+def _strongest_map(layer: str, maps: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+    """The map of each image that holds the largest single activation [n], its sum [n], and the
+    maps' shape."""
     channels = maps.amax((2, 3)).argmax(1)
     image = torch.arange(len(maps), device=maps.device)
-    return channels, _spatial_sum(maps[image, channels])
+    return channels, _spatial_sum(maps[image, channels]), maps.shape[1:]

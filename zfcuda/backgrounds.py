@@ -12,6 +12,7 @@ from zfcuda._running import check_input, choose_target, fill_setting, to_result
 from zfcuda.deconvnet import projections
 from zfcuda.predictions import predict
 from zfcuda.results import BackgroundResult
+from zfcuda.results.scores import Outputs
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
@@ -24,6 +25,7 @@ def background_effect(
     fills: Mapping[str, float | Sequence[float] | Tensor] | None = None,
     max_memory: int | None = None,
     progress: bool = False,
+    outputs: Outputs | None = None,
 ) -> BackgroundResult:
     """One object on its background, on plain colours and cut out: predictions and projections.
 
@@ -42,6 +44,7 @@ def background_effect(
             [C] or a whole image [C,H,W]; :meth:`Preprocessing.display_value` makes one of RGB.
         max_memory: bytes that the activations of one batch may take.
         progress: show a progress bar.
+        outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range.
@@ -71,13 +74,13 @@ def background_effect(
         images.append(torch.lerp(background.expand_as(x), images[0], object_part))
     variants = torch.cat(images)
 
-    logits = predict(model, variants, max_memory).logits
+    said = predict(model, variants, max_memory, outputs)
     seen = projections(model, variants, layers, max_memory=max_memory, progress=progress)
     return BackgroundResult(
         variants=("original", *colours, "cut-out"),
         images=seen.images,
-        logits=logits,
-        target=int(choose_target(target, logits[:1])),
+        logits=said.logits,
+        target=int(choose_target(target, said.logits[:1])),
         projections=seen.projections,
         projection_change={layer: _change(seen.projections[layer]) for layer in seen.layers},
         units=seen.units,
@@ -87,6 +90,7 @@ def background_effect(
             layer: _on_object(seen.projections[layer], to_result(object_part))
             for layer in seen.layers
         },
+        outputs=said.outputs,
     )
 
 

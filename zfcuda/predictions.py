@@ -5,12 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import base_pass, check_input, evaluating, memory_limit, to_result
+from zfcuda._running import (
+    base_pass,
+    check_input,
+    evaluating,
+    memory_limit,
+    outputs_of,
+    to_result,
+)
+from zfcuda.interception import Operations
 from zfcuda.results import Predictions
+from zfcuda.results.scores import Outputs, check_outputs
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
-def predict(model: nn.Module, x: Tensor, max_memory: int | None = None) -> Predictions:
+def predict(
+    model: nn.Module, x: Tensor, max_memory: int | None = None, outputs: Outputs | None = None
+) -> Predictions:
     """The model's logits for ``x``, with probabilities, entropy and the most probable classes.
 
     Args:
@@ -18,12 +29,21 @@ def predict(model: nn.Module, x: Tensor, max_memory: int | None = None) -> Predi
         x: [N,C,H,W], on the model's device and of its dtype.
         max_memory: bytes that the activations of one batch may take; by default half of what is
             free on a GPU, a quarter (at most 128 MiB) on a CPU.
+        outputs: what the model returns: "logits" (P is their softmax), "probabilities" (after a
+            softmax or sigmoids, taken as they are); of one output [N,1] "logit" (P is its sigmoid),
+            "probability", or "value", of a regression. None finds out: by the model's last
+            operation where that can be followed, else "probabilities" where all answers are 0 or
+            more and sum to 1 (to 1e-4), "logit" for one output, "logits" otherwise.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, or a model that returns no logits.
     """
     check_input(model, x)
+    if outputs is not None:
+        check_outputs(outputs)
     limit = memory_limit(max_memory, x.device)
+    seen = Operations()
     with evaluating(model):
-        logits, _, _ = base_pass(model, x, (), lambda layer, maps: None, limit)
-    return Predictions(to_result(logits))
+        answers, _, _ = base_pass(model, x, (), lambda layer, maps: None, limit, seen)
+    logits = to_result(answers)
+    return Predictions(logits, outputs_of(outputs, logits, seen))

@@ -2,7 +2,8 @@
 
 One module an idea: :mod:`.checks` (arguments that experiments share), :mod:`.guards` (the model as
 it was), :mod:`.layers` (found by name, heard while they run), :mod:`.batches` (as many images as
-fit), :mod:`.passes` (all of them, and variants), :mod:`.recording` (as results hold them).
+fit), :mod:`.passes` (all of them, and variants), :mod:`.outputs` (logits, or probabilities),
+:mod:`.recording` (as results hold them).
 """
 
 from zfcuda._running.batches import memory_limit, progress_bar, spans
@@ -15,6 +16,7 @@ from zfcuda._running.layers import (
     require_called,
     require_shape,
 )
+from zfcuda._running.outputs import outputs_of
 from zfcuda._running.passes import base_pass, variant_passes
 from zfcuda._running.recording import fill_setting, to_result
 
@@ -30,6 +32,7 @@ __all__ = [
     "is_int",
     "layer_outputs",
     "memory_limit",
+    "outputs_of",
     "pair",
     "per_image",
     "progress_bar",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from zfcuda._running.batches import spans
 from zfcuda._running.layers import feature_maps, layer_outputs, require_called
 from zfcuda._running.recording import to_result
-from zfcuda.interception import Interception, fast_forward
+from zfcuda.interception import Interception, Operations, fast_forward
 
 
 def base_pass(
@@ -20,8 +21,9 @@ def base_pass(
     layers: Sequence[str],
     receive: Callable[[str, Tensor], Any],
     limit: int,
+    seen: Operations | None = None,
 ) -> tuple[Tensor, dict[str, list[Any]], int]:
-    """Every image as it is.
+    """Every image as it is; ``seen`` looks on at the first, to tell what the outputs are.
 
     Returns the logits [N,K], what ``receive(layer, maps)`` made of each batch, and how many images
     fit in ``limit`` bytes at once, measured on the first.
@@ -41,7 +43,10 @@ def base_pass(
             received[layer].append(value)
         return calls
 
-    needed = run(slice(0, 1), measure=True).peak_bytes + 2 * x[0].nbytes
+    with seen or nullcontext():
+        needed = run(slice(0, 1), measure=True).peak_bytes + 2 * x[0].nbytes
+    if seen is not None:
+        seen.end(logits[0])
     fitting = max(1, limit // needed)
     for images in spans(1, len(x), fitting):
         run(images)

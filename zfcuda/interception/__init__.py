@@ -13,17 +13,20 @@ here:
   the model's own graph, so that concatenations, residual sums, branches and reused modules need no
   care (signals add before they are rectified). :func:`calls_left_to_gradient` says what no rule was
   found for.
+
+:class:`Operations` replaces nothing: it remembers which call made a tensor.
 """
 
 from zfcuda.interception.deconvnet import deconvnet_rules
 from zfcuda.interception.kernels import fast_forward
 from zfcuda.interception.left_to_gradient import calls_left_to_gradient
-from zfcuda.interception.mode import Call, Handler, Interception
+from zfcuda.interception.mode import Call, Handler, Interception, Operations
 
 __all__ = [
     "Call",
     "Handler",
     "Interception",
+    "Operations",
     "calls_left_to_gradient",
     "deconvnet_rules",
     "fast_forward",

@@ -67,6 +67,59 @@ class Interception(TorchFunctionMode):
             self._live_bytes -= size
 
 
+# Calls that hand values on, so that what made those is what is asked about.
+_CARRIED = {
+    "alias", "alphadropout", "bfloat16", "clamp", "clampmax", "clampmin", "clip", "clone",
+    "contiguous", "cpu", "cuda", "detach", "double", "dropout", "expand", "featuredropout",
+    "flatten", "float", "getitem", "half", "identity", "movedim", "narrow", "permute", "reshape",
+    "reshapeas", "select", "squeeze", "t", "to", "transpose", "type", "typeas", "unsqueeze", "view",
+    "viewas",
+}  # fmt: skip
+
+
+class Operations(TorchFunctionMode):
+    """While entered, remembers of every tensor which call made it, as long as the tensor lives.
+
+    Attributes:
+        last: the call behind the tensor of the latest :meth:`end`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = ""
+        self._made: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "overloadpacket", func)
+        name = getattr(name, "__name__", "").replace("_", "")
+        if name == "setitem":
+            self._remember(args[0], name)
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self._remember(tensor, self._behind(args, kwargs, name))
+        return result
+
+    def end(self, output: Any) -> None:
+        """Note which call made ``output``: its name without underscores; empty where it cannot be
+        followed."""
+        self.last = self._of(output)
+
+    def _behind(self, args: tuple[Any, ...], kwargs: Any, name: str) -> str:
+        if name not in _CARRIED:
+            return name
+        return self._of(args[0] if args else (kwargs or {}).get("input"))
+
+    def _of(self, tensor: Any) -> str:
+        known = self._made.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else ""
+
+    def _remember(self, tensor: Tensor, name: str) -> None:
+        self._made[id(tensor)] = (weakref.ref(tensor), name)
+
+
 def every_spelling(*rows: tuple[str, Handler]) -> dict[Any, Handler]:
     """Every spelling in torch of the calls named in each row (with spaces between), with the row's
     handler."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zfcuda.invariance.experiment import Fill, Layers, Target, transformed
 from zfcuda.invariance.values import Values, numbers
 from zfcuda.results import InvarianceResult
+from zfcuda.results.scores import Outputs
 
 
 def rotation(
@@ -20,6 +21,7 @@ def rotation(
     fill: Fill = 0.0,
     max_memory: int | None = None,
     progress: bool = False,
+    outputs: Outputs | None = None,
 ) -> InvarianceResult:
     """The model's output for the image turned about its centre.
 
@@ -40,12 +42,15 @@ def rotation(
         max_memory: bytes that the activations of one batch may take; by default half of what is
             free on a GPU, a quarter (at most 128 MiB) on a CPU.
         progress: show a progress bar.
+        outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range.
     """
     angles = numbers(range(0, 360, 5) if values is None else values, "values")
-    return transformed("rotation", model, x, angles, target, layers, fill, max_memory, progress)
+    return transformed(
+        "rotation", model, x, angles, target, layers, fill, max_memory, progress, outputs
+    )
 
 
 def translation(
@@ -57,6 +62,7 @@ def translation(
     fill: Fill = 0.0,
     max_memory: int | None = None,
     progress: bool = False,
+    outputs: Outputs | None = None,
 ) -> InvarianceResult:
     """The model's output for the image moved by (down, right) pixels, fractions allowed.
 
@@ -65,7 +71,9 @@ def translation(
     :func:`rotation`.
     """
     shifts = numbers(range(-60, 61, 5) if values is None else values, "values", pairs=True)
-    return transformed("translation", model, x, shifts, target, layers, fill, max_memory, progress)
+    return transformed(
+        "translation", model, x, shifts, target, layers, fill, max_memory, progress, outputs
+    )
 
 
 def scaling(
@@ -77,6 +85,7 @@ def scaling(
     fill: Fill = 0.0,
     max_memory: int | None = None,
     progress: bool = False,
+    outputs: Outputs | None = None,
 ) -> InvarianceResult:
     """The model's output for the image enlarged about its centre by each of M positive factors.
 
@@ -84,4 +93,6 @@ def scaling(
     smoothing. The other arguments and the errors are those of :func:`rotation`.
     """
     factors = numbers([1 + step / 20 for step in range(17)] if values is None else values, "values")
-    return transformed("scaling", model, x, factors, target, layers, fill, max_memory, progress)
+    return transformed(
+        "scaling", model, x, factors, target, layers, fill, max_memory, progress, outputs
+    )

@@ -18,13 +18,16 @@ from zfcuda._running import (
     fill_setting,
     find_layers,
     memory_limit,
+    outputs_of,
     progress_bar,
     require_shape,
     to_result,
     variant_passes,
 )
+from zfcuda.interception import Operations
 from zfcuda.invariance.matrices import rotation_matrices, scaling_matrices, translation_matrices
 from zfcuda.results import InvarianceResult
+from zfcuda.results.scores import Outputs, check_outputs
 
 Kind = Literal["rotation", "translation", "scaling"]
 Target = int | Sequence[int] | Tensor | None
@@ -49,20 +52,25 @@ def transformed(
     fill: Fill,
     max_memory: int | None,
     progress: bool,
+    outputs: Outputs | None,
 ) -> InvarianceResult:
     """The experiment with checked ``values``, float64 [M] or [M,2]; the other arguments and errors
     are :func:`zfcuda.rotation`'s."""
     start = time.perf_counter()
     check_input(model, x)
+    if outputs is not None:
+        check_outputs(outputs)
     matrices = MATRICES[kind](values, (x.shape[2], x.shape[3]))
     fill = fill_setting(fill, x, with_image=False)
     names = list(find_layers(model, layers))
     limit = memory_limit(max_memory, x.device)
 
+    seen = Operations()
     with evaluating(model):
         base, received, fitting = base_pass(
-            model, x, names, lambda layer, maps: maps.clone(), limit
+            model, x, names, lambda layer, maps: maps.clone(), limit, seen
         )
+        outputs = outputs_of(outputs, to_result(base), seen)
         chosen = choose_target(target, to_result(base))
         features = {name: torch.cat(received[name]) for name in names}
 
@@ -87,6 +95,7 @@ def transformed(
         fill=fill,
         seconds=time.perf_counter() - start,
         norms={name: to_result(_norm(maps)) for name, maps in features.items()},
+        outputs=outputs,
     )
 
 

@@ -14,6 +14,7 @@ from zfcuda.invariance.experiment import MATRICES, Fill, Kind, Layers, Target, t
 from zfcuda.invariance.layers import early_and_late
 from zfcuda.invariance.values import Values, numbers
 from zfcuda.results import InvarianceStudy
+from zfcuda.results.scores import Outputs
 
 _EXAMPLES = 4  # transformed images that a family shows
 
@@ -70,12 +71,13 @@ def invariance_study(
     fill: Fill = 0.0,
     max_memory: int | None = None,
     progress: bool = False,
+    outputs: Outputs | None = None,
 ) -> InvarianceStudy:
     """Several images moved, enlarged and turned: figure 5 of the paper.
 
     Args:
-        model, x, target, fill, max_memory, progress: as :func:`zfcuda.rotation`; for the paper's
-            figure ``target`` is each image's true class.
+        model, x, target, fill, max_memory, progress, outputs: as :func:`zfcuda.rotation`; for the
+            paper's figure ``target`` is each image's true class.
         layers: whose features are compared; None takes an early and a late one
             (:func:`early_and_late`).
         names: what to call the images; None numbers them.
@@ -98,7 +100,10 @@ def invariance_study(
     experiments, examples, example_values = {}, {}, {}
     for family, values in chosen.items():
         kind, amounts = _FAMILIES[family].kind, _FAMILIES[family].read(values)
-        result = transformed(kind, model, x, amounts, target, layers, fill, max_memory, progress)
+        result = transformed(
+            kind, model, x, amounts, target, layers, fill, max_memory, progress, outputs
+        )
+        outputs = result.outputs
         some = amounts[_spread(len(amounts), _EXAMPLES)]
         shown = ops.warp_affine(x[:1].detach(), MATRICES[kind](some, size), result.fill)
         experiments[family] = result

@@ -9,6 +9,7 @@ from torch import Tensor
 from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
 from zfcuda.results.predictions import Predictions
+from zfcuda.results.scores import Outputs, check_outputs, probabilities_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,7 @@ class BackgroundResult(Result):
         mask: [H,W] in 0..1, 1 on the object.
         on_object: per layer [V], the share of the projection's energy (its sum of squares) that
             lies on the object; NaN for a projection that is zero.
+        outputs: what the network's outputs are, as in :class:`Predictions`.
     """
 
     variants: tuple[str, ...]
@@ -40,12 +42,14 @@ class BackgroundResult(Result):
     activations: dict[str, Tensor]
     mask: Tensor
     on_object: dict[str, Tensor] = field(default_factory=dict)
+    outputs: Outputs = "logits"
     _figure = "background_effect"
 
     def __post_init__(self) -> None:
         count = len(self.variants)
         expect_shape("images", self.images, count, None, None, None)
         expect_shape("logits", self.logits, count, None)
+        check_outputs(self.outputs, self.logits.shape[1])
         expect_shape("mask", self.mask, *self.images.shape[2:])
         for layer, projections in self.projections.items():
             expect_shape(f"projections[{layer!r}]", projections, *self.images.shape)
@@ -57,8 +61,9 @@ class BackgroundResult(Result):
 
     @property
     def probabilities(self) -> Tensor:
-        """[V,K], the softmax of the logits."""
-        return self.logits.softmax(-1)
+        """[V,K]: the softmax of the logits, the sigmoid of one logit, or as the model gives them; a
+        regression's values as they are."""
+        return probabilities_of(self.logits, self.outputs)
 
     @property
     def probability_change(self) -> Tensor:
@@ -72,4 +77,4 @@ class BackgroundResult(Result):
         Raises:
             ValueError: ``k`` is not between 1 and K.
         """
-        return Predictions(self.logits).top(k)
+        return Predictions(self.logits, self.outputs).top(k)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import of_target
+from zfcuda.results.scores import Outputs, check_outputs, of_target, probabilities_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,7 @@ class InvarianceResult(Result):
         fill: what shows outside the image, in network input space: a number or [C].
         seconds: wall time.
         norms: per layer [N], Euclidean norm of its output for the untransformed image.
+        outputs: what the network's outputs are, as in :class:`Predictions`.
     """
 
     kind: Literal["rotation", "translation", "scaling"]
@@ -39,6 +40,7 @@ class InvarianceResult(Result):
     fill: float | Tensor
     seconds: float
     norms: dict[str, Tensor] = field(default_factory=dict)
+    outputs: Outputs = "logits"
     _figure = "invariance_curve"
 
     def __post_init__(self) -> None:
@@ -51,6 +53,7 @@ class InvarianceResult(Result):
         n, count, classes = self.logits.shape
         expect_shape("base_logits", self.base_logits, n, classes)
         expect_shape("target", self.target, n)
+        check_outputs(self.outputs, classes)
         for layer, distances in self.distances.items():
             expect_shape(f"distances[{layer!r}]", distances, n, count)
         for layer, norms in self.norms.items():
@@ -58,8 +61,14 @@ class InvarianceResult(Result):
 
     @property
     def probabilities(self) -> Tensor:
-        """[N,M,K], the softmax of the logits."""
-        return self.logits.softmax(-1)
+        """[N,M,K]: the softmax of the logits, the sigmoid of one logit, or as the model gives them;
+        a regression's values as they are."""
+        return probabilities_of(self.logits, self.outputs)
+
+    @property
+    def base_probabilities(self) -> Tensor:
+        """[N,K], likewise, of the untransformed images."""
+        return probabilities_of(self.base_logits, self.outputs)
 
     @property
     def labels(self) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import of_target
+from zfcuda.results.scores import Outputs, check_outputs, of_target, probabilities_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,7 @@ class OcclusionResult(Result):
         classes: int64, the classes whose logits were kept, ascending; None for all. With them come
             ``best``, int64 [N,P], the most probable of all classes, and ``log_total``, [N,P], the
             logarithm of the sum over all classes of exp(logit).
+        outputs: what the network's outputs are, as in :class:`Predictions`.
     """
 
     logits: Tensor
@@ -73,6 +74,7 @@ class OcclusionResult(Result):
     classes: Tensor | None = None
     best: Tensor | None = None
     log_total: Tensor | None = None
+    outputs: Outputs = "logits"
     _figure = "occlusion_row"
 
     def __post_init__(self) -> None:
@@ -91,6 +93,7 @@ class OcclusionResult(Result):
             expect_shape(f"layers[{layer!r}].sums", sums.sums, n, positions)
         if self.score not in ("logit", "probability"):
             raise ValueError(f"score must be 'logit' or 'probability', got {self.score!r}")
+        check_outputs(self.outputs, self.base_logits.shape[1])
 
     @classmethod
     def _restore(cls, settings: dict[str, Any]) -> Self:
@@ -99,10 +102,16 @@ class OcclusionResult(Result):
 
     @property
     def probabilities(self) -> Tensor:
-        """[N,P,K], the softmax over all classes, of the classes that ``logits`` holds."""
-        if self.classes is None:
-            return self.logits.softmax(-1)
+        """[N,P,K], of the classes that ``logits`` holds: the softmax over all classes, the sigmoid
+        of one logit, or as the model gives them; a regression's values as they are."""
+        if self.classes is None or self.outputs != "logits":
+            return probabilities_of(self.logits, self.outputs)
         return (self.logits - self.log_total[..., None]).exp()
+
+    @property
+    def base_probabilities(self) -> Tensor:
+        """[N,K], likewise, without occluder, of all classes."""
+        return probabilities_of(self.base_logits, self.outputs)
 
     @property
     def labels(self) -> Tensor:
@@ -161,7 +170,7 @@ class OcclusionResult(Result):
         exceeds the size)."""
         scores, base = self.logits, self.base_logits
         if self.score == "probability":
-            scores, base = self.probabilities, base.softmax(-1)
+            scores, base = self.probabilities, self.base_probabilities
         drop = of_target(base, self.target)[:, None] - of_target(scores, self._target_column)
         total = torch.zeros(len(drop), *self.image_size, dtype=torch.float64)
         covering = torch.zeros(self.image_size, dtype=torch.float64)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
+from zfcuda.results.scores import Outputs, check_outputs, entropy_of, probabilities_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,23 +17,29 @@ class Predictions(Result):
 
     Attributes:
         logits: [N,K], the model's output.
+        outputs: what that is: ``"logits"``, ``"probabilities"``, or of one output ``"logit"``,
+            ``"probability"`` or a regression's ``"value"``.
     """
 
     logits: Tensor
+    outputs: Outputs = "logits"
     _figure = "prediction"
 
     def __post_init__(self) -> None:
         expect_shape("logits", self.logits, None, None)
+        check_outputs(self.outputs, self.logits.shape[1])
 
     @property
     def probabilities(self) -> Tensor:
-        """[N,K], the softmax of the logits."""
-        return self.logits.softmax(-1)
+        """[N,K]: the softmax of the logits, the sigmoid of one logit, or as the model gives them;
+        a regression's values as they are."""
+        return probabilities_of(self.logits, self.outputs)
 
     @property
     def entropy(self) -> Tensor:
-        """[N], entropy of the probabilities in nats: 0 when certain, ln K when uniform."""
-        return torch.special.entr(self.probabilities).sum(-1)
+        """[N], entropy of the probabilities in nats: 0 when certain, ln K when uniform. Of classes
+        that do not exclude one another (sigmoids) the sum of theirs; of values NaN."""
+        return entropy_of(self.probabilities, self.outputs)
 
     def top(self, k: int = 5) -> tuple[Tensor, Tensor]:
         """The ``k`` most probable classes: probabilities [N,k], descending, and int64 labels [N,k].

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import choose_target, spans, to_result
+from zfcuda._running import choose_target, outputs_of, spans, to_result
 from zfcuda.graph import Untraceable, trace
 from zfcuda.incremental import Base, base_pass, batch_sizes, images_together, occlude_all
+from zfcuda.interception import Operations
 from zfcuda.planning import Plan, Schedule, boxes_of, planned
 from zfcuda.results import LayerSums
+from zfcuda.results.scores import Outputs, check_outputs
 from zfcuda.sensitivity.found import Found
 from zfcuda.sensitivity.request import Request, kept_classes
 from zfcuda.steps import fuse
@@ -74,6 +76,7 @@ def in_cones(
     target: object,
     classes: object,
     advance: Callable[[int], object],
+    outputs: Outputs | None,
 ) -> Found:
     """Every position of every image ``x`` [N,C,H,W], of which only what it can change is computed,
     as far as the schedule says."""
@@ -85,7 +88,12 @@ def in_cones(
         return base_pass(network.schedule, x[images].detach(), network.nodes.values())
 
     groups = [*spans(0, len(x), images_together(network.schedule, request.limit, x.element_size()))]
-    base = base_of(groups[0])
+    seen = Operations()
+    with seen:
+        base = base_of(groups[0])
+    seen.end(base.logits)
+    if outputs is not None:
+        check_outputs(outputs, base.logits.shape[1])
     logits = base.logits[:1].expand(len(x), -1)
     if classes is not None and target is None:  # the targets of all images are kept for each
         logits = torch.cat([base.logits, *(base_of(group).logits for group in groups[1:])])
@@ -112,6 +120,7 @@ def in_cones(
         kept,
         {name: torch.cat([each[name] for each in found]) for name in _KEPT},
         tuple(_layer_sums(name, parts, wide) for name, parts in layers.items()),
+        outputs_of(outputs, base_logits, seen),
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zfcuda._running import progress_bar
 from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
+from zfcuda.results.scores import Outputs
 from zfcuda.sensitivity.prepared import Prepared
 from zfcuda.sensitivity.request import Method, checked
 
@@ -32,6 +33,7 @@ def occlusion(
     classes: Sequence[int] | Tensor | None = None,
     max_memory: int | None = None,
     progress: bool = False,
+    outputs: Outputs | None = None,
 ) -> OcclusionResult:
     """The model's output with a rectangle of the image hidden, for a grid of rectangles.
 
@@ -66,6 +68,8 @@ def occlusion(
         max_memory: bytes that the activations of one batch may take, at least one position's; by
             default half of what is free on a GPU, a quarter (at most 128 MiB) on a CPU.
         progress: show a progress bar.
+        outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`; decided
+            on the images without occluder.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range, or method "cone" for a
@@ -73,7 +77,7 @@ def occlusion(
     """
     start = time.perf_counter()
     request = checked(model, x, size, stride, positions, method, max_memory)
-    prepared = Prepared.of(model, x, request, fill, layers, score)
+    prepared = Prepared.of(model, x, request, fill, layers, score, outputs)
     if isinstance(prepared.network, str) and method == "auto":
         warnings.warn(f"occlusion runs dense passes, since {prepared.network}", stacklevel=3)
     with progress_bar(len(x) * len(request.boxes), progress, "occlusion") as advance:
@@ -91,12 +95,13 @@ def prepare(
     method: Method = "auto",
     score: Literal["logit", "probability"] = "logit",
     max_memory: int | None = None,
+    outputs: Outputs | None = None,
 ) -> Prepared:
     """The part of :func:`occlusion` that all images of one size share, done once: checks, trace,
     plan. The arguments and the errors are those of :func:`occlusion`; ``x`` is any of the images.
     """
     request = checked(model, x, size, stride, None, method, max_memory)
-    return Prepared.of(model, x, request, fill, layers, score)
+    return Prepared.of(model, x, request, fill, layers, score, outputs)
 
 
 @torch.inference_mode(False)

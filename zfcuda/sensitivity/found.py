@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from zfcuda.results import LayerSums
+from zfcuda.results.scores import Outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,3 +23,4 @@ class Found:
     classes: Tensor | None
     kept: dict[str, Tensor]
     layers: tuple[LayerSums, ...]
+    outputs: Outputs

@@ -14,6 +14,7 @@ from zfcuda._running import evaluating, fill_setting, find_layers
 from zfcuda.incremental import images_together
 from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
+from zfcuda.results.scores import Outputs, check_outputs
 from zfcuda.sensitivity.cones import Network, in_cones, network_for
 from zfcuda.sensitivity.request import Request
 from zfcuda.sensitivity.whole_passes import in_whole_passes
@@ -31,6 +32,7 @@ class Prepared:
         network: what is run how, or why the model itself is called for every position.
         layers: those that are recorded.
         fill: as the result records it.
+        outputs: as the user says, or None for what they are found to be.
     """
 
     model: nn.Module
@@ -39,6 +41,7 @@ class Prepared:
     layers: list[str]
     fill: float | Tensor
     score: Literal["logit", "probability"]
+    outputs: Outputs | None = None
 
     @classmethod
     def of(
@@ -49,6 +52,7 @@ class Prepared:
         fill: object,
         layers: str | Sequence[str],
         score: Literal["logit", "probability"],
+        outputs: Outputs | None = None,
     ) -> Prepared:
         """Checked, traced and planned; ``x`` is any of the images.
 
@@ -57,11 +61,13 @@ class Prepared:
         """
         if score not in ("logit", "probability"):
             raise ValueError(f"score must be 'logit' or 'probability', got {score!r}")
+        if outputs is not None:
+            check_outputs(outputs)
         names = list(find_layers(model, layers))
         shown = fill_setting(fill, x, with_image=True)
         with evaluating(model):
             network = network_for(model, x, request, names)
-        return cls(model, request, network, names, shown, score)
+        return cls(model, request, network, names, shown, score, outputs)
 
     @property
     def positions(self) -> int:
@@ -103,10 +109,13 @@ class Prepared:
         with evaluating(self.model):
             if isinstance(network, str):
                 found = in_whole_passes(
-                    self.model, x, request, self.layers, self.fill, target, classes, advance
-                )
+                    self.model, x, request, self.layers, self.fill, target, classes, advance,
+                    self.outputs,
+                )  # fmt: skip
             else:
-                found = in_cones(network, x, request, self.fill, target, classes, advance)
+                found = in_cones(
+                    network, x, request, self.fill, target, classes, advance, self.outputs
+                )
         kept = found.kept if classes is not None else {"logits": found.kept["logits"]}
         return OcclusionResult(
             **kept,
@@ -123,4 +132,5 @@ class Prepared:
             score=self.score,
             method="dense" if isinstance(network, str) else network.plan.method,
             classes=found.classes,
+            outputs=found.outputs,
         )

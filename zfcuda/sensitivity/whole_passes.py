@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import _running, ops
-from zfcuda._running import choose_target, require_shape, to_result, variant_passes
+from zfcuda._running import choose_target, outputs_of, require_shape, to_result, variant_passes
 from zfcuda.incremental import summary
+from zfcuda.interception import Operations
 from zfcuda.results import LayerSums
+from zfcuda.results.scores import Outputs
 from zfcuda.sensitivity.found import Found
 from zfcuda.sensitivity.request import Request, kept_classes
 
@@ -24,10 +26,15 @@ def in_whole_passes(
     target: object,
     classes: object,
     advance: Callable[[int], object],
+    outputs: Outputs | None,
 ) -> Found:
     """Every position of every image ``x`` [N,C,H,W], the model itself called for each."""
-    logits, strongest, fitting = _running.base_pass(model, x, layers, _strongest_map, request.limit)
+    seen = Operations()
+    logits, strongest, fitting = _running.base_pass(
+        model, x, layers, _strongest_map, request.limit, seen
+    )
     base_logits = to_result(logits)
+    kind = outputs_of(outputs, base_logits, seen)
     chosen = choose_target(target, base_logits)
     kept = kept_classes(classes, chosen, base_logits.shape[1])
     channels = {name: torch.cat([part[0] for part in strongest[name]]) for name in layers}
@@ -54,6 +61,7 @@ def in_whole_passes(
             LayerSums(name, channels[name].cpu(), to_result(base_sums[name]), sums[name])
             for name in layers
         ),
+        kind,
     )
 
 

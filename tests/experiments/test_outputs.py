@@ -1,0 +1,135 @@
+"""Logits, or probabilities of the network's own: what is found, and what probabilities follow."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import zfcuda
+
+
+def network(count, *last):
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 6, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, count), *last,
+    ).eval()  # fmt: skip
+
+
+class Last(nn.Module):
+    """A network whose forward ends in ``function``."""
+
+    def __init__(self, count, function):
+        super().__init__()
+        self.body, self.function = network(count), function
+
+    def forward(self, x):
+        return self.function(self.body(x))
+
+
+class Untraceable(Last):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if float(y.sum()) == float(y.sum()) else y + 1
+
+
+X = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(1))
+
+
+EVERY = {
+    "occlusion": lambda net, **more: zfcuda.occlusion(net, X, size=8, stride=6, **more),
+    "dense occlusion": lambda net, **more: zfcuda.occlusion(
+        net, X, size=8, stride=6, method="dense", **more
+    ),
+    "rotation": lambda net, **more: zfcuda.rotation(net, X, [0, 90], **more),
+    "predict": lambda net, **more: zfcuda.predict(net, X, **more),
+    "background": lambda net, **more: zfcuda.background_effect(
+        net, X[:1], torch.ones(20, 20), ["0"], **more
+    ),
+    "study": lambda net, **more: zfcuda.invariance_study(
+        net, X, ["0"], transformations={"scale": [1.0, 1.2], "rotation": [5.0]}, **more
+    ).experiments["rotation"],
+}
+
+LAST = {
+    "nothing": (network(4), "logits"),
+    "softmax": (network(4, nn.Softmax(1)), "probabilities"),
+    "log-softmax": (network(4, nn.LogSoftmax(1)), "logits"),
+    "sigmoids": (network(4, nn.Sigmoid()), "probabilities"),
+    "one": (network(1), "logit"),
+    "sigmoid": (network(1, nn.Sigmoid()), "probability"),
+    "method": (Last(4, lambda y: y.softmax(-1).float().view(len(y), 4)), "probabilities"),
+    "in place": (Last(1, lambda y: y.sigmoid_()), "probability"),
+    "one of two": (Last(2, lambda y: F.softmax(y, 1)[:, 1:]), "probability"),
+    "both": (Last(1, lambda y: torch.cat([y.sigmoid(), 1 - y.sigmoid()], 1)), "probabilities"),
+    "unknown, one": (Last(1, lambda y: 1 / (1 + torch.exp(-y))), "logit"),
+    "untraceable": (Untraceable(4, lambda y: torch.softmax(y, 1)), "probabilities"),
+    "exp of log": (Last(4, lambda y: F.log_softmax(y, 1).exp()), "probabilities"),
+    "scripted": (torch.jit.script(network(4, nn.Softmax(1))), "probabilities"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:occlusion runs dense")
+@pytest.mark.parametrize("last", LAST)
+@pytest.mark.parametrize("experiment", ["predict", "occlusion", "rotation"])
+def test_the_last_operation_tells(experiment, last):
+    net, outputs = LAST[last]
+    assert EVERY[experiment](net).outputs == outputs
+
+
+@pytest.mark.parametrize("experiment", EVERY)
+@pytest.mark.parametrize("last", ["softmax", "sigmoids", "one", "sigmoid"])
+def test_probabilities_are_the_networks(experiment, last):
+    net, outputs = LAST[last]
+    found = EVERY[experiment](net)
+    assert found.outputs == outputs
+    right = found.logits.sigmoid() if outputs == "logit" else found.logits
+    assert torch.equal(found.probabilities, right)
+    said = EVERY[experiment](net, outputs="value")
+    assert said.outputs == "value" and torch.equal(said.probabilities, found.logits)
+
+
+@pytest.mark.parametrize("experiment", EVERY)
+def test_what_the_user_says_is_checked(experiment):
+    with pytest.raises(ValueError, match="got 'odds'"):
+        EVERY[experiment](network(4), outputs="odds")
+    with pytest.raises(ValueError, match="one output, this one has 4"):
+        EVERY[experiment](network(4), outputs="logit")
+
+
+@pytest.mark.parametrize("score", ["logit", "probability"])
+def test_attributions_stay_captums(score):
+    """Of a network that ends in softmax: the drop of what it answers."""
+    found = zfcuda.occlusion(network(4, nn.Softmax(1)), X, size=8, stride=6, score=score)
+    with torch.no_grad():
+        plain = zfcuda.occlusion(network(4), X, size=8, stride=6, score="probability")
+    assert torch.allclose(found.to_attribution(), plain.to_attribution(), atol=1e-6)
+
+
+def test_kept_classes_have_the_networks_probabilities():
+    net = network(4, nn.Softmax(1))
+    some = zfcuda.occlusion(net, X, size=8, stride=6, classes=[1])
+    assert torch.equal(some.probabilities, some.logits)
+
+
+def test_entropy_of_one_probability_and_of_values():
+    logits = torch.tensor([[0.0], [40.0]])
+    assert torch.allclose(
+        zfcuda.Predictions(logits, "logit").entropy, torch.tensor([2.0, 1.0]).log(), atol=1e-6
+    )
+    independent = torch.tensor([[0.5, 0.5, 0.5]])
+    expected = 3 * torch.tensor([2.0]).log()
+    assert torch.allclose(zfcuda.Predictions(independent, "probabilities").entropy, expected)
+    assert zfcuda.Predictions(logits, "value").entropy.isnan().all()
+
+
+def test_results_keep_what_was_found_and_older_ones_are_of_logits(tmp_path):
+    found = zfcuda.occlusion(network(1), X, size=8, stride=6)
+    found.save(tmp_path / "a")
+    assert zfcuda.OcclusionResult.load(tmp_path / "a").outputs == "logit"
+    content = json.loads((tmp_path / "a.json").read_text())
+    del content["settings"]["outputs"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert zfcuda.OcclusionResult.load(tmp_path / "a").outputs == "logits"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import itertools
 import subprocess
 import sys
 
@@ -153,6 +154,88 @@ def test_weights_elsewhere_are_refused(tmp_path, place, message):
     (tmp_path / "weights.bin").write_bytes(bytes(296))
     (folder / "link").symlink_to(tmp_path / "weights.bin")
     refused(folder, outside(folder, **place), message)
+
+
+def test_weights_without_numbers(tmp_path):
+    """As a Resize has for what it does not use; they are nothing, and no error of torch's."""
+    nodes = [node("Conv", ["x", "w"], ["y"], name="first")]
+    for weights in ({"e": np.zeros(0, np.float32)}, {"e": np.zeros((0, 4), np.int64)}):
+        made = model(nodes, {"w": array(2, 4, 3, 3)} | weights)
+        assert load(saved(tmp_path, made)).first.weight.shape == (2, 4, 3, 3)
+    refused(
+        tmp_path,
+        model(CONV, {"w": np.zeros((0, 4, 3, 3), np.float32)}),
+        r"is float32 \[0, 4, 3, 3\]",
+    )
+
+
+# --- small files that would take much memory ------------------------------------------------------
+
+
+def test_weights_beside_the_file_are_not_taken_again_and_again(tmp_path):
+    made = outside(tmp_path)
+    for i in range(3):
+        made.graph.initializer.add().CopyFrom(stored(made, "w"))
+        made.graph.initializer[-1].name = f"w{i}"
+    refused(
+        tmp_path, made, r"weights 'w0': together .* 'weights.bin' claim more than its 296 bytes"
+    )
+
+
+def doubled(times: int, first: str, into: str) -> list[onnx.NodeProto]:
+    names = [first, *(f"c{i}" for i in range(times - 1)), into]
+    return [node("Concat", [a, a], [b], axis=0) for a, b in itertools.pairwise(names)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights"),
+    [
+        (doubled(26, "one", "c"), {"one": np.ones(1, np.float32)}),
+        (
+            [
+                *(node("ConstantOfShape", ["shape"], [f"c{i}"]) for i in range(20)),
+                node("Sum", [f"c{i}" for i in range(20)], ["c"]),
+            ],
+            {"shape": [2**20]},
+        ),
+    ],
+)
+def test_constants_that_outgrow_their_file(tmp_path, nodes, weights):
+    nodes = [*nodes, node("ReduceSum", ["c"], ["s"], keepdims=0), node("Add", ["x", "s"], ["y"])]
+    refused(
+        tmp_path, model(nodes, weights, opset=12), r"its constants, up to that of node '?.*take"
+    )
+
+
+def test_one_matrix_that_many_layers_transpose(tmp_path):
+    """Each layer keeps its own, which the file holds once."""
+    weight = array(1024, 1024)
+    nodes = [
+        node("MatMul", [f"v{i}" if i else "x", "w"], [f"v{i + 1}" if i < 39 else "y"])
+        for i in range(40)
+    ]
+    refused(tmp_path, model(nodes, {"w": weight}, shape=(1, 1, 1, 1024)), "its constants, up to")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "message"),
+    [
+        (
+            [node("Conv", ["x", "w"], ["y"], pads=[0, 0, 2**20, 0], strides=[2**20, 1])],
+            {"w": array(2, 400, 1, 1)},
+            "its maps would have 1,048,585x8 pixels",
+        ),
+        ([node("LRN", ["x"], ["y"], size=2**30 + 1)], {}, "odd number of maps up to 16,384"),
+    ],
+)
+def test_settings_that_take_much_memory(tmp_path, nodes, weights, message):
+    refused(tmp_path, model(nodes, weights, shape=(1, 400, 9, 8)), message)
+
+
+def test_filters_are_not_padded_beyond_their_own_size(tmp_path):
+    nodes = [node("Conv", ["x", "w"], ["y"], name="first", pads=[0, 0, 300, 0])]
+    network = load(saved(tmp_path, model(nodes, {"w": array(2, 4, 3, 3)})))
+    assert [type(part).__name__ for part in network.first] == ["ZeroPad2d", "Conv2d"]
 
 
 # --- models that are not for it -------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onnx_files import answers, check, model, node, onnx, saved, zf
+from onnx_files import answers, array, check, model, node, onnx, saved, zf
 from torch import Tensor, nn
 
 import zfcuda
@@ -97,6 +97,37 @@ def test_an_open_size_is_the_callers(tmp_path):
     assert load(saved(tmp_path, made)).image_shape == (3, 224, 224)
     network = load(saved(tmp_path, made), size=(20, 30))
     assert network(torch.zeros(2, 3, 20, 30)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("shape", [("n", 9, 8, 3), (1, "h", "w", 3), (1, 9, 8, 4)])
+def test_a_transpose_of_the_image_is_left_out(tmp_path, shape):
+    """As TensorFlow's networks are exported: the file takes [N,H,W,C], the network [N,C,H,W]."""
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2], name="first"),
+        node("Conv", ["t", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        node("Relu", ["c"], ["r"]),
+        node("GlobalAveragePool", ["r"], ["y"]),
+    ]
+    path = saved(tmp_path, model(nodes, {"w": array(5, shape[3], 3, 3)}, shape=shape))
+    network = load(path, size=(9, 8), logits=False)
+    assert network.image_shape == (shape[3], 9, 8) and not hasattr(network, "first")
+    x = torch.randn(2, shape[3], 9, 8)
+    torch.testing.assert_close(network(x), answers(path, x.permute(0, 2, 3, 1)))
+    assert zfcuda.plan(network, x[:1], size=2, stride=2, layers=["conv"])
+
+
+def test_an_image_with_channels_last_that_is_transposed_later(tmp_path):
+    nodes = [
+        node("Sub", ["x", "mean"], ["d"]),
+        node("Transpose", ["d"], ["t"], perm=[0, 3, 1, 2]),
+        node("Conv", ["t", "w"], ["y"], name="conv"),
+    ]
+    weights = {"mean": array(3), "w": array(5, 3, 3, 3)}
+    path = saved(tmp_path, model(nodes, weights, shape=(1, 9, 8, 3)))
+    network = load(path, logits=False)
+    assert network.image_shape == (3, 9, 8)
+    x = torch.randn(2, 3, 9, 8)
+    torch.testing.assert_close(network(x), answers(path, x.permute(0, 2, 3, 1)))
 
 
 def test_a_softmax_that_is_not_the_last_layer_stays(tmp_path):

@@ -43,7 +43,8 @@ def load(
     a fixed number of images takes any number.
 
     Args:
-        path: of the file; operators of opset 7 or later, one input [N,C,H,W], one output.
+        path: of the file; operators of opset 7 or later, one input [N,C,H,W], one output. Where
+            the file takes [N,H,W,C] (a Transpose says so) the network takes [N,C,H,W] all the same.
         logits: as zfcuda's functions want it, leave out a final Softmax and flatten an answer
             [N,K,1,1]. False: answer as the file does.
         size: height and width of the images, where the file leaves them open.

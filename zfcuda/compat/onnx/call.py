@@ -107,11 +107,12 @@ class Call:
         return None if found is None else found.constant
 
     def weights(self, index: int, *lengths: int | None) -> Tensor:
-        """A constant that must be there, of real numbers and of this shape (None: any length)."""
+        """A constant that must be there, of real numbers and of this shape (None: any but 0)."""
         self.input(index)
         found = self.constant(index)
         fits = found.dim() == len(lengths) and all(
-            want in (None, have) for want, have in zip(lengths, found.shape, strict=True)
+            have > 0 and want in (None, have)
+            for want, have in zip(lengths, found.shape, strict=True)
         )
         if not fits or not found.is_floating_point():
             wanted = ", ".join("any" if n is None else str(n) for n in lengths)

@@ -20,6 +20,7 @@ from zfcuda.compat.onnx import constants, shaping
 from zfcuda.compat.onnx.assembling import assemble, without_softmax
 from zfcuda.compat.onnx.call import BATCH, Call, Layer, Operand, label
 from zfcuda.compat.onnx.contrast import with_contrast_normalisation
+from zfcuda.compat.onnx.layers import Function
 from zfcuda.compat.onnx.made import Made, needed
 from zfcuda.compat.onnx.network import OnnxNetwork
 from zfcuda.compat.onnx.nodes import needed_nodes, pads_explicitly, require_known, taken, version_of
@@ -30,6 +31,11 @@ __all__ = ["converted"]
 
 _LARGEST = 2**31  # numbers of one image
 _LARGEST_CONSTANT = 2**28
+# What is made of a file's weights, times its bytes: int8 read as float64, and transposed once more.
+_UNFOLDED = 16
+_SPARE = 2**26  # bytes, for files of a few nodes
+_TO_MAPS = [0, 3, 1, 2]
+_CHANNELS = (1, 3)  # of pictures
 
 
 def converted(file: OnnxFile, logits: bool, size: tuple[int, int]) -> OnnxNetwork:
@@ -74,14 +80,31 @@ class _Conversion:
         self._file = file
         source = _only([v for v in file.graph.input if v.name not in file.weights], "input")
         self.image, self.output = source.name, _only(file.graph.output, "output").name
-        self.images, self.image_shape, dtype = _image(source, size)
+        # Images [N,H,W,C], as TensorFlow has them; the network takes [N,C,H,W] as others do.
+        wanted = needed_nodes(file.graph.node, [self.output])
+        taking = [node for node in wanted if source.name in taken(node)]
+        self._transposed = bool(taking) and all(
+            _to_maps(node) and self.output not in node.output for node in taking
+        )
+        later = _looks_channels_last(source) and any(map(_to_maps, wanted))
+        channels_last = self._transposed or later
+        self.images, self.image_shape, dtype = _image(source, size, channels_last)
+        self._bytes = 0  # of constants and weights that were made
+        self._most = _UNFOLDED * (file.size + sum(file.beside.taken.values())) + _SPARE
+        self._files = {value.untyped_storage().data_ptr() for value in file.weights.values()}
         self.values: dict[str, Operand] = {
             name: Operand(name, value.shape, value.dtype, value)
             for name, value in file.weights.items()
         }
         shape = torch.Size((BATCH, *self.image_shape))
-        self.values[self.image] = Operand(self.image, shape, dtype)
         self.made: list[Made] = []
+        if channels_last and not self._transposed:
+            self.image = f"{source.name} as maps"
+            back = Function(torch.permute, (0, 2, 3, 1))
+            node = onnx.helper.make_node("Transpose", [self.image], [source.name], "channels_last")
+            self.made.append(Made(node, back, (self.image,), (source.name,)))
+            shape = torch.Size(shape[i] for i in (0, 2, 3, 1))
+        self.values[source.name] = Operand(source.name, shape, dtype)
         self._takers: dict[str, list[onnx.NodeProto]] = {}
         self._run(file.graph.node, [self.output])
 
@@ -96,12 +119,15 @@ class _Conversion:
             self._convert(node)
 
     def _convert(self, node: onnx.NodeProto) -> None:
+        if self._transposed and self.image in node.input:
+            self.values[node.output[0]] = self.values[self.image]
+            return None
         version = version_of(node, self._file.opset)
         given = tuple(self._value(node, name) if name else None for name in node.input)
         call = Call(node, version, given, self.images)
         if node.op_type in constants.MAKERS:
             maker, _ = constants.MAKERS[node.op_type]
-            return self._keep(node.output[0], _asked(call, lambda: maker(call, self._file.folder)))
+            return self._keep(node.output[0], _asked(call, lambda: maker(call, self._file.beside)))
         if node.op_type == "If":
             return self._branch(call)
         if self._is_padding_of_convolutions(call):
@@ -113,6 +139,7 @@ class _Conversion:
         if all(operand.constant is not None for operand in operands):
             if sum(meta.numel() for meta in metas) > _LARGEST_CONSTANT:
                 raise call.error("makes a constant of too many numbers")
+            self._require_room(sum(meta.nbytes for meta in metas), call.label)
             results = _asked(call, lambda: _computed(layer, operands))
             for name, result in zip(outputs, results, strict=True):
                 self._keep(name, result)
@@ -123,6 +150,10 @@ class _Conversion:
             if meta.numel() // BATCH > _LARGEST:
                 raise call.error(f"makes {meta.numel() // BATCH:,} numbers of one image")
             self.values[name] = Operand(name, meta.shape, meta.dtype)
+        own = (*layer.module.parameters(), *layer.module.buffers())
+        made = [v for v in own if v.untyped_storage().data_ptr() not in self._files]
+        self._bytes += sum(value.nbytes for value in made)
+        self._require_room(0, call.label)
         names = tuple(operand.name for operand in operands)
         self.made.append(Made(node, layer.module, names, outputs))
         return None
@@ -134,7 +165,17 @@ class _Conversion:
             )
         return self.values[name]
 
+    def _require_room(self, more: int, place: str) -> None:
+        """A file of a few bytes must not become gigabytes of constants, one node after another."""
+        if self._bytes + more > self._most:
+            raise ValueError(
+                f"its constants, up to that of node {place}, take more than {self._most:,} bytes; "
+                f"the file has {self._file.size:,}"
+            )
+
     def _keep(self, name: str, constant: Tensor) -> None:
+        self._bytes += constant.nbytes
+        self._require_room(0, repr(name))
         self.values[name] = Operand(name, constant.shape, constant.dtype, constant)
 
     def _branch(self, call: Call) -> None:
@@ -143,7 +184,7 @@ class _Conversion:
         chosen = _asked(call, lambda: call.constant(0).item())
         branch = call.attribute("then_branch" if chosen else "else_branch")
         for stored in branch.initializer:
-            self._keep(stored.name, tensor(stored, self._file.folder))
+            self._keep(stored.name, tensor(stored, self._file.beside))
         inner = [value.name for value in branch.output]
         self._run(branch.node, inner)
         for name, value in zip(call.node.output, inner, strict=True):
@@ -175,10 +216,21 @@ def _only(values: Sequence[onnx.ValueInfoProto], what: str) -> onnx.ValueInfoPro
     return values[0]
 
 
+def _to_maps(node: onnx.NodeProto) -> bool:
+    """Whether the node makes [N,C,H,W] of [N,H,W,C]."""
+    orders = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
+    return node.op_type == "Transpose" and orders == [_TO_MAPS]
+
+
+def _looks_channels_last(source: onnx.ValueInfoProto) -> bool:
+    lengths = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
+    return len(lengths) == 4 and lengths[3] in _CHANNELS and lengths[1] not in _CHANNELS
+
+
 def _image(
-    source: onnx.ValueInfoProto, size: tuple[int, int]
+    source: onnx.ValueInfoProto, size: tuple[int, int], channels_last: bool
 ) -> tuple[int | None, tuple[int, int, int], torch.dtype]:
-    """For how many images the file was made (None: any number), their shape and dtype."""
+    """For how many images the file was made (None: any number), their shape [C,H,W] and dtype."""
     kind = source.type.tensor_type
     dtype = DTYPES.get(kind.elem_type)
     lengths = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
@@ -188,7 +240,9 @@ def _image(
             f"its input {source.name!r} is {dtype} [{shown}]: expected images [N,C,H,W] of real "
             "numbers"
         )
-    images, channels, height, width = lengths
+    images, channels, height, width = (
+        lengths[i] for i in (_TO_MAPS if channels_last else range(4))
+    )
     height, width = (given or open_ for given, open_ in zip((height, width), size, strict=True))
     if channels is None or not all(0 < n < 2**16 for n in (channels, height, width)):
         raise ValueError(

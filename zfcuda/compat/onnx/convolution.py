@@ -45,7 +45,12 @@ def _conv(call: Call) -> Layer:
     top, left, bottom, right = window.pads
     if window.as_if_symmetric:
         return Layer(with_parameters(make(padding=window.before), weight, bias))
-    if not any(d % n for d, n in zip((top - bottom, left - right), window.dilation, strict=True)):
+    apart = (top - bottom, left - right)
+    # Zeros around the filters, unless they would outgrow these.
+    few = all(
+        abs(d) <= k * n for d, k, n in zip(apart, window.kernel, window.dilation, strict=True)
+    )
+    if few and not any(d % n for d, n in zip(apart, window.dilation, strict=True)):
         make = partial(Conv2d, *make.args, **make.keywords)
         return Layer(with_parameters(make(pads=window.pads), weight, bias))
     zeros = nn.ZeroPad2d((left, right, top, bottom))

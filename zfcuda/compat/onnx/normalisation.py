@@ -13,12 +13,14 @@ __all__ = ["OPERATORS"]
 
 OPERATORS = Table()
 
+_MOST_MAPS = 2**14  # that one is normalised by; torch pads with as many
+
 
 @OPERATORS.add("LRN", 13)
 def _lrn(call: Call) -> Layer:
     size = call.attribute("size")
-    if not isinstance(size, int) or size < 1 or size % 2 == 0:
-        raise call.error(f"size is {size}: expected an odd number of maps")
+    if not isinstance(size, int) or not 1 <= size <= _MOST_MAPS or size % 2 == 0:
+        raise call.error(f"size is {size}: expected an odd number of maps up to {_MOST_MAPS:,}")
     alpha, beta = call.attribute("alpha", 1e-4), call.attribute("beta", 0.75)
     return Layer(nn.LocalResponseNorm(size, alpha, beta, k=call.attribute("bias", 1.0)))
 

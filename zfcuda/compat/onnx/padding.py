@@ -17,6 +17,7 @@ __all__ = ["LARGEST", "Window", "window_of"]
 Pair = tuple[int, int]
 
 LARGEST = 2**20  # of kernels, strides, dilations and paddings
+_LARGEST_MAP = 2**31  # numbers of one image with its padding
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,9 @@ def window_of(call: Call, kernel: Pair | None = None, pool: bool = False) -> Win
     else:
         pads = (0, 0, 0, 0) if how == "VALID" else _numbers(call, "pads", 4, (0, 0, 0, 0), 0)
         pads = tuple(own + more for own, more in zip(pads, given.padding, strict=True))
+    rows, columns = (size[i] + pads[i] + pads[i + 2] for i in (0, 1))
+    if given.shape[1] * rows * columns > _LARGEST_MAP:
+        raise call.error(f"pads are {pads}: its maps would have {rows:,}x{columns:,} pixels")
     count = tuple(
         _count(size[i], kernel[i], stride[i], dilation[i], (pads[i], pads[i + 2]), ceil)
         for i in (0, 1)

@@ -45,13 +45,65 @@ class OnnxFile:
         graph: without the weights.
         opset: version of the operators.
         weights: the graph's initialisers by name.
-        folder: where data outside the file may lie.
+        beside: what lies outside the file.
+        size: of the file, bytes.
     """
 
     graph: onnx.GraphProto
     opset: int
     weights: dict[str, Tensor]
-    folder: Path
+    beside: Beside
+    size: int
+
+
+class Beside:
+    """Files in a model's folder that hold numbers of its tensors; each gives as many as it has.
+
+    Attributes:
+        taken: how many bytes of each have been read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.taken: dict[Path, int] = {}
+
+    def read(self, stored: TensorProto, wanted: int) -> bytes:
+        """The bytes of a tensor.
+
+        Raises:
+            ValueError: the place is outside the folder or too short, or tensors read it again and
+                again.
+        """
+        name = stored.name
+        told = {entry.key: entry.value for entry in stored.external_data}
+        place = (self._folder / told.get("location", "")).resolve()
+        if not told.get("location") or not place.is_relative_to(self._folder):
+            raise ValueError(
+                f"weights {name!r} lie in {told.get('location', '')!r}: expected a file in the "
+                "folder of the model"
+            )
+        if not place.is_file():
+            raise ValueError(f"weights {name!r} lie in {place.name!r}, which does not exist")
+        try:
+            offset = int(told.get("offset", 0))
+            length = int(told.get("length", wanted))
+        except ValueError:
+            raise ValueError(f"weights {name!r} lie at no proper place of {place.name!r}") from None
+        size = place.stat().st_size
+        if offset < 0 or length != wanted or offset + length > size:
+            raise ValueError(
+                f"weights {name!r} {list(stored.dims)} need {wanted:,} bytes, but bytes "
+                f"{offset:,} to {offset + length:,} of {place.name!r} ({size:,} bytes) are named"
+            )
+        self.taken[place] = self.taken.get(place, 0) + wanted
+        if self.taken[place] > size:
+            raise ValueError(
+                f"weights {name!r}: together the weights in {place.name!r} claim more than its "
+                f"{size:,} bytes"
+            )
+        with place.open("rb") as file:
+            file.seek(offset)
+            return file.read(wanted)
 
 
 def read(path: str | os.PathLike[str]) -> OnnxFile:
@@ -65,15 +117,15 @@ def read(path: str | os.PathLike[str]) -> OnnxFile:
     path = Path(path)
     model = _parsed(path)
     opset = _opset(model)
-    folder = path.resolve().parent
-    weights = _taken_out(model.graph, folder)
+    beside = Beside(path.resolve().parent)
+    weights = _taken_out(model.graph, beside)
     for value in model.graph.output:  # many files do not tell their shapes, which the checker wants
         value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # ValidationError, and what onnx makes of a hostile file
         raise ValueError(f"not a valid ONNX model: {_first_line(error)}") from error
-    return OnnxFile(model.graph, opset, weights, folder)
+    return OnnxFile(model.graph, opset, weights, beside, path.stat().st_size)
 
 
 def _parsed(path: Path) -> onnx.ModelProto:
@@ -113,7 +165,7 @@ def _opset(model: onnx.ModelProto) -> int:
     return versions[0]
 
 
-def _taken_out(graph: onnx.GraphProto, folder: Path) -> dict[str, Tensor]:
+def _taken_out(graph: onnx.GraphProto, beside: Beside) -> dict[str, Tensor]:
     """The initialisers, which become inputs of the graph: the checker need not see them."""
     if graph.sparse_initializer:
         raise ValueError(f"weights {graph.sparse_initializer[0].values.name!r} are sparse")
@@ -122,7 +174,7 @@ def _taken_out(graph: onnx.GraphProto, folder: Path) -> dict[str, Tensor]:
     for stored in graph.initializer:
         if stored.name in weights:
             raise ValueError(f"there are two weights {stored.name!r}")
-        weights[stored.name] = tensor(stored, folder)
+        weights[stored.name] = tensor(stored, beside)
         if stored.name not in declared:
             graph.input.append(
                 onnx.helper.make_tensor_value_info(stored.name, stored.data_type, stored.dims)
@@ -131,7 +183,7 @@ def _taken_out(graph: onnx.GraphProto, folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def tensor(stored: TensorProto, folder: Path) -> Tensor:
+def tensor(stored: TensorProto, beside: Beside) -> Tensor:
     """A tensor of the file.
 
     Raises:
@@ -149,10 +201,12 @@ def tensor(stored: TensorProto, folder: Path) -> Tensor:
     outside = stored.data_location == TensorProto.EXTERNAL
     if outside or stored.HasField("raw_data"):
         wanted = claimed * dtype.itemsize
-        raw = _outside(stored, folder, wanted) if outside else stored.raw_data
+        raw = beside.read(stored, wanted) if outside else stored.raw_data
         _require_as_many(name, list(stored.dims), wanted, len(raw), "bytes")
         # uint8 first: NumPy has no bfloat16. Files are little-endian, and so are torch's machines.
-        numbers = torch.from_numpy(np.frombuffer(raw, np.uint8).copy()).view(dtype)
+        # Without any, a view as wider numbers does not exist.
+        flat = torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
+        numbers = flat.view(dtype) if claimed else torch.empty(0, dtype=dtype)
     else:
         field = getattr(stored, onnx.helper.tensor_dtype_to_field(stored.data_type))
         _require_as_many(name, list(stored.dims), claimed, len(field), "numbers")
@@ -173,30 +227,3 @@ def _listed(field: Iterable[float], dtype: torch.dtype) -> Tensor:
         bits = np.array(field, np.int64).astype(np.uint16)
         return torch.from_numpy(bits).view(dtype)
     return torch.tensor(list(field), dtype=dtype)
-
-
-def _outside(stored: TensorProto, folder: Path, wanted: int) -> bytes:
-    """The bytes of a tensor that lie in a file beside the model."""
-    name = stored.name
-    told = {entry.key: entry.value for entry in stored.external_data}
-    place = (folder / told.get("location", "")).resolve()
-    if not told.get("location") or not place.is_relative_to(folder):
-        raise ValueError(
-            f"weights {name!r} lie in {told.get('location', '')!r}: expected a file in the folder "
-            "of the model"
-        )
-    if not place.is_file():
-        raise ValueError(f"weights {name!r} lie in {place.name!r}, which does not exist")
-    try:
-        offset = int(told.get("offset", 0))
-        length = int(told.get("length", wanted))
-    except ValueError:
-        raise ValueError(f"weights {name!r} lie at no proper place of {place.name!r}") from None
-    if offset < 0 or length != wanted or offset + length > place.stat().st_size:
-        raise ValueError(
-            f"weights {name!r} {list(stored.dims)} need {wanted:,} bytes, but bytes {offset:,} to "
-            f"{offset + length:,} of {place.name!r} ({place.stat().st_size:,} bytes) are named"
-        )
-    with place.open("rb") as file:
-        file.seek(offset)
-        return file.read(wanted)

@@ -3,6 +3,7 @@
 import importlib.machinery
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from zfcuda.models import weights
+from zfcuda.models import from_files, weights, zfnet_small
 from zfcuda.models.weights import imagenet_squeezenet, load_checked, read_arrays, read_state
 
 # --- ImageNet weights of the demo extra -----------------------------------------------------------
@@ -254,3 +255,79 @@ def test_old_checkpoints_without_batch_counters_fit():
     state = dict(nn.BatchNorm2d(3).state_dict())
     del state["num_batches_tracked"]
     load_checked(model, state, "it")
+
+
+# --- files that claim more than they hold ---------------------------------------------------------
+
+
+def refused(path, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        read_state(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(1, 1).expand(2**22, 512), torch.zeros(2**50, device="meta")]
+)
+def test_tensors_without_their_own_numbers(tmp_path, tensor):
+    path = tmp_path / "a.pt"
+    torch.save({"w": tensor}, path)
+    refused(path, r"has [\d,]+ bytes, but its 'w' \[.*\] claims [\d,]+: expected tensors that are")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_that_share_a_storage_are_read(tmp_path, zipped):
+    both = torch.arange(6.0)
+    state = {"a": both[:2], "b": both[2:].view(2, 2), "one": torch.zeros(1).expand(3)}
+    torch.save(state, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    found = read_state(tmp_path / "a.pt")
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_a_compressed_archive(tmp_path):
+    torch.save({"w": torch.zeros(2**20)}, tmp_path / "whole.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+        zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in whole.infolist():
+            packed.writestr(entry.filename, whole.read(entry))
+    refused(tmp_path / "a.pt", r"its entries claim [\d,]+ bytes, but it has [\d,]+ \(torch.save")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_is_made_of_a_length(tmp_path, zipped):
+    class Many:
+        def __reduce__(self):
+            return bytearray, (10**15,)
+
+    torch.save({"w": Many()}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    refused(tmp_path / "a.pt", "holds more than tensors: a bytearray")
+
+
+def test_a_bias_alone_does_not_make_a_layer(tmp_path, monkeypatch):
+    """Layers are built for as many classes as the file has weights for, not as it names."""
+    state = zfnet_small().state_dict()
+    (*_, weight, bias) = state
+    for changed in (
+        {weight: state[weight], bias: torch.zeros(2**16)},
+        {bias: torch.zeros(2**16)},
+    ):
+        save_file(
+            {n: t for n, t in state.items() if n != weight} | changed, tmp_path / "a.safetensors"
+        )
+        asked = []
+        made = from_files.load
+        monkeypatch.setattr(from_files, "_num_classes", counting(from_files._num_classes, asked))
+        with pytest.raises(ValueError, match=f"{bias} is|missing"):
+            made(tmp_path / "a.safetensors", lambda state: zfnet_small)
+        assert asked == [1000]
+        monkeypatch.undo()
+
+
+def counting(function, found):
+    def called(*args):
+        found.append(function(*args))
+        return found[-1]
+
+    return called

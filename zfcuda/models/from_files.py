@@ -51,8 +51,13 @@ def _num_classes(build: Build, state: State) -> int:
             model = build(num_classes=imagenet.CLASSES)
     except RuntimeError:  # a few of torchvision's models (RegNet) compute while they are built
         model = build(num_classes=imagenet.CLASSES)
-    name, expected = list(model.state_dict().items())[-1]
-    found = state.get(name)
-    if found is None or found.ndim != expected.ndim or found.shape[1:] != expected.shape[1:]:
+    expected = model.state_dict()
+    layer = list(expected)[-1].rpartition(".")[0]
+    last = {name: tensor for name, tensor in expected.items() if name.rpartition(".")[0] == layer}
+    found = {name: state[name] for name in last if name in state}
+    # All of the layer has to be there: a bias alone would claim a layer that nobody stored.
+    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in found.values()}
+    fits = all(found[name].shape[1:] == last[name].shape[1:] for name in found)
+    if len(found) < len(last) or len(lengths) != 1 or not fits:
         return imagenet.CLASSES
-    return max(found.shape[0], 1)
+    return max(*lengths, 1)

@@ -13,8 +13,11 @@ import importlib.util
 import io
 import math
 import pickle
+import pickletools
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -155,11 +158,13 @@ def read_arrays(content: bytes) -> dict[str, list[np.ndarray]]:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict in a file: `.safetensors`, or `.pt`/`.pth` saved as `model.state_dict()`.
 
-    A checkpoint that holds it under "state_dict" is read too. Nothing but tensors is unpickled.
+    A checkpoint that holds it under "state_dict" is read too. Nothing but tensors is unpickled, and
+    no more memory taken than the file is long.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another suffix, a broken file, or contents other than named tensors.
+        ValueError: another suffix, a broken file, contents other than named tensors, or a tensor
+            that claims more than the file holds.
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"weights file '{path}': expected one of the suffixes {_listed(SUFFIXES)}")
@@ -170,6 +175,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        _require_plain(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own text advises to unpickle it all the same
         raise ValueError(
@@ -192,7 +198,53 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 f"weights file '{path}' holds a {type(value).__name__} under {name!r}: "
                 "expected tensors only"
             )
+        _require_whole(path, name, value)
     return dict(state)
+
+
+def _require_plain(path: Path) -> None:
+    """Refuse what would take more memory than the file is long while torch.load reads it.
+
+    Raises:
+        ValueError: compressed or overlapping entries, or a `bytearray`, which is made of a length.
+    """
+    with path.open("rb") as file:
+        pickles: list[bytes] = []
+        if file.read(4) == b"PK\3\4":  # as torch tells them apart
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+                claimed, size = sum(entry.file_size for entry in entries), path.stat().st_size
+                if claimed > size:
+                    raise ValueError(
+                        f"its entries claim {claimed:,} bytes, but it has {size:,} (torch.save "
+                        "compresses nothing)"
+                    )
+                pickles = [archive.read(e) for e in entries if e.filename.endswith(".pkl")]
+        file.seek(0)
+        # A file from before torch 1.6: a magic number, a version, the system, the state, the keys.
+        streams = [io.BytesIO(content) for content in pickles] or [file] * 5
+        if any(_makes_bytearray(stream) for stream in streams):
+            raise ValueError("it holds more than tensors: a bytearray")
+
+
+def _makes_bytearray(stream: BinaryIO) -> bool:
+    try:
+        return any(
+            isinstance(value, str) and value.split()[-1:] == ["bytearray"]
+            for _, value, _ in pickletools.genops(stream)
+        )
+    except Exception:  # no pickle: torch.load says so
+        return False
+
+
+def _require_whole(path: Path, name: str, tensor: Tensor) -> None:
+    """An expanded tensor (stride 0) or one without storage claims any shape in a few bytes."""
+    claimed, size = tensor.numel() * tensor.element_size(), path.stat().st_size
+    if claimed > size:
+        raise ValueError(
+            f"weights file '{path}' has {size:,} bytes, but its '{name}' "
+            f"{list(tensor.shape)} claims {claimed:,}: expected tensors that are stored whole"
+        )
 
 
 def load_checked(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -74,7 +74,7 @@ def _complete(options: argparse.Namespace, network: Network) -> None:
     for layer in options.layer or ():
         if layer not in shapes:
             raise ValueError(f"unknown layer {layer!r}: expected one of {', '.join(shapes)}")
-    side = network.preprocessing.size
+    side = min(network.preprocessing.shape)
     options.layer = options.layer or early_and_late(network.model, network.blank())
     # An occluder moves over maps; a vector has no strongest one.
     maps = [name for name, shape in shapes.items() if len(shape) == 4 and shape[2] * shape[3] > 1]

@@ -250,7 +250,7 @@ def _plan(options: argparse.Namespace, network: Network, out: Path) -> _Plan:
         spec,
         [*shapes],
         maps,
-        network.preprocessing.size,
+        network.preprocessing.side,
         pictures,
         [*folder, *limit],
         checkpoints if checkpoints or own else None,

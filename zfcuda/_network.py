@@ -55,8 +55,7 @@ class Network:
 
     def blank(self) -> Tensor:
         """An input of the network's size that is zero everywhere."""
-        side = self.preprocessing.size
-        return torch.zeros(1, 3, side, side, device=self.device)
+        return torch.zeros(1, 3, *self.preprocessing.shape, device=self.device)
 
     def input(self, image: Image.Image) -> Tensor:
         """The network's input for a picture, on the model's device."""

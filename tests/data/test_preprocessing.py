@@ -197,3 +197,44 @@ def test_colours_outside_the_unit_range_are_refused(colour):
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=f"{field}.*expected"):
         Preprocessing(**{field: value})
+
+
+# --- inputs that are not square -------------------------------------------------------------------
+
+
+def test_a_pair_is_height_and_width():
+    wide = Preprocessing(size=(8, 32), resize=None)
+    assert (wide.shape, wide.height, wide.width) == ((8, 32), 8, 32)
+    assert wide.to_input(noise(40, 50)).shape == (1, 3, 8, 32)
+    assert Preprocessing(size=(8, 8), resize=None) == Preprocessing(size=8, resize=None)
+    assert Preprocessing(size=np.int64(8), resize=None).size == 8
+    with pytest.raises(ValueError, match="size 8x32: expected a square input"):
+        _ = wide.side
+    assert Preprocessing(size=8, resize=None).side == 8
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 60), (60, 10), (20, 80), (1, 1)])
+def test_the_largest_centred_part_of_its_proportions(height, width):
+    wide = Preprocessing(size=(8, 32), resize=None, interpolation="nearest")
+    ramp = np.linspace(0, 255, width).round().astype(np.uint8)
+    fitted = np.asarray(wide.fit(Image.fromarray(np.tile(ramp, (height, 1)))))
+    assert fitted.shape == (8, 32)
+    used = min(width, height * 4)  # columns
+    middle = (width - used) // 2
+    assert abs(int(fitted[0, 0]) - int(ramp[middle])) <= 255 / max(width - 1, 1) * (used / 32 + 1)
+    assert fitted[0, 0].astype(int) + fitted[0, -1] == pytest.approx(
+        255 if width > 1 else 0, abs=30
+    )
+
+
+def test_resized_first_a_part_that_is_not_square_is_cut_out():
+    wide = Preprocessing(size=(4, 8), resize=10)
+    image = noise(10, 15)  # already at the size
+    assert np.array_equal(np.asarray(wide.fit(image)), np.asarray(image)[3:7, 4:12])
+    with pytest.raises(ValueError, match="resize 7: expected at least the size 8"):
+        Preprocessing(size=(4, 8), resize=7)
+
+
+def test_sizes_are_bounded():
+    with pytest.raises(ValueError, match="size 20000x20000: expected at most 89,478,485 pixels"):
+        Preprocessing(size=20000, resize=None)

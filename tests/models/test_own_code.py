@@ -87,7 +87,13 @@ def test_what_the_spec_says_has_the_last_word(code):
         ("zfnt:weights", ValueError, "did you mean zfnet"),
         ("broken_network:build", ModuleNotFoundError, "no_such_module_at_all"),
         ("network_of_the_users:build:", ValueError, "names no file"),
-        ("network_of_the_users:build?size=x", ValueError, "size=x in .*: expected a number"),
+        (
+            "network_of_the_users:build?size=x",
+            ValueError,
+            "size=x in .*: expected a number or HEIGHTxWIDTH",
+        ),
+        ("network_of_the_users:build?size=2x3x4", ValueError, "expected a number or HEIGHTxWIDTH"),
+        ("network_of_the_users:build?size=9x0", ValueError, "size 0: expected at least 1 pixel"),
         ("network_of_the_users:build?mean=1,2", ValueError, "expected one or three numbers"),
         ("network_of_the_users:build?std=0", ValueError, r"in 'network.*std above 0"),
         ("network_of_the_users:build?weights=none", ValueError, "unknown option 'weights'"),
@@ -168,7 +174,27 @@ def test_a_file_names_its_classes_and_its_preprocessing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"preprocessing": {"size": 0}}', '{"class_names": 3}']
+    "text",
+    [
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"preprocessing": {"size": 0}}',
+        '{"preprocessing": {"size": 1000000000, "resize": null}}',
+        '{"preprocessing": {"size": [20, 20000], "resize": null}}',
+        '{"preprocessing": {"size": [20, 20, 20], "resize": null}}',
+        '{"preprocessing": {"size": 64.5, "resize": null}}',
+        '{"preprocessing": {"size": "64", "resize": null}}',
+        '{"preprocessing": {"mean": [NaN, 0, 0]}}',
+        '{"preprocessing": {"std": ["1", "1", "1"]}}',
+        '{"preprocessing": {"scale": Infinity}}',
+        '{"preprocessing": {"scale": "1"}}',
+        '{"preprocessing": {"channels": []}}',
+        '{"preprocessing": {"interpolation": []}}',
+        '{"preprocessing": [1, 2]}',
+        '{"preprocessing": {"sizes": 3}}',
+        '{"class_names": 3}',
+    ],
 )
 def test_damaged_metadata(tmp_path, text):
     path = tmp_path / "a.safetensors"

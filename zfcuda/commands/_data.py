@@ -92,7 +92,7 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
         examples = Joined(parts) if every else getattr(split, options.part)
         what = f"{'' if every else f'{options.part} '}images ({split.kind})"
     except FileNotFoundError:
-        if folder is not None or preprocessing.size > 64:
+        if folder is not None or max(preprocessing.shape) > 64:
             raise
         examples, what = datasets.garments(preprocessing).pictures, "images that come with zfcuda"
     if options.limit is not None and options.limit < len(examples):

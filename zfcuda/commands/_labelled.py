@@ -42,7 +42,7 @@ def part(options: argparse.Namespace, network: Network) -> tuple[Examples, str]:
         data = read(options, network)
         examples, what = getattr(data, options.part), f"of the {options.part} part ({data.kind})"
     except FileNotFoundError:
-        if options.data is not None or network.preprocessing.size > _SHIPPED_SIDE:
+        if options.data is not None or max(network.preprocessing.shape) > _SHIPPED_SIDE:
             raise
         examples, what = garments(network.preprocessing).pictures, "that come with zfcuda"
     examples = drawn(examples, options.limit, options.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,21 +26,22 @@ _FILTERS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network expects of its input; RGB pictures in, `[1, 3, size, size]` float32 out.
+    """What a network expects of its input; RGB pictures in, `[1, 3, height, width]` float32 out.
 
     The picture is fitted (`fit`), its values v in 0..1 become `(v * scale - mean) / std`.
 
     Attributes:
-        size: side of the square input, pixels.
-        resize: the shorter side is resized to this, then the centre `size` x `size` is cut out;
-            None resizes the largest centred square to `size`, so that nothing more is lost.
+        size: side of the square input, pixels, or its (height, width).
+        resize: the shorter side is resized to this, then the centre of this `size` is cut out;
+            None resizes the largest centred part of these proportions to `size`, so that nothing
+            more is lost.
         mean, std: per channel, in the network's own channel order and scale.
         scale: value of full brightness before normalisation: 1 or 255.
         channels: the network's channel order.
         interpolation: "bilinear", "bicubic" (both antialiased) or "nearest".
     """
 
-    size: int = 224
+    size: int | tuple[int, int] = 224
     resize: int | None = 256
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -48,15 +50,20 @@ class Preprocessing:
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size {self.size}: expected at least 1 pixel")
-        if self.resize is not None and self.resize < self.size:
-            raise ValueError(f"resize {self.resize}: expected at least the size {self.size}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
+        object.__setattr__(self, "size", _size(self.size))
+        if self.resize is not None:
+            object.__setattr__(self, "resize", _pixels("resize", self.resize))
+            if self.resize < max(self.height, self.width):
+                raise ValueError(
+                    f"resize {self.resize}: expected at least the size {max(self.shape)}"
+                )
+        if not all(len(v) == 3 and all(map(math.isfinite, v)) for v in (self.mean, self.std)) or (
+            min(self.std) <= 0
+        ):
             raise ValueError(
                 f"mean {self.mean}, std {self.std}: expected three values each, std above 0"
             )
-        if not self.scale > 0:
+        if not 0 < self.scale < math.inf:
             raise ValueError(f"scale {self.scale}: expected a positive number (1 or 255)")
         if self.channels not in ("rgb", "bgr"):
             raise ValueError(f"channels {self.channels!r}: expected 'rgb' or 'bgr'")
@@ -65,8 +72,35 @@ class Preprocessing:
                 f"interpolation {self.interpolation!r}: expected one of {sorted(_FILTERS)}"
             )
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the input, pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def height(self) -> int:
+        return self.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.shape[1]
+
+    @property
+    def side(self) -> int:
+        """Of a square input, pixels.
+
+        Raises:
+            ValueError: it is not square.
+        """
+        if not isinstance(self.size, int):
+            raise ValueError(
+                f"size {self.height}x{self.width}: expected a square input (training, its data "
+                "sets and the paper's figures know no other)"
+            )
+        return self.size
+
     def fit(self, image: Image.Image) -> Image.Image:
-        """`image` (any mode, so masks too) resized and cropped to `size` x `size`.
+        """`image` (any mode, so masks too) resized and cropped to `size`.
 
         Raises:
             ValueError: it is so narrow that with `resize` pixels on its shorter side it would have
@@ -76,9 +110,8 @@ class Preprocessing:
         short = min(width, height)
         resample = _FILTERS[self.interpolation]
         if self.resize is None:
-            left, top = (width - short) // 2, (height - short) // 2
-            box = (left, top, left + short, top + short)
-            return image.resize((self.size, self.size), resample, box=box)
+            box = self._centre(width, height)
+            return image.resize((self.width, self.height), resample, box=box)
         # torchvision's Resize and CenterCrop, to the pixel: the longer side is truncated, the
         # offset rounded.
         width, height = (int(self.resize * side / short) for side in (width, height))
@@ -88,12 +121,22 @@ class Preprocessing:
                 f"{self.resize} on its shorter side it would have {width * height:,}, more than "
                 f"{Image.MAX_IMAGE_PIXELS:,} (PIL.Image.MAX_IMAGE_PIXELS)"
             )
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        left, top = round((width - self.width) / 2), round((height - self.height) / 2)
         image = image.resize((width, height), resample)
-        return image.crop((left, top, left + self.size, top + self.size))
+        return image.crop((left, top, left + self.width, top + self.height))
+
+    def _centre(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The largest centred part of a picture that has the input's proportions."""
+        if self.height == self.width:
+            short = min(width, height)
+            left, top = (width - short) // 2, (height - short) // 2
+            return (left, top, left + short, top + short)
+        scale = min(width / self.width, height / self.height)
+        right, low = (width + scale * self.width) / 2, (height + scale * self.height) / 2
+        return (max(width - right, 0), max(height - low, 0), min(right, width), min(low, height))
 
     def to_input(self, image: Image.Image) -> Tensor:
-        """The network's input for `image`: float32 `[1, 3, size, size]`.
+        """The network's input for `image`: float32 `[1, 3, height, width]`.
 
         Raises:
             TypeError: `image` is not a PIL image.
@@ -157,6 +200,30 @@ class Preprocessing:
     def _reorder(self, values: np.ndarray) -> np.ndarray:
         # RGB to the network's order and back: the same reversal.
         return np.ascontiguousarray(values if self.channels == "rgb" else values[..., ::-1])
+
+
+def _size(size: int | tuple[int, int]) -> int | tuple[int, int]:
+    """A side, or (height, width) where they differ."""
+    pair = size if isinstance(size, tuple) else (size, size)
+    if len(pair) != 2:
+        raise ValueError(f"size {size}: expected a side or (height, width), in pixels")
+    height, width = (_pixels("size", side) for side in pair)
+    if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError(
+            f"size {height}x{width}: expected at most {Image.MAX_IMAGE_PIXELS:,} pixels "
+            "(PIL.Image.MAX_IMAGE_PIXELS)"
+        )
+    return height if height == width else (height, width)
+
+
+def _pixels(name: str, number: int) -> int:
+    try:
+        pixels = operator.index(number)
+    except TypeError:
+        raise ValueError(f"{name} {number!r}: expected a whole number of pixels") from None
+    if pixels < 1:
+        raise ValueError(f"{name} {number}: expected at least 1 pixel")
+    return pixels
 
 
 def _channels_last(x: Tensor) -> np.ndarray:

@@ -106,7 +106,7 @@ class Pictures(Examples):
         class_names: Sequence[str],
         preprocessing: Preprocessing,
     ) -> None:
-        size = preprocessing.size
+        size = preprocessing.side
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"images must be uint8 [N,3,H,W], got {images.dtype} {list(images.shape)}"
@@ -127,7 +127,7 @@ class Pictures(Examples):
         return self._labels
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        images = varied(self.images[indices], self.preprocessing.size, rng)
+        images = varied(self.images[indices], self.preprocessing.side, rng)
         return self.normalised(images.float() / 255), self._labels[indices]
 
 
@@ -170,7 +170,7 @@ class FromDataset(Examples):
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         items = [self._item(index) for index in indices.tolist()]
-        size = self.preprocessing.size  # pictures may differ in theirs
+        size = self.preprocessing.side  # pictures may differ in theirs
         x = torch.cat([varied(self._input(picture)[None], size, rng) for picture, _ in items])
         return x, torch.tensor([label for _, label in items])
 
@@ -192,7 +192,7 @@ class FromDataset(Examples):
     def _input(self, picture: Any) -> Tensor:
         if isinstance(picture, Image.Image):
             return self.preprocessing.to_input(picture)[0]
-        size = self.preprocessing.size
+        size = self.preprocessing.side
         if not isinstance(picture, Tensor) or not picture.is_floating_point():
             raise TypeError(
                 f"a picture of the data set is a {type(picture).__name__}: expected a PIL image or "

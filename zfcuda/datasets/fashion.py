@@ -122,7 +122,7 @@ class ColouredFashion(Examples):
 
     def _grey(self, indices: Tensor, draws: Tensor, mirrored: Tensor | None = None) -> Tensor:
         grey = self.images[indices].float() / 255
-        return _placed(grey, draws[:, :3], self.preprocessing.size, mirrored)
+        return _placed(grey, draws[:, :3], self.preprocessing.side, mirrored)
 
 
 def _placed(grey: Tensor, draws: Tensor, size: int, mirrored: Tensor | None = None) -> Tensor:

@@ -97,7 +97,7 @@ def _read(
     unknown = set(_class_names(folder)) - set(names)
     if unknown:
         raise ValueError(f"'{folder}' holds the class '{min(unknown)}', which training lacks")
-    side = round(preprocessing.size * _MARGIN)
+    side = round(preprocessing.side * _MARGIN)
     images: list[Tensor] = []
     labels: list[int] = []
     for label, name in enumerate(names):

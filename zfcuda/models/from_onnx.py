@@ -25,7 +25,7 @@ def load(spec: Spec) -> nn.Module:
     from zfcuda.compat import onnx
 
     size = spec.preprocessing.get("size", Preprocessing().size)
-    return onnx.load(spec.file, size=(size, size))
+    return onnx.load(spec.file, size=size if isinstance(size, tuple) else (size, size))
 
 
 def preprocessing(spec: Spec) -> Preprocessing:

@@ -59,14 +59,14 @@ def preprocessing(spec: str | os.PathLike[str], model: nn.Module | None = None) 
     `squeezenet1_1` itself has Caffe's weights (227 pixels, BGR, 0..255 minus a mean colour);
     a file of squeezenet1_1 is taken for torchvision's kind (224 pixels, RGB, mean and deviation),
     and so is every network of which nothing is known. What `zfcuda train` writes says it itself.
-    The spec's own options have the last word; `size` alone means the largest centred square.
+    The spec's own options have the last word; `size` alone means the largest centred part.
 
     Raises: as `load`.
     """
     parsed = parse(spec)
     usual, said = _KINDS[parsed.kind].preprocessing(parsed), dict(parsed.preprocessing)
     if shape := getattr(model, "image_shape", None):
-        said.setdefault("size", shape[1])
+        said.setdefault("size", tuple(shape[1:]))
     if "size" in said:
         said.setdefault("resize", None)
     try:

@@ -13,6 +13,7 @@ from zfcuda.data import Preprocessing
 __all__ = ["Metadata"]
 
 _KEY = "zfcuda"
+_LARGEST = 4096  # pixels a side: a file of kilobytes must not ask for gigabytes of input
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,13 @@ class Metadata:
             names, expects = said.get("class_names"), said.get("preprocessing")
             if expects:
                 expects = {k: tuple(v) if isinstance(v, list) else v for k, v in expects.items()}
+                expects = Preprocessing(**expects)
+                if max(expects.shape) > _LARGEST:
+                    raise ValueError(f"size {expects.size}: expected at most {_LARGEST:,} pixels")
             return cls(
                 str(said.get("model", "")),
                 None if names is None else tuple(map(str, names)),
-                Preprocessing(**expects) if expects else None,
+                expects or None,
             )
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"weights file '{path}': its metadata are damaged: {error}") from error

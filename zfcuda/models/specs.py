@@ -19,7 +19,8 @@ Options follow a question mark, joined by `&`: `?weights=none` for random weight
 `?weights=IMAGENET1K_V1` for another set of torchvision's, `?lrn=false` for a zfnet without contrast
 normalisation. Where only you know what the network expects of images, `size`, `resize`, `mean`,
 `std`, `scale`, `channels` and `interpolation` say it, as `zfcuda.data.Preprocessing` does:
-`zoo.onnx?size=224&channels=bgr&scale=255&mean=104,117,123&std=1`.
+`zoo.onnx?size=224&channels=bgr&scale=255&mean=104,117,123&std=1`; where it is not square,
+`?size=48x192` names height and width.
 """
 
 from __future__ import annotations
@@ -145,8 +146,13 @@ def _three(text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
+def _side_or_pair(text: str) -> int | tuple[int, int]:
+    height, cross, width = text.lower().partition("x")
+    return (int(height), int(width)) if cross else int(height)
+
+
 _PREPROCESSING: dict[str, Callable[[str], Any]] = {
-    "size": int,
+    "size": _side_or_pair,
     "resize": int,
     "mean": _three,
     "std": _three,
@@ -154,6 +160,7 @@ _PREPROCESSING: dict[str, Callable[[str], Any]] = {
     "channels": str,
     "interpolation": str,
 }
+_EXPECTED = {_three: "one or three numbers", _side_or_pair: "a number or HEIGHTxWIDTH"}
 
 
 def _choices(kind: str, model: str, file: Path | None) -> dict[str, tuple[str, ...]]:
@@ -185,6 +192,6 @@ def _preprocessing(text: str, options: Mapping[str, str]) -> dict[str, Any]:
             try:
                 said[key] = read(options[key])
             except ValueError:
-                what = "one or three numbers" if read is _three else "a number"
+                what = _EXPECTED.get(read, "a number")
                 raise ValueError(f"{key}={options[key]} in '{text}': expected {what}") from None
     return said

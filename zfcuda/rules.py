@@ -130,6 +130,12 @@ class Binary(Rule):
     name: str
     function: Callable[[Tensor, Tensor], Tensor]
 
+    @property
+    def weight(self) -> float:
+        """What a sum or difference multiplies its second map with: ``torch.add(a, b, alpha=2)``."""
+        alpha = getattr(self.function, "keywords", {}).get("alpha", 1)
+        return -alpha if self.name == "sub" else alpha
+
 
 @dataclass(frozen=True)
 class Identity(Rule):

@@ -245,6 +245,48 @@ def test_nonlinearities_without_a_rule_use_their_gradient(x, by_autograd):
         zfcuda.project(Shuffled().double(), x, "tail")
 
 
+class Combined(nn.Module):
+    """Two maps of one image, combined."""
+
+    def __init__(self, combine) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.block = nn.Identity()
+        self.combine = combine
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.combine(self.a(x), self.b(x))).mean((2, 3))
+
+
+SUMS = {
+    "torch.add": lambda a, b: torch.add(a, b, alpha=0.5),
+    "torch.sub": lambda a, b: torch.sub(a, b, alpha=0.5),
+    "torch.rsub": lambda a, b: torch.rsub(a, b, alpha=3),
+    "torch.subtract": lambda a, b: torch.subtract(a, b, alpha=-1),
+    "named": lambda a, b: torch.add(input=a, other=b, alpha=2),
+    "add": lambda a, b: a.add(b, alpha=-1),
+    "add_": lambda a, b: a.clone().add_(b, alpha=0.5),
+    "sub_": lambda a, b: a.clone().sub_(b, alpha=0.5),
+    "nothing": lambda a, b: torch.add(a, b, alpha=0),
+    "itself": lambda a, b: torch.add(a, a, alpha=3),
+    "number": lambda a, b: torch.sub(2.0, torch.add(a, 3, alpha=2)),
+    "weight": lambda a, b: torch.add(a, b, alpha=1 / a.shape[1]),
+    "addcmul": lambda a, b: torch.addcmul(a, b, torch.full((4, 1, 1), 0.3).to(b), value=0.5),
+    "lerp": lambda a, b: torch.lerp(a, b, 0.3),
+}
+
+
+@pytest.mark.parametrize("rule", ["gradient", "deconv"])
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_keep_their_weights(x, name, rule):
+    net = Combined(SUMS[name]).double()
+    source = x.clone().requires_grad_()
+    output = net.combine(net.a(source), net.b(source))
+    (wanted,) = torch.autograd.grad(output[:, 1, 3, 4].sum(), source)
+    found = zfcuda.project(net, x, "block", (1, 3, 4), seed=1.0, rule=rule).full()
+    assert distance(found, wanted) < 1e-12
+
+
 def test_classes_and_models_that_cannot_be_traced_take_a_backward_pass_a_unit(x, caplog):
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 72, 5)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from zfcuda.backward_cone.batch import Batch
 from zfcuda.backward_cone.convolution import transposed
@@ -93,7 +94,9 @@ def _step(batch: Batch, node: Node, signal: Signal) -> list[tuple[int, Signal]]:
         case Concat():
             return _to_parts(batch, node, signal)
         case Binary():
-            second = signal.negated() if rule.name == "sub" else signal.copied()
+            second = signal.copied()
+            if rule.weight != 1:
+                second = second.scaled(torch.tensor(rule.weight, dtype=torch.float64))
             return [(below, signal), (node.inputs[1], second)]
         case Lrn() if not manner.uses_forward_values(rule):
             return [(below, signal)]

@@ -67,9 +67,6 @@ class Points:
             scale = at(scale.view(-1), self.channels)
         return replace(self, values=self.values * scale)
 
-    def negated(self) -> Points:
-        return replace(self, values=-self.values)
-
     def rectified(self) -> Points:
         return replace(self, values=self.values.clamp_min(0))
 
@@ -117,9 +114,6 @@ class Windows:
         """Times a number, or one per channel [C]."""
         self.data.mul_(scale.to(self.data.dtype))
         return self
-
-    def negated(self) -> Windows:
-        return replace(self, data=-self.data)
 
     def rectified(self) -> Windows:
         self.data.clamp_min_(0)

@@ -95,7 +95,9 @@ def naming(node: Node) -> Naming:
             return Naming("concatenation", "of maps", "splitting", "each branch its maps")
         case Binary() if rule.name in ("add", "sub"):
             kind = "sum" if rule.name == "add" else "difference"
-            return Naming(kind, "element by element", "copying", "the signal to both")
+            weighted = abs(rule.weight) != 1
+            times = f", to the second times {rule.weight:g}" if weighted else ""
+            return Naming(kind, "element by element", "copying", f"the signal to both{times}")
         case Identity():
             return Naming("identity", "passes on what it gets", "identity", "")
         case Binary() | Pointwise() | Pixelwise() | Opaque():

@@ -53,6 +53,8 @@ def _affine(x: Value, scale: Tensor | float, shift: Tensor | float) -> Reading:
 
 
 def _add(input: Any, other: Any, *, alpha: Any = 1) -> Reading | None:
+    if not is_number(alpha):
+        return None
     both = _two_maps("add", _scaled(torch.add, alpha), input, other)
     if both or alpha != 1:
         return both
@@ -62,6 +64,8 @@ def _add(input: Any, other: Any, *, alpha: Any = 1) -> Reading | None:
 
 
 def _sub(input: Any, other: Any, *, alpha: Any = 1) -> Reading | None:
+    if not is_number(alpha):
+        return None
     both = _two_maps("sub", _scaled(torch.sub, alpha), input, other)
     if both or alpha != 1:
         return both

@@ -10,6 +10,7 @@ import zfcuda
 from zfcuda.ablations import TABLE_3, AblationResult, Variant, altered, trainings
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import Pictures, Split
+from zfcuda.results.scores import wilson
 from zfcuda.training import Recipe
 
 SMALL = Preprocessing(size=16, resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -121,9 +122,9 @@ def test_every_variant_is_trained_alike_and_found_again(data, tmp_path, monkeypa
     assert result.multiplications[0] == 4 * 27 * 256 + 6 * 36 * 64 + 6 * 64 * 5 + 5 * 3
     assert result.test_error.shape == (3, 2) and result.seeds.tolist() == [0, 5]
     assert result.pictures == (24, 9, 12) and result.recipe["epochs"] == 2
-    assert result.spread(result.test_error).tolist() == pytest.approx(
-        (result.test_error.std(1) / 2**0.5).tolist()
-    )
+    half = (result.interval[:, 1] - result.interval[:, 0]) / 2
+    assert half.tolist() == pytest.approx((result.test_error.std(1) / 2**0.5).tolist())
+    assert "standard error over 2 seeds" in result.table()
 
     monkeypatch.setattr("zfcuda.training.loop._Run._epoch", None)  # nothing is trained again
     again = run()
@@ -178,10 +179,8 @@ def test_weights_depend_on_the_seed_only(data, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(results[0].training_error, results[1].training_error)
     single = results[0]
-    share = single.test_error[0, 0]
-    assert single.spread(single.test_error).item() == pytest.approx(
-        float((share * (1 - share) / 12).sqrt())
-    )
+    assert torch.equal(single.interval, wilson(single.test_error[:, 0], 12))
+    assert "95% interval" in single.table()
 
 
 def test_bad_arguments(data, tmp_path):

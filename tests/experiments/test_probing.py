@@ -15,6 +15,7 @@ from zfcuda.data import Preprocessing
 from zfcuda.datasets import Pictures, Split
 from zfcuda.probing import PIXELS, ProbeResult, layers_by_depth
 from zfcuda.probing.features import Features
+from zfcuda.results.scores import wilson
 
 pytest.importorskip("sklearn")
 
@@ -73,8 +74,7 @@ def test_the_classifiers_are_scikit_learns(net, data):
     assert result.training_accuracy.item() == pytest.approx(scores[chosen][0], abs=0.03)
     assert result.accuracy.item() == pytest.approx(scores[chosen][2], abs=0.03)
     assert result.accuracy.item() > 0.8
-    p = result.accuracy.item()
-    assert result.error.item() == pytest.approx(math.sqrt(p * (1 - p) / 60))
+    assert torch.equal(result.interval, wilson(result.accuracy, 60))
     assert result.chance == pytest.approx(1 / 3)
     x, y = data.test.batch(torch.arange(60))
     with torch.no_grad():

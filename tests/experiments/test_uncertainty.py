@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import zfcuda
+from zfcuda.commands.uncertainty import _median
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import FromDataset, Pictures
 from zfcuda.uncertainty import UncertaintyResult
@@ -123,3 +124,21 @@ def test_bad_arguments(net, examples):
     nothing = Pictures(examples.images[:0], examples.labels[:0], NAMES, SMALL)
     with pytest.raises(ValueError, match="must not be empty"):
         zfcuda.uncertainty_of(net, nothing)
+
+
+def test_there_is_one_median():
+    """Of an even number of answers the mean of the two in the middle, in the figure as in words;
+    answers that are no numbers are left out."""
+    result = made([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4], [0.4, 0.6]], [0] * 5)
+    result.logits[2] = math.nan
+    result.labels[3] = 1
+    entropies = result.entropy
+    assert result.median_entropy(True) == pytest.approx(float(entropies[:2].mean()))
+    assert result.median_entropy(False) == pytest.approx(float(entropies[3:].mean()))
+    assert _median(result, True) == f"{float(entropies[:2].mean()):.2f}"
+    labels = [text.get_text() for text in result.plot().axes[0].get_legend().get_texts()]
+    assert [label.rpartition(" ")[2] for label in labels] == [
+        _median(result, True), _median(result, False),
+    ]  # fmt: skip
+    assert math.isnan(made([[0.9, 0.1]], [0]).median_entropy(False))
+    assert _median(made([[0.9, 0.1]], [0]), False) == "–"

@@ -44,10 +44,11 @@ def test_rows(result, settings):
     figure = figures.ablation(found, "zfnet_small with layers removed or resized")
     assert_tidy(figure)
     texts = " ".join(text.get_text() for text in drawn_texts(figure))
-    spread = found.spread(found.test_error)
     for row in range(len(found.variants)):
         error = float(found.test_error[row].mean())
-        assert f"{error:.1%} ± {100 * float(spread[row]):.1f}" in texts
+        low, high = (100 * found.interval[row]).tolist()
+        assert f"{error:.1%} ({low:.1f}–{high:.1f})" in texts
+    assert ("standard error" if len(found.seeds) > 1 else "95% interval") in texts
     assert "4 epochs of 12,000 pictures" in texts
 
 

@@ -33,7 +33,7 @@ def test_it_writes_numbers_curves_and_weights(idx_folder, tmp_path, capsys):
         assert str(out / name) in written and (out / name).stat().st_size > 0
     result = TrainingResult.load(out / "training")
     assert result.settings["data"] == "IDX files, black backgrounds"
-    assert f"{result.test_accuracy:.2%} of the 12 test pictures" in written
+    assert f"{result.test_accuracy:.2%} of the 12 test pictures, read once, are right" in written
     # The weights say what they are.
     path = out / "weights.safetensors"
     model = zfcuda.models.load(path)

@@ -199,6 +199,22 @@ def test_more_epochs_go_on(network, data, tmp_path, uninterrupted):
     run(network, data, tmp_path, dataclasses.replace(RECIPE, epochs=1))
     result = run(network, data, tmp_path)
     assert len(result.epoch) == 3 and weights_of(tmp_path) == weights_of(uninterrupted)
+    # The test part was read again, and the result says so.
+    assert result.test_read == (1, 3) and result.reading == "read after 1 and 3 epochs"
+    assert run(network, data, tmp_path).test_read == (1, 3)  # not by asking once more
+
+
+def test_what_an_older_version_read_counts(network, data, tmp_path):
+    """Its results do not say after how many epochs."""
+    short = run(network, data, tmp_path, dataclasses.replace(RECIPE, epochs=1))
+    assert short.test_read == (1,) and short.reading == "read once"
+    path = tmp_path / "training.json"
+    record = json.loads(path.read_text())
+    del record["settings"]["test_read"]
+    path.write_text(json.dumps(record))
+    assert TrainingResult.load(tmp_path / "training").reading == "read at least once"
+    result = run(network, data, tmp_path, dataclasses.replace(RECIPE, epochs=2))
+    assert result.test_read == (1, 2)
 
 
 @pytest.mark.parametrize("kind", ["epoch", "momentum"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zfcuda.results import Result
 from zfcuda.results.checks import expect_shape
+from zfcuda.results.scores import wilson, with_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,7 @@ class AblationResult(Result):
         training_error: float64 [V,S], in the chosen epoch, while learning, with dropout and varied
             pictures.
         validation_error, test_error: float64 [V,S], of the chosen epoch: that of the lowest
-            validation error. The test part is read once for each training.
+            validation error. The test part is read at the end of each training.
         epoch: int64 [V,S], the chosen epochs.
         seconds: float64 [V,S], wall time of the trainings.
         pictures: of the training, validation and test parts.
@@ -59,19 +61,27 @@ class AblationResult(Result):
         seeds = f", {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
         return f"{self.recipe['epochs']} epochs of {self.pictures[0]:,} pictures{seeds}"
 
-    def spread(self, errors: Tensor) -> Tensor:
-        """[V], how uncertain the mean of ``errors`` [V,S] is: the standard error over seeds, or of
-        a single one that of a share among the test pictures."""
-        if len(self.seeds) > 1:
-            return errors.std(1) / len(self.seeds) ** 0.5
-        share = errors[:, 0]
-        return (share * (1 - share) / self.pictures[2]).sqrt()
+    @property
+    def interval(self) -> Tensor:
+        """float64 [V,2], between what the mean test error lies: of a single seed Wilson's 95 %
+        interval, by the number of test pictures; of several, a standard error over seeds to either
+        side. :attr:`interval_name` says which."""
+        mean = self.test_error.mean(1)
+        if len(self.seeds) == 1:
+            return wilson(mean, self.pictures[2])
+        error = self.test_error.std(1) / len(self.seeds) ** 0.5
+        return torch.stack([mean - error, mean + error], 1).clamp(0, 1)
+
+    @property
+    def interval_name(self) -> str:
+        """What :attr:`interval` is, in words."""
+        seeds = len(self.seeds)
+        return "95% interval" if seeds == 1 else f"± standard error over {seeds} seeds"
 
     def table(self, tablefmt: str = "simple") -> str:
         """Table 3 as text; ``tablefmt`` as tabulate has it."""
         from tabulate import tabulate
 
-        spread = self.spread(self.test_error)
         rows = [
             [
                 name,
@@ -79,10 +89,11 @@ class AblationResult(Result):
                 f"{int(self.multiplications[i]) / 1e6:.1f} M",
                 f"{self.training_error[i].mean():.1%}",
                 f"{self.validation_error[i].mean():.1%}",
-                f"{self.test_error[i].mean():.1%} ± {spread[i]:.1%}",
+                with_interval(self.test_error[i].mean(), self.interval[i]),
             ]
             for i, name in enumerate(self.variants)
         ]
-        heads = ["network", "parameters", "multiply-adds", "training", "validation", "test error"]
+        heads = ["network", "parameters", "multiply-adds", "training", "validation"]
+        heads += [f"test error ({self.interval_name})"]
         align = ("left", *["right"] * 5)
         return tabulate(rows, heads, tablefmt, disable_numparse=True, colalign=align)

@@ -36,7 +36,7 @@ def ablation(
     goes on.
 
     Args:
-        data: the three parts; the test part is read once at the end of each training.
+        data: the three parts; the test part is read at the end of each training.
         folder: made if it is missing.
         variants: the changes; see :func:`zfcuda.ablations.altered`.
         recipe: of every training; its ``minutes`` must be None, since equal times would be unequal

@@ -111,14 +111,15 @@ def _variant(text: str) -> Variant:
 
 
 def _findings(result: AblationResult) -> str:
-    error, spread = result.test_error.mean(1), result.spread(result.test_error)
+    error, (low, high) = result.test_error.mean(1), (100 * result.interval[0]).tolist()
     changes = [
         f"{name}: {100 * float(error[i] - error[0]):+.1f} points"
         for i, name in enumerate(result.variants)
         if i
     ]
     return (
-        f"Test error {error[0]:.1%} ± {spread[0]:.1%} for the network as it is; against it "
+        f"Test error {error[0]:.1%} ({result.interval_name}: {low:.1f} to {high:.1f}%) for the "
+        "network as it is; against it "
         + ", ".join(changes)
         + f". Equal budgets: {result.budget}; far from converged, so that the table compares how "
         "fast these networks learn as well as what they can."

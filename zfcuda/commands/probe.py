@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -97,15 +98,29 @@ def _some(data: Split, options: argparse.Namespace) -> Split:
 def _findings(result: ProbeResult) -> str:
     layers = [i for i, name in enumerate(result.layers) if " " not in name]  # not the pixels
     best = max(layers, key=lambda i: float(result.accuracy[i]))
-    rising = all(
-        result.accuracy[after] >= result.accuracy[before] - 2 * result.error[before]
-        for before, after in pairwise(layers)
-    )
+    low, high = result.interval[best].tolist()
     return (
         f"Test accuracy of a linear classifier on frozen features: {result.layers[best]} is best "
-        f"with {result.accuracy[best]:.1%} ± {result.error[best]:.1%} (standard error). With depth "
-        f"accuracy {'never falls' if rising else 'also falls'} by more than two standard errors "
-        "from one layer to the next. "
-        f"{result.pictures[0]:,} training, {result.pictures[1]:,} validation and "
-        f"{result.pictures[2]:,} test pictures."
+        f"with {result.accuracy[best]:.1%} (95% interval {100 * low:.1f} to {100 * high:.1f}%). "
+        f"{_with_depth(result, layers)}{result.pictures[0]:,} training, {result.pictures[1]:,} "
+        f"validation and {result.pictures[2]:,} test pictures."
+    )
+
+
+def _with_depth(result: ProbeResult, layers: Sequence[int]) -> str:
+    """Between which layers accuracy falls, as far as so many test pictures can tell."""
+    from zfcuda.results.scores import differ
+
+    if len(layers) < 2:
+        return ""
+    falls = [
+        f"from {result.layers[before]} to {result.layers[after]}"
+        for before, after in pairwise(layers)
+        if result.accuracy[after] < result.accuracy[before]
+        and differ(result.accuracy[before], result.accuracy[after], result.pictures[2])
+    ]
+    found = f"falls {', '.join(falls)}" if falls else "falls nowhere"
+    return (
+        f"With depth accuracy {found} by more than chance among {result.pictures[2]:,} test "
+        "pictures explains (95%). "
     )

@@ -10,7 +10,7 @@ from zfcuda.commands import _options
 if TYPE_CHECKING:
     from torch import nn
 
-    from zfcuda.training import Recipe
+    from zfcuda.training import Recipe, TrainingResult
 
 HELP = "train a ZF network by the paper's recipe"
 DESCRIPTION = (
@@ -18,7 +18,7 @@ DESCRIPTION = (
     "rate 1e-2 lowered when the validation error stalls, at the latest in time for the end, "
     "dropout, filters kept within a radius, crops and flips. Writes a checkpoint an epoch; "
     "interrupted in any way, the same command goes on where it was and ends with the same weights. "
-    "The test part is read once, at the end."
+    "The test part is read once, at the end, and once more if a training that had ended goes on."
 )
 EXAMPLES = """examples:
   zfcuda train --minutes 90
@@ -92,11 +92,7 @@ def run(options: argparse.Namespace) -> None:
     model = _fresh(options.model, len(data.training.class_names), recipe)
     model = model.to(pick_device(options.device))
     result = training.train(model, data, folder, recipe, options.model, not options.quiet)
-    text = (
-        f"Epoch {result.best} of {len(result.epoch)} has the lowest validation error and was "
-        f"chosen; {result.test_accuracy:.2%} of the {len(data.test):,} test pictures, read once, "
-        "are right."
-    )
+    text = _findings(result)
     if data.skipped:
         text += f" Pictures that could not be read and were skipped: {len(data.skipped):,}."
     figure = figures.training_curves(result, title=f"{options.model} on {data.kind}")
@@ -104,6 +100,21 @@ def run(options: argparse.Namespace) -> None:
     announce(write("Training", text, result, figure, stem, provenance, "talk, supplement"))
     print(folder / "weights.safetensors")
     print(text)
+
+
+def _findings(result: TrainingResult) -> str:
+    low, high = (100 * result.test_interval).tolist()
+    text = (
+        f"Epoch {result.best} of {len(result.epoch)} has the lowest validation error and was "
+        f"chosen; {result.test_accuracy:.2%} of the {int(result.confusion.sum()):,} test pictures, "
+        f"{result.reading}, are right (95% interval {low:.1f} to {high:.1f}%)."
+    )
+    if len(result.test_read) > 1:
+        text += (
+            " Had the training gone on because of what an earlier reading said, this number would "
+            "be too good."
+        )
+    return text
 
 
 def _set_threads(threads: int | None) -> None:

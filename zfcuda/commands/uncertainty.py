@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
+from typing import TYPE_CHECKING
 
 from zfcuda.commands import _options
+
+if TYPE_CHECKING:
+    from zfcuda.uncertainty import UncertaintyResult
 
 HELP = "say how certain the network is of a data set, and how often it is right"
 DESCRIPTION = (
@@ -65,16 +70,18 @@ def run(options: argparse.Namespace) -> None:
     figure = figures.uncertainty(
         result, network.display(result.images), examples.class_names, f"Uncertainty: {what}"
     )
+    low, high = result.interval.tolist()
     text = (
-        f"{what}: {result.accuracy:.2%} right, mean cross-entropy {result.cross_entropy:.3f} nats, "
+        f"{what}: {result.accuracy:.2%} right (95% interval {100 * low:.1f} to {100 * high:.1f}%), "
+        f"mean cross-entropy {result.cross_entropy:.3f} nats, "
         f"expected calibration error {curve.ece:.3f} in {result.bins} bins. Right answers have a "
-        f"median entropy of {_median(result.entropy[result.correct])} nats, wrong ones of "
-        f"{_median(result.entropy[~result.correct])}."
+        f"median entropy of {_median(result, True)} nats, wrong ones of {_median(result, False)}."
     )
     stem = folder / f"{options.part}-uncertainty"
     announce(write("Uncertainty", text, result, figure, stem, provenance, "talk, supplement"))
     print(text)
 
 
-def _median(values: object) -> str:
-    return f"{values.median():.2f}" if len(values) else "–"  # type: ignore[attr-defined, arg-type]
+def _median(result: UncertaintyResult, correct: bool) -> str:
+    entropy = result.median_entropy(correct)
+    return "–" if math.isnan(entropy) else f"{entropy:.2f}"

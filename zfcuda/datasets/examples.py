@@ -71,7 +71,7 @@ class Examples(Dataset, ABC):
 @dataclass(frozen=True)
 class Split:
     """A data set in three parts; the plateau rule and the choice of a checkpoint see validation
-    only, the test part is read once, at the end.
+    only, the test part is read at the end.
 
     Attributes:
         training, validation, test: the parts.

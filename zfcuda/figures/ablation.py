@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from zfcuda.ablations import AblationResult
 
 # Inches. Names and numbers must stand beside their rows of the panel, so that everything is placed.
-_NAME, _SIZES, _PLOT, _NUMBERS = 1.95, 1.42, 2.6, 1.05
+_NAME, _SIZES, _PLOT, _NUMBERS = 1.95, 1.42, 2.45, 1.36
 _ROW, _TITLE, _HEAD, _FOOT = 0.32, 0.3, 0.36, 0.62
+_HEADS = "test error\n(95% interval)", "test error\n(± standard error)"  # of one seed, of several
 
 
 @styled
@@ -24,7 +25,7 @@ def ablation(result: AblationResult, title: str | None = None) -> Figure:
     """Table 3 as a table with marks: a row for each network, its size, and its errors.
 
     Marks are means over seeds (the training error is taken while learning, with dropout); the line
-    is the test error's uncertainty, over seeds or, of a single one, by the number of test pictures;
+    is the test error's interval, over seeds or, of a single one, by the number of test pictures;
     the dotted line is the first network's test error.
     """
     rows = len(result.variants)
@@ -46,7 +47,7 @@ def ablation(result: AblationResult, title: str | None = None) -> Figure:
         (-left + 0.08, "left", "network"),
         (-0.82, "right", "parameters\n(millions)"),
         (-0.15, "right", "mult.-adds\n(millions)"),
-        (_PLOT + 0.1, "left", "test error"),
+        (_PLOT + 0.1, "left", _HEADS[len(result.seeds) > 1]),
     ):
         _cell(ax, x, -0.5, text, side, heading=True)
     figure.text(
@@ -63,7 +64,7 @@ def _draw_errors(ax: Axes, result: AblationResult) -> None:
         to_array(errors).mean(1)
         for errors in (result.training_error, result.validation_error, result.test_error)
     )
-    spread = np.nan_to_num(to_array(result.spread(result.test_error)))
+    ends = to_array(result.interval)
     for row in rows[::2]:
         ax.axhspan(
             row - 0.5, row + 0.5, -(_NAME + _SIZES) / _PLOT, 1 + _NUMBERS / _PLOT,
@@ -73,12 +74,13 @@ def _draw_errors(ax: Axes, result: AblationResult) -> None:
     ax.plot(training, rows, "^", color=PALETTE[1], markersize=4, label="training")
     ax.plot(validation, rows, "s", color=MUTED, markersize=4, markerfacecolor="white",
             label="validation")  # fmt: skip
-    ax.errorbar(test, rows, xerr=spread, fmt="o", color=PALETTE[0], markersize=5, capsize=2,
+    sides = np.abs(ends - test[:, None]).T
+    ax.errorbar(test, rows, xerr=sides, fmt="o", color=PALETTE[0], markersize=5, capsize=2,
                 elinewidth=1, label="test")  # fmt: skip
     for row in rows:
-        text = f"{test[row]:.1%} ± {100 * spread[row]:.1f}"
+        text = f"{test[row]:.1%} ({100 * ends[row, 0]:.1f}–{100 * ends[row, 1]:.1f})"
         _cell(ax, _PLOT + 0.1, row, text, "left", bold=row == int(test.argmin()))
-    low, high = (f(np.concatenate([training, validation, test])) for f in (np.min, np.max))
+    low, high = (f(np.concatenate([training, validation, *ends.T])) for f in (np.min, np.max))
     margin = 0.06 * max(high - low, 0.01)
     ax.set(xlim=(max(0, low - margin), high + margin), ylim=(len(rows) - 0.5, -0.5), yticks=[])
     ax.spines.left.set_visible(False)

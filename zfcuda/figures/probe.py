@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @styled
 def probe(result: ProbeResult, title: str | None = None) -> Figure:
-    """Accuracy against depth: test (with its standard error), validation and training part.
+    """Accuracy against depth: test (with its 95 % interval), validation and training part.
 
     Below each layer, the features that its classifier was given and the strength of regularisation
     that was chosen. Dotted: the most frequent class's share; dashed: the network itself.
@@ -51,6 +51,8 @@ def _draw_accuracies(ax: Axes, result: ProbeResult) -> None:
     depth = np.arange(count)
     chosen = to_array(result.chosen)
     validation = to_array(result.validation_accuracy)[depth, chosen]
+    accuracy = to_array(result.accuracy)
+    errors = np.abs(to_array(result.interval) - accuracy[:, None]).T
     # The input, if it was probed, is no layer: it stands apart.
     first = 1 if count > 1 and " " in result.layers[0] else 0
     for part in (slice(0, first), slice(first, count)):
@@ -60,10 +62,10 @@ def _draw_accuracies(ax: Axes, result: ProbeResult) -> None:
         ax.plot(depth[part], validation[part], color=MUTED, marker="s", markersize=3.5,
                 linewidth=1, linestyle="--", markerfacecolor="white",
                 label="validation (chose C)" if part.stop == count else None)  # fmt: skip
-        ax.errorbar(depth[part], to_array(result.accuracy)[part], to_array(result.error)[part],
+        ax.errorbar(depth[part], accuracy[part], errors[:, part],
                     color=PALETTE[0], marker="o", markersize=5, capsize=2,
-                    label="test, ± standard error" if part.stop == count else None)  # fmt: skip
-    for x, y in zip(depth, to_array(result.accuracy), strict=True):
+                    label="test, 95% interval" if part.stop == count else None)  # fmt: skip
+    for x, y in zip(depth, accuracy, strict=True):
         ax.annotate(
             f"{100 * y:.1f}",
             (x, y),

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 def training_curves(result: TrainingResult, title: str | None = None) -> Figure:
     """Cross-entropy and error of training and validation against the epoch.
 
-    A diamond at the chosen epoch is the test part's; dotted lines are where the learning rate was
-    lowered. The training curves are taken while learning, with dropout and varied pictures, and so
-    may lie above those of validation.
+    A diamond at the chosen epoch is the test part's, with the 95 % interval of its error; dotted
+    lines are where the learning rate was lowered. The training curves are taken while learning,
+    with dropout and varied pictures, and so may lie above those of validation.
     """
     figure = new_figure(7.2, 3.2, title)
     loss, error = figure.subplots(1, 2)
     _curves(loss, result, result.training_loss, result.validation_loss, result.test_loss)
     wrong = (1 - to_array(a) for a in (result.training_accuracy, result.validation_accuracy))
     _curves(error, result, *wrong, 1 - result.test_accuracy)
+    low, high = 1 - to_array(result.test_interval)[::-1]
+    error.vlines(result.best, low, high, color=INK, linewidth=0.9)
     loss.set_ylabel("cross-entropy (nats)")
     error.set_ylabel("error")
     error.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -44,7 +46,7 @@ def _curves(
     marker = "." if len(epoch) < 30 else ""
     ax.plot(epoch, to_array(training), color=PALETTE[1], marker=marker, label="training")
     ax.plot(epoch, to_array(validation), color=PALETTE[0], marker=marker, label="validation")
-    label = f"test, once, of epoch {result.best}"
+    label = f"test of epoch {result.best}, {result.reading}"
     ax.plot([result.best], [test], "D", color=INK, markersize=4, linestyle="none", label=label)
     ax.set_xlabel("epoch")
     ax.set_xlim(0.5, epoch[-1] + 0.5)

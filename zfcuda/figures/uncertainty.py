@@ -82,14 +82,15 @@ def _draw_entropy(ax: Axes, result: UncertaintyResult) -> None:
     entropy, correct = to_array(result.entropy), to_array(result.correct)
     largest = np.log(result.logits.shape[1]) if result.logits.shape[1] > 1 else 1.0
     edges = np.linspace(0, largest, _BINS + 1)
-    for chosen, colour, name, line in (
-        (correct, _RIGHT, "right", "-"),
-        (~correct, _WRONG, "wrong", (0, (3, 1))),
+    for right, colour, name, line in (
+        (True, _RIGHT, "right", "-"),
+        (False, _WRONG, "wrong", (0, (3, 1))),
     ):
+        chosen = correct == right
         values = entropy[chosen & np.isfinite(entropy)]
         label = f"{name} ({chosen.sum():,})".replace(",", "\N{THIN SPACE}")
         if values.size:
-            label += f", median {np.median(values):.2f}"
+            label += f", median {result.median_entropy(right):.2f}"
         counts = np.histogram(np.minimum(values, largest), edges)[0]
         ax.stairs(counts, edges, fill=True, color=colour, alpha=0.18)
         ax.stairs(counts, edges, color=colour, linestyle=line, linewidth=1.3, label=label)
@@ -111,7 +112,7 @@ def _draw_reliability(spec: SubplotSpec, result: UncertaintyResult) -> None:
     sure, right, number = map(to_array, (found.confidence, found.accuracy, found.counts))
     there = number > 0
     curve.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
-    error = np.sqrt(right[there] * (1 - right[there]) / number[there])
+    error = np.abs(to_array(found.interval)[there] - right[there, None]).T
     curve.vlines(sure[there], sure[there], right[there], color=_WRONG, linewidth=2.2, alpha=0.45)
     curve.errorbar(
         sure[there], right[there], error, color=_RIGHT, marker="o", markersize=3.5, linewidth=1.2,

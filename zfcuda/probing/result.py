@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zfcuda.results import Result
 from zfcuda.results.checks import expect_shape
+from zfcuda.results.scores import wilson, with_interval
 
 __all__ = ["PIXELS", "ProbeResult"]
 
@@ -68,9 +69,9 @@ class ProbeResult(Result):
         return [math.prod(shape) for shape in self.pooled]
 
     @property
-    def error(self) -> Tensor:
-        """float64 [L], the standard error of ``accuracy``, from the number of test pictures."""
-        return (self.accuracy * (1 - self.accuracy) / self.pictures[2]).sqrt()
+    def interval(self) -> Tensor:
+        """float64 [L,2], Wilson's 95 % interval of ``accuracy``, by the number of test pictures."""
+        return wilson(self.accuracy, self.pictures[2])
 
     def table(self, tablefmt: str = "simple") -> str:
         """Table 7 as text; ``tablefmt`` as tabulate has it."""
@@ -84,9 +85,9 @@ class ProbeResult(Result):
                 f"{float(self.regularisation[self.chosen[i]]):g}",
                 f"{self.training_accuracy[i]:.1%}",
                 f"{self.validation_accuracy[i, self.chosen[i]]:.1%}",
-                f"{self.accuracy[i]:.1%} ± {self.error[i]:.1%}",
+                with_interval(self.accuracy[i], self.interval[i]),
             ]
             for i, layer in enumerate(self.layers)
         ]
-        heads = ["features", "output", "used", "C", "training", "validation", "test"]
+        heads = ["features", "output", "used", "C", "training", "validation", "test (95% interval)"]
         return tabulate(rows, heads, tablefmt, disable_numparse=True)

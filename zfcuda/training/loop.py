@@ -50,7 +50,8 @@ def train(
     same machine with the same number of threads. The epoch with the lowest validation error is
     chosen. At the end the folder holds its weights (``weights.safetensors``), the result
     (``training.npz``, ``training.json``) and every epoch; the test part has been read once. A run
-    that has ended is not run again: its result is returned.
+    that has ended is not run again: its result is returned. With more epochs or minutes it goes
+    on, and the test part is read once more, which the result's ``test_read`` tells.
 
     Args:
         model: takes what `data` gives; trained in place, on the device it is on. Begun anew it
@@ -229,12 +230,17 @@ def _concluded(
     load_checked(model, weights, f"checkpoint '{checkpoints.weights(best.epoch)}'")
     write_tensors(weights_file, weights, checkpoints.metadata)
     found = digest(weights_file)
+    read: set[int] = set()
     with suppress(FileNotFoundError, ValueError):  # there is none; or a kill left half of it
         done = TrainingResult.load(stem)
         if done.weights_sha256 == found and len(done.epoch) == len(rows):
             return done
+        read = {*done.test_read, len(done.epoch)}
     logits, labels = evaluate(model, data.test)
-    result = TrainingResult.of(rows, best.epoch, logits, labels, data, recipe, name, found)
+    read_after = tuple(sorted({*read, len(rows)}))
+    result = TrainingResult.of(
+        rows, best.epoch, logits, labels, data, recipe, name, found, read_after
+    )
     result.save(stem)
     return result
 

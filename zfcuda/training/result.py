@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zfcuda.results import Result
+from zfcuda.results.scores import wilson
 
 if TYPE_CHECKING:
     from zfcuda.datasets import Split
@@ -35,11 +36,14 @@ class TrainingResult(Result):
             with validation.
         images: int64 [E], pictures trained on.
         best: the chosen epoch, that of the lowest validation error.
-        test_loss, test_accuracy: of the chosen epoch, on pictures used for nothing else.
+        test_loss, test_accuracy: of the chosen epoch, on pictures used for nothing else, if the
+            test part was read once.
         confusion: int64 [K,K], test pictures of each class (row) by predicted class (column).
         class_names: in label order.
         settings: model, data, recipe, threads, versions.
         weights_sha256: of the weights file.
+        test_read: after how many epochs the test part was read, each time; more than one number
+            where a training that had ended went on. Empty: not known (zfcuda 0.1.0 did not tell).
     """
 
     epoch: Tensor
@@ -60,6 +64,7 @@ class TrainingResult(Result):
     class_names: tuple[str, ...]
     settings: dict[str, Any]
     weights_sha256: str
+    test_read: tuple[int, ...] = ()
     _figure = "training_curves"
 
     def __post_init__(self) -> None:
@@ -82,6 +87,21 @@ class TrainingResult(Result):
         """[E], of the training part."""
         return self.images / self.seconds
 
+    @property
+    def test_interval(self) -> Tensor:
+        """float64 [2], Wilson's 95 % interval of ``test_accuracy``."""
+        return wilson(self.test_accuracy, int(self.confusion.sum()))
+
+    @property
+    def reading(self) -> str:
+        """How often the test part was read, in words."""
+        if not self.test_read:
+            return "read at least once"
+        if len(self.test_read) == 1:
+            return "read once"
+        *before, last = map(str, self.test_read)
+        return f"read after {', '.join(before)} and {last} epochs"
+
     @classmethod
     def of(
         cls,
@@ -93,6 +113,7 @@ class TrainingResult(Result):
         recipe: Recipe,
         name: str,
         weights_sha256: str,
+        test_read: tuple[int, ...] = (),
     ) -> TrainingResult:
         """From the epochs' records and the chosen epoch's answers [N,K] to the test part."""
         names = data.training.class_names
@@ -122,4 +143,5 @@ class TrainingResult(Result):
             class_names=tuple(names),
             settings=numbers,
             weights_sha256=weights_sha256,
+            test_read=test_read,
         )

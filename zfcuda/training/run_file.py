@@ -77,7 +77,7 @@ def check_budget(folder: Path, recipe: Recipe) -> None:
 
 def _labels_digest(data: Split) -> str:
     """A hash of some labels: data sets may be alike in all their numbers. Not of the pictures,
-    which a user's own data set may vary; nor of the test part, which is read once."""
+    which a user's own data set may vary; nor of the test part, which is read at the end."""
     digest = hashlib.sha256()
     for part in (data.training, data.validation):
         some = torch.arange(_LABELS) * len(part) // _LABELS

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zfcuda.results import Result
 from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import of_target
+from zfcuda.results.scores import of_target, wilson
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,11 @@ class Reliability:
     confidence: Tensor
     accuracy: Tensor
     ece: float
+
+    @property
+    def interval(self) -> Tensor:
+        """float64 [B,2], Wilson's 95 % interval of ``accuracy``; 0 to 1 in an empty bin."""
+        return wilson(self.accuracy, self.counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +97,17 @@ class UncertaintyResult(Result):
     def accuracy(self) -> float:
         """The share of pictures that the network gets right."""
         return float(self.correct.double().mean())
+
+    @property
+    def interval(self) -> Tensor:
+        """float64 [2], Wilson's 95 % interval of ``accuracy``."""
+        return wilson(self.accuracy, len(self.labels))
+
+    def median_entropy(self, correct: bool) -> float:
+        """Of the right or of the wrong answers, nats: of an even number the mean of the two in the
+        middle; answers that are no numbers are left out, NaN where none is left."""
+        values = self.entropy[(self.correct == correct) & self._answered].numpy()
+        return float(np.median(values)) if values.size else math.nan
 
     @property
     def cross_entropy(self) -> float:

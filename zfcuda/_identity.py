@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ def versions(*packages: str) -> dict[str, str]:
     found = {}
     for package in packages:
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a source tree
             continue
     return found

@@ -74,27 +74,25 @@ def _complete(options: argparse.Namespace, network: Network) -> None:
     for layer in options.layer or ():
         if layer not in shapes:
             raise ValueError(f"unknown layer {layer!r}: expected one of {', '.join(shapes)}")
-    side = min(network.preprocessing.shape)
     options.layer = options.layer or early_and_late(network.model, network.blank())
     # An occluder moves over maps; a vector has no strongest one.
     maps = [name for name, shape in shapes.items() if len(shape) == 4 and shape[2] * shape[3] > 1]
     options.watched = ([n for n in options.layer if n in maps] or maps)[-1:]
-    # As in the paper's figure 7: the square is about a fifth of the image, the grid 23 steps.
-    options.size = options.size or max(side * 50 // 227, 1)
-    options.stride = options.stride or max(side * 8 // 227, 1)
     network.fill(options.fill)
 
 
 def _jobs(options: argparse.Namespace, image: Path, folder: Path) -> Iterable[_batch.Job]:
     """The experiments on one image."""
     layers = [part for layer in options.layer for part in ("--layer", layer)]
+    occluder = {"--size": options.size, "--stride": options.stride}
     settings = {
         "predict": [],
         "deconv": layers,
         "background": layers,
         "occlude": [
             *(part for layer in options.watched for part in ("--layer", layer)),
-            "--size", str(options.size), "--stride", str(options.stride), "--fill", options.fill,
+            *(part for flag, n in occluder.items() if n for part in (flag, str(n))),
+            "--fill", options.fill,
         ],
         "rotate": [*layers, f"--angles={options.angles}", "--fill", options.fill],
         "invariance": [*layers, "--fill", options.fill],
@@ -139,8 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--out", default="zfcuda-folder", metavar="DIR", help="output folder")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--size", type=int, help="occluder, pixels (default: 50 of 227)")
-    parser.add_argument("--stride", type=int, help="its steps, pixels (default: 8 of 227)")
+    parser.add_argument("--size", type=int, help="occluder, pixels (default: as zfcuda occlude)")
+    parser.add_argument("--stride", type=int, help="its steps, pixels (default: as zfcuda occlude)")
     parser.add_argument("--fill", default="grey", help="colour of the occluder and outside")
     parser.add_argument("--angles", default="0:360:5", help="START:STOP:STEP, degrees")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

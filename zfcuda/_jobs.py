@@ -159,8 +159,10 @@ def occlude(
         title=f"{name}: occlusion",
     )
     target = network.name(int(result.target[0]))
+    (height, width), (down, right) = result.size, result.stride
     text = (
-        f"A plain square is moved over the image ({result.grid[0]}×{result.grid[1]} positions). "
+        f"An occluder of {height}×{width} pixels is moved over the image in steps of "
+        f"{down}×{right} ({result.grid[0]}×{result.grid[1]} positions). "
         f"Where it hides what matters, P({target}) falls, the most probable label changes and the "
         "strongest map falls silent."
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -137,7 +136,6 @@ class _Subject:
         network: answers.
         x: [1,C,H,W].
         mask: [H,W] in 0..1, 1 on the object.
-        occluder: settings of the occluder other than the usual ones.
     """
 
     name: str
@@ -145,7 +143,6 @@ class _Subject:
     network: Network
     x: Tensor
     mask: Tensor
-    occluder: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _photographed(photo: _Photograph, network: Network) -> _Subject:
@@ -161,10 +158,7 @@ def _garment(network: Network) -> _Subject:
     mask = _mask(network, Image.fromarray(garments.opacity[_GARMENT].numpy()))
     title = f"{name.capitalize()}, seen by a ZF network"
     x = x.to(network.device)
-    return _Subject(
-        name.replace(" ", "-"), title, network, x, mask,
-        {"size": 14, "stride": 2},  # a fifth of the picture's side
-    )  # fmt: skip
+    return _Subject(name.replace(" ", "-"), title, network, x, mask)
 
 
 def _steps(
@@ -191,9 +185,7 @@ def _steps(
     )
     yield (
         "occlusion",
-        lambda: _jobs.occlude(
-            network, x, name, stem("occlusion"), layers[-1], progress, fill=fill, **subject.occluder
-        ),
+        lambda: _jobs.occlude(network, x, name, stem("occlusion"), layers[-1], progress, fill=fill),
     )
     yield (
         "rotation",

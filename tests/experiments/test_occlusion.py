@@ -9,6 +9,7 @@ import torch
 
 import zfcuda
 from zfcuda.sensitivity import occluder_grid
+from zfcuda.sensitivity.boxes import usual_occluder
 
 
 def loop(net, x, size, stride, fill):
@@ -183,3 +184,27 @@ def test_progress_bar(make, x, capsys):
     shown = capsys.readouterr()
     assert "occlusion" in shown.err
     assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("side", "usual"),
+    [(224, (50, 8)), (192, (50, 8)), (256, (50, 8)), (64, (14, 2)), (28, (6, 1)), (9, (2, 1)),
+     (3, (1, 1)), (191, (43, 7)), (512, (114, 18))],
+)  # fmt: skip
+def test_the_usual_occluder_follows_the_shorter_side(side, usual):
+    assert usual_occluder((side, side + 5)) == usual_occluder((side * 2, side)) == usual
+
+
+def test_the_usual_occluder_is_everywhere_the_same(tmp_path):
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    x = torch.rand(1, 3, 30, 64)
+    plan = zfcuda.plan(net, x)
+    found = zfcuda.occlusion(net, x)
+    over = zfcuda.occlusion_over(net, x, tmp_path)
+    for one in (plan, found, over):
+        assert (one.size, one.stride) == ((7, 7), (1, 1))
+    assert "7x7 pixels every 1x1" in str(plan)
+    mixed = zfcuda.occlusion(net, x, size=(10, 20))
+    assert (mixed.size, mixed.stride) == ((10, 20), (1, 1))

@@ -98,11 +98,13 @@ def _picture(
 
 def _entry(work: OcclusionRun) -> dict[str, Any]:
     rows, columns = work.prepared.request.grid or (1, work.prepared.positions)
+    (height, width), (down, right) = work.prepared.request.size, work.prepared.request.stride
     text = (
-        f"A plain square was moved over each of {len(work.run.images):,} images ({rows}×{columns} "
-        "positions). How much of the probability of its class an image loses, on average over the "
-        "positions (a) and at most (b); and in how small a part of the image: those at the right "
-        "of b lose it in few places (c), those at the left wherever the square is (d)."
+        f"An occluder of {height}×{width} pixels was moved over each of {len(work.run.images):,} "
+        f"images in steps of {down}×{right} ({rows}×{columns} positions). How much of the "
+        "probability of its class an image loses, on average over the positions (a) and at most "
+        "(b); and in how small a part of the image: those at the right of b lose it in few places "
+        "(c), those at the left wherever the occluder is (d)."
     )
     return {"title": _TITLE, "text": text, "figure": _TAG, "files": ["images.csv", "classes.csv"]}
 

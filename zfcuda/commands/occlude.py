@@ -44,16 +44,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         type=_options.pair,
-        default=50,
         metavar="N|HxW",
-        help="occluder, pixels (default: 50)",
+        help="occluder, pixels (default: 50 where the image's shorter side is 192 to 256, else "
+        "50/224 of it)",
     )
     parser.add_argument(
         "--stride",
         type=_options.pair,
-        default=8,
         metavar="N|HxW",
-        help="its steps, pixels (default: 8)",
+        help="its steps, pixels (default: 8, or 8/224 of that side)",
     )
     parser.add_argument(
         "--method",

@@ -42,6 +42,8 @@ class Plan:
         positions: occluder positions per image.
         steps: in order; none when the model cannot be traced.
         batch: positions computed together.
+        size, stride: (height, width) of the occluder and its steps, pixels; None for positions of
+            the caller's own.
     """
 
     method: str
@@ -49,6 +51,8 @@ class Plan:
     positions: int
     steps: tuple[PlannedStep, ...]
     batch: int
+    size: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
 
     @property
     def dense_from(self) -> str | None:
@@ -71,7 +75,7 @@ class Plan:
         return dense / chosen if chosen else 1.0
 
     def __str__(self) -> str:
-        head = f"{self.positions} positions, {self.batch} at a time: "
+        head = f"{self.positions} positions{self._occluder}, {self.batch} at a time: "
         if not self.steps:
             return f"{head}dense passes ({self.reason})"
         if self.method == "dense":
@@ -97,6 +101,13 @@ class Plan:
             for step in self.steps
         ]
         return f"{head}\n{tabulate(rows, headers='keys', disable_numparse=True)}"
+
+    @property
+    def _occluder(self) -> str:
+        if self.size is None or self.stride is None:
+            return ""
+        (height, width), (down, right) = self.size, self.stride
+        return f" of {height}x{width} pixels every {down}x{right}"
 
 
 def _millions(macs: float) -> str:

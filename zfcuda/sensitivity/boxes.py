@@ -6,6 +6,15 @@ import torch
 from torch import Tensor
 
 
+def usual_occluder(image_size: tuple[int, int]) -> tuple[int, int]:
+    """The occluder's side and its stride in pixels where the caller names none: the paper's 50 and
+    8 where the shorter side of the image is 192 to 256, else the same shares of it as of 224."""
+    side = min(image_size)
+    if 192 <= side <= 256:
+        return 50, 8
+    return max(1, round(50 * side / 224)), max(1, round(8 * side / 224))
+
+
 def occluder_grid(
     image_size: tuple[int, int], size: tuple[int, int], stride: tuple[int, int]
 ) -> tuple[Tensor, tuple[int, int]]:

@@ -23,8 +23,8 @@ def occlusion(
     model: nn.Module,
     x: Tensor,
     target: int | Sequence[int] | Tensor | None = None,
-    size: int | tuple[int, int] = 50,
-    stride: int | tuple[int, int] = 8,
+    size: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
     fill: float | Sequence[float] | Tensor = 0.0,
     layers: str | Sequence[str] = (),
     method: Method = "auto",
@@ -51,6 +51,8 @@ def occlusion(
         target: the class that scores are about, one for all images or one per image; None takes
             what the model predicts without occluder.
         size, stride: of the occluder in pixels, an int or (height, width), at most the image's.
+            None follows the image's shorter side s: the paper's 50 and 8 where s is 192 to 256,
+            else round(50 s / 224) and round(8 s / 224), at least 1. The result holds both.
         fill: what the occluder shows, in network input space: a number (0 is usually the mean
             colour), one per channel [C], or an image [C,H,W], such as a blurred one.
         layers: names of ``model.named_modules()``; for each, the spatial sum of the map that is
@@ -88,8 +90,8 @@ def occlusion(
 def prepare(
     model: nn.Module,
     x: Tensor,
-    size: int | tuple[int, int] = 50,
-    stride: int | tuple[int, int] = 8,
+    size: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
     fill: float | Sequence[float] | Tensor = 0.0,
     layers: str | Sequence[str] = (),
     method: Method = "auto",
@@ -108,8 +110,8 @@ def prepare(
 def plan(
     model: nn.Module,
     x: Tensor,
-    size: int | tuple[int, int] = 50,
-    stride: int | tuple[int, int] = 8,
+    size: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
     layers: str | Sequence[str] = (),
     method: Method = "auto",
     positions: Tensor | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -78,8 +78,10 @@ class Prepared:
     def plan(self) -> Plan:
         """See :func:`plan`."""
         if isinstance(self.network, str):
-            return Plan("dense", self.network, self.positions, (), 1)
-        return self.network.plan
+            plan = Plan("dense", self.network, self.positions, (), 1)
+        else:
+            plan = self.network.plan
+        return replace(plan, size=self.request.size, stride=self.request.stride)
 
     def together(self, x: Tensor) -> int:
         """How many images like ``x`` [N,C,H,W] make a good batch; the same for the same memory

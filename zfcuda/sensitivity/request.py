@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._running import check_input, memory_limit, pair
-from zfcuda.sensitivity.boxes import occluder_grid, own_boxes
+from zfcuda.sensitivity.boxes import occluder_grid, own_boxes, usual_occluder
 
 Method = Literal["auto", "cone", "dense"]
 _METHODS = ("auto", "cone", "dense")
@@ -30,8 +30,8 @@ class Request:
 def checked(
     model: nn.Module,
     x: Tensor,
-    size: int | tuple[int, int],
-    stride: int | tuple[int, int],
+    size: int | tuple[int, int] | None,
+    stride: int | tuple[int, int] | None,
     positions: Tensor | None,
     method: Method,
     max_memory: int | None,
@@ -48,7 +48,9 @@ def checked(
     limit = memory_limit(max_memory, x.device)
     if positions is not None:
         return Request(own_boxes(positions, image_size), None, None, None, method, limit)
-    size, stride = pair(size, "size"), pair(stride, "stride")
+    usual_size, usual_stride = usual_occluder(image_size)
+    size = pair(usual_size if size is None else size, "size")
+    stride = pair(usual_stride if stride is None else stride, "stride")
     boxes, grid = occluder_grid(image_size, size, stride)
     return Request(boxes, grid, size, stride, method, limit)
 

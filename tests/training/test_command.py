@@ -1,6 +1,7 @@
 """`zfcuda train` as it is typed: killed, on a full disk, on wrong data."""
 
 import hashlib
+import json
 import os
 import resource
 import signal
@@ -12,8 +13,8 @@ import pytest
 import torch
 
 import zfcuda
-from zfcuda import cli
-from zfcuda.training import TrainingResult
+from zfcuda import cli, training
+from zfcuda.training import Recipe, TrainingResult, run_file
 
 
 def command(folder, out, *more):
@@ -111,3 +112,28 @@ def test_another_network_in_the_same_folder(idx_folder, tmp_path, capsys):
     assert cli.main(command(folder, out)) == 0
     assert cli.main(command(folder, out, "--seed", 1)) == 2
     assert "(seed 1 instead of 0): choose another folder" in capsys.readouterr().err
+
+
+def test_a_run_that_an_older_version_began_keeps_its_parts(picture_folder, tmp_path, capsys):
+    """They were drawn from all pictures together; its run.json does not say so."""
+    folder, out = picture_folder({"cat": 45, "dog": 5}), tmp_path / "out"
+    assert cli.main([*command(folder, out), "--epochs", "1"]) == 0
+    new = json.loads((out / "run.json").read_text())
+    assert new["settings"]["drawn"] == "by class"
+
+    old = tmp_path / "old"
+    parts = zfcuda.datasets.image_folder(
+        folder, zfcuda.models.preprocessing("zfnet_small?weights=none"), by_class=False
+    )
+    run_file.check_same_run(old, "zfnet_small", parts, Recipe(epochs=1, batch=16))
+    record = json.loads((old / "run.json").read_text())
+    del record["settings"]["drawn"]
+    (old / "run.json").write_text(json.dumps(record))
+    assert cli.main([*command(folder, old), "--epochs", "1"]) == 0
+    assert not training.draws_by_class(old) and training.draws_by_class(out)
+    # Other parts into the same folder are refused.
+    capsys.readouterr()
+    record["settings"]["drawn"] = ""
+    (old / "run.json").write_text(json.dumps(record))
+    assert cli.main([*command(folder, old), "--epochs", "1"]) == 2
+    assert "(drawn 'by class' instead of '')" in capsys.readouterr().err

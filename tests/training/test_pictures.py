@@ -24,6 +24,28 @@ def test_folder_of_classes(picture_folder):
     assert len({tuple(row) for row in everything.tolist()}) == 22
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_every_class_gives_its_share(picture_folder, seed):
+    """Ninety of one class and ten of another: nine and one for each part, every time."""
+    split = datasets.split(SMALL, picture_folder({"cat": 90, "dog": 10, "fox": 5}), seed=seed)
+    for part, counts in ((split.validation, [9, 1, 0]), (split.test, [9, 1, 0])):
+        assert part.labels.bincount(minlength=3).tolist() == counts
+    assert split.training.labels.bincount().tolist() == [72, 8, 5] and split.drawn == "by class"
+    again = datasets.split(SMALL, picture_folder({}), seed=seed)
+    assert torch.equal(again.validation.images, split.validation.images)
+    before = datasets.image_folder(picture_folder({}), SMALL, seed, by_class=False)
+    assert before.drawn == "" and len(before.validation) == len(split.validation) == 10
+
+
+def test_shares_that_are_no_whole_numbers(picture_folder):
+    """Of equal remainders the rarer class is rounded up; one picture of each stays for training."""
+    split = datasets.split(SMALL, picture_folder({"cat": 45, "dog": 5, "fox": 1, "owl": 1}))
+    assert split.validation.labels.bincount(minlength=4).tolist() == [4, 1, 0, 0]
+    few = datasets.split(SMALL, picture_folder({f"{i:02}": 1 for i in range(10)} | {"x": 5}, "few"))
+    assert set(few.training.labels.tolist()) == set(range(11))
+    assert [len(p) for p in (few.validation, few.test)] == [1, 1]
+
+
 def test_given_parts_are_kept(picture_folder):
     folder = picture_folder({"train/a": 9, "train/b": 9, "val/a": 2, "val/b": 1, "test/b": 3,
                              "test/a": 0})  # fmt: skip

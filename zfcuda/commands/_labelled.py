@@ -12,6 +12,8 @@ from torch import Tensor
 from zfcuda._network import Network
 from zfcuda.datasets import Examples, Split, garments, split
 from zfcuda.datasets.part import drawn
+from zfcuda.models.specs import parse
+from zfcuda.training import draws_by_class
 
 __all__ = ["labels_of", "part", "read"]
 
@@ -21,9 +23,12 @@ _SHIPPED_SIDE = 64  # pixels a side of the pictures that come with zfcuda
 def read(options: argparse.Namespace, network: Network) -> Split:
     """The data set that the options name, as the network takes it, in three parts by --seed.
 
-    What could not be read is told on standard error.
+    Of a network that zfcuda 0.1.0 trained, the parts are those of its training. What could not be
+    read is told on standard error.
     """
-    data = split(network.preprocessing, options.data, not options.plain, options.seed)
+    weights = parse(network.spec).file
+    by_class = weights is None or draws_by_class(weights.parent)
+    data = split(network.preprocessing, options.data, not options.plain, options.seed, by_class)
     for sentence in data.skipped:
         print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
     return data

@@ -72,7 +72,8 @@ def run(options: argparse.Namespace) -> None:
     folder = writable_folder(options.out)
     provenance = Provenance.of(options)
     preprocessing = models.preprocessing(f"{_MODEL}?weights=none")
-    data = datasets.split(preprocessing, options.data, not options.plain, options.seed)
+    by_class = all(map(training.draws_by_class, folder.glob("*-seed*")))
+    data = datasets.split(preprocessing, options.data, not options.plain, options.seed, by_class)
     for sentence in data.skipped:
         print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
     data = dataclasses.replace(data, training=drawn(data.training, options.limit, options.seed))

@@ -86,7 +86,8 @@ def run(options: argparse.Namespace) -> None:
     provenance = Provenance.of(options)
     _set_threads(options.threads)
     preprocessing = models.preprocessing(f"{options.model}?weights=none")
-    data = datasets.split(preprocessing, options.data, not options.plain, options.seed)
+    by_class = training.draws_by_class(folder)
+    data = datasets.split(preprocessing, options.data, not options.plain, options.seed, by_class)
     for sentence in data.skipped:
         print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
     model = _fresh(options.model, len(data.training.class_names), recipe)

@@ -35,6 +35,7 @@ def split(
     path: str | os.PathLike[str] | None = None,
     coloured: bool = True,
     seed: int = 0,
+    by_class: bool = True,
 ) -> Split:
     """What `path` holds: IDX files (see `fashion_mnist`) or one folder per class (`image_folder`).
 
@@ -44,7 +45,7 @@ def split(
     """
     if path is None or (Path(path).is_dir() and _holds_idx(Path(path))):
         return fashion_mnist(preprocessing, path, coloured, seed)
-    return image_folder(path, preprocessing, seed)
+    return image_folder(path, preprocessing, seed, by_class)
 
 
 def _holds_idx(folder: Path) -> bool:

@@ -78,6 +78,8 @@ class Split:
         kind: what it is, in words.
         source: where it was read.
         skipped: files that could not be read, each as one sentence.
+        drawn: how missing parts were drawn from the training part: "by class"; "" where none was,
+            or from all pictures together.
     """
 
     training: Examples
@@ -86,6 +88,7 @@ class Split:
     kind: str
     source: str = ""
     skipped: tuple[str, ...] = ()
+    drawn: str = ""
 
 
 class Pictures(Examples):

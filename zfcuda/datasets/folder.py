@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -22,13 +23,17 @@ _PARTS = {"training": ("train", "training"), "validation": ("val", "validation")
 
 
 def image_folder(
-    folder: str | os.PathLike[str], preprocessing: Preprocessing, seed: int = 0
+    folder: str | os.PathLike[str],
+    preprocessing: Preprocessing,
+    seed: int = 0,
+    by_class: bool = True,
 ) -> Split:
     """`folder`/CLASS/*.jpg (or any image suffix) in three parts.
 
     Where the folder holds train, val and test (any of them may be missing but train) with a folder
     per class in each, these are the parts; what is missing is drawn from train. Otherwise one in
-    ten is drawn for validation and one in ten for test, by `seed`. Pictures are squared and
+    ten is drawn for validation and one in ten for test, by `seed`, of each class its share
+    (`by_class=False`: from all pictures together, as zfcuda 0.1.0 did). Pictures are squared and
     resized to 8/7 of the network's size, and held in memory (3 bytes a pixel).
 
     A picture that cannot be read is skipped; the split names every one.
@@ -48,12 +53,12 @@ def image_folder(
         part: _read(where, names, preprocessing, skipped, everything=part == "training")
         for part, where in (parts or {"training": folder}).items()
     }
-    _divide(read, seed)
+    drawn = _divide(read, seed, by_class)
     for part, (_, labels) in read.items():
         if len(labels) == 0:
             raise ValueError(f"'{folder}' has too few pictures: none is left for {part}")
     made = {part: Pictures(*pair, names, preprocessing) for part, pair in read.items()}
-    return Split(**made, kind="pictures", source=str(folder), skipped=tuple(skipped))
+    return Split(**made, kind="pictures", source=str(folder), skipped=tuple(skipped), drawn=drawn)
 
 
 def _part_folders(folder: Path) -> dict[str, Path]:
@@ -119,14 +124,35 @@ def _squared(image: Image.Image, side: int) -> Tensor:
     return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
 
 
-def _divide(read: dict[str, tuple[Tensor, Tensor]], seed: int) -> None:
-    """Draw the parts that are missing from training."""
+def _divide(read: dict[str, tuple[Tensor, Tensor]], seed: int, by_class: bool) -> str:
+    """Draw the parts that are missing from training; says how, or nothing if none was missing."""
+    missing = [part for part in ("validation", "test") if part not in read]
     images, labels = read["training"]
     order = torch.randperm(len(labels), generator=generator(seed))
     count = len(labels) // _SHARE
-    for part in ("validation", "test"):
-        if part not in read:
-            taken, order = order[:count], order[count:]
-            read[part] = images[taken], labels[taken]
+    for part in missing:
+        taken, order = _taken(labels, order, count) if by_class else order.tensor_split([count])
+        read[part] = images[taken], labels[taken]
     kept = order.sort().values
     read["training"] = images[kept], labels[kept]
+    return "by class" if missing and by_class else ""
+
+
+def _taken(labels: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """So many of the numbers in ``order``, of each class its share of ``labels``, and the others.
+
+    Where shares are no whole numbers the largest remainders are rounded up, of equal ones those of
+    the rarer classes; one picture of each class stays.
+    """
+    sizes = labels.bincount()
+    shares = sizes * count / len(labels)
+    left = labels[order].bincount(minlength=len(sizes))
+    wanted = torch.minimum(shares.floor().long(), (left - 1).clamp(min=0))
+    ranked = sorted(range(len(sizes)), key=lambda c: (float(wanted[c] - shares[c]), int(sizes[c])))
+    for label in ranked * 2:
+        if int(wanted.sum()) < count and wanted[label] + 1 < left[label]:
+            wanted[label] += 1
+    # How many of its class come before each of them.
+    before = F.one_hot(labels[order], len(sizes)).cumsum(0).gather(1, labels[order][:, None])[:, 0]
+    chosen = before <= wanted[labels[order]]
+    return order[chosen], order[~chosen]

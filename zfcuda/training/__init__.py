@@ -4,6 +4,15 @@ from zfcuda.training.checkpoints import Checkpoints, Epoch
 from zfcuda.training.loop import evaluate, train
 from zfcuda.training.recipe import Recipe
 from zfcuda.training.result import TrainingResult
-from zfcuda.training.run_file import check_budget
+from zfcuda.training.run_file import check_budget, draws_by_class
 
-__all__ = ["Checkpoints", "Epoch", "Recipe", "TrainingResult", "check_budget", "evaluate", "train"]
+__all__ = [
+    "Checkpoints",
+    "Epoch",
+    "Recipe",
+    "TrainingResult",
+    "check_budget",
+    "draws_by_class",
+    "evaluate",
+    "train",
+]

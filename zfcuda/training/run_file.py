@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from zfcuda.datasets import Split
 from zfcuda.training.checkpoints import Checkpoints
 from zfcuda.training.recipe import Recipe
 
-__all__ = ["check_budget", "check_same_run"]
+__all__ = ["check_budget", "check_same_run", "draws_by_class"]
 
 _LABELS = 64  # of a part that are compared
 _MAY_DIFFER = ("epochs", "minutes")
@@ -45,6 +46,7 @@ def check_same_run(folder: Path, name: str, data: Split, recipe: Recipe) -> None
     before = record.get("settings")
     if not isinstance(before, dict):
         raise ValueError(f"'{path}' is not the description of a training run")
+    before.setdefault("drawn", "")  # zfcuda 0.1.0 did not say how
     different = [
         f"{key} {settings.get(key)!r} instead of {before.get(key)!r}"
         for key in sorted(settings.keys() | before.keys())
@@ -62,6 +64,15 @@ def check_same_run(folder: Path, name: str, data: Split, recipe: Recipe) -> None
             f"{threads}: the weights may differ in their last bits",
             stacklevel=3,
         )
+
+
+def draws_by_class(folder: Path) -> bool:
+    """Whether what is missing of a training's parts is to be drawn class by class: not where the
+    folder holds a training that zfcuda 0.1.0 began, which drew from all pictures together."""
+    with suppress(OSError, ValueError):  # there is none; or it is told when the run is gone on with
+        settings = read_json(folder / "run.json").get("settings")
+        return not isinstance(settings, dict) or "classes" not in settings or "drawn" in settings
+    return True
 
 
 def check_budget(folder: Path, recipe: Recipe) -> None:
@@ -94,6 +105,7 @@ def _description(name: str, data: Split, recipe: Recipe) -> dict[str, Any]:
         "data": data.kind,
         "pictures": [len(getattr(data, part)) for part in parts],
         "classes": list(data.training.class_names),
+        "drawn": data.drawn,
         "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in pre.items()},
         **{key: value for key, value in numbers.items() if key not in _MAY_DIFFER},
     }

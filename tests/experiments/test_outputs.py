@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import zfcuda
+from zfcuda.data import Preprocessing
+from zfcuda.results import InvarianceResult
+from zfcuda.results.scores import of_target
 
 
 def network(count, *last):
@@ -133,3 +136,79 @@ def test_results_keep_what_was_found_and_older_ones_are_of_logits(tmp_path):
     del content["settings"]["outputs"]
     (tmp_path / "a.json").write_text(json.dumps(content))
     assert zfcuda.OcclusionResult.load(tmp_path / "a").outputs == "logits"
+
+
+def test_a_single_probability_changes_the_answer_at_one_half():
+    found = zfcuda.rotation(network(1), X, [0, 45, 90])
+    moved = InvarianceResult(
+        **{
+            **vars(found),
+            "logits": torch.tensor([[[-1.0], [1.0], [0.5]], [[2.0], [2.0], [-2.0]]]),
+            "base_logits": torch.tensor([[1.0], [2.0]]),
+        }
+    )
+    assert moved.unchanged.tolist() == [[False, True, True], [True, True, False]]
+
+
+class Labelled(torch.utils.data.Dataset):
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return torch.randn(3, 20, 20, generator=torch.Generator().manual_seed(index)), index % 2
+
+
+@pytest.mark.parametrize("last", ["one", "sigmoid", "softmax", "nothing"])
+def test_uncertainty_follows_the_outputs(last):
+    net, outputs = LAST[last]
+    examples = zfcuda.datasets.FromDataset(Labelled(), ("no", "yes"), Preprocessing(size=20))
+    found = zfcuda.uncertainty_of(net, examples)
+    assert found.outputs == outputs
+    p = torch.stack([Labelled()[i][0] for i in range(12)])
+    p = zfcuda.predict(net, p).probabilities.double()
+    p = torch.cat([1 - p, p], 1) if p.shape[1] == 1 else p
+    assert torch.allclose(found.probabilities, p, atol=1e-6)
+    assert torch.equal(found.predicted, p.argmax(1))
+    labels = torch.arange(12) % 2
+    expected = -p[torch.arange(12), labels].log().mean()
+    assert found.cross_entropy == pytest.approx(float(expected), rel=1e-5)
+    assert found.confusion.sum() == 12 and found.entropy.isfinite().all()
+    with pytest.raises(ValueError, match="no uncertainty"):
+        zfcuda.uncertainty_of(net, examples, outputs="value")
+
+
+@pytest.mark.parametrize("last", ["one", "sigmoid", "softmax", "sigmoids"])
+def test_runs_over_data_sets_decide_once(last, tmp_path):
+    net, outputs = LAST[last]
+    summary = zfcuda.occlusion_over(net, X, tmp_path / "o", size=8, stride=6)
+    assert summary.outputs == outputs
+    alone = zfcuda.occlusion(net, X, size=8, stride=6)
+    right = of_target(alone.base_probabilities, alone.target).double()
+    assert torch.allclose(summary.probability, right, atol=1e-6)
+    drops = right[:, None] - alone.target_probability
+    assert torch.allclose(summary.largest, drops.amax(1), atol=1e-6)
+    turned = zfcuda.invariance_over(
+        net, X, tmp_path / "i", ["0"], transformations={"rotation": [0.0, 90.0]}
+    )
+    assert turned.outputs == outputs and torch.allclose(turned.base, right, atol=1e-6)
+    assert float(turned.unchanged["rotation"][0]) == 1
+    for folder, kind in (("o", zfcuda.OcclusionSummary), ("i", zfcuda.InvarianceSummary)):
+        settings = json.loads((tmp_path / folder / "settings.json").read_text())["settings"]
+        assert settings["outputs"] == outputs
+        assert kind.load(tmp_path / folder / "summary").outputs == outputs
+
+
+def test_a_run_says_nothing_of_logits_and_refuses_another_kind(tmp_path):
+    net = network(4)
+    zfcuda.occlusion_over(net, X, tmp_path, size=8, stride=6)
+    assert "outputs" not in json.loads((tmp_path / "settings.json").read_text())["settings"]
+    with pytest.raises(ValueError, match='outputs null there, "probabilities" here'):
+        zfcuda.occlusion_over(net, X, tmp_path, size=8, stride=6, outputs="probabilities")
+
+
+def test_values_have_no_answer_that_could_change(tmp_path):
+    summary = zfcuda.occlusion_over(network(1), X, tmp_path, size=8, stride=6, outputs="value")
+    assert summary.changed.isnan().all() and summary.telling == 0
+    net = network(1)
+    with torch.no_grad():
+        assert torch.allclose(summary.probability, net(X)[:, 0].double(), atol=1e-6)

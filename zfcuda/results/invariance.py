@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import Outputs, check_outputs, of_target, probabilities_of
+from zfcuda.results.scores import Outputs, answer_of, check_outputs, of_target, probabilities_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,14 @@ class InvarianceResult(Result):
     def labels(self) -> Tensor:
         """int64 [N,M], the most probable class under every transformation."""
         return self.logits.argmax(-1)
+
+    @property
+    def unchanged(self) -> Tensor:
+        """bool [N,M], whether the most probable class is the one of the untransformed image; where
+        there is only one, whether its probability stays on its side of one half."""
+        single = self.base_logits.shape[1] == 1
+        answers = answer_of(self.logits, self.outputs) if single else self.labels
+        return answers == answer_of(self.base_logits, self.outputs)[:, None]
 
     @property
     def target_probability(self) -> Tensor:

@@ -18,12 +18,12 @@ Outputs = Literal["logits", "probabilities", "logit", "probability", "value"]
 _Z = 1.959963984540054  # of the normal distribution 95 % lie within so many deviations
 OUTPUTS: tuple[Outputs, ...] = get_args(Outputs)
 _OF_ONE = ("logit", "probability")  # of networks with one output only
-_WORDS = {
-    "logits": "softmax",
-    "probabilities": "the network's own",
-    "logit": "sigmoid",
-    "probability": "the network's own",
-    "value": "value",
+_SENTENCES = {
+    "logits": "",
+    "probabilities": " Probabilities are the network's own: its last step makes them.",
+    "logit": " The probability is the sigmoid of the network's one output.",
+    "probability": " The probability is the network's own: its one output is one.",
+    "value": " Shown is what the network answers, a value and no probability.",
 }
 
 
@@ -73,10 +73,17 @@ def _are_distributions(answers: Tensor, tolerance: float) -> bool:
     return len(known) > 0 and bool((known >= 0).all()) and bool((sums <= tolerance).all())
 
 
+def answer_of(answers: Tensor, outputs: Outputs) -> Tensor:
+    """int64 [...] of ``answers`` [...,K]: the most probable class; of a single probability 1 where
+    it is above one half, else 0."""
+    if outputs in _OF_ONE:
+        return (probabilities_of(answers, outputs)[..., 0] > 0.5).long()
+    return answers.argmax(-1)
+
+
 def in_words(outputs: Outputs) -> str:
-    """Where the probabilities come from, in a word or two: "softmax", "sigmoid", "the network's
-    own"; "value" where they are none."""
-    return _WORDS[outputs]
+    """A sentence, after a space, about where the probabilities come from; empty for logits."""
+    return _SENTENCES[outputs]
 
 
 def of_target(scores: Tensor, target: Tensor) -> Tensor:

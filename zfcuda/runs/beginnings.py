@@ -15,9 +15,10 @@ from zfcuda._identity import (
     weights_digest,
 )
 from zfcuda._running import device_of, is_int, per_image
+from zfcuda.results.scores import Outputs
 from zfcuda.runs.numbered import Numbered, tried
 
-__all__ = ["first_readable", "identity_of", "memory", "targets_of"]
+__all__ = ["first_readable", "identity_of", "memory", "outputs_setting", "targets_of"]
 
 # Bytes of one batch: fixed, since what is free changes from run to run, and batches with it.
 _MEMORY = {"cpu": 2**27, "cuda": 2**30}
@@ -59,6 +60,12 @@ def targets_of(target: Any, count: int, classes: int) -> tuple[Tensor | None, st
         return None, "predicted"
     found = per_image(target, count, classes, "target")
     return found, int(target) if is_int(target) else tensor_digest(found)
+
+
+def outputs_setting(outputs: Outputs) -> dict[str, str]:
+    """What settings say of the network's outputs: of logits nothing, as those of runs begun before
+    there was anything to say."""
+    return {} if outputs == "logits" else {"outputs": outputs}
 
 
 def first_readable(images: Numbered) -> Tensor:

@@ -17,7 +17,14 @@ from zfcuda._distributed import current_shard
 from zfcuda._running import device_of, fill_setting, find_layers
 from zfcuda.invariance import early_and_late, families_of, invariance_study
 from zfcuda.invariance.values import Values
-from zfcuda.runs.beginnings import first_readable, identity_of, memory, targets_of
+from zfcuda.results.scores import Outputs
+from zfcuda.runs.beginnings import (
+    first_readable,
+    identity_of,
+    memory,
+    outputs_setting,
+    targets_of,
+)
 from zfcuda.runs.folder import Run
 from zfcuda.runs.invariance_summary import InvarianceSummary, merged, of_one, write_tables
 from zfcuda.runs.numbered import Numbered, numbered
@@ -40,6 +47,7 @@ def invariance_over(
     workers: int = 0,
     progress: bool = False,
     about: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
 ) -> InvarianceSummary | None:
     """Every image of a data set moved, enlarged and turned: figure 5 of the paper, of all images.
 
@@ -48,8 +56,9 @@ def invariance_over(
 
     Args:
         model, layers, transformations, fill: as :func:`zfcuda.invariance_study`.
-        images, target, max_memory, workers, progress, about: as :func:`zfcuda.occlusion_over`; for
-            the paper's figure ``target`` is each image's true class.
+        images, target, max_memory, workers, progress, about, outputs: as
+            :func:`zfcuda.occlusion_over`; for the paper's figure ``target`` is each image's true
+            class.
         folder: of the run. ``images`` gets each image's own :class:`InvarianceSummary` (of one
             image), NUMBER-NAME.npz and .json; ``summary`` is what is returned; ``images.csv`` and
             ``curves.csv`` are its tables.
@@ -61,7 +70,7 @@ def invariance_over(
         TypeError, ValueError: as :func:`zfcuda.invariance_study` and :func:`zfcuda.occlusion_over`.
     """
     with invariance_run(
-        model, images, folder, layers, target, transformations, fill, max_memory, about
+        model, images, folder, layers, target, transformations, fill, max_memory, about, outputs
     ) as run:
         run.carry_out(workers, progress)
         return run.summary()
@@ -78,6 +87,7 @@ class InvarianceRun:
         fill: what shows outside the image.
         limit: bytes that a batch may take.
         target: int64 [N]; None for what the model predicts.
+        outputs: what the model's outputs are.
     """
 
     run: Run
@@ -87,6 +97,7 @@ class InvarianceRun:
     fill: float | Tensor
     limit: int
     target: Tensor | None
+    outputs: Outputs
 
     def carry_out(self, workers: int = 0, progress: bool = False) -> None:
         """Compute what is missing."""
@@ -102,6 +113,7 @@ class InvarianceRun:
             self.transformations,
             self.fill,
             self.limit,
+            outputs=self.outputs,
         )
         return [of_one(study, index, number) for index, number in enumerate(numbers)]
 
@@ -132,6 +144,7 @@ def invariance_run(
     fill: float | Sequence[float] | Tensor = 0.0,
     max_memory: int | None = None,
     about: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
 ) -> Iterator[InvarianceRun]:
     """Check, and begin the folder, or find that it holds another run. Within, the folder is this
     run's alone."""
@@ -144,8 +157,11 @@ def invariance_run(
     families = families_of(transformations, x)
     shown = fill_setting(fill, x, with_image=False)
     # One image with everything that can be wrong in it, before a folder is made.
-    study = invariance_study(model, x, names, None, None, _few(families), shown, limit)
-    known = next(iter(study.experiments.values())).logits.shape[2]
+    study = invariance_study(
+        model, x, names, None, None, _few(families), shown, limit, outputs=outputs
+    )
+    first = next(iter(study.experiments.values()))
+    known = first.logits.shape[2]
     targets, said = targets_of(target, len(images), known)
     settings = {
         "experiment": "invariance",
@@ -156,10 +172,11 @@ def invariance_run(
         "target": said,
         "max_memory": limit,
         "images together": _TOGETHER,
+        **outputs_setting(first.outputs),
     }
     run = Run(Path(folder), images, InvarianceSummary, settings, about or {}, current_shard())
     with run.begun():
-        yield InvarianceRun(run, model, names, families, shown, limit, targets)
+        yield InvarianceRun(run, model, names, families, shown, limit, targets, first.outputs)
 
 
 def _listed(values: Values) -> Any:

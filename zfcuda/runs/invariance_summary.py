@@ -13,6 +13,7 @@ from torch import Tensor
 from zfcuda._tables import write_csv
 from zfcuda.results import InvarianceStudy, Result
 from zfcuda.results.checks import expect_shape
+from zfcuda.results.scores import Outputs, probabilities_of
 from zfcuda.runs.moments import Moments
 
 __all__ = ["InvarianceSummary", "merged", "of_one", "write_tables"]
@@ -41,6 +42,8 @@ class InvarianceSummary(Result):
         unchanged: by family float64 [M], share of the images whose most probable class stays.
         undefined: number of images left out of some distance, since their features' norm is 0.
         skipped: what is wrong with the images that could not be read, a sentence each.
+        outputs: what the network's outputs are (:class:`zfcuda.Predictions`); of a regression's
+            values ``unchanged`` is NaN.
     """
 
     names: tuple[str, ...]
@@ -56,6 +59,7 @@ class InvarianceSummary(Result):
     unchanged: dict[str, Tensor]
     undefined: int = 0
     skipped: tuple[str, ...] = ()
+    outputs: Outputs = "logits"
     _figure = "invariance_summary"
 
     def __post_init__(self) -> None:
@@ -83,12 +87,13 @@ def of_one(study: InvarianceStudy, index: int, number: int) -> InvarianceSummary
             [found.relative_distances(layer)[index].double() for layer in study.layers]
         )
         probabilities[family] = found.target_probability[index].double()
-        unchanged[family] = (found.labels[index] == base.argmax()).double()
+        stays = found.unchanged[index].double()
+        unchanged[family] = _unknown(stays) if found.outputs == "value" else stays
     return InvarianceSummary(
         names=(study.names[index],),
         numbers=torch.tensor([number]),
         target=target,
-        base=base.softmax(0)[target],
+        base=probabilities_of(base, first.outputs)[target],
         layers=study.layers,
         values=values,
         distances=distances,
@@ -97,6 +102,7 @@ def of_one(study: InvarianceStudy, index: int, number: int) -> InvarianceSummary
         probability_spread={family: _unknown(own) for family, own in probabilities.items()},
         unchanged=unchanged,
         undefined=int(any(not bool(own.isfinite().all()) for own in distances.values())),
+        outputs=first.outputs,
     )
 
 
@@ -155,6 +161,7 @@ def merged(ones: Iterable[InvarianceSummary], skipped: Sequence[str]) -> Invaria
         unchanged={name: own.unchanged.found() for name, own in families.items()},
         undefined=columns.undefined,
         skipped=tuple(skipped),
+        outputs=one.outputs,
     )
 
 

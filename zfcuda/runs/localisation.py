@@ -3,11 +3,13 @@ in a few numbers."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from zfcuda.results import OcclusionResult
+from zfcuda.results.scores import probabilities_of
 
 __all__ = ["Sensitivity", "localisation", "sensitivity_of"]
 
@@ -22,7 +24,7 @@ class Sensitivity:
         largest: drop.
         strongest: the position of the largest drop (of equal ones the first).
         changed: share of the positions where another class is the most probable than without
-            occluder.
+            occluder, or a single probability is on the other side of one half; NaN of values.
         localisation: see :func:`localisation`.
     """
 
@@ -37,7 +39,7 @@ class Sensitivity:
 def sensitivity_of(result: OcclusionResult, image: int = 0) -> Sensitivity:
     """The numbers of one image, in float64."""
     target, base = result.target[image], result.base_logits[image].double()
-    before = base.softmax(-1)[target]
+    before = probabilities_of(base, result.outputs)[target]
     drops = before - result.target_probability[image].double()
     strongest = int(drops.argmax())
     return Sensitivity(
@@ -45,7 +47,9 @@ def sensitivity_of(result: OcclusionResult, image: int = 0) -> Sensitivity:
         float(drops.mean()),
         float(drops[strongest]),
         strongest,
-        float((result.labels[image] != base.argmax()).double().mean()),
+        math.nan
+        if result.outputs == "value"
+        else float((~result.unchanged[image]).double().mean()),
         float(localisation(drops)),
     )
 

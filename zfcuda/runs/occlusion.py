@@ -19,7 +19,14 @@ from zfcuda._distributed import current_shard
 from zfcuda._running import device_of, per_image
 from zfcuda.predictions import predict
 from zfcuda.results import LayerSums, OcclusionResult
-from zfcuda.runs.beginnings import first_readable, identity_of, memory, targets_of
+from zfcuda.results.scores import Outputs
+from zfcuda.runs.beginnings import (
+    first_readable,
+    identity_of,
+    memory,
+    outputs_setting,
+    targets_of,
+)
 from zfcuda.runs.folder import Run
 from zfcuda.runs.numbered import Numbered, numbered
 from zfcuda.runs.occlusion_summary import OcclusionSummary, summarised, write_tables
@@ -45,6 +52,7 @@ def occlusion_over(
     workers: int = 0,
     progress: bool = False,
     about: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
 ) -> OcclusionSummary | None:
     """Occlusion of every image of a data set, a result a file, that can be stopped at any moment.
 
@@ -74,6 +82,8 @@ def occlusion_over(
         workers: processes that read images ahead; 0 reads in this one.
         progress: show a bar, with rate and time left.
         about: more for the JSON files, on which nothing depends, such as the model's name.
+        outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`; decided
+            once, on the first image.
 
     Returns:
         The summary; None in all processes but the first.
@@ -85,7 +95,7 @@ def occlusion_over(
     """
     with occlusion_run(
         model, images, folder, target, size, stride, fill, layers, method, score, classes,
-        max_memory, about,
+        max_memory, about, outputs,
     ) as run:  # fmt: skip
         run.carry_out(workers, progress)
         return run.summary()
@@ -149,6 +159,7 @@ def occlusion_run(
     classes: Sequence[int] | None = (),
     max_memory: int | None = None,
     about: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
 ) -> Iterator[OcclusionRun]:
     """Check, trace and plan; begin the folder, or find that it holds another run. Within, the
     folder is this run's alone."""
@@ -157,10 +168,12 @@ def occlusion_run(
     device = device_of(model)
     limit = memory(max_memory, device)
     x = example[None].to(device)
-    prepared = prepare(model, x, size, stride, fill, layers, method, score, limit)
+    prepared = prepare(model, x, size, stride, fill, layers, method, score, limit, outputs)
     if isinstance(prepared.network, str) and method == "auto":
         warnings.warn(f"occlusion runs dense passes, since {prepared.network}", stacklevel=5)
-    known = predict(model, x, limit).logits.shape[1]
+    said_of_first = predict(model, x, limit, outputs)
+    prepared = replace(prepared, outputs=said_of_first.outputs)
+    known = said_of_first.logits.shape[1]
     targets, said = targets_of(target, len(images), known)
     if classes:
         per_image(list(classes), len(classes), known, "classes")
@@ -177,6 +190,7 @@ def occlusion_run(
         "classes": None if classes is None else sorted({*map(int, classes)}),
         "max_memory": limit,
         "images together": prepared.together(x),
+        **outputs_setting(said_of_first.outputs),
     }
     run = Run(Path(folder), images, OcclusionResult, settings, about or {}, current_shard())
     with run.begun():

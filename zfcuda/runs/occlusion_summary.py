@@ -14,6 +14,7 @@ from torch import Tensor
 from zfcuda._tables import write_csv
 from zfcuda.results import OcclusionResult, Result
 from zfcuda.results.checks import expect_shape
+from zfcuda.results.scores import Outputs
 from zfcuda.runs.folder import Run
 from zfcuda.runs.localisation import sensitivity_of
 from zfcuda.runs.numbered import tried
@@ -79,6 +80,8 @@ class OcclusionSummary(Result):
         size, stride: (height, width) of the occluder and its steps, pixels.
         image_size: (H, W).
         skipped: what is wrong with the images that could not be read, a sentence each.
+        outputs: what the network's outputs are (:class:`zfcuda.Predictions`); of a regression's
+            values a drop is what they fall by, and ``telling`` is 0.
     """
 
     names: tuple[str, ...]
@@ -103,6 +106,7 @@ class OcclusionSummary(Result):
     stride: tuple[int, int]
     image_size: tuple[int, int]
     skipped: tuple[str, ...] = ()
+    outputs: Outputs = "logits"
     _figure = "occlusion_summary"
 
     def __post_init__(self) -> None:
@@ -157,7 +161,8 @@ def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> Occl
         name: torch.tensor([getattr(one, name) for one in found], dtype=torch.float64)
         for name in _NUMBERS
     }
-    telling = (columns["largest"] >= TELLING) & columns["localisation"].isfinite()
+    least = 0.0 if like.outputs == "value" else TELLING
+    telling = (columns["largest"] >= least) & columns["localisation"].isfinite()
     shown, most = _extremes(columns["localisation"], telling)
     results = [run.result(numbers[index]) for index in shown]
     inputs = [tried(run.images, numbers[index]) for index in shown]
@@ -172,7 +177,7 @@ def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> Occl
         strongest=like.boxes[[one.strongest for one in found]],
         shown=torch.tensor(shown, dtype=torch.int64),
         most=most,
-        telling=TELLING,
+        telling=least,
         maps=torch.stack([one.heatmap() for one in results]) if results else _no_maps(like),
         images=torch.stack([x for x in inputs if isinstance(x, Tensor)]) if inputs else none,
         boxes=like.boxes,
@@ -181,6 +186,7 @@ def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> Occl
         stride=like.stride,
         image_size=like.image_size,
         skipped=tuple(skipped),
+        outputs=like.outputs,
     )
 
 

@@ -12,12 +12,15 @@ from zfcuda._running import (
     check_input,
     evaluating,
     memory_limit,
+    outputs_of,
     progress_bar,
     to_result,
 )
 from zfcuda.datasets import Examples
+from zfcuda.interception import Operations
+from zfcuda.results.scores import Outputs, check_outputs, entropy_of
 from zfcuda.uncertainty.least_certain import LeastCertain
-from zfcuda.uncertainty.result import UncertaintyResult
+from zfcuda.uncertainty.result import UncertaintyResult, class_probabilities
 
 _READ = 250  # pictures at a time
 
@@ -30,6 +33,7 @@ def uncertainty_of(
     bins: int = 15,
     max_memory: int | None = None,
     progress: bool = False,
+    outputs: Outputs | None = None,
 ) -> UncertaintyResult:
     """The network's answers to a labelled data set: how uncertain, how often wrong, how far its
     probabilities can be taken at their word.
@@ -45,6 +49,8 @@ def uncertainty_of(
         bins: of the reliability curve.
         max_memory: bytes that the activations of one batch may take.
         progress: show a progress bar.
+        outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`, but no
+            values; decided on the first pictures. One output [N,1] is that of class 1, of two.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range, an empty data set, or
@@ -53,6 +59,10 @@ def uncertainty_of(
     start = time.perf_counter()
     if len(examples) == 0:
         raise ValueError("examples must not be empty")
+    if outputs == "value":
+        raise ValueError("outputs='value': values of a regression have no uncertainty to look at")
+    if outputs is not None:
+        check_outputs(outputs)
     if most < 1 or bins < 1:
         raise ValueError(f"most and bins must be at least 1, got {most} and {bins}")
     logits, labels = [], []
@@ -62,13 +72,17 @@ def uncertainty_of(
             x = _as_weights(x, model)
             check_input(model, x)
             limit = memory_limit(max_memory, x.device)
-            answer = to_result(base_pass(model, x, (), lambda _, maps: None, limit)[0])
-            if int(truth.max()) >= answer.shape[1] or int(truth.min()) < 0:
+            seen = Operations()
+            answer = to_result(base_pass(model, x, (), lambda _, maps: None, limit, seen)[0])
+            outputs = outputs_of(outputs, answer, seen)
+            probabilities = class_probabilities(answer, outputs)
+            classes = probabilities.shape[1]
+            if int(truth.max()) >= classes or int(truth.min()) < 0:
                 raise ValueError(
                     f"labels from {int(truth.min())} to {int(truth.max())}: the model has "
-                    f"{answer.shape[1]} classes"
+                    f"{classes} classes"
                 )
-            kept.add(x, answer)
+            kept.add(x, entropy_of(probabilities, outputs))
             logits.append(answer)
             labels.append(truth)
             advance(len(x))
@@ -79,6 +93,7 @@ def uncertainty_of(
         images=kept.images,
         bins=bins,
         seconds=time.perf_counter() - start,
+        outputs=outputs,
     )
 
 

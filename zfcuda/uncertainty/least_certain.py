@@ -22,9 +22,10 @@ class LeastCertain:
         self.numbers = torch.empty(0, dtype=torch.int64)
         self.images = torch.empty(0)
 
-    def add(self, x: Tensor, logits: Tensor) -> None:
-        """The next pictures [N,C,H,W], and the answers [N,K] to them; NaN is the most certain."""
-        entropy = torch.special.entr(logits.double().softmax(-1)).sum(-1).nan_to_num(-1.0)
+    def add(self, x: Tensor, entropy: Tensor) -> None:
+        """The next pictures [N,C,H,W], and the entropy float64 [N] of the answers to them; NaN is
+        the most certain."""
+        entropy = entropy.nan_to_num(-1.0)
         own = torch.arange(self._seen, self._seen + len(x))
         self._seen += len(x)
         # Of a batch at most as many as are kept: so no more pictures are copied.

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from zfcuda.results import Result
 from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import of_target, wilson
+from zfcuda.results.scores import (
+    Outputs,
+    answer_of,
+    check_outputs,
+    entropy_of,
+    of_target,
+    probabilities_of,
+    wilson,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +58,8 @@ class UncertaintyResult(Result):
         images: [M,C,H,W], those pictures as network input.
         bins: of the reliability curve.
         seconds: wall time.
+        outputs: what the network's outputs are (:class:`zfcuda.Predictions`); a single logit or
+            probability is that of class 1 of two.
     """
 
     logits: Tensor
@@ -58,6 +68,7 @@ class UncertaintyResult(Result):
     images: Tensor
     bins: int
     seconds: float
+    outputs: Outputs = "logits"
     _figure = "uncertainty"
 
     def __post_init__(self) -> None:
@@ -65,23 +76,25 @@ class UncertaintyResult(Result):
         expect_shape("labels", self.labels, len(self.logits))
         expect_shape("numbers", self.numbers, None)
         expect_shape("images", self.images, len(self.numbers), None, None, None)
+        check_outputs(self.outputs, self.logits.shape[1])
         if self.bins < 1:
             raise ValueError(f"bins must be at least 1, got {self.bins}")
 
     @property
     def probabilities(self) -> Tensor:
-        """float64 [N,K], the softmax of the logits."""
-        return self.logits.double().softmax(-1)
+        """float64 [N,K], the softmax of the logits, or as the network gives them; [N,2] of a single
+        one."""
+        return class_probabilities(self.logits, self.outputs)
 
     @property
     def entropy(self) -> Tensor:
         """float64 [N], nats: 0 when certain, ln K when all classes are equally likely."""
-        return torch.special.entr(self.probabilities).sum(-1)
+        return entropy_of(self.probabilities, self.outputs)
 
     @property
     def predicted(self) -> Tensor:
         """int64 [N], the most probable classes."""
-        return self.logits.argmax(-1)
+        return answer_of(self.logits, self.outputs)
 
     @property
     def correct(self) -> Tensor:
@@ -112,13 +125,17 @@ class UncertaintyResult(Result):
     @property
     def cross_entropy(self) -> float:
         """The mean negative log-likelihood of the labels, nats."""
-        return float(-of_target(self.logits.double().log_softmax(-1), self.labels).mean())
+        if self.outputs in ("logits", "logit"):
+            logs = _of_two(self.logits.double(), self.outputs).log_softmax(-1)
+        else:
+            logs = self.probabilities.log()
+        return float(-of_target(logs, self.labels).mean())
 
     @property
     def confusion(self) -> Tensor:
         """int64 [K,K], pictures of each class (row) by predicted class (column); without those that
         have a NaN among their logits."""
-        classes = self.logits.shape[1]
+        classes = self.probabilities.shape[1]
         pairs = (self.labels * classes + self.predicted)[self._answered]
         return pairs.bincount(minlength=classes**2).view(classes, classes)
 
@@ -140,3 +157,14 @@ class UncertaintyResult(Result):
             accuracy=right / counts,
             ece=float((right - sure).abs().sum() / total) if total else math.nan,
         )
+
+
+def class_probabilities(answers: Tensor, outputs: Outputs) -> Tensor:
+    """float64 [N,K] of ``answers`` [N,K]; of one output, the probability of class 1, [N,2]."""
+    found = probabilities_of(answers.double(), outputs)
+    return torch.cat([1 - found, found], -1) if outputs in ("logit", "probability") else found
+
+
+def _of_two(logits: Tensor, outputs: Outputs) -> Tensor:
+    """Logits whose softmax are the probabilities, also of one output."""
+    return torch.cat([torch.zeros_like(logits), logits], -1) if outputs == "logit" else logits

@@ -44,7 +44,7 @@ def predict(
 ) -> Entry:
     """The top-5 panel of one input."""
     provenance = provenance or Provenance("predict", {"image": name}, network)
-    result = zfcuda.predict(network.model, x)
+    result = zfcuda.predict(network.model, x, class_names=network.class_names)
     probabilities, labels = result.top(1)
     label, probability = int(labels[0, 0]), float(probabilities[0, 0])
     figure = figures.prediction(

@@ -19,6 +19,7 @@ import zfcuda
 from zfcuda import info
 from zfcuda._identity import weights_digest
 from zfcuda.data import Preprocessing
+from zfcuda.models import imagenet
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,29 @@ class Network:
     device: torch.device
 
     @classmethod
-    def load(cls, spec: str, device: str = "auto") -> Network:
-        """Load `spec` (see `zfcuda.models.load`) onto `device`: auto, cpu or cuda[:N]."""
+    def load(cls, spec: str, device: str = "auto", classes: str | None = None) -> Network:
+        """Load `spec` (see `zfcuda.models.load`) onto `device`: auto, cpu or cuda[:N]; `classes` is
+        a file with the classes' names."""
         where = pick_device(device)
         models = zfcuda.models
         model = models.load(spec).to(where)
-        expects, names = models.preprocessing(spec, model), models.class_names(spec, model)
+        expects = models.preprocessing(spec, model)
+        names = models.class_names(spec, model, classes)
         return cls(spec, model, expects, names, where)
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Network:
-        """The network of a command line with --model, --weights and --device."""
+        """The network of a command line with --model, --weights, --classes and --device."""
         spec = options.model
         if options.weights:
             spec = zfcuda.models.with_weights(spec, options.weights)
-        return cls.load(spec, options.device)
+        classes = getattr(options, "classes", None)  # the scripts have no such option
+        return cls.load(spec, options.device, classes)
+
+    @property
+    def own_names(self) -> tuple[str, ...] | None:
+        """The class names, unless they are ImageNet's, which everybody has."""
+        return None if self.class_names == imagenet.class_names() else self.class_names
 
     @cached_property
     def weights_digest(self) -> str:

@@ -65,6 +65,8 @@ class Provenance:
             facts["model"] = self.network.spec
             facts["weights_sha256"] = self.network.weights_digest
             facts["device"] = str(self.network.device)
+            if self.network.own_names:
+                facts["class_names"] = list(self.network.own_names)
         if self.seed is not None:
             facts["seed"] = self.seed
         return facts | {

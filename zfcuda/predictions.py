@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,11 @@ from zfcuda.results.scores import Outputs, check_outputs
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
 def predict(
-    model: nn.Module, x: Tensor, max_memory: int | None = None, outputs: Outputs | None = None
+    model: nn.Module,
+    x: Tensor,
+    max_memory: int | None = None,
+    outputs: Outputs | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Predictions:
     """The model's logits for ``x``, with probabilities, entropy and the most probable classes.
 
@@ -35,8 +41,11 @@ def predict(
             operation where that can be followed, else "probabilities" where all answers are 0 or
             more and sum to 1 (to 1e-4), "logit" for one output, "logits" otherwise.
 
+        class_names: of the model's classes, in label order, for ``top().names`` and the figure.
+
     Raises:
-        TypeError, ValueError: an argument of the wrong kind, or a model that returns no logits.
+        TypeError, ValueError: an argument of the wrong kind, a model that returns no logits, or not
+            as many names as it has.
     """
     check_input(model, x)
     if outputs is not None:
@@ -46,4 +55,4 @@ def predict(
     with evaluating(model):
         answers, _, _ = base_pass(model, x, (), lambda layer, maps: None, limit, seen)
     logits = to_result(answers)
-    return Predictions(logits, outputs_of(outputs, logits, seen))
+    return Predictions(logits, outputs_of(outputs, logits, seen), tuple(class_names or ()))

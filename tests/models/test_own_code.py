@@ -1,16 +1,22 @@
 """MODULE:FUNCTION, ONNX files and what files say about themselves."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+import zfcuda
+from zfcuda import cli
 from zfcuda._network import Network
 from zfcuda.data import Preprocessing
 from zfcuda.models import class_names, load, preprocessing, squeezenet1_1, with_weights
 from zfcuda.models.metadata import Metadata
+from zfcuda.results import Predictions
 
 CODE = """
 import torch
@@ -201,3 +207,82 @@ def test_damaged_metadata(tmp_path, text):
     save_file(squeezenet1_1(num_classes=3).state_dict(), path, metadata={"zfcuda": text})
     with pytest.raises(ValueError, match=r"a\.safetensors': its metadata are damaged"):
         class_names(path)
+
+
+NAMED = """
+from torch import nn
+CLASS_NAMES = ["ant", "bee", "cow"]
+def build(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+def other(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+"""
+
+
+@pytest.fixture
+def named(code):
+    (code / "named_network.py").write_text(NAMED)
+    (code / "names.txt").write_text("Ameise\nBiene\n Küh, schöne \n\n", encoding="utf-8")
+    yield "named_network:build"
+    sys.modules.pop("named_network", None)
+
+
+def test_names_of_ones_own_classes(named):
+    german = ("Ameise", "Biene", "Küh, schöne")
+    assert class_names(named, load(named)) == ("ant", "bee", "cow")
+    assert class_names(f"{named}?size=8&classes=names.txt", load(named)) == german
+    assert Network.load(named, "cpu", "names.txt").class_names == german
+    sys.modules["named_network"].CLASS_NAMES = None
+    assert class_names(named) is None
+    assert class_names("zfnet_small?classes=names.txt") == german
+
+
+def test_as_many_names_as_classes(named):
+    wrong = "named_network:other"
+    with pytest.raises(ValueError, match=r"CLASS_NAMES names 3 classes, but the network has 4 out"):
+        class_names(wrong, load(wrong))
+    with pytest.raises(ValueError, match=r"'names.txt' names 3 classes, but the network has 4 out"):
+        Network.load(f"{wrong}?classes=names.txt", "cpu")
+    with pytest.raises(ValueError, match=r"'names.txt' names 3 classes, but the network has 10"):
+        Network.load("zfnet_small", "cpu", "names.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(None, "cannot be read"), (b"\xff\xfe\xfa", "cannot be read"), (b"", "line 1 is empty"),
+     (b"a\n\nb", "line 2 is empty")],
+)  # fmt: skip
+def test_files_of_no_names(tmp_path, content, problem):
+    file = tmp_path / "names.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"class names '.*names.txt'.*{problem}"):
+        class_names("zfnet_small", file=file)
+
+
+def test_names_go_into_results(named, tmp_path, capsys):
+    Image.new("RGB", (20, 20), "red").save("red.png")
+    arguments = ["predict", "--model", named, "--classes", "names.txt", "--image", "red.png"]
+    assert cli.main([*arguments, "--out", "out", "--device", "cpu"]) == 0
+    (stem,) = {path.with_suffix("") for path in Path("out").glob("*.npz")}
+    result = Predictions.load(stem)
+    assert result.class_names == ("Ameise", "Biene", "Küh, schöne")
+    provenance = json.loads(stem.with_suffix(".json").read_text())["provenance"]
+    assert provenance["class_names"] == list(result.class_names)
+    assert provenance["settings"]["classes"] == "names.txt"
+    assert cli.main([*arguments[:3], "--classes", "red.png", *arguments[5:], "--out", "o"]) == 2
+    assert "class names 'red.png' cannot be read" in capsys.readouterr().err
+
+
+def test_the_most_probable_by_name():
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
+    named = Predictions(logits, class_names=("a", "b", "c"))
+    probabilities, labels = named.top(2)  # as ever
+    assert named.top(2).names == (("b", "c"), ("a", "c"))
+    assert torch.equal(named.top(2).labels, labels) and probabilities.shape == (2, 2)
+    assert Predictions(logits).top(2).names is None
+    texts = [label.get_text() for label in named.plot().axes[-1].get_yticklabels()]
+    assert texts[0] == "b"
+    with pytest.raises(ValueError, match="2 class names for 3 outputs"):
+        Predictions(logits, class_names=("a", "b"))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2))
+    found = zfcuda.predict(model, torch.zeros(1, 3, 4, 4), class_names=["x", "y"])
+    assert set(found.top(2).names[0]) == {"x", "y"}

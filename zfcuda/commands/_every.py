@@ -93,7 +93,9 @@ def folder_of(options: argparse.Namespace) -> Path:
 
 def about(options: argparse.Namespace, network: Network) -> dict[str, Any]:
     """What a run's JSON files say besides what results depend on."""
-    return {"command": options.command, "model": network.spec, "data": str(options.data)}
+    names = {"class_names": list(network.own_names)} if network.own_names else {}
+    about = {"command": options.command, "model": network.spec, "data": str(options.data)}
+    return about | names
 
 
 def true_labels(images: Numbered, network: Network) -> Tensor:

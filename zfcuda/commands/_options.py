@@ -8,7 +8,8 @@ _MODEL = (
     "squeezenet1_1, zfnet_small, zfnet, torchvision:NAME; a weights file (.safetensors, .pt, "
     ".pth), if need be with its architecture: squeezenet1_1:FILE; an .onnx file; or "
     "MODULE:FUNCTION, a function of your own that returns the model, whose code is then run. "
-    "?size=64 and the like say what such a model expects of images (default: %(default)s)"
+    "?size=64 and the like say what such a model expects of images, ?classes=FILE what its classes "
+    "are called (default: %(default)s)"
 )
 
 
@@ -29,9 +30,16 @@ def device(parser: argparse.ArgumentParser) -> None:
 
 
 def model(parser: argparse.ArgumentParser, default: str = "squeezenet1_1") -> None:
-    """--model, --weights: what `Network.of(options)` loads."""
+    """--model, --weights, --classes: what `Network.of(options)` loads."""
     parser.add_argument("--model", default=default, metavar="SPEC", help=_MODEL)
     parser.add_argument("--weights", metavar="FILE", help="weights for the model, as in SPEC:FILE")
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="names of the model's classes, one a line in label order (default: those that its "
+        "file tells, ImageNet's for a thousand outputs, CLASS_NAMES in the MODULE of a "
+        "MODULE:FUNCTION)",
+    )
 
 
 def images(parser: argparse.ArgumentParser) -> None:

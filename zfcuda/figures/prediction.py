@@ -37,8 +37,9 @@ def prediction(
     """One image's `k` most probable classes as bars, with the entropy of the whole distribution.
 
     `images` are the network's inputs as display arrays ``[N,H,W,3]`` in 0..1; without them only
-    the bars are drawn. `class_names[i]` names class `i`.
+    the bars are drawn. `class_names[i]` names class `i` (default: the result's own).
     """
+    class_names = result.class_names if class_names is None else class_names
     k = min(k, result.logits.shape[-1])
     probabilities, labels = (to_array(t)[image] for t in result.top(k))
     entropy = float(to_array(result.entropy)[image])

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from zfcuda._seeding import seeded
 from zfcuda.data import Preprocessing
@@ -76,17 +78,59 @@ def preprocessing(spec: str | os.PathLike[str], model: nn.Module | None = None) 
 
 
 def class_names(
-    spec: str | os.PathLike[str], model: nn.Module | None = None
+    spec: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    file: str | os.PathLike[str] | None = None,
 ) -> tuple[str, ...] | None:
     """The names of the classes in label order, or None where they are not known.
 
-    `model`, if it is loaded already, tells how many an ONNX network has.
+    `model`, if it is loaded already, tells how many an ONNX network has, and whether names that
+    are the user's own are as many as its outputs. `file` holds names, one a line, that take the
+    place of all others, as those in the spec's `?classes=FILE` do.
 
     Known are those of torchvision's weights, of a MODULE:FUNCTION that has CLASS_NAMES, of files
     that say it, as `zfcuda train` writes them, and ImageNet's, which `squeezenet1_1` has, and every
     other file whose last layer has 1,000 outputs is taken to have. Random weights have no classes.
 
-    Raises: as `load`.
+    Raises: as `load`; besides
+        ValueError: a file of names that cannot be read, or not as many names as the model has
+            outputs.
     """
     parsed = parse(spec)
-    return _KINDS[parsed.kind].class_names(parsed, model)
+    given = parsed.classes if file is None else Path(file)
+    names = _KINDS[parsed.kind].class_names(parsed, model) if given is None else _names_in(given)
+    if names is not None and model is not None and (given is not None or parsed.kind == "code"):
+        where = f"'{parsed.text}': CLASS_NAMES" if given is None else f"'{given}'"
+        _check_count(names, where, model, preprocessing(spec, model))
+    return names
+
+
+def _names_in(file: Path) -> tuple[str, ...]:
+    """A name a line; empty lines at the end do not count."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"class names '{file}' cannot be read: {error}") from error
+    names = tuple(line.strip() for line in lines)
+    if "" in names or not names:
+        line = names.index("") + 1 if names else 1
+        raise ValueError(f"class names '{file}': line {line} is empty: expected a name a line")
+    return names
+
+
+def _check_count(
+    names: tuple[str, ...], where: str, model: nn.Module, expects: Preprocessing
+) -> None:
+    """One pass over an empty picture says how many outputs the model has."""
+    weights = next(iter(model.parameters()), torch.zeros(()))
+    blank = torch.zeros(1, 3, *expects.shape, dtype=weights.dtype, device=weights.device)
+    try:
+        with torch.no_grad():
+            answer = model(blank)
+    except Exception:  # whatever it is, the experiment that asks for the names will tell
+        return
+    if isinstance(answer, Tensor) and answer.dim() == 2 and answer.shape[1] != len(names):
+        raise ValueError(
+            f"{where} names {len(names)} classes, but the network has {answer.shape[1]} outputs: "
+            "expected a name for each"
+        )

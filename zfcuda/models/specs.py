@@ -20,7 +20,8 @@ Options follow a question mark, joined by `&`: `?weights=none` for random weight
 normalisation. Where only you know what the network expects of images, `size`, `resize`, `mean`,
 `std`, `scale`, `channels` and `interpolation` say it, as `zfcuda.data.Preprocessing` does:
 `zoo.onnx?size=224&channels=bgr&scale=255&mean=104,117,123&std=1`; where it is not square,
-`?size=48x192` names height and width.
+`?size=48x192` names height and width. `?classes=names.txt` says what the classes are called: a text
+file with a name a line, in label order.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Spec:
         weights: "default", "none" (random) or the name of a set of torchvision's weights.
         lrn: whether a zfnet normalises contrast; its tensors cannot tell.
         preprocessing: what the spec says about it, by the names of `Preprocessing`'s attributes.
+        classes: the file with the classes' names, if the spec names one.
     """
 
     text: str
@@ -65,6 +67,7 @@ class Spec:
     weights: str = "default"
     lrn: bool = True
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    classes: Path | None = None
 
 
 def parse(spec: str | os.PathLike[str]) -> Spec:
@@ -92,6 +95,7 @@ def parse(spec: str | os.PathLike[str]) -> Spec:
         weights=options.get("weights", "default"),
         lrn=options.get("lrn") != "false",
         preprocessing=_preprocessing(text, options),
+        classes=Path(options["classes"]) if "classes" in options else None,
     )
 
 
@@ -165,7 +169,7 @@ _EXPECTED = {_three: "one or three numbers", _side_or_pair: "a number or HEIGHTx
 
 def _choices(kind: str, model: str, file: Path | None) -> dict[str, tuple[str, ...]]:
     """The options of such a spec with their values; no values means any."""
-    choices: dict[str, tuple[str, ...]] = {}
+    choices: dict[str, tuple[str, ...]] = {"classes": ()}
     if file is None and kind != "code":
         choices["weights"] = () if kind == "torchvision" else ("default", "none")
     if kind == "own" and model != "squeezenet1_1":

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
 from zfcuda.results.scores import Outputs, check_outputs, entropy_of, probabilities_of
+
+
+class _Pair(NamedTuple):
+    probabilities: Tensor
+    labels: Tensor
+
+
+class Top(_Pair):
+    """The most probable classes: ``probabilities`` [N,k], descending, int64 ``labels`` [N,k], and
+    their ``names``, per image k of them, or None where the classes' names are not known. It is
+    taken apart as (probabilities, labels)."""
+
+    names: tuple[tuple[str, ...], ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,15 +33,22 @@ class Predictions(Result):
         logits: [N,K], the model's output.
         outputs: what that is: ``"logits"``, ``"probabilities"``, or of one output ``"logit"``,
             ``"probability"`` or a regression's ``"value"``.
+        class_names: K, in label order; empty where they are not known.
     """
 
     logits: Tensor
     outputs: Outputs = "logits"
+    class_names: tuple[str, ...] = ()
     _figure = "prediction"
 
     def __post_init__(self) -> None:
         expect_shape("logits", self.logits, None, None)
         check_outputs(self.outputs, self.logits.shape[1])
+        if self.class_names and len(self.class_names) != self.logits.shape[1]:
+            raise ValueError(
+                f"{len(self.class_names)} class names for {self.logits.shape[1]} outputs: expected "
+                "one for each"
+            )
 
     @property
     def probabilities(self) -> Tensor:
@@ -41,8 +62,9 @@ class Predictions(Result):
         that do not exclude one another (sigmoids) the sum of theirs; of values NaN."""
         return entropy_of(self.probabilities, self.outputs)
 
-    def top(self, k: int = 5) -> tuple[Tensor, Tensor]:
-        """The ``k`` most probable classes: probabilities [N,k], descending, and int64 labels [N,k].
+    def top(self, k: int = 5) -> Top:
+        """The ``k`` most probable classes: probabilities [N,k], descending, and int64 labels [N,k];
+        ``.names`` are what these are called, where that is known.
 
         Raises:
             ValueError: ``k`` is not between 1 and K.
@@ -50,4 +72,9 @@ class Predictions(Result):
         if not 1 <= k <= self.logits.shape[1]:
             raise ValueError(f"k must be between 1 and {self.logits.shape[1]} classes, got {k}")
         probabilities, labels = self.probabilities.topk(k)
-        return probabilities, labels
+        top = Top(probabilities, labels)
+        if self.class_names:
+            top.names = tuple(
+                tuple(map(self.class_names.__getitem__, row)) for row in labels.tolist()
+            )
+        return top

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # zfcuda need not be installed
 import compiled
 import small
 
@@ -322,7 +323,7 @@ def _call(
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "PYTHONPATH": _python_path(), **(environment or {})},
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # what it starts ends with it
@@ -340,6 +341,11 @@ def _call(
     if status and not may_fail:
         raise RuntimeError(f"{name} ended with status {status}: {text[-600:].strip()}")
     return text
+
+
+def _python_path() -> str:
+    """This clone's zfcuda first, as it was built in place; the rest as it was."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

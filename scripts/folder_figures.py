@@ -19,7 +19,7 @@ from pathlib import Path
 import zfcuda
 from zfcuda import _batch, data, report
 from zfcuda._network import Network
-from zfcuda._terminal import Parser, guarded
+from zfcuda._terminal import Parser, guarded, say
 from zfcuda._writing import writable_folder
 from zfcuda.gallery import read_entry
 from zfcuda.invariance import early_and_late
@@ -60,11 +60,10 @@ def _run(options: argparse.Namespace) -> int:
         [_section(out / image.name, jobs, reasons.get(out / image.name, ())) for image in images],
         facts={"layers": options.layer, "weights_sha256": identity.split()[1]},
     )
-    print(outcome)
+    say(outcome)
     for folder, lines in reasons.items():
-        for line in lines:
-            print(f"failed: {folder.name}: {line}")
-    print(f"open {index}")
+        say(*(f"failed: {folder.name}: {line}" for line in lines))
+    say(f"open {index}")
     return 1 if outcome.failed else 0
 
 

@@ -27,7 +27,7 @@ import zfcuda
 from zfcuda import _batch, data, datasets, figures
 from zfcuda._files import atomic_path
 from zfcuda._network import Network
-from zfcuda._terminal import Parser, guarded
+from zfcuda._terminal import Parser, guarded, say
 from zfcuda._writing import save_pictures, writable_folder
 from zfcuda.gallery import write_gallery
 from zfcuda.models import shipped
@@ -229,10 +229,10 @@ def _run(options: argparse.Namespace) -> int:
     wanted = {job.folder for job in _jobs([*EXPERIMENTS], plan, out)} | {out / "train"}
     title = f"What {options.model} sees"
     page, count = write_gallery(out, out / "index.html", title, wanted)
-    print(outcome)
+    say(outcome)
     for job, reason in outcome.failed:
-        print(f"failed: {job.folder.relative_to(out)}: {reason}")
-    print(f"{count} figures; open {page}")
+        say(f"failed: {job.folder.relative_to(out)}: {reason}")
+    say(f"{count} figures; open {page}")
     return 1 if outcome.failed else 0
 
 

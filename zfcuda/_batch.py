@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from zfcuda import cli
 from zfcuda._files import atomic_path
-from zfcuda._terminal import USER_ERRORS, one_line
+from zfcuda._terminal import USER_ERRORS, one_line, progress, resumable
+from zfcuda._text import visible
 
 __all__ = ["Job", "Outcome", "run"]
 
@@ -82,9 +81,9 @@ def run(jobs: Sequence[Job], identity: str, unit: str = "job", quiet: bool = Fal
         unit: what the progress bar counts.
     """
     outcome = Outcome()
-    with tqdm(jobs, unit=unit, disable=quiet) as bar:
+    with resumable(), progress(jobs, unit=unit, disable=quiet) as bar:
         for job in bar:
-            bar.set_postfix_str(f"{job.folder.name}: {job.arguments[0]}")
+            bar.set_postfix_str(visible(f"{job.folder.name}: {job.arguments[0]}"))
             try:
                 digest = job.digest(identity)
                 if _is_done(job, digest):

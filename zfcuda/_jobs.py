@@ -45,15 +45,17 @@ def predict(
     """The top-5 panel of one input."""
     provenance = provenance or Provenance("predict", {"image": name}, network)
     result = zfcuda.predict(network.model, x, class_names=network.class_names)
-    probabilities, labels = result.top(1)
-    label, probability = int(labels[0, 0]), float(probabilities[0, 0])
+    probabilities, labels = (
+        found[0].tolist() for found in result.top(min(5, len(result.logits[0])))
+    )
     figure = figures.prediction(
         result,
         images=network.display(x),
         class_names=network.class_names,
         title=f"{name}: prediction",
     )
-    text = f"{network.name(label)} with probability {probability:.3f}."
+    found = [f"{network.name(i)} {p:.3f}" for i, p in zip(labels, probabilities, strict=True)]
+    text = f"The most probable classes: {', '.join(found)}."
     return write("Prediction", text, result, figure, stem, provenance, "talk figure 3")
 
 

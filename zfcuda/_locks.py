@@ -13,6 +13,7 @@ from typing import TextIO
 import torch
 
 from zfcuda._distributed import Shard
+from zfcuda._text import visible
 
 __all__ = ["claimed"]
 
@@ -66,8 +67,8 @@ def _lock(folder: Path) -> TextIO | None:
         if error.errno not in _NO_LOCKS:
             raise
         warnings.warn(
-            f"'{folder}' cannot be locked ({error.strerror}): take care that no other run is at "
-            "work there",
+            f"'{visible(folder)}' cannot be locked ({error.strerror}): take care that no other "
+            "run is at work there",
             stacklevel=2,
         )
     return file

@@ -1,4 +1,8 @@
-"""How a command of this project talks to its terminal: errors in one line, clean ends."""
+"""How a command of this project talks to its terminal: one line a time, errors too; clean ends.
+
+Everything that it prints goes through :func:`say`, :func:`remark` and :func:`progress`, since names
+from files may hold what a terminal takes for orders.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,14 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from zfcuda._text import visible
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 # What a wrong file, name or number raises; anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, TypeError, KeyError, IndexError, OSError, ImportError, RuntimeError)
@@ -21,14 +31,71 @@ def one_line(error: BaseException) -> str:
         text = error.args[0]
     else:
         text = str(error) or type(error).__name__
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))
+
+
+def say(*lines: object) -> None:
+    """What a command found: each argument a line on standard output."""
+    for line in lines:
+        print(visible(line))
+
+
+def remark(text: object, program: str = "zfcuda") -> None:
+    """What is worth knowing besides, a line on standard error."""
+    print(f"{program}: {visible(text)}", file=sys.stderr)
+
+
+def skipped(sentences: Sequence[object], more: str = "", shown: int = 5) -> None:
+    """The first of the images that could not be read, and how many others there are; `more` says
+    where those are."""
+    for sentence in sentences[:shown]:
+        remark(f"skipped: {sentence}")
+    if len(sentences) > shown:
+        remark(f"skipped: {len(sentences) - shown} more{more}")
+
+
+def progress(over: Iterable[Any] | None = None, desc: str = "", **settings: Any) -> tqdm:
+    """A progress bar on standard error, in a notebook one of its own; `settings` are tqdm's."""
+    return _bar()(over, visible(desc) or None, **settings)
+
+
+@cache
+def _bar() -> type[tqdm]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without ipywidgets a notebook has the terminal's bar
+        from tqdm.auto import tqdm
+    return tqdm
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Around what a command that is interrupted there goes on with, when it is given again."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note("the same command goes on where this one was")
+        raise
+
+
+def interrupted(program: str, stop: KeyboardInterrupt) -> int:
+    """Say so in a line; the exit status, 143 for SIGTERM and 130 for Ctrl-C."""
+    notes = dict.fromkeys(getattr(stop, "__notes__", ()))
+    remark("; ".join(["interrupted", *notes]), program)
+    return 143 if stop.args == (signal.SIGTERM,) else 130
 
 
 class Parser(argparse.ArgumentParser):
     """Errors in one line, as everywhere else, instead of usage and error."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {visible(message)} (see {self.prog} --help)\n")
+
+
+class RaisingParser(argparse.ArgumentParser):
+    """Errors as exceptions, for scripts."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{self.prog}: {message}")
 
 
 @contextlib.contextmanager
@@ -41,20 +108,19 @@ def guarded(program: str, traceback: bool = False) -> Iterator[list[int]]:
     """
     status = [0]
     with _terminable(), _any_name_on(sys.stdout), warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: remark(message, program)
         try:
             yield status
             sys.stdout.flush()
         except KeyboardInterrupt as stop:
-            status[0] = 143 if stop.args == (signal.SIGTERM,) else 130
-            print(f"{program}: interrupted", file=sys.stderr)
+            status[0] = interrupted(program, stop)
         except BrokenPipeError:  # as in `zfcuda info | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except USER_ERRORS as error:
             if traceback:
                 raise
             status[0] = 2
-            print(f"{program}: {one_line(error)}", file=sys.stderr)
+            remark(one_line(error), program)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,28 @@
-"""Text that can be written anywhere."""
+"""Text that can be written anywhere: names from files may hold anything."""
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+import re
+
+__all__ = ["printable", "visible"]
+
+# What moves a terminal's cursor or colours it, ends a line, or turns the order of what is read
+# around: C0 and C1, DEL, Unicode's line ends and its marks of direction.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: object) -> str:
+    r"""`text` on one line that shows every control character as its escape, "\x1b" or "\n"."""
+    return _CONTROL.sub(_escaped, str(text))
 
 
 def printable(text: object) -> str:
-    """`text` with a question mark for what is no character: a file's name may hold any bytes, and
-    Python keeps those that are no UTF-8 as lone surrogates, which nothing can write."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
+    """`text` with its lines as they are, other control characters as escapes, and a question mark
+    for what is no character: a file's name may hold any bytes, and Python keeps those that are no
+    UTF-8 as lone surrogates, which nothing can write."""
+    lines = str(text).encode("utf-8", "replace").decode("utf-8").split("\n")
+    return "\n".join(map(visible, lines))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()

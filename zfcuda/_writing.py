@@ -18,6 +18,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from zfcuda._files import atomic_path
+from zfcuda._terminal import say
 from zfcuda.report import Entry, facts_of
 from zfcuda.results import Result
 
@@ -129,10 +130,10 @@ def _save(result: Result, stem: Path, about: Mapping[str, object]) -> tuple[Path
     return stem.with_name(f"{stem.name}.npz"), stem.with_name(f"{stem.name}.json")
 
 
-def announce(entry: Entry | None) -> None:
-    """Print the paths of the files that were written."""
-    for path in entry.files if entry else ():
-        print(path)
+def announce(entry: Entry | None, *more: object) -> None:
+    """Print the paths of the files that were written, `more` lines, and what was found."""
+    if entry:
+        say(*entry.files, *more, entry.text)
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:

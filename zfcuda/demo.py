@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
-from tqdm import tqdm
 
 import zfcuda
 from zfcuda import _jobs, datasets, figures, report
 from zfcuda._network import Network
+from zfcuda._terminal import progress as progress_bar
 from zfcuda._writing import Provenance, writable_folder, write
 from zfcuda.models import shipped
 from zfcuda.training import TrainingResult
@@ -104,7 +104,7 @@ def run(
     subjects.append(_garment(Network.load("zfnet_small", device)))
     sections = {subject.title: report.Section(subject.title, []) for subject in subjects}
     steps = [(subject, *step) for subject in subjects for step in _steps(subject, folder, progress)]
-    with tqdm(steps, desc="demo", unit="figure", disable=not progress) as bar:
+    with progress_bar(steps, desc="demo", unit="figure", disable=not progress) as bar:
         for subject, what, step in bar:
             bar.set_postfix_str(f"{subject.name}: {what}")
             sections[subject.title].entries.append(step())

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from zfcuda._files import atomic_path
+from zfcuda._tables import read_csv
 from zfcuda._text import printable
 from zfcuda.data import Preprocessing
 from zfcuda.figures.maxima import displayed, mosaic
@@ -123,10 +124,7 @@ def _title(stored: StoredActivations) -> str:
 
 def _names(stored: StoredActivations) -> dict[int, str]:
     """Of the images in the index."""
-    import csv
-
-    with stored.index.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {int(row["image"]): row["name"] for row in csv.DictReader(file)}
+    return {int(row["image"]): row["name"] for row in read_csv(stored.index)}
 
 
 def _section(

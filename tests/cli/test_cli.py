@@ -9,10 +9,11 @@ import sys
 import warnings
 
 import pytest
+import torch
 from PIL import Image
 
 import zfcuda
-from zfcuda import cli
+from zfcuda import _terminal, cli
 from zfcuda._network import Network
 from zfcuda.commands._images import stems
 from zfcuda.results import InvarianceResult, OcclusionResult, Projections
@@ -38,9 +39,10 @@ def test_a_command_writes_a_picture_and_its_numbers(command, photo, tmp_path, ca
     arguments, kind = COMMANDS[command]
     out = tmp_path / "new" / "out"
     assert run(command, "--model", "tiny", "--image", photo(), "--out", out, *arguments) == 0
-    written = capsys.readouterr().out.split()
+    *written, found = capsys.readouterr().out.splitlines()
     assert str(out / f"photo-{command}.png") in written
     assert sorted(written) == sorted(str(path) for path in out.iterdir())
+    assert found == json.loads((out / f"photo-{command}.json").read_text())["entry"]["text"]
     assert kind.load(out / f"photo-{command}")
 
 
@@ -218,13 +220,16 @@ def test_a_folder_that_cannot_be_written_is_noticed_first(
     ("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
 def test_a_stopped_command_leaves_no_half_written_file(
-    stop, status, photo, tmp_path, capsys, monkeypatch
+    stop, status, photo, tmp_path, capsys, monkeypatch, request
 ):
     def stopped(self, file, **_):
         file.write(b"half of a picture")
         os.kill(os.getpid(), stop)
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", stopped)
+    # Whatever the parent has set: a shell's background jobs ignore Ctrl-C.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
     before = signal.getsignal(signal.SIGTERM)
     out = tmp_path / "out"
     arguments = COMMANDS["occlude"][0]
@@ -271,3 +276,59 @@ def test_numbers_are_strict_json(photo, tmp_path):
         raise AssertionError(constant)
 
     json.loads((out / "photo-rotate.json").read_text(), parse_constant=refuse)
+
+
+NAMES = {"escape": "\x1b[31mred", "line": "a\nzfcuda: forged", "C1": "\x9b31m", "bidi": "\u202eb"}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_do_nothing_to_the_terminal(name, photo, tmp_path, capsys, monkeypatch):
+    load = zfcuda.models.load
+    escaped = name.encode("unicode_escape").decode()
+
+    def named(spec):
+        model = load(spec)
+        model.add_module(name, torch.nn.Identity())
+        warnings.warn(f"layer {name}", stacklevel=1)
+        return model
+
+    monkeypatch.setattr(zfcuda.models, "load", named)
+    monkeypatch.setattr(zfcuda.models, "class_names", lambda *_: [name] * 5)
+    image, out = photo(f"{name}.png"), tmp_path / "out"
+    model = ["--model", "tiny", "--out", out]
+    assert run("predict", *model, "--image", image) == 0
+    assert cli.main(["layers", "--model", "tiny"]) == 0
+    assert run("deconv", "--model", "tiny", "--list-layers") == 0
+    assert run("deconv", *model, "--image", image, "--layer", f"no {name}") == 2
+    assert run("predict", *model, "--image", f"no {name}") == 2
+    assert run(f"no {name}") == 2
+    printed = capsys.readouterr()
+    text = printed.out + printed.err
+    controls = {character for character in text if ord(character) < 32} | {*name} & {*"\x9b\u202e"}
+    assert controls & {*text} == {"\n"}
+    assert escaped in printed.out and f"layer {escaped}" in printed.err
+    assert not any(line.startswith("zfcuda: forged") for line in text.splitlines())
+
+
+def test_a_progress_bar_shows_names_as_text(capsys):
+    with _terminal.progress(["job"], desc="\x1b[31m\n") as bar:
+        list(bar)
+    printed = capsys.readouterr().err
+    assert r"\x1b[31m\n" in printed and "\x1b[31m" not in printed
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), KeyboardInterrupt(signal.SIGTERM)])
+def test_what_goes_on_says_so_when_it_is_interrupted(stop, tmp_path, capsys, monkeypatch):
+    def stopped(*_, **__):
+        raise stop
+
+    monkeypatch.setattr("zfcuda.training.train", stopped)
+    folder = tmp_path / "photos"
+    for part in ("a", "b"):
+        (folder / part).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (20, 20), (30 * i, 9, 9)).save(folder / part / f"{i}.png")
+    arguments = ["--data", folder, "--epochs", "1", "--out", tmp_path / "out", "--quiet"]
+    assert cli.main(["train", *map(str, arguments)]) in (130, 143)
+    said = "zfcuda: interrupted; the same command goes on where this one was\n"
+    assert capsys.readouterr().err == said

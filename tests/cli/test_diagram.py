@@ -17,7 +17,7 @@ def run(*arguments):
 def test_the_layer_of_the_first_pooling_is_drawn(photo, tmp_path, capsys):
     out = tmp_path / "out"
     assert run("--image", photo(), "--out", out) == 0
-    written = capsys.readouterr().out.split()
+    *written, _ = capsys.readouterr().out.splitlines()
     assert sorted(written) == sorted(str(path) for path in out.iterdir())
     assert {path.suffix for path in out.iterdir()} == {".json", ".npz", ".pdf", ".png"}
     result = Diagram.load(out / "photo-diagram")

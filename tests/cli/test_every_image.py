@@ -1,5 +1,7 @@
 """`zfcuda occlude --data` and `zfcuda invariance --data`."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,7 +48,9 @@ def test_a_folder_is_occluded_and_gone_on_with(photos, tmp_path, capsys):
     folder = tmp_path / "out" / "photos-occlude"
     names = {"summary.npz", "summary.json", "images.csv", "classes.csv", "summary.png"}
     names |= {"summary.pdf", "gallery.html"}
-    assert printed.out.split() and {*printed.out.split()} == {str(folder / n) for n in names}
+    *written, found = printed.out.splitlines()
+    assert {*written} == {str(folder / n) for n in names}
+    assert found == json.loads((folder / "summary.json").read_text())["entry"]["text"]
     assert printed.err.count("skipped") == 2
     assert "broken.png" in printed.err and "cut.png" in printed.err
     summary = OcclusionSummary.load(folder / "summary")
@@ -100,7 +104,7 @@ def test_invariance_over_a_folder(photos, tmp_path, capsys):
     arguments = ["--data", photos, "--target", "true", "--layer", "0", "--out", tmp_path / "out"]
     assert run("invariance", *arguments, "--workers", "1") == 0
     folder = tmp_path / "out" / "photos-invariance"
-    assert {path.rpartition("/")[2] for path in capsys.readouterr().out.split()} == {
+    assert {path.rpartition("/")[2] for path in capsys.readouterr().out.splitlines()[:-1]} == {
         "summary.npz", "summary.json", "images.csv", "curves.csv", "summary.png", "summary.pdf",
         "gallery.html",
     }  # fmt: skip

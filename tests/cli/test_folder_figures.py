@@ -177,7 +177,9 @@ def test_an_interrupted_run_is_taken_up_again(run, quick, photos, monkeypatch):
 
     monkeypatch.setattr(_jobs, "rotate", stop_at_the_second)
     status, _, error = run(*SOME)
-    assert status == 130 and error.endswith("interrupted\n")
+    assert status == 130 and error.endswith(
+        "interrupted; the same command goes on where this one was\n"
+    )
     assert "1 done, 7 skipped, 0 failed" in run(*SOME)[1]
 
 

@@ -16,7 +16,7 @@ def test_all_images_are_in_one_study(photo, tmp_path, capsys):
     out = tmp_path / "out"
     paths = [photo("cat.png"), photo("dogs.png")]
     assert run("--image", *paths, "--out", out, "--target", "cat", "4", "--fill", "mean") == 0
-    written = capsys.readouterr().out.split()
+    *written, _ = capsys.readouterr().out.splitlines()
     assert sorted(written) == sorted(str(path) for path in out.iterdir())
     assert len(written) == 4
     study = InvarianceStudy.load(out / "cat-invariance")

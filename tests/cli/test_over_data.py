@@ -57,7 +57,7 @@ def test_top9_over_a_folder(photos, tmp_path, capsys):
     arguments = ["--model", "tiny", "--data", photos, "--layer", "1", "--layer", "4", "--out", out]
     assert run("top9", *arguments, "--maps", "2", "-k", "4") == 0
     printed = capsys.readouterr()
-    assert sorted(printed.out.split()) == sorted(map(str, out.iterdir()))
+    assert sorted(printed.out.splitlines()[:-1]) == sorted(map(str, out.iterdir()))
     assert {path.name for path in out.iterdir()} == {
         f"top4.{s}" for s in ("npz", "json", "png", "pdf")
     }

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from zfcuda import _terminal
+
 
 def memory_limit(max_memory: int | None, device: torch.device) -> int:
     """Bytes that one batch's activations may take: as given, or half of what is free on a GPU; on
@@ -41,11 +43,9 @@ def spans(start: int, stop: int, step: int) -> Iterator[slice]:
 
 @contextmanager
 def progress_bar(total: int, shown: bool, title: str) -> Iterator[Callable[[int], Any]]:
-    """A function that moves a tqdm bar on stderr (or nothing)."""
+    """A function that moves a progress bar (or nothing)."""
     if not shown:
         yield lambda steps: None
         return
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=title, leave=False) as bar:
+    with _terminal.progress(total=total, desc=title, leave=False) as bar:
         yield bar.update

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zfcuda._tables import text_table
 from zfcuda.results import Result
 from zfcuda.results.checks import expect_shape
 from zfcuda.results.scores import wilson, with_interval
@@ -80,8 +81,6 @@ class AblationResult(Result):
 
     def table(self, tablefmt: str = "simple") -> str:
         """Table 3 as text; ``tablefmt`` as tabulate has it."""
-        from tabulate import tabulate
-
         rows = [
             [
                 name,
@@ -96,4 +95,4 @@ class AblationResult(Result):
         heads = ["network", "parameters", "multiply-adds", "training", "validation"]
         heads += [f"test error ({self.interval_name})"]
         align = ("left", *["right"] * 5)
-        return tabulate(rows, heads, tablefmt, disable_numparse=True, colalign=align)
+        return text_table(rows, heads, tablefmt, align)

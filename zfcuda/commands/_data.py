@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from zfcuda._terminal import skipped
 
 if TYPE_CHECKING:
     from zfcuda._network import Network
@@ -31,11 +32,7 @@ class Images:
 
     def report(self) -> None:
         """Say on standard error which files could not be read."""
-        skipped = getattr(self.source, "skipped", [])
-        for sentence in skipped[:5]:
-            print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
-        if len(skipped) > 5:
-            print(f"zfcuda: skipped: {len(skipped) - 5} more", file=sys.stderr)
+        skipped(getattr(self.source, "skipped", []))
 
 
 def add_options(parser: argparse.ArgumentParser, workers: str = "none") -> None:

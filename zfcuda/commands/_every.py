@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zfcuda import _terminal
 from zfcuda.commands import _data
 
 if TYPE_CHECKING:
@@ -135,20 +135,16 @@ def draw(run: Run, numbers: Sequence[int], figure_of: Callable[[Any, Tensor, str
         save_pictures(figure, stem)
 
 
-def announce(run: Run, figure: Figure, skipped: Sequence[str]) -> None:
-    """Write the summary's picture and the page; print what there is of the run, and on standard
-    error which images could not be read."""
+def announce(run: Run, figure: Figure, skipped: Sequence[str], text: str) -> None:
+    """Write the summary's picture and the page; print what there is of the run and `text`, what was
+    found, and on standard error which images could not be read."""
     from zfcuda._writing import save_pictures
 
     pictures = save_pictures(figure, run.folder / "summary")
     numbers = [run.folder / f"summary.{kind}" for kind in ("npz", "json")]
     tables = sorted(run.folder.glob("*.csv"))
-    for path in (*numbers, *tables, *pictures, *_page(run.folder)):
-        print(path)
-    for sentence in skipped[:5]:
-        print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
-    if len(skipped) > 5:
-        print(f"zfcuda: skipped: {len(skipped) - 5} more", file=sys.stderr)
+    _terminal.say(*numbers, *tables, *pictures, *_page(run.folder), text)
+    _terminal.skipped(skipped)
 
 
 def _page(folder: Path) -> list[Path]:
@@ -158,5 +154,5 @@ def _page(folder: Path) -> list[Path]:
     try:
         return [write_gallery(folder)[0]]
     except ModuleNotFoundError as error:
-        print(f"zfcuda: no gallery: {error}", file=sys.stderr)
+        _terminal.remark(f"no gallery: {error}")
         return []

@@ -65,7 +65,8 @@ def _cut(name: str) -> str:
 
 def list_layers(network: Network) -> None:
     """Print the names, kinds and output shapes of the network's layers."""
-    from tabulate import tabulate
+    from zfcuda._tables import text_table
+    from zfcuda._terminal import say
 
     rows = [(name, kind, "×".join(map(str, shape))) for name, kind, shape in network.layers()]
-    print(tabulate(rows, tablefmt="plain", disable_numparse=True))
+    say(*text_table(rows, tablefmt="plain").splitlines())

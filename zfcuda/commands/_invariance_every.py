@@ -10,6 +10,7 @@ from torch import Tensor
 from zfcuda import figures
 from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
+from zfcuda._terminal import resumable
 from zfcuda.commands import _every
 from zfcuda.runs.invariance import InvarianceRun, invariance_run
 from zfcuda.runs.numbered import Numbered
@@ -22,21 +23,25 @@ def run(options: argparse.Namespace) -> None:
     with from_environment(pick_device(options.device)):
         network = Network.of(options)
         images = _every.images_of(options, network)
-        with invariance_run(
-            network.model,
-            images,
-            _every.folder_of(options),
-            options.layer,
-            _target(options, images, network),
-            fill=network.fill(options.fill),
-            about=_every.about(options, network),
-        ) as work:
+        with (
+            resumable(),
+            invariance_run(
+                network.model,
+                images,
+                _every.folder_of(options),
+                options.layer,
+                _target(options, images, network),
+                fill=network.fill(options.fill),
+                about=_every.about(options, network),
+            ) as work,
+        ):
             work.carry_out(options.workers, not options.quiet)
-            summary = work.summary(_entry(work, options))
+            entry = _entry(work, options)
+            summary = work.summary(entry)
             if summary is not None:
                 title = f"{options.data}: invariance, {len(summary.names):,} images"
                 figure = figures.invariance_summary(summary, title=title)
-                _every.announce(work.run, figure, summary.skipped)
+                _every.announce(work.run, figure, summary.skipped, entry["text"])
 
 
 def _target(options: argparse.Namespace, images: Numbered, network: Network) -> int | Tensor | None:

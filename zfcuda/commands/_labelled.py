@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from zfcuda._network import Network
+from zfcuda._terminal import skipped
 from zfcuda.datasets import Examples, Split, garments, split
 from zfcuda.datasets.part import drawn
 from zfcuda.models.specs import parse
@@ -29,8 +29,7 @@ def read(options: argparse.Namespace, network: Network) -> Split:
     weights = parse(network.spec).file
     by_class = weights is None or draws_by_class(weights.parent)
     data = split(network.preprocessing, options.data, not options.plain, options.seed, by_class)
-    for sentence in data.skipped:
-        print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
+    skipped(data.skipped)
     return data
 
 

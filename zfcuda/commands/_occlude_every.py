@@ -14,6 +14,7 @@ from torch import Tensor
 from zfcuda import figures
 from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
+from zfcuda._terminal import remark, resumable, say
 from zfcuda.commands import _every
 from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
@@ -35,15 +36,15 @@ def run(options: argparse.Namespace) -> None:
         network = Network.of(options)
         images = _every.images_of(options, network)
         if options.plan:
-            print(_plan(options, network, images))
+            say(*str(_plan(options, network, images)).splitlines())
             return
-        with _begun(options, network, images) as work:
+        with resumable(), _begun(options, network, images) as work:
             _do(options, network, work)
 
 
 def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> None:
     if work.run.shard.first and not options.quiet:
-        print(str(work.prepared.plan).partition("\n")[0], file=sys.stderr)
+        remark(str(work.prepared.plan).partition("\n")[0])
     work.carry_out(options.workers, not options.quiet)
     picture = _picture(network, options.layer)
     if options.pictures:
@@ -126,11 +127,11 @@ def _conclude(
     )
     if not options.quiet:
         print(_table(summary, network.class_names), file=sys.stderr)
-    _every.announce(work.run, figure, summary.skipped)
+    _every.announce(work.run, figure, summary.skipped, _entry(work)["text"])
 
 
 def _table(summary: OcclusionSummary, class_names: Sequence[str] | None) -> str:
-    from tabulate import tabulate
+    from zfcuda._tables import text_table
 
     names = summary.class_names if summary.labelled else class_names
     rows = [
@@ -145,4 +146,4 @@ def _table(summary: OcclusionSummary, class_names: Sequence[str] | None) -> str:
         }
         for one in summary.classes
     ]
-    return tabulate(rows, headers="keys", disable_numparse=True)
+    return text_table(rows)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from zfcuda._terminal import resumable, say, skipped
 from zfcuda.commands import _cores, _data
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from zfcuda._writing import Provenance
     from zfcuda.maxima import StoredActivations
 
-_SHOWN = 5  # images that could not be read
 _LONG = 5.0  # seconds; the rates of shorter passes say nothing
 
 
@@ -48,7 +48,7 @@ def record(
 
     options.workers = _cores.workers(options.workers, network.device)
     images = _data.of(options, network)
-    with _cores.shared_with(options.workers, network.device):
+    with resumable(), _cores.shared_with(options.workers, network.device):
         stored = zfcuda.record_activations(
             options.store,
             network.model,
@@ -78,20 +78,13 @@ def _shown(network: Network) -> dict[str, object]:
 
 
 def _report(stored: StoredActivations) -> None:
-    import sys
-
-    for one in stored.skipped[:_SHOWN]:
-        print(f"zfcuda: skipped: {one['problem']}", file=sys.stderr)
-    if len(stored.skipped) > _SHOWN:
-        more = len(stored.skipped) - _SHOWN
-        print(f"zfcuda: skipped: {more} more (all are in manifest.json)", file=sys.stderr)
+    skipped([one["problem"] for one in stored.skipped], " (all are in manifest.json)")
     rates = stored.manifest["rates"]
     if rates and rates["seconds"] >= _LONG:
         own, bare = rates["images_per_second"], rates["forward_images_per_second"]
-        print(f"{own:,.0f} images/s, processes: {rates['processes']}; the network alone, in one "
-              f"process, {bare:,.0f} images/s")  # fmt: skip
+        say(f"{own:,.0f} images/s, processes: {rates['processes']}; the network alone, in one "
+            f"process, {bare:,.0f} images/s")  # fmt: skip
     for about in stored.manifest["layers"]:
-        print(f"{about['name']}: {about['maps']} maps, {about['projected']} projected, "
-              f"{about['bytes_per_map'] / 1e6:.2f} MB each")  # fmt: skip
-    for path in (stored.index, stored.folder / "manifest.json"):
-        print(path)
+        say(f"{about['name']}: {about['maps']} maps, {about['projected']} projected, "
+            f"{about['bytes_per_map'] / 1e6:.2f} MB each")  # fmt: skip
+    say(stored.index, stored.folder / "manifest.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from zfcuda import _terminal
 from zfcuda.commands import _options
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """All trainings, then one table."""
     import dataclasses
-    import sys
 
     from zfcuda import ablation, ablations, datasets, figures, models, training
     from zfcuda._network import pick_device
@@ -74,23 +74,23 @@ def run(options: argparse.Namespace) -> None:
     preprocessing = models.preprocessing(f"{_MODEL}?weights=none")
     by_class = all(map(training.draws_by_class, folder.glob("*-seed*")))
     data = datasets.split(preprocessing, options.data, not options.plain, options.seed, by_class)
-    for sentence in data.skipped:
-        print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
+    _terminal.skipped(data.skipped)
     data = dataclasses.replace(data, training=drawn(data.training, options.limit, options.seed))
-    result = ablation(
-        data,
-        folder,
-        variants,
-        training.Recipe(epochs=options.epochs),
-        range(options.seed, options.seed + options.seeds),
-        device=pick_device(options.device),
-        progress=not options.quiet,
-    )
+    with _terminal.resumable():
+        result = ablation(
+            data,
+            folder,
+            variants,
+            training.Recipe(epochs=options.epochs),
+            range(options.seed, options.seed + options.seeds),
+            device=pick_device(options.device),
+            progress=not options.quiet,
+        )
     text = _findings(result)
     figure = figures.ablation(result, f"{_MODEL} with layers removed or resized")
     stem = folder / "ablation"
-    announce(write("Ablations", text, result, figure, stem, provenance, "paper table 3"))
-    print(f"{result.table()}\n{text}")
+    entry = write("Ablations", text, result, figure, stem, provenance, "paper table 3")
+    announce(entry, *result.table().splitlines())
 
 
 def _variant(text: str) -> Variant:

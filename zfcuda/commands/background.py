@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +69,7 @@ def run(options: argparse.Namespace) -> None:
     """Every image on every background."""
     from zfcuda import _jobs, data
     from zfcuda._network import Network
+    from zfcuda._terminal import remark
     from zfcuda._writing import Provenance, announce, writable_folder
     from zfcuda.invariance import early_and_late
 
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
     stems = _images.stems(options.image, options.command)
     for path, stem, image, (mask, source) in zip(options.image, stems, images, masks, strict=True):
         if not options.quiet:
-            print(f"{path}: the object is told by {source}", file=sys.stderr)
+            remark(f"{path}: the object is told by {source}")
         x = network.input(image)
         entry = _jobs.background(
             network,

@@ -93,8 +93,8 @@ def run(options: argparse.Namespace) -> None:
     figure = figures.correspondence(result, network.display(x), f"{what}: the same part hidden")
     text = _findings(result)
     stem = folder / _images.stems([options.parts or "faces"], options.command)[0]
-    announce(write("Correspondence", text, result, figure, stem, provenance, "paper table 1"))
-    print(f"{result.table()}\n{text}")
+    entry = write("Correspondence", text, result, figure, stem, provenance, "paper table 1")
+    announce(entry, *result.table().splitlines())
 
 
 def _controls(

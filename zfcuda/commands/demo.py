@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Make the demo's page and print where it is."""
     from zfcuda import demo
+    from zfcuda._terminal import say
 
     index = demo.run(options.out, options.device, progress=not options.quiet)
-    print(f"open {index}")
+    say(f"open {index}")

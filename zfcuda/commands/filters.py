@@ -92,7 +92,6 @@ def run(options: argparse.Namespace) -> None:
         )
     stem = folder / "filters"
     announce(write("First layers", text, result, figure, stem, provenance, "paper figure 6"))
-    print(text)
 
 
 def _named(options: argparse.Namespace) -> dict[str, Network]:
@@ -140,6 +139,7 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
     """Both networks after the same short training, in folders of their own."""
     from zfcuda import datasets, models, training
     from zfcuda._network import Network, pick_device
+    from zfcuda._terminal import resumable
 
     if options.against or options.weights:
         raise ValueError("--train makes both networks; leave --against and --weights out")
@@ -157,7 +157,8 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
         model = _fresh(len(names), options.seed, coarse).to(device)
         stem = "coarse" if coarse else "fine"
         training.check_budget(folder / stem, recipe)
-        training.train(model, data, folder / stem, recipe, stem, not options.quiet)
+        with resumable():
+            training.train(model, data, folder / stem, recipe, stem, not options.quiet)
         networks[name] = Network(name, model.eval(), preprocessing, names, device)
     return networks
 

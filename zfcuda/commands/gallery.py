@@ -28,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the page and print where it is."""
+    from zfcuda._terminal import say
     from zfcuda.gallery import write_gallery
     from zfcuda.maps_page import stored_folders, write_maps_page
 
@@ -35,10 +36,8 @@ def run(options: argparse.Namespace) -> None:
     for stored in stored_folders(folder):
         alone = stored == folder
         page, count = write_maps_page(stored, options.out if alone else None, options.title)
-        print(f"{count} map{'' if count == 1 else 's'}")
-        print(f"open {page}")
+        say(f"{count} map{'' if count == 1 else 's'}", f"open {page}")
         if alone:
             return
     page, count = write_gallery(options.folder, options.out, options.title)
-    print(f"{count} figure{'' if count == 1 else 's'}")
-    print(f"open {page}")
+    say(f"{count} figure{'' if count == 1 else 's'}", f"open {page}")

@@ -16,5 +16,6 @@ def add_options(_parser: argparse.ArgumentParser) -> None:
 def run(_options: argparse.Namespace) -> None:
     """Print it."""
     from zfcuda import info
+    from zfcuda._terminal import say
 
-    print(info.collect())
+    say(*str(info.collect()).splitlines())

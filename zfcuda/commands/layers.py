@@ -39,6 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the table."""
     from zfcuda._network import Network
+    from zfcuda._terminal import say
     from zfcuda.receptive import receptive_fields
 
     network = Network.of(options)
@@ -46,9 +47,9 @@ def run(options: argparse.Namespace) -> None:
     x = network.blank()
     fields = receptive_fields(network.model, x, [name for name, _, _ in rows])
     if options.json:
-        print(json.dumps(_content(network, x.shape, rows, fields), indent=1))
+        say(*json.dumps(_content(network, x.shape, rows, fields), indent=1).splitlines())
     else:
-        print(_table(rows, fields))
+        say(*_table(rows, fields))
 
 
 def _content(network: Network, shape: Any, rows: Sequence[Row], fields: Fields) -> dict[str, Any]:
@@ -80,8 +81,8 @@ def _content(network: Network, shape: Any, rows: Sequence[Row], fields: Fields) 
     }
 
 
-def _table(rows: Sequence[Row], fields: Fields) -> str:
-    from tabulate import tabulate
+def _table(rows: Sequence[Row], fields: Fields) -> list[str]:
+    from zfcuda._tables import text_table
 
     lines = []
     for name, kind, shape in rows:
@@ -90,14 +91,12 @@ def _table(rows: Sequence[Row], fields: Fields) -> str:
         if not isinstance(field, str):
             seen = (_pair(field.size), _pair(field.stride), _pair(field.centre))
         lines.append((name, kind, output, *seen))
-    table = tabulate(
+    table = text_table(
         lines,
         headers=("layer", "kind", "output", "field", "stride", "first centre"),
-        tablefmt="simple",
-        disable_numparse=True,
         colalign=("left", "left", "left", "right", "right", "right"),
     )
-    return "\n".join([table, *_notes(rows, fields)])
+    return [*table.splitlines(), *_notes(rows, fields)]
 
 
 def _notes(rows: Sequence[Row], fields: Fields) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +75,7 @@ def run(options: argparse.Namespace) -> None:
         return
     import zfcuda
     from zfcuda import _jobs
+    from zfcuda._terminal import remark, say
 
     settings = {"size": options.size, "stride": options.stride, "method": options.method}
     layers = [options.layer] if options.layer else []
@@ -87,9 +87,11 @@ def run(options: argparse.Namespace) -> None:
         target = network.label(options.target)
         if not planned and (options.plan or not options.quiet):  # images have one size
             planned.append(network)
-            plan = str(zfcuda.plan(network.model, x, layers=layers, **settings))
-            headline = plan.partition("\n")[0]
-            print(plan if options.plan else headline, file=None if options.plan else sys.stderr)
+            plan = str(zfcuda.plan(network.model, x, layers=layers, **settings)).splitlines()
+            if options.plan:
+                say(*plan)
+            else:
+                remark(plan[0])
         if options.plan:
             return None
         return _jobs.occlude(

@@ -77,10 +77,8 @@ def run(options: argparse.Namespace) -> None:
     figure = figures.probe(result, f"Linear classifiers on each layer's features ({data.kind})")
     text = _findings(result)
     stem = folder / "layers-probe"
-    announce(
-        write("What each layer knows", text, result, figure, stem, provenance, "paper table 7")
-    )
-    print(f"{result.table()}\n{text}")
+    entry = write("What each layer knows", text, result, figure, stem, provenance, "paper table 7")
+    announce(entry, *result.table().splitlines())
 
 
 def _some(data: Split, options: argparse.Namespace) -> Split:

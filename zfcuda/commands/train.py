@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from zfcuda import _terminal
 from zfcuda.commands import _options
 
 if TYPE_CHECKING:
@@ -68,8 +69,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, or go on; then write the curves."""
-    import sys
-
     from zfcuda import datasets, figures, models, training
     from zfcuda._network import pick_device
     from zfcuda._writing import Provenance, announce, writable_folder, write
@@ -88,19 +87,18 @@ def run(options: argparse.Namespace) -> None:
     preprocessing = models.preprocessing(f"{options.model}?weights=none")
     by_class = training.draws_by_class(folder)
     data = datasets.split(preprocessing, options.data, not options.plain, options.seed, by_class)
-    for sentence in data.skipped:
-        print(f"zfcuda: skipped: {sentence}", file=sys.stderr)
+    _terminal.skipped(data.skipped)
     model = _fresh(options.model, len(data.training.class_names), recipe)
     model = model.to(pick_device(options.device))
-    result = training.train(model, data, folder, recipe, options.model, not options.quiet)
+    with _terminal.resumable():
+        result = training.train(model, data, folder, recipe, options.model, not options.quiet)
     text = _findings(result)
     if data.skipped:
         text += f" Pictures that could not be read and were skipped: {len(data.skipped):,}."
     figure = figures.training_curves(result, title=f"{options.model} on {data.kind}")
     stem = folder / "training"
-    announce(write("Training", text, result, figure, stem, provenance, "talk, supplement"))
-    print(folder / "weights.safetensors")
-    print(text)
+    entry = write("Training", text, result, figure, stem, provenance, "talk, supplement")
+    announce(entry, folder / "weights.safetensors")
 
 
 def _findings(result: TrainingResult) -> str:

@@ -79,7 +79,6 @@ def run(options: argparse.Namespace) -> None:
     )
     stem = folder / f"{options.part}-uncertainty"
     announce(write("Uncertainty", text, result, figure, stem, provenance, "talk, supplement"))
-    print(text)
 
 
 def _median(result: UncertaintyResult, correct: bool) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zfcuda._tables import text_table
 from zfcuda.results import Result
 from zfcuda.results.checks import expect_shape
 
@@ -95,11 +96,9 @@ class CorrespondenceResult(Result):
     def table(self, tablefmt: str = "simple") -> str:
         """Table 1 as text: mean ± standard deviation, a row for each part, a column for each
         layer; ``tablefmt`` as tabulate has it."""
-        from tabulate import tabulate
-
         rows = [
             [part, *(f"{self.mean(layer, part):.4f} ± {self.std(layer, part):.4f}" for layer in
                      self.layers)]
             for part in self.parts
         ]  # fmt: skip
-        return tabulate(rows, ["hidden", *self.layers], tablefmt, disable_numparse=True)
+        return text_table(rows, ["hidden", *self.layers], tablefmt)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._running import check_input, find_layers, memory_limit, progress_bar, undisturbed
+from zfcuda._text import visible
 from zfcuda.deconvnet import by_autograd, on_cones
 from zfcuda.deconvnet.carried import Carried, CarriedListed
 from zfcuda.deconvnet.request import Requests
@@ -89,7 +90,7 @@ def _by_both(
 
 def _warn(left: list[str]) -> None:
     if left:
-        names = ", ".join(dict.fromkeys(left))
+        names = visible(", ".join(dict.fromkeys(left)))
         warnings.warn(
             f"the deconvnet has no rule for {names}; their gradient at the forward point is used",
             stacklevel=5,  # this function, carry, deconv, its decorator, the caller

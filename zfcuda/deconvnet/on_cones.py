@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zfcuda import backward_cone
 from zfcuda._running import spans
+from zfcuda._text import visible
 from zfcuda._units import activations_of
 from zfcuda.backward_cone import Manner, Observed, Projected
 from zfcuda.deconvnet.carried import Carried, CarriedListed, nowhere
@@ -28,7 +29,7 @@ def followed(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Graph 
     try:
         graph = _traced(model, x[:1], layers)
     except Untraceable as error:
-        _log.debug("projections by autograd: %s", error)
+        _log.debug("projections by autograd: %s", visible(error))
         return None, []
     reached = []
     for layer in layers:
@@ -37,7 +38,9 @@ def followed(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Graph 
         if node is None:
             _log.debug("projection of %r by autograd: it is not in the graph", layer)
         elif obstacle is not None:
-            _log.debug("projection of %r by autograd: no cone through %s", layer, obstacle.name)
+            _log.debug(
+                "projection of %r by autograd: no cone through %s", layer, visible(obstacle.name)
+            )
         else:
             reached.append(layer)
     return graph, reached

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zfcuda._files import write_tensors
+from zfcuda._text import visible
 from zfcuda.maxima.running import Top
 
 __all__ = ["Progress", "State"]
@@ -78,7 +79,7 @@ class Progress:
             try:
                 found[path.name] = self._read(path, like)
             except (SafetensorError, ValueError, KeyError, OSError) as error:
-                warnings.warn(f"'{path}' does not count: {error}", stacklevel=2)
+                warnings.warn(visible(f"'{path}' does not count: {error}"), stacklevel=2)
         replaced = {name for _, names in found.values() for name in names}
         whole = State.none(like.tops, len(like.done))
         for name, (state, _) in found.items():

@@ -34,6 +34,7 @@ from zfcuda._running import (
     threads,
 )
 from zfcuda._sources import Images, source_of
+from zfcuda._text import visible
 from zfcuda.maxima.choosing import Maps, chosen
 from zfcuda.maxima.finding import check_k, warn_beyond
 from zfcuda.maxima.progress import Progress, State
@@ -418,7 +419,7 @@ def _is_there(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except ValueError as error:
-        warnings.warn(f"{error}; it is made again", stacklevel=2)
+        warnings.warn(visible(f"{error}; it is made again"), stacklevel=2)
         return False
     return True
 

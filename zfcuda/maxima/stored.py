@@ -193,7 +193,7 @@ def _rows(name: str, layer: Layer, names: Mapping[int, str]) -> Iterator[list[An
                 break
             box = boxes[row_of[channel]][rank] if channel in row_of else [""] * 4
             row, column = positions[channel][rank]
-            value = repr(values[channel][rank])
+            value = values[channel][rank]
             yield [
                 *(name, channel, rank + 1, image, names.get(image, "")),
                 *(row, column, value, *box),

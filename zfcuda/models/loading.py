@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._seeding import seeded
+from zfcuda._text import visible
 from zfcuda.data import Preprocessing
 from zfcuda.models import from_code, from_onnx, from_torchvision, own
 from zfcuda.models.specs import parse
@@ -46,7 +47,8 @@ def load(spec: str | os.PathLike[str]) -> nn.Module:
     parsed = parse(spec)
     if parsed.kind == "own" and own.is_untrained(parsed):
         warnings.warn(
-            f"{parsed.model} has random weights (seed {_SEED}): it has not been trained yet",
+            f"{visible(parsed.model)} has random weights (seed {_SEED}): it has not been trained "
+            "yet",
             stacklevel=2,
         )
     with seeded(_SEED):

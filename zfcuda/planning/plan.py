@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zfcuda._tables import text_table
+from zfcuda._text import visible
+
 
 @dataclass(frozen=True)
 class PlannedStep:
@@ -77,7 +80,7 @@ class Plan:
     def __str__(self) -> str:
         head = f"{self.positions} positions{self._occluder}, {self.batch} at a time: "
         if not self.steps:
-            return f"{head}dense passes ({self.reason})"
+            return visible(f"{head}dense passes ({self.reason})")
         if self.method == "dense":
             why = f" ({self.reason})" if self.reason else ""
             head += f"dense passes{why}; cones would save {self.ceiling:.1f}x of the multiply-adds"
@@ -87,8 +90,6 @@ class Plan:
                 f"({self.ceiling:.1f}x fewer multiply-adds)"
             )
             head += f", whole maps from {self.dense_from}" if self.dense_from else ""
-        from tabulate import tabulate
-
         rows = [
             {
                 "step": step.name,
@@ -100,7 +101,7 @@ class Plan:
             }
             for step in self.steps
         ]
-        return f"{head}\n{tabulate(rows, headers='keys', disable_numparse=True)}"
+        return f"{visible(head)}\n{text_table(rows)}"
 
     @property
     def _occluder(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from zfcuda._tables import text_table
 from zfcuda.results import Result
 from zfcuda.results.checks import expect_shape
 from zfcuda.results.scores import wilson, with_interval
@@ -75,8 +76,6 @@ class ProbeResult(Result):
 
     def table(self, tablefmt: str = "simple") -> str:
         """Table 7 as text; ``tablefmt`` as tabulate has it."""
-        from tabulate import tabulate
-
         rows = [
             [
                 layer,
@@ -90,4 +89,4 @@ class ProbeResult(Result):
             for i, layer in enumerate(self.layers)
         ]
         heads = ["features", "output", "used", "C", "training", "validation", "test (95% interval)"]
-        return tabulate(rows, heads, tablefmt, disable_numparse=True)
+        return text_table(rows, heads, tablefmt)

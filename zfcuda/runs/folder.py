@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zfcuda import _terminal
 from zfcuda._distributed import Shard
 from zfcuda._files import read_json, remove_leftovers
 from zfcuda._locks import claimed
@@ -260,15 +261,13 @@ def _groups(missing: Sequence[int], together: int, count: int) -> list[tuple[ran
 
 
 class _bar:
-    """A tqdm bar on stderr, with rate and time left, that starts where an earlier run stopped."""
+    """A progress bar, with rate and time left, that starts where an earlier run stopped."""
 
     def __init__(self, total: int, done: int, shown: bool, title: str) -> None:
         self._settings = {"total": total, "initial": done, "desc": title, "disable": not shown}
 
     def __enter__(self) -> Callable[[int], Any]:
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit=" images", leave=False, **self._settings)
+        self._bar = _terminal.progress(unit=" images", leave=False, **self._settings)
         return self._bar.update
 
     def __exit__(self, *_: object) -> None:

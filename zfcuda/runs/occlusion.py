@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from zfcuda._distributed import current_shard
 from zfcuda._running import device_of, per_image
+from zfcuda._text import visible
 from zfcuda.predictions import predict
 from zfcuda.results import LayerSums, OcclusionResult
 from zfcuda.results.scores import Outputs
@@ -170,7 +171,9 @@ def occlusion_run(
     x = example[None].to(device)
     prepared = prepare(model, x, size, stride, fill, layers, method, score, limit, outputs)
     if isinstance(prepared.network, str) and method == "auto":
-        warnings.warn(f"occlusion runs dense passes, since {prepared.network}", stacklevel=5)
+        warnings.warn(
+            visible(f"occlusion runs dense passes, since {prepared.network}"), stacklevel=5
+        )
     said_of_first = predict(model, x, limit, outputs)
     prepared = replace(prepared, outputs=said_of_first.outputs)
     known = said_of_first.logits.shape[1]

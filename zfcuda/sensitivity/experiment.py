@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._running import progress_bar
+from zfcuda._text import visible
 from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
 from zfcuda.results.scores import Outputs
@@ -81,7 +82,9 @@ def occlusion(
     request = checked(model, x, size, stride, positions, method, max_memory)
     prepared = Prepared.of(model, x, request, fill, layers, score, outputs)
     if isinstance(prepared.network, str) and method == "auto":
-        warnings.warn(f"occlusion runs dense passes, since {prepared.network}", stacklevel=3)
+        warnings.warn(
+            visible(f"occlusion runs dense passes, since {prepared.network}"), stacklevel=3
+        )
     with progress_bar(len(x) * len(request.boxes), progress, "occlusion") as advance:
         return prepared(x, target, classes, advance, start)
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zfcuda._files import digest, read_json, write_json, write_tensors
+from zfcuda._text import visible
 
 __all__ = ["Checkpoints", "Epoch"]
 
@@ -126,7 +127,8 @@ class Checkpoints:
             except (OSError, KeyError, ValueError, SafetensorError) as error:
                 damaged = rows.pop()
                 warnings.warn(
-                    f"epoch {damaged.epoch} cannot be continued from ({error}); it is left out",
+                    f"epoch {damaged.epoch} cannot be continued from ({visible(error)}); it is "
+                    "left out",
                     stacklevel=2,
                 )
         return [], {}, {}

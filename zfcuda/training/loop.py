@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from zfcuda import _terminal
 from zfcuda._files import digest, write_tensors
 from zfcuda._running import evaluating
 from zfcuda.datasets import Examples, Split
@@ -33,6 +33,7 @@ __all__ = ["evaluate", "train"]
 _ORDER, _STEP, _DROPOUT = range(3)  # what randomness is for
 _EVALUATED = 250  # pictures a batch, without gradients
 _SHOWN = 10  # steps between updates of the progress bar's numbers
+_LONG = 10.0  # seconds without a sign of life
 
 
 def train(
@@ -80,23 +81,33 @@ def train(
     modes = [(module, module.training) for module in model.modules()]
     try:
         rows = run.epochs()
-        return _concluded(model, data, recipe, checkpoints, rows, name)
+        return _concluded(model, data, recipe, checkpoints, rows, name, progress)
     finally:
         for module, mode in modes:
             module.training = mode
 
 
-def evaluate(model: nn.Module, examples: Examples) -> tuple[Tensor, Tensor]:
+def evaluate(model: nn.Module, examples: Examples, progress: bool = False) -> tuple[Tensor, Tensor]:
     """The logits float32 [N,K] and labels int64 [N] of all `examples`, unvaried, on the CPU.
 
-    The model runs in eval mode; every part of it is in its own again afterwards.
+    The model runs in eval mode; every part of it is in its own again afterwards. With `progress`
+    there is a bar once this has taken ten seconds.
     """
     device = _device(model)
     logits, labels = [], []
-    with evaluating(model):
+    bar = _terminal.progress(
+        total=len(examples),
+        desc="evaluation",
+        unit=" images",
+        leave=False,
+        delay=_LONG,
+        disable=not progress,
+    )
+    with evaluating(model), bar:
         for x, y in examples.batches(_EVALUATED):
             logits.append(model(_placed(x, device)).float().cpu())
             labels.append(y)
+            bar.update(len(y))
     return torch.cat(logits), torch.cat(labels)
 
 
@@ -137,7 +148,7 @@ class _Run:
             group["lr"] = rate
         loss, accuracy, rescaled = self._pass(epoch)
         seconds = time.perf_counter() - begin
-        logits, labels = evaluate(self.model, self.data.validation)
+        logits, labels = evaluate(self.model, self.data.validation, self.progress)
         validation_loss = float(F.cross_entropy(logits.double(), labels))
         if not math.isfinite(validation_loss):  # the last step's doing: its loss was taken before
             raise ValueError(
@@ -164,7 +175,9 @@ class _Run:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         seen = 0
         self.model.train()
-        bar = tqdm(total=count, desc=f"epoch {epoch}", unit=" images", disable=not self.progress)
+        bar = _terminal.progress(
+            total=count, desc=f"epoch {epoch}", unit=" images", disable=not self.progress
+        )
         with bar, _own_random_state(self.device):
             for step, indices in enumerate(order.split(self.recipe.batch)):
                 x, y = self.data.training.batch(indices, generator(seed, _STEP, epoch, step))
@@ -220,6 +233,7 @@ def _concluded(
     checkpoints: Checkpoints,
     rows: list[Epoch],
     name: str,
+    progress: bool,
 ) -> TrainingResult:
     """Choose an epoch by its validation error, read the test part, write weights and result."""
     from safetensors.torch import load_file
@@ -236,7 +250,7 @@ def _concluded(
         if done.weights_sha256 == found and len(done.epoch) == len(rows):
             return done
         read = {*done.test_read, len(done.epoch)}
-    logits, labels = evaluate(model, data.test)
+    logits, labels = evaluate(model, data.test, progress)
     read_after = tuple(sorted({*read, len(rows)}))
     result = TrainingResult.of(
         rows, best.epoch, logits, labels, data, recipe, name, found, read_after

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from zfcuda._files import read_json, write_json
+from zfcuda._text import visible
 from zfcuda.datasets import Split
 from zfcuda.training.checkpoints import Checkpoints
 from zfcuda.training.recipe import Recipe
@@ -60,7 +61,7 @@ def check_same_run(folder: Path, name: str, data: Split, recipe: Recipe) -> None
         )
     if record.get("threads") != threads:
         warnings.warn(
-            f"'{folder}' was begun with {record.get('threads')} threads and goes on with "
+            f"'{visible(folder)}' was begun with {record.get('threads')} threads and goes on with "
             f"{threads}: the weights may differ in their last bits",
             stacklevel=3,
         )

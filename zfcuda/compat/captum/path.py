@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
+from zfcuda._text import visible
+
 Path = Literal["cone", "dense", "kernels", "captum"]
 
 _log = logging.getLogger("zfcuda.compat.captum")
@@ -25,4 +27,6 @@ class Traceable:
 
     def took(self, path: Path, reason: str, error: Exception | None = None) -> None:
         self.path, self.path_reason = path, reason
-        _log.debug("%s took the path %r: %s", type(self).__name__, path, reason, exc_info=error)
+        _log.debug(
+            "%s took the path %r: %s", type(self).__name__, path, visible(reason), exc_info=error
+        )

@@ -63,8 +63,8 @@ def load(
         raise ValueError(f"ONNX file '{os.fspath(path)}': {error}") from error
     if model.left_out:
         warnings.warn(
-            f"ONNX file '{os.fspath(path)}': its final Softmax ({model.left_out}) is left out, so "
-            "that it answers logits; load(..., logits=False) keeps it",
+            f"ONNX file {os.fspath(path)!r}: its final Softmax ({model.left_out!r}) is left out, "
+            "so that it answers logits; load(..., logits=False) keeps it",
             stacklevel=2,
         )
     return model.eval()

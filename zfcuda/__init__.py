@@ -11,7 +11,8 @@ After Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks" (E
     zfcuda.occlusion(model, x).plot()         # which part of the image carries the decision
     zfcuda.rotation(model, x).plot()          # how far the answer survives turning the image
 
-Importing the package loads the compiled ops; everything else is imported when it is first used.
+Importing the package loads the compiled ops, with torch where that is imported later; everything
+else is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ _HOME = {
 }
 _MODULES = {"data", "datasets", "figures", "models", "nn", "ops", "results", "training"}
 
-_load.library()
+_load.with_torch()
 
 
 def __getattr__(name: str) -> Any:

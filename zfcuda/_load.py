@@ -5,13 +5,29 @@ Importing ``zfcuda._C`` registers every op in ``torch.ops.zfcuda``; nothing else
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-import torch
+
+def with_torch() -> None:
+    """Load the library: at once where torch is there, otherwise when it is imported. Without torch
+    an op is of no use, and torch is all that is slow in ``import zfcuda``.
+
+    Raises:
+        ImportError: as :func:`library`, also before torch is imported.
+    """
+    _step_aside()
+    fits = _minor(_facts().TORCH_VERSION) == _minor(_torch_on_disk())
+    if "torch" not in sys.modules and fits and _library_on_disk():
+        sys.meta_path.insert(0, _TorchFinder())
+    else:
+        library()
 
 
 def library() -> ModuleType:
@@ -22,12 +38,10 @@ def library() -> ModuleType:
             against another minor version of torch than the one that is running (torch's C++ ABI
             changes between minor versions: loading it anyway ends in an undefined symbol).
     """
+    import torch
+
     if "zfcuda._C" not in sys.modules:
-        _step_aside()
-        try:
-            facts = import_module("zfcuda._build_facts")
-        except ModuleNotFoundError:
-            raise ImportError(_missing()) from None
+        facts = _facts()
         if _minor(facts.TORCH_VERSION) != _minor(torch.__version__):
             raise ImportError(
                 f"zfcuda was built against torch {facts.TORCH_VERSION}, but torch "
@@ -40,6 +54,54 @@ def library() -> ModuleType:
                 raise
             raise ImportError(_missing()) from None
     return sys.modules["zfcuda._C"]
+
+
+class _TorchFinder:
+    """Finds torch where others find it, and has the library loaded when torch is."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "torch":
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            self._follow(spec.loader)
+        return spec
+
+    def _follow(self, loader: Any) -> None:
+        def exec_module(module: ModuleType) -> None:
+            del loader.exec_module  # its own again
+            loader.exec_module(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            library()
+
+        loader.exec_module = exec_module
+
+
+def _torch_on_disk() -> str:
+    """The version of the torch that would be imported; nothing where that cannot be read."""
+    spec = PathFinder.find_spec("torch")
+    try:
+        text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")  # type: ignore[union-attr, arg-type]
+    except (AttributeError, TypeError, OSError, ValueError):
+        return ""
+    found = re.search(r"^__version__ *= *['\"]([^'\"]+)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _library_on_disk() -> bool:
+    return PathFinder.find_spec("zfcuda._C", sys.modules["zfcuda"].__path__) is not None
+
+
+def _facts() -> ModuleType:
+    try:
+        return import_module("zfcuda._build_facts")
+    except ModuleNotFoundError:
+        raise ImportError(_missing()) from None
 
 
 def _minor(version: str) -> str:

@@ -6,13 +6,12 @@ one line and 130.
 
 from __future__ import annotations
 
-import argparse
-import textwrap
-from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from zfcuda._terminal import Parser, guarded
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 # In the order of `zfcuda --help`: what this is, one image, many images, training, the page.
 COMMANDS = (
@@ -40,8 +39,20 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    try:  # Ctrl-C may come before anything is imported that says so better
+        return _run(arguments)
+    except KeyboardInterrupt:
+        import sys
+
+        print("zfcuda: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    from zfcuda._terminal import Parser, guarded
+
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser(Parser).parse_args(arguments)
     except SystemExit as end:  # --help, --version, or an error already reported
         return int(end.code or 0)
     with guarded("zfcuda", options.traceback) as status:
@@ -56,17 +67,16 @@ def call(arguments: Sequence[str]) -> None:
         ValueError: arguments that the command line would refuse, in its words.
         Exception: whatever the command raises.
     """
-    parser = _parser(_Raising)
-    options = parser.parse_args(arguments)
+    from zfcuda._terminal import RaisingParser
+
+    options = _parser(RaisingParser).parse_args(arguments)
     options.run(options)
 
 
-class _Raising(Parser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{self.prog}: {message}")
+def _parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    import argparse
+    import textwrap
 
-
-def _parser(kind: type[Parser] = Parser) -> argparse.ArgumentParser:
     from zfcuda import __version__
 
     parser = kind(

@@ -27,6 +27,7 @@ from torch.utils.data import (
 
 from zfcuda._blocks import UNREADABLE, Block, block_of
 from zfcuda._identity import tensor_digest
+from zfcuda._running import plain
 from zfcuda.data import Preprocessing, read_image
 from zfcuda.datasets import Examples
 
@@ -98,7 +99,7 @@ def _images_in(batch: Any) -> Tensor:
     if not isinstance(batch, Tensor) or batch.dim() != 4:
         got = f"shape {list(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
         raise TypeError(f"images must come in batches [n,C,H,W], got {got}")
-    return batch
+    return plain(batch)
 
 
 def _image_in(item: Any) -> Tensor:
@@ -107,7 +108,7 @@ def _image_in(item: Any) -> Tensor:
     if not isinstance(item, Tensor) or item.dim() != 3:
         got = f"shape {list(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
         raise TypeError(f"a Dataset's images must be [C,H,W], got {got}")
-    return item
+    return plain(item)
 
 
 def _digest(*parts: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import check_input, choose_target, fill_setting, to_result
+from zfcuda._running import Layers, check_input, choose_target, fill_setting, plain, to_result
 from zfcuda.deconvnet import projections
 from zfcuda.predictions import predict
 from zfcuda.results import BackgroundResult
@@ -20,7 +20,7 @@ def background_effect(
     model: nn.Module,
     x: Tensor,
     mask: Tensor,
-    layers: str | Sequence[str],
+    layers: Layers,
     target: int | None = None,
     fills: Mapping[str, float | Sequence[float] | Tensor] | None = None,
     max_memory: int | None = None,
@@ -38,7 +38,7 @@ def background_effect(
         model: returns logits [N,K]; runs in eval mode and is left as it was.
         x: [1,C,H,W], one image, on the model's device and of its dtype.
         mask: [H,W], bool or in 0..1, 1 on the object (an alpha channel).
-        layers: names of ``model.named_modules()`` to project.
+        layers: names of ``model.named_modules()``, or the modules, to project.
         target: the class the probabilities are about; None takes the original's prediction.
         fills: name of a background -> its colour in network input space, a number, one per channel
             [C] or a whole image [C,H,W]; :meth:`Preprocessing.display_value` makes one of RGB.
@@ -49,7 +49,7 @@ def background_effect(
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range.
     """
-    check_input(model, x)
+    x = check_input(model, x)
     if len(x) != 1:
         raise ValueError(f"x must hold one image [1,C,H,W], got shape {list(x.shape)}")
     if not isinstance(mask, Tensor) or mask.shape != x.shape[2:]:
@@ -66,7 +66,7 @@ def background_effect(
     if reserved:
         raise ValueError(f"fills must not be named {sorted(reserved)}: these variants always exist")
 
-    object_part = mask.detach().to(x.device, x.dtype)
+    object_part = plain(mask).detach().to(x.device, x.dtype)
     images = [x.detach()]
     for colour in [*colours.values(), 0.0]:
         value = torch.as_tensor(fill_setting(colour, x, with_image=True)).to(images[0])

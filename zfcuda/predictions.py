@@ -47,7 +47,7 @@ def predict(
         TypeError, ValueError: an argument of the wrong kind, a model that returns no logits, or not
             as many names as it has.
     """
-    check_input(model, x)
+    x = check_input(model, x)
     if outputs is not None:
         check_outputs(outputs)
     limit = memory_limit(max_memory, x.device)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from zfcuda._running import Layers, find_layers, plain
 from zfcuda.graph import Graph, Node, Untraceable, trace
 from zfcuda.rules import AvgPool, Conv, Input, MaxPool, Opaque, Shape
 
@@ -49,21 +50,22 @@ class ReceptiveField:
 
 
 def receptive_fields(
-    model: nn.Module, x: Tensor, layers: Sequence[str]
+    model: nn.Module, x: Tensor, layers: Layers
 ) -> dict[str, ReceptiveField | str]:
     """What the units of `layers` see of images like `x`; a sentence where that is not a rectangle.
 
     Args:
         model: in eval mode; left as it was.
         x: [n,C,H,W].
-        layers: names of modules.
+        layers: names of modules, or the modules.
 
     Returns:
         by layer its field, or why it has none: the model cannot be traced, the layer depends on
         the whole image, or branches of different strides meet before it.
     """
+    layers = [*find_layers(model, layers)]
     try:
-        graph = trace(model, x, layers)
+        graph = trace(model, plain(x), layers)
     except Untraceable as error:
         return dict.fromkeys(layers, f"the model cannot be traced: {error}")
     fields: list[ReceptiveField | str] = []

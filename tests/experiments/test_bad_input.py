@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -244,3 +249,40 @@ def test_arguments_of_ops(x):
         with pytest.raises(ValueError, match="kernel_size must be an int or a pair of ints, got"):
             ops.max_pool2d(x, kernel)
     assert ops.max_pool2d(x, np.int64(3))[0].shape == (2, 3, 5, 6)
+
+
+@dataclass
+class Answer:
+    features: torch.Tensor
+    logits: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda y: {"aux": y[..., None], "out": y}, r"a dict with \[\"aux\"\] .*\(x\)\[\"out\"\]`"),
+        (lambda y: OrderedDict(logits=y), r"a OrderedDict .* self\.model\(x\)\[\"logits\"\]`"),
+        (lambda y: {0: y}, r"self\.model\(x\)\[0\]`"),
+        (lambda y: (None, y), r"a tuple with \[1\] \[[12], 4\]; wrap it .* self\.model\(x\)\[1\]`"),
+        (lambda y: Answer(y[..., None], y), r"a Answer with .* self\.model\(x\)\.logits`"),
+        (lambda y: SimpleNamespace(y=y), r"self\.model\(x\)\.y`"),
+        (lambda y: {"out": "nothing"}, r"returned a dict$"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:occlusion runs dense")
+def test_outputs_that_hold_the_logits_are_told_how_to_be_wrapped(x, answer, message):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return answer(x.flatten(1)[:, :4] * self.scale)
+
+    for call in (zfcuda.predict, zfcuda.rotation, partial(zfcuda.occlusion, size=8, stride=8)):
+        with pytest.raises(ValueError, match=rf"must return logits \[[12],K\], it .*{message}"):
+            call(Net(), x.float())
+    preprocessing = zfcuda.data.Preprocessing(size=16, resize=None)
+    data = zfcuda.datasets.FromDataset([(torch.zeros(3, 16, 16), 0)], ("a",), preprocessing)
+    with pytest.raises(ValueError, match=message):
+        zfcuda.training.evaluate(Net(), data)

@@ -7,9 +7,20 @@ fit), :mod:`.passes` (all of them, and variants), :mod:`.outputs` (logits, or pr
 """
 
 from zfcuda._running.batches import memory_limit, progress_bar, spans
-from zfcuda._running.checks import check_input, choose_target, device_of, is_int, pair, per_image
+from zfcuda._running.checks import (
+    check_input,
+    choose_target,
+    device_of,
+    is_int,
+    pair,
+    per_image,
+    plain,
+)
 from zfcuda._running.guards import evaluating, threads, undisturbed
 from zfcuda._running.layers import (
+    Layer,
+    Layers,
+    by_name,
     feature_maps,
     find_layers,
     layer_outputs,
@@ -17,11 +28,14 @@ from zfcuda._running.layers import (
     require_shape,
 )
 from zfcuda._running.outputs import outputs_of
-from zfcuda._running.passes import base_pass, variant_passes
+from zfcuda._running.passes import base_pass, logits_of, variant_passes
 from zfcuda._running.recording import fill_setting, to_result
 
 __all__ = [
+    "Layer",
+    "Layers",
     "base_pass",
+    "by_name",
     "check_input",
     "choose_target",
     "device_of",
@@ -31,10 +45,12 @@ __all__ = [
     "find_layers",
     "is_int",
     "layer_outputs",
+    "logits_of",
     "memory_limit",
     "outputs_of",
     "pair",
     "per_image",
+    "plain",
     "progress_bar",
     "require_called",
     "require_shape",

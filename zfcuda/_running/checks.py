@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 
-def check_input(model: nn.Module, x: Tensor) -> None:
-    """Raise unless ``x`` is a batch of images that ``model`` can take.
+def check_input(model: nn.Module, x: Tensor) -> Tensor:
+    """``x`` as a plain tensor; raise unless it is a batch of images that ``model`` can take.
 
     Raises:
         TypeError: no module, or one that takes more than the images; no dense floating-point
@@ -23,6 +23,7 @@ def check_input(model: nn.Module, x: Tensor) -> None:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor [N,C,H,W], got {type(x).__name__}")
+    x = plain(x)
     _check_takes_one(model)
     if x.dim() != 4 or 0 in x.shape:
         hint = "; add the batch dimension with x[None]" if x.dim() == 3 else ""
@@ -40,6 +41,21 @@ def check_input(model: nn.Module, x: Tensor) -> None:
     if dtypes and x.dtype not in dtypes and not torch.is_autocast_enabled(x.device.type):
         names = ", ".join(sorted(map(str, dtypes)))
         raise TypeError(f"x is {x.dtype}, the model's weights are {names}; convert one of them")
+    return x
+
+
+def plain(x: Any) -> Any:
+    """A tensor of a class of its own (MONAI's MetaTensor, torchvision's Image, a parameter) as a
+    plain one, of the same memory; anything else as it is.
+
+    Raises:
+        TypeError: a tensor whose numbers do not lie in its own memory.
+    """
+    if not isinstance(x, Tensor) or type(x) is Tensor:
+        return x
+    if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise TypeError(f"expected a plain tensor, got a {type(x).__name__}; make it one first")
+    return x.as_subclass(Tensor)
 
 
 def _check_takes_one(model: nn.Module) -> None:
@@ -81,7 +97,7 @@ def per_image(value: Any, n: int, stop: int, name: str) -> Tensor:
         ValueError: ``value`` is neither, or out of range; ``name`` says whose it is.
     """
     try:
-        chosen = torch.as_tensor(value)
+        chosen = plain(torch.as_tensor(value))
     except (TypeError, ValueError, RuntimeError):
         chosen = torch.empty(0)
     if chosen.dtype not in (torch.int64, torch.int32) or chosen.shape not in ((), (n,)):

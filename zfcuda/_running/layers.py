@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+Layer = str | nn.Module
+Layers = Layer | Sequence[Layer]
 
-def find_layers(model: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.Module]:
-    """The modules with these names (one name may be given alone).
+
+def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
+    """The modules with these names (one may be given alone), or that are these modules.
 
     Raises:
         TypeError: a name is no string.
         ValueError: the model has no such module; close names are named.
     """
-    names = [layers] if isinstance(layers, str) or not isinstance(layers, Iterable) else [*layers]
+    # Some modules can be iterated over themselves.
+    alone = isinstance(layers, str | nn.Module) or not isinstance(layers, Iterable)
+    names = [
+        _name_of(model, layer) if isinstance(layer, nn.Module) else layer
+        for layer in ([layers] if alone else layers)
+    ]
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
-        raise TypeError(f"layers are named by strings, as 'features.0', got {wrong[0]!r}")
+        raise TypeError(
+            "layers are named by strings, as 'features.0', or are modules of the model, got "
+            f"{wrong[0]!r}"
+        )
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in names:
         if name in modules:
@@ -33,9 +44,30 @@ def find_layers(model: nn.Module, layers: str | Sequence[str]) -> dict[str, nn.M
     return {name: modules[name] for name in names}
 
 
+def by_name(model: nn.Module, by_layer: Any) -> Any:
+    """A mapping by layer, with names where it has modules; anything else as it is."""
+    if not isinstance(by_layer, Mapping):
+        return by_layer
+    return {
+        _name_of(model, layer) if isinstance(layer, nn.Module) else layer: own
+        for layer, own in by_layer.items()
+    }
+
+
+def _name_of(model: nn.Module, layer: nn.Module) -> str:
+    for name, module in model.named_modules():
+        if module is layer:
+            return name
+    shown = repr(layer).split("\n")[0]
+    raise ValueError(
+        f"the model has no module that is this {shown} itself (it may be another model's, or a "
+        "copy's); take it from this model, or give its name"
+    )
+
+
 @contextmanager
 def layer_outputs(
-    model: nn.Module, layers: str | Sequence[str], receive: Callable[[str, Any], Any]
+    model: nn.Module, layers: Layers, receive: Callable[[str, Any], Any]
 ) -> Iterator[dict[str, Any]]:
     """Collect ``receive(layer, output)`` for each layer at the moment it returns, before anything
     can change its output in place. Layers come in the order in which they return.

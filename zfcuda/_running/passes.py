@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -100,8 +101,42 @@ def variant_passes(
 
 def _forward(model: nn.Module, batch: Tensor, calls: Interception) -> Tensor:
     with calls:
-        logits = model(batch)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(batch):
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model must return logits [{len(batch)},K], it returned {got}")
-    return logits
+        return logits_of(model(batch), len(batch))
+
+
+def logits_of(output: Any, n: int) -> Tensor:
+    """What a model returned for ``n`` images, if that is logits [n,K].
+
+    Raises:
+        ValueError: it is something else; where that holds a tensor, how to get at it.
+    """
+    if isinstance(output, Tensor) and output.dim() == 2 and len(output) == n:
+        return output
+    got = list(output.shape) if isinstance(output, Tensor) else _described(output)
+    raise ValueError(f"the model must return logits [{n},K], it returned {got}")
+
+
+def _described(output: Any) -> str:
+    """What a model returned that is no tensor, and how to get at the tensor in it."""
+    if isinstance(output, Mapping):
+        parts = {
+            f'["{key}"]' if isinstance(key, str) else f"[{key!r}]": output[key] for key in output
+        }
+    elif isinstance(output, tuple | list):
+        parts = {f"[{place}]": value for place, value in enumerate(output)}
+    elif dataclasses.is_dataclass(output):
+        fields = [field.name for field in dataclasses.fields(output)]
+        parts = {f".{name}": getattr(output, name) for name in fields}
+    else:
+        parts = {f".{name}": value for name, value in getattr(output, "__dict__", {}).items()}
+    tensors = {place: value for place, value in parts.items() if isinstance(value, Tensor)}
+    kind = f"a {type(output).__name__}"
+    if not tensors:
+        return kind
+    rows = [place for place, value in tensors.items() if value.dim() == 2]
+    logits = (rows or [*tensors])[0]
+    shapes = ", ".join(f"{place} {list(value.shape)}" for place, value in tensors.items())
+    return (
+        f"{kind} with {shapes}; wrap it in a module that returns the logits alone, as "
+        f"`class Logits(nn.Module): ... return self.model(x){logits}`"
+    )

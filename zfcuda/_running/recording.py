@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zfcuda._running.checks import plain
+
 
 def to_result(tensor: Tensor) -> Tensor:
     """As results hold it: on the CPU, 16-bit types widened to float32."""
+    tensor = plain(tensor)
     wide = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
     return wide.detach().cpu()
 
@@ -22,7 +25,9 @@ def fill_setting(fill: Any, x: Tensor, with_image: bool) -> float | Tensor:
         ValueError: its shape fits no image of ``x`` [N,C,H,W] (images of its own: ``with_image``).
     """
     try:
-        value = torch.as_tensor(fill, dtype=None if isinstance(fill, Tensor) else torch.float64)
+        value = plain(
+            torch.as_tensor(fill, dtype=None if isinstance(fill, Tensor) else torch.float64)
+        )
     except (TypeError, ValueError) as error:
         raise TypeError(f"fill must be a number or numbers, got {fill!r}") from error
     shapes = [(), tuple(x.shape[1:2]), *([tuple(x.shape[1:])] if with_image else [])]

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._running import (
+    Layers,
     base_pass,
     check_input,
     evaluating,
     fill_setting,
     find_layers,
     memory_limit,
+    plain,
     progress_bar,
 )
 from zfcuda.correspondences.places import placed
@@ -29,7 +31,7 @@ def correspondence(
     model: nn.Module,
     images: Tensor,
     parts: Mapping[str, Tensor],
-    layers: str | Sequence[str],
+    layers: Layers,
     controls: Sequence[str] = (),
     fill: float | Sequence[float] | Tensor = 0.0,
     tolerance: float | None = None,
@@ -59,7 +61,7 @@ def correspondence(
         parts: name -> what hides it, int64 boxes (y0, x0, y1, x1), half open, pixels: [4] at the
             same place in all images, [N,4] at each image's own, or [R,N,4] at R places in turn,
             over whose pairs the measure is taken together.
-        layers: names of ``model.named_modules()``.
+        layers: names of ``model.named_modules()``, or the modules.
         controls: those of ``parts`` that are random places.
         fill: what is shown instead, in network input space: a number (0 is usually the mean
             colour), one per channel [C], or an image [C,H,W].
@@ -73,11 +75,11 @@ def correspondence(
             output is not finite.
     """
     start = time.perf_counter()
-    check_input(model, images)
+    images = check_input(model, images)
     if len(images) < 2:
         raise ValueError("images must be at least two: parts are compared between them, got 1")
     size = (images.shape[2], images.shape[3])
-    boxes = {str(name): placed(name, box, len(images), size) for name, box in parts.items()}
+    boxes = {str(name): placed(name, plain(box), len(images), size) for name, box in parts.items()}
     unknown = [name for name in controls if name not in boxes]
     if unknown or not boxes:
         raise ValueError(f"controls must be among the parts {[*boxes]}, got {unknown or 'no part'}")

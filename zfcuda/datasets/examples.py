@@ -206,7 +206,7 @@ class FromDataset(Examples):
                 f"a picture of the data set has shape {list(picture.shape)}: expected [3,H,W] with "
                 f"at least {size} pixels a side"
             )
-        return picture.float()
+        return picture.as_subclass(Tensor).float()  # MONAI's, say, are of a class of their own
 
 
 def check_labels(labels: Tensor, count: int, class_names: Sequence[str]) -> None:

@@ -4,14 +4,21 @@ autograd everywhere else."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import check_input, find_layers, memory_limit, progress_bar, undisturbed
+from zfcuda._running import (
+    Layers,
+    check_input,
+    find_layers,
+    memory_limit,
+    progress_bar,
+    undisturbed,
+)
 from zfcuda._text import visible
 from zfcuda.deconvnet import by_autograd, on_cones
 from zfcuda.deconvnet.carried import Carried, CarriedListed
@@ -22,16 +29,16 @@ Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
 
-def layer_names(model: nn.Module, x: Tensor, layers: str | Sequence[str]) -> list[str]:
-    """The layers' names, checked together with what they are to be found in.
+def checked(model: nn.Module, x: Tensor, layers: Layers) -> tuple[Tensor, list[str]]:
+    """The images, and the layers' names, checked together with what they are to be found in.
 
     Raises:
         TypeError, ValueError: the model, the images or a name is of the wrong kind or unknown.
     """
-    check_input(model, x)
+    x = check_input(model, x)
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise TypeError("the calls of a TorchScript model cannot be followed; pass the eager model")
-    return list(find_layers(model, layers))
+    return x, list(find_layers(model, layers))
 
 
 def carry(

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import to_result
+from zfcuda._running import Layers, by_name, to_result
 from zfcuda._units import Units, parse
 from zfcuda.backward_cone import Projected
-from zfcuda.deconvnet.engines import carry, carry_listed, layer_names
+from zfcuda.deconvnet.engines import carry, carry_listed, checked
 from zfcuda.deconvnet.request import Norm, Overlap, Request, Rule, Seed
 from zfcuda.results import Patches
 
@@ -20,7 +20,7 @@ from zfcuda.results import Patches
 def project(
     model: nn.Module,
     x: Tensor,
-    layer: str | Sequence[str],
+    layer: Layers,
     units: Units | Mapping[str, Units] = "strongest",
     seed: Seed = "activation",
     overlap: Overlap = "sum",
@@ -38,7 +38,7 @@ def project(
 
     Args:
         model, x, seed, overlap, rule, norm, progress: as :func:`deconv`.
-        layer: a name of ``model.named_modules()``, or several.
+        layer: a name of ``model.named_modules()``, or the module, or several of these.
         units: which units of every image and layer (or, by layer, a mapping):
 
             - "strongest": of every map its strongest;
@@ -55,8 +55,8 @@ def project(
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`deconv`.
     """
-    names = layer_names(model, x, layer)
-    chosen = _by_layer(units, names)
+    x, names = checked(model, x, layer)
+    chosen = _by_layer(by_name(model, units), names)
     requests = {name: Request(parse(chosen[name]), seed, overlap, rule, norm) for name in names}
     carried = carry(model, x, requests, max_memory, progress)
     projected = [p for name in names for p in carried[name].projected]
@@ -90,7 +90,7 @@ def project_listed(
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`project`.
     """
-    names = layer_names(model, x, [*units])
+    x, names = checked(model, x, [*units])
     listed = {name: units[name].cpu().numpy() for name in names}
     carried = carry_listed(model, x, listed, max_memory)
     return {name: (own.activations, own.projected) for name, own in carried.items()}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import to_result
+from zfcuda._running import Layer, Layers, to_result
 from zfcuda._units import Channel, OneChoice, Position
 from zfcuda.backward_cone import Projected
-from zfcuda.deconvnet.engines import carry, layer_names
+from zfcuda.deconvnet.engines import carry, checked
 from zfcuda.deconvnet.request import Norm, Overlap, Request, Rule, Seed
 from zfcuda.results import Projections
 
@@ -19,7 +17,7 @@ from zfcuda.results import Projections
 def deconv(
     model: nn.Module,
     x: Tensor,
-    layer: str,
+    layer: Layer,
     channel: Channel = None,
     position: Position = "max",
     k: int = 1,
@@ -42,9 +40,9 @@ def deconv(
     Args:
         model: takes ``x``; what it returns does not matter.
         x: [N,C,H,W], on the model's device and of its dtype. NaN is allowed and propagates.
-        layer: a name of ``model.named_modules()``. Its own output is meant, before any later
-            in-place call; of a module called several times, the last call. Maps [N,C,H,W], or
-            vectors [N,F] taken as F maps of one element.
+        layer: a name of ``model.named_modules()``, or the module itself. Its own output is meant,
+            before any later in-place call; of a module called several times, the last call. Maps
+            [N,C,H,W], or vectors [N,F] taken as F maps of one element.
         channel: the map, one for all images or one per image; None takes the strongest, the one
             that holds the single largest activation.
         position: the unit (row, column) in the map, or "max" for its strongest.
@@ -70,7 +68,7 @@ def deconv(
             backward.
     """
     request = Request(OneChoice(channel, position, k), seed, overlap, rule, norm)
-    (name,) = layer_names(model, x, [layer])
+    x, (name,) = checked(model, x, [layer])
     carried = carry(model, x, {name: request}, max_memory, progress)
     pictures = _pictures(carried[name].projected, x).unflatten(0, (len(x), k))
     return pictures[:, 0] if k == 1 else pictures
@@ -80,7 +78,7 @@ def deconv(
 def projections(
     model: nn.Module,
     x: Tensor,
-    layers: str | Sequence[str],
+    layers: Layers,
     channel: Channel = None,
     position: Position = "max",
     k: int = 1,
@@ -96,7 +94,7 @@ def projections(
     Arguments and errors are :func:`deconv`'s. The result has N*k columns, image by image.
     """
     request = Request(OneChoice(channel, position, k), seed, overlap, rule, norm)
-    names = layer_names(model, x, layers)
+    x, names = checked(model, x, layers)
     carried = carry(model, x, dict.fromkeys(names, request), max_memory, progress)
     columns = [
         f"image {image}" if k == 1 else f"image {image}, unit {unit + 1}"

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import check_input, evaluating, find_layers
+from zfcuda._running import Layer, check_input, evaluating, find_layers
 from zfcuda.deconvnet import projections
 from zfcuda.diagrams.naming import module_name, naming
 from zfcuda.diagrams.result import Diagram, Source, Step, SwitchExample
@@ -22,7 +22,7 @@ _DEPTH = 10  # calls, one after the other; of deeper layers the topmost are draw
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
-def diagram_of(model: nn.Module, x: Tensor, layer: str, depth: int = _DEPTH) -> Diagram:
+def diagram_of(model: nn.Module, x: Tensor, layer: Layer, depth: int = _DEPTH) -> Diagram:
     """The convnet layer that ends with ``layer``, and the deconvnet layer attached to it.
 
     The layer is read off the model's own graph: downwards from the output of ``layer``, to the
@@ -35,7 +35,7 @@ def diagram_of(model: nn.Module, x: Tensor, layer: str, depth: int = _DEPTH) -> 
         model: can be followed as a graph; runs in eval mode and is left as it was.
         x: [1,C,H,W], one image, on the model's device and of its dtype: shapes, the projection
             and the example of switches are its own.
-        layer: a name of ``model.named_modules()``.
+        layer: a name of ``model.named_modules()``, or the module.
         depth: how many calls, one after the other, to draw; of a deeper layer the topmost, and what
             they take counts as given.
 
@@ -44,7 +44,7 @@ def diagram_of(model: nn.Module, x: Tensor, layer: str, depth: int = _DEPTH) -> 
             called, or a model that cannot be followed as a graph, with the reason.
     """
     start = time.perf_counter()
-    check_input(model, x)
+    x = check_input(model, x)
     if len(x) != 1:
         raise ValueError(f"x must hold one image [1,C,H,W], got shape {list(x.shape)}")
     if depth < 1:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zfcuda._running import Layers, by_name, find_layers
 from zfcuda._sources import Images, source_of
 from zfcuda.feature_evolution.checkpoints import Checkpoint, network_at
 from zfcuda.feature_evolution.result import EvolutionResult
@@ -19,7 +21,7 @@ from zfcuda.maxima import Maps, TopActivations, top_activations
 def evolution(
     checkpoints: Mapping[str, Checkpoint] | Sequence[tuple[str, Checkpoint]],
     images: Images,
-    layers: str | Sequence[str],
+    layers: Layers,
     model: nn.Module | None = None,
     maps: Maps = 6,
     batch: int = 64,
@@ -37,7 +39,7 @@ def evolution(
         checkpoints: in the order of training, names (epochs) and what they stand for: a state dict,
             a file of one (.safetensors, or .pt/.pth with tensors only), or a whole model.
         images: as for :func:`zfcuda.top_activations`; gone through once for every checkpoint.
-        layers: names of ``model.named_modules()``.
+        layers: names of ``model.named_modules()``, or the modules.
         model: what the state dicts belong to; a copy of it takes them, it is left as it was. Not
             needed where all checkpoints are models.
         maps: which maps are followed: so many of each layer, evenly spread over those that respond
@@ -55,11 +57,14 @@ def evolution(
         raise ValueError("checkpoints must hold at least one")
     for pair in pairs:  # what does not fit is told before the first pass, not after hours
         network_at(*pair, model)
+    networks = [one for one in (model, *(own for _, own in pairs)) if isinstance(one, nn.Module)]
+    own = _with_layers(networks, layers)
+    names, maps = list(find_layers(own, layers)), by_name(own, maps)
     source = source_of(images, batch, workers)
     settings: dict[str, Any] = {"max_memory": max_memory, "progress": progress}
 
     def strongest(pair: tuple[str, Checkpoint], chosen: Maps) -> TopActivations:
-        return top_activations(network_at(*pair, model), source, layers, 1, chosen, **settings)
+        return top_activations(network_at(*pair, model), source, names, 1, chosen, **settings)
 
     last = strongest(pairs[-1], maps)  # it decides which maps are followed
     channels = {layer: own.tolist() for layer, own in last.channels.items()}
@@ -94,3 +99,13 @@ def evolution(
         image_size=last.image_size,
         seconds=perf_counter() - began,
     )
+
+
+def _with_layers(networks: Sequence[nn.Module], layers: Layers) -> nn.Module:
+    """The network whose layers are meant, where they are named by modules: a checkpoint's, or the
+    model's that takes the weights."""
+    for network in networks[:-1]:
+        with suppress(ValueError):
+            find_layers(network, layers)
+            return network
+    return networks[-1]

@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import nn
 
-from zfcuda._running import find_layers, to_result
+from zfcuda._running import Layer, find_layers, to_result
 from zfcuda._sources import Images, source_of
 from zfcuda.filters.aliasing import aliased_responses, aliased_share
 from zfcuda.filters.looking import look
@@ -18,7 +18,7 @@ from zfcuda.filters.result import FilterResult
 def first_layer_filters(
     model: nn.Module,
     images: Images | None = None,
-    layer: str | None = None,
+    layer: Layer | None = None,
     threshold: float = 0.05,
     batch: int = 64,
 ) -> FilterResult:
@@ -37,7 +37,8 @@ def first_layer_filters(
     Args:
         model: its convolutions are looked at; with ``images`` it runs in eval mode. Left as it was.
         images: as for :func:`zfcuda.top_activations`; gone through once.
-        layer: the convolution; None takes the first ``nn.Conv2d`` in the order of definition.
+        layer: the convolution, or its name; None takes the first ``nn.Conv2d`` in the order of
+            definition.
         threshold: of weak filters, 0 to 1.
         batch: images of a tensor or Dataset that are read at a time.
 
@@ -66,16 +67,16 @@ def first_layer_filters(
     )
 
 
-def _first(model: nn.Module, layer: str | None) -> tuple[str, nn.Conv2d]:
+def _first(model: nn.Module, layer: Layer | None) -> tuple[str, nn.Conv2d]:
     if layer is None:
         names = convolutions(model)
         if not names:
             raise ValueError(f"the model ({type(model).__name__}) has no nn.Conv2d")
         layer = names[0]
-    (module,) = find_layers(model, layer).values()
+    ((name, module),) = find_layers(model, layer).items()
     if not isinstance(module, nn.Conv2d):
-        raise TypeError(f"layer {layer!r} must be a nn.Conv2d, it is a {type(module).__name__}")
-    return layer, module
+        raise TypeError(f"layer {name!r} must be a nn.Conv2d, it is a {type(module).__name__}")
+    return name, module
 
 
 def convolutions(model: nn.Module) -> list[str]:

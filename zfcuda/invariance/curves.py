@@ -34,9 +34,9 @@ def rotation(
         values: M angles in degrees; None takes 0, 5, ..., 355.
         target: the class that probabilities are about, one for all images or one per image; None
             takes what the model predicts for the untransformed image.
-        layers: names of ``model.named_modules()``; for each, the Euclidean distance of its output
-            (of its last call's, where it is called several times) to that of the untransformed
-            image is recorded.
+        layers: names of ``model.named_modules()``, or the modules; for each, the Euclidean distance
+            of its output (of its last call's, where it is called several times) to that of the
+            untransformed image is recorded.
         fill: what shows outside the image, in network input space: a number (0 is usually the mean
             colour) or one per channel [C].
         max_memory: bytes that the activations of one batch may take; by default half of what is

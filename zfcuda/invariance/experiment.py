@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zfcuda import ops
 from zfcuda._running import (
+    Layers,
     base_pass,
     check_input,
     choose_target,
@@ -32,7 +33,6 @@ from zfcuda.results.scores import Outputs, check_outputs
 Kind = Literal["rotation", "translation", "scaling"]
 Target = int | Sequence[int] | Tensor | None
 Fill = float | Sequence[float] | Tensor
-Layers = str | Sequence[str]
 
 MATRICES: dict[Kind, Callable[[Tensor, tuple[int, int]], Tensor]] = {
     "rotation": rotation_matrices,
@@ -57,7 +57,7 @@ def transformed(
     """The experiment with checked ``values``, float64 [M] or [M,2]; the other arguments and errors
     are :func:`zfcuda.rotation`'s."""
     start = time.perf_counter()
-    check_input(model, x)
+    x = check_input(model, x)
     if outputs is not None:
         check_outputs(outputs)
     matrices = MATRICES[kind](values, (x.shape[2], x.shape[3]))

@@ -89,7 +89,7 @@ def invariance_study(
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range.
     """
-    check_input(model, x)
+    x = check_input(model, x)
     names = [f"image {i}" for i in range(len(x))] if names is None else [*names]
     if len(names) != len(x):
         raise ValueError(f"names must be {len(x)}, one for each image, got {len(names)}")

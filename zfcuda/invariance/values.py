@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zfcuda._running import plain
+
 Values = Sequence[float] | Tensor | None
 
 
@@ -19,9 +21,8 @@ def numbers(values: Any, name: str, pairs: bool = False) -> Tensor:
         ValueError: an empty one, of the wrong shape, or with numbers that are not finite.
     """
     try:
-        found = torch.as_tensor(
-            values if isinstance(values, Tensor) else list(values), dtype=torch.float64
-        ).cpu()
+        given = values if isinstance(values, Tensor) else list(values)
+        found = plain(torch.as_tensor(given, dtype=torch.float64)).cpu()
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a sequence of numbers, got {values!r}") from error
     if pairs and found.dim() == 1:

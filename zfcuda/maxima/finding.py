@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from zfcuda._running import device_of, find_layers, is_int, memory_limit, to_result
+from zfcuda._running import Layers, by_name, device_of, find_layers, is_int, memory_limit, to_result
 from zfcuda._sources import Images, source_of
 from zfcuda.maxima.choosing import Maps, chosen, units_of
 from zfcuda.maxima.looking import difference, field_windows, look_again
@@ -24,7 +24,7 @@ __all__ = ["check_k", "top_activations", "warn_beyond"]
 def top_activations(
     model: nn.Module,
     images: Images,
-    layers: str | Sequence[str],
+    layers: Layers,
     k: int = 9,
     maps: Maps = 10,
     tolerance: float | None = None,
@@ -50,8 +50,8 @@ def top_activations(
             [C,H,W]; a DataLoader that does not shuffle; or anything else that gives batches and can
             be iterated over twice, such as a list. Of (image, label) the image counts. Batches are
             moved to the model's device.
-        layers: names of ``model.named_modules()``, giving maps [N,C,H,W], or vectors [N,F] taken as
-            F maps of one element.
+        layers: names of ``model.named_modules()``, or the modules, giving maps [N,C,H,W], or
+            vectors [N,F] taken as F maps of one element.
         k: activations of each map.
         maps: which maps are projected: so many of each layer, evenly spread over those that respond
             at all (whose strongest activation is above 0); "all"; these channels; or one of the
@@ -71,7 +71,7 @@ def top_activations(
         RuntimeError: the model did not call a layer.
     """
     began = perf_counter()
-    names = list(find_layers(model, layers))
+    names, maps = list(find_layers(model, layers)), by_name(model, maps)
     check_k(names, k)
     source = source_of(images, batch, workers)
     limit = memory_limit(max_memory, device_of(model))

@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from zfcuda._files import digest, read_json, remove_leftovers
 from zfcuda._identity import architecture_digest, precision, versions, weights_digest
 from zfcuda._locks import claimed
 from zfcuda._running import (
+    Layers,
+    by_name,
     check_input,
     device_of,
     evaluating,
@@ -51,7 +53,7 @@ def record_activations(
     folder: str | os.PathLike[str],
     model: nn.Module,
     images: Images,
-    layers: str | Sequence[str],
+    layers: Layers,
     k: int = 9,
     maps: Maps = 10,
     tolerance: float | None = None,
@@ -101,7 +103,7 @@ def record_activations(
         OSError: the folder cannot be written.
     """
     began = perf_counter()
-    names = list(find_layers(model, layers))
+    names, maps = list(find_layers(model, layers)), by_name(model, maps)
     check_k(names, k)
     source = source_of(images, batch, workers)
     if not isinstance(source, ByNumber):

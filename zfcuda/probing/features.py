@@ -37,7 +37,7 @@ class Features:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.pooled: dict[str, tuple[int, ...]] = {}
         self.example = self._placed(data.training.batch(torch.tensor([0]))[0])
-        check_input(model, self.example)
+        self.example = check_input(model, self.example)
 
     def measure(self, names: Sequence[str]) -> None:
         """Find the layers' shapes on one picture."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import find_layers, progress_bar
+from zfcuda._running import Layers, find_layers, progress_bar
 from zfcuda.datasets import Split
 from zfcuda.probing.classifiers import Fit, fitted, require_sklearn
 from zfcuda.probing.features import PARTS, Features
@@ -28,7 +28,7 @@ REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 def linear_probe(
     model: nn.Module,
     data: Split,
-    layers: str | Sequence[str] | None = None,
+    layers: Layers | None = None,
     size: int = 1024,
     regularisation: Sequence[float] = REGULARISATION,
     pixels: bool = True,
@@ -53,7 +53,8 @@ def linear_probe(
         model: returns logits [N,K]; left as it was.
         data: the pictures; :func:`zfcuda.datasets.split` reads a folder,
             :class:`zfcuda.datasets.FromDataset` takes any ``torch.utils.data.Dataset``.
-        layers: names of ``model.named_modules()``, by depth; None takes :func:`layers_by_depth`.
+        layers: names of ``model.named_modules()``, or the modules, by depth; None takes
+            :func:`layers_by_depth`.
         size: numbers for each picture that a classifier is given.
         regularisation: scikit-learn's C, the inverse strength.
         pixels: probe the input as well, as what there is without any layer.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zfcuda._distributed import current_shard
-from zfcuda._running import device_of, fill_setting, find_layers
+from zfcuda._running import Layers, device_of, fill_setting, find_layers
 from zfcuda.invariance import early_and_late, families_of, invariance_study
 from zfcuda.invariance.values import Values
 from zfcuda.results.scores import Outputs
@@ -39,7 +39,7 @@ def invariance_over(
     model: nn.Module,
     images: Numbered | Tensor | Dataset[Any],
     folder: str | os.PathLike[str],
-    layers: str | Sequence[str] | None = None,
+    layers: Layers | None = None,
     target: int | Sequence[int] | Tensor | None = None,
     transformations: Mapping[str, Values] | None = None,
     fill: float | Sequence[float] | Tensor = 0.0,
@@ -138,7 +138,7 @@ def invariance_run(
     model: nn.Module,
     images: Numbered | Tensor | Dataset[Any],
     folder: str | os.PathLike[str],
-    layers: str | Sequence[str] | None = None,
+    layers: Layers | None = None,
     target: int | Sequence[int] | Tensor | None = None,
     transformations: Mapping[str, Values] | None = None,
     fill: float | Sequence[float] | Tensor = 0.0,

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zfcuda._blocks import UNREADABLE
 from zfcuda._identity import tensor_digest
+from zfcuda._running import plain
 from zfcuda.data import Preprocessing, read_image
 from zfcuda.datasets import Examples
 
@@ -190,7 +191,7 @@ class _Items:
         if not isinstance(item, Tensor) or item.dim() != 3:
             got = f"shape {list(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
             raise TypeError(f"an image must be a tensor [C,H,W], image {number} is {got}")
-        return item
+        return plain(item)
 
     def identity(self) -> dict[str, str]:
         return _identity(self)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zfcuda._distributed import current_shard
-from zfcuda._running import device_of, per_image
+from zfcuda._running import Layers, device_of, per_image
 from zfcuda._text import visible
 from zfcuda.predictions import predict
 from zfcuda.results import LayerSums, OcclusionResult
@@ -45,7 +45,7 @@ def occlusion_over(
     size: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     fill: float | Sequence[float] | Tensor = 0.0,
-    layers: str | Sequence[str] = (),
+    layers: Layers = (),
     method: Method = "auto",
     score: Literal["logit", "probability"] = "probability",
     classes: Sequence[int] | None = (),
@@ -154,7 +154,7 @@ def occlusion_run(
     size: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     fill: float | Sequence[float] | Tensor = 0.0,
-    layers: str | Sequence[str] = (),
+    layers: Layers = (),
     method: Method = "auto",
     score: Literal["logit", "probability"] = "probability",
     classes: Sequence[int] | None = (),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zfcuda._running import plain
+
 
 def usual_occluder(image_size: tuple[int, int]) -> tuple[int, int]:
     """The occluder's side and its stride in pixels where the caller names none: the paper's 50 and
@@ -52,7 +54,7 @@ def own_boxes(positions: Tensor, image_size: tuple[int, int]) -> Tensor:
             f"{list(positions.shape)}"
         )
     limits = torch.tensor([*image_size, *image_size])
-    boxes = positions.detach().cpu().clamp_min(0).minimum(limits)
+    boxes = plain(positions).detach().cpu().clamp_min(0).minimum(limits)
     empty = (boxes[:, :2] >= boxes[:, 2:]).any(1)
     if bool(empty.any()):
         first = int(empty.nonzero()[0])

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import progress_bar
+from zfcuda._running import Layers, plain, progress_bar
 from zfcuda._text import visible
 from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
@@ -27,7 +27,7 @@ def occlusion(
     size: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     fill: float | Sequence[float] | Tensor = 0.0,
-    layers: str | Sequence[str] = (),
+    layers: Layers = (),
     method: Method = "auto",
     score: Literal["logit", "probability"] = "logit",
     positions: Tensor | None = None,
@@ -56,8 +56,8 @@ def occlusion(
             else round(50 s / 224) and round(8 s / 224), at least 1. The result holds both.
         fill: what the occluder shows, in network input space: a number (0 is usually the mean
             colour), one per channel [C], or an image [C,H,W], such as a blurred one.
-        layers: names of ``model.named_modules()``; for each, the spatial sum of the map that is
-            strongest without occluder is recorded at every position (figure 7b).
+        layers: names of ``model.named_modules()``, or the modules; for each, the spatial sum of the
+            map that is strongest without occluder is recorded at every position (figure 7b).
         method: "cone" recomputes what can change, wherever it can be told; "dense" runs a full pass
             for each position; "auto" does what is faster at every layer. A model that
             ``torch.fx`` cannot trace runs dense under "auto", with a warning that says why.
@@ -79,6 +79,7 @@ def occlusion(
             model that cannot be traced.
     """
     start = time.perf_counter()
+    x = plain(x)
     request = checked(model, x, size, stride, positions, method, max_memory)
     prepared = Prepared.of(model, x, request, fill, layers, score, outputs)
     if isinstance(prepared.network, str) and method == "auto":
@@ -96,7 +97,7 @@ def prepare(
     size: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     fill: float | Sequence[float] | Tensor = 0.0,
-    layers: str | Sequence[str] = (),
+    layers: Layers = (),
     method: Method = "auto",
     score: Literal["logit", "probability"] = "logit",
     max_memory: int | None = None,
@@ -105,6 +106,7 @@ def prepare(
     """The part of :func:`occlusion` that all images of one size share, done once: checks, trace,
     plan. The arguments and the errors are those of :func:`occlusion`; ``x`` is any of the images.
     """
+    x = plain(x)
     request = checked(model, x, size, stride, None, method, max_memory)
     return Prepared.of(model, x, request, fill, layers, score, outputs)
 
@@ -115,7 +117,7 @@ def plan(
     x: Tensor,
     size: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
-    layers: str | Sequence[str] = (),
+    layers: Layers = (),
     method: Method = "auto",
     positions: Tensor | None = None,
     max_memory: int | None = None,
@@ -129,5 +131,6 @@ def plan(
     Raises:
         TypeError, ValueError: as :func:`occlusion`.
     """
+    x = plain(x)
     request = checked(model, x, size, stride, positions, method, max_memory)
     return Prepared.of(model, x, request, 0.0, layers, "logit").plan

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import evaluating, fill_setting, find_layers
+from zfcuda._running import Layers, evaluating, fill_setting, find_layers
 from zfcuda.incremental import images_together
 from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
@@ -50,7 +50,7 @@ class Prepared:
         x: Tensor,
         request: Request,
         fill: object,
-        layers: str | Sequence[str],
+        layers: Layers,
         score: Literal["logit", "probability"],
         outputs: Outputs | None = None,
     ) -> Prepared:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import check_input, memory_limit, pair
+from zfcuda._running import check_input, memory_limit, pair, plain
 from zfcuda.sensitivity.boxes import occluder_grid, own_boxes, usual_occluder
 
 Method = Literal["auto", "cone", "dense"]
@@ -60,7 +60,7 @@ def kept_classes(classes: object, target: Tensor, count: int) -> Tensor | None:
     if classes is None:
         return None
     try:
-        chosen = torch.as_tensor(classes)
+        chosen = plain(torch.as_tensor(classes))
         chosen = chosen.long() if chosen.shape == (0,) else chosen  # none but the targets
     except (TypeError, ValueError, RuntimeError):
         chosen = torch.empty(0)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from zfcuda import _terminal
 from zfcuda._files import digest, write_tensors
-from zfcuda._running import evaluating
+from zfcuda._running import evaluating, logits_of
 from zfcuda.datasets import Examples, Split
 from zfcuda.datasets.examples import generator
 from zfcuda.datasets.part import Part
@@ -105,7 +105,7 @@ def evaluate(model: nn.Module, examples: Examples, progress: bool = False) -> tu
     )
     with evaluating(model), bar:
         for x, y in examples.batches(_EVALUATED):
-            logits.append(model(_placed(x, device)).float().cpu())
+            logits.append(logits_of(model(_placed(x, device)), len(x)).float().cpu())
             labels.append(y)
             bar.update(len(y))
     return torch.cat(logits), torch.cat(labels)
@@ -198,7 +198,7 @@ class _Run:
 
     def _step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step of gradient descent: the batch's loss and hits, summed, and filters rescaled."""
-        logits = self.model(x)
+        logits = logits_of(self.model(x), len(x))
         loss = F.cross_entropy(logits, y)
         self.optimizer.zero_grad()
         loss.backward()

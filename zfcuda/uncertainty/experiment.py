@@ -70,7 +70,7 @@ def uncertainty_of(
     with evaluating(model), progress_bar(len(examples), progress, "uncertainty") as advance:
         for x, truth in examples.batches(_READ):
             x = _as_weights(x, model)
-            check_input(model, x)
+            x = check_input(model, x)
             limit = memory_limit(max_memory, x.device)
             seen = Operations()
             answer = to_result(base_pass(model, x, (), lambda _, maps: None, limit, seen)[0])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from zfcuda.results import files
+from zfcuda.results.checks import expect_types
 from zfcuda.results.in_short import in_short
-from zfcuda.results.packing import pack, unpack
+from zfcuda.results.packing import Arrays, pack, unpack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,11 +50,13 @@ class Result:
         """
         settings, data = files.read(path, cls.__name__)
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                return cls._restore(unpack(settings, dict(file)))
-        except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            result = cls._restore(unpack(settings, Arrays(data)))
+            expect_types(result)
+        except Exception as error:  # what a damaged file says can go wrong in any way it likes
             npz, _ = files.pair(path)
-            raise ValueError(f"{npz} does not hold a {cls.__name__}: {error}") from error
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ValueError(f"{npz} does not hold a {cls.__name__}: {reason}") from error
+        return result
 
     @classmethod
     def _restore(cls, settings: dict[str, Any]) -> Self:

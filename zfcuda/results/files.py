@@ -63,12 +63,15 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], bytes
         ValueError: not of this ``kind``, of another format, damaged, or not a pair.
     """
     npz, header_path = pair(path)
-    text, data = header_path.read_text(encoding="utf-8"), npz.read_bytes()
+    for file in (header_path, npz):
+        if file.exists() and not file.is_file():
+            raise ValueError(f"{file} is no file: expected those of a zfcuda result")
+    text, data = header_path.read_bytes(), npz.read_bytes()
     try:
-        header = json.loads(text)
+        header = json.loads(text.decode("utf-8"), parse_constant=_refused)
         found, version = header["kind"], header["format"]
         digest, settings = header["arrays"]["sha256"], header["settings"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{header_path} is not the settings file of a zfcuda result") from error
     if found != kind:
         raise ValueError(f"{header_path} holds a {found}, not a {kind}")
@@ -77,6 +80,10 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], bytes
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(f"{npz} is damaged or was not written together with {header_path}")
     return settings, data
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON's")
 
 
 def _version() -> str:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
+import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_DEFLATED = 1032  # bytes that a byte of deflate's can stand for at most
+_PIECE = 1 << 20
 
 
 def pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -33,7 +38,63 @@ def pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     return value
 
 
-def unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+class Arrays:
+    """The arrays in the content of an npz file, each read when it is asked for by the type and
+    shape that the settings have for it: memory is taken for what both agree about.
+
+    Raises:
+        ValueError: entries that claim more than compression can give, or that overlap.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._archive = zipfile.ZipFile(io.BytesIO(data))
+        entries = self._archive.infolist()
+        packed = sum(entry.compress_size for entry in entries)
+        if packed > len(data) or any(_impossible(entry) for entry in entries):
+            raise ValueError(f"its arrays claim more than its {len(data):,} bytes can hold")
+
+    def read(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """An array of this type and shape.
+
+        Raises:
+            KeyError: there is none of this name.
+            ValueError: it is of another type or shape, or its bytes are not as many.
+        """
+        with self._archive.open(f"{name}.npy") as stream:
+            form, fortran = _header(stream)
+            if form != (dtype, shape):
+                raise ValueError(
+                    f"array {name!r} should be {dtype} {list(shape)}, got {form[0]} {list(form[1])}"
+                )
+            size = math.prod(shape) * dtype.itemsize
+            if size > self._archive.getinfo(f"{name}.npy").file_size:
+                raise ValueError(f"array {name!r} {list(shape)} is cut short")
+            content = np.empty(size, np.uint8)
+            done = 0
+            while done < size and (piece := stream.read(min(_PIECE, size - done))):
+                content[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+                done += len(piece)
+            if done < size or stream.read(1):  # at its end the checksum is compared
+                raise ValueError(f"array {name!r} {list(shape)} has another length than it says")
+        return content.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _impossible(entry: zipfile.ZipInfo) -> bool:
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return True
+    return entry.file_size > _DEFLATED * entry.compress_size + _PIECE
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[np.dtype, tuple[int, ...]], bool]:
+    """Type and shape of the array that follows; whether its columns come first."""
+    if np.lib.format.read_magic(stream) == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    else:  # what NumPy writes for the longest headers
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    return (dtype, shape), fortran
+
+
+def unpack(value: Any, arrays: Arrays) -> Any:
     """What :func:`pack` was given; of dataclasses their fields as a dict.
 
     Raises:
@@ -46,7 +107,7 @@ def unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if isinstance(value.get("float"), str):
         return float(value["float"])
     if isinstance(value.get("array"), str):
-        return _to_tensor(value, arrays[value["array"]])
+        return _to_tensor(value, arrays)
     return {key: unpack(item, arrays) for key, item in value.items()}
 
 
@@ -57,13 +118,13 @@ def _to_array(tensor: Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def _to_tensor(packed: Mapping[str, Any], array: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if packed["dtype"] == "bfloat16":
-        tensor = tensor.view(torch.bfloat16)
-    if str(tensor.dtype) != f"torch.{packed['dtype']}" or list(tensor.shape) != packed["shape"]:
-        raise ValueError(
-            f"array {packed['array']!r} should be {packed['dtype']} {packed['shape']}, "
-            f"got {tensor.dtype} {list(tensor.shape)}"
-        )
-    return tensor
+def _to_tensor(packed: Mapping[str, Any], arrays: Arrays) -> Tensor:
+    name, dtype, shape = packed["array"], str(packed["dtype"]), packed["shape"]
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"array {name!r} has no proper shape: {shape!r}")
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"array {name!r} is of no type of numbers: {dtype!r}")
+    # NumPy has no bfloat16: its bits were kept.
+    stored = np.dtype("int16" if dtype == "bfloat16" else dtype)
+    tensor = torch.from_numpy(arrays.read(name, stored, tuple(shape)))
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor

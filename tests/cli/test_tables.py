@@ -158,6 +158,9 @@ def test_uncertainty_without_a_data_set(tmp_path, monkeypatch, capsys):
     assert "pictures that come with zfcuda" in capsys.readouterr().out
     assert run("probe", "--model", "tiny", "--out", tmp_path / "out") == 2
     assert "dataset-fashion-mnist" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run("uncertainty", "--data", "garments", "--limit", 12, "--out", tmp_path / "own") == 0
+    assert "12 pictures that come with zfcuda" in capsys.readouterr().out
 
 
 def test_probe(photos, tmp_path, capsys):

@@ -137,3 +137,16 @@ def test_a_run_that_an_older_version_began_keeps_its_parts(picture_folder, tmp_p
     (old / "run.json").write_text(json.dumps(record))
     assert cli.main([*command(folder, old), "--epochs", "1"]) == 2
     assert "(drawn 'by class' instead of '')" in capsys.readouterr().err
+
+
+def test_some_of_the_pictures_and_evolve_of_other_classes(idx_folder, tmp_path):
+    """evolve takes the network, with its number of classes, from what train wrote."""
+    out = tmp_path / "out"
+    assert cli.main([*command(idx_folder(), out), "--epochs", "1", "--limit", "16"]) == 0
+    result = TrainingResult.load(out / "training")
+    assert [*result.settings["pictures"]] == [16, 5, 12] and result.images.tolist() == [16]
+    arguments = ["evolve", "--checkpoints", out, "--data", "garments", "--limit", 4, "--maps", 1]
+    more = ["--layer", "relu1", "--out", tmp_path / "seen", "--device", "cpu", "--quiet"]
+    assert cli.main([*map(str, [*arguments, *more])]) == 0
+    found = zfcuda.feature_evolution.EvolutionResult.load(tmp_path / "seen" / "evolution")
+    assert found.checkpoints == ("1",)

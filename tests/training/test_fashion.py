@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from zfcuda import datasets
+from zfcuda import datasets, models
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import ColouredFashion, fashion_mnist
 from zfcuda.datasets.examples import generator
@@ -141,8 +141,33 @@ def test_sixty_thousand_give_five_thousand(monkeypatch, tmp_path):
 
 def test_missing_data_set_says_where_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr("zfcuda.datasets.fashion.FOLDER", tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist"):
+    with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist") as refused:
         datasets.split(PRE)
+    for way in ("github.com/zalandoresearch/fashion-mnist", "torchvision.datasets.FashionMNIST",
+                "--data DIR", "--data garments"):  # fmt: skip
+        assert way in str(refused.value)
+
+
+def test_where_torchvision_leaves_it(idx_folder, tmp_path):
+    raw = tmp_path / "root" / "FashionMNIST" / "raw"
+    raw.parent.mkdir(parents=True)
+    idx_folder().rename(raw)
+    assert datasets.idx_folder(tmp_path / "root") == datasets.idx_folder(raw) == raw
+    assert len(datasets.split(PRE, tmp_path / "root").test) == 12
+    assert datasets.idx_folder(tmp_path) is None
+
+
+def test_the_pictures_that_come_with_zfcuda_in_three_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    split = datasets.split(models.preprocessing("zfnet_small"), "garments")
+    parts = [getattr(split, part) for part in ("training", "validation", "test")]
+    assert [part.labels.bincount().tolist() for part in parts] == [[6] * 10, [3] * 10, [3] * 10]
+    numbers = torch.cat([part.numbers for part in parts])
+    assert sorted(numbers.tolist()) == [*range(120)]
+    (tmp_path / "garments").mkdir()  # a folder of one's own goes before
+    assert not datasets.are_samples("garments")
+    with pytest.raises(ValueError, match="holds no class"):
+        datasets.split(PRE, "garments")
 
 
 def test_one_missing_file_is_named(idx_folder):

@@ -40,9 +40,9 @@ def add_options(parser: argparse.ArgumentParser, workers: str = "none") -> None:
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help="folder of images, those in its folders included, or of IDX files as Fashion-MNIST's "
-        "(default: Fashion-MNIST on coloured backgrounds where Debian's package puts it, otherwise "
-        "the pictures that come with zfcuda)",
+        help="folder of images, those in its folders included, or of IDX files as Fashion-MNIST's; "
+        "'garments': the pictures that come with zfcuda (default: Fashion-MNIST on coloured "
+        "backgrounds where Debian's package puts it, otherwise garments)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
     parser.add_argument(
@@ -79,19 +79,24 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
         raise ValueError(f"--workers {workers}: expected 0 or more")
     preprocessing = network.preprocessing
     folder = None if options.data is None else Path(options.data)
-    if folder is not None and not any(folder.glob("*-ubyte*")):
+    samples = datasets.are_samples(options.data)
+    if folder is not None and not samples and datasets.idx_folder(folder) is None:
         files = _files(folder, preprocessing, options.limit, workers)
         return Images(files, f"{files.total:,} image files of {folder.name}")
+    shipped = "images that come with zfcuda"
     try:
-        split = datasets.split(preprocessing, folder, seed=seed)
-        every = options.part == ALL
-        parts = [getattr(split, part) for part in PARTS] if every else []
-        examples = Joined(parts) if every else getattr(split, options.part)
-        what = f"{'' if every else f'{options.part} '}images ({split.kind})"
+        if samples:
+            examples, what = datasets.garments(preprocessing).pictures, shipped
+        else:
+            split = datasets.split(preprocessing, folder, seed=seed)
+            every = options.part == ALL
+            parts = [getattr(split, part) for part in PARTS] if every else []
+            examples = Joined(parts) if every else getattr(split, options.part)
+            what = f"{'' if every else f'{options.part} '}images ({split.kind})"
     except FileNotFoundError:
         if folder is not None or max(preprocessing.shape) > 64:
             raise
-        examples, what = datasets.garments(preprocessing).pictures, "images that come with zfcuda"
+        examples, what = datasets.garments(preprocessing).pictures, shipped
     if options.limit is not None and options.limit < len(examples):
         examples = Part(examples, torch.arange(options.limit))
     return Images(source_of(examples, workers=workers), f"{len(examples):,} {what}")

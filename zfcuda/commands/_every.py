@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zfcuda import _terminal
-from zfcuda.commands import _data
+from zfcuda.commands import _data, _options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from zfcuda.runs.folder import Run
     from zfcuda.runs.numbered import Numbered
 
-SAMPLES = "garments"
 TRUE = "true"
 TARGET_HELP = f"; with --data also '{TRUE}': each image's own, by its folder or its label"
 
@@ -29,8 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="DIR",
         help="every image of a folder, those in its folders included, or of IDX files as "
-        f"Fashion-MNIST's; '{SAMPLES}': the pictures that come with zfcuda. What was begun is "
-        "gone on with",
+        f"Fashion-MNIST's; '{_options.SAMPLES}': the pictures that come with zfcuda. What was "
+        "begun is gone on with",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="with --data: the first N only")
     parser.add_argument(
@@ -65,9 +64,9 @@ def images_of(options: argparse.Namespace, network: Network) -> Numbered:
     if options.workers < 0:
         raise ValueError(f"--workers {options.workers}: expected 0 or more")
     folder, preprocessing = Path(options.data), network.preprocessing
-    if options.data == SAMPLES and not folder.exists():
+    if datasets.are_samples(options.data):
         examples: datasets.Examples = datasets.garments(preprocessing).pictures
-    elif folder.is_dir() and any(folder.glob("*-ubyte*")):
+    elif datasets.idx_folder(folder) is not None:
         examples = getattr(datasets.split(preprocessing, folder), options.part)
     else:
         return ImageFiles(_paths(folder)[: options.limit], folder, preprocessing)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zfcuda._network import Network
 from zfcuda._terminal import skipped
-from zfcuda.datasets import Examples, Split, garments, split
+from zfcuda.datasets import Examples, Split, are_samples, garments, split
 from zfcuda.datasets.part import drawn
 from zfcuda.models.specs import parse
 from zfcuda.training import draws_by_class
@@ -26,29 +26,46 @@ def read(options: argparse.Namespace, network: Network) -> Split:
     Of a network that zfcuda 0.1.0 trained, the parts are those of its training. What could not be
     read is told on standard error.
     """
-    weights = parse(network.spec).file
-    by_class = weights is None or draws_by_class(weights.parent)
-    data = split(network.preprocessing, options.data, not options.plain, options.seed, by_class)
+    data = split(
+        network.preprocessing, options.data, not options.plain, options.seed, _by_class(network)
+    )
     skipped(data.skipped)
     return data
+
+
+def _by_class(network: Network) -> bool:
+    """Whether a folder's missing parts were drawn class by class when the network was trained."""
+    try:
+        weights = parse(network.spec).file
+    except ValueError:  # a script's own way to name a model
+        return True
+    return weights is None or draws_by_class(weights.parent)
 
 
 def part(options: argparse.Namespace, network: Network) -> tuple[Examples, str]:
     """--limit pictures of the --part of the data, drawn by --seed, with the network's own labels,
     and what they are in words.
 
-    Without --data and without Fashion-MNIST these are the pictures that come with zfcuda.
+    With `--data garments`, or without --data and without Fashion-MNIST, these are all the pictures
+    that come with zfcuda.
 
     Raises:
         ValueError: the data has a class that the network does not know.
     """
+    shipped = "that come with zfcuda"
     try:
-        data = read(options, network)
-        examples, what = getattr(data, options.part), f"of the {options.part} part ({data.kind})"
+        if are_samples(options.data):
+            examples, what = garments(network.preprocessing).pictures, shipped
+        else:
+            data = read(options, network)
+            examples, what = (
+                getattr(data, options.part),
+                f"of the {options.part} part ({data.kind})",
+            )
     except FileNotFoundError:
         if options.data is not None or max(network.preprocessing.shape) > _SHIPPED_SIDE:
             raise
-        examples, what = garments(network.preprocessing).pictures, "that come with zfcuda"
+        examples, what = garments(network.preprocessing).pictures, shipped
     examples = drawn(examples, options.limit, options.seed)
     if network.class_names is not None and network.class_names != examples.class_names:
         examples = _Renamed(examples, network)

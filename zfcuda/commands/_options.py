@@ -12,6 +12,13 @@ _MODEL = (
     "are called (default: %(default)s)"
 )
 
+SAMPLES = "garments"  # as --data: the pictures that come with zfcuda
+FASHION = """
+
+Fashion-MNIST's four files are at https://github.com/zalandoresearch/fashion-mnist, in data/fashion;
+torchvision.datasets.FashionMNIST("DIR", download=True) fetches them, too; then --data DIR.
+`--data garments` are 120 of its pictures, which come with zfcuda"""
+
 
 def output(parser: argparse.ArgumentParser, folder: str = "zfcuda-out") -> None:
     """--out (default: `folder`), --device, --quiet."""
@@ -86,7 +93,8 @@ def data(parser: argparse.ArgumentParser, default: str | None = None) -> None:
         default=default,
         metavar="DIR",
         help="folder of images (one folder a class, if labels are needed) or of IDX files, as "
-        "Fashion-MNIST's" + (" (default: %(default)s)" if default else ""),
+        f"Fashion-MNIST's; '{SAMPLES}': the pictures that come with zfcuda"
+        + (" (default: %(default)s)" if default else ""),
     )
     parser.add_argument("--limit", type=int, metavar="N", help="use N of the images only")
 

@@ -17,7 +17,7 @@ DESCRIPTION = (
     "equal short budgets (section 5.1, table 3). Interrupted in any way, the same command goes on "
     "where it was."
 )
-EXAMPLES = """examples:
+EXAMPLES = f"""examples:
   zfcuda ablate
   zfcuda ablate --epochs 8 --limit 55000 --seeds 3
   zfcuda ablate --variant conv5=0 --variant fc6=0,fc7=64
@@ -27,7 +27,7 @@ the layer; conv1 to conv5, fc6, fc7. Without it the changes of the paper's table
 
 data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
 one folder of pictures per class, or the same in train, val and test; --limit draws training
-pictures by --seed"""
+pictures by --seed{_options.FASHION}"""
 
 _MODEL = "zfnet_small"
 _LIMIT = 12_000

@@ -27,18 +27,20 @@ EXAMPLES = """examples:
   zfcuda evolve --model torchvision:resnet18 --checkpoints e1.pt e5.pt e20.pt --data photos \\
       --layer layer1 --layer layer3"""
 
+_MODEL = "zfnet_small"
 PAPERS = (1, 2, 5, 10, 20, 30, 40, 64)  # epochs
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Which checkpoints, images, layers and maps."""
-    _options.model(parser, "zfnet_small")
+    _options.model(parser, _MODEL)
     parser.add_argument(
         "--checkpoints",
         nargs="+",
         metavar="DIR|FILE",
         help="folder of a `zfcuda train`, of which the paper's epochs are taken, or weights files "
-        "in the order of training (default: those that come with zfcuda)",
+        "in the order of training (default: those that come with zfcuda); what `zfcuda train` "
+        "wrote says what network it is",
     )
     _data.add_options(parser)
     _options.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
@@ -50,10 +52,9 @@ def run(options: argparse.Namespace) -> None:
     """One figure, a part for each layer."""
     import zfcuda
     from zfcuda import figures
-    from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, writable_folder, write
 
-    network = Network.of(options)
+    network = _network(options)
     if options.list_layers:
         _images.list_layers(network)
         return
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
         result,
         _grids.signals(network, result.projections),
         _grids.pictures(network, result.patches),
-        title=f"{_grids.title(network.spec)}: features during training",
+        title=f"{_name(options, network)}: features during training",
     )
     text = (
         f"Some maps of each layer at the checkpoints {', '.join(checkpoints)}: the strongest "
@@ -86,6 +87,36 @@ def run(options: argparse.Namespace) -> None:
     announce(
         write("Features during training", text, result, figure, stem, provenance, "paper figure 4")
     )
+
+
+def _name(options: argparse.Namespace, network: Network) -> str:
+    """Of the training: its folder's, or the model's."""
+    first = Path(options.checkpoints[0]) if options.checkpoints else None
+    if first is not None and first.is_dir():
+        return first.resolve().name
+    return _grids.title(network.spec)
+
+
+def _network(options: argparse.Namespace) -> Network:
+    """The network of the options; where they name none, the one that the last checkpoint says it
+    is, with as many classes as that has."""
+    from zfcuda._network import Network
+    from zfcuda.models.metadata import Metadata
+    from zfcuda.models.specs import MODELS
+
+    if options.checkpoints and not options.weights and options.model == _MODEL:
+        last = [*_named(options.checkpoints).values()][-1]
+        if Metadata.read(last).model in MODELS:
+            return Network.load(str(last), options.device, options.classes)
+    return Network.of(options)
+
+
+def _named(checkpoints: Sequence[str]) -> dict[str, Path]:
+    """The weights files that --checkpoints means, in the order of training."""
+    paths = [Path(path) for path in checkpoints]
+    if len(paths) == 1 and paths[0].is_dir():
+        return _of_folder(paths[0])
+    return dict(zip(_names(paths), paths, strict=True))
 
 
 def _checkpoints(
@@ -104,10 +135,7 @@ def _checkpoints(
                 "of a `zfcuda train`"
             )
         return {str(epoch): path for epoch, path in found.items()}, shipped.convolutions()
-    paths = [Path(path) for path in options.checkpoints]
-    if len(paths) == 1 and paths[0].is_dir():
-        return _of_folder(paths[0]), network.model
-    return dict(zip(_names(paths), paths, strict=True)), network.model
+    return _named(options.checkpoints), network.model
 
 
 def _of_folder(folder: Path) -> dict[str, Path]:

@@ -19,7 +19,7 @@ DESCRIPTION = (
     "table 7): how accuracy grows with depth says what a layer has made explicit. The strength of "
     "regularisation is chosen on the validation part; the test part is read once."
 )
-EXAMPLES = """examples:
+EXAMPLES = f"""examples:
   zfcuda probe --model zfnet_small
   zfcuda probe --model squeezenet1_1 --data photos --limit 2000 --layer features.3
   zfcuda probe --model mine/weights.safetensors --data pictures --size 2048
@@ -27,7 +27,7 @@ EXAMPLES = """examples:
 data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
 one folder of pictures per class, or the same in train, val and test; the classes need not be those
 that the network was trained on. --limit draws training pictures by --seed, and at most as many of
-validation and test"""
+validation and test{_options.FASHION}"""
 
 _LIMIT = 5000
 

@@ -21,14 +21,14 @@ DESCRIPTION = (
     "interrupted in any way, the same command goes on where it was and ends with the same weights. "
     "The test part is read once, at the end, and once more if a training that had ended goes on."
 )
-EXAMPLES = """examples:
+EXAMPLES = f"""examples:
   zfcuda train --minutes 90
   zfcuda train --plain --epochs 5 --out plain
   zfcuda train --data pictures --epochs 30 --out mine
   zfcuda predict --model mine/weights.safetensors --image cat.jpg
 
 data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
-one folder of pictures per class, or the same in train, val and test"""
+one folder of pictures per class, or the same in train, val and test{_options.FASHION}"""
 
 MODELS = ("zfnet_small", "zfnet")
 
@@ -40,8 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="IDX files or folders of pictures; see below")
     parser.add_argument(
-        "--plain", action="store_true", help="IDX data on black instead of coloured backgrounds"
+        "--limit", type=int, metavar="N", help="train on N pictures, drawn by --seed"
     )
+    _options.plain(parser)
     parser.add_argument(
         "--epochs", type=int, default=70, metavar="N", help="at most (default: %(default)s)"
     )
@@ -69,9 +70,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, or go on; then write the curves."""
+    import dataclasses
+
     from zfcuda import datasets, figures, models, training
     from zfcuda._network import pick_device
     from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda.datasets.part import drawn
 
     recipe = training.Recipe(
         epochs=options.epochs,
@@ -88,6 +92,7 @@ def run(options: argparse.Namespace) -> None:
     by_class = training.draws_by_class(folder)
     data = datasets.split(preprocessing, options.data, not options.plain, options.seed, by_class)
     _terminal.skipped(data.skipped)
+    data = dataclasses.replace(data, training=drawn(data.training, options.limit, options.seed))
     model = _fresh(options.model, len(data.training.class_names), recipe)
     model = model.to(pick_device(options.device))
     with _terminal.resumable():

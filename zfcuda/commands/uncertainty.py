@@ -18,7 +18,7 @@ DESCRIPTION = (
     "and expected calibration error), which classes it confuses, and the pictures it is least "
     "certain of with its answers (the talk's supplement)."
 )
-EXAMPLES = """examples:
+EXAMPLES = f"""examples:
   zfcuda uncertainty --model zfnet_small
   zfcuda uncertainty --model mine/weights.safetensors --data pictures --part test
   zfcuda uncertainty --model squeezenet1_1 --data photos --limit 2000
@@ -26,7 +26,7 @@ EXAMPLES = """examples:
 data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist
 where it is installed, otherwise pictures that come with zfcuda), or a folder with one folder of
 pictures per class, named as the network names it, or the same in train, val and test; --limit draws
-pictures by --seed"""
+pictures by --seed{_options.FASHION}"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from zfcuda.data import Preprocessing
 from zfcuda.datasets.examples import Examples, FromDataset, Pictures, Split
 from zfcuda.datasets.fashion import ColouredFashion, fashion_mnist
 from zfcuda.datasets.folder import image_folder
-from zfcuda.datasets.idx import read_idx
-from zfcuda.datasets.samples import Garments, garments
+from zfcuda.datasets.idx import idx_folder, read_idx
+from zfcuda.datasets.samples import Garments, are_samples, garments, garments_split
 
 __all__ = [
     "ColouredFashion",
@@ -22,8 +21,11 @@ __all__ = [
     "Garments",
     "Pictures",
     "Split",
+    "are_samples",
     "fashion_mnist",
     "garments",
+    "garments_split",
+    "idx_folder",
     "image_folder",
     "read_idx",
     "split",
@@ -39,14 +41,15 @@ def split(
 ) -> Split:
     """What `path` holds: IDX files (see `fashion_mnist`) or one folder per class (`image_folder`).
 
-    Without a path, Fashion-MNIST where Debian's package `dataset-fashion-mnist` puts it.
+    Without a path, Fashion-MNIST where Debian's package `dataset-fashion-mnist` puts it; "garments"
+    are the pictures that come with zfcuda (`garments_split`), unless there is such a folder.
 
-    Raises: as those two.
+    Raises: as those three.
     """
-    if path is None or (Path(path).is_dir() and _holds_idx(Path(path))):
-        return fashion_mnist(preprocessing, path, coloured, seed)
+    if path is None:
+        return fashion_mnist(preprocessing, None, coloured, seed)
+    if are_samples(path):
+        return garments_split(preprocessing, seed)
+    if (folder := idx_folder(path)) is not None:
+        return fashion_mnist(preprocessing, folder, coloured, seed)
     return image_folder(path, preprocessing, seed, by_class)
-
-
-def _holds_idx(folder: Path) -> bool:
-    return any(folder.glob("*-ubyte")) or any(folder.glob("*-ubyte.gz"))

@@ -22,6 +22,7 @@ __all__ = ["CLASS_NAMES", "FOLDER", "ColouredFashion", "fashion_mnist", "read_pa
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
 PACKAGE = "dataset-fashion-mnist"
+ADDRESS = "https://github.com/zalandoresearch/fashion-mnist (data/fashion)"
 CLASS_NAMES = (
     "T-shirt/top",
     "trouser",
@@ -180,9 +181,10 @@ def read_pair(folder: str | os.PathLike[str], part: str) -> tuple[Tensor, Tensor
         path = find_idx(folder, name)
         if path is None:
             raise FileNotFoundError(
-                f"'{folder}' has no {name} (or {name}.gz); Fashion-MNIST comes with Debian's "
-                f"package {PACKAGE} (apt install {PACKAGE}, into {FOLDER}), or name any folder "
-                "with the four IDX files"
+                f"'{folder}' has no {name} (or {name}.gz). Fashion-MNIST's four files are at "
+                f"{ADDRESS}; torchvision.datasets.FashionMNIST('DIR', download=True) fetches "
+                "them, too: name their folder with --data DIR. On Debian, root can "
+                f"`apt install {PACKAGE}`. `--data garments`: a few pictures that come with zfcuda"
             )
         paths.append(path)
     images, labels = map(read_idx, paths)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from zfcuda.data import Preprocessing, list_images, read_image
 from zfcuda.datasets.examples import Pictures, Split, generator
+from zfcuda.datasets.part import by_share
 
 __all__ = ["image_folder"]
 
@@ -131,28 +131,8 @@ def _divide(read: dict[str, tuple[Tensor, Tensor]], seed: int, by_class: bool) -
     order = torch.randperm(len(labels), generator=generator(seed))
     count = len(labels) // _SHARE
     for part in missing:
-        taken, order = _taken(labels, order, count) if by_class else order.tensor_split([count])
+        taken, order = by_share(labels, order, count) if by_class else order.tensor_split([count])
         read[part] = images[taken], labels[taken]
     kept = order.sort().values
     read["training"] = images[kept], labels[kept]
     return "by class" if missing and by_class else ""
-
-
-def _taken(labels: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """So many of the numbers in ``order``, of each class its share of ``labels``, and the others.
-
-    Where shares are no whole numbers the largest remainders are rounded up, of equal ones those of
-    the rarer classes; one picture of each class stays.
-    """
-    sizes = labels.bincount()
-    shares = sizes * count / len(labels)
-    left = labels[order].bincount(minlength=len(sizes))
-    wanted = torch.minimum(shares.floor().long(), (left - 1).clamp(min=0))
-    ranked = sorted(range(len(sizes)), key=lambda c: (float(wanted[c] - shares[c]), int(sizes[c])))
-    for label in ranked * 2:
-        if int(wanted.sum()) < count and wanted[label] + 1 < left[label]:
-            wanted[label] += 1
-    # How many of its class come before each of them.
-    before = F.one_hot(labels[order], len(sizes)).cumsum(0).gather(1, labels[order][:, None])[:, 0]
-    chosen = before <= wanted[labels[order]]
-    return order[chosen], order[~chosen]

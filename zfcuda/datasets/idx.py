@@ -12,12 +12,24 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-__all__ = ["find_idx", "read_idx"]
+__all__ = ["find_idx", "idx_folder", "read_idx"]
 
 _BYTES = 8  # the header's code for uint8, the only kind of number these data sets use
 _MAX_DIMENSIONS = 8
 _MAX_BYTES = 1 << 32  # of one file unpacked
 _PIECE = 1 << 20
+
+
+_TORCHVISION = Path("FashionMNIST/raw")  # where torchvision puts Fashion-MNIST's in its root
+
+
+def idx_folder(folder: str | os.PathLike[str]) -> Path | None:
+    """Where `folder` has its IDX files: in itself, or where torchvision leaves Fashion-MNIST's;
+    None if it has none."""
+    for place in (Path(folder), Path(folder) / _TORCHVISION):
+        if any(place.glob("*-ubyte")) or any(place.glob("*-ubyte.gz")):
+            return place
+    return None
 
 
 def find_idx(folder: str | os.PathLike[str], name: str) -> Path | None:

@@ -3,17 +3,19 @@ matplotlib's global state alone."""
 
 import math
 import sys
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
-from zfcuda.results import Patches
+from zfcuda.results import Patches, Predictions
 
 
 @pytest.fixture(autouse=True)
@@ -224,3 +226,36 @@ def test_squares_mark_what_a_unit_saw(projections):
     left, top, side = (round(v + 0.5) for v in (*square.get_xy(), square.get_width()))
     assert x - 2 <= left <= x and y - 2 <= top <= y
     assert x + size <= left + side <= x + size + 2 and y + size <= top + side <= y + size + 2
+
+
+@pytest.mark.parametrize(
+    ("outputs", "shown"),
+    [("logits", ""), ("probabilities", "(the network's own)"), ("logit", "(sigmoid)"),
+     ("probability", "(the network's own)"), ("value", "value")],
+)  # fmt: skip
+def test_figures_say_what_the_outputs_are(
+    predictions, background, occlusion, invariance, outputs, shown
+):
+    """One output has no label to show; only probabilities end at 1; values are called values."""
+    single = outputs in ("logit", "probability", "value")
+
+    def of(result, **more):
+        logits = result.logits.sigmoid() if outputs.startswith("prob") else result.logits
+        logits = logits[..., 7:8] if single else logits
+        target = {"target": torch.tensor([0])} if single and hasattr(result, "target") else {}
+        return replace(result, logits=logits, outputs=outputs, **{**target, **more})
+
+    row, curve = occlusion(), invariance()
+    results = [
+        of(predictions),
+        of(row, base_logits=of(Predictions(row.base_logits)).logits),
+        of(curve, base_logits=of(Predictions(curve.base_logits)).logits),
+        of(background, **({"target": 0} if single else {})),
+    ]
+    for result in results:
+        figure = result.plot()
+        text = " ".join(t.get_text() for t in figure.findobj(Text)).replace("\n", " ")
+        assert shown in text, type(result)
+        assert ("probable" in text) <= (not single), type(result)
+        assert ("P(" in text) <= (outputs != "value"), type(result)
+        assert_tidy(figure)

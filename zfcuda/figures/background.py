@@ -23,6 +23,8 @@ from ._style import (
     fit_name,
     new_figure,
     number,
+    score_name,
+    score_source,
     show_image,
     styled,
     to_array,
@@ -94,11 +96,6 @@ def background_effect(
     return figure
 
 
-def _softmax(logits: Array) -> Array:
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
 def _draw_classes(
     ax: Axes,
     result: BackgroundResult,
@@ -108,8 +105,11 @@ def _draw_classes(
     room: int,
 ) -> None:
     """One variant's most probable classes, names above their bars; below, the target's change."""
-    probabilities = _softmax(to_array(result.logits).astype(float))
+    probabilities = to_array(result.probabilities).astype(float)
     p = probabilities[column]
+    full = 1.0
+    if result.outputs == "value":  # bars are shares of the largest one
+        full = float(np.abs(probabilities[np.isfinite(probabilities)]).max(initial=0)) or 1.0
     ax.set(xlim=(0, 1), ylim=(k - 0.35, -0.75), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if np.isnan(p).any():
@@ -118,17 +118,20 @@ def _draw_classes(
     for row, label in enumerate(np.argsort(-p, kind="stable")[:k]):
         target = int(label) == result.target
         ax.barh(row, 1, height=0.2, color="#f0f0f0")
-        ax.barh(row, p[label], height=0.2, color=PALETTE[0] if target else _OTHER)
+        ax.barh(row, max(p[label] / full, 0), height=0.2, color=PALETTE[0] if target else _OTHER)
         weight = "bold" if target else "normal"
         name = fit(class_name(class_names, int(label)), room - 4, 1)
         style = {"fontsize": 6.5, "fontweight": weight, "va": "bottom"}
         ax.text(0, row - 0.14, name, ha="left", **style)
         ax.text(1, row - 0.14, f"{p[label]:.2f}", ha="right", **style)
     name = fit(class_name(class_names, result.target), room - 9, 1)
-    text = f"P({name}) {p[result.target]:.2f}"
+    name = score_name(result.outputs, name)
+    letter = "value" if result.outputs == "value" else "P"
+    source = score_source(result.outputs).replace(" ", "\n", 1)
+    text = f"{name} {p[result.target]:.2f}{source}"
     if column:
         change = round(p[result.target] - probabilities[0][result.target], 2)
-        text = f"P {p[result.target]:.2f} ({change or 0:+.2f})".replace("-", "−")
+        text = f"{letter} {p[result.target]:.2f} ({change or 0:+.2f})".replace("-", "−")
     ax.set_xlabel(text, fontsize=6.8, color=PALETTE[0], labelpad=1)
 
 

@@ -26,6 +26,8 @@ from ._style import (
     new_figure,
     number,
     pick_labels,
+    score_name,
+    score_source,
     show_image,
     styled,
     to_array,
@@ -64,7 +66,8 @@ def invariance_curve(
     distances = {name: to_array(d)[image][order] for name, d in result.distances.items()}
     target = int(result.target[image])
 
-    heights = [0.62] * (images is not None) + [2.0, 0.22] + [1.5] * bool(distances)
+    several = result.logits.shape[-1] > 1
+    heights = [0.62] * (images is not None) + [2.0] + [0.22] * several + [1.5] * bool(distances)
     figure = new_figure(8.2, 0.9 + 1.12 * sum(heights), title)
     axes = list(figure.subplots(len(heights), 1, height_ratios=heights, sharex=True))
     edges = _edges(x)
@@ -76,27 +79,31 @@ def invariance_curve(
             axes.pop(0), thumbnails, image_values, edges, "°" if result.kind == "rotation" else ""
         )
 
-    curve, strip, *rest = axes
+    curve, *rest = axes
     curve.plot(x, probability, color=PALETTE[0], marker=".", markersize=4)
-    curve.set_ylim(-0.03, 1.03)
-    curve.set_ylabel(f"P({fit(class_name(class_names, target), 22, 1)})")
+    if result.outputs != "value":
+        curve.set_ylim(-0.03, 1.03)
+    name = score_name(result.outputs, fit(class_name(class_names, target), 22, 1))
+    curve.set_ylabel(name + score_source(result.outputs).replace(" ", "\n", 1))
     curve.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     curve.set_axisbelow(True)
 
-    known = pick_labels(labels, first=target)
-    strip.pcolormesh(edges, [0, 1], label_colours(labels, known)[None], rasterized=True)
-    strip.set_yticks([])
-    strip.set_ylabel("label", rotation=0, ha="right", va="center")
-    curve.legend(
-        handles=label_legend(labels, known, class_names, 28),
-        title="predicted label",
-        loc="upper left",
-        bbox_to_anchor=(1.02, 1.0),
-        borderaxespad=0,
-        alignment="left",
-        handlelength=1,
-        handleheight=1,
-    )
+    if several:
+        known = pick_labels(labels, first=target)
+        strip = rest.pop(0)
+        strip.pcolormesh(edges, [0, 1], label_colours(labels, known)[None], rasterized=True)
+        strip.set_yticks([])
+        strip.set_ylabel("label", rotation=0, ha="right", va="center")
+        curve.legend(
+            handles=label_legend(labels, known, class_names, 28),
+            title="largest value" if result.outputs == "value" else "predicted label",
+            loc="upper left",
+            bbox_to_anchor=(1.02, 1.0),
+            borderaxespad=0,
+            alignment="left",
+            handlelength=1,
+            handleheight=1,
+        )
     for ax in rest:
         _draw_distances(ax, x, distances)
     axes[-1].set_xlabel(x_label)

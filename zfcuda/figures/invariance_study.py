@@ -25,6 +25,7 @@ from ._style import (
     fit_name,
     new_figure,
     number,
+    score_source,
     show_image,
     styled,
     to_array,
@@ -103,22 +104,18 @@ def _draw_images(
     cells = spec.subgridspec(-(-len(shown) // columns), columns)
     experiment = next(iter(result.experiments.values()))
     targets = to_array(experiment.target)
-    certainty = _softmax(to_array(experiment.base_logits))[np.arange(len(targets)), targets]
+    certainty = to_array(experiment.base_probabilities)[np.arange(len(targets)), targets]
+    letter = "value" if experiment.outputs == "value" else "P"
     for index, image in enumerate(shown):
         ax = spec.get_gridspec().figure.add_subplot(cells[divmod(index, columns)])
         room = int(98 / max(columns, 3))
         target = fit(class_name(class_names, int(targets[index])), room, 1)
-        show_image(ax, image, caption=f"{target}\nP {certainty[index]:.2f}")
+        show_image(ax, image, caption=f"{target}\n{letter} {certainty[index]:.2f}")
         name = result.names[index]
         short = name if len(name) <= room - 4 else f"{name[: room - 5]}…"
         ax.set_title(f"{index + 1}  {short}", fontsize=7.5)
         for spine in ax.spines.values():
             spine.set(visible=True, linewidth=2.2, **_style(index))
-
-
-def _softmax(logits: Array) -> Array:
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def _draw_examples(
@@ -161,18 +158,21 @@ def _draw_curves(ax: Axes, result: InvarianceStudy, family: str, column: int, fi
         curves = to_array(experiment.relative_distances(layer))
         title = f"distance at\n{fit_name(layer, room)}"
     else:
-        curves, title = to_array(experiment.target_probability), "probability\nof the class"
+        curves = to_array(experiment.target_probability)
+        source = score_source(experiment.outputs).replace(" ", "\n", 1)
+        title = "probability\nof the class" + source
+        title = "value" if experiment.outputs == "value" else title
     order = np.argsort(x, kind="stable")
     for index, curve in enumerate(curves):
         ax.plot(x[order], curve[order], linewidth=1.1, gid=str(index + 1), **_style(index))
     ax.axvline(1 if family == "scale" else 0, color=MUTED, linewidth=0.5, linestyle=":", zorder=0)
     ax.set_xlim(x.min(), x.max()) if x.size > 1 else None
-    if column == len(result.layers):
-        ax.set_ylim(-0.03, 1.03)
-        ax.set_yticks([0, 0.5, 1])
-    else:
+    if column < len(result.layers):
         ax.set_ylim(bottom=0, auto=True)  # the rows below may need more
         ax.yaxis.set_major_locator(MaxNLocator(4))
+    elif experiment.outputs != "value":
+        ax.set_ylim(-0.03, 1.03)
+        ax.set_yticks([0, 0.5, 1])
     if column == 0:
         ax.set_ylabel("share of norm", labelpad=2)
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from ._style import MUTED, PALETTE, Array, fit_name, new_figure, styled, to_array
+from ._style import MUTED, PALETTE, Array, fit_name, new_figure, score_source, styled, to_array
 
 if TYPE_CHECKING:
     from zfcuda.runs import InvarianceSummary
@@ -83,6 +83,10 @@ def _draw(
 
 def _draw_answers(ax: Axes, result: InvarianceSummary, family: str, x: Array, first: bool) -> None:
     mean, spread = result.probabilities[family], result.probability_spread[family]
+    if result.outputs == "value":
+        _draw(ax, x, to_array(mean), to_array(spread), _PROBABILITY)
+        ax.set_title("value" if first else "", fontsize=8)
+        return
     _draw(ax, x, to_array(mean), to_array(spread), _PROBABILITY, "probability")
     order = np.argsort(x, kind="stable")
     stays = to_array(result.unchanged[family])[order]
@@ -90,5 +94,6 @@ def _draw_answers(ax: Axes, result: InvarianceSummary, family: str, x: Array, fi
     ax.set_ylim(-0.03, 1.03)
     ax.set_yticks([0, 0.5, 1])
     if first:
-        ax.set_title("probability of the class", fontsize=8)
+        title = "probability of the class" + score_source(result.outputs).replace(" ", "\n", 1)
+        ax.set_title(title, fontsize=8)
         ax.legend(loc="lower center", fontsize=6.5, handlelength=1.6, borderaxespad=0.1)

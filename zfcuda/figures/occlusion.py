@@ -26,6 +26,8 @@ from ._style import (
     label_legend,
     new_figure,
     pick_labels,
+    score_name,
+    score_source,
     show_image,
     styled,
     to_array,
@@ -49,6 +51,7 @@ def occlusion_row(
 ) -> Figure:
     """Input, strongest map's projection, P(target class), most probable label, map activity.
 
+    Of a network with one output there is no label to show, of a regression there are its values.
     `images` ``[N,H,W,3]`` in 0..1 and `projections` (a layer's ``[N,H,W,3]``) are display arrays;
     panels without data are left out. `layer` is one of `result.layers`, by default the first.
     The maps are drawn in input pixels, each cell at the centre of its occluder, over the image.
@@ -60,21 +63,25 @@ def occlusion_row(
     shown = None if images is None else display_images(images)[image]
     projection = None if projections is None else projections.get(layer or "")
 
-    panels = 2 + (shown is not None) + (projection is not None) + (layer is not None)
+    several = result.base_logits.shape[1] > 1
+    panels = 1 + several + sum(part is not None for part in (shown, projection, layer))
     heat = to_array(result.heatmap(image)).astype(float)
     labels = defined_labels(result.label_map(image), heat)
     target = int(result.target[image])
     known = pick_labels(labels, first=target)
     legend = label_legend(labels, known, class_names, 26)
     lines = sum(1 + handle.get_label().count("\n") for handle in legend)
-    figure = new_figure(2.2 * panels, 2.9 + max(0.6, 0.16 * lines), title)
+    source = score_source(result.outputs)
+    height = 2.9 + max(0.6, 0.16 * lines) + 0.17 * bool(source)
+    figure = new_figure(2.2 * panels, height, title)
     axes = iter(figure.subplots(1, panels, squeeze=False)[0])
 
     name = class_name(class_names, target)
-    base = float(_softmax(to_array(result.base_logits)[image])[target])
+    name = score_name(result.outputs, name)
+    base = float(to_array(result.base_probabilities)[image, target])
     edges = cell_edges(to_array(result.boxes), result.grid)
     if shown is not None:
-        _draw_input(next(axes), result, shown, f"P({fit(name, 20, 1)})\n= {base:.3f}")
+        _draw_input(next(axes), result, shown, f"{fit(name, 23, 1)}\n= {base:.3f}")
     if projection is not None:
         show_image(
             next(axes),
@@ -82,14 +89,17 @@ def occlusion_row(
             "strongest map, projected",
             f"{fit_name(str(layer), 26)}\n{_channel(result, layer, image)}",
         )
-    mesh = _draw_map(
-        next(axes), heat, edges, result, shown, "P(class)", "viridis", _limits(heat, base, 0.0)
-    )
-    colour_bar(mesh.axes, mesh, f"{fit(f'P({name})', 30, 1)}\n▾ without occluder", base)
+    limits = _limits(heat, base, None if result.outputs == "value" else 0.0)
+    heading = "value" if result.outputs == "value" else "P(class)"
+    heading += source.replace(" ", "\n", 1)
+    mesh = _draw_map(next(axes), heat, edges, result, shown, heading, "viridis", limits)
+    colour_bar(mesh.axes, mesh, f"{fit(name, 30, 1)}\n▾ without occluder", base)
 
-    ax = next(axes)
-    _draw_map(ax, label_colours(labels, known), edges, result, shown, "most probable label")
-    _name_labels(ax, legend)
+    if several:
+        ax = next(axes)
+        heading = "largest value" if result.outputs == "value" else "most probable label"
+        _draw_map(ax, label_colours(labels, known), edges, result, shown, heading)
+        _name_labels(ax, legend)
     if layer is not None:
         sums = to_array(result.layer_map(layer, image)).astype(float)
         idle = float(result.layers[layer].base[image])
@@ -122,11 +132,6 @@ def _name_labels(ax: Axes, legend: Sequence[Patch]) -> None:
         handleheight=1,
         labelspacing=0.35,
     )
-
-
-def _softmax(logits: Array) -> Array:
-    exps = np.exp(logits - logits.max())
-    return exps / exps.sum()
 
 
 def _limits(values: Array, mark: float, low: float | None = None) -> tuple[float, float]:

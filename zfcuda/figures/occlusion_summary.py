@@ -27,6 +27,7 @@ from ._style import (
     fit,
     new_figure,
     number,
+    score_source,
     show_image,
     styled,
     to_array,
@@ -104,8 +105,14 @@ def _draw_classes(ax: Axes, result: OcclusionSummary, class_names: Sequence[str]
         ax.axhline(len(classes) / 2 - 0.5, color=MUTED, linewidth=0.6, linestyle=":")
     ax.tick_params(axis="y", length=0)
     ax.axvline(0, color=MUTED, linewidth=0.6)
-    ax.set_xlabel("mean drop of P(class), ± spread over images")
+    score, *source = _score(result).split("\n")
+    ax.set_xlabel("\n".join([f"mean drop of {score}, ± spread over images", *source]))
     _heading(ax, "a  sensitivity of the classes (images)")
+
+
+def _score(result: OcclusionSummary) -> str:
+    source = score_source(result.outputs).replace(" ", "\n", 1)
+    return "value" if result.outputs == "value" else "P(class)" + source
 
 
 def _draw_images(ax: Axes, result: OcclusionSummary) -> None:
@@ -119,10 +126,12 @@ def _draw_images(ax: Axes, result: OcclusionSummary) -> None:
     for colour, some in ((_MOST, shown[: result.most]), (_LEAST, shown[result.most :])):
         ax.scatter(x[some], y[some], s=16, facecolors="none", edgecolors=colour, linewidths=1.0)
     ax.axhline(result.telling, color=INK, linewidth=0.6, linestyle=":")
-    ax.set(xlim=(-0.03, 1.03), ylim=(min(-0.03, float(np.nanmin(y, initial=0))), 1.03))
+    ax.set_xlim(-0.03, 1.03)
+    if result.outputs != "value":
+        ax.set_ylim(min(-0.03, float(np.nanmin(y, initial=0))), 1.03)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set_xlabel("localisation: 1 − (Σw)² / (P Σw²), w = max(0, drop)")
-    ax.set_ylabel("largest drop of P(class)")
+    ax.set_ylabel(f"largest drop of {_score(result)}")
     _heading(ax, f"b  {x.size:,} images")
 
 
@@ -157,8 +166,9 @@ def _draw_extremes(
         ax = figure.add_subplot(cells[1, column])
         mesh = _draw_map(ax, to_array(result.maps)[member].astype(float), edges, result)
         name = fit(class_name(class_names, int(result.target[index])), 18, 1)
+        letter = "" if result.outputs == "value" else "P "
         ax.set_xlabel(
-            f"{name}\nP {number(result.probability[index])} → "
+            f"{name}\n{letter}{number(result.probability[index])} → "
             f"{number(result.probability[index] - result.largest[index])}\n"
             f"localisation {float(result.localisation[index]):.0%}",
             fontsize=7,
@@ -166,7 +176,7 @@ def _draw_extremes(
         below.append(ax)
     if mesh is not None:
         bar = figure.colorbar(mesh, ax=below, fraction=0.02, pad=0.01, aspect=12)
-        bar.set_label("P(class)", fontsize=7)
+        bar.set_label(_score(result), fontsize=7)
         bar.outline.set_linewidth(0.4)
 
 
@@ -186,8 +196,12 @@ def _draw_map(
     ax: Axes, values: Array, edges: tuple[Array, Array], result: OcclusionSummary
 ) -> QuadMesh:
     height, width = result.image_size
+    low, high = 0.0, 1.0
+    if result.outputs == "value":
+        maps = to_array(result.maps).astype(float)
+        low, high = np.nanmin(maps), np.nanmax(maps)
     mesh = ax.pcolormesh(
-        edges[1], edges[0], np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=1,
+        edges[1], edges[0], np.ma.masked_invalid(values), cmap="viridis", vmin=low, vmax=high,
         rasterized=True,
     )  # fmt: skip
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])

@@ -16,6 +16,7 @@ from ._style import (
     display_images,
     fit,
     new_figure,
+    score_axis,
     show_image,
     styled,
     to_array,
@@ -43,7 +44,8 @@ def prediction(
     k = min(k, result.logits.shape[-1])
     probabilities, labels = (to_array(t)[image] for t in result.top(k))
     entropy = float(to_array(result.entropy)[image])
-    rest = max(0.0, 1.0 - float(probabilities.sum()))
+    total = float(to_array(result.probabilities)[image].sum())
+    rest = max(0.0, total - float(probabilities.sum()))
 
     figure = new_figure(6.4, 2.6, title)
     widths = [1.0, 1.5] if images is not None else [1.0]
@@ -53,30 +55,36 @@ def prediction(
 
     bars = axes[-1]
     rows = np.arange(k)
+    room = 0.015 * (1 if result.outputs != "value" else float(np.abs(probabilities).max()))
     colours = [PALETTE[0]] + ["#9ecae1"] * (k - 1)
     bars.barh(rows, np.nan_to_num(probabilities), color=colours, height=0.62)
     for row, probability in zip(rows, probabilities, strict=True):
-        bars.text(np.nan_to_num(probability) + 0.015, row, f"{probability:.3f}", va="center")
+        bars.text(max(np.nan_to_num(probability), 0) + room, row, f"{probability:.3f}", va="center")
     bars.set_yticks(rows, [fit(class_name(class_names, int(label)), 24) for label in labels])
     bars.tick_params(axis="y", length=0)
     bars.set_ylim(k - 0.5, -0.5)
+    bars.set_xlabel(score_axis(result.outputs))
+    if result.outputs == "value":
+        bars.margins(x=0.2)
+        bars.axvline(0, color=MUTED, linewidth=0.6)
+        return figure
     bars.set_xlim(0, 1.16)  # room for the number at the end of a full bar
     bars.spines.bottom.set_bounds(0, 1)
     bars.set_xticks(np.linspace(0, 1, 5))
-    bars.set_xlabel("probability (softmax)")
     bars.set_title(
         f"entropy {entropy:.2f} nats\n"
         f"(as uncertain as {np.exp(entropy):.1f} equally likely classes)",
         loc="left",
         fontsize=8,
     )
-    bars.text(
-        1.0,
-        0.04,
-        f"all other classes: {rest:.3f}",
-        transform=bars.transAxes,
-        ha="right",
-        va="bottom",
-        color=MUTED,
-    )
+    if (k < result.logits.shape[-1] and abs(total - 1) < 0.01) or result.outputs == "logits":
+        bars.text(
+            1.0,
+            0.04,
+            f"all other classes: {rest:.3f}",
+            transform=bars.transAxes,
+            ha="right",
+            va="bottom",
+            color=MUTED,
+        )
     return figure

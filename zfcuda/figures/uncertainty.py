@@ -25,6 +25,7 @@ from ._style import (
     display_images,
     fit,
     new_figure,
+    score_source,
     show_image,
     styled,
     to_array,
@@ -80,7 +81,10 @@ def _heading(ax: Axes, text: str) -> None:
 def _draw_entropy(ax: Axes, result: UncertaintyResult) -> None:
     """Two histograms over one another, on a logarithmic axis: most answers are certain."""
     entropy, correct = to_array(result.entropy), to_array(result.correct)
-    largest = np.log(result.logits.shape[1]) if result.logits.shape[1] > 1 else 1.0
+    classes = result.probabilities.shape[1]
+    largest = np.log(classes) if classes > 1 else 1.0
+    if np.nanmax(entropy, initial=0) > largest + 1e-3:  # classes that do not exclude one another
+        largest = classes * np.log(2)
     edges = np.linspace(0, largest, _BINS + 1)
     for right, colour, name, line in (
         (True, _RIGHT, "right", "-"),
@@ -134,7 +138,7 @@ def _draw_reliability(spec: SubplotSpec, result: UncertaintyResult) -> None:
         linespacing=1.3,
     )
     counts.stairs(number, edges, fill=True, color=NO_DATA)
-    counts.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+    counts.set(xlabel="confidence" + score_source(result.outputs), ylabel="images", xlim=(0, 1))
     counts.locator_params(axis="y", nbins=2)
     _heading(curve, f"b  reliability ({result.bins} bins)")
 

@@ -7,7 +7,15 @@ wrapped in `styled`, which applies the style for as long as the figure is being 
 from .arrays import Array, colourless, display_images, display_signal, to_array
 from .colours import INK, LINE_STYLES, MUTED, NO_DATA, PALETTE
 from .house import DPI, new_figure, styled
-from .labels import defined_labels, label_colours, label_legend, pick_labels
+from .labels import (
+    defined_labels,
+    label_colours,
+    label_legend,
+    pick_labels,
+    score_axis,
+    score_name,
+    score_source,
+)
 from .panels import below, colour_bar, show_image
 from .text import class_name, fit, fit_name, number
 
@@ -33,6 +41,9 @@ __all__ = [
     "new_figure",
     "number",
     "pick_labels",
+    "score_axis",
+    "score_name",
+    "score_source",
     "show_image",
     "styled",
     "to_array",

@@ -13,6 +13,29 @@ from .arrays import Array, to_array
 from .colours import MUTED, NO_DATA, PALETTE
 from .text import class_name, fit
 
+_SOURCES = {
+    "logits": "softmax",
+    "probabilities": "the network's own",
+    "logit": "sigmoid",
+    "probability": "the network's own",
+}
+
+
+def score_name(outputs: str, name: str) -> str:
+    """What a score of the class `name` is called: P(name), or of a regression its value."""
+    return f"value of {name}" if outputs == "value" else f"P({name})"
+
+
+def score_source(outputs: str) -> str:
+    """Where probabilities come from, if not from a softmax of logits: " (sigmoid)"."""
+    usual = outputs in ("logits", "value")
+    return "" if usual else f" ({_SOURCES[outputs]})"
+
+
+def score_axis(outputs: str) -> str:
+    """What an axis of probabilities is called, in full; or "value"."""
+    return "value" if outputs == "value" else f"probability ({_SOURCES[outputs]})"
+
 
 def defined_labels(labels: Any, probabilities: Array) -> Array:
     """Labels with -1 where the probabilities are NaN: their argmax means nothing."""

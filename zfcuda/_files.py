@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_CHECKSUM = "checksum"  # the entry of a JSON file that tells of all others
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}(\.[^.]*)?")
 
 
@@ -78,9 +79,10 @@ def write_tensors(
     _write(path, save(plain, dict(metadata or {})))
 
 
-def write_json(path: Path, content: Any) -> None:
-    """`content` as a JSON file that appears whole or not at all."""
-    _write(path, json.dumps(content, indent=1, allow_nan=False).encode())
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """`content`, with its checksum, as a JSON file that appears whole or not at all."""
+    sealed = {**content, _CHECKSUM: checksum(content)}
+    _write(path, json.dumps(sealed, indent=1, allow_nan=False).encode())
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -89,14 +91,28 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError if there is none."""
+    """The object in a JSON file, without its checksum.
+
+    Raises:
+        ValueError: there is none, or it is not what was written. (Files of 0.1.0, and other
+            programs', have no checksum.)
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # the latter of lists in lists in lists
         raise ValueError(f"'{path}' is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' holds a {type(content).__name__}: expected an object")
+    said = content.pop(_CHECKSUM, None)
+    if said is not None and said != checksum(content):
+        raise ValueError(f"'{path}' is damaged: it is not what was written")
     return content
+
+
+def checksum(content: Any) -> str:
+    """The SHA-256 of what a JSON file says, in whatever order and layout."""
+    plain = json.loads(json.dumps(content))  # keys as texts, before they are sorted
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def digest(path: Path) -> str:

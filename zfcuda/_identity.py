@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["architecture_digest", "precision", "tensor_digest", "versions", "weights_digest"]
+__all__ = [
+    "architecture_digest",
+    "precision",
+    "same_versions",
+    "tensor_digest",
+    "versions",
+    "weights_digest",
+]
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # as the default repr has it: another in every process
 
@@ -55,11 +63,26 @@ def precision(device: torch.device) -> dict[str, str]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The installed versions of some packages; those that are not installed are left out."""
+    """The installed versions of some packages; those that are not installed are left out.
+
+    Of torch with its build, as 2.13.0+cu130: another build rounds differently.
+    """
     found = {}
     for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:  # run from a source tree
             continue
+    if "torch" in found:
+        found["torch"] = str(torch.__version__)  # PyPI's own version is without the build
     return found
+
+
+def same_versions(there: Any, here: Any) -> bool:
+    """Whether two records of :func:`versions` are alike. Those of zfcuda 0.1.0 may lack the build
+    of torch: it then does not count."""
+    if not (isinstance(there, dict) and isinstance(here, dict)):
+        return bool(there == here)
+    old, new = str(there.get("torch")), str(here.get("torch"))
+    release = new if "+" in old else new.partition("+")[0]
+    return {**there, "torch": old} == {**here, "torch": release}

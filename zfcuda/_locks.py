@@ -15,7 +15,9 @@ import torch
 from zfcuda._distributed import Shard
 from zfcuda._text import visible
 
-__all__ = ["claimed"]
+__all__ = ["claimed", "require_there"]
+
+_FILE = ".lock"
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # as of some network file systems
 
@@ -46,6 +48,19 @@ def claimed(folder: Path, shard: Shard) -> Iterator[None]:
             lock.close()
 
 
+def require_there(folder: Path) -> None:
+    """Raise FileNotFoundError if a folder that this run has claimed is not where it was.
+
+    To be called before files are written there: they would make the folder again, and nobody could
+    tell later what they are.
+    """
+    if not (folder / _FILE).exists():
+        raise FileNotFoundError(
+            f"'{folder}' was deleted or renamed during the run: start it again; with the folder's "
+            "new name to go on with it"
+        )
+
+
 def _lock(folder: Path) -> TextIO | None:
     """The folder's lock as an open file; None if it is held already.
 
@@ -55,7 +70,7 @@ def _lock(folder: Path) -> TextIO | None:
     import fcntl  # not on every system
 
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / ".lock").open("w")
+    file = (folder / _FILE).open("w")
     # Workers inherit it, and live on for seconds when this process is killed.
     register_after_fork(file, lambda own: own.close())
     try:

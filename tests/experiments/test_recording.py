@@ -98,6 +98,155 @@ def test_a_damaged_layer_is_made_again(model, images, tmp_path, monkeypatch):
         StoredActivations.open(tmp_path / "run").layer("0")
 
 
+SMALL = {"k": 2, "maps": 1, "batch": 3, "every": 3}
+
+
+class Stopping(Dataset):
+    """Images, of which some cannot be read; ``stop`` ends the run when it is read."""
+
+    def __init__(self, images, stop=None, bad=()):
+        self.images, self.stop, self.bad = images, stop, bad
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, number):
+        if number == self.stop:
+            raise KeyboardInterrupt
+        if number in self.bad:
+            raise OSError("gone")
+        return self.images[number]
+
+
+def content_of(folder):
+    return {p.name: p.read_bytes() for p in (*folder.glob("layers/*"), folder / "index.csv")}
+
+
+def flipped(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_state_is_said_and_computed_again(model, images, tmp_path):
+    """A bit that safetensors cannot know of, and a page that never reached the disk."""
+    whole = record_activations(tmp_path / "whole", model, Stopping(images), "0", **SMALL)
+    for name, damage in (("bit", 1), ("page", 64)):
+        run = tmp_path / name
+        with pytest.raises(KeyboardInterrupt):
+            record_activations(run, model, Stopping(images, 7), "0", **SMALL)
+        (state,) = (run / "progress").glob("*.safetensors")
+        flipped(state, -3)
+        if damage > 1:
+            state.write_bytes(state.read_bytes()[:-damage] + bytes(damage))
+        with pytest.warns(UserWarning, match="does not count: it is damaged"):
+            record_activations(run, model, Stopping(images), "0", **SMALL)
+        assert content_of(run) == content_of(whole.folder)
+
+
+def test_a_layer_that_was_damaged_before_the_end_is_made_again(
+    model, images, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(recording._Run, "finish", lambda *_: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            record_activations(tmp_path, model, images, "0", **SMALL)
+    (file,) = (tmp_path / "layers").iterdir()
+    content = file.read_bytes()
+    flipped(file, -3)
+    with pytest.warns(UserWarning, match="is damaged: it is not what was written; it is made"):
+        record_activations(tmp_path, model, images, "0", **SMALL)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["index.csv", "layers/00-0.safetensors", "manifest.json"])
+def test_what_was_damaged_after_the_end_is_noticed(model, images, tmp_path, name):
+    stored = record_activations(tmp_path, model, images, "0", **SMALL)
+    whole = content_of(tmp_path)
+    StoredActivations.open(tmp_path, verify=True)
+    flipped(stored.folder / name, -9 if name != "manifest.json" else -30)
+    verify = name.startswith("layers")
+    if verify:
+        StoredActivations.open(tmp_path)
+    with pytest.raises(ValueError, match=f"{name}' is (damaged|not JSON)") as error:
+        StoredActivations.open(tmp_path, verify)
+    if "delete it and start the same run again" in str(error.value):  # as it says
+        (tmp_path / name).unlink()
+        with pytest.raises(ValueError, match="is missing: start the same run again"):
+            StoredActivations.open(tmp_path, verify=True)
+        record_activations(tmp_path, model, images, "0", **SMALL)
+        StoredActivations.open(tmp_path, verify=True)
+        assert content_of(tmp_path) == whole
+    else:
+        assert name == "manifest.json"
+
+
+def test_a_folder_that_is_renamed_or_deleted_during_a_run(model, images, tmp_path):
+    class Renaming(Stopping):
+        def __getitem__(self, number):
+            if number == 5 and (tmp_path / "run").exists():
+                (tmp_path / "run").rename(tmp_path / "other")
+            return self.images[number]
+
+    whole = record_activations(tmp_path / "whole", model, Stopping(images), "0", **SMALL)
+    with pytest.raises(FileNotFoundError, match=r"run' was deleted or renamed during the run"):
+        record_activations(tmp_path / "run", model, Renaming(images), "0", **SMALL)
+    assert not (tmp_path / "run").exists()
+    record_activations(tmp_path / "other", model, Stopping(images), "0", **SMALL)
+    assert content_of(tmp_path / "other") == content_of(whole.folder)
+
+
+def test_a_run_without_a_readable_image_is_not_complete(model, images, tmp_path):
+    whole = record_activations(tmp_path / "whole", model, Stopping(images), "0", **SMALL)
+    data = Stopping(images)
+
+    class Vanishing(Stopping):
+        left = 2 + 3  # identity and example
+
+        def __getitem__(self, number):
+            self.left -= 1
+            if self.left < 0:
+                raise OSError("gone")
+            return self.images[number]
+
+    with pytest.raises(ValueError, match="none of the 9 images can be read; the last: image 8"):
+        record_activations(tmp_path / "run", model, Vanishing(images), "0", **SMALL)
+    assert record_activations(tmp_path / "run", model, data, "0", **SMALL).count == 9
+    assert content_of(tmp_path / "run") == content_of(whole.folder)
+
+
+def test_a_block_without_a_readable_image_is_tried_again(model, images, tmp_path, monkeypatch):
+    whole = record_activations(tmp_path / "whole", model, Stopping(images), "0", **SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(recording._Run, "project", lambda *_: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            bad = Stopping(images, bad=(3, 4, 5))
+            record_activations(tmp_path / "run", model, bad, "0", **SMALL)
+    assert record_activations(tmp_path / "run", model, Stopping(images), "0", **SMALL).skipped == []
+    assert content_of(tmp_path / "run") == content_of(whole.folder)
+
+
+def test_versions_of_torch_are_told_apart_by_their_build(model, images, tmp_path, monkeypatch):
+    here = torch.torch_version.TorchVersion("2.13.0+cu130")
+    monkeypatch.setattr(torch, "__version__", here)
+    stored = record_activations(tmp_path, model, images, "0", **SMALL)
+    assert stored.manifest["versions"]["torch"] == "2.13.0+cu130"
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.13.0+cpu"))
+    with pytest.raises(ValueError, match=r"holds another run \(versions"):
+        record_activations(tmp_path, model, images, "0", **SMALL)
+    # As 0.1.0 wrote it with PyPI's torch.
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["checksum"]
+    manifest["settings"]["versions"]["torch"] = "2.13.0"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    for version in ("2.13.0+cpu", "2.13.0+cu130", "2.13.0"):
+        monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+        record_activations(tmp_path, model, images, "0", **SMALL)
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.14.0+cpu"))
+    with pytest.raises(ValueError, match=r"holds another run \(versions"):
+        record_activations(tmp_path, model, images, "0", **SMALL)
+
+
 def test_other_roundings_are_another_run(model, images, tmp_path):
     record_activations(tmp_path, model, images, "0", k=2, maps=1)
     with (

@@ -8,6 +8,7 @@ will be, each block counts once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import warnings
@@ -23,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zfcuda._files import write_tensors
+from zfcuda._identity import tensor_digest
 from zfcuda._text import visible
 from zfcuda.maxima.running import Top
 
@@ -102,6 +104,7 @@ class Progress:
             "problems": json.dumps(state.problems),
             "made_of": json.dumps(made_of or []),
         }
+        about["sha256"] = _digest(tensors, about)
         write_tensors(self._path(name), tensors, about)
         for other in made_of or []:
             if other != f"{name}.safetensors":
@@ -125,6 +128,8 @@ class Progress:
     def _read(self, path: Path, like: State) -> tuple[State, list[str]]:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
+            names = file.keys()
+            _require_intact({name: file.get_tensor(name) for name in names}, about)
             if about.get("settings") != self.settings:
                 raise ValueError("it is of another run")
             tops = {}
@@ -135,3 +140,21 @@ class Progress:
         names = [str(name) for name in json.loads(about["made_of"])]
         state = State(tops, torch.from_numpy(bits).bool(), problems)
         return state, names
+
+
+_TEXTS = {"settings", "problems", "made_of"}  # of a state, beside its checksum
+
+
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """sha256 of a state: safetensors has no checksum of its own."""
+    texts = json.dumps({name: about[name] for name in sorted(_TEXTS)})
+    digest = hashlib.sha256(texts.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensor_digest(tensors[name])}".encode())
+    return digest.hexdigest()
+
+
+def _require_intact(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Raise ValueError unless the state is what was written; one of 0.1.0 cannot tell."""
+    if about.keys() != _TEXTS and about.get("sha256") != _digest(tensors, about):
+        raise ValueError("it is damaged")

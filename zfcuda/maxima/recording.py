@@ -22,8 +22,14 @@ from torch import Tensor, nn
 from zfcuda._blocks import Block, Blocks, ByNumber, read_blocks
 from zfcuda._distributed import Shard, current_shard
 from zfcuda._files import digest, read_json, remove_leftovers
-from zfcuda._identity import architecture_digest, precision, versions, weights_digest
-from zfcuda._locks import claimed
+from zfcuda._identity import (
+    architecture_digest,
+    precision,
+    same_versions,
+    versions,
+    weights_digest,
+)
+from zfcuda._locks import claimed, require_there
 from zfcuda._running import (
     Layers,
     by_name,
@@ -117,9 +123,9 @@ def record_activations(
     spotter, memory = _prepared(model, source, names, batch, max_memory)
     settings = _settings(spotter, source, int(k), maps, batch, memory)
     shard.agree(json.dumps(settings), "the settings")
-    with _begun(folder, settings, about, shard) as complete:
-        if not complete:
-            run = _Run(folder, settings, spotter, source, shard, progress)
+    with _begun(folder, settings, about, shard) as manifest:
+        if not _complete(folder, manifest):
+            run = _Run(folder, manifest, spotter, source, shard, progress)
             state, rates = run.look(batch, every, seconds)
             found = run.project(state, maps, memory)
             if shard.first:
@@ -204,9 +210,9 @@ def _plain(maps: Any) -> Any:
 @contextmanager
 def _begun(
     folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None, shard: Shard
-) -> Iterator[bool]:
-    """The folder for this run alone, in as many threads as it was begun with; whether it is
-    complete.
+) -> Iterator[dict[str, Any]]:
+    """The folder for this run alone, in as many threads as it was begun with; its manifest, with
+    the settings as they were written then.
 
     Raises:
         ValueError: the folder holds another run, one that is under way, or one that nobody knows.
@@ -218,7 +224,7 @@ def _begun(
             remove_leftovers(folder)
             if not path.is_file() and not _layers_in(folder):
                 first = {"complete": False, "settings": settings, "about": about or {}}
-                write_manifest(folder, first | {"threads": torch.get_num_threads()})
+                write_manifest(folder, first | {"threads": torch.get_num_threads(), "layers": []})
         shard.wait()
         if not path.is_file():
             raise ValueError(
@@ -228,7 +234,15 @@ def _begun(
         manifest = read_json(path)
         _require_same(folder, manifest, settings)
         with threads(int(manifest.get("threads", torch.get_num_threads()))):
-            yield bool(manifest.get("complete"))
+            yield manifest
+
+
+def _complete(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether there is nothing to do, also where somebody has deleted a file."""
+    if not manifest.get("complete"):
+        return False
+    names = ["index.csv", *(about["file"] for about in manifest["layers"])]
+    return all((folder / name).is_file() for name in names)
 
 
 def _layers_in(folder: Path) -> list[str]:
@@ -245,6 +259,7 @@ def _require_same(folder: Path, manifest: Mapping[str, Any], settings: Mapping[s
         f"{key} {settings.get(key)!r} instead of {before.get(key)!r}"
         for key in sorted(settings.keys() | before.keys())
         if settings.get(key) != before.get(key)
+        and not (key == "versions" and same_versions(before.get(key), settings.get(key)))
     ]
     if different:
         raise ValueError(
@@ -254,14 +269,19 @@ def _require_same(folder: Path, manifest: Mapping[str, Any], settings: Mapping[s
 
 @dataclass(frozen=True)
 class _Run:
-    """One process's part in a run."""
+    """One process's part in a run; ``begun`` is the manifest that it found."""
 
     folder: Path
-    settings: Mapping[str, Any]
+    begun: Mapping[str, Any]
     spotter: Spotter
     source: ByNumber
     shard: Shard
     shown: bool
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the results depend on, as it was written when the run was begun."""
+        return self.begun["settings"]
 
     @property
     def _states(self) -> Progress:
@@ -280,16 +300,34 @@ class _Run:
         like = State.none(self.spotter.tops(self.settings["k"]), len(blocks))
         before, files, run = self._before(like)
         left = (~before.done).nonzero()[:, 0].numpy()
+        # Of blocks in which nothing could be read: they are tried again.
+        for number in [n for n in before.problems if not before.done[n // batch]]:
+            del before.problems[number]
         own = Blocks(self.source.total, batch, self.shard.own(left))
         began = perf_counter()
         mine = self._look_through(own, like, f"{run:012x}-{self.shard.rank:05d}", every, seconds)
         spent = perf_counter() - began
         state = self._together(before.merged(mine) if self.shard.first else mine)
+        self._require_some(state)
         if self.shard.first and len(left):
-            self._states.save(f"{run:012x}", state, [*files, *self._names(run)])
+            self._save(f"{run:012x}", state, [*files, *self._names(run)])
         self.shard.wait()
         seen = min(len(left) * batch, self.source.total)
         return state, self._rates(seen, spent, own)
+
+    def _save(self, name: str, state: State, made_of: list[str] | None = None) -> None:
+        require_there(self.folder)
+        self._states.save(name, state, made_of)
+
+    def _require_some(self, state: State) -> None:
+        """Raise ValueError at every rank if no image could be read."""
+        none = self.shard.share(torch.tensor([float(len(state.problems) == self.source.total)]))
+        if none:
+            last = state.problems.get(self.source.total - 1, "")
+            raise ValueError(
+                f"none of the {self.source.total:,} images can be read; the last: {last}; start "
+                "again when they can be"
+            )
 
     def _before(self, like: State) -> tuple[State, list[str], int]:
         """What was done (the blocks at every rank, the rest at rank 0), its files, and this run's
@@ -299,7 +337,7 @@ class _Run:
             before, files = self._states.load(like)
             number += Progress.new_name()
             if len(files) > 1:  # or they would pile up
-                self._states.save(f"{int(number):012x}-before", before, files)
+                self._save(f"{int(number):012x}-before", before, files)
                 files = [f"{int(number):012x}-before.safetensors"]
         done = self.shard.share(before.done)
         return State(before.tops, done, before.problems), files, int(self.shard.share(number))
@@ -315,11 +353,12 @@ class _Run:
 
         def done(block: Block) -> None:
             nonlocal saved, since
-            state.done[block.numbers[0] // own.size] = True
+            # One in which nothing can be read is tried again when the run goes on.
+            state.done[block.numbers[0] // own.size] = block.images is not None
             state.problems.update(block.problems)
             since += len(block.numbers)
             if since >= every or perf_counter() - saved >= seconds:
-                self._states.save(name, state)
+                self._save(name, state)
                 saved, since = perf_counter(), 0
 
         images = sum(map(len, own))
@@ -327,7 +366,7 @@ class _Run:
             blocks = read_blocks(self.source, own, self.spotter.example.device)
             self.spotter.take_blocks(blocks, state.tops, done, advance)
         if since:
-            self._states.save(name, state)
+            self._save(name, state)
         return state
 
     def _together(self, own: State) -> State:
@@ -370,15 +409,36 @@ class _Run:
     def project(self, state: State, maps: Maps, memory: int) -> dict[str, dict[str, Any]]:
         """Project the chosen maps' units, layer by layer; what the manifest says of each layer."""
         found = {}
+        noted = {one["name"]: one for one in self.begun.get("layers", ())}
         for index, (name, top) in enumerate(state.tops.items()):
             path = self.folder / file_of(index, name)
-            there = self.shard.share(torch.tensor([float(_is_there(path))]))
-            if not there:
+            there = self.shard.first and self._is_there(path, noted.get(name))
+            if not self.shard.share(torch.tensor([float(there)])):
+                require_there(self.folder)
                 project_layer(path, self.spotter, self.source, name, top,
                               chosen(maps, name, top), memory, self.shard, self.shown)  # fmt: skip
             if self.shard.first:
-                found[name] = _about(path, self.folder, name, top)
+                known = noted[name]["sha256"] if there and name in noted else None
+                found[name] = _about(path, self.folder, name, top, known)
+                if not there:  # so that what is read later can be compared with it
+                    noted[name] = _strict(found[name])
+                    begun = {**self.begun, "complete": False, "layers": [*noted.values()]}
+                    write_manifest(self.folder, begun)
         return found
+
+    def _is_there(self, path: Path, noted: Mapping[str, Any] | None) -> bool:
+        """Whether a layer's file is, as the manifest noted it; of a run of 0.1.0, which noted
+        nothing, whether it can be read."""
+        try:
+            Layer.read(path)
+            if "layers" in self.begun and noted and digest(path) != noted["sha256"]:
+                raise ValueError(f"'{path}' is damaged: it is not what was written")
+        except FileNotFoundError:
+            return False
+        except ValueError as error:
+            warnings.warn(visible(f"{error}; it is made again"), stacklevel=2)
+            return False
+        return noted is not None or "layers" not in self.begun
 
     def finish(
         self,
@@ -389,6 +449,7 @@ class _Run:
         seconds: float,
     ) -> None:
         """Write the index and, last, the manifest."""
+        require_there(self.folder)
         layers = {name: Layer.read(self.folder / one["file"]) for name, one in found.items()}
         numbers = {n for one in layers.values() for n in one.images.unique().tolist() if n >= 0}
         write_index(self.folder, layers, {n: self.source.name(n) for n in numbers})
@@ -403,7 +464,7 @@ class _Run:
             "count": self.source.total - len(skipped),
             "skipped": skipped,
             "image_size": list(self.spotter.example.shape[2:]),
-            "layers": [{**one, "difference": _strict(one["difference"])} for one in found.values()],
+            "layers": [_strict(one) for one in found.values()],
             "index_sha256": digest(self.folder / "index.csv"),
             "rates": rates,
             "seconds": seconds,
@@ -414,21 +475,10 @@ class _Run:
         self._states.clear()
 
 
-def _is_there(path: Path) -> bool:
-    """Whether a layer's file is; one that a machine without power has left half written is not."""
-    try:
-        Layer.read(path)
-    except FileNotFoundError:
-        return False
-    except ValueError as error:
-        warnings.warn(visible(f"{error}; it is made again"), stacklevel=2)
-        return False
-    return True
-
-
-def _strict(number: float) -> float | None:
+def _strict(about: Mapping[str, Any]) -> dict[str, Any]:
     """As strict JSON has it, which knows no infinity."""
-    return number if math.isfinite(number) else None
+    difference = about["difference"]
+    return {**about, "difference": difference if math.isfinite(difference) else None}
 
 
 def _forward_rate(model: nn.Module, images: Tensor, repeats: int = 3) -> float:
@@ -449,8 +499,10 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _about(path: Path, folder: Path, name: str, top: Top) -> dict[str, Any]:
-    """What the manifest says of a layer's file."""
+def _about(
+    path: Path, folder: Path, name: str, top: Top, sha256: str | None = None
+) -> dict[str, Any]:
+    """What the manifest says of a layer's file, whose ``sha256`` may be known."""
     layer = Layer.read(path)
     window = layer.shape[-2:]
     size = path.stat().st_size
@@ -465,5 +517,5 @@ def _about(path: Path, folder: Path, name: str, top: Top) -> dict[str, Any]:
         "difference": layer.difference,
         "bytes": size,
         "bytes_per_map": size // max(1, len(layer.channels)),
-        "sha256": digest(path),
+        "sha256": sha256 or digest(path),
     }

@@ -22,7 +22,7 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zfcuda._files import read_json, write_json
+from zfcuda._files import digest, read_json, write_json
 from zfcuda._tables import write_csv
 from zfcuda.maxima.result import TopActivations
 
@@ -90,12 +90,16 @@ class StoredActivations:
     manifest: Mapping[str, Any]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Self:
-        """The results in a folder.
+    def open(cls, folder: str | os.PathLike[str], verify: bool = False) -> Self:
+        """The results in a folder. The manifest and the index are compared with their checksums.
+
+        Args:
+            verify: the layers' files, too, which are read from end to end for that.
 
         Raises:
             FileNotFoundError: there is no manifest.json in it.
-            ValueError: it is of something else, of a newer format, or of a run that is not done.
+            ValueError: it is of something else, of a newer format, of a run that is not done, or
+                damaged (says which file, and what to do).
         """
         folder = Path(folder)
         manifest = read_json(folder / "manifest.json")
@@ -104,6 +108,11 @@ class StoredActivations:
             raise ValueError(f"'{folder}' holds {got}: expected {KIND!r} of format {FORMAT}")
         if not manifest.get("complete"):
             raise ValueError(f"the run in '{folder}' is not done; start it again to go on with it")
+        sums = {"index.csv": manifest.get("index_sha256")}
+        if verify:
+            sums |= {about["file"]: about.get("sha256") for about in manifest["layers"]}
+        for name, expected in sums.items():
+            _require_intact(folder / name, expected)
         return cls(folder, manifest)
 
     @property
@@ -166,6 +175,16 @@ class StoredActivations:
             count=self.count,
             image_size=tuple(self.manifest["image_size"]),
             seconds=float(self.manifest["seconds"]),
+        )
+
+
+def _require_intact(path: Path, expected: str | None) -> None:
+    """Raise ValueError unless a file is there and has the sha256 that the manifest says."""
+    if not path.is_file():
+        raise ValueError(f"'{path}' is missing: start the same run again, which makes it anew")
+    if expected not in (None, digest(path)):
+        raise ValueError(
+            f"'{path}' is damaged: delete it and start the same run again, which makes it anew"
         )
 
 

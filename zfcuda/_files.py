@@ -8,7 +8,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,12 +35,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"cannot write '{path}' (it is a folder)")
+    made = absent(path.parent)
     # Of a long name the beginning, so that this one is no longer than the file system takes.
     temporary = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)  # fails now rather than after the work of the body
     except OSError as error:
+        remove_empty(made)
         raise type(error)(
             error.errno, f"cannot write into the folder {path.parent} ({error.strerror})"
         ) from error
@@ -54,6 +56,36 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise type(error)(error.errno, f"cannot write '{path}' ({error.strerror})") from error
     finally:
         temporary.unlink(missing_ok=True)
+        remove_empty(made)
+
+
+def absent(folder: Path) -> list[Path]:
+    """`folder` and those above it, as far as they are not there: what ``mkdir(parents=True)`` would
+    make, the innermost first."""
+    missing = []
+    for one in (folder, *folder.parents):
+        if one.exists() or one.is_symlink():
+            break
+        missing.append(one)
+    return missing
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove these, of :func:`absent`, as far as nothing is in them: a failure leaves no trace."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # it is in use, or was never made
+            break
+
+
+def remove_unused(folder: Path, names: Sequence[str], made: Sequence[Path]) -> None:
+    """Remove the files with these names, which a run begins with, if the folder holds no others;
+    and the folders that were ``made`` for it."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {*names}:
+        for name in filter(None, names):
+            (folder / name).unlink(missing_ok=True)
+        remove_empty(made)
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

@@ -13,18 +13,21 @@ from typing import TextIO
 import torch
 
 from zfcuda._distributed import Shard
+from zfcuda._files import absent, remove_unused
 from zfcuda._text import visible
 
 __all__ = ["claimed", "require_there"]
 
 _FILE = ".lock"
-
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # as of some network file systems
 
 
 @contextmanager
-def claimed(folder: Path, shard: Shard) -> Iterator[None]:
+def claimed(folder: Path, shard: Shard, first: str = "") -> Iterator[None]:
     """Keep other runs out of a folder, which is made if it is not there, until all ranks leave.
+
+    A run of one process that fails before anything is done leaves nothing: neither a folder that it
+    made, nor ``first``, the file that says what the run is, which would keep the next one out.
 
     The ranks of one run are one: the first holds the lock for all of them, and all are told when
     another run has it. The lock ends with its process, however that ends.
@@ -34,6 +37,8 @@ def claimed(folder: Path, shard: Shard) -> Iterator[None]:
         RuntimeError: a rank ended before.
         OSError: the folder cannot be written.
     """
+    made = absent(folder)
+    begun = (folder / first).is_file()
     lock = _lock(folder) if shard.first else None
     try:
         if shard.share(torch.tensor([float(lock is None)])):
@@ -43,6 +48,10 @@ def claimed(folder: Path, shard: Shard) -> Iterator[None]:
             )
         yield
         shard.wait()
+    except BaseException:
+        if lock is not None and shard.world == 1 and not begun:
+            remove_unused(folder, (first, _FILE), made)
+        raise
     finally:
         if lock is not None:
             lock.close()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from zfcuda._files import atomic_path
+from zfcuda._files import absent, atomic_path
 from zfcuda._terminal import say
 from zfcuda.report import Entry, facts_of
 from zfcuda.results import Result
@@ -137,16 +137,21 @@ def announce(entry: Entry | None, *more: object) -> None:
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:
-    """Make the folder `path` and try a file in it, so that a long job cannot fail at its end.
+    """Try whether the folder `path` can be written, so that a long job cannot fail at its end. It
+    is made with its first file, so that a job that fails leaves none.
 
     Raises:
         ValueError: it cannot be made or written, with the system's reason.
     """
     path = Path(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        missing = absent(path)
+        if missing:
+            with tempfile.TemporaryDirectory(dir=missing[-1].parent):
+                pass
+        else:
+            with tempfile.TemporaryFile(dir=path):
+                pass
     except OSError as error:
         raise ValueError(
             f"output folder '{path}' cannot be written ({error.strerror}); expected one that can, "

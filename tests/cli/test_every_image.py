@@ -72,6 +72,17 @@ def test_a_folder_is_occluded_and_gone_on_with(photos, tmp_path, capsys):
     assert "holds a run with other settings: fill" in error and error.count("\n") == 1
 
 
+def test_a_run_that_fails_at_once_leaves_nothing(photos, tmp_path, capsys, monkeypatch):
+    def failing(*_, **__):
+        raise ValueError("the model fails")
+
+    monkeypatch.setattr("zfcuda.runs.folder.Run.carry_out", failing)
+    for command, *more in (("occlude", *OCCLUDER), ("invariance",)):
+        assert run(command, "--data", photos, *more, "--out", tmp_path / "new" / "out") == 2
+        assert "the model fails" in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+
+
 def test_pictures_only_if_asked_for(photos, tmp_path):
     arguments = ["occlude", "--data", photos, *OCCLUDER, "--out", tmp_path / "out"]
     folder = tmp_path / "out" / "photos-occlude" / "images" / "0000"

@@ -65,3 +65,20 @@ def test_file_systems_without_locks(tmp_path, monkeypatch):
         claimed(tmp_path, Shard()),
     ):
         pass
+
+
+def test_a_run_that_fails_before_anything_is_done_leaves_nothing(tmp_path):
+    folder = tmp_path / "new" / "run"
+    with pytest.raises(KeyError), claimed(folder, Shard(), "run.json"):
+        (folder / "run.json").write_text("{}")
+        raise KeyError
+    assert [*tmp_path.iterdir()] == []
+    for done in ("run.json", "a result"):  # begun before, or with something done
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / done).write_text("{}")
+        with pytest.raises(KeyError), claimed(folder, Shard(), "run.json"):
+            (folder / "run.json").write_text("{}")
+            raise KeyError
+        assert (folder / "run.json").is_file()
+        for path in folder.iterdir():
+            path.unlink()

@@ -187,3 +187,16 @@ def test_every_result_can_be_drawn(make, x, maker):
     from matplotlib.figure import Figure
 
     assert isinstance(maker(make("VGGLike"), x).plot(), Figure)
+
+
+def test_a_file_that_fails_leaves_no_folder(tmp_path):
+    path = tmp_path / "new" / "folder" / "numbers.csv"
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), atomic_path(path):
+            raise error
+        assert os.listdir(tmp_path) == []
+    with atomic_path(path) as temporary:
+        temporary.write_text("1")
+    with pytest.raises(ValueError), atomic_path(path):
+        raise ValueError
+    assert path.read_text() == "1"

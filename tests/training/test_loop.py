@@ -270,8 +270,8 @@ def test_a_loss_that_explodes_is_told(network, data, tmp_path):
     with pytest.raises(
         ValueError, match=r"loss is not finite at step \d+ of epoch 1: the learning"
     ):
-        run(network, data, tmp_path, dataclasses.replace(RECIPE, rate=1e30))
-    assert names(tmp_path) == ["run.json"]
+        run(network, data, tmp_path / "new", dataclasses.replace(RECIPE, rate=1e30))
+    assert names(tmp_path) == []  # so that a lower rate is not refused there
 
 
 def test_an_empty_part(network, data, tmp_path):
@@ -286,14 +286,14 @@ def test_an_empty_part(network, data, tmp_path):
 def test_weights_that_explode_in_the_last_step_are_told(network, data, tmp_path, monkeypatch):
     """The loss of a step is taken before it."""
 
-    def answers(model, examples):
+    def answers(model, examples, *_):
         logits, labels = evaluate(model, examples)
         return (logits * torch.nan if examples is data.validation else logits), labels
 
     monkeypatch.setattr("zfcuda.training.loop.evaluate", answers)
     with pytest.raises(ValueError, match="validation loss is not finite after epoch 1: the learn"):
         run(network, data, tmp_path)
-    assert names(tmp_path) == ["run.json"]
+    assert names(tmp_path) == []
 
 
 def test_tensors_that_share_memory(network, data, tmp_path):
@@ -339,3 +339,12 @@ def test_other_data_of_the_same_size_are_refused(network, data, tmp_path):
     other = type(own)(own.images, own.labels.flip(0), own.class_names, own.preprocessing)
     with pytest.raises(ValueError, match=r"another training run \(.*other labels"):
         run(network, dataclasses.replace(data, training=other), tmp_path)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 10.0])
+def test_a_long_evaluation_has_a_bar(network, data, capsys, monkeypatch, seconds):
+    monkeypatch.setattr("zfcuda.training.loop._LONG", seconds)
+    evaluate(network(), data.test, progress=True)
+    assert ("evaluation" in capsys.readouterr().err) == (seconds == 0)
+    evaluate(network(), data.test)
+    assert capsys.readouterr().err == ""

@@ -219,7 +219,7 @@ def _begun(
         OSError: it cannot be written.
     """
     path = folder / "manifest.json"
-    with claimed(folder, shard):
+    with claimed(folder, shard, "manifest.json"):
         if shard.first:
             remove_leftovers(folder)
             if not path.is_file() and not _layers_in(folder):

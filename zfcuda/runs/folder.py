@@ -135,7 +135,7 @@ class Run:
                 nobody can tell what it holds.
             OSError: it cannot be written.
         """
-        with claimed(self.folder, self.shard):
+        with claimed(self.folder, self.shard, settings.FILE):
             if self.shard.first:
                 if not settings.begun(self.folder):
                     self._write_settings()

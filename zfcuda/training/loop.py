@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zfcuda import _terminal
-from zfcuda._files import digest, write_tensors
+from zfcuda._files import absent, digest, remove_unused, write_tensors
 from zfcuda._running import evaluating, logits_of
 from zfcuda.datasets import Examples, Split
 from zfcuda.datasets.examples import generator
@@ -26,7 +26,7 @@ from zfcuda.training.checkpoints import Checkpoints, Epoch
 from zfcuda.training.filters import FilterRadius
 from zfcuda.training.recipe import Recipe, next_rate
 from zfcuda.training.result import TrainingResult
-from zfcuda.training.run_file import check_same_run
+from zfcuda.training.run_file import FILE, check_same_run
 
 __all__ = ["evaluate", "train"]
 
@@ -75,6 +75,7 @@ def train(
         if len(getattr(data, part)) == 0:
             raise ValueError(f"the {part} part is empty: expected at least one picture")
     _check_answers(model, data)
+    made, begun = absent(folder), (folder / FILE).is_file()
     check_same_run(folder, name, data, recipe)
     checkpoints = Checkpoints(folder, _metadata(data, name))
     run = _Run(model, data, recipe, checkpoints, progress)
@@ -82,6 +83,10 @@ def train(
     try:
         rows = run.epochs()
         return _concluded(model, data, recipe, checkpoints, rows, name, progress)
+    except BaseException:
+        if not begun:  # before its first epoch a training is nobody's: another recipe may follow
+            remove_unused(folder, (FILE,), made)
+        raise
     finally:
         for module, mode in modes:
             module.training = mode

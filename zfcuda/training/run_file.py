@@ -17,8 +17,9 @@ from zfcuda.datasets import Split
 from zfcuda.training.checkpoints import Checkpoints
 from zfcuda.training.recipe import Recipe
 
-__all__ = ["check_budget", "check_same_run", "draws_by_class"]
+__all__ = ["FILE", "check_budget", "check_same_run", "draws_by_class"]
 
+FILE = "run.json"
 _LABELS = 64  # of a part that are compared
 _MAY_DIFFER = ("epochs", "minutes")
 
@@ -36,7 +37,7 @@ def check_same_run(folder: Path, name: str, data: Split, recipe: Recipe) -> None
         ValueError: it is another run; names every difference.
         OSError: the folder cannot be written.
     """
-    path = folder / "run.json"
+    path = folder / FILE
     settings = _description(name, data, recipe)
     threads = torch.get_num_threads()
     labels = _labels_digest(data)
@@ -71,7 +72,7 @@ def draws_by_class(folder: Path) -> bool:
     """Whether what is missing of a training's parts is to be drawn class by class: not where the
     folder holds a training that zfcuda 0.1.0 began, which drew from all pictures together."""
     with suppress(OSError, ValueError):  # there is none; or it is told when the run is gone on with
-        settings = read_json(folder / "run.json").get("settings")
+        settings = read_json(folder / FILE).get("settings")
         return not isinstance(settings, dict) or "classes" not in settings or "drawn" in settings
     return True
 

@@ -14,6 +14,7 @@ from zfcuda import figures
 from zfcuda._network import Network
 from zfcuda._writing import Provenance, save_numbers, write
 from zfcuda.report import Entry
+from zfcuda.results.scores import called, in_words
 
 
 def angles(text: str) -> list[float]:
@@ -44,7 +45,9 @@ def predict(
 ) -> Entry:
     """The top-5 panel of one input."""
     provenance = provenance or Provenance("predict", {"image": name}, network)
-    result = zfcuda.predict(network.model, x, class_names=network.class_names)
+    result = zfcuda.predict(
+        network.model, x, outputs=network.outputs, class_names=network.class_names
+    )
     probabilities, labels = (
         found[0].tolist() for found in result.top(min(5, len(result.logits[0])))
     )
@@ -55,7 +58,13 @@ def predict(
         title=f"{name}: prediction",
     )
     found = [f"{network.name(i)} {p:.3f}" for i, p in zip(labels, probabilities, strict=True)]
-    text = f"The most probable classes: {', '.join(found)}."
+    if result.outputs == "value":
+        text = f"The largest values: {', '.join(found)}."
+    elif len(result.logits[0]) == 1:
+        text = f"{found[0]}."
+    else:
+        text = f"The most probable classes: {', '.join(found)}."
+    text += in_words(result.outputs)
     return write("Prediction", text, result, figure, stem, provenance, "talk figure 3")
 
 
@@ -104,7 +113,9 @@ def background(
     """The object on its background, on plain colours (RGB in 0..1) and cut out."""
     provenance = provenance or _made("background", network, name, colours, layer=layers)
     fills = {name: network.preprocessing.display_value(rgb) for name, rgb in colours.items()}
-    result = zfcuda.background_effect(network.model, x, mask, list(layers), target, fills)
+    result = zfcuda.background_effect(
+        network.model, x, mask, list(layers), target, fills, outputs=network.outputs
+    )
     figure = figures.background_effect(
         result,
         images=network.display(result.images),
@@ -118,6 +129,7 @@ def background(
         "Squares mark what a unit sees; small ones are shown enlarged, above their image patch. "
         "“moved” is the length of a projection's change as a share of the original's length, “on "
         "object” the share of its energy (sum of squares) that lies on the object."
+        + in_words(result.outputs)
     )
     return write(
         "What the background contributes",
@@ -145,7 +157,9 @@ def occlude(
 
     provenance = provenance or _made("occlude", network, name, settings, layer=layer)
     layers = [layer] if layer else []
-    result = zfcuda.occlusion(network.model, x, layers=layers, progress=progress, **settings)
+    result = zfcuda.occlusion(
+        network.model, x, layers=layers, progress=progress, outputs=network.outputs, **settings
+    )
     signals, numbers = None, ()
     if layer:
         # The occlusion's own map, so that the row shows one map throughout.
@@ -161,12 +175,15 @@ def occlude(
         title=f"{name}: occlusion",
     )
     target = network.name(int(result.target[0]))
+    several = result.base_logits.shape[1] > 1 and result.outputs != "value"
     (height, width), (down, right) = result.size, result.stride
     text = (
         f"An occluder of {height}×{width} pixels is moved over the image in steps of "
         f"{down}×{right} ({result.grid[0]}×{result.grid[1]} positions). "
-        f"Where it hides what matters, P({target}) falls, the most probable label changes and the "
-        "strongest map falls silent."
+        f"Where it hides what matters, {called(result.outputs, target)} falls"
+        + (", the most probable label changes" if several else "")
+        + " and the strongest map falls silent."
+        + in_words(result.outputs)
     )
     return write(
         "Occlusion",
@@ -198,8 +215,9 @@ def rotate(
         "rotate", network, name, settings, angles=degrees, layer=layers
     )
     result = zfcuda.rotation(
-        network.model, x, list(degrees), layers=list(layers), progress=progress, **settings
-    )
+        network.model, x, list(degrees), layers=list(layers), progress=progress,
+        outputs=network.outputs, **settings,
+    )  # fmt: skip
     shown = [degrees[i] for i in _spread(len(degrees), 8)]
     thumbnails = zfcuda.ops.warp_affine(x, rotation_matrices(shown, x.shape[2:]), result.fill)[0]
     figure = figures.invariance_curve(
@@ -209,9 +227,12 @@ def rotate(
         class_names=network.class_names,
         title=f"{name}: rotation",
     )
+    score = called(result.outputs, network.name(int(result.target[0])))
+    several = result.base_logits.shape[1] > 1
     text = (
-        f"P({network.name(int(result.target[0]))}), the predicted label and the distance of the "
-        "features to those of the upright image, against the angle."
+        f"{score[:1].upper()}{score[1:]}{', the predicted label' if several else ''} and the "
+        "distance of the features to those of the upright image, against the angle."
+        + in_words(result.outputs)
     )
     return write(
         "Rotation", text, result, figure, stem, provenance, "talk figure 6, paper figure 5"

@@ -20,6 +20,8 @@ from zfcuda import info
 from zfcuda._identity import weights_digest
 from zfcuda.data import Preprocessing
 from zfcuda.models import imagenet
+from zfcuda.models.specs import outputs_in
+from zfcuda.results.scores import Outputs
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Network:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
     device: torch.device
+    outputs: Outputs | None = None  # as the spec says; None: they are found out
 
     @classmethod
     def load(cls, spec: str, device: str = "auto", classes: str | None = None) -> Network:
@@ -41,7 +44,7 @@ class Network:
         model = models.load(spec).to(where)
         expects = models.preprocessing(spec, model)
         names = models.class_names(spec, model, classes)
-        return cls(spec, model, expects, names, where)
+        return cls(spec, model, expects, names, where, outputs_in(spec))
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Network:

@@ -40,7 +40,6 @@ def predict(
             "probability", or "value", of a regression. None finds out: by the model's last
             operation where that can be followed, else "probabilities" where all answers are 0 or
             more and sum to 1 (to 1e-4), "logit" for one output, "logits" otherwise.
-
         class_names: of the model's classes, in label order, for ``top().names`` and the figure.
 
     Raises:

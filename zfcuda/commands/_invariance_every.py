@@ -12,6 +12,7 @@ from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
 from zfcuda._terminal import resumable
 from zfcuda.commands import _every
+from zfcuda.results.scores import in_words
 from zfcuda.runs.invariance import InvarianceRun, invariance_run
 from zfcuda.runs.numbered import Numbered
 
@@ -33,6 +34,7 @@ def run(options: argparse.Namespace) -> None:
                 _target(options, images, network),
                 fill=network.fill(options.fill),
                 about=_every.about(options, network),
+                outputs=network.outputs,
             ) as work,
         ):
             work.carry_out(options.workers, not options.quiet)
@@ -58,17 +60,19 @@ def _target(options: argparse.Namespace, images: Numbered, network: Network) -> 
 
 
 def _entry(work: InvarianceRun, options: argparse.Namespace) -> dict[str, Any]:
+    values = work.outputs == "value"
     text = (
         f"Each of {len(work.run.images):,} images was moved, enlarged and turned. Lines are means "
         "over the images, bands one standard deviation to either side. Distances are Euclidean, "
         "between the features of the transformed and of the untransformed image, as shares of the "
-        "latter's norm; the last column is the probability of "
+        f"latter's norm; the last column is the {'value' if values else 'probability'} of "
         + (
             "the class asked for"
             if options.target
             else "the class predicted for the image as it is"
         )
-        + ", and (dashed) the share of images whose most probable class stays."
+        + ("." if values else ", and (dashed) the share of images whose answer stays.")
+        + in_words(work.outputs)
     )
     return {
         "title": "Invariance over a data set",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from zfcuda._terminal import remark, resumable, say
 from zfcuda.commands import _every
 from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
+from zfcuda.results.scores import in_words
 from zfcuda.runs.beginnings import first_readable
 from zfcuda.runs.numbered import Numbered
 from zfcuda.runs.occlusion import OcclusionRun, occlusion_run
@@ -80,6 +82,7 @@ def _begun(
         [options.layer] if options.layer else [],
         options.method,
         about=_every.about(options, network),
+        outputs=network.outputs,
     )
 
 
@@ -100,12 +103,14 @@ def _picture(
 def _entry(work: OcclusionRun) -> dict[str, Any]:
     rows, columns = work.prepared.request.grid or (1, work.prepared.positions)
     (height, width), (down, right) = work.prepared.request.size, work.prepared.request.stride
+    values = work.prepared.outputs == "value"
     text = (
         f"An occluder of {height}×{width} pixels was moved over each of {len(work.run.images):,} "
         f"images in steps of {down}×{right} ({rows}×{columns} positions). How much of the "
-        "probability of its class an image loses, on average over the positions (a) and at most "
-        "(b); and in how small a part of the image: those at the right of b lose it in few places "
-        "(c), those at the left wherever the occluder is (d)."
+        f"{'value' if values else 'probability'} of its class an image loses, on average over the "
+        "positions (a) and at most (b); and in how small a part of the image: those at the right "
+        "of b lose it in few places (c), those at the left wherever the occluder is (d)."
+        + in_words(work.prepared.outputs)
     )
     return {"title": _TITLE, "text": text, "figure": _TAG, "files": ["images.csv", "classes.csv"]}
 
@@ -141,7 +146,7 @@ def _table(summary: OcclusionSummary, class_names: Sequence[str] | None) -> str:
             "mean drop": f"{one.mean:.4f}",
             "± images": f"{one.spread:.4f}",
             "largest drop": f"{one.largest:.3f}",
-            "label changes": f"{one.changed:.1%}",
+            "label changes": "–" if math.isnan(one.changed) else f"{one.changed:.1%}",
             "localisation": f"{one.localisation:.1%}",
         }
         for one in summary.classes

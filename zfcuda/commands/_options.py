@@ -8,8 +8,8 @@ _MODEL = (
     "squeezenet1_1, zfnet_small, zfnet, torchvision:NAME; a weights file (.safetensors, .pt, "
     ".pth), if need be with its architecture: squeezenet1_1:FILE; an .onnx file; or "
     "MODULE:FUNCTION, a function of your own that returns the model, whose code is then run. "
-    "?size=64 and the like say what such a model expects of images, ?classes=FILE what its classes "
-    "are called (default: %(default)s)"
+    "?size=64 and the like say what such a model expects of images, ?outputs=value that it answers "
+    "with values of a regression, ?classes=FILE what its classes are called (default: %(default)s)"
 )
 
 SAMPLES = "garments"  # as --data: the pictures that come with zfcuda

@@ -73,6 +73,7 @@ def _study(options: argparse.Namespace) -> None:
     from zfcuda import data, figures
     from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda.results.scores import in_words
 
     pictures = [data.read_image(path) for path in options.image]
     folder = writable_folder(options.out)
@@ -87,7 +88,9 @@ def _study(options: argparse.Namespace) -> None:
         names,
         fill=network.fill(options.fill),
         progress=not options.quiet,
+        outputs=network.outputs,
     )
+    first = next(iter(result.experiments.values()))
     figure = figures.invariance_study(
         result,
         network.preprocessing,
@@ -98,8 +101,10 @@ def _study(options: argparse.Namespace) -> None:
         "Each image is moved, enlarged and turned. Lines are the images, numbered and coloured as "
         "along the top. Distances are Euclidean, between the features of the transformed and of "
         "the untransformed image, as shares of the latter's norm; the last column is the "
-        "probability of "
+        + ("value" if first.outputs == "value" else "probability")
+        + " of "
         + ("the true class." if options.target else "the class predicted for the image as it is.")
+        + in_words(first.outputs)
     )
     stem = folder / _images.stems(options.image[:1], options.command)[0]
     announce(

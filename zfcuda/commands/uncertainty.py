@@ -58,14 +58,16 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, writable_folder, write
     from zfcuda.commands import _labelled
+    from zfcuda.results.scores import in_words
 
     folder = writable_folder(options.out)
     network = Network.of(options)
     provenance = Provenance.of(options, network)
     examples, what = _labelled.part(options, network)
     result = zfcuda.uncertainty_of(
-        network.model, examples, bins=options.bins, progress=not options.quiet
-    )
+        network.model, examples, bins=options.bins, progress=not options.quiet,
+        outputs=network.outputs,
+    )  # fmt: skip
     curve = result.reliability()
     figure = figures.uncertainty(
         result, network.display(result.images), examples.class_names, f"Uncertainty: {what}"
@@ -76,6 +78,7 @@ def run(options: argparse.Namespace) -> None:
         f"mean cross-entropy {result.cross_entropy:.3f} nats, "
         f"expected calibration error {curve.ece:.3f} in {result.bins} bins. Right answers have a "
         f"median entropy of {_median(result, True)} nats, wrong ones of {_median(result, False)}."
+        + in_words(result.outputs)
     )
     stem = folder / f"{options.part}-uncertainty"
     announce(write("Uncertainty", text, result, figure, stem, provenance, "talk, supplement"))

@@ -20,7 +20,9 @@ Options follow a question mark, joined by `&`: `?weights=none` for random weight
 normalisation. Where only you know what the network expects of images, `size`, `resize`, `mean`,
 `std`, `scale`, `channels` and `interpolation` say it, as `zfcuda.data.Preprocessing` does:
 `zoo.onnx?size=224&channels=bgr&scale=255&mean=104,117,123&std=1`; where it is not square,
-`?size=48x192` names height and width. `?classes=names.txt` says what the classes are called: a text
+`?size=48x192` names height and width. `?outputs=value` says that it answers with values of a
+regression; `logits`, `probabilities`, `logit` and `probability` (`zfcuda.predict`) are found out
+otherwise. `?classes=names.txt` says what the classes are called: a text
 file with a name a line, in label order.
 """
 
@@ -35,8 +37,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zfcuda.models.weights import SUFFIXES
+from zfcuda.results.scores import OUTPUTS, Outputs
 
-__all__ = ["MODELS", "Spec", "did_you_mean", "parse", "with_weights"]
+__all__ = ["MODELS", "Spec", "did_you_mean", "outputs_in", "parse", "with_weights"]
 
 MODELS = ("squeezenet1_1", "zfnet_small", "zfnet")  # those that a spec names without a prefix
 _TORCHVISION = "torchvision"
@@ -84,7 +87,7 @@ def parse(spec: str | os.PathLike[str]) -> Spec:
     kind, model, file = _named(text, name)
     if file == "":
         raise ValueError(f"'{text}' names no file after the last colon")
-    options = dict(part.partition("=")[::2] for part in query.split("&") if part)
+    options = _options(query)
     path = None if file is None else Path(file)
     _check_options(text, options, _choices(kind, model, path))
     return Spec(
@@ -135,6 +138,11 @@ def with_weights(spec: str | os.PathLike[str], file: str | os.PathLike[str]) -> 
     return f"{name}:{os.fspath(file)}{mark}{query}"
 
 
+def outputs_in(spec: str | os.PathLike[str]) -> Outputs | None:
+    """What a spec that can be parsed says of the network's outputs; None where it says nothing."""
+    return _options(os.fspath(spec).partition("?")[2]).get("outputs")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ " (did you mean A or B?)" with the closest of the `known` names, or nothing."""
     close = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
@@ -167,9 +175,13 @@ _PREPROCESSING: dict[str, Callable[[str], Any]] = {
 _EXPECTED = {_three: "one or three numbers", _side_or_pair: "a number or HEIGHTxWIDTH"}
 
 
+def _options(query: str) -> dict[str, str]:
+    return dict(part.partition("=")[::2] for part in query.split("&") if part)
+
+
 def _choices(kind: str, model: str, file: Path | None) -> dict[str, tuple[str, ...]]:
     """The options of such a spec with their values; no values means any."""
-    choices: dict[str, tuple[str, ...]] = {"classes": ()}
+    choices: dict[str, tuple[str, ...]] = {"classes": (), "outputs": OUTPUTS}
     if file is None and kind != "code":
         choices["weights"] = () if kind == "torchvision" else ("default", "none")
     if kind == "own" and model != "squeezenet1_1":

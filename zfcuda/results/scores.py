@@ -81,6 +81,11 @@ def answer_of(answers: Tensor, outputs: Outputs) -> Tensor:
     return answers.argmax(-1)
 
 
+def called(outputs: Outputs, name: str) -> str:
+    """What the score of the class ``name`` is called in a sentence."""
+    return f"the value of {name}" if outputs == "value" else f"P({name})"
+
+
 def in_words(outputs: Outputs) -> str:
     """A sentence, after a space, about where the probabilities come from; empty for logits."""
     return _SENTENCES[outputs]

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from zfcuda._distributed import Shard
+from zfcuda._locks import claimed
 from zfcuda.training import Checkpoints, Recipe, TrainingResult, evaluate, train
 
 RECIPE = Recipe(epochs=3, batch=16, rate=0.02)
@@ -25,7 +27,7 @@ def run(network, data, folder, recipe=RECIPE, **more):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 def test_it_learns(network, data, tmp_path):
@@ -147,6 +149,69 @@ def test_killed_at_any_file_it_ends_with_the_same_weights(
         assert torch.equal(getattr(result, name), getattr(whole, name))
 
 
+def test_two_trainings_in_one_folder_are_one_too_many(network, data, tmp_path):
+    with claimed(tmp_path, Shard()):
+        with pytest.raises(ValueError, match="another run is at work in"):
+            run(network, data, tmp_path)
+        assert names(tmp_path) == []
+    run(network, data, tmp_path)
+
+
+def damaged_best(folder):
+    """Flip a bit of the best epoch, and take away what the end of a training writes."""
+    records = [json.loads(path.read_text()) for path in folder.glob("epoch-*.json")]
+    best = max(records, key=lambda row: (row["validation_accuracy"], -row["epoch"]))["epoch"]
+    assert best < len(records)  # the last one is compared before it is gone on from
+    for name in ("weights.safetensors", "training.npz", "training.json"):
+        (folder / name).unlink()
+    path = Checkpoints(folder).weights(best)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 64]) + whole[-8:])
+    return path, whole
+
+
+def test_a_damaged_best_epoch_is_not_chosen(network, data, tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=6)
+    first = run(network, data, tmp_path, recipe)
+    path, whole = damaged_best(tmp_path)
+    message = rf"{path.name}' is damaged, and its validation error is the lowest: put a copy"
+    with pytest.raises(ValueError, match=message):
+        run(network, data, tmp_path, recipe)
+    assert not (tmp_path / "weights.safetensors").exists()
+    with pytest.raises(ValueError, match=f"{path.name}' is damaged"):
+        Checkpoints(tmp_path).require_intact(first.best)
+    path.write_bytes(whole)
+    assert run(network, data, tmp_path, recipe).weights_sha256 == first.weights_sha256
+
+
+def test_a_damaged_record_is_noticed(network, data, tmp_path):
+    run(network, data, tmp_path)
+    path = tmp_path / "epoch-0002.json"
+    path.write_text(path.read_text().replace('"validation_accuracy": ', '"validation_accuracy": 1'))
+    with pytest.raises(ValueError, match=r"epoch-0002\.json' is damaged"):
+        run(network, data, tmp_path)
+
+
+def test_a_folder_that_is_renamed_during_a_training(network, data, tmp_path):
+    run(network, data, tmp_path / "whole")
+    batch, count = data.training.batch, 0
+
+    def renaming(*arguments):
+        nonlocal count
+        count += 1
+        if count == 5:  # in the second epoch of three batches
+            (tmp_path / "run").rename(tmp_path / "other")
+        return batch(*arguments)
+
+    data.training.batch = renaming
+    with pytest.raises(FileNotFoundError, match="run' was deleted or renamed during the run"):
+        run(network, data, tmp_path / "run")
+    data.training.batch = batch
+    assert not (tmp_path / "run").exists()
+    run(network, data, tmp_path / "other")
+    assert weights_of(tmp_path / "other") == weights_of(tmp_path / "whole")
+
+
 def test_what_a_kill_left_half_written_is_removed(network, data, tmp_path):
     run(network, data, tmp_path)
     expected = names(tmp_path)
@@ -254,6 +319,7 @@ def test_checkpoint_of_another_architecture_is_refused(network, data, tmp_path):
 def test_other_threads_are_told(network, data, tmp_path):
     run(network, data, tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
+    del record["checksum"]
     (tmp_path / "run.json").write_text(json.dumps({**record, "threads": 99}))
     with pytest.warns(UserWarning, match="begun with 99 threads and goes on with"):
         run(network, data, tmp_path)

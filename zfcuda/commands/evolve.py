@@ -140,6 +140,8 @@ def _checkpoints(
 
 def _of_folder(folder: Path) -> dict[str, Path]:
     """The paper's epochs, as far as the training went, and its last."""
+    from zfcuda.training import Checkpoints
+
     found = {
         int(number): path
         for path in sorted(folder.glob("epoch-*.safetensors"))
@@ -149,9 +151,11 @@ def _of_folder(folder: Path) -> dict[str, Path]:
         raise ValueError(
             f"'{folder}' holds no epoch-NNNN.safetensors, as `zfcuda train` writes them"
         )
-    return {
-        str(epoch): path for epoch, path in found.items() if epoch in PAPERS or epoch == max(found)
-    }
+    taken = {epoch: p for epoch, p in found.items() if epoch in PAPERS or epoch == max(found)}
+    for epoch, path in taken.items():
+        if path.with_suffix(".json").is_file():
+            Checkpoints(folder).require_intact(epoch)
+    return {str(epoch): path for epoch, path in taken.items()}
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -135,8 +135,15 @@ class Checkpoints:
 
     def _read(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         paths = self.weights(epoch), self._momentum(epoch)
-        expected = read_json(paths[0].with_suffix(".json"))["sha256"]
-        for path in paths:
-            if digest(path) != expected[path.name]:
-                raise ValueError(f"'{path}' is damaged")
+        self._require_intact(epoch, *paths)
         return load_file(paths[0]), load_file(paths[1])
+
+    def require_intact(self, epoch: int) -> None:
+        """Raise ValueError unless an epoch's weights have the hash that its record says."""
+        self._require_intact(epoch, self.weights(epoch))
+
+    def _require_intact(self, epoch: int, *paths: Path) -> None:
+        expected = read_json(self.weights(epoch).with_suffix(".json")).get("sha256") or {}
+        for path in paths:
+            if digest(path) != expected.get(path.name):
+                raise ValueError(f"'{path}' is damaged")

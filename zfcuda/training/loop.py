@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zfcuda import _terminal
-from zfcuda._files import absent, digest, remove_unused, write_tensors
+from zfcuda._distributed import Shard
+from zfcuda._files import digest, write_tensors
+from zfcuda._locks import claimed, require_there
 from zfcuda._running import evaluating, logits_of
 from zfcuda.datasets import Examples, Split
 from zfcuda.datasets.examples import generator
@@ -67,7 +69,8 @@ def train(
     Raises:
         ValueError: the folder holds a run of another model, data set or recipe (says in what it
             differs); a part without pictures; a model that does not answer with one logit for each
-            class of the data; a loss that is not finite.
+            class of the data; a loss that is not finite; another training at work in the folder; a
+            chosen epoch whose file is damaged.
         OSError: the folder cannot be written, or is full; what was finished stays.
     """
     recipe, folder = recipe or Recipe(), Path(folder)
@@ -75,21 +78,18 @@ def train(
         if len(getattr(data, part)) == 0:
             raise ValueError(f"the {part} part is empty: expected at least one picture")
     _check_answers(model, data)
-    made, begun = absent(folder), (folder / FILE).is_file()
-    check_same_run(folder, name, data, recipe)
     checkpoints = Checkpoints(folder, _metadata(data, name))
-    run = _Run(model, data, recipe, checkpoints, progress)
     modes = [(module, module.training) for module in model.modules()]
-    try:
-        rows = run.epochs()
-        return _concluded(model, data, recipe, checkpoints, rows, name, progress)
-    except BaseException:
-        if not begun:  # before its first epoch a training is nobody's: another recipe may follow
-            remove_unused(folder, (FILE,), made)
-        raise
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    # Each rank of a process group trains for itself, in a folder of its own. Before its first epoch
+    # a training is nobody's: another recipe may follow.
+    with claimed(folder, Shard(), FILE):
+        check_same_run(folder, name, data, recipe)
+        try:
+            rows = _Run(model, data, recipe, checkpoints, progress).epochs()
+            return _concluded(model, data, recipe, checkpoints, rows, name, progress)
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 def evaluate(model: nn.Module, examples: Examples, progress: bool = False) -> tuple[Tensor, Tensor]:
@@ -143,6 +143,7 @@ class _Run:
             self._restore(momentum)
         while (rate := next_rate(rows, self.recipe)) is not None:
             row = self._epoch(len(rows) + 1, rate)
+            require_there(self.checkpoints.folder)
             self.checkpoints.save(row, self.model.state_dict(), self._momentum())
             rows.append(row)
         return rows
@@ -245,6 +246,14 @@ def _concluded(
 
     stem, weights_file = checkpoints.folder / "training", checkpoints.folder / "weights.safetensors"
     best = max(rows, key=lambda row: (row.validation_accuracy, -row.epoch))
+    require_there(checkpoints.folder)
+    try:
+        checkpoints.require_intact(best.epoch)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}, and its validation error is the lowest: put a copy of it back, or train in "
+            "another folder"
+        ) from error
     weights = load_file(checkpoints.weights(best.epoch))
     load_checked(model, weights, f"checkpoint '{checkpoints.weights(best.epoch)}'")
     write_tensors(weights_file, weights, checkpoints.metadata)
@@ -260,6 +269,7 @@ def _concluded(
     result = TrainingResult.of(
         rows, best.epoch, logits, labels, data, recipe, name, found, read_after
     )
+    require_there(checkpoints.folder)
     result.save(stem)
     return result
 

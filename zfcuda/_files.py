@@ -147,6 +147,19 @@ def checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+def inside(folder: Path, name: object) -> Path:
+    """The file that a file of others names, in `folder` or in a folder in it.
+
+    Raises:
+        ValueError: it is no name, or lies elsewhere: an absolute path, "..", a link out of there.
+    """
+    if isinstance(name, str) and name and "\0" not in name:
+        path = folder / name
+        if path.resolve().is_relative_to(folder.resolve()) and ".." not in Path(name).parts:
+            return path
+    raise ValueError(f"{name!r} is not the name of a file in '{folder}'")
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:

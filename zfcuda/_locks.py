@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +80,9 @@ def _lock(folder: Path) -> TextIO | None:
     import fcntl  # not on every system
 
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / _FILE).open("w")
+    # What lies there is neither emptied nor, should it be a link, followed.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    file = open(os.open(folder / _FILE, flags, 0o666), "r+")  # noqa: SIM115
     # Workers inherit it, and live on for seconds when this process is killed.
     register_after_fork(file, lambda own: own.close())
     try:

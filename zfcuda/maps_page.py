@@ -8,6 +8,7 @@ is shown.
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import re
@@ -124,7 +125,10 @@ def _title(stored: StoredActivations) -> str:
 
 def _names(stored: StoredActivations) -> dict[int, str]:
     """Of the images in the index."""
-    return {int(row["image"]): row["name"] for row in read_csv(stored.index)}
+    try:
+        return {int(row["image"]): str(row["name"]) for row in read_csv(stored.index)}
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"'{stored.index}' is damaged: {error!r}") from error
 
 
 def _section(
@@ -166,9 +170,13 @@ def _displays(stored: StoredActivations) -> tuple[_Display, _Display]:
     """How projections and patches become RGB pictures."""
     said = (stored.manifest.get("about") or {}).get("preprocessing")
     if isinstance(said, dict):
-        expects = Preprocessing(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
-        )
+        try:
+            expects = Preprocessing(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+            )
+        except (TypeError, ValueError) as error:
+            manifest = stored.folder / "manifest.json"
+            raise ValueError(f"'{manifest}' is damaged: preprocessing: {error}") from error
         return (
             lambda small: expects.signal_to_display(torch.from_numpy(small)),
             lambda small: expects.to_display(torch.from_numpy(small)),

@@ -38,6 +38,16 @@ def test_images_in_folders_but_not_in_hidden_ones(tmp_path):
     assert list_all(tmp_path) == [tmp_path / name for name in names[:3]]
 
 
+def test_folders_that_are_linked_count_once(tmp_path):
+    for name in ("a/b.png", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "itself").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path / "a")
+    assert list_all(tmp_path) == [tmp_path / "c.png", tmp_path / "a" / "b.png"]
+
+
 OCCLUDER = ["--size", "8", "--stride", "8"]
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import zfcuda
 from zfcuda._distributed import Shard
+from zfcuda._files import read_json, write_json
 from zfcuda._locks import claimed
 
 BUSY = "another run is at work in '.*': wait until it is done, or name another folder"
@@ -82,3 +83,21 @@ def test_a_run_that_fails_before_anything_is_done_leaves_nothing(tmp_path):
         assert (folder / "run.json").is_file()
         for path in folder.iterdir():
             path.unlink()
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_written_through(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"), claimed(tmp_path / "run", Shard()):
+        pytest.fail("claimed")
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_files_take_the_place_of_links(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    path = tmp_path / "run.json"
+    path.symlink_to(tmp_path / "precious")
+    write_json(path, {})
+    assert not path.is_symlink() and read_json(path) == {}
+    assert (tmp_path / "precious").read_text() == "kept"

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import zfcuda
+from zfcuda import StoredActivations
 from zfcuda._distributed import Shard
 from zfcuda._locks import claimed
 from zfcuda._sources import Files
@@ -301,3 +302,33 @@ def test_a_dataset_with_ties(model, tmp_path):
     stored = record_activations(tmp_path, model, Items(), "1", k=5, maps=0, batch=3, workers=1)
     whole = top_activations(model, Items(), "1", k=5, maps=0, batch=20)
     assert torch.equal(stored.layer("1").images, whole.images["1"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["layers"][0].update(file="../outside.safetensors"),
+        lambda m: m["layers"][0].update(file="/etc/passwd"),
+        lambda m: m["layers"][0].update(file="link.safetensors"),
+        lambda m: m["layers"][0].update(file="layers/../layers/" + "x.safetensors"),
+        lambda m: m["layers"][0].update(file=None),
+        lambda m: m["layers"][0].pop("name"),
+        lambda m: m["layers"][0].update(undefined=[]),
+        lambda m: m.update(layers=3),
+        lambda m: m.update(image_size=[3]),
+        lambda m: m.update(skipped=[{}]),
+        lambda m: m.update(settings=[]),
+        lambda m: m.pop("count"),
+    ],
+)
+def test_a_manifest_that_leads_elsewhere_or_nowhere(model, images, tmp_path, change):
+    """A folder from somebody else names files of its own only, and says all that is asked."""
+    folder = tmp_path / "run"
+    manifest = dict(record_activations(folder, model, images, LAYERS, **QUICK).manifest)
+    outside = tmp_path / "outside.safetensors"
+    outside.write_bytes((folder / manifest["layers"][0]["file"]).read_bytes())
+    (folder / "link.safetensors").symlink_to(outside)
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest\.json' is damaged: "):
+        StoredActivations.open(folder)

@@ -72,3 +72,10 @@ def test_no_more_is_unpacked_than_the_header_promises(write, promised):
     finally:
         tracemalloc.stop()
     assert most < (2**23 if promised < length else 3 * length)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_promise_that_the_file_cannot_hold(write, pack):
+    path = write(pack(struct.pack(">HBBI", 0, 8, 1, 2**31) + bytes(100)))
+    with pytest.raises(ValueError, match=r"promises 2147483648 = .*, which its \d+ bytes cannot"):
+        read_idx(path)

@@ -24,6 +24,13 @@ def test_folder_of_classes(picture_folder):
     assert len({tuple(row) for row in everything.tolist()}) == 22
 
 
+def test_a_folder_that_is_linked_into_itself_has_no_class_more(picture_folder):
+    folder = picture_folder({"cat": 12, "dog": 10})
+    (folder / "itself").symlink_to(folder)
+    (folder / "up").symlink_to(folder.parent)
+    assert datasets.split(SMALL, folder).training.class_names == ("cat", "dog")
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_every_class_gives_its_share(picture_folder, seed):
     """Ninety of one class and ten of another: nine and one for each part, every time."""

@@ -11,6 +11,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
+_MOST_THREADS = 4096
+
 _turns: WeakValueDictionary[int, Any] = WeakValueDictionary()  # id of a module -> its lock
 _turns_lock = threading.Lock()
 
@@ -35,7 +37,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many threads: convolutions and matrix products round differently for another number."""
+    """So many threads: convolutions and matrix products round differently for another number.
+
+    Raises:
+        ValueError: a number that no machine has, as a damaged file may say.
+    """
+    if not 1 <= count <= _MOST_THREADS:
+        raise ValueError(f"{count} threads: expected 1 to {_MOST_THREADS:,}")
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

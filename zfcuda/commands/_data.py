@@ -103,14 +103,17 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
 
 
 def list_all(folder: Path) -> list[Path]:
-    """The image files of a folder, then those of the folders in it, by name; hidden ones are left
-    out, as they are in data sets of classes."""
+    """The image files of a folder, then those of the folders in it, by name, each once; hidden ones
+    are left out, as they are in data sets of classes."""
     from zfcuda.data import list_images
 
-    paths = list_images(folder)
+    paths, seen = list_images(folder), {folder.resolve()}
     for inner in sorted(path for path in folder.rglob("*") if path.is_dir()):
-        if not any(part.startswith(".") for part in inner.relative_to(folder).parts):
-            paths += list_images(inner)
+        hidden = any(part.startswith(".") for part in inner.relative_to(folder).parts)
+        if hidden or inner.resolve() in seen:  # a link to a folder that was counted
+            continue
+        seen.add(inner.resolve())
+        paths += list_images(inner)
     return paths
 
 

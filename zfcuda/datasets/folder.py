@@ -76,8 +76,12 @@ def _part_folders(folder: Path) -> dict[str, Path]:
 
 
 def _folders(folder: Path) -> list[str]:
+    # A link to the folder itself, or to one that it is in, is no class.
+    around = {folder.resolve(), *folder.resolve().parents}
     return sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+        path.name
+        for path in folder.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and path.resolve() not in around
     )
 
 

@@ -18,6 +18,7 @@ _BYTES = 8  # the header's code for uint8, the only kind of number these data se
 _MAX_DIMENSIONS = 8
 _MAX_BYTES = 1 << 32  # of one file unpacked
 _PIECE = 1 << 20
+_DEFLATED = 1032  # bytes that one of a .gz can stand for at most
 
 
 _TORCHVISION = Path("FashionMNIST/raw")  # where torchvision puts Fashion-MNIST's in its root
@@ -60,6 +61,12 @@ def read_idx(path: str | os.PathLike[str]) -> Tensor:
         with gzip.open(path, "rb") if packed else path.open("rb") as file:
             shape = _shape(path, file)
             promised = math.prod(shape)
+            size = path.stat().st_size
+            if promised > size * (_DEFLATED if packed else 1):
+                raise ValueError(
+                    f"'{path}' is damaged: its header promises {_said(shape)}, which its {size:,} "
+                    "bytes cannot hold"
+                )
             content = _at_most(file, promised + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"'{path}' is damaged: {error}") from error

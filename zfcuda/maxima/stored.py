@@ -22,7 +22,7 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zfcuda._files import digest, read_json, write_json
+from zfcuda._files import digest, inside, read_json, write_json
 from zfcuda._tables import write_csv
 from zfcuda.maxima.result import TopActivations
 
@@ -68,7 +68,7 @@ class Layer:
                 difference = float(file.get_tensor("difference"))
                 shape = tuple(file.get_slice("projections").get_shape())
                 return cls(path, *map(file.get_tensor, names), difference, shape)
-        except SafetensorError as error:
+        except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"'{path}' is damaged: {error}") from error
 
     def pictures(self, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
@@ -108,12 +108,30 @@ class StoredActivations:
             raise ValueError(f"'{folder}' holds {got}: expected {KIND!r} of format {FORMAT}")
         if not manifest.get("complete"):
             raise ValueError(f"the run in '{folder}' is not done; start it again to go on with it")
+        stored = cls(folder, manifest)
+        try:
+            stored._read_through()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"'{folder / 'manifest.json'}' is damaged: {error!r}") from error
         sums = {"index.csv": manifest.get("index_sha256")}
         if verify:
             sums |= {about["file"]: about.get("sha256") for about in manifest["layers"]}
         for name, expected in sums.items():
             _require_intact(folder / name, expected)
-        return cls(folder, manifest)
+        return stored
+
+    def _read_through(self) -> None:
+        """Whatever is asked of the manifest later, so that it is missed now."""
+        for about in self.manifest["layers"]:
+            self._file(about)
+            _ = int(about["undefined"]), "" + about["name"]
+        for skipped in self.skipped:
+            _ = int(skipped["image"]), skipped["name"], "" + skipped["problem"]
+        _ = self.k, self.count, float(self.manifest["seconds"])
+        _height, _width = map(int, self.manifest["image_size"])
+
+    def _file(self, about: Mapping[str, Any]) -> Path:
+        return inside(self.folder, about["file"])
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -153,7 +171,7 @@ class StoredActivations:
 
     def layer(self, layer: str) -> Layer:
         """A layer's tensors."""
-        return Layer.read(self.folder / self.about(layer)["file"])
+        return Layer.read(self._file(self.about(layer)))
 
     def result(self, layers: Sequence[str] | None = None) -> TopActivations:
         """The same in memory, of all layers or some."""

@@ -56,15 +56,15 @@ def require_same(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def threads_of(folder: Path) -> int:
     """How many threads the process had that began the run."""
-    return int(_read(folder)["threads"])
+    return _read(folder)["threads"]
 
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: content[name] for name in ("settings", "threads")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {"settings": content["settings"], "threads": int(content["threads"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ValueError(f"'{path}' cannot be read as the settings of a run") from error
 
 

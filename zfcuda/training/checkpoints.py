@@ -109,7 +109,10 @@ class Checkpoints:
         while (path := self.weights(len(rows) + 1).with_suffix(".json")).is_file():
             try:
                 record = read_json(path)
-                rows.append(Epoch(**{f.name: record[f.name] for f in dataclasses.fields(Epoch)}))
+                numbers = {f.name: record[f.name] for f in dataclasses.fields(Epoch)}
+                if not all(type(number) in (int, float) for number in numbers.values()):
+                    raise TypeError("expected numbers")
+                rows.append(Epoch(**numbers))
             except (KeyError, TypeError) as error:
                 raise ValueError(f"'{path}' is not the record of an epoch ({error})") from error
         return rows

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 attr = pytest.importorskip("captum.attr")
+import zfcuda  # noqa: E402
 from zfcuda.compat import captum as ours  # noqa: E402
 
 FAST = ("cone", "dense")
@@ -202,6 +203,18 @@ def test_occlusion_returns_what_captum_returns():
         assert type(attributions) is type(expected)
         pair = (attributions[0], expected[0]) if isinstance(inputs, tuple) else None
         torch.testing.assert_close(*(pair or (attributions, expected)), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Sigmoid(), nn.Linear(4, 1).double()])
+def test_occlusion_of_any_outputs_gives_captums_numbers(last: nn.Module):
+    net, x = random_net(3), torch.randn(2, 3, 10, 11, dtype=torch.float64)
+    net = nn.Sequential(net, last).eval()
+    expected = attr.Occlusion(net).attribute(x, (3, 4, 5), (3, 2, 2), target=0)
+    mine = ours.Occlusion(net)
+    torch.testing.assert_close(mine.attribute(x, (3, 4, 5), (3, 2, 2), target=0), expected)
+    assert mine.path in FAST
+    direct = zfcuda.occlusion(net, x, 0, size=(4, 5), stride=2).to_attribution()
+    torch.testing.assert_close(direct.float(), expected[:, :1].float(), rtol=1e-5, atol=1e-7)
 
 
 def test_occlusion_in_float32_is_as_close_to_float64_as_captum_is():

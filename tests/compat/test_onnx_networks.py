@@ -136,6 +136,19 @@ def test_a_softmax_that_is_not_the_last_layer_stays(tmp_path):
     assert network.left_out == "" and isinstance(network.s, nn.Softmax)
 
 
+@pytest.mark.parametrize(("count", "outputs"), [(1, "probability"), (4, "probabilities")])
+def test_a_sigmoid_stays_and_is_known_for_one(tmp_path, count, outputs):
+    nodes = [
+        node("GlobalAveragePool", ["x"], ["g"]),
+        node("Flatten", ["g"], ["f"]),
+        node("Gemm", ["f", "w"], ["z"], transB=1),
+        node("Sigmoid", ["z"], ["y"]),
+    ]
+    network = load(saved(tmp_path, model(nodes, {"w": array(count, 4)})))
+    said = zfcuda.predict(network, torch.randn(1, 4, 9, 8))
+    assert said.outputs == outputs and torch.equal(said.probabilities, said.logits)
+
+
 def test_a_softmax_before_a_change_of_shape_is_the_last_layer(tmp_path):
     """As in the zoo's SqueezeNet."""
     nodes = [

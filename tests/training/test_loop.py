@@ -414,3 +414,9 @@ def test_a_long_evaluation_has_a_bar(network, data, capsys, monkeypatch, seconds
     assert ("evaluation" in capsys.readouterr().err) == (seconds == 0)
     evaluate(network(), data.test)
     assert capsys.readouterr().err == ""
+
+
+def test_a_softmax_before_the_loss_is_told(network, data, tmp_path):
+    with pytest.warns(UserWarning, match="answers with probabilities"):
+        model = nn.Sequential(network(), nn.Softmax(1))
+        train(model, data, tmp_path, Recipe(epochs=1, batch=16), progress=False)

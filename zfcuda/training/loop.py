@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from zfcuda.datasets.examples import generator
 from zfcuda.datasets.part import Part
 from zfcuda.models.metadata import Metadata
 from zfcuda.models.weights import load_checked
+from zfcuda.predictions import predict
 from zfcuda.training.checkpoints import Checkpoints, Epoch
 from zfcuda.training.filters import FilterRadius
 from zfcuda.training.recipe import Recipe, next_rate
@@ -282,6 +284,13 @@ def _check_answers(model: nn.Module, data: Split) -> None:
         raise ValueError(
             f"the model answers {list(logits.shape)} for one picture: expected [1, {classes}], "
             f"logits of the {classes} classes of the data"
+        )
+    x, _ = data.training.batch(torch.tensor([0]))
+    if predict(model, _placed(x, _device(model))).outputs == "probabilities":
+        warnings.warn(
+            "the model answers with probabilities, of which the loss takes the softmax again: "
+            "expected logits; leave out its last softmax or sigmoid",
+            stacklevel=3,
         )
 
 

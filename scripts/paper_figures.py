@@ -264,7 +264,7 @@ def _jobs(names: Sequence[str], plan: _Plan, out: Path) -> list[_batch.Job]:
     return [
         _batch.Job(
             out / name / about,
-            (name, *arguments),
+            (name, "--pdf", *arguments),
             tuple(path for path in files if str(path) in arguments),
         )
         for name in names
@@ -280,7 +280,9 @@ def _curves(record: Path, stem: Path) -> None:
         with atomic_path(stem.with_suffix(suffix)) as temporary:
             shutil.copyfile(record.with_suffix(suffix), temporary)
     result = TrainingResult.load(record)
-    save_pictures(figures.training_curves(result, title="The training of zfnet_small"), stem)
+    save_pictures(
+        figures.training_curves(result, title="The training of zfnet_small"), stem, pdf=True
+    )
 
 
 # ------------------------------------------------------------------------------------- pictures

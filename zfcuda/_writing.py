@@ -1,4 +1,4 @@
-"""Files of a result: its numbers, the picture as PNG and PDF, and where they come from."""
+"""Files of a result: its numbers, the picture as PNG (and PDF), and where they come from."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zfcuda._files import absent, atomic_path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 # Options that say how a command is run, not what it computes.
 _NOT_SETTINGS = {
-    "run", "command", "traceback", "quiet", "out", "list_layers", "device", "seed", "image",
+    "run", "command", "traceback", "quiet", "out", "pdf", "list_layers", "device", "seed", "image",
 }  # fmt: skip
 
 
@@ -41,6 +42,7 @@ class Provenance:
         network: the network that was looked at, if there is one.
         seed: of everything random; None where nothing is.
         began: `perf_counter()` of the start, for the wall time.
+        pdf: whether the picture is wanted for print, too; not recorded.
     """
 
     command: str = ""
@@ -48,6 +50,7 @@ class Provenance:
     network: Network | None = None
     seed: int | None = None
     began: float = field(default_factory=perf_counter)
+    pdf: bool = False
 
     @classmethod
     def of(
@@ -57,7 +60,13 @@ class Provenance:
         values = vars(options)
         left_out = _NOT_SETTINGS | ({"model", "weights"} if network else set())
         settings = {key: value for key, value in values.items() if key not in left_out}
-        return cls(values.get("command", ""), settings | more, network, values.get("seed"))
+        return cls(
+            values.get("command", ""),
+            settings | more,
+            network,
+            values.get("seed"),
+            pdf=values.get("pdf", False),
+        )
 
     def facts(self) -> dict[str, Any]:
         """All of it as JSON, with weights hash, device, versions and seconds."""
@@ -89,9 +98,10 @@ def write(
 ) -> Entry:
     """Save numbers, then the picture, under `stem`: so no picture lacks its numbers.
 
-    Writes STEM.npz, STEM.json, STEM.pdf and STEM.png; each appears whole or not at all. `title`,
-    `text` (what to see, in plain words) and `tag` ("paper figure 7", "talk figure 5") go into the
-    JSON file, for `zfcuda gallery`. `more_numbers` are files that belong to the picture too.
+    Writes STEM.npz, STEM.json, STEM.png and, if the provenance says so, STEM.pdf; each appears
+    whole or not at all. `title`, `text` (what to see, in plain words) and `tag` ("paper figure 7",
+    "talk figure 5") go into the JSON file, for `zfcuda gallery`. `more_numbers` are files that
+    belong to the picture too.
 
     Raises:
         OSError: the folder cannot be written.
@@ -102,20 +112,29 @@ def write(
         "figure": tag,
         "files": [path.name for path in more_numbers],
     }
-    facts = (provenance or Provenance()).facts()
+    provenance = provenance or Provenance()
+    facts = provenance.facts()
     numbers = _save(result, stem, {"provenance": facts, "entry": entry})
-    png, pdf = save_pictures(figure, stem)
+    png, *pdf = save_pictures(figure, stem, provenance.pdf)
+    pdf = pdf[0] if pdf else None
     return Entry(title, png, (*numbers, *more_numbers), text, tag, pdf, facts_of(facts))
 
 
-def save_pictures(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Save a figure as STEM.png and STEM.pdf; returns the two paths."""
-    paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
-    contents = [_rendered(figure, path.suffix[1:]) for path in paths]
-    for path, content in zip(paths, contents, strict=True):
+def save_pictures(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
+    """Save a figure as STEM.png, and as STEM.pdf if asked for; returns what was written.
+
+    A STEM.pdf that was not asked for is removed: it would show an earlier result.
+    """
+    contents = {stem.with_name(f"{stem.name}.png"): _png(figure)}
+    print_too = stem.with_name(f"{stem.name}.pdf")
+    if pdf:
+        contents[print_too] = _pdf(figure)
+    for path, content in contents.items():
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
-    return paths
+    if not pdf:
+        print_too.unlink(missing_ok=True)
+    return [*contents]
 
 
 def save_numbers(
@@ -160,12 +179,18 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _rendered(figure: Figure, format: str) -> bytes:
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Not savefig, which draws twice: to lay out, which is done, and to show.
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def _pdf(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     # Type 42: text that editors and publishers can read. No date: the same figure, the same bytes.
     with mpl.rc_context({"pdf.fonttype": 42}):
-        metadata = {"CreationDate": None} if format == "pdf" else None
-        figure.savefig(buffer, format=format, metadata=metadata)
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
     return buffer.getvalue()
 
 

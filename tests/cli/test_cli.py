@@ -46,7 +46,7 @@ def test_a_command_writes_a_picture_and_its_numbers(command, photo, tmp_path, ca
 def test_numbers_say_where_they_come_from(command, photo, tmp_path):
     image, out = photo(), tmp_path / "out"
     assert run(command, "--model", "tiny", "--image", image, "--out", out, *COMMANDS[command][0],
-               "--device", "cpu") == 0  # fmt: skip
+               "--device", "cpu", "--pdf") == 0  # fmt: skip
     header = json.loads((out / f"photo-{command}.json").read_text())
     entry, made = header["entry"], header["provenance"]
     assert entry["title"] and entry["text"] and "figure" in entry["figure"]
@@ -54,12 +54,20 @@ def test_numbers_say_where_they_come_from(command, photo, tmp_path):
     assert (made["command"], made["model"], made["device"]) == (command, "tiny", "cpu")
     assert made["weights_sha256"] == Network.load("tiny", "cpu").weights_digest
     assert made["settings"]["image"] == image and made["settings"]["layer"]
-    assert not {"out", "quiet", "traceback", "run", "model"} & made["settings"].keys()
+    assert not {"out", "quiet", "traceback", "run", "model", "pdf"} & made["settings"].keys()
     assert {"torch", "numpy"} <= made["versions"].keys() and made["seconds"] >= 0
     with Image.open(out / f"photo-{command}.png") as picture:
         picture.load()
     pdf = (out / f"photo-{command}.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf
+
+
+def test_no_pdf_of_an_earlier_result_stays(photo, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["predict", "--model", "tiny", "--image", photo(), "--out", out]
+    for more, suffixes in (["--pdf"], {".png", ".pdf"}), ([], {".png"}):
+        assert run(*arguments, *more) == 0
+        assert {path.suffix for path in out.iterdir()} == suffixes | {".npz", ".json"}
 
 
 def test_a_full_disk_leaves_what_was_finished(photo, tmp_path, capsys, monkeypatch):
@@ -122,7 +130,7 @@ def test_inputs_of_one_name_do_not_overwrite_each_other(photo, tmp_path):
 def test_images_of_any_name(name, photo, tmp_path, capsys):
     out = tmp_path / "out"
     assert run("predict", "--model", "tiny", "--image", photo(name), "--out", out) == 0
-    assert {path.suffix for path in out.iterdir()} == {".npz", ".json", ".png", ".pdf"}
+    assert {path.suffix for path in out.iterdir()} == {".npz", ".json", ".png"}
     assert "-predict.png" in capsys.readouterr().out
 
 
@@ -222,7 +230,7 @@ def test_a_stopped_command_leaves_no_half_written_file(
         file.write(b"half of a picture")
         os.kill(os.getpid(), stop)
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", stopped)
+    monkeypatch.setattr("zfcuda._writing.FigureCanvasAgg.print_png", stopped)
     # Whatever the parent has set: a shell's background jobs ignore Ctrl-C.
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))

@@ -37,7 +37,7 @@ def test_the_demo_writes_what_it_promises(tmp_path):
     assert index == tmp_path / "out" / "index.html"
     names = {path.name for path in index.parent.iterdir()}
     for stem in STEMS:
-        assert {f"{stem}.{kind}" for kind in ("png", "pdf", "npz", "json")} <= names
+        assert {f"{stem}.{kind}" for kind in ("png", "npz", "json")} <= names
         assert f'href="{stem}.png"' in index.read_text()
         with Image.open(index.parent / f"{stem}.png") as picture:
             picture.load()
@@ -52,7 +52,7 @@ def test_a_demo_that_is_stopped_leaves_whole_files(tmp_path, monkeypatch):
     monkeypatch.setattr(_jobs, "rotate", stop)
     with pytest.raises(KeyboardInterrupt):
         demo.run(tmp_path, "cpu", progress=False)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".pdf", ".npz", ".json"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".npz", ".json"}
     for path in tmp_path.glob("*.json"):
         header = json.loads(path.read_text())
         with np.load(tmp_path / header["arrays"]["file"], allow_pickle=False) as arrays:

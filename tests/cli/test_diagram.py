@@ -19,7 +19,7 @@ def test_the_layer_of_the_first_pooling_is_drawn(photo, tmp_path, capsys):
     assert run("--image", photo(), "--out", out) == 0
     *written, _ = capsys.readouterr().out.splitlines()
     assert sorted(written) == sorted(str(path) for path in out.iterdir())
-    assert {path.suffix for path in out.iterdir()} == {".json", ".npz", ".pdf", ".png"}
+    assert {path.suffix for path in out.iterdir()} == {".json", ".npz", ".png"}
     result = Diagram.load(out / "photo-diagram")
     assert result.layer == "2" and result.switch.name == "2"
     assert [step.name for step in result.steps] == ["0", "1", "2"]

@@ -27,7 +27,7 @@ def run(*arguments):
 
 def written(folder, stem):
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    assert names == [f"{stem}.{suffix}" for suffix in ("json", "npz", "pdf", "png")]
+    assert names == [f"{stem}.{suffix}" for suffix in ("json", "npz", "png")]
     about = json.loads((folder / f"{stem}.json").read_text())
     return about["entry"], about["provenance"]
 

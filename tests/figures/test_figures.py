@@ -1,6 +1,7 @@
 """Every figure builds from awkward results, keeps its texts apart and within the page, and leaves
 matplotlib's global state alone."""
 
+import io
 import math
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from tidy import assert_tidy, drawn_texts
 
@@ -24,6 +26,21 @@ def untouched_globals():
     yield
     assert dict(mpl.rcParams) == before
     assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
+
+
+def test_a_figure_is_laid_out_once(predictions, occlusion, images, monkeypatch):
+    laid_out = []
+    execute = ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(
+        ConstrainedLayoutEngine, "execute", lambda *args: laid_out.append(1) or execute(*args)
+    )
+    figure = figures.prediction(predictions, images)
+    assert len(laid_out) == 1
+    for dpi in (50, 100):
+        figure.savefig(io.BytesIO(), dpi=dpi)
+    assert len(laid_out) == 1
+    assert_tidy(figures.occlusion_row(occlusion(), images))
+    assert len(laid_out) == 3  # bars hang below its maps
 
 
 @pytest.mark.parametrize("with_image", [True, False])

@@ -29,7 +29,7 @@ def test_it_writes_numbers_curves_and_weights(idx_folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main(command(idx_folder(), out, "--plain")) == 0
     written = capsys.readouterr().out
-    for name in ("training.npz", "training.json", "training.png", "training.pdf"):
+    for name in ("training.npz", "training.json", "training.png"):
         assert str(out / name) in written and (out / name).stat().st_size > 0
     result = TrainingResult.load(out / "training")
     assert result.settings["data"] == "IDX files, black backgrounds"

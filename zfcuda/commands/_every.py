@@ -117,7 +117,12 @@ def true_labels(images: Numbered, network: Network) -> Tensor:
     return torch.tensor(labels_of(images.class_names, network))[images.labels]
 
 
-def draw(run: Run, numbers: Sequence[int], figure_of: Callable[[Any, Tensor, str], Figure]) -> None:
+def draw(
+    run: Run,
+    numbers: Sequence[int],
+    figure_of: Callable[[Any, Tensor, str], Figure],
+    pdf: bool = False,
+) -> None:
     """Pictures of these images' results, beside them; those that are there stay.
 
     Args:
@@ -127,19 +132,22 @@ def draw(run: Run, numbers: Sequence[int], figure_of: Callable[[Any, Tensor, str
 
     for number in numbers:
         stem = run.stem(number)
-        if all(stem.with_name(f"{stem.name}.{kind}").exists() for kind in ("png", "pdf")):
+        wanted = ("png", "pdf") if pdf else ("png",)
+        if all(stem.with_name(f"{stem.name}.{kind}").exists() for kind in wanted):
             continue
         x = run.images.read(number)[None]
         figure = figure_of(run.result(number), x, Path(run.images.names[number]).name)
-        save_pictures(figure, stem)
+        save_pictures(figure, stem, pdf)
 
 
-def announce(run: Run, figure: Figure, skipped: Sequence[str], text: str) -> None:
+def announce(
+    run: Run, figure: Figure, skipped: Sequence[str], text: str, pdf: bool = False
+) -> None:
     """Write the summary's picture and the page; print what there is of the run and `text`, what was
     found, and on standard error which images could not be read."""
     from zfcuda._writing import save_pictures
 
-    pictures = save_pictures(figure, run.folder / "summary")
+    pictures = save_pictures(figure, run.folder / "summary", pdf)
     numbers = [run.folder / f"summary.{kind}" for kind in ("npz", "json")]
     tables = sorted(run.folder.glob("*.csv"))
     _terminal.say(*numbers, *tables, *pictures, *_page(run.folder), text)

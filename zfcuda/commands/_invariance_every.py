@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
             if summary is not None:
                 title = f"{options.data}: invariance, {len(summary.names):,} images"
                 figure = figures.invariance_summary(summary, title=title)
-                _every.announce(work.run, figure, summary.skipped, entry["text"])
+                _every.announce(work.run, figure, summary.skipped, entry["text"], options.pdf)
 
 
 def _target(options: argparse.Namespace, images: Numbered, network: Network) -> int | Tensor | None:

@@ -51,7 +51,7 @@ def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> No
     picture = _picture(network, options.layer)
     if options.pictures:
         there = work.run.there()
-        _every.draw(work.run, work.run.shard.own(there), picture)
+        _every.draw(work.run, work.run.shard.own(there), picture, options.pdf)
     summary = work.summary(_entry(work))
     if summary is not None:
         _conclude(options, network, work, summary, picture)
@@ -123,7 +123,7 @@ def _conclude(
     picture: Callable[[OcclusionResult, Tensor, str], Figure],
 ) -> None:
     """Pictures and tables, on the first rank."""
-    _every.draw(work.run, summary.numbers[summary.shown].tolist(), picture)
+    _every.draw(work.run, summary.numbers[summary.shown].tolist(), picture, options.pdf)
     figure = figures.occlusion_summary(
         summary,
         images=network.display(summary.images) if len(summary.images) else None,
@@ -132,7 +132,7 @@ def _conclude(
     )
     if not options.quiet:
         print(_table(summary, network.class_names), file=sys.stderr)
-    _every.announce(work.run, figure, summary.skipped, _entry(work)["text"])
+    _every.announce(work.run, figure, summary.skipped, _entry(work)["text"], options.pdf)
 
 
 def _table(summary: OcclusionSummary, class_names: Sequence[str] | None) -> str:

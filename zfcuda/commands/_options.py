@@ -20,11 +20,13 @@ torchvision.datasets.FashionMNIST("DIR", download=True) fetches them, too; then 
 `--data garments` are 120 of its pictures, which come with zfcuda"""
 
 
-def output(parser: argparse.ArgumentParser, folder: str = "zfcuda-out") -> None:
-    """--out (default: `folder`), --device, --quiet."""
+def output(parser: argparse.ArgumentParser, folder: str = "zfcuda-out", pdf: bool = True) -> None:
+    """--out (default: `folder`), --pdf where it can be had, --device, --quiet."""
     parser.add_argument(
         "--out", default=folder, metavar="DIR", help="folder (default: %(default)s)"
     )
+    if pdf:
+        parser.add_argument("--pdf", action="store_true", help="figures as PDF, too, for print")
     device(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 

@@ -18,7 +18,7 @@ EXAMPLES = ""
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Where to, on what."""
-    _options.output(parser, "zfcuda-demo")
+    _options.output(parser, "zfcuda-demo", pdf=False)
 
 
 def run(options: argparse.Namespace) -> None:

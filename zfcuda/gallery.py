@@ -36,7 +36,7 @@ _HEADINGS = {
     "train": "Training",
     "uncertainty": "Uncertainty",
 }
-_ORDER = re.compile(r"(talk|paper) (figure|table)s? (\d+)")
+_ORDER = re.compile(r"(talk|paper) (figure|table)s? (\d{1,9})")
 _SOURCES = ("talk", "paper")
 
 
@@ -107,13 +107,20 @@ def read_entry(picture: Path) -> Entry:
     return Entry(
         str(said.get("title") or picture.stem),
         picture,
-        tuple(path for path in numbers if path.is_file()),
+        tuple(path for path in numbers if _is_there(path)),
         str(said.get("text", "")),
         str(said.get("figure", "")),
-        pdf if pdf.is_file() else None,
+        pdf if _is_there(pdf) else None,
         facts_of(_mapping(header.get("provenance"))),
         problem,
     )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is longer than the system takes
+        return False
 
 
 def _pictures(folder: Path) -> Iterable[Path]:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from zfcuda import cli
-from zfcuda.gallery import collect, read_entry
+from zfcuda.gallery import collect, read_entry, write_gallery
 
 
 def result(path, command="", tag="", title="Title", image=None, **header):
@@ -87,6 +87,20 @@ def test_damaged_settings_stop_nothing(tmp_path, content):
     (tmp_path / "mine.json").write_bytes(data)
     entry = read_entry(tmp_path / "mine.png")
     assert entry.title == "mine" and tmp_path / "mine.json" in entry.numbers
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"entry": {"files": ["a" * 5000, "\0", "\ud800"], "figure": "talk figure " + "9" * 5000}},
+        {"provenance": {"settings": {"x": json.loads("[" * 400 + "]" * 400)}}},
+        {"provenance": {"model": json.loads("[" * 400 + "]" * 400), "image": "/"}},
+    ],
+)
+def test_a_made_up_file_stops_no_page(tmp_path, content):
+    Image.new("RGB", (3, 2)).save(tmp_path / "mine.png")
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    assert write_gallery(tmp_path)[1] == 1
 
 
 def test_files_elsewhere_are_not_linked(tmp_path):

@@ -29,8 +29,9 @@ def link_to(path: Path, folder: Path, label: str = "") -> Link:
 
 
 def value_shown(value: object) -> str:
-    """A setting as one reads it."""
+    """A setting as one reads it; lists in lists as JSON has them."""
     if isinstance(value, list | tuple):
-        return ", ".join(map(value_shown, value))
+        nested = any(isinstance(item, list | tuple) for item in value)
+        return printable(str(value)) if nested else ", ".join(map(value_shown, value))
     plain = value is None or isinstance(value, dict | bool)
     return printable(json.dumps(value, ensure_ascii=False) if plain else value)

@@ -138,6 +138,9 @@ def _parsed(path: Path) -> onnx.ModelProto:
         model = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # OSError, protobuf's DecodeError
         raise ValueError(f"cannot be read as an ONNX model: {_first_line(error)}") from error
+    names = (name for node in model.graph.node for name in (node.name, *node.input, *node.output))
+    if any(isinstance(name, bytes) for name in names):
+        raise ValueError("not a valid ONNX model: it has names that are no UTF-8")
     if not model.graph.node:
         raise ValueError(f"not an ONNX model, or an empty one ({size:,} bytes)")
     return model

@@ -19,6 +19,8 @@ from zfcuda import figures
 from zfcuda.data import Preprocessing
 from zfcuda.results import Patches, Predictions
 
+SIDE = 32  # of the images and results of conftest.py
+
 
 @pytest.fixture(autouse=True)
 def untouched_globals():
@@ -172,6 +174,42 @@ def test_occlusion_maps_lie_at_their_occluders(occlusion, images):
         (left, top), (right, bottom) = corners[row, col], corners[row + 1, col + 1]
         assert left <= (x0 + x1) / 2 <= right and top <= (y0 + y1) / 2 <= bottom
         assert heat[row, col] == pytest.approx(float(result.target_probability[0, index]))
+
+
+@pytest.mark.parametrize("times", [1, 3, 0.5])
+def test_boxes_lie_where_they_are_on_pictures_of_another_size(occlusion, projections, times):
+    def rectangle(figure, index):
+        (drawn,) = {(p.get_x(), p.get_y(), p.get_width()) for p in figure.axes[index].patches[:2]}
+        return np.add(drawn, (0.5, 0.5, 0)) / (SIDE * times)
+
+    images = np.zeros((5, int(SIDE * times), int(SIDE * times), 3))
+    images[:, int(3 * times) : int(8 * times)] = 1
+    figure = figures.occlusion_row(occlusion(), images)
+    assert rectangle(figure, 0) * SIDE == pytest.approx((10, 10, 12))
+    figure = figures.projection_grid(projections, images)
+    left, top, side = rectangle(figure, 0) * SIDE
+    assert 17 <= left <= 20 and 0 <= top <= 3 and 5 <= side <= 8
+    inset = figure.axes[5].child_axes[1].images[0].get_array()
+    assert inset.shape[0] == pytest.approx(side * times, abs=1) and inset.mean() > 0.5
+
+
+def test_pictures_of_other_proportions_are_refused(occlusion, projections, background):
+    wide = np.zeros((5, SIDE, 2 * SIDE, 3))
+    for draw, result in (
+        (figures.occlusion_row, occlusion()),
+        (figures.projection_grid, projections),
+        (figures.background_effect, background),
+        (figures.projection_patches, one_patch(torch.ones(3, 3, 3), torch.zeros(3, SIDE, SIDE))),
+    ):
+        with pytest.raises(ValueError, match=f"images of {SIDE}×{2 * SIDE} pixels: expected"):
+            draw(result, wide)
+
+
+def test_uint8_pictures_are_shown_as_they_are(occlusion):
+    image = np.full((1, SIDE, SIDE, 3), 100, np.uint8)
+    image[0, 0] = 120  # stretched, this would be white and all else black
+    shown = figures.occlusion_row(occlusion(), image).axes[0].images[0].get_array()
+    assert np.allclose(shown[0], 120 / 255) and np.allclose(shown[1:], 100 / 255)
 
 
 def test_where_the_model_says_nan_no_class_is_shown(occlusion, invariance, class_names):

@@ -23,6 +23,7 @@ from ._style import (
     fit_name,
     new_figure,
     number,
+    scale_of,
     score_name,
     score_source,
     show_image,
@@ -89,7 +90,8 @@ def background_effect(
             if square is not None:
                 magnify(ax, signal[column], shown[column], square)
                 outline(ax, square, colour)
-                outline(axes[0][column], square, colour)
+                scale = scale_of(shown[column], *signal[column].shape[:2])
+                outline(axes[0][column], square, colour, scale)
         axes[row][0].set_ylabel(
             fit_name(layer, int(14 * cell) + 4), color=colour, fontweight="bold"
         )

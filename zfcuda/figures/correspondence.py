@@ -20,6 +20,8 @@ from ._style import (
     fit,
     fit_name,
     new_figure,
+    scale_of,
+    scaled,
     show_image,
     styled,
     to_array,
@@ -72,15 +74,16 @@ def correspondence(
                 y = top + row * _ROW + (_ROW - _THUMB) / 2
                 ax = place(_NAME + column * _THUMB, y, _THUMB - 0.03, _THUMB - 0.03)
                 show_image(ax, picture)
-                ax.add_patch(_cover(to_array(result.boxes[part])[0, column]))
+                scale = scale_of(picture, *result.image_size)
+                ax.add_patch(_cover(scaled(to_array(result.boxes[part])[0, column], scale)))
     for column, layer in enumerate(result.layers):
         x = left + column * (_PLOT + _NUMBERS + _GAP)
         _draw_layer(place(x, top, _PLOT, rows * _ROW), result, layer)
     return figure
 
 
-def _cover(box: Sequence[int]) -> Rectangle:
-    y0, x0, y1, x1 = (float(edge) for edge in box)
+def _cover(box: Sequence[float]) -> Rectangle:
+    y0, x0, y1, x1 = box
     return Rectangle(
         (x0 - 0.5, y0 - 0.5),
         x1 - x0,

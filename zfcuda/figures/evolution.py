@@ -21,7 +21,7 @@ from ._style import (
     styled,
     to_array,
 )
-from .maxima import PAGE, SHARP, displayed, mosaic
+from .maxima import PAGE, SHARP, displayed, given, mosaic
 from .projection import LAYER_COLOURS
 
 if TYPE_CHECKING:
@@ -68,11 +68,16 @@ def feature_evolution(
             if projections is None:
                 signals = displayed(result.projections[layer], display_signal)
             else:
-                signals = projections[layer]
+                signals = given(projections[layer])
             if patches is None:
                 seen = displayed(result.patches[layer][-1:], display_images)[-1]
             else:
-                seen = patches[layer][-1]
+                seen = given(patches[layer][-1])
+            if signals.shape[2:4] != seen.shape[1:3]:
+                raise ValueError(
+                    f"{layer}: projections of {signals.shape[2]}×{signals.shape[3]} pixels beside "
+                    f"patches of {seen.shape[1]}×{seen.shape[2]}: expected one size"
+                )
             _draw_block(ax, result, layer, shown, signals[shown], seen)
         for ax in axes[len(group) :]:
             ax.axis("off")

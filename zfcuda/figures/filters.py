@@ -26,7 +26,7 @@ from ._style import (
     styled,
     to_array,
 )
-from .maxima import PAGE, SHARP, displayed, mosaic
+from .maxima import PAGE, SHARP, displayed, given, mosaic
 
 if TYPE_CHECKING:
     from zfcuda.filters import FilterComparison, FilterResult
@@ -163,7 +163,7 @@ def _draw_projections(
     ax: Axes, top: Any, layer: str, projections: Mapping[str, Array] | None, letters: int
 ) -> None:
     own = top.projections[layer]
-    shown = displayed(own, display_signal) if projections is None else projections[layer]
+    shown = displayed(own, display_signal) if projections is None else given(projections[layer])
     there = to_array(top.images[layer])[to_array(top.channels[layer]), 0] >= 0
     cells = [one[0] if ok else None for one, ok in zip(shown, there, strict=True)]
     height, width = to_array(own).shape[-2:]

@@ -56,6 +56,12 @@ def reduced(pictures: Any) -> Array:
     return whole.reshape(*leading, rows, factor, columns, factor).mean((-3, -1))
 
 
+def given(pictures: Any) -> Array:
+    """Display arrays in 0..1, whatever they were given as: uint8 as shares of 255."""
+    shown = to_array(pictures)
+    return shown / 255 if shown.dtype == np.uint8 else shown
+
+
 def displayed(pictures: Any, display: Callable[[Any], Array]) -> Array:
     """Raw pictures [M,k,C,h,w] as ``display`` shows them, reduced: [M,k,h,w,3]."""
     small = reduced(pictures)
@@ -161,10 +167,17 @@ def top_activations(
         if projections is None:
             signals = displayed(result.projections[layer], display_signal)
         else:
-            signals = projections[layer]
+            signals = given(projections[layer])
         seen = (
-            displayed(result.patches[layer], display_images) if patches is None else patches[layer]
+            displayed(result.patches[layer], display_images)
+            if patches is None
+            else given(patches[layer])
         )
+        if signals.shape[2:4] != seen.shape[2:4]:
+            raise ValueError(
+                f"{layer}: projections of {signals.shape[2]}×{signals.shape[3]} pixels beside "
+                f"patches of {seen.shape[2]}×{seen.shape[3]}: expected one size"
+            )
         axes = part.subplots(rows[index], across[index], squeeze=False).flat
         for row, ax in enumerate(axes):
             if row < len(signals):

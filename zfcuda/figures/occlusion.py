@@ -26,6 +26,8 @@ from ._style import (
     label_legend,
     new_figure,
     pick_labels,
+    scale_of,
+    scaled,
     score_name,
     score_source,
     show_image,
@@ -52,8 +54,9 @@ def occlusion_row(
     """Input, strongest map's projection, P(target class), most probable label, map activity.
 
     Of a network with one output there is no label to show, of a regression there are its values.
-    `images` ``[N,H,W,3]`` in 0..1 and `projections` (a layer's ``[N,H,W,3]``) are display arrays;
-    panels without data are left out. `layer` is one of `result.layers`, by default the first.
+    `images` ``[N,H,W,3]`` in 0..1 (the inputs, or the same larger or smaller) and `projections` (a
+    layer's ``[N,H,W,3]``) are display arrays; panels without data are left out. `layer` is one of
+    `result.layers`, by default the first.
     The maps are drawn in input pixels, each cell at the centre of its occluder, over the image.
     """
     if layer is None:
@@ -118,7 +121,7 @@ def _draw_input(ax: Axes, result: OcclusionResult, shown: Array, probability: st
         f"{probability} without occluder\noccluder {height}×{width} px,\nstep {down}×{right} px"
     )
     show_image(ax, shown, "input, one occluder drawn", caption)
-    _draw_occluder(ax, result)
+    _draw_occluder(ax, result, scale_of(shown, *result.image_size))
 
 
 def _name_labels(ax: Axes, legend: Sequence[Patch]) -> None:
@@ -164,10 +167,10 @@ def _edges(centres: Array, lone: float) -> Array:
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 
 
-def _draw_occluder(ax: Axes, result: OcclusionResult) -> None:
+def _draw_occluder(ax: Axes, result: OcclusionResult, scale: tuple[float, float]) -> None:
     """The occluder of the grid's middle position, filled grey and outlined, to scale."""
     rows, cols = result.grid
-    y0, x0, y1, x1 = to_array(result.boxes)[(rows // 2) * cols + cols // 2]
+    y0, x0, y1, x1 = scaled(to_array(result.boxes)[(rows // 2) * cols + cols // 2], scale)
     for face, edge, width in (("#808080", "white", 2.2), ("none", "black", 0.9)):
         ax.add_patch(
             Rectangle(

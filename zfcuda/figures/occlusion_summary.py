@@ -27,6 +27,8 @@ from ._style import (
     fit,
     new_figure,
     number,
+    scale_of,
+    scaled,
     score_source,
     show_image,
     styled,
@@ -157,7 +159,8 @@ def _draw_extremes(
         above.set_title(fit(result.names[index].rpartition("/")[2], 18, 1), fontsize=7)
         for spine in above.spines.values():
             spine.set(visible=True, edgecolor=colour, linewidth=1.2)
-        _mark(above, to_array(result.strongest)[index])
+        scale = scale_of(shown[member], *result.image_size)
+        _mark(above, scaled(to_array(result.strongest)[index], scale))
         if column == 0:
             above.annotate(
                 title, (0, 1.22), xycoords="axes fraction", fontsize=8.5, fontweight="bold",
@@ -180,7 +183,7 @@ def _draw_extremes(
         bar.outline.set_linewidth(0.4)
 
 
-def _mark(ax: Axes, box: Array) -> None:
+def _mark(ax: Axes, box: tuple[float, float, float, float]) -> None:
     """The occluder that takes away most."""
     y0, x0, y1, x1 = box
     for edge, width in (("white", 2.0), ("black", 0.8)):

@@ -10,7 +10,17 @@ from matplotlib.figure import Figure
 
 from zfcuda.data import Preprocessing
 
-from ._style import Array, display_images, fit_name, new_figure, number, show_image, styled
+from ._style import (
+    Array,
+    cut_out,
+    display_images,
+    fit_name,
+    new_figure,
+    number,
+    scale_of,
+    show_image,
+    styled,
+)
 from .projection import LAYER_COLOURS
 
 if TYPE_CHECKING:
@@ -84,8 +94,9 @@ def projection_patches(
         if pictures is not None:
             seen = []
             for unit in some:
-                y0, x0, y1, x1 = result.boxes[unit].tolist()
-                seen.append(pictures[int(result.image[unit]), y0:y1, x0:x1])
+                picture = pictures[int(result.image[unit])]
+                scale = scale_of(picture, *result.images.shape[-2:])
+                seen.append(cut_out(picture, result.boxes[unit].tolist(), scale))
             show_image(axes[row][1], mosaic(seen, columns, 0.5))
         axes[row][0].set_ylabel(
             fit_name(layer, 40),

@@ -12,12 +12,15 @@ from matplotlib.patches import Rectangle
 
 from ._style import (
     Array,
+    cut_out,
     display_images,
     display_signal,
     fit,
     fit_name,
     new_figure,
     number,
+    scale_of,
+    scaled,
     show_image,
     styled,
     to_array,
@@ -63,19 +66,28 @@ def magnify(ax: Axes, shown: Array, image: Array | None, square: tuple[int, int,
     x = 0.02 if left + side / 2 > width / 2 else 0.59
     crops = [(0.59, shown)] if image is None else [(0.59, shown), (0.02, image)]
     for y, whole in crops:
+        box = (top, left, top + side, left + side)
         inset = ax.inset_axes((x, y, 0.39, 0.39))
-        show_image(inset, whole[top : top + side, left : left + side])
+        show_image(inset, cut_out(whole, box, scale_of(whole, height, width)))
         for spine in inset.spines.values():
             spine.set(visible=True, color="white", linewidth=0.8)
 
 
-def outline(ax: Axes, square: tuple[int, int, int], colour: str) -> None:
-    """A thin square in pixels, readable on any picture."""
+def outline(
+    ax: Axes, square: tuple[int, int, int], colour: str, scale: tuple[float, float] = (1, 1)
+) -> None:
+    """A thin square in pixels, readable on any picture (of that :func:`scale_of`)."""
     top, left, side = square
+    y0, x0, y1, x1 = scaled((top, left, top + side, left + side), scale)
     for edge, width in (("white", 1.6), (colour, 0.9)):
         ax.add_patch(
             Rectangle(
-                (left - 0.5, top - 0.5), side, side, fill=False, edgecolor=edge, linewidth=width
+                (x0 - 0.5, y0 - 0.5),
+                x1 - x0,
+                y1 - y0,
+                fill=False,
+                edgecolor=edge,
+                linewidth=width,
             )
         )
 
@@ -110,8 +122,10 @@ def draw_grid(
             if square is None:
                 continue
             magnify(ax, shown[column], None if images is None else images[column], square)
-            for marked in (ax, axes[0][column]) if top else (ax,):
-                outline(marked, square, colour)
+            outline(ax, square, colour)
+            if images is not None:
+                scale = scale_of(images[column], *shown[column].shape[:2])
+                outline(axes[0][column], square, colour, scale)
         axes[row][0].set_ylabel(fit_name(layer, 26), color=colour, fontweight="bold")
     return figure
 

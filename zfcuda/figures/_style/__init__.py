@@ -4,7 +4,16 @@ Nothing here touches pyplot or leaves a trace in ``matplotlib.rcParams``: a figu
 wrapped in `styled`, which applies the style for as long as the figure is being built.
 """
 
-from .arrays import Array, colourless, display_images, display_signal, to_array
+from .arrays import (
+    Array,
+    colourless,
+    cut_out,
+    display_images,
+    display_signal,
+    scale_of,
+    scaled,
+    to_array,
+)
 from .colours import INK, LINE_STYLES, MUTED, NO_DATA, PALETTE
 from .house import DPI, new_figure, styled
 from .labels import (
@@ -31,6 +40,7 @@ __all__ = [
     "class_name",
     "colour_bar",
     "colourless",
+    "cut_out",
     "defined_labels",
     "display_images",
     "display_signal",
@@ -41,6 +51,8 @@ __all__ = [
     "new_figure",
     "number",
     "pick_labels",
+    "scale_of",
+    "scaled",
     "score_axis",
     "score_name",
     "score_source",

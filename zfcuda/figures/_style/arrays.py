@@ -34,13 +34,46 @@ def _channels_last(x: Any) -> Array:
 
 
 def display_images(x: Any) -> Array:
-    """``[N,H,W,3]`` in 0..1: others than those in that range are stretched, image by image."""
-    images = _channels_last(x).astype(float)
+    """``[N,H,W,3]`` in 0..1: uint8 as shares of 255; others than those in that range are stretched,
+    image by image."""
+    images = _channels_last(x)
+    if images.dtype == np.uint8:
+        return images / 255
+    images = images.astype(float)
     if np.nanmin(images, initial=0.0) < 0 or np.nanmax(images, initial=1.0) > 1:
         low = np.nanmin(images, axis=(1, 2, 3), keepdims=True)
         high = np.nanmax(images, axis=(1, 2, 3), keepdims=True)
         images = (images - low) / np.where(high > low, high - low, 1.0)
     return np.nan_to_num(images, nan=0.5)
+
+
+def scale_of(picture: Array, height: int, width: int) -> tuple[float, float]:
+    """Pixels of a picture ``[h,w,3]`` for one of an input of that size: (down, across).
+
+    Raises:
+        ValueError: the picture has other proportions: what it shows where is unknown.
+    """
+    down, across = picture.shape[0] / height, picture.shape[1] / width
+    if abs(down - across) > 1 / min(height, width):  # a pixel, for rounding
+        raise ValueError(
+            f"images of {picture.shape[0]}×{picture.shape[1]} pixels: expected the network's "
+            f"inputs, {height}×{width}, or the same larger or smaller (Preprocessing.to_display "
+            "makes pictures of inputs)"
+        )
+    return down, across
+
+
+def scaled(box: Any, scale: tuple[float, float]) -> tuple[float, float, float, float]:
+    """A box (y0, x0, y1, x1) of an input in the pixels of a picture of that :func:`scale_of`."""
+    y0, x0, y1, x1 = (float(edge) for edge in box)
+    return y0 * scale[0], x0 * scale[1], y1 * scale[0], x1 * scale[1]
+
+
+def cut_out(picture: Array, box: Any, scale: tuple[float, float]) -> Array:
+    """What of a picture lies in a box of the input, whole pixels."""
+    y0, x0, y1, x1 = scaled(box, scale)
+    low, left = int(y0 + 1e-6), int(x0 + 1e-6)
+    return picture[low : int(np.ceil(y1 - 1e-6)), left : int(np.ceil(x1 - 1e-6))]
 
 
 def colourless(x: Any) -> Array:
@@ -51,9 +84,11 @@ def colourless(x: Any) -> Array:
 def display_signal(x: Any) -> Array:
     """``[N,H,W,3]`` in 0..1 of a signed signal, zero at mid grey.
 
-    Non-negative arrays ``[N,H,W,3]`` in 0..1 are taken as already scaled for display.
+    Arrays ``[N,H,W,3]`` in 0..1, and of uint8, are taken as already scaled for display.
     """
     array = to_array(x)
+    if array.dtype == np.uint8 and array.shape[-1] == 3:
+        return array / 255
     if array.ndim == 4 and array.shape[-1] == 3 and array.min() >= 0 and array.max() <= 1:
         return array
     signal = np.nan_to_num(_channels_last(array).astype(float))

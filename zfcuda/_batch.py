@@ -125,7 +125,7 @@ def _recorded(job: Job) -> tuple[str, list[str]]:
     try:
         record = json.loads((job.folder / RECORD).read_text(encoding="utf-8"))
         return str(record["settings"]), [str(name) for name in record["files"]]
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not ours
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none yet, or not ours
         return "", []
 
 

@@ -1,6 +1,5 @@
 """top9 --store and the page of what it stores."""
 
-import json
 import os
 import re
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import pytest
 
 from zfcuda import StoredActivations, cli
+from zfcuda._files import read_json, write_json
 from zfcuda.commands import _store
 from zfcuda.maps_page import stored_folders, write_maps_page
 
@@ -98,7 +98,7 @@ def test_runs_that_are_not_done_have_no_page(store, tmp_path):
     assert run(*store) == 0
     assert stored_folders(tmp_path) == [tmp_path / "run"]
     path = tmp_path / "run" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"complete": False}))
+    write_json(path, read_json(path) | {"complete": False})
     assert stored_folders(tmp_path) == []
     with pytest.raises(ValueError, match="is not done"):
         write_maps_page(tmp_path / "run")

@@ -238,6 +238,31 @@ RELUS = {
     "leaky": F.leaky_relu,
     "leaky in place": lambda x: F.leaky_relu(x, 0.2, inplace=True),
     "module": nn.ReLU(),
+    "prelu": lambda x: F.prelu(x, torch.full((1,), 0.3, dtype=x.dtype)),
+    "parametric": nn.PReLU().double(),
+    "rrelu": lambda x: F.rrelu(x),
+    "randomised": nn.RReLU(),
+    "clamp by a tensor": lambda x: x.clamp(min=torch.zeros((), dtype=x.dtype)),
+    "maximum": lambda x: torch.maximum(x, torch.zeros_like(x)),
+    "maximum of zeros": lambda x: torch.maximum(torch.zeros((), dtype=x.dtype), x),
+    "max": lambda x: torch.max(x, torch.zeros_like(x)),
+    "fmax": lambda x: x.fmax(torch.zeros_like(x)),
+    "mask": lambda x: x * (x > 0),
+    "mask first": lambda x: (x >= 0).mul(x),
+    "mask of numbers": lambda x: x * (x > 0).float(),
+    "mask of its type": lambda x: x * torch.gt(x, 0).to(x.dtype),
+    "mask inverted": lambda x: x * ~(x < 0),
+    "one minus a mask": lambda x: x * (1 - (x < 0).type_as(x)),
+    "mask in place": lambda x: x.mul_(x > 0),
+    "heaviside": lambda x: x * torch.heaviside(x, torch.zeros((), dtype=x.dtype)),
+    "where": lambda x: torch.where(x > 0, x, 0),
+    "where not": lambda x: torch.where(x <= 0, torch.zeros_like(x), x),
+    "where by names": lambda x: torch.where(condition=x > 0, input=x, other=torch.zeros_like(x)),
+    "where as a method": lambda x: x.where(x > 0, 0.0),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0),
+    "masked_fill in place": lambda x: x.masked_fill_(x < 0, 0),
+    "assignment": lambda x: (x.__setitem__(x < 0, 0.0), x)[1],
+    "index_put": lambda x: x.index_put((x < 0,), torch.zeros((), dtype=x.dtype)),
     "aten": torch.ops.aten.relu,
     "aten overload": torch.ops.aten.relu.default,
 }
@@ -315,3 +340,21 @@ def test_a_clamp_may_name_its_empty_out(x):
     expected = zfcuda.deconv(model, x, "tail")
     model.keywords = {"out": None}
     torch.testing.assert_close(zfcuda.deconv(model, x, "tail"), expected)
+
+
+@pytest.mark.parametrize("engine", ["cones", "autograd"])
+@pytest.mark.parametrize("kind", [nn.PReLU, nn.RReLU, lambda: nn.PReLU(4, init=0.5)])
+def test_parametric_relus_have_the_leaky_ones_rule(x, kind, engine):
+    nets = [
+        nn.Sequential(nn.Conv2d(3, 4, 3), relu, nn.MaxPool2d(2), nn.Conv2d(4, 4, 3)).double().eval()
+        for relu in (kind(), nn.ReLU())
+    ]
+    nets[1][0], nets[1][3] = nets[0][0], nets[0][3]
+    if engine == "autograd":
+        nets[0][0].register_forward_hook(lambda *_: None)
+    found = zfcuda.project(nets[0], x, "1", [(1, 3, 4), (2, 5, 5)], seed=-1.0)
+    assert found.full().abs().sum() == 0  # what comes down negative is rectified
+    for seed in (1.0, 2.5):
+        found = zfcuda.project(nets[0], x, "1", (1, 3, 4), seed=seed)
+        wanted = zfcuda.project(nets[1], x, "1", (1, 3, 4), seed=seed)
+        torch.testing.assert_close(found.full(), wanted.full())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -208,7 +209,7 @@ def test_other_nonlinearities_use_their_gradient_with_one_warning(x):
     assert len(caught) == 1
     assert caught[0].filename == __file__
     message = str(caught[0].message)
-    for name in ("silu", "hardsigmoid", "mul", "layer_norm"):
+    for name in ("silu", "hardsigmoid", "mul", "LayerNorm 'norm'"):
         assert name in message
     assert "sigmoid," not in message.replace("hardsigmoid", "")  # it comes after the layer
     with warnings.catch_warnings():
@@ -247,5 +248,150 @@ def test_what_custom_functions_hide_is_named(x):
 
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Identity(), nn.Conv2d(3, 3, 1)).double()
     net[1].forward = Swish.apply
-    with pytest.warns(UserWarning, match="swish"):
+    with pytest.warns(UserWarning, match="no rule for Identity '1';"):
         zfcuda.deconv(net, x, "2")
+
+    class Applied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.last(Swish.apply(self.first(x)))
+
+    with pytest.warns(UserWarning, match="no rule for Swish;"):
+        zfcuda.deconv(Applied().double(), x, "last")
+
+
+@pytest.mark.parametrize("engine", ["cones", "autograd"])
+def test_warnings_name_layers_as_their_author_did(x, engine):
+    class Gate(nn.Module):
+        def forward(self, x):
+            return x * x.sigmoid()
+
+    net = nn.Sequential(
+        OrderedDict(
+            stem=nn.Conv2d(3, 8, 3),
+            acts=nn.Sequential(*(nn.GELU() for _ in range(5)), nn.PReLU()),
+            shrink=nn.Hardshrink(),
+            gate=Gate(),
+            elu=nn.ELU(),
+            softmax=nn.Softmax(1),
+            tail=nn.Conv2d(8, 2, 1),
+        )
+    ).double()
+    if engine == "autograd":
+        net.stem.register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning) as caught:
+        zfcuda.deconv(net, x, "tail")
+    assert len(caught) == 1
+    said = str(caught[0].message).removeprefix("the deconvnet has no rule for ")
+    names, _, _ = said.partition(";")
+    assert sorted(names.split(", ")) == [
+        "'acts.1'", "'acts.2' and 2 more", "ELU 'elu'", "GELU 'acts.0'", "Gate 'gate'",
+        "Hardshrink 'shrink'", "Softmax 'softmax'",
+    ]  # fmt: skip
+
+
+def test_whole_modules_of_torchs_are_named_not_their_inner_functions(x):
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.stem, self.tail = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            pixels = x.flatten(2).mT
+            return self.tail(self.attention(pixels, pixels, pixels)[0].mT.reshape(x.shape))
+
+    with pytest.warns(UserWarning, match="no rule for MultiheadAttention 'attention';"):
+        zfcuda.deconv(Attending().double(), x, "tail")
+
+
+MASKED = {
+    "mul": lambda x: x * (x > 0.1),
+    "where": lambda x: torch.where(x > 0, x, 0.1 * x),
+    "masked_fill": lambda x: x.masked_fill(x.abs() < 0.1, 0),
+    "div": lambda x: x / (1 + (x > 0).float()),
+    "minimum": lambda x: -torch.minimum(-x, torch.ones_like(x)),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masks_that_make_no_relu_are_named(x, name):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.tail = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            return self.tail(MASKED[name](self.stem(x)))
+
+    with pytest.warns(UserWarning, match=f"no rule for {name};"):
+        zfcuda.deconv(Net().double(), x, "tail")
+
+
+def test_masks_that_do_not_come_from_the_signal_are_constants(x):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.tail = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+            self.register_buffer("kept", torch.tensor([1.0, 0, 1, 1]).view(4, 1, 1))
+
+        def forward(self, x):
+            x = self.stem(x)
+            assert (x == x).all()  # a look at the signal changes nothing
+            return self.tail(x * (self.kept > 0) * torch.ones_like(x, dtype=torch.bool))
+
+    net = Net().double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = zfcuda.deconv(net, x, "tail")
+    torch.testing.assert_close(found, zfcuda.deconv(net, x, "tail", rule="gradient"))
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize("rule", ["deconv", "gradient"])
+@pytest.mark.parametrize(("kind", "error"), [(torch.qint8, 0.05), (torch.float16, 0.01)])
+def test_dynamically_quantised_layers_are_transposed(rule, kind, error):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10), nn.Linear(10, 5)
+    ).eval()  # fmt: skip
+    quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=kind)
+    x = torch.randn(2, 3, 8, 8)
+    for layer, channel in (("3", 4), ("4", 2)):
+        found = zfcuda.deconv(quantised, x, layer, channel, seed=1.0, rule=rule)
+        wanted = zfcuda.deconv(net, x, layer, channel, seed=1.0, rule=rule)
+        assert (found - wanted).norm() < error * wanted.norm()
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_what_no_signal_passes_is_refused_by_name():
+    quantisation = torch.ao.quantization
+    net = nn.Sequential(
+        quantisation.QuantStub(), nn.Conv2d(3, 4, 3), nn.ReLU(), quantisation.DeQuantStub(),
+        nn.Flatten(), nn.Linear(144, 5),
+    ).eval()  # fmt: skip
+    net.qconfig, net[5].qconfig = quantisation.default_qconfig, None
+    prepared = quantisation.prepare(net)
+    x = torch.randn(2, 3, 8, 8)
+    prepared(x)
+    quantised = quantisation.convert(prepared)
+    for layer in ("2", "5"):
+        message = rf"layer '{layer}' lies behind quantised modules, such as '0' \(Quantize\)"
+        with pytest.raises(RuntimeError, match=message):
+            zfcuda.deconv(quantised, x, layer)
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.tail = nn.LSTM(8, 4, batch_first=True), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.tail(self.lstm(x.mean(1))[0][:, -1])
+
+    quantised = quantisation.quantize_dynamic(Recurrent().eval(), {nn.LSTM})
+    with pytest.raises(RuntimeError, match="torch knows no gradient of LSTM 'lstm'"):
+        zfcuda.deconv(quantised, x, "tail")

@@ -108,7 +108,7 @@ def test_calls_that_change_nothing_are_left_out(x):
 
 def test_what_has_no_rule_goes_down_by_its_gradient(x):
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.SiLU(inplace=True), nn.MaxPool2d(2), nn.Flatten())
-    with pytest.warns(UserWarning, match="no rule for silu"):
+    with pytest.warns(UserWarning, match="no rule for SiLU '1'"):
         diagram = diagram_of(net.double().eval(), x[:1], "2")
     assert (diagram.steps[1].kind, diagram.steps[1].back) == ("SiLU", "gradient of SiLU")
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from zfcuda import ops
 from zfcuda.backward_cone.manner import Manner
 from zfcuda.backward_cone.signals import pixels
 from zfcuda.graph import Graph, Node
-from zfcuda.interception import calls_left_to_gradient
+from zfcuda.interception import calls_left_to_gradient, claim
 from zfcuda.rules import MaxPool, Pixelwise, Pointwise
 
 
@@ -83,7 +84,7 @@ def _evaluate(node: Node, values: dict[int, Any], observed: Observed) -> Any:
     if manner.uses_forward_values(rule):
         observed.inputs[node.index] = values[node.inputs[0]]
         if manner.rule == "deconv" and isinstance(rule, Pointwise | Pixelwise):
-            observed.left.extend(_left_to_gradient(rule, values[node.inputs[0]]))
+            observed.left.extend(_left_to_gradient(node, values[node.inputs[0]]))
     if not isinstance(rule, MaxPool):
         return observed.graph.evaluate(node, values)
     window = (rule.kernel, rule.stride, rule.padding, rule.dilation, rule.ceil_mode, rule.relu)
@@ -92,8 +93,19 @@ def _evaluate(node: Node, values: dict[int, Any], observed: Observed) -> Any:
     return value
 
 
-def _left_to_gradient(rule: Pointwise | Pixelwise, maps: Tensor) -> list[str]:
-    """The names of what in ``rule`` is not linear in the signal."""
+def _left_to_gradient(node: Node, maps: Tensor) -> list[str]:
+    """The names of what in a call, or a chain of calls, is not linear in the signal."""
     with torch.enable_grad():
         source = maps[:1, :, :1, :1].detach().clone().requires_grad_()
-        return calls_left_to_gradient(rule.function(source.clone()), source)
+        if isinstance(node.rule, Pointwise):
+            unruled = calls_left_to_gradient(node.rule.function(source.clone()), source)
+            return [node.author] if unruled else []
+        chain = node.rule.function
+        values: dict[int, Any] = {chain.source.index: source.clone()}
+        before: list[Any] = []
+        for call in chain.calls:
+            values[call.index] = call.evaluate(values)
+            made = [t.grad_fn for t in tree_leaves(values[call.index]) if isinstance(t, Tensor)]
+            claim(made, before, call.author)
+            before.extend(made)
+        return calls_left_to_gradient(values[chain.calls[-1].index], source)

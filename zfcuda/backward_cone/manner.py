@@ -28,6 +28,8 @@ _RECTIFIERS: dict[str, dict[str, float]] = {
     "relu": {},
     "relu6": {},
     "leaky_relu": {},
+    "prelu": {},
+    "rrelu": {},
     "clamp": {"min": 0},
     "hardtanh": {"min_val": 0},
     "threshold": {"threshold": 0, "value": 0},

@@ -3,7 +3,8 @@ for every unit. It takes any model whose calls autograd follows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -42,13 +43,16 @@ def carry(
     def run(images: slice, measure: bool = False) -> Interception:
         source = x[images].detach().clone().requires_grad_()
         rules = common.rules(measure)
-        outputs = _outputs(model, source, [*requests], rules)
+        with rules.told_by(model) if measure else nullcontext():
+            outputs = _outputs(model, source, [*requests], rules)
         for layer, request in requests.items():
             maps = outputs[layer]
-            if measure and request.rule == "deconv":
-                left.extend(calls_left_to_gradient(maps, source))
-            places = request.choice.choose(maps.detach(), layer, images, len(x))
-            parts[layer].append(_down(maps, source, layer, places, request.seed, layer == last))
+            with _naming_quantised(model, layer):
+                if measure:
+                    unruled = calls_left_to_gradient(maps, source)
+                    left.extend(unruled if request.rule == "deconv" else ())
+                places = request.choice.choose(maps.detach(), layer, images, len(x))
+                parts[layer].append(_down(maps, source, layer, places, request.seed, layer == last))
             advance(len(source))
         return rules
 
@@ -81,6 +85,23 @@ def carry_listed(
         for layer, part in parts.items():
             carried[layer].fill(here[layer], part.activations[0], part.projected)
     return carried, left
+
+
+@contextmanager
+def _naming_quantised(model: nn.Module, layer: str) -> Iterator[None]:
+    """Errors that quantised modules are the cause of, in a sentence about them."""
+    try:
+        yield
+    except RuntimeError as error:
+        for name, module in model.named_modules():
+            origin = type(module).__module__
+            if origin.startswith("torch.ao.nn.") and ".quantized.modules" in origin:
+                raise RuntimeError(
+                    f"layer {layer!r} lies behind quantised modules, such as {name!r} "
+                    f"({type(module).__name__}), which no signal passes; project the network as it "
+                    "was before it was quantised"
+                ) from error
+        raise
 
 
 def _outputs(

@@ -28,6 +28,8 @@ from zfcuda.graph import Graph
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
+_SHOWN = 3  # modules of one class that a warning names
+
 
 def checked(model: nn.Module, x: Tensor, layers: Layers) -> tuple[Tensor, list[str]]:
     """The images, and the layers' names, checked together with what they are to be found in.
@@ -97,8 +99,21 @@ def _by_both(
 
 def _warn(left: list[str]) -> None:
     if left:
-        names = visible(", ".join(dict.fromkeys(left)))
+        names = visible(_listed(left))
         warnings.warn(
             f"the deconvnet has no rule for {names}; their gradient at the forward point is used",
             stacklevel=5,  # this function, carry, deconv, its decorator, the caller
         )
+
+
+def _listed(names: list[str]) -> str:
+    """Each once; of many modules of one class (``SiLU 'a', 'b', 'c' and 5 more``) the first."""
+    kinds: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        kind, _, module = name.partition(" ")
+        kinds.setdefault(kind, []).extend([module] if module else [])
+    shown = []
+    for kind, modules in kinds.items():
+        more = f" and {len(modules) - _SHOWN} more" if len(modules) > _SHOWN else ""
+        shown.append(f"{kind} {', '.join(modules[:_SHOWN])}{more}".strip())
+    return ", ".join(shown)

@@ -32,10 +32,10 @@ def deconv(
 
     The model is any CNN; the calls it makes are followed at run time. It runs in eval mode and is
     left as it was. Going down, convolution, pooling by average, linear layers, concatenation and
-    sums are transposed, ReLU, ReLU6 and LeakyReLU rectify the signal, max-pooling is undone with
-    the switches of the forward pass, batch norm scales, contrast normalisation lets the signal
-    through. Any other nonlinearity or product of activations uses its gradient at the forward
-    point, with one warning that names it.
+    sums are transposed, ReLU, ReLU6, leaky, parametric and randomised ReLU (also spelled as a mask)
+    rectify the signal, max-pooling is undone with the switches of the forward pass, batch norm
+    scales, contrast normalisation lets the signal through. Any other nonlinearity or product of
+    activations uses its gradient at the forward point, with one warning that names it.
 
     Args:
         model: takes ``x``; what it returns does not matter.

@@ -9,7 +9,7 @@ from typing import Literal
 
 from zfcuda._units import Choice
 from zfcuda.backward_cone import Manner
-from zfcuda.interception import Interception, deconvnet_rules
+from zfcuda.interception import Rules, deconvnet_rules, gradient_rules
 
 Seed = Literal["activation"] | float
 Overlap = Literal["sum", "overwrite"]
@@ -53,10 +53,10 @@ class Request:
         """The rules, as the cones know them."""
         return Manner(self.overlap, self.rule, self.norm)
 
-    def rules(self, measure: bool) -> Interception:
+    def rules(self, measure: bool) -> Rules:
         """The rules, as autograd gets them."""
         if self.rule == "gradient":
-            return Interception({}, measure)
+            return gradient_rules(measure)
         return deconvnet_rules(self.overlap, self.norm, measure)
 
 

@@ -30,11 +30,20 @@ _SPOKEN = {
     "relu": "ReLU",
     "relu6": "ReLU6",
     "leaky_relu": "leaky ReLU",
+    "prelu": "PReLU",
+    "rrelu": "RReLU",
     "gelu": "GELU",
     "silu": "SiLU",
 }
 _WRITTEN = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"}
-_RECTIFIERS = {"relu": "ReLU", "relu_": "ReLU", "relu6": "ReLU6", "leakyrelu": "leaky ReLU"}
+_RECTIFIERS = {
+    "relu": "ReLU",
+    "relu_": "ReLU",
+    "relu6": "ReLU6",
+    "leakyrelu": "leaky ReLU",
+    "prelu": "PReLU",
+    "rrelu": "RReLU",
+}
 # Calls without a rule of their own, by the name of their function or class.
 _SHAPED = "flatten view reshape unflatten squeeze unsqueeze permute transpose contiguous"
 _AVERAGED = "adaptive_avg_pool2d adaptiveavgpool2d avg_pool2d mean"

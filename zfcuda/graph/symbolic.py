@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from zfcuda.graph.guards import Untraceable, is_compiled
+from zfcuda.graph.nodes import author_of
 from zfcuda.graph.recognition import module_kind
 
 _one_at_a_time = threading.RLock()  # torch.fx patches nn.Module for as long as it traces
@@ -91,7 +93,7 @@ class Tracer(torch.fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self._thread:  # someone else's model, meanwhile
             return forward(*args, **kwargs)
-        names = self._names.get(m, ())
+        names, before = self._names.get(m, ()), len(self.graph.nodes)
         if _is_leaf(m):
             target = names[0] if names else f"unregistered {len(self.modules)}"
             self.modules[target] = m
@@ -100,6 +102,9 @@ class Tracer(torch.fx.Tracer):
             result = m._orig_mod(*args, **kwargs)
         else:
             result = m.forward(*args, **kwargs)
+        author = author_of(m, names[0]) if names else ""
+        for node in islice(self.graph.nodes, before, None) if author else ():
+            node.meta.setdefault("author", author)
         if isinstance(result, torch.fx.Proxy) and result.node.op != "get_attr":
             self.returned.append(Returned(len(self.graph.nodes), result.node, tuple(names)))
         return result

@@ -11,15 +11,15 @@ here:
 - :func:`deconvnet_rules` (:mod:`.deconvnet`), for projections: the same calls as an
   ``autograd.Function`` whose backward is the deconvnet's rule. ``torch.autograd.grad`` then walks
   the model's own graph, so that concatenations, residual sums, branches and reused modules need no
-  care (signals add before they are rectified). :func:`calls_left_to_gradient` says what no rule was
-  found for.
+  care (signals add before they are rectified). :mod:`.masks` finds the ReLUs that are spelled as a
+  mask. :func:`calls_left_to_gradient` says what no rule was found for.
 
 :class:`Operations` replaces nothing: it remembers which call made a tensor.
 """
 
-from zfcuda.interception.deconvnet import deconvnet_rules
+from zfcuda.interception.deconvnet import Rules, deconvnet_rules, gradient_rules
 from zfcuda.interception.kernels import fast_forward
-from zfcuda.interception.left_to_gradient import calls_left_to_gradient
+from zfcuda.interception.left_to_gradient import calls_left_to_gradient, claim
 from zfcuda.interception.mode import Call, Handler, Interception, Operations
 
 __all__ = [
@@ -27,7 +27,10 @@ __all__ = [
     "Handler",
     "Interception",
     "Operations",
+    "Rules",
     "calls_left_to_gradient",
+    "claim",
     "deconvnet_rules",
     "fast_forward",
+    "gradient_rules",
 ]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_leaves
 
 from zfcuda import ops
+from zfcuda.graph import author_of
 from zfcuda.interception.batch_norm import fixed_batch_norm
 from zfcuda.interception.kernels import contrast_norm, ours_takes
-from zfcuda.interception.mode import Call, Interception, every_spelling
+from zfcuda.interception.left_to_gradient import claim
+from zfcuda.interception.masks import Masks, called, plain_name
+from zfcuda.interception.mode import Call, Handler, Interception, every_spelling
 
 
 class _Rectified(torch.autograd.Function):
@@ -42,6 +48,20 @@ class _Unchanged(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
         return signal, None
+
+
+class _Quantised(torch.autograd.Function):
+    """A linear layer whose weights are quantised; backward is its transpose, which torch lacks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call: Call, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        return call(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None, None]:
+        return signal @ ctx.weight.to(signal.dtype), None, None
 
 
 class _Switched(torch.autograd.Function):
@@ -96,6 +116,10 @@ def _threshold(  # type: ignore[no-untyped-def]
     return _Rectified.apply(x, call) if _is_zero(threshold) and _is_zero(value) else call(x)
 
 
+def _quantised(call: Call, x: Tensor, packed: Any, *_: Any, **__: Any) -> Tensor:
+    return _Quantised.apply(x, call, packed.unpack()[0].detach().dequantize())
+
+
 class _MaxPool:
     """Handlers of the three max-pooling calls, which differ in what they return."""
 
@@ -135,20 +159,88 @@ class _MaxPool:
         return _Switched.apply(x, window, ceil_mode, relu, self._overlap)
 
 
+class Rules(Interception):
+    """Calls with their rules as backward, and who made them.
+
+    Args:
+        masks: ReLUs that are spelled as a mask rectify, too.
+    """
+
+    def __init__(self, handlers: dict[Any, Handler], measure: bool, masks: bool) -> None:
+        quantised = torch.ops.quantized
+        linears = (quantised.linear_dynamic, quantised.linear_dynamic_fp16)
+        super().__init__(handlers | dict.fromkeys(linears, _quantised), measure)
+        self._masks = Masks() if masks else None
+        self._makers: list[tuple[str, list[Any]]] = []  # modules that run: whose calls, of what
+
+    def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not tensors or not torch.is_grad_enabled():
+            return super()._answer(func, args, kwargs)
+        name, before = plain_name(func), _nodes_of(tensors)
+        masks = self._masks
+        rectified = masks.rectified(func, args, kwargs, tensors) if masks else None
+        if rectified is not None:
+            result = _Rectified.apply(rectified, lambda x: called(func, args, kwargs, rectified, x))
+        elif name == "heaviside":  # torch knows no derivative, not even zero
+            with torch.no_grad():
+                result = func(*args, **kwargs)
+        else:
+            result = super()._answer(func, args, kwargs)
+        if masks:
+            masks.note(name, tensors, result)
+        changed = args[0] if name == "setitem" else result
+        masked = masks is not None and rectified is None and masks.among(tensors)
+        maker = self._makers[-1][0] if self._makers else ""
+        claim(_nodes_of(changed), before, maker or name, no_rule=masked)
+        return None if name == "setitem" else result
+
+    @contextmanager
+    def told_by(self, model: nn.Module) -> Iterator[None]:
+        """While entered, calls are known by the modules of the model that make them."""
+        names = {module: name for name, module in model.named_modules()}
+
+        def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._makers.append((author_of(module, names[module]), _nodes_of((args, kwargs))))
+
+        def end(module: nn.Module, args: Any, output: Any) -> None:
+            maker, before = self._makers.pop()
+            if maker:  # what calls put there that cannot be intercepted
+                claim(_nodes_of(output), before, maker)
+
+        with ExitStack() as stack:
+            for module in names:
+                hook = module.register_forward_pre_hook(begin, with_kwargs=True)
+                stack.callback(hook.remove)
+                stack.callback(module.register_forward_hook(end, always_call=True).remove)
+            yield
+
+
+def _nodes_of(tensors: Any) -> list[Any]:
+    """Of the autograd graph, those that these tensors come from."""
+    return [leaf.grad_fn for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor)]
+
+
+def gradient_rules(measure: bool = False) -> Rules:
+    """Every call with its gradient, also where torch has none."""
+    return Rules({}, measure, masks=False)
+
+
 def deconvnet_rules(
     overlap: Literal["sum", "overwrite"] = "sum",
     norm: Literal["identity", "gradient"] = "identity",
     measure: bool = False,
-) -> Interception:
+) -> Rules:
     """The deconvnet's backward rules (Zeiler & Fergus 2014, section 2.1).
 
-    ReLU, ReLU6, LeakyReLU and clamping at zero rectify the signal; max-pooling unpools it with the
-    forward switches; contrast normalisation hands it through (``norm="gradient"``: its gradient);
-    batch norm scales it. Every other call keeps its gradient.
+    ReLU, ReLU6, leaky, parametric and randomised ReLU, clamping at zero and masks of what is
+    positive rectify the signal; max-pooling unpools it with the forward switches; contrast
+    normalisation hands it through (``norm="gradient"``: its gradient); batch norm scales it. Every
+    other call keeps its gradient.
     """
     pool = _MaxPool(overlap)
     calls = every_spelling(
-        ("relu relu_ relu6 leaky_relu leaky_relu_", _rectified),
+        ("relu relu_ relu6 leaky_relu leaky_relu_ prelu rrelu rrelu_", _rectified),
         ("clamp clamp_ clip clip_ clamp_min clamp_min_", _clamp),
         ("hardtanh hardtanh_", _hardtanh),
         ("threshold threshold_ _threshold", _threshold),
@@ -159,4 +251,4 @@ def deconvnet_rules(
     calls[torch.ops.zfcuda.max_pool2d] = pool.our_form
     lrn = contrast_norm if norm == "gradient" else _unchanged
     calls[F.local_response_norm] = calls[torch.ops.zfcuda.local_response_norm] = lrn
-    return Interception(calls, measure)
+    return Rules(calls, measure, masks=True)

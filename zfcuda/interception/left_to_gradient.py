@@ -1,11 +1,17 @@
-"""Which calls had no rule and kept their gradient, read off the autograd graph."""
+"""Which calls had no rule and kept their gradient, read off the autograd graph, by the names that
+the model's author gave them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
+
+# What nodes of the autograd graph are marked with (their ``metadata``).
+_NAME, _LEFT = "zfcuda: the call", "zfcuda: no rule"
+_NO_GRADIENT = "WarnNotImplemented"
 
 # Names of autograd nodes (without "Backward0") of calls that are linear in the signal or route it
 # as pooling does: their gradient is the deconvnet's transpose.
@@ -18,16 +24,38 @@ _TRANSPOSED = re.compile(
     r"|_Rectified|_Unchanged|_Switched|\w+local_response_norm\w*"
 )
 # Linear in each factor: transposed as long as only one of them depends on the input.
-_PRODUCT = re.compile(
-    r"Mul|Mm|Mv|Bmm|Dot|Addmm|Addmv|Addbmm|Baddbmm|Addcmul|Outer|Ger|Linear|\w*Conv\w+"
-)
+_PRODUCT = re.compile(r"Mul|Mm|Mv|Bmm|Dot|Outer|Ger|Linear|\w*Conv\w+")
+_SUM_WITH_PRODUCT = re.compile(r"Addmm|Addmv|Addbmm|Baddbmm|Addcmul|Addr")  # of the last two
 
 
 def _is_transposed(name: str, signals: list[int]) -> bool:
     """Whether the gradient of the node ``name`` with respect to these operands is its transpose."""
+    if _SUM_WITH_PRODUCT.fullmatch(name):
+        return not {1, 2} <= {*signals}
+    if name in ("Addcdiv", "Lerp"):  # by the last one
+        return 2 not in signals
     if len(signals) == 1 and (_PRODUCT.fullmatch(name) or (name == "Div" and signals == [0])):
         return True
     return bool(_TRANSPOSED.fullmatch(name))
+
+
+def claim(made: Collection[Any], before: Collection[Any], name: str, no_rule: bool = False) -> None:
+    """Say of what a call has put into the autograd graph that it is the call's.
+
+    Args:
+        made: the nodes of its results.
+        before: the nodes of what it took.
+        name: the call's, as the model's author knows it.
+        no_rule: it is not what its nodes are taken for.
+    """
+    stack = [node for node in made if node is not None and node not in before]
+    for node in stack if no_rule else ():
+        node.metadata[_LEFT] = True
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in before and _NAME not in node.metadata:
+            node.metadata[_NAME] = name
+            stack.extend(below for below, _ in node.next_functions)
 
 
 def calls_left_to_gradient(output: Tensor, source: Tensor) -> list[str]:
@@ -35,6 +63,9 @@ def calls_left_to_gradient(output: Tensor, source: Tensor) -> list[str]:
     signal nor covered by a rule, and therefore used their gradient at the forward point.
 
     Read off the autograd graph, so that nothing hidden in a composite or custom function is missed.
+
+    Raises:
+        RuntimeError: a call for which torch knows no gradient, and gives zeros.
     """
     carries: dict[Any, bool] = {}  # node -> depends on source; filled from the input upwards
     left: dict[str, None] = {}  # an ordered set
@@ -44,11 +75,24 @@ def calls_left_to_gradient(output: Tensor, source: Tensor) -> list[str]:
         if inputs_done:
             signals = [i for i, (below, _) in enumerate(node.next_functions) if carries.get(below)]
             carries[node] = bool(signals) or getattr(node, "variable", None) is source
-            name = re.sub(r"Backward\d*$", "", node.name()).rpartition("::")[2]
-            if signals and not _is_transposed(name, signals):
-                left[re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()] = None
+            kind = re.sub(r"Backward\d*$", "", node.name()).rpartition("::")[2]
+            if signals and (_LEFT in node.metadata or not _is_transposed(kind, signals)):
+                name = node.metadata.get(_NAME) or _spelled(node, kind)
+                if kind == _NO_GRADIENT:
+                    raise RuntimeError(
+                        f"torch knows no gradient of {name}: nothing can be carried through it"
+                    )
+                left[name] = None
         elif node is not None and node not in carries:
             carries[node] = False
             stack.append((node, True))
             stack.extend((below, False) for below, _ in node.next_functions)
-    return [name.removeprefix("native_") for name in left]
+    return [*left]
+
+
+def _spelled(node: Any, kind: str) -> str:
+    """What a node that no call has claimed is called: the class of an author's own function, or the
+    name of torch's operation."""
+    if hasattr(node, "_forward_cls"):
+        return kind
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower().removeprefix("native_")

@@ -33,14 +33,16 @@ class Interception(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        handler = self._handlers.get(getattr(func, "overloadpacket", func))
-        result = self._handle(handler, func, args, kwargs) if handler else func(*args, **kwargs)
+        result = self._answer(func, args, kwargs or {})
         if self._measure:
             for tensor in result if isinstance(result, tuple | list) else (result,):
                 if type(tensor) is Tensor and tensor.layout is torch.strided:
                     self._count(tensor)
         return result
+
+    def _answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        handler = self._handlers.get(getattr(func, "overloadpacket", func))
+        return self._handle(handler, func, args, kwargs) if handler else func(*args, **kwargs)
 
     @staticmethod
     def _handle(handler: Handler, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from traces import Model, images, traced, values_of
 
+import zfcuda
 from zfcuda.graph import Untraceable, trace
 
 
@@ -190,6 +191,51 @@ def test_others_may_run_their_models_meanwhile():
 
 
 def test_an_image_that_the_model_refuses_is_the_models_own_error():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double().eval()
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()).double().eval()
     with pytest.raises(RuntimeError, match="expected input"):
         trace(net, torch.rand(1, 1, 8, 8, dtype=torch.float64))
+
+
+def test_numbers_that_another_thread_draws_meanwhile_are_not_drawn_again():
+    models = [nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()).double().eval() for _ in range(8)]
+    x = images()[:1]
+    drawn, stop = [], threading.Event()
+
+    def draw():
+        while not stop.is_set():
+            drawn.append(float(torch.rand((), dtype=torch.float64)))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        for model in models:
+            trace(model, x)
+    finally:
+        stop.set()
+        thread.join()
+    assert len(drawn) == len(set(drawn)) > 0
+
+
+def test_a_frozen_script_module_runs_dense():
+    net = nn.Sequential(
+        nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).double()
+    net.eval()
+    x = images()[:1]
+    frozen = torch.jit.freeze(torch.jit.script(net))
+    with pytest.warns(UserWarning, match="is a ScriptModule"):
+        found = zfcuda.occlusion(frozen, x, size=4, stride=4)
+    assert found.method == "dense"
+    torch.testing.assert_close(found.base_logits, net(x).detach())
+
+
+def test_layers_may_carry_lists_of_tensors():
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()).double().eval()
+    x = images()
+    graphs = []
+    for _ in range(2):
+        net[0].history = [torch.randn(3)], (torch.randn(2),)
+        graphs.append(trace(net, x))
+    assert graphs[0] is graphs[1]  # they are no settings of a layer of torch's
+    net[0].stride = (2, 2)
+    assert trace(net, x).nodes[-1].shape != graphs[0].nodes[-1].shape

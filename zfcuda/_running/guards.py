@@ -67,13 +67,13 @@ def _turn(modules: Sequence[nn.Module]) -> Iterator[None]:
 @contextmanager
 def _in_eval_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Set directly: ``model.eval()`` may be overridden with something that cannot be undone."""
-    flags = [module.training for module in modules]
+    flags = [(m, m.training) for m in modules if hasattr(m, "training")]  # frozen ones have none
     try:
-        for module in modules:
+        for module, _ in flags:
             module.training = False
         yield
     finally:
-        for module, flag in zip(modules, flags, strict=True):
+        for module, flag in flags:
             module.training = flag
 
 

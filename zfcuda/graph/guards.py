@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Untraceable(Exception):
@@ -57,22 +58,27 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     tensors = [*model.parameters(), *model.buffers()]
     versions = [*map(version, tensors)]
     devices = {t.device for t in tensors if t.device.type == "cuda"}
-    python_state = random.getstate()
-    with torch.random.fork_rng(list(devices)):
-        states = _random_states(devices)
-        failure: Untraceable | None = None
-        try:
+    python_state, watch = random.getstate(), _Draws()
+    states = _random_states(devices)
+    drew = False
+    failure: Untraceable | None = None
+    try:
+        with watch:
             yield
-        except Untraceable as error:
-            failure = error
-        finally:
-            drew = states != _random_states(devices)
+    except Untraceable as error:
+        failure = error
+    finally:
+        if random.getstate() != python_state:
+            drew = True
             random.setstate(python_state)
-            for module, attributes, contents in before:
-                vars(module).clear()
-                vars(module).update(attributes)
-                for kept, content in contents:
-                    _restore(kept, content)
+        if watch.seen and not _same(states, _random_states(devices)):
+            drew = True
+            _set_random_states(states)
+        for module, attributes, contents in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for kept, content in contents:
+                _restore(kept, content)
     if drew:
         raise Untraceable("it draws random numbers") from failure
     if failure is not None:
@@ -86,9 +92,32 @@ def version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _random_states(devices: Collection[torch.device]) -> list[Any]:
-    on_gpus = [torch.cuda.get_rng_state(device).tolist() for device in devices]
-    return [torch.get_rng_state().tolist(), random.getstate(), *on_gpus]
+class _Draws(TorchDispatchMode):
+    """Whether this thread calls what may draw random numbers: torch's generators are all threads',
+    and those of the others are not to be told to draw theirs again."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen = self.seen or torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
+
+
+def _random_states(devices: Collection[torch.device]) -> dict[torch.device | None, Tensor]:
+    on_gpus = {device: torch.cuda.get_rng_state(device) for device in devices}
+    return {None: torch.get_rng_state(), **on_gpus}
+
+
+def _same(some: dict[Any, Tensor], others: dict[Any, Tensor]) -> bool:
+    return all(torch.equal(state, others[device]) for device, state in some.items())
+
+
+def _set_random_states(states: dict[torch.device | None, Tensor]) -> None:
+    for device, state in states.items():
+        if device is None:
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, device)
 
 
 def _copies(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:

@@ -94,12 +94,18 @@ def _changes(tensor: Tensor) -> int | None:
 
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:
-    kinds = (int, float, str, tuple, list, type(None))
     return tuple(
         (name, [*v] if isinstance(v, list) else v)  # a list may be changed where it is
         for name, v in vars(module).items()
-        if isinstance(v, kinds)
+        if _is_setting(v)
     )
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether it is of what modules are set up with; others may hang lists of tensors on them."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_setting, value))
+    return isinstance(value, int | float | str | type(None))
 
 
 def find(model: nn.Module, current: Mark | None) -> Any:

@@ -33,6 +33,8 @@ class Info:
         devices: what torch can run on, such as ``("cpu", "cuda:0 (NVIDIA H200)")``.
         threads: threads that the CPU kernels use (``torch.get_num_threads()``).
         cores: cores that this process may use.
+        waiting: what to know where other work shares the cores: threads that wait do not sleep,
+            unless OMP_WAIT_POLICY or GOMP_SPINCOUNT says so.
         simd_level: instruction set that the CPU kernels chose when they were loaded.
     """
 
@@ -48,6 +50,7 @@ class Info:
     threads: int
     cores: int
     simd_level: str
+    waiting: str = ""
 
     def __str__(self) -> str:
         packages = (
@@ -60,7 +63,7 @@ class Info:
             "packages": ", ".join(packages),
             "CUDA": self.cuda_verdict,
             "devices": ", ".join(self.devices),
-            "threads": f"{self.threads} on {self.cores} cores",
+            "threads": f"{self.threads} on {self.cores} cores{self.waiting}",
             "SIMD": self.simd_level,
         }
         return "\n".join(f"{name:<9} {value}" for name, value in lines.items())
@@ -84,12 +87,20 @@ def collect() -> Info:
         threads=torch.get_num_threads(),
         cores=len(os.sched_getaffinity(0)),
         simd_level=library.simd_level(),
+        waiting=_waiting(torch.get_num_threads()),
     )
 
 
 def text() -> str:
     """What ``zfcuda info`` prints."""
     return str(collect())
+
+
+def _waiting(threads: int) -> str:
+    """libgomp, which torch comes with, reads its environment when it is loaded: too late now."""
+    if threads < 2 or "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
+        return ""
+    return " (they spin while they wait: beside other work OMP_WAIT_POLICY=passive is faster)"
 
 
 def _gpus() -> list[str]:

@@ -53,3 +53,11 @@ def test_every_public_name_can_be_had(name):
 def test_unknown_attribute_is_named():
     with pytest.raises(AttributeError, match="'zfcuda' has no attribute 'deconvolution'"):
         zfcuda.deconvolution  # noqa: B018
+
+
+def test_how_threads_wait(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert "OMP_WAIT_POLICY=passive" in info._waiting(2) and info._waiting(1) == ""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert info._waiting(2) == ""

@@ -79,7 +79,9 @@ def test_unreadable_pictures_are_skipped_and_named(picture_folder):
     (folder / "cat" / "0.png").write_bytes((folder / "cat" / "0.png").read_bytes()[:60])
     (folder / "dog" / "x.jpg").write_text("no picture")
     (folder / "dog" / "notes.txt").write_text("not looked at")
-    split = datasets.split(SMALL, folder)
+    (folder / "dog" / "photo.heic").write_text("not known")
+    with pytest.warns(UserWarning, match=r"2 files, as '.*notes.txt' \(images are .*\.png"):
+        split = datasets.split(SMALL, folder)
     assert sum(len(p) for p in (split.training, split.validation, split.test)) == 21
     assert len(split.skipped) == 2
     assert "0.png' cannot be read" in split.skipped[0] and "x.jpg' is not" in split.skipped[1]

@@ -106,14 +106,18 @@ def list_all(folder: Path) -> list[Path]:
     """The image files of a folder, then those of the folders in it, by name, each once; hidden ones
     are left out, as they are in data sets of classes."""
     from zfcuda.data import list_images
+    from zfcuda.data.reading import left_out, tell_left_out
 
     paths, seen = list_images(folder), {folder.resolve()}
+    others = left_out(folder)
     for inner in sorted(path for path in folder.rglob("*") if path.is_dir()):
         hidden = any(part.startswith(".") for part in inner.relative_to(folder).parts)
         if hidden or inner.resolve() in seen:  # a link to a folder that was counted
             continue
         seen.add(inner.resolve())
         paths += list_images(inner)
+        others += left_out(inner)
+    tell_left_out(others)
     return paths
 
 

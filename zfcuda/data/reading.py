@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -85,6 +85,28 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         and not path.name.startswith(".")
         and path.is_file()
     )
+
+
+def left_out(folder: str | os.PathLike[str]) -> list[Path]:
+    """The other files directly in `folder`: those that `list_images` does not take, hidden ones
+    apart."""
+    taken = {*list_images(folder)}
+    return sorted(
+        path
+        for path in Path(folder).iterdir()
+        if path not in taken and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def tell_left_out(files: Sequence[Path]) -> None:
+    """Warn that `files` are not among a data set's images, in one sentence with an example."""
+    if files:
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        warnings.warn(
+            f"left out as no images, by their names: {len(files):,} file{'s'[: len(files) > 1]}, "
+            f"as '{files[0]}' (images are {kinds})",
+            stacklevel=3,
+        )
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:

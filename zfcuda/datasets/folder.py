@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from zfcuda.data import Preprocessing, list_images, read_image
+from zfcuda.data.reading import left_out, tell_left_out
 from zfcuda.datasets.examples import Pictures, Split, generator
 from zfcuda.datasets.part import by_share
 
@@ -108,6 +109,7 @@ def _read(
         raise ValueError(f"'{folder}' holds the class '{min(unknown)}', which training lacks")
     side = round(preprocessing.side * _MARGIN)
     images: list[Tensor] = []
+    left: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(names):
         before = len(images)
@@ -116,9 +118,11 @@ def _read(
                 images.append(_squared(read_image(path), side))
             except ValueError as error:
                 skipped.append(str(error))
+        left += left_out(folder / name) if (folder / name).is_dir() else ()
         labels += [label] * (len(images) - before)
         if everything and len(images) == before:
             raise ValueError(f"'{folder / name}' holds no picture that can be read")
+    tell_left_out(left)
     return torch.stack(images) if images else torch.empty(0, 3, side, side), torch.tensor(labels)
 
 

@@ -61,15 +61,19 @@ class Outcome:
 
     Attributes:
         done, skipped: how many were run, and how many were done before.
+        replaced: of those that were run, how many replace what other settings had made.
         failed: the jobs that failed, each with the reason in one sentence.
     """
 
     done: int = 0
     skipped: int = 0
+    replaced: int = 0
     failed: list[tuple[Job, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"{self.done} done, {self.skipped} skipped, {len(self.failed)} failed"
+        text = f"{self.done} done, {self.skipped} skipped, {len(self.failed)} failed"
+        more = f"; {self.replaced} in place of what other settings had made"
+        return text + (more if self.replaced else "")
 
 
 def run(jobs: Sequence[Job], identity: str, unit: str = "job", quiet: bool = False) -> Outcome:
@@ -89,14 +93,15 @@ def run(jobs: Sequence[Job], identity: str, unit: str = "job", quiet: bool = Fal
                 if _is_done(job, digest):
                     outcome.skipped += 1
                     continue
-                _do(job, digest)
+                outcome.replaced += _do(job, digest)
                 outcome.done += 1
             except USER_ERRORS as error:
                 outcome.failed.append((job, one_line(error)))
     return outcome
 
 
-def _do(job: Job, digest: str) -> None:
+def _do(job: Job, digest: str) -> bool:
+    """Run it; whether it replaced what other settings had made."""
     before, (settings, old) = _times(job.folder), _recorded(job)
     if settings:  # cut short, what lies there would be partly of these, partly of those settings
         _record(job, "", old)
@@ -107,6 +112,7 @@ def _do(job: Job, digest: str) -> None:
         if name not in new and Path(name).name == name:
             (job.folder / name).unlink(missing_ok=True)
     _record(job, digest, sorted(new))
+    return settings not in ("", digest)
 
 
 def _record(job: Job, settings: str, files: Sequence[str]) -> None:

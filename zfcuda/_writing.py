@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain, count
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -18,8 +21,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zfcuda._files import absent, atomic_path
-from zfcuda._terminal import say
+from zfcuda._files import absent, atomic_path, digest, read_json
+from zfcuda._terminal import remark, say
 from zfcuda.report import Entry, facts_of
 from zfcuda.results import Result
 
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 # Options that say how a command is run, not what it computes.
 _NOT_SETTINGS = {
     "run", "command", "traceback", "quiet", "out", "pdf", "list_layers", "device", "seed", "image",
+    "alone",
 }  # fmt: skip
+_DIGEST = "image_sha256"  # in the settings, of the image, or of each of them
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Provenance:
         settings: the command's options; anything that JSON can say, tuples and paths included.
         network: the network that was looked at, if there is one.
         seed: of everything random; None where nothing is.
+        alone: whether the folder is this job's own: what it made before is replaced.
         began: `perf_counter()` of the start, for the wall time.
         pdf: whether the picture is wanted for print, too; not recorded.
     """
@@ -49,6 +55,7 @@ class Provenance:
     settings: Mapping[str, object] = field(default_factory=dict)
     network: Network | None = None
     seed: int | None = None
+    alone: bool = False
     began: float = field(default_factory=perf_counter)
     pdf: bool = False
 
@@ -65,8 +72,16 @@ class Provenance:
             settings | more,
             network,
             values.get("seed"),
+            values.get("alone", False),
             pdf=values.get("pdf", False),
         )
+
+    @classmethod
+    def of_image(
+        cls, options: argparse.Namespace, network: Network, image: str, **more: object
+    ) -> Provenance:
+        """Of a command line that looks at this file."""
+        return cls.of(options, network, image=image, **{_DIGEST: digest(Path(image))}, **more)
 
     def facts(self) -> dict[str, Any]:
         """All of it as JSON, with weights hash, device, versions and seconds."""
@@ -84,6 +99,29 @@ class Provenance:
             "threads": _threads(),
             "seconds": round(perf_counter() - self.began, 3),
         }
+
+
+def place(stem: Path, provenance: Provenance) -> Path:
+    """Where a result goes so that it replaces none of another model, image, layer or data set:
+    ``stem``, or where such a one lies there, ``stem`` with what tells this one apart, if need be
+    with a number. One of the same that other settings made is replaced, which is told on standard
+    error.
+    """
+    if provenance.alone:
+        return stem
+    new = _flat(provenance.facts())
+    name, others = stem.name, None
+    while (old := _lies_at(stem.with_name(name))) is not None:
+        apart = [key for key in _SUBJECT if old and _differs(key, old, new)]
+        if not apart:
+            _tell_of(stem.with_name(name), old, new)
+            break
+        if others is None:
+            words = _words(apart, new, _LONGEST - len(os.fsencode(name)))
+            base = "-".join([name, *words])
+            others = chain([base] * len(words), (f"{base}-{number}" for number in count(2)))
+        name = next(others)
+    return stem.with_name(name)
 
 
 def write(
@@ -177,6 +215,63 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
             "with --out"
         ) from error
     return path
+
+
+# What tells results apart that are kept beside each other; what other settings made is replaced.
+_SUBJECT = (
+    "model", "weights_sha256", "image", "images", "layer", "data", "part", "parts", "checkpoints",
+    "networks",
+)  # fmt: skip
+_LONGEST = 230  # bytes of an output's name; file systems take 255, and endings are appended
+
+
+def _lies_at(stem: Path) -> dict[str, Any] | None:
+    """What made the result that lies there, empty if it does not say; None without one."""
+    path = stem.with_name(f"{stem.name}.json")
+    if not path.exists():
+        return None
+    try:
+        facts = read_json(path).get("provenance")
+        return _flat(facts) if isinstance(facts, dict) else {}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings and what else decides what is found, as JSON has it."""
+    other = ("command", "model", "weights_sha256", "seed")
+    found = {**(facts.get("settings") or {}), **{key: facts.get(key) for key in other}}
+    return json.loads(json.dumps(found))
+
+
+def _differs(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if key in ("image", "images") and old.get(_DIGEST) and new.get(_DIGEST):
+        return old[_DIGEST] != new[_DIGEST] and key in new
+    return old.get(key) != new.get(key)
+
+
+def _words(apart: Sequence[str], new: Mapping[str, Any], longest: int) -> list[str]:
+    """What tells a result apart, as a part of a file's name; nothing if no word does."""
+    said = {
+        "model": re.sub(r"[^:?]*/", "", str(new.get("model"))),
+        "image": Path(str(new.get("image"))).absolute().parent.name,
+        "layer": "+".join(one if isinstance(one := new.get("layer") or "", list) else [one]),
+        "data": Path(str(new.get("data"))).name if new.get("data") else "",
+        "part": str(new.get("part")),
+    }
+    text = "-".join(said[key] for key in apart if said.get(key))
+    word = re.sub(r"[^\w.+-]+", "-", text).strip("-.")
+    while len(os.fsencode(word)) > longest:
+        word = word[:-1]
+    return [word] if word else []
+
+
+def _tell_of(stem: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    keys = sorted((old.keys() | new.keys()) - {_DIGEST})
+    changed = [f"{key} {old.get(key)}" for key in keys if old and old.get(key) != new.get(key)]
+    if changed or not old:
+        made = f"was made with {', '.join(changed)}" if changed else "lay there"
+        remark(f"'{stem}' replaces what {made}")
 
 
 def _png(figure: Figure) -> bytes:

@@ -61,7 +61,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def call(arguments: Sequence[str]) -> None:
-    """Run one command for a script: what goes wrong is raised.
+    """Run one command for a script, in a folder of its own: what goes wrong is raised.
 
     Raises:
         ValueError: arguments that the command line would refuse, in its words.
@@ -70,6 +70,7 @@ def call(arguments: Sequence[str]) -> None:
     from zfcuda._terminal import RaisingParser
 
     options = _parser(RaisingParser).parse_args(arguments)
+    options.alone = True
     options.run(options)
 
 

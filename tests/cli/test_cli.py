@@ -336,3 +336,51 @@ def test_what_goes_on_says_so_when_it_is_interrupted(stop, tmp_path, capsys, mon
     assert cli.main(["train", *map(str, arguments)]) in (130, 143)
     said = "zfcuda: interrupted; the same command goes on where this one was\n"
     assert capsys.readouterr().err == said
+
+
+def found(out):
+    return sorted(path.stem for path in out.glob("*.json"))
+
+
+def test_another_layer_image_or_model_lies_beside_the_first(photo, tmp_path, capsys, monkeypatch):
+    out, images = tmp_path / "out", [photo("a/cat.png"), photo("bb/cat.png")]
+    deconv = ["deconv", "--model", "tiny", "--out", out, "--image", images[0], "--layer"]
+    assert run(*deconv, "0") == run(*deconv, "3") == run(*deconv, "3") == 0
+    assert found(out) == ["cat-deconv", "cat-deconv-3"]
+    Image.new("RGB", (40, 40)).save(images[1])
+    for image in (*images, *images):
+        assert run("occlude", "--model", "tiny", "--image", image, "--size", "9", "--layer", "0",
+                   "--out", out) == 0  # fmt: skip
+    assert [name for name in found(out) if "occlude" in name] == [
+        "cat-occlude", "cat-occlude-bb", "cat-occlude-bb-projection", "cat-occlude-projection",
+    ]  # fmt: skip
+    (tmp_path / "changed" / "bb").mkdir(parents=True)
+    other = tmp_path / "changed" / "bb" / "cat.png"
+    Image.new("RGB", (40, 40), "red").save(other)
+    for _ in range(2):
+        assert run("occlude", "--model", "tiny", "--image", other, "--size", "9", "--layer", "0",
+                   "--out", out) == 0  # fmt: skip
+    assert "cat-occlude-bb-2" in found(out) and "cat-occlude-bb-3" not in found(out)
+    load = zfcuda.models.load
+
+    def trained_further(spec):
+        model = load("tiny")
+        torch.nn.init.zeros_(model[0].bias)
+        return model
+
+    monkeypatch.setattr(zfcuda.models, "load", trained_further)
+    assert run(*deconv, "0") == 0 and run(*deconv[:2], "x/other", *deconv[3:], "0") == 0
+    assert found(out)[:4] == ["cat-deconv", "cat-deconv-2", "cat-deconv-3", "cat-deconv-other"]
+    assert capsys.readouterr().err == ""
+
+
+def test_other_settings_replace_and_say_so(photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["deconv", "--model", "tiny", "--layer", "0", "--image", photo(), "--out", out]
+    assert run(*arguments) == run(*arguments, "-k", "2") == 0
+    said = f"zfcuda: '{out / 'photo-deconv'}' replaces what was made with k 1\n"
+    assert capsys.readouterr().err == said
+    (out / "photo-deconv.json").write_text("mine")
+    assert run(*arguments) == 0
+    assert capsys.readouterr().err == f"zfcuda: '{out / 'photo-deconv'}' replaces what lay there\n"
+    assert found(out) == ["photo-deconv"]

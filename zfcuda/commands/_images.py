@@ -25,7 +25,7 @@ def each(options: argparse.Namespace, job: Job) -> None:
     """Run `job` on every --image and print what was written; all inputs are checked before."""
     from zfcuda import data
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance, announce, writable_folder
+    from zfcuda._writing import Provenance, announce, place, writable_folder
 
     if getattr(options, "list_layers", False):
         list_layers(Network.of(options))
@@ -38,8 +38,9 @@ def each(options: argparse.Namespace, job: Job) -> None:
     for path, stem, image in zip(
         options.image, stems(options.image, options.command), images, strict=True
     ):
-        provenance = Provenance.of(options, network, image=path)
-        entry = job(network, network.input(image), Path(path).name, folder / stem, provenance)
+        provenance = Provenance.of_image(options, network, path)
+        name, where = Path(path).name, place(folder / stem, provenance)
+        entry = job(network, network.input(image), name, where, provenance)
         announce(entry)
 
 

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
     from zfcuda import ablation, ablations, datasets, figures, models, training
     from zfcuda._network import pick_device
-    from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.datasets.part import drawn
 
     if options.seeds < 1:
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
         )
     text = _findings(result)
     figure = figures.ablation(result, f"{_MODEL} with layers removed or resized")
-    stem = folder / "ablation"
+    stem = place(folder / "ablation", provenance)
     entry = write("Ablations", text, result, figure, stem, provenance, "paper table 3")
     announce(entry, *result.table().splitlines())
 

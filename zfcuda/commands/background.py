@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda import _jobs, data
     from zfcuda._network import Network
     from zfcuda._terminal import remark
-    from zfcuda._writing import Provenance, announce, writable_folder
+    from zfcuda._writing import Provenance, announce, place, writable_folder
     from zfcuda.invariance import early_and_late
 
     if options.list_layers:
@@ -92,15 +92,16 @@ def run(options: argparse.Namespace) -> None:
         if not options.quiet:
             remark(f"{path}: the object is told by {source}")
         x = network.input(image)
+        provenance = Provenance.of_image(options, network, path, object=source)
         entry = _jobs.background(
             network,
             x,
             _fitted(mask, network, path),
             Path(path).name,
-            folder / stem,
+            place(folder / stem, provenance),
             options.layer or early_and_late(network.model, x),
             colours,
-            Provenance.of(options, network, image=path, object=source),
+            provenance,
             network.label(options.target),
         )
         announce(entry)

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     import zfcuda
     from zfcuda import figures
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.commands import _parts
     from zfcuda.invariance import early_and_late
 
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
     what = f"{len(x)} {'images' if options.parts else 'faces'}"
     figure = figures.correspondence(result, network.display(x), f"{what}: the same part hidden")
     text = _findings(result)
-    stem = folder / _images.stems([options.parts or "faces"], options.command)[0]
+    stem = place(folder / _images.stems([options.parts or "faces"], options.command)[0], provenance)
     entry = write("Correspondence", text, result, figure, stem, provenance, "paper table 1")
     announce(entry, *result.table().splitlines())
 

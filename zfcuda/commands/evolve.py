@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     """One figure, a part for each layer."""
     import zfcuda
     from zfcuda import figures
-    from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda._writing import Provenance, announce, place, writable_folder, write
 
     network = _network(options)
     if options.list_layers:
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
         f"activation over {images.text}, projected. Jumps come from another image "
         "becoming the strongest, where there is a dot."
     )
-    stem = folder / "evolution"
+    stem = place(folder / "evolution", provenance)
     announce(
         write("Features during training", text, result, figure, stem, provenance, "paper figure 4")
     )

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     """One figure, a column for each network."""
     import zfcuda
     from zfcuda import figures
-    from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda._writing import Provenance, announce, place, writable_folder, write
 
     folder = writable_folder(options.out)
     networks = _trained(options, folder) if options.train else _named(options)
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
             f"Both networks were trained alike on the training part for {options.epochs} epochs "
             f"(seed {options.seed}). {text}"
         )
-    stem = folder / "filters"
+    stem = place(folder / "filters", provenance)
     announce(write("First layers", text, result, figure, stem, provenance, "paper figure 6"))
 
 

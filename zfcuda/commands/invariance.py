@@ -71,15 +71,17 @@ def _study(options: argparse.Namespace) -> None:
 
     import zfcuda
     from zfcuda import data, figures
+    from zfcuda._files import digest
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.results.scores import in_words
 
     pictures = [data.read_image(path) for path in options.image]
     folder = writable_folder(options.out)
     network = Network.of(options)
     names = [Path(path).stem for path in options.image]
-    provenance = Provenance.of(options, network, images=options.image)
+    digests = [digest(Path(path)) for path in options.image]
+    provenance = Provenance.of(options, network, images=options.image, image_sha256=digests)
     result = zfcuda.invariance_study(
         network.model,
         torch.cat([network.input(picture) for picture in pictures]),
@@ -106,7 +108,7 @@ def _study(options: argparse.Namespace) -> None:
         + ("the true class." if options.target else "the class predicted for the image as it is.")
         + in_words(first.outputs)
     )
-    stem = folder / _images.stems(options.image[:1], options.command)[0]
+    stem = place(folder / _images.stems(options.image[:1], options.command)[0], provenance)
     announce(
         write("Invariance", text, result, figure, stem, provenance, "paper figure 5, talk figure 6")
     )

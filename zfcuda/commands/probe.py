@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
     import zfcuda
     from zfcuda import figures
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.commands import _labelled
 
     if options.list_layers:
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
         result = dataclasses.replace(result, network_accuracy=math.nan)
     figure = figures.probe(result, f"Linear classifiers on each layer's features ({data.kind})")
     text = _findings(result)
-    stem = folder / "layers-probe"
+    stem = place(folder / "layers-probe", provenance)
     entry = write("What each layer knows", text, result, figure, stem, provenance, "paper table 7")
     announce(entry, *result.table().splitlines())
 

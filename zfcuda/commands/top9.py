@@ -70,7 +70,7 @@ def _draw(
 ) -> None:
     import zfcuda
     from zfcuda import figures
-    from zfcuda._writing import announce, writable_folder, write
+    from zfcuda._writing import announce, place, writable_folder, write
 
     folder = writable_folder(options.out)
     images = _data.of(options, network)
@@ -95,7 +95,7 @@ def _draw(
         "signal), and the image there (right). The activations found in the pass and those that "
         f"were projected differ by at most {max(result.difference.values()):.1g} of the largest."
     )
-    stem = folder / f"top{options.k}"
+    stem = place(folder / f"top{options.k}", provenance)
     announce(
         write("Strongest activations", text, result, figure, stem, provenance, "paper figure 2")
     )

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     import zfcuda
     from zfcuda import figures
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.commands import _labelled
     from zfcuda.results.scores import in_words
 
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
         f"median entropy of {_median(result, True)} nats, wrong ones of {_median(result, False)}."
         + in_words(result.outputs)
     )
-    stem = folder / f"{options.part}-uncertainty"
+    stem = place(folder / f"{options.part}-uncertainty", provenance)
     announce(write("Uncertainty", text, result, figure, stem, provenance, "talk, supplement"))
 
 

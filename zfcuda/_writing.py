@@ -218,10 +218,7 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
 
 
 # What tells results apart that are kept beside each other; what other settings made is replaced.
-_SUBJECT = (
-    "model", "weights_sha256", "image", "images", "layer", "data", "part", "parts", "checkpoints",
-    "networks",
-)  # fmt: skip
+_SUBJECT = ("model", "weights_sha256", "image", "images", "layer", "data", "part", "parts")
 _LONGEST = 230  # bytes of an output's name; file systems take 255, and endings are appended
 
 

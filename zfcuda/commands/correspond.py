@@ -123,6 +123,8 @@ def _findings(result: CorrespondenceResult) -> str:
         "Mean share of the signs of change that differ between two images, ± standard deviation "
         "over pairs; lower is more consistent."
     ]
+    if result.boxes[parts[0]].shape[1] < 3:  # images
+        return f"{sentences[0]} Two images do not tell how certain a difference is."
     for control in result.controls:
         for layer in result.layers:
             better = [part for part in parts if _is_lower(result, layer, part, control)]

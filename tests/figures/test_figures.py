@@ -3,7 +3,10 @@ matplotlib's global state alone."""
 
 import io
 import math
+import os
+import subprocess
 import sys
+import types
 from dataclasses import replace
 
 import matplotlib as mpl
@@ -314,3 +317,56 @@ def test_figures_say_what_the_outputs_are(
         assert ("probable" in text) <= (not single), type(result)
         assert ("P(" in text) <= (outputs != "value"), type(result)
         assert_tidy(figure)
+
+
+SHOWING = """
+import sys, torch
+from zfcuda.results import Predictions
+result = Predictions(torch.tensor([[1.0, 2.0]]))
+first = result.plot()
+import matplotlib.pyplot as plt
+second = result.plot()
+assert [plt.figure(n) for n in plt.get_fignums()] == [first, second]
+plt.show()
+for _ in range(30):
+    result.plot()
+assert len(plt.get_fignums()) < 20
+"""
+BACKEND = """
+from matplotlib.backend_bases import FigureManagerBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+class Manager(FigureManagerBase):
+    @classmethod
+    def pyplot_show(cls, block=None):
+        from matplotlib import pyplot
+        print("shown", len(pyplot.get_fignums()))
+
+class FigureCanvas(FigureCanvasAgg):
+    manager_class = Manager
+"""
+
+
+def test_pyplot_shows_what_plot_draws_and_holds_few(tmp_path):
+    (tmp_path / "screen.py").write_text(BACKEND)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", SHOWING],
+        env=os.environ | {"MPLBACKEND": "module://screen", "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "shown 2\n"), done.stderr
+
+
+def test_nothing_is_shown_where_nothing_can_be(predictions, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert predictions.plot().canvas.manager is None  # and pyplot is not imported, see above
+
+
+def test_a_notebook_shows_a_cells_figure_once(predictions, monkeypatch):
+    shown = []
+    display = types.SimpleNamespace(Image=bytes, display=shown.append)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    figures.prediction(predictions)._ipython_display_()
+    assert [picture[:4] for picture in shown] == [b"\x89PNG"]

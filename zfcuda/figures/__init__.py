@@ -1,9 +1,11 @@
 """Figures: each takes a result, returns a `matplotlib.figure.Figure`, and computes nothing.
 
-The figures are drawn on their own Agg canvas and never shown: call ``figure.savefig(path)``.
+The figures are drawn on their own Agg canvas: call ``figure.savefig(path)``. ``result.plot()``
+hands them to pyplot as well, where it can show them.
 Display images are NumPy arrays ``[N,H,W,3]`` in 0..1; every one of them is optional.
 """
 
+from ._style import show_with_pyplot
 from .ablation import ablation
 from .background import background_effect
 from .correspondence import correspondence
@@ -40,6 +42,7 @@ __all__ = [
     "probe",
     "projection_grid",
     "projection_patches",
+    "show_with_pyplot",
     "top_activations",
     "training_curves",
     "uncertainty",

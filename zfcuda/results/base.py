@@ -72,7 +72,10 @@ class Result:
         (most take ``images``, as RGB in 0..1, ``class_names`` and ``title``): for an occlusion
         :func:`~zfcuda.figures.occlusion_row`, for projections
         :func:`~zfcuda.figures.projection_grid`, for a curve
-        :func:`~zfcuda.figures.invariance_curve`."""
+        :func:`~zfcuda.figures.invariance_curve`.
+
+        A notebook shows it, and so does ``pyplot.show()``; the functions themselves show
+        nothing."""
         from zfcuda import figures
 
-        return getattr(figures, self._figure)(self, **kwargs)
+        return figures.show_with_pyplot(getattr(figures, self._figure)(self, **kwargs))

@@ -1,7 +1,7 @@
 """What all figures share: typography, palettes, panels. Object-oriented matplotlib only.
 
-Nothing here touches pyplot or leaves a trace in ``matplotlib.rcParams``: a figure function is
-wrapped in `styled`, which applies the style for as long as the figure is being built.
+Only :mod:`.showing` touches pyplot, and nothing leaves a trace in ``matplotlib.rcParams``: a figure
+function is wrapped in `styled`, which applies the style for as long as the figure is being built.
 """
 
 from .arrays import (
@@ -26,6 +26,7 @@ from .labels import (
     score_source,
 )
 from .panels import below, colour_bar, show_image
+from .showing import show_with_pyplot
 from .text import class_name, fit, fit_name, number
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "score_name",
     "score_source",
     "show_image",
+    "show_with_pyplot",
     "styled",
     "to_array",
 ]

@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from zfcuda._text import printable
 
 from .colours import INK, MUTED
+from .showing import NotebookFigure
 from .text import fit
 
 P = ParamSpec("P")
@@ -86,7 +87,8 @@ def _lay_out(figure: Figure) -> None:
 
 def new_figure(width: float, height: float, title: str | None = None, dpi: int = DPI) -> Figure:
     """An empty constrained-layout figure of the given size in inches, on an Agg canvas."""
-    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+    size = (width, height)
+    figure = NotebookFigure(figsize=size, dpi=dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.02, hspace=0.02)
     if title:

@@ -94,6 +94,11 @@ def test_wrong_files_are_refused(tmp_path):
         Predictions.load(tmp_path / "absent")
 
     header = json.loads((tmp_path / "p.json").read_text())
+    changed = {**header, "settings": {**header["settings"], "outputs": "other"}}
+    (tmp_path / "p.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=r"p\.json is damaged: its settings are not what was writ"):
+        Predictions.load(tmp_path / "p")
+    del header["settings_sha256"]
     for change, message in (
         ({"format": 99}, "has file format 99, this zfcuda reads 1"),
         ({"settings": {"logits": [1]}}, "does not hold a Predictions"),

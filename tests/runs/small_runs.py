@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from pathlib import Path
 
 import torch
@@ -47,6 +48,21 @@ class Slow(Dataset):
     def __getitem__(self, number: int) -> Tensor:
         time.sleep(self._seconds)
         return self._x[number]
+
+
+class Faulty(Dataset):
+    """Images some of which cannot be read."""
+
+    def __init__(self, x: Tensor, bad: Container[int]) -> None:
+        self.x, self.bad = x, bad
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, number: int) -> Tensor:
+        if number in self.bad:
+            raise OSError(f"truncated file {number}")
+        return self.x[number]
 
 
 def groups_of(count: int) -> None:

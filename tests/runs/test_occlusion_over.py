@@ -11,7 +11,7 @@ import shutil
 
 import pytest
 import torch
-from small_runs import SETTINGS
+from small_runs import SETTINGS, Faulty
 from torch.utils.data import Dataset, TensorDataset
 
 import zfcuda
@@ -196,21 +196,6 @@ def test_a_run_goes_on_with_the_threads_it_was_begun_with(net, x, tmp_path, monk
     assert seen == [2] and torch.get_num_threads() == 1
 
 
-class Faulty(Dataset):
-    """Images some of which cannot be read."""
-
-    def __init__(self, x, bad):
-        self.x, self.bad = x, bad
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, number):
-        if number in self.bad:
-            raise OSError(f"truncated file {number}")
-        return self.x[number]
-
-
 def test_images_that_cannot_be_read_are_listed_and_change_nothing(
     net, x, tmp_path, contents, monkeypatch
 ):
@@ -273,6 +258,7 @@ def test_other_images_weights_or_versions_are_refused(net, x, tmp_path, monkeypa
     settings = tmp_path / "settings.json"
     content = json.loads(settings.read_text())
     assert content["settings"]["versions"]["torch"] == torch.__version__
+    del content["checksum"]
     content["settings"]["versions"]["torch"] = "1.0"
     settings.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r'versions torch "1\.0" there'):
@@ -326,7 +312,10 @@ def test_settings_that_nobody_can_read(net, x, tmp_path):
     zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
     path = tmp_path / "settings.json"
     content = json.loads(path.read_text())
-    del content["settings"]["images together"]  # as code that did not know of it would leave it
+    del (
+        content["checksum"],
+        content["settings"]["images together"],
+    )  # as code that did not know of it would leave it
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"other settings: images together null there, \d+ here"):
         zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)

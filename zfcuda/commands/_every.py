@@ -129,14 +129,17 @@ def draw(
         figure_of: ``(result, x [1,C,H,W], name) -> figure``.
     """
     from zfcuda._writing import save_pictures
+    from zfcuda.runs.numbered import tried
 
     for number in numbers:
         stem = run.stem(number)
         wanted = ("png", "pdf") if pdf else ("png",)
         if all(stem.with_name(f"{stem.name}.{kind}").exists() for kind in wanted):
             continue
-        x = run.images.read(number)[None]
-        figure = figure_of(run.result(number), x, Path(run.images.names[number]).name)
+        x = tried(run.images, number)
+        if isinstance(x, str):  # it has vanished since its result was made
+            continue
+        figure = figure_of(run.result(number), x[None], Path(run.images.names[number]).name)
         save_pictures(figure, stem, pdf)
 
 

@@ -153,7 +153,9 @@ class _Work:
     def _project(self, index: int, block: Block) -> View:
         if block.images is None or block.problems:
             wrong = next(iter(block.problems.values()))
-            raise RuntimeError(f"an image cannot be read a second time: {wrong}")
+            raise RuntimeError(
+                f"an image cannot be read a second time: {wrong}; start again when it can be"
+            )
         images = block.images.to(self.spotter.example.device)
         rows = self.chunks.rows_of(index)
         units = self.chunks.units[rows].clone()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from zfcuda._files import atomic_path
+from zfcuda._files import atomic_path, checksum
 
 _FORMAT = 1  # of the files; raise it when an older reader would misread what is written
 
@@ -49,6 +49,7 @@ def write(
         "zfcuda": _version(),
         "arrays": {"file": npz.name, "sha256": digest},
         "settings": settings,
+        "settings_sha256": checksum(settings),
         **about,
     }
     with atomic_path(header_path) as temporary:
@@ -71,12 +72,15 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], bytes
         header = json.loads(text.decode("utf-8"), parse_constant=_refused)
         found, version = header["kind"], header["format"]
         digest, settings = header["arrays"]["sha256"], header["settings"]
+        said = header.get("settings_sha256")  # not in files of 0.1.0
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{header_path} is not the settings file of a zfcuda result") from error
     if found != kind:
         raise ValueError(f"{header_path} holds a {found}, not a {kind}")
     if version != _FORMAT:
         raise ValueError(f"{header_path} has file format {version!r}, this zfcuda reads {_FORMAT}")
+    if said is not None and said != checksum(settings):
+        raise ValueError(f"{header_path} is damaged: its settings are not what was written")
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(f"{npz} is damaged or was not written together with {header_path}")
     return settings, data

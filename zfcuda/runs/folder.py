@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ from torch import Tensor
 from zfcuda import _terminal
 from zfcuda._distributed import Shard
 from zfcuda._files import read_json, remove_leftovers
-from zfcuda._locks import claimed
+from zfcuda._locks import claimed, require_there
 from zfcuda._running import threads
 from zfcuda.results import Result
 from zfcuda.runs import settings
-from zfcuda.runs.numbered import Numbered, reading, tried
+from zfcuda.runs.numbered import Numbered, earlier_identity, reading, size_of, tried
 
 __all__ = ["Run"]
 
@@ -62,8 +62,8 @@ class Run:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the settings, which every result bears."""
-        return settings.digest(self.settings)
+        """sha256 of the settings that the run was begun with, which every result bears."""
+        return settings.digest(settings.begun_with(self.folder))
 
     # ------------------------------------------------------------------ what is there
 
@@ -116,12 +116,22 @@ class Run:
             raise ValueError(f"{error}; delete its files and run again") from error
 
     def _check_origin(self, number: int) -> None:
-        """Files can be moved about: each says which settings it was made with."""
+        """Files can be moved about: each says which settings it was made with, and of what."""
         stem = self.stem(number)
         path = stem.with_name(f"{stem.name}.json")
         origin = read_json(path).get("provenance")
         if not isinstance(origin, dict) or origin.get("run") != self.digest:
             raise ValueError(f"'{path}' is of a run with other settings")
+        image = origin.get("settings")
+        image = image if isinstance(image, dict) else {}
+        if image.get("number", number) != number:
+            raise ValueError(f"'{path}' is of image {image['number']}, not of image {number}")
+        size = size_of(self.images, number)
+        if size is not None and image.get("bytes", size) != size:
+            raise ValueError(
+                f"'{path}' is of {self.images.names[number]} when it had {image['bytes']} bytes; "
+                f"now it has {size}"
+            )
 
     # ------------------------------------------------------------------ doing it
 
@@ -141,7 +151,8 @@ class Run:
                     self._write_settings()
                 remove_leftovers(self.folder)
             self.shard.wait()
-            settings.require_same(self.folder, self.settings)
+            earlier = partial(earlier_identity, self.images)
+            settings.require_same(self.folder, self.settings, earlier)
             yield
 
     def _write_settings(self) -> None:
@@ -206,6 +217,7 @@ class Run:
         x = torch.stack([read.get(number, torch.zeros_like(like)) for number in numbers])
         for number, result in zip(numbers, answer(x, [*numbers]), strict=True):
             if number in wanted and number in read:
+                require_there(self.folder)
                 result.save(self.stem(number), self.said_of(number))
 
     def _check(self, number: int, x: Tensor) -> None:
@@ -218,7 +230,11 @@ class Run:
 
     def said_of(self, number: int | None) -> dict[str, Any]:
         """What a result's JSON file says about where it comes from."""
-        image = {} if number is None else {"image": self.images.names[number], "number": number}
+        image: dict[str, Any] = {}
+        if number is not None:
+            image = {"image": self.images.names[number], "number": number}
+            if (size := size_of(self.images, number)) is not None:
+                image["bytes"] = size
         return {
             "provenance": {
                 **self.about,
@@ -231,14 +247,17 @@ class Run:
     def save_summary(self, summary: Result, entry: Mapping[str, Any] | None) -> None:
         """Write what all results come to; ``entry`` is what the gallery says about it."""
         said = {**self.said_of(None), **({"entry": entry} if entry else {})}
+        require_there(self.folder)
         summary.save(self.folder / "summary", said)
 
     def skipped(self, missing: Sequence[int]) -> list[str]:
         """Why the missing images have no result, a sentence each.
 
         Raises:
+            ValueError: that is all of them.
             RuntimeError: one can be read: whoever should have done it did not.
         """
+        require_there(self.folder)
         sentences = [tried(self.images, number) for number in missing]
         for number, sentence in zip(missing, sentences, strict=True):
             if isinstance(sentence, Tensor):
@@ -246,6 +265,11 @@ class Run:
                     f"{self.images.names[number]} has no result, though it can be read now; run "
                     "again to do it"
                 )
+        if len(sentences) == len(self.images):
+            raise ValueError(
+                f"none of the {len(sentences):,} images can be read; the last: {sentences[-1]}; "
+                "run again when they can be"
+            )
         return [str(sentence) for sentence in sentences]
 
 

@@ -50,7 +50,7 @@ class Numbered(Protocol):
             ValueError: it cannot be read; a sentence that says which image, and why.
         """
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         """What the images are, in hashes by what they are of."""
 
 
@@ -91,6 +91,18 @@ def tried(images: Numbered, number: int) -> Tensor | str:
         return images.read(number)
     except ValueError as error:
         return str(error) or f"image {number} cannot be read"
+
+
+def size_of(images: Numbered, number: int) -> int | None:
+    """Bytes of an image's file; None where it has none, or it is not there."""
+    size = getattr(images, "size", None)
+    return None if size is None else size(number)
+
+
+def earlier_identity(images: Numbered) -> dict[str, str]:
+    """What zfcuda 0.1.0 wrote down of :meth:`Numbered.identity`."""
+    identity = getattr(images, "earlier_identity", None)
+    return {} if identity is None else identity()
 
 
 def reading(
@@ -162,9 +174,18 @@ class ImageFiles:
     def read(self, number: int) -> Tensor:
         return self._preprocessing.to_input(read_image(self._paths[number]))[0]
 
-    def identity(self) -> dict[str, str]:
-        sizes = [path.stat().st_size if path.exists() else -1 for path in self._paths]
-        return _identity(self, sizes)
+    def size(self, number: int) -> int | None:
+        try:
+            return self._paths[number].stat().st_size
+        except OSError:
+            return None
+
+    def identity(self) -> dict[str, Any]:
+        return _identity(self)
+
+    def earlier_identity(self) -> dict[str, str]:
+        sizes = [self.size(number) for number in range(len(self))]
+        return _earlier_identity(self, [-1 if size is None else size for size in sizes])
 
 
 class _Items:
@@ -193,8 +214,11 @@ class _Items:
             raise TypeError(f"an image must be a tensor [C,H,W], image {number} is {got}")
         return plain(item)
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         return _identity(self)
+
+    def earlier_identity(self) -> dict[str, str]:
+        return _earlier_identity(self)
 
 
 def _labels_of(items: Any) -> Tensor:
@@ -224,21 +248,43 @@ class _Labelled:
     def read(self, number: int) -> Tensor:
         return self._examples[number][0].contiguous()
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         return _identity(self)
 
+    def earlier_identity(self) -> dict[str, str]:
+        return _earlier_identity(self)
 
-def _identity(images: Numbered, sizes: Sequence[int] = ()) -> dict[str, str]:
-    """Names, sizes and labels of all; the inputs of some, evenly spread, as read."""
+
+def _identity(images: Numbered) -> dict[str, Any]:
+    """Names and labels of all; by number the inputs of some that can be read, evenly spread. Not
+    the sizes of files, which each result bears: one that is repaired has another."""
+    return {
+        "images": _names_digest(images, ()),
+        "inputs": {
+            str(number): tensor_digest(x) for number, x in _some(images) if isinstance(x, Tensor)
+        },
+    }
+
+
+def _earlier_identity(images: Numbered, sizes: Sequence[int] = ()) -> dict[str, str]:
+    seen = [tensor_digest(x) if isinstance(x, Tensor) else "" for _, x in _some(images)]
+    return {
+        "images": _names_digest(images, sizes),
+        "inputs": hashlib.sha256(" ".join(seen).encode()).hexdigest(),
+    }
+
+
+def _names_digest(images: Numbered, sizes: Sequence[int]) -> str:
     digest = hashlib.sha256()
     for name in images.names:
         digest.update(f"{name}\n".encode("utf-8", "surrogateescape"))
     digest.update(repr([*sizes]).encode())
     digest.update(tensor_digest(images.labels).encode())
+    return digest.hexdigest()
+
+
+def _some(images: Numbered) -> Iterator[tuple[int, Tensor | str]]:
     count = min(len(images), _LOOKED_AT)
-    some = [tried(images, number * len(images) // count) for number in range(count)]
-    seen = [tensor_digest(x) if isinstance(x, Tensor) else "" for x in some]
-    return {
-        "images": digest.hexdigest(),
-        "inputs": hashlib.sha256(" ".join(seen).encode()).hexdigest(),
-    }
+    for place in range(count):
+        number = place * len(images) // count
+        yield number, tried(images, number)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import torch
@@ -164,8 +165,10 @@ def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> Occl
     least = 0.0 if like.outputs == "value" else TELLING
     telling = (columns["largest"] >= least) & columns["localisation"].isfinite()
     shown, most = _extremes(columns["localisation"], telling)
-    results = [run.result(numbers[index]) for index in shown]
     inputs = [tried(run.images, numbers[index]) for index in shown]
+    still = [isinstance(x, Tensor) for x in inputs]  # some may have vanished since
+    shown, most = [*compress(shown, still)], sum(still[:most])
+    results = [run.result(numbers[index]) for index in shown]
     none = torch.zeros(0, *run.settings["image"])
     return OcclusionSummary(
         names=tuple(run.images.names[number] for number in numbers),
@@ -179,7 +182,7 @@ def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> Occl
         most=most,
         telling=least,
         maps=torch.stack([one.heatmap() for one in results]) if results else _no_maps(like),
-        images=torch.stack([x for x in inputs if isinstance(x, Tensor)]) if inputs else none,
+        images=torch.stack([x for x in inputs if isinstance(x, Tensor)]) if shown else none,
         boxes=like.boxes,
         grid=like.grid,
         size=like.size,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zfcuda._files import atomic_path
-from zfcuda._identity import tensor_digest
+from zfcuda._files import read_json, write_json
+from zfcuda._identity import same_versions, tensor_digest
 
 FILE = "settings.json"
 _SHOWN = 6  # differences that an error names
@@ -35,17 +35,34 @@ def write(folder: Path, settings: Mapping[str, Any]) -> None:
         "settings": _plain(settings),
         "threads": torch.get_num_threads(),
     }
-    with atomic_path(folder / FILE) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_json(folder / FILE, content)
 
 
-def require_same(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Compare with the settings that the run was begun with.
+def require_same(
+    folder: Path,
+    settings: Mapping[str, Any],
+    earlier: Callable[[], Mapping[str, Any]] = dict,
+) -> None:
+    """Compare with the settings that the run was begun with. Of images those count that could be
+    read both then and now.
+
+    Args:
+        earlier: what zfcuda 0.1.0 would have written of the images.
 
     Raises:
         ValueError: they differ, with what differs; or they cannot be read.
     """
-    differences = [*_differences(_read(folder)["settings"], _plain(settings))]
+    there, here = _read(folder)["settings"], _plain(settings)
+    if same_versions(there.get("versions"), here.get("versions")):
+        here["versions"] = there["versions"]
+    if isinstance(here.get("inputs"), dict):
+        if isinstance(there.get("inputs"), dict):
+            read = there["inputs"].keys() & here["inputs"].keys()
+            for one in (there, here):
+                one["inputs"] = {number: one["inputs"][number] for number in read}
+        else:
+            here |= earlier()
+    differences = [*_differences(there, here)]
     if differences:
         shown = "; ".join(differences[:_SHOWN]) + ("; …" if len(differences) > _SHOWN else "")
         raise ValueError(
@@ -59,13 +76,20 @@ def threads_of(folder: Path) -> int:
     return _read(folder)["threads"]
 
 
+def begun_with(folder: Path) -> dict[str, Any]:
+    """The settings that a run was begun with."""
+    return _read(folder)["settings"]
+
+
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return {"settings": content["settings"], "threads": int(content["threads"])}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"'{path}' cannot be read as the settings of a run") from error
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"'{path}' cannot be read as the settings of a run ({error}): name another folder"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from zfcuda import cli
 from zfcuda._network import Network
+from zfcuda._terminal import RaisingParser
 from zfcuda.gallery import read_entry
 from zfcuda.results import Predictions
 from zfcuda.training import TrainingResult
@@ -35,7 +36,7 @@ def test_every_experiment_is_a_command_with_these_options(script, tmp_path):
     assert {job.arguments[0] for job in jobs} == set(script.EXPERIMENTS) <= {*cli.COMMANDS}
     assert len({job.folder for job in jobs}) == len(jobs)
     for job in jobs:
-        parsed = cli._parser(cli._Raising).parse_args([*job.arguments, "--out", str(job.folder)])
+        parsed = cli._parser(RaisingParser).parse_args([*job.arguments, "--out", str(job.folder)])
         for layer in parsed.layer or () if isinstance(getattr(parsed, "layer", None), list) else ():
             network.model.get_submodule(layer)
 

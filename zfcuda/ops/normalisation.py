@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
 from torch import Tensor
 
-from zfcuda.ops.library import empty, kernels, no_derivative
+from zfcuda.ops.library import Tangents, derivative, empty, kernels, no_derivative
 
 
 def local_response_norm(
@@ -46,7 +48,30 @@ def _lrn_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, None, None, None, None
 
 
-torch.library.register_autograd(
-    "zfcuda::local_response_norm", _lrn_backward, setup_context=_lrn_setup
-)
+def _refuse_forward_over_reverse(grad: Tensor) -> None:
+    """Backward has kept x without its tangent, on which this gradient's own would depend."""
+    if forward_ad._current_level >= 0:
+        raise RuntimeError(
+            "zfcuda::local_response_norm_backward has no derivative: zfcuda's ops are "
+            "differentiable once; call backward outside of forward-mode differentiation"
+        )
+
+
+def _lrn_tangent(args: tuple[Any, ...], tangents: Tangents, output: Tensor) -> Tangents:
+    x, size, alpha, beta, k = args
+    wide = torch.promote_types(x.dtype, torch.float32)
+    v, dv = x.to(wide), tangents[0].to(wide)
+
+    def around(values: Tensor) -> Tensor:
+        padded = F.pad(values, (0, 0, 0, 0, size // 2, (size - 1) // 2))
+        return sum(padded[:, i : i + values.shape[1]] for i in range(size))
+
+    if output.requires_grad:
+        output.register_hook(_refuse_forward_over_reverse)
+    scale = k + alpha / size * around(v * v)
+    shared = 2 * alpha / size * beta * v * around(v * dv) / scale
+    return (((dv - shared) / scale**beta).to(x.dtype),)
+
+
+derivative("local_response_norm", _lrn_backward, _lrn_setup, _lrn_tangent)
 no_derivative("local_response_norm_backward")

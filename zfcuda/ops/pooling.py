@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zfcuda.ops.arguments import IntPair, window_of
-from zfcuda.ops.library import empty, kernels, no_derivative
+from zfcuda.ops.library import Tangents, derivative, empty, kernels, no_derivative
 from zfcuda.reference import pooled_size
 
 
@@ -99,7 +99,14 @@ def _max_pool2d_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tens
     return grad_x, None, None, None, None, None, None
 
 
-torch.library.register_autograd(
-    "zfcuda::max_pool2d", _max_pool2d_backward, setup_context=_max_pool2d_setup
-)
+def _max_pool2d_tangent(
+    args: tuple[Any, ...], tangents: Tangents, output: tuple[Tensor, Tensor]
+) -> Tangents:
+    _, *window, _, relu = args
+    y, switches = output
+    tangent = kernels.max_unpool2d_backward(tangents[0], switches, None, *window, False)
+    return (torch.where(y <= 0, 0, tangent) if relu else tangent), None
+
+
+derivative("max_pool2d", _max_pool2d_backward, _max_pool2d_setup, _max_pool2d_tangent)
 no_derivative("max_pool2d_backward")

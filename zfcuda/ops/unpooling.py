@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zfcuda.ops.arguments import IntPair, window_of
-from zfcuda.ops.library import empty, kernels, no_derivative
+from zfcuda.ops.library import Tangents, derivative, empty, kernels, no_derivative
 
 
 def max_unpool2d(
@@ -32,20 +32,22 @@ def max_unpool2d(
     Args:
         y, switches: [N,C,OH,OW], as :func:`~zfcuda.ops.max_pool2d` returns them.
         kernel_size, stride, padding, dilation: of the pooling to undo.
-        output_size: (H, W), the pooled tensor's size; default ``(OH - 1) * stride - 2 * padding +
-            dilation * (kernel_size - 1) + 1``.
+        output_size: (H, W), the size of what was pooled; default ``(OH - 1) * stride - 2 * padding
+            + dilation * (kernel_size - 1) + 1``, which is the smallest one. Where windows were
+            padded, switches may point past it: give the size then.
         relu: rectify the unpooled signal (the relu of the sum).
         overlap: ``"sum"`` adds what several windows send to one place (the transpose of pooling),
             ``"overwrite"`` lets the last window in raster order win.
-        check: on CUDA, raise for a switch that is no tap number (costs a synchronisation); the CPU
-            kernel always does. Unchecked, such a switch unpools to nothing.
+        check: on CUDA, raise for a switch that is no tap number or points off the output (costs a
+            synchronisation); the CPU kernel always does. Unchecked, such a switch unpools to
+            nothing.
 
     Returns:
         [N,C,H,W] in ``y``'s dtype.
 
     Raises:
         ValueError: shapes that do not fit each other or the window, an unknown overlap rule,
-            tampered switches.
+            switches that are no taps, or point off an output of this size.
         TypeError: a switch dtype other than the one :func:`~zfcuda.ops.max_pool2d` gives.
     """
     if overlap not in ("sum", "overwrite"):
@@ -85,7 +87,11 @@ def _max_unpool2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (grad_y, *(None,) * 9)
 
 
-torch.library.register_autograd(
-    "zfcuda::max_unpool2d", _max_unpool2d_backward, setup_context=_max_unpool2d_setup
-)
+def _max_unpool2d_tangent(args: tuple[Any, ...], tangents: Tangents, output: Tensor) -> Tangents:
+    _, switches, *window, size, relu, overwrite, _ = args
+    tangent = kernels.max_unpool2d(tangents[0], switches, *window, size, False, overwrite, False)
+    return (torch.where(output <= 0, 0, tangent) if relu else tangent,)
+
+
+derivative("max_unpool2d", _max_unpool2d_backward, _max_unpool2d_setup, _max_unpool2d_tangent)
 no_derivative("max_unpool2d_backward")

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from zfcuda.ops.arguments import check_tensor
 from zfcuda.ops.copies import empty_copies, fill_of
-from zfcuda.ops.library import kernels, no_derivative
+from zfcuda.ops.library import Tangents, derivative, kernels, no_derivative
+
+_NO_GRADIENT = "has no gradient for its matrices; pass matrices.detach()"
 
 
 def warp_affine(x: Tensor, matrices: Tensor, fill: float | Tensor = 0.0) -> Tensor:
@@ -19,17 +21,22 @@ def warp_affine(x: Tensor, matrices: Tensor, fill: float | Tensor = 0.0) -> Tens
         x: [N,C,H,W].
         matrices: [M,2,3], mapping output to input pixel coordinates (x, y), pixel centres at +0.5;
             read as float64 whatever x's dtype. No gradient flows to them.
-        fill: a number or one per channel [C]; taps outside the image take it before blending.
+        fill: a number or one per channel [C]; taps outside the image take it before blending. No
+            gradient flows to it. Taps of weight 0 do not count: what is NaN or infinite, in the
+            image or as fill, shows only where it is sampled.
 
     Returns:
         [N,M,C,H,W], images of x's size; for a channels_last x each image is channels_last.
 
     Raises:
-        ValueError: wrong ranks or shapes, matrices that require grad.
+        ValueError: wrong ranks or shapes, matrices or a fill that require grad.
     """
     check_tensor(matrices, "matrices")
-    if matrices.requires_grad and torch.is_grad_enabled():
-        raise ValueError("warp_affine has no gradient for its matrices; pass matrices.detach()")
+    if torch.is_grad_enabled():
+        if matrices.requires_grad:
+            raise ValueError(f"warp_affine {_NO_GRADIENT}")
+        if isinstance(fill, Tensor) and fill.requires_grad:
+            raise ValueError("warp_affine has no gradient for its fill; pass fill.detach()")
     matrices = matrices.to(device=x.device, dtype=torch.float64)
     return kernels.warp_affine(x, matrices, fill_of(x, fill, with_image=False))
 
@@ -57,7 +64,16 @@ def _warp_affine_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return kernels.warp_affine_backward(grad, matrices, ctx.channels_last), None, None
 
 
-torch.library.register_autograd(
-    "zfcuda::warp_affine", _warp_affine_backward, setup_context=_warp_affine_setup
-)
+def _warp_affine_tangent(args: tuple[Any, ...], tangents: Tangents, output: Tensor) -> Tangents:
+    x, matrices, fill = args
+    dx, moved, dfill = tangents
+    if moved is not None:
+        raise RuntimeError(f"warp_affine {_NO_GRADIENT}")
+    # Linear in the image and the fill.
+    dx = torch.zeros_like(x) if dx is None else dx
+    dfill = torch.zeros_like(fill) if dfill is None else dfill
+    return (kernels.warp_affine(dx, matrices, dfill),)
+
+
+derivative("warp_affine", _warp_affine_backward, _warp_affine_setup, _warp_affine_tangent)
 no_derivative("warp_affine_backward")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zfcuda.ops.arguments import IntPair, window_of
-from zfcuda.ops.library import kernels
+from zfcuda.ops.library import has_tangent, kernels
 
 WINDOW_COLUMNS = 13
 """The columns of ``windows`` [Q,13], int64:
@@ -28,7 +28,8 @@ Boxes are half open; windows may hang over the edge, and either box may be empty
 
 
 def _refuse_derivative(op: str, *tensors: Tensor | None) -> None:
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if wanted or has_tangent(tensors):
         raise RuntimeError(
             f"zfcuda::{op} has no derivative: windows are a forward experiment; detach its inputs "
             "or call it under torch.no_grad()"

@@ -163,9 +163,13 @@ def warp_affine(x: Tensor, matrices: Tensor, fill: Tensor | float = 0.0) -> Tens
         cols = torch.where(inside, tx, 0).long()
         return torch.where(inside, v[:, :, rows, cols], fill)  # [N, C, M, H, W]
 
-    top = tap(0, 0) * (1 - wx) + tap(0, 1) * wx
-    bottom = tap(1, 0) * (1 - wx) + tap(1, 1) * wx
-    out = top * (1 - wy) + bottom * wy
+    def between(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+        """What is not sampled does not count: 0 * NaN is NaN."""
+        blended = torch.where(weight == 0, a, a * (1 - weight) + b * weight)
+        return torch.where(weight == 1, b, blended)
+
+    top, bottom = between(tap(0, 0), tap(0, 1), wx), between(tap(1, 0), tap(1, 1), wx)
+    out = between(top, bottom, wy)
     return out.transpose(1, 2).contiguous().to(x.dtype)
 
 

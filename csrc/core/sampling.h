@@ -46,7 +46,9 @@ struct Sample {
     // Just below the far edge the sum may round up to it.
     x = x < width ? x : width - 1;
     y = y < height ? y : height - 1;
-    return {x, y, sx - static_cast<T>(x), sy - static_cast<T>(y), false};
+    // Just below a whole coordinate the shifted sum may round up to it.
+    const T wx = sx - static_cast<T>(x), wy = sy - static_cast<T>(y);
+    return {x, y, wx > T(0) ? wx : T(0), wy > T(0) ? wy : T(0), false};
   }
 };
 
@@ -55,6 +57,17 @@ ZF_HOST_DEVICE T blend(T upper_left, T upper_right, T lower_left, T lower_right,
   const T upper = upper_left * (T(1) - wx) + upper_right * wx;
   const T lower = lower_left * (T(1) - wx) + lower_right * wx;
   return upper * (T(1) - wy) + lower * wy;
+}
+
+// The same without the taps of weight 0: 0 * NaN and 0 * inf would be NaN where nothing is sampled.
+template <class T>
+ZF_HOST_DEVICE T blend_weighted(T upper_left, T upper_right, T lower_left, T lower_right, T wx,
+                                T wy) {
+  const auto between = [](T a, T b, T weight) {
+    if (weight == T(0)) return a;
+    return weight == T(1) ? b : a * (T(1) - weight) + b * weight;
+  };
+  return between(between(upper_left, upper_right, wx), between(lower_left, lower_right, wx), wy);
 }
 
 }  // namespace zfcuda

@@ -23,7 +23,9 @@ ZF_HOST_DEVICE Compute<T> sampled(const Sample<Compute<T>>& s, const T* plane, i
   const C upper_right = above && right ? widen(at[pixel]) : fill;
   const C lower_left = below && left ? widen(at[row]) : fill;
   const C lower_right = below && right ? widen(at[row + pixel]) : fill;
-  return blend(upper_left, upper_right, lower_left, lower_right, s.wx, s.wy);
+  const C blended = blend(upper_left, upper_right, lower_left, lower_right, s.wx, s.wy);
+  if (blended == blended) return blended;
+  return blend_weighted(upper_left, upper_right, lower_left, lower_right, s.wx, s.wy);
 }
 
 // The output positions along one axis, around `centre`, whose sample can come within one pixel of a
@@ -70,6 +72,7 @@ ZF_HOST_DEVICE T warp_backward_at(const WarpParams& p, int64_t n, int64_t c, int
         const int32_t right = col - s.x, below = row - s.y;
         if (s.outside || right < 0 || right > 1 || below < 0 || below > 1) continue;
         const C weight = (right ? s.wx : C(1) - s.wx) * (below ? s.wy : C(1) - s.wy);
+        if (weight == C(0)) continue;  // 0 * NaN is NaN
         const int64_t at = element_at<int64_t>(p.channels_last, n * p.maps + m, c, y, x, p.channels,
                                                height, width);
         sum += weight * widen(grad[at]);

@@ -20,7 +20,8 @@ namespace {
 
 // Warps one output row at a time: first where its samples lie, then each channel. Along a row the
 // samples inside the image are one run, since both coordinates are monotonic; so are those that
-// touch it.
+// touch it. NaN among the former is looked for afterwards and sampled with more care, so that the
+// usual image does not pay for it.
 template <class T>
 class Warper {
   using C = Compute<T>;
@@ -80,11 +81,16 @@ class Warper {
   void columns(const C* plane, C fill, T* target) {
     C* out = writer_.begin(target);
     std::fill(out, out + touch_begin_, fill);
-    for (int32_t i = touch_begin_; i < begin_; ++i) out[i] = edge_sample(i, plane, 1, fill);
+    for (int32_t i = touch_begin_; i < begin_; ++i) out[i] = sample(i, plane, 1, fill);
     ZF_PICK(blend_samples<C>)
     (plane, offset_.data() + begin_, wx_.data() + begin_, wy_.data() + begin_, width_, out + begin_,
      end_ - begin_);
-    for (int32_t i = end_; i < touch_end_; ++i) out[i] = edge_sample(i, plane, 1, fill);
+    if (ZF_PICK(any_nan<C>)(out + begin_, end_ - begin_)) {
+      for (int32_t i = begin_; i < end_; ++i) {
+        if (out[i] != out[i]) out[i] = sample(i, plane, 1, fill);
+      }
+    }
+    for (int32_t i = end_; i < touch_end_; ++i) out[i] = sample(i, plane, 1, fill);
     std::fill(out + touch_end_, out + width_, fill);
     writer_.finish(target);
   }
@@ -98,17 +104,25 @@ class Warper {
         std::copy(fill_.begin(), fill_.end(), pixel);
       } else if (i < begin_ || i >= end_) {
         for (int64_t c = 0; c < p_.channels; ++c) {
-          pixel[c] = edge_sample(i, x + c, p_.channels, fill_[c]);
+          pixel[c] = sample(i, x + c, p_.channels, fill_[c]);
         }
       } else {
         const C* upper = x + offset_[i] * p_.channels;
         blend(upper, upper + p_.width * p_.channels, p_.channels, wx_[i], wy_[i], pixel);
       }
     }
+    if (ZF_PICK(any_nan<C>)(out + begin_ * p_.channels, (end_ - begin_) * p_.channels)) {
+      for (int64_t i = begin_ * p_.channels; i < end_ * p_.channels; ++i) {
+        const int64_t c = i % p_.channels;
+        if (out[i] != out[i]) {
+          out[i] = sample(static_cast<int32_t>(i / p_.channels), x + c, p_.channels, fill_[c]);
+        }
+      }
+    }
     writer_.finish(target);
   }
 
-  C edge_sample(int32_t column, const C* plane, int64_t pixel, C fill) const {
+  C sample(int32_t column, const C* plane, int64_t pixel, C fill) const {
     return sampled<C>(Sample<C>::at(line_, column, height_, width_), plane, pixel, height_, width_,
                       fill);
   }

@@ -86,5 +86,12 @@ void blend_pixel(const T* __restrict upper, const T* __restrict lower, int64_t c
   }
 }
 
+template <class T>
+bool any_nan(const T* row, int64_t count) {
+  int32_t found = 0;
+  for (int64_t i = 0; i < count; ++i) found |= row[i] != row[i];
+  return found;
+}
+
 }  // namespace
 }  // namespace zfcuda::cpu::ZF_LEVEL

@@ -105,6 +105,61 @@ def test_samples_just_inside_the_far_edge(place, layout):
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-4)
 
 
+EXACT = {
+    "same": ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], lambda x: x),
+    "quarter turn": ([[0.0, -1.0, 21.0], [1.0, 0.0, 0.0]], lambda x: x.rot90(1, (2, 3))),
+    "half turn": ([[-1.0, 0.0, 21.0], [0.0, -1.0, 21.0]], lambda x: x.flip(2, 3)),
+    "shift": ([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]], lambda x: F.pad(x[:, :, 3:, 2:], (0, 2, 0, 3))),
+}
+
+
+def same(a, b):
+    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(7), b.nan_to_num(7))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("channels", [1, 3, 8])
+def test_what_is_not_finite_shows_only_where_it_is_sampled(place, channels, layout, dtype, value):
+    x = image(2, channels, (21, 21), dtype, layout, device=place.device)
+    for row, column in ((0, 0), (7, 4), (20, 11), (12, 20)):
+        x[0, -1, row, column] = value
+    fill = torch.zeros(channels, dtype=dtype, device=place.device)
+    matrices = torch.tensor([matrix for matrix, _ in EXACT.values()], dtype=torch.float64)
+    out = place.op("warp_affine")(x, matrices.to(place.device), fill)
+    for copy, (name, (_, exact)) in zip(out.unbind(1), EXACT.items(), strict=True):
+        assert same(copy, exact(x)), name
+    inside = place.op("warp_affine")(x, matrices[:3].to(place.device), fill + math.nan)
+    assert same(inside, out[:, :3]), "a fill that nothing samples"
+    # Coordinates without rounding, so that all agree which weights are zero.
+    between = torch.tensor(
+        [[[1.0, 0.0, -0.25], [0.0, 1.0, 0.75]], [[0.5, 0.0, 0.25], [0.0, 0.5, 4.25]]],
+        dtype=torch.float64,
+        device=place.device,
+    )
+    expected = reference.warp_affine(x, between, fill)
+    ours = place.op("warp_affine")(x, between, fill)
+    assert 0 < (~ours.isfinite()).sum() < 40
+    torch.testing.assert_close(ours, expected, equal_nan=True, **TOLERANCE[dtype])
+
+
+def test_a_gradient_that_is_not_finite_reaches_only_what_was_sampled(place):
+    for layout in LAYOUTS.values():
+        x = image(1, 3, (21, 21), torch.float64, layout).requires_grad_()
+        matrices = torch.tensor([matrix for matrix, _ in EXACT.values()], dtype=torch.float64)
+        out = reference.warp_affine(x, matrices)
+        grad = torch.randn_like(out)
+        grad[0, :, :, 6, 9], grad[0, 1, 2, 3, 4] = math.nan, math.inf
+        (expected,) = torch.autograd.grad(out, x, grad)
+        ours = place.op("warp_affine_backward")(
+            grad.to(place.device), matrices.to(place.device), layout is torch.channels_last
+        ).cpu()
+        assert 0 < ours.isnan().sum() < 20
+        assert torch.equal(ours.isnan(), expected.isnan())
+        torch.testing.assert_close(ours, expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
 def test_wild_matrices_give_the_fill(place, value):
     x = image(1, 2, (6, 8), torch.float32, device=place.device)

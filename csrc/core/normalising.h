@@ -17,25 +17,32 @@ __device__ __forceinline__ float fast_root(float value) {
 }
 #endif
 
-// value ** -beta, by square roots for the exponents in use.
+// Whether k + alpha * squares can be negative: -inf ** 0.75 is inf, which square roots do not give.
+ZF_HOST_DEVICE bool may_be_negative(double alpha, double k) {
+  return !(alpha >= 0.0 && k >= 0.0);
+}
+
+// x / value ** beta, by square roots for the exponents in use. Their inverses can be multiplied by;
+// other powers' inverses may overflow or vanish where the quotient does not.
 template <class C>
-ZF_HOST_DEVICE C inverse_power(C value, C beta) {
+ZF_HOST_DEVICE C over_power(C x, C value, C beta, bool negative) {
 #if defined(__CUDA_ARCH__)
   if constexpr (std::is_same_v<C, float>) {
     const float inverse_root = rsqrtf(value);
-    if (beta == 0.75f) return inverse_root * fast_root(inverse_root);
-    if (beta == 0.5f) return inverse_root;
+    if (beta == 0.75f && !negative) return x * (inverse_root * fast_root(inverse_root));
+    if (beta == 0.5f) return x * inverse_root;
   }
 #endif
   using std::pow;
   using std::sqrt;
-  if (beta == C(0.75)) {
+  if (beta == C(0.75) && !negative) {
     const C root = sqrt(value);
-    return C(1) / (root * sqrt(root));
+    return x * (C(1) / (root * sqrt(root)));
   }
-  if (beta == C(0.5)) return C(1) / sqrt(value);
-  if (beta == C(1)) return C(1) / value;
-  return pow(value, -beta);
+  if (beta == C(0.5)) return x * (C(1) / sqrt(value));
+  if (beta == C(1)) return x / value;
+  if (beta == C(-0.5)) return x / (C(1) / sqrt(value));  // torch's: NaN for -inf
+  return x / pow(value, beta);
 }
 
 }  // namespace zfcuda

@@ -7,6 +7,7 @@
 
 #include "common/dispatch.h"
 #include "common/prepare.h"
+#include "core/normalising.h"
 #include "cpu/level.h"
 #include "cpu/rows.h"
 
@@ -28,8 +29,10 @@ namespace {
 constexpr int64_t chunk = 512;
 
 template <class F>
-void with_power(double beta, F&& f) {
-  if (beta == 0.75) return f.template operator()<Power::three_quarters>();
+void with_power(const LrnParams& p, F&& f) {
+  const double beta = p.beta;
+  if (beta == 0.75 && !may_be_negative(p.alpha, p.k))
+    return f.template operator()<Power::three_quarters>();
   if (beta == 0.5) return f.template operator()<Power::half>();
   if (beta == 1.0) return f.template operator()<Power::one>();
   f.template operator()<Power::any>();
@@ -228,7 +231,7 @@ void run(const LrnParams& p) {
 at::Tensor run(const Call<LrnParams>& call) {
   const LrnParams& p = call.params;
   if (call.out.numel() == 0) return call.out;
-  with_dtype(p.dtype, [&]<class T>(T) { with_power(p.beta, [&]<Power P>() { run<T, P>(p); }); });
+  with_dtype(p.dtype, [&]<class T>(T) { with_power(p, [&]<Power P>() { run<T, P>(p); }); });
   return call.out;
 }
 

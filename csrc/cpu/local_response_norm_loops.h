@@ -5,33 +5,35 @@
 namespace zfcuda::cpu::ZF_LEVEL {
 namespace {
 
-// value ** -beta. The exponents in use have a form in square roots, which vectorises and is exact
-// to an ulp or two.
+// x / value ** beta, as over_power in core/normalising.h. The exponents in use have a form in
+// square roots, which vectorises and is exact to an ulp or two.
 template <Power P, class T>
-ZF_INLINE T inverse_power(T value, T beta) {
+ZF_INLINE T over_power(T x, T value, T beta) {
   if constexpr (P == Power::three_quarters) {
     const T root = __builtin_sqrt(value);
-    return T(1) / (root * __builtin_sqrt(root));
+    return x * (T(1) / (root * __builtin_sqrt(root)));
   } else if constexpr (P == Power::half) {
-    return T(1) / __builtin_sqrt(value);
+    return x * (T(1) / __builtin_sqrt(value));
   } else if constexpr (P == Power::one) {
-    return T(1) / value;
+    return x / value;
   } else {
-    return __builtin_pow(value, -beta);
+    if (beta == -0.5) return x / (T(1) / __builtin_sqrt(value));
+    return x / __builtin_pow(value, beta);
   }
 }
 
 template <Power P>
-ZF_INLINE float inverse_power(float value, float beta) {
+ZF_INLINE float over_power(float x, float value, float beta) {
   if constexpr (P == Power::three_quarters) {
     const float root = __builtin_sqrtf(value);
-    return 1.0f / (root * __builtin_sqrtf(root));
+    return x * (1.0f / (root * __builtin_sqrtf(root)));
   } else if constexpr (P == Power::half) {
-    return 1.0f / __builtin_sqrtf(value);
+    return x * (1.0f / __builtin_sqrtf(value));
   } else if constexpr (P == Power::one) {
-    return 1.0f / value;
+    return x / value;
   } else {
-    return __builtin_powf(value, -beta);
+    if (beta == -0.5f) return x / (1.0f / __builtin_sqrtf(value));
+    return x / __builtin_powf(value, beta);
   }
 }
 
@@ -55,7 +57,9 @@ void sum_window(const T* const* rows, int64_t size, T* __restrict sum, int64_t c
 template <Power P, class T>
 void normalise(const T* __restrict x, const T* __restrict sum, T* __restrict out, int64_t count,
                T alpha, T beta, T k) {
-  for (int64_t i = 0; i < count; ++i) out[i] = x[i] * inverse_power<P>(k + alpha * sum[i], beta);
+  for (int64_t i = 0; i < count; ++i) {
+    out[i] = over_power<P>(x[i], k + alpha * sum[i], beta);
+  }
 }
 
 // Sum and normalisation in one pass, for the window of five that networks use.
@@ -65,7 +69,7 @@ void normalise_five(const T* const* rows, const T* __restrict x, T* __restrict o
   const T *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3], *e = rows[4];
   for (int64_t i = 0; i < count; ++i) {
     const T sum = a[i] * a[i] + b[i] * b[i] + c[i] * c[i] + d[i] * d[i] + e[i] * e[i];
-    out[i] = x[i] * inverse_power<P>(k + alpha * sum, beta);
+    out[i] = over_power<P>(x[i], k + alpha * sum, beta);
   }
 }
 
@@ -76,7 +80,7 @@ void backward_terms(const T* __restrict x, const T* __restrict grad, const T* __
                     T k) {
   for (int64_t i = 0; i < count; ++i) {
     const T d = k + alpha * sum[i];
-    direct[i] = grad[i] * inverse_power<P>(d, beta);
+    direct[i] = over_power<P>(grad[i], d, beta);
     shared[i] = direct[i] * x[i] / d;
   }
 }

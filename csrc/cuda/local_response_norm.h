@@ -30,6 +30,7 @@ struct LrnColumn {
     T* out = static_cast<T*>(p.out) + n * channels * spatial + s;
     const Index last = end + above < channels ? end + above : channels;  // that is read
     const C alpha = static_cast<C>(p.alpha), beta = static_cast<C>(p.beta), k = static_cast<C>(p.k);
+    const bool negative = may_be_negative(p.alpha, p.k);
 
     C value[above + 1][V];  // channels c ... c + above
     C square[Size][V];      // of channels c - below ... c + above
@@ -72,7 +73,7 @@ struct LrnColumn {
         C sum = 0;
         ZF_UNROLL
         for (int j = 0; j < Size; ++j) sum += square[j][v];
-        result.lane[v] = static_cast<T>(value[0][v] * inverse_power(k + alpha * sum, beta));
+        result.lane[v] = static_cast<T>(over_power(value[0][v], k + alpha * sum, beta, negative));
       }
       store_pack(out + c * spatial, result);
     }
@@ -102,6 +103,7 @@ struct LrnPixel {
                 at = i / groups * channels;
     const T* x = static_cast<const T*>(p.x) + at;
     const C alpha = static_cast<C>(p.alpha), beta = static_cast<C>(p.beta), k = static_cast<C>(p.k);
+    const bool negative = may_be_negative(p.alpha, p.k);
     const auto own = load_pack<V>(x + c);
     C square[V + Size - 1];
     ZF_UNROLL
@@ -121,7 +123,8 @@ struct LrnPixel {
       C sum = 0;
       ZF_UNROLL
       for (int j = 0; j <= below + above; ++j) sum += square[v + j];
-      result.lane[v] = static_cast<T>(widen(own.lane[v]) * inverse_power(k + alpha * sum, beta));
+      result.lane[v] =
+          static_cast<T>(over_power(widen(own.lane[v]), k + alpha * sum, beta, negative));
     }
     store_pack(static_cast<T*>(p.out) + at + c, result);
   }
@@ -141,11 +144,11 @@ struct LrnElement {
     const T* x = static_cast<const T*>(p.x) + i - c * stride;
     const Index below = p.size / 2, above = (p.size - 1) / 2;
     const C alpha = static_cast<C>(p.alpha), beta = static_cast<C>(p.beta);
+    const bool negative = may_be_negative(p.alpha, p.k);
     const C own = widen(x[c * stride]), scale = scale_of(x, c, stride);
-    const C power = inverse_power(scale, beta);
     T* out = static_cast<T*>(p.out);
     if (!p.grad) {
-      out[i] = static_cast<T>(own * power);
+      out[i] = static_cast<T>(over_power(own, scale, beta, negative));
       return;
     }
     const T* grad = static_cast<const T*>(p.grad) + i - c * stride;
@@ -154,9 +157,10 @@ struct LrnElement {
     C sum = 0;
     for (Index j = from; j <= to; ++j) {
       const C d = scale_of(x, j, stride);
-      sum += widen(grad[j * stride]) * widen(x[j * stride]) * inverse_power(d, beta) / d;
+      sum += over_power(widen(grad[j * stride]), d, beta, negative) * widen(x[j * stride]) / d;
     }
-    out[i] = static_cast<T>(widen(grad[c * stride]) * power - 2 * alpha * beta * own * sum);
+    const C direct = over_power(widen(grad[c * stride]), scale, beta, negative);
+    out[i] = static_cast<T>(direct - 2 * alpha * beta * own * sum);
   }
 
  private:

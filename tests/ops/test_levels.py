@@ -25,6 +25,8 @@ def outputs():
                 found += [y, switches, back]
             found += [ops.local_response_norm(x, 5, 0.1), ops.local_response_norm(x, 4, 0.1, 0.5)]
             found.append(ops.warp_affine(x, matrices, 0.5))
+            found.append(ops.warp_affine(x.masked_fill(x > 2, torch.nan), matrices).nan_to_num(7))
+            found.append(ops.local_response_norm(x, 5, -1e-3, 0.75, 1e-3).nan_to_num(7))
             found += ops.spatial_max(x)
         found += windows_of(x.permute(0, 2, 3, 1), switches.permute(0, 2, 3, 1))
     return found

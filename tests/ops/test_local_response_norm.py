@@ -71,6 +71,32 @@ def test_backward(place, constants, dtype):
             torch.testing.assert_close(ours.double(), expected, **tolerance)
 
 
+def agree(ours, theirs):
+    """Equal up to rounding, where NaN and infinite likewise."""
+    tiny = torch.finfo(ours.dtype).tiny
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-11}[ours.dtype]
+    torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=tolerance, atol=4 * tiny)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("beta", [0.75, 0.5, 1.0, 2.0, 3.0, 20.0, 0.25, 0.0, -0.5, -0.75, 1.5])
+@pytest.mark.parametrize("alpha", [1.0, 1e-4, 0.0, -1.0, -1e-4])
+def test_corners_equal_torch(place, alpha, beta, dtype):
+    """Denominators that vanish, overflow or are negative, and powers of them that do."""
+    small, large = (1e-18, 1e19) if dtype is torch.float32 else (1e-150, 1e154)
+    scales = [0, small, small**0.5, 1e-5, 1, 1e5, large**0.25, large**0.5, large, 9 * large]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 7, 6, 20, dtype=torch.float64, generator=generator)
+    x = (x * torch.tensor(scales, dtype=torch.float64).repeat(2)).to(dtype)
+    for layout in LAYOUTS.values():
+        x = x.contiguous(memory_format=layout).to(place.device)
+        for size in (5, 3):
+            for k in (0.0, 2.0):
+                expected = F.local_response_norm(x, size, alpha, beta, k)
+                agree(place.op("local_response_norm")(x, size, alpha, beta, k), expected)
+                agree(reference.local_response_norm(x, size, alpha, beta, k), expected)
+
+
 def test_nan_stays_in_its_window(place):
     x = image(1, 32, (4, 8), torch.float32, device=place.device)
     x[0, 10, 1, 1] = torch.nan

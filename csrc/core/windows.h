@@ -53,9 +53,11 @@ struct WindowRow {
     return (patch.height() - 1) * pitch + patch.width();
   }
 
-  // The same patch without what lies off a map.
+  // The same patch without what lies off a map. Where a row reads none, nobody has looked at its
+  // coordinates, whose difference may overflow.
   ZF_HOST_DEVICE WindowRow clipped(int64_t height, int64_t width) const {
     WindowRow row = *this;
+    if (box.empty() || !has_patch()) return row;
     Box& p = row.patch;
     p = {p.y0 < 0 ? 0 : p.y0, p.x0 < 0 ? 0 : p.x0, p.y1 < height ? p.y1 : height,
          p.x1 < width ? p.x1 : width};

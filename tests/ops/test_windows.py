@@ -1,7 +1,10 @@
 """gather_windows, pool_windows and unpool_windows against the reference, in every place."""
 
 import random
+import shutil
+import subprocess
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -302,6 +305,34 @@ def test_empty(place):
     windows = whole((7, 9), 1).to(place.device)
     place.op("gather_windows")(base[..., :0], [], windows, no_channels, 63, 0, 0.0, False)
     place.op("pool_windows")(base[..., :0], [], windows, no_channels, 63, *map(list, PADDED), False)
+
+
+UNREAD = """
+#include "core/windows.h"
+int main() {
+  // No buffer; an empty patch; an empty window: nobody looks at the patch's coordinates.
+  constexpr int64_t least = INT64_MIN, most = INT64_MAX;
+  const int64_t rows[3][13] = {{0, -1, 0, 5, least, least, 3, 3, 0, 0, 2, 2, 0},
+                               {0, 0, 0, 5, least, least, least, 3, 0, 0, 2, 2, 0},
+                               {0, 0, 0, most, least, least, most, most, 0, 0, 0, 2, 0}};
+  for (const auto& row : rows) zfcuda::WindowRow::read(row).clipped(4, 4);
+}
+"""
+
+
+def test_clipping_a_patch_that_is_not_read_does_not_overflow(tmp_path):
+    """Undefined behaviour, whatever it does today."""
+    csrc = Path(__file__).resolve().parents[2] / "csrc"
+    if not shutil.which("g++") or not csrc.is_dir():
+        pytest.skip("needs g++ and the sources")
+    source, program = tmp_path / "main.cpp", tmp_path / "main"
+    source.write_text(UNREAD)
+    flags = ["-std=c++20", "-fsanitize=undefined", "-fno-sanitize-recover", f"-I{csrc}"]
+    made = subprocess.run(["g++", *flags, source, "-o", program], capture_output=True, text=True)
+    if "cannot find" in made.stderr:
+        pytest.skip("g++ has no sanitizer")
+    assert made.returncode == 0, made.stderr
+    subprocess.run([program], check=True)
 
 
 def test_strides(place):

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/params.h"
+#include "core/pooling.h"
 
 // From an op's arguments to a kernel's params: every check, every allocation, once for all devices.
 // A Call owns the tensors its params point into.
@@ -83,7 +84,18 @@ PoolWindow checked_window(const char* op, const PoolArguments& arguments);
 // Switches are bytes as long as the taps fit.
 void check_switch_dtype(const char* op, const at::Tensor& switches, const PoolWindow& window);
 
-// Raises ValueError if any switch is neither a tap number nor "no tap". Synchronises a CUDA device.
-void check_switches(const at::Tensor& switches, int64_t taps);
+// A window with taps off the plane, and which of its taps along the axis are on it.
+struct EdgeWindow {
+  int64_t window;
+  Range<int64_t> inside;
+};
+
+// All such windows along one axis: none where nothing is padded, a few otherwise.
+std::vector<EdgeWindow> edge_windows(int64_t windows, int64_t kernel, int64_t stride,
+                                     int64_t padding, int64_t dilation, int64_t size);
+
+// Raises ValueError if any switch is neither a tap number nor "no tap", or points off the unpooled
+// plane, where its value would be lost. Synchronises a CUDA device.
+void check_switches(const at::Tensor& switches, const PoolShape& shape);
 
 }  // namespace zfcuda

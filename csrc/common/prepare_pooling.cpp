@@ -204,7 +204,19 @@ Call<MaxUnpoolBackwardParams> prepare_max_unpool2d_backward(const at::Tensor& gr
   return call;
 }
 
-void check_switches(const at::Tensor& switches, int64_t taps) {
+std::vector<EdgeWindow> edge_windows(int64_t windows, int64_t kernel, int64_t stride,
+                                     int64_t padding, int64_t dilation, int64_t size) {
+  std::vector<EdgeWindow> found;
+  for (int64_t window = 0; window < windows; ++window) {
+    const auto inside = taps_inside(window, kernel, stride, padding, dilation, size);
+    if (inside.begin > 0 || inside.end < kernel) found.push_back({window, inside});
+  }
+  return found;
+}
+
+namespace {
+
+void check_taps(const at::Tensor& switches, int64_t taps) {
   const bool bytes = switches.scalar_type() == at::kByte;
   const at::Tensor wrong = bytes ? switches.ge(taps).logical_and_(switches.ne(255))
                                  : switches.ge(taps).logical_or_(switches.lt(-1));
@@ -213,6 +225,40 @@ void check_switches(const at::Tensor& switches, int64_t taps) {
   TORCH_CHECK_VALUE(false, "max_unpool2d: switch ", value, " is no tap of a window with ", taps,
                     " taps; expected 0 to ", taps - 1, ", or ", bytes ? 255 : -1,
                     " for a window without taps");
+}
+
+// Of the windows along dimension `axis`, those at `edges`.
+void check_edges(const at::Tensor& switches, int64_t axis, const std::vector<EdgeWindow>& edges,
+                 const PoolShape& s) {
+  const PoolWindow& w = s.window;
+  for (const auto& [window, inside] : edges) {
+    const at::Tensor tap = switches.select(axis, window).to(at::kLong);
+    const at::Tensor step = axis == 2 ? tap.div(w.kernel_w, "floor") : tap.remainder(w.kernel_w);
+    const at::Tensor lost = step.lt(inside.begin)
+                                .logical_or_(step.ge(inside.end))
+                                .logical_and_(tap.ne(s.wide_switches ? -1 : 255));
+    if (!lost.any().item<bool>()) continue;
+    const auto first = step.masked_select(lost)[0].item<int64_t>();
+    const int64_t place = axis == 2 ? window * w.stride_h - w.padding_h + first * w.dilation_h
+                                    : window * w.stride_w - w.padding_w + first * w.dilation_w;
+    const std::array<int64_t, 2> size{s.in_h, s.in_w};
+    TORCH_CHECK_VALUE(false, "max_unpool2d: a switch points to ", axis == 2 ? "row " : "column ",
+                      place, " of an output of size ", at::IntArrayRef(size),
+                      "; give output_size, the size of what was pooled");
+  }
+}
+
+}  // namespace
+
+void check_switches(const at::Tensor& switches, const PoolShape& s) {
+  const PoolWindow& w = s.window;
+  check_taps(switches, w.kernel_h * w.kernel_w);
+  const auto rows =
+      edge_windows(s.out_h, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, s.in_h);
+  const auto columns =
+      edge_windows(s.out_w, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, s.in_w);
+  check_edges(switches, 2, rows, s);
+  check_edges(switches, 3, columns, s);
 }
 
 }  // namespace zfcuda

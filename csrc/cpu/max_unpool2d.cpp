@@ -1,6 +1,7 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <array>
 #include <atomic>
 #include <bit>
 #include <utility>
@@ -281,18 +282,60 @@ void run(const MaxUnpoolParams& p) {
   });
 }
 
-// The common case of check_switches at the price of one read of the switches.
-void check_byte_switches(const at::Tensor& switches, int64_t taps) {
-  std::atomic<bool> found{switches.scalar_type() != at::kByte};
-  if (!found) {
-    const at::Tensor bytes =
-        switches.is_non_overlapping_and_dense() ? switches : switches.contiguous();
-    const auto* data = bytes.const_data_ptr<uint8_t>();
-    at::parallel_for(0, bytes.numel(), 1 << 18, [&](int64_t begin, int64_t end) {
-      if (ZF_PICK(any_beyond)(data + begin, static_cast<uint8_t>(taps), end - begin)) found = true;
-    });
+// Whether a switch of the few windows with taps off the plane is one of those.
+bool any_off_the_plane(const PoolShape& s, const uint8_t* switches) {
+  const PoolWindow& w = s.window;
+  const auto rows =
+      edge_windows(s.out_h, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, s.in_h);
+  const auto columns =
+      edge_windows(s.out_w, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, s.in_w);
+  if (rows.empty() && columns.empty()) return false;
+  std::array<uint8_t, 256> column_of{};
+  for (int64_t tap = 0; tap < 256; ++tap) {
+    column_of[tap] = static_cast<uint8_t>(tap % w.kernel_w);
   }
-  if (found) check_switches(switches, taps);
+  const auto lost = [](uint8_t tap, int64_t step, const Range<int64_t>& inside) {
+    return !inside.holds(step) && tap != no_tap<uint8_t>;
+  };
+  const int64_t lanes = s.channels_last ? s.channels : 1, line = s.out_w * lanes;
+  std::atomic<bool> found{false};
+  const int64_t planes = s.batch * (s.channels_last ? 1 : s.channels);
+  const int64_t work = static_cast<int64_t>(rows.size()) * line +
+                       static_cast<int64_t>(columns.size()) * lanes * s.out_h;
+  at::parallel_for(0, planes, grain_of(work), [&](int64_t begin, int64_t end) {
+    bool any = false;
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const uint8_t* first = switches + plane * s.out_h * line;
+      for (const auto& [row, inside] : rows) {
+        // In taps, so that no element is divided.
+        const Range<int64_t> taps{inside.begin * w.kernel_w, inside.end * w.kernel_w};
+        const uint8_t* at = first + row * line;
+        for (int64_t i = 0; i < line; ++i) any |= lost(at[i], at[i], taps);
+      }
+      for (const auto& [column, inside] : columns) {
+        for (int64_t row = 0; row < s.out_h; ++row) {
+          const uint8_t* at = first + row * line + column * lanes;
+          for (int64_t i = 0; i < lanes; ++i) any |= lost(at[i], column_of[at[i]], inside);
+        }
+      }
+    }
+    if (any) found = true;
+  });
+  return found;
+}
+
+// check_switches at the price of one read of the switches, where they are bytes, and another of the
+// plane's border.
+void check_switches_fast(const at::Tensor& switches, const MaxUnpoolParams& p) {
+  const PoolShape& s = p.shape;
+  if (s.wide_switches) return check_switches(switches, s);
+  const int64_t taps = s.window.kernel_h * s.window.kernel_w;
+  const auto* data = static_cast<const uint8_t*>(p.switches);
+  std::atomic<bool> found{false};
+  at::parallel_for(0, switches.numel(), 1 << 18, [&](int64_t begin, int64_t end) {
+    if (ZF_PICK(any_beyond)(data + begin, static_cast<uint8_t>(taps), end - begin)) found = true;
+  });
+  if (found || any_off_the_plane(s, data)) check_switches(switches, s);
 }
 
 at::Tensor max_unpool2d(const at::Tensor& y, const at::Tensor& switches,
@@ -302,7 +345,7 @@ at::Tensor max_unpool2d(const at::Tensor& y, const at::Tensor& switches,
                         bool /*check: the CPU always does*/) {
   const auto call = prepare_max_unpool2d(y, switches, {kernel_size, stride, padding, dilation},
                                          output_size, relu, overwrite);
-  check_byte_switches(switches, kernel_size[0] * kernel_size[1]);
+  check_switches_fast(switches, call.params);
   run(call.params);
   return call.out;
 }

@@ -22,7 +22,7 @@ at::Tensor max_unpool2d_op(const at::Tensor& y, const at::Tensor& switches,
   const c10::DeviceGuard guard(y.device());
   const auto call = prepare_max_unpool2d(y, switches, {kernel_size, stride, padding, dilation},
                                          output_size, relu, overwrite);
-  if (check) check_switches(switches, kernel_size[0] * kernel_size[1]);
+  if (check) check_switches(switches, call.params.shape);
   return launch(ZF_CUDA_KERNEL(max_unpool2d), call);
 }
 

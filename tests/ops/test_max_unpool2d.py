@@ -100,6 +100,45 @@ def test_out_of_range_switches(place):
     assert torch.equal(x, unpool(y, switches, *arguments, False))
 
 
+# size, kernel, stride, padding, dilation, output_size; all lose values in their last row or column.
+SHORT = [
+    ((8, 8), 3, 2, 1, 1, None),
+    ((9, 8), 3, 2, 1, 1, None),
+    ((8, 9), 3, 2, 1, 1, None),
+    ((112, 112), 3, 2, 1, 1, None),
+    ((10, 10), 4, 3, 2, 1, None),
+    ((12, 12), 5, 2, 2, 1, None),
+    ((9, 9), 3, 3, 1, 1, None),
+    ((12, 12), 3, 2, 1, 2, None),
+    ((4, 4), 2, 2, 0, 1, (3, 3)),
+    ((4, 4), 2, 2, 0, 1, (4, 3)),
+    ((44, 44), 16, 8, 8, 1, None),
+]
+
+
+@pytest.mark.parametrize("case", SHORT, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_an_output_too_small_for_the_switches_is_refused(place, layout, case):
+    """As torch refuses it: what they point to would be lost."""
+    size, kernel, stride, padding, dilation, short = case
+    window = [[v, v] for v in (kernel, stride, padding, dilation)]
+    x = 1 + image(2, 20, size, torch.float32, layout, device=place.device).abs()
+    y, switches = place.op("max_pool2d")(x, *window, False, False)
+    if short is None:
+        short = [(n - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1 for n in y.shape[2:]]
+    unpool = place.op("max_unpool2d")
+    sentence = r"points to (row|column) \d+ of an output of size \[.*; give output_size"
+    with pytest.raises(ValueError, match=sentence):
+        unpool(y, switches, *window, short, False, False, True)
+    if place.name == "cpu":
+        with pytest.raises(ValueError, match=sentence):
+            unpool(y, switches, *window, short, False, False, False)
+    kept = unpool(y, switches, *window, size, False, False, True)
+    torch.testing.assert_close(kept.sum(), y.sum())
+    none = torch.full_like(switches, -1 if switches.dtype == torch.int32 else 255)
+    assert unpool(y, none, *window, short, False, False, True).eq(0).all()
+
+
 @pytest.mark.parametrize("wrong", [-2, -(2**31), 256, 2**31 - 1])
 def test_wide_switches_out_of_range_carry_no_gradient(place, wrong):
     window = WINDOWS["16x16: more taps than a byte"]
@@ -111,12 +150,16 @@ def test_wide_switches_out_of_range_carry_no_gradient(place, wrong):
 
 
 def test_tampered_switches_never_write_outside(place):
-    """Any tap numbers at all: those that point outside the image unpool to nothing."""
+    """Any tap numbers at all: those that point outside the image raise, or unpool to nothing."""
     y, _ = pooled((16, 67), WINDOWS["3/2 padded ceil"], device=place.device)
     switches = torch.randint(0, 9, y.shape, dtype=torch.uint8, device=place.device)
-    x = place.op("max_unpool2d")(
-        y, switches, [3, 3], [2, 2], [1, 1], [1, 1], [16, 67], False, False, False
-    )
+    arguments = ([3, 3], [2, 2], [1, 1], [1, 1], [16, 67], False, False)
+    unpool = place.op("max_unpool2d")
+    with pytest.raises(ValueError, match="a switch points to row -1 of an output of size"):
+        unpool(y, switches, *arguments, True)
+    if place.name == "cpu":
+        return
+    x = unpool(y, switches, *arguments, False)
     expected = reference.max_unpool2d(y, switches, (3, 3), (2, 2), (1, 1), (1, 1), (16, 67))
     assert torch.equal(x, expected)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zfcuda.ops.arguments import IntPair, window_of
+from zfcuda.ops.arguments import IntPair, pair, window_of
 from zfcuda.ops.library import Tangents, derivative, empty, kernels, no_derivative
 
 
@@ -58,7 +58,7 @@ def max_unpool2d(
             (length - 1) * s - 2 * p + d * (k - 1) + 1
             for length, k, s, p, d in zip(y.shape[-2:], *window, strict=True)
         ]
-    size = list(output_size[-2:])
+    size = pair(output_size[-2:], "output_size")
     return kernels.max_unpool2d(y, switches, *window, size, relu, overlap == "overwrite", check)
 
 

@@ -1,8 +1,17 @@
-"""Drop-in modules on zfcuda's kernels: torch.nn's constructors and state dicts."""
+"""Drop-in modules on zfcuda's kernels: torch.nn's constructors and state dicts.
+
+For torch.fx's tracers they are single calls, as torch.nn's are. ``torch.jit.script`` takes them;
+what it makes runs wherever zfcuda has been imported. :func:`to_torch` makes torch.nn's of them.
+"""
 
 from __future__ import annotations
 
+import copy
+from typing import ClassVar
+
 import torch
+import torch.fx
+import torch.nn.functional as F
 from torch import Tensor
 
 from zfcuda import ops
@@ -18,6 +27,12 @@ class MaxPool2d(torch.nn.MaxPool2d):
     ``return_indices=True`` keeps torch's meaning (int64 positions in the input plane); they are
     computed from the switches.
     """
+
+    __constants__: ClassVar[list[str]] = [
+        *torch.nn.MaxPool2d.__constants__,
+        "relu",
+        "return_switches",
+    ]
 
     def __init__(
         self,
@@ -36,28 +51,48 @@ class MaxPool2d(torch.nn.MaxPool2d):
         self.relu = relu
         self.return_switches = return_switches
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    # No result type: TorchScript would take a union for what every call returns.
+    def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
         """Pool ``x`` [N,C,H,W] or [C,H,W]."""
-        batched = x if x.dim() != 3 else x[None]
-        y, switches = ops.max_pool2d(
-            batched,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.ceil_mode,
-            self.relu,
-        )
-        second = switches
-        if self.return_indices:
-            second = ops.switches_to_indices(
-                switches,
+        if torch.jit.is_scripting():
+            batched = x if x.dim() != 3 else x.unsqueeze(0)
+            y, second = torch.ops.zfcuda.max_pool2d(
+                batched,
                 self.kernel_size,
                 self.stride,
                 self.padding,
                 self.dilation,
-                input_size=batched.shape[-2:],
+                self.ceil_mode,
+                self.relu,
             )
+            if self.return_indices:
+                second = F.max_pool2d_with_indices(
+                    torch.relu(batched) if self.relu else batched,
+                    self.kernel_size,
+                    self.stride,
+                    self.padding,
+                    self.dilation,
+                    self.ceil_mode,
+                )[1]
+            if x.dim() == 3:
+                y, second = y[0], second[0]
+            if self.return_switches or self.return_indices:
+                return y, second
+            else:
+                return y
+        else:
+            return self._pool(x)
+
+    @torch.jit.unused
+    def _pool(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        if isinstance(x, torch.fx.Proxy):
+            return _call_of(self, x)
+        batched = x if x.dim() != 3 else x[None]
+        window = (self.kernel_size, self.stride, self.padding, self.dilation)
+        y, switches = ops.max_pool2d(batched, *window, self.ceil_mode, self.relu)
+        second = switches
+        if self.return_indices:
+            second = ops.switches_to_indices(switches, *window, input_size=batched.shape[-2:])
         if x.dim() == 3:
             y, second = y[0], second[0]
         return (y, second) if self.return_switches or self.return_indices else y
@@ -71,8 +106,85 @@ class LocalResponseNorm(torch.nn.LocalResponseNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` across dimension 1, whatever its rank; as torch does."""
+        if torch.jit.is_scripting():
+            planes = x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)
+            y = torch.ops.zfcuda.local_response_norm(
+                planes, self.size, float(self.alpha), float(self.beta), float(self.k)
+            )
+            return y.reshape(x.shape)
+        else:
+            return self._normalise(x)
+
+    @torch.jit.unused
+    def _normalise(self, x: Tensor) -> Tensor:
+        if isinstance(x, torch.fx.Proxy):
+            return _call_of(self, x)
         if x.dim() < 3:
             raise ValueError(f"x must have at least 3 dimensions [N,C,...], got {list(x.shape)}")
         planes = x if x.dim() == 4 else x.flatten(2)[..., None]
         y = ops.local_response_norm(planes, self.size, self.alpha, self.beta, self.k)
         return y.reshape(x.shape)
+
+
+def _call_of(module: torch.nn.Module, x: torch.fx.Proxy) -> torch.fx.Proxy:
+    """One call in a trace, as of torch.nn's modules, which torch.fx does not look into."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), {})
+
+
+def to_torch(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of ``model`` with torch.nn's modules instead of zfcuda.nn's, for ``torch.onnx.export``
+    and for people who have no zfcuda.
+
+    Names, weights and the state dict's keys stay the same; ``model`` is left as it is. A pool that
+    rectifies becomes a ``torch.nn.Sequential`` of ReLU and MaxPool2d under the pool's name. Calls
+    of ``zfcuda.ops`` in a forward of one's own stay what they are.
+
+    Raises:
+        ValueError: a pool returns its switches, which torch's does not have.
+        TypeError: a subclass of zfcuda.nn's modules, whose forward may do anything.
+    """
+    for name, module in model.named_modules():
+        where = f"{name or 'the model itself'!r}"
+        if not isinstance(module, MaxPool2d | LocalResponseNorm):
+            continue
+        if type(module) not in (MaxPool2d, LocalResponseNorm):
+            kind = type(module).__mro__[1].__name__
+            raise TypeError(
+                f"{where} is a {type(module).__name__}, a subclass of zfcuda.nn.{kind} with a "
+                "forward that torch.nn need not have; give it a torch.nn base"
+            )
+        if isinstance(module, MaxPool2d) and module.return_switches:
+            raise ValueError(
+                f"{where} returns its switches, which torch.nn.MaxPool2d does not have; make it "
+                "with return_indices=True instead"
+            )
+    twin = copy.deepcopy(model)
+    for module in list(twin.modules()):
+        if type(module) is LocalResponseNorm:
+            module.__class__ = torch.nn.LocalResponseNorm
+        elif type(module) is MaxPool2d:
+            _to_torch_pool(module)
+    return twin
+
+
+def _to_torch_pool(pool: MaxPool2d) -> None:
+    """In place, so that whatever refers to the module goes on doing so; its hooks stay on it."""
+    relu = pool.__dict__.pop("relu")
+    del pool.return_switches
+    pool.__class__ = torch.nn.MaxPool2d
+    if not relu:
+        return
+    plain = torch.nn.MaxPool2d(
+        pool.kernel_size,
+        pool.stride,
+        pool.padding,
+        pool.dilation,
+        pool.return_indices,
+        pool.ceil_mode,
+    )
+    for name in torch.nn.MaxPool2d.__constants__:
+        delattr(pool, name)
+    pool.__class__ = torch.nn.Sequential
+    pool.add_module("relu", torch.nn.ReLU())
+    pool.add_module("pool", plain)
+    pool.train(pool.training)

@@ -5,8 +5,9 @@ functions in plain PyTorch are in :mod:`zfcuda.reference`.
 
 All take float32, float64, float16 or bfloat16 (16-bit types are computed in float32), contiguous or
 channels_last (the result has the input's layout; other strides are copied to contiguous first),
-empty batches, and run on the tensor's own device and its current stream. All but the ``*_windows``
-ops are differentiable once; a second derivative raises.
+empty batches, and run on the tensor's own device and its current stream. Pooling, unpooling,
+normalisation and warping are differentiable once, in reverse and in forward mode; any other
+derivative raises.
 """
 
 from zfcuda.ops.arguments import IntPair

@@ -8,6 +8,7 @@ image's number is its place in the pass. Sources whose images can be had in any 
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ def source_of(images: Images, batch: int = 64, workers: int = 0) -> Source:
         TypeError: none of these, or an iterator, which can be gone through only once.
         ValueError: a DataLoader that shuffles.
     """
+    batch, workers = operator.index(batch), operator.index(workers)
     if isinstance(images, Tensor):
         return _Stack(images, batch)
     if isinstance(images, Examples):

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from zfcuda._running import is_int, per_image
+from zfcuda._running import holds_ints, is_int, per_image
 
 Channel = int | Sequence[int] | Tensor | None
 Position = Literal["max"] | tuple[int, int]
@@ -174,7 +174,7 @@ def parse(units: Units) -> Choice:
     if places.dim() == 1:
         places = places[:, None]
     valid = places.dim() in (2, 3) and places.numel() and places.shape[-1] in (1, 3)
-    if not valid or places.dtype not in (torch.int64, torch.int32):
+    if not valid or not holds_ints(places):
         raise ValueError(
             "units must be (channel, row, column), (channel,) in a layer of vectors, or a list of "
             f"these (or one list for each image, all of one length), got {units!r}"

@@ -77,6 +77,12 @@ def is_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def holds_ints(tensor: Tensor) -> bool:
+    """Whether a tensor holds whole numbers, of any width; bools are none."""
+    kind = tensor.dtype
+    return not (kind.is_floating_point or kind.is_complex or kind is torch.bool)
+
+
 def pair(value: Any, name: str) -> tuple[int, int]:
     """A positive int or a pair of them as (height, width).
 
@@ -100,11 +106,12 @@ def per_image(value: Any, n: int, stop: int, name: str) -> Tensor:
         chosen = plain(torch.as_tensor(value))
     except (TypeError, ValueError, RuntimeError):
         chosen = torch.empty(0)
-    if chosen.dtype not in (torch.int64, torch.int32) or chosen.shape not in ((), (n,)):
+    if not holds_ints(chosen) or chosen.shape not in ((), (n,)):
         raise ValueError(f"{name} must be an int or {n} of them (one per image), got {value!r}")
+    chosen = chosen.long()
     if bool(((chosen < 0) | (chosen >= stop)).any()):
         raise ValueError(f"{name} must be between 0 and {stop - 1}, got {value!r}")
-    return chosen.long().expand(n).clone()
+    return chosen.expand(n).clone()
 
 
 def choose_target(target: Any, logits: Tensor) -> Tensor:

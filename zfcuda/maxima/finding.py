@@ -75,7 +75,8 @@ def top_activations(
     check_k(names, k)
     source = source_of(images, batch, workers)
     limit = memory_limit(max_memory, device_of(model))
-    tops, seen = scan(model, source, names, int(k), maps, limit, progress)
+    k = int(k)
+    tops, seen = scan(model, source, names, k, maps, limit, progress)
     channels = {name: chosen(maps, name, top) for name, top in tops.items()}
     units = {name: units_of(top, channels[name]) for name, top in tops.items()}
     windows = field_windows(

@@ -119,6 +119,7 @@ def record_activations(
         )
     if not is_int(batch) or batch < 1:
         raise ValueError(f"batch must be a positive int, got {batch!r}")
+    batch = int(batch)
     shard, folder = current_shard(), Path(folder)
     spotter, memory = _prepared(model, source, names, batch, max_memory)
     settings = _settings(spotter, source, int(k), maps, batch, memory)

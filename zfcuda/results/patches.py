@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -89,9 +90,9 @@ class Patches(Result):
     def full(self, indices: int | slice | Sequence[int] | Tensor | None = None) -> Tensor:
         """The projections as pictures [V,C,H,W] (all, or those of ``indices``; one index gives
         [C,H,W])."""
-        one = isinstance(indices, int)
+        one = isinstance(indices, Integral)
         order = torch.arange(len(self))
-        chosen = order if indices is None else order[[indices] if one else indices]
+        chosen = order if indices is None else order[[int(indices)] if one else indices]
         # calloc'ed: what no patch touches costs no page
         shape = (len(chosen), *self.images.shape[1:])
         pictures = torch.from_numpy(np.zeros(shape, self.values.numpy().dtype))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,12 +94,14 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As it comes back from a JSON file; tensors as lists, pictures as their hashes."""
+    """As it comes back from a JSON file; tensors as lists, pictures as their hashes, and NumPy's
+    numbers as Python's."""
 
-    def of_tensor(tensor: Tensor) -> Any:
-        return tensor.tolist() if tensor.dim() < 2 else tensor_digest(tensor)
+    def of_other(other: Tensor | np.generic) -> Any:
+        large = isinstance(other, Tensor) and other.dim() >= 2
+        return tensor_digest(other) if large else other.tolist()
 
-    return json.loads(json.dumps(value, default=of_tensor))
+    return json.loads(json.dumps(value, default=of_other))
 
 
 def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:

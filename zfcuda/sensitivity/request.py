@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import check_input, memory_limit, pair, plain
+from zfcuda._running import check_input, holds_ints, memory_limit, pair, plain
 from zfcuda.sensitivity.boxes import occluder_grid, own_boxes, usual_occluder
 
 Method = Literal["auto", "cone", "dense"]
@@ -64,8 +64,9 @@ def kept_classes(classes: object, target: Tensor, count: int) -> Tensor | None:
         chosen = chosen.long() if chosen.shape == (0,) else chosen  # none but the targets
     except (TypeError, ValueError, RuntimeError):
         chosen = torch.empty(0)
-    if chosen.dim() != 1 or chosen.dtype not in (torch.int64, torch.int32):
+    if chosen.dim() != 1 or not holds_ints(chosen):
         raise ValueError(f"classes must be ints, one for each class to keep, got {classes!r}")
+    chosen = chosen.long()
     if bool(((chosen < 0) | (chosen >= count)).any()):
         raise ValueError(f"classes must be between 0 and {count - 1}, got {classes!r}")
-    return torch.cat([chosen.long().cpu(), target]).unique()
+    return torch.cat([chosen.cpu(), target]).unique()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from zfcuda.data import Preprocessing
@@ -55,6 +56,10 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # NumPy's ints, which JSON does not know
+            value = getattr(self, field.name)
+            if isinstance(value, Integral):
+                object.__setattr__(self, field.name, int(value))
         for name in ("epochs", "batch", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected at least 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -26,13 +27,13 @@ def pair(value: Any, default: Any = None) -> Pair | None:
     value = known(value)
     if value is None or (isinstance(value, Sequence) and len(value) == 0):
         value = default
-    both = (value, value) if isinstance(value, int) else value
+    both = (value, value) if isinstance(value, Integral) else value
     if not isinstance(both, Sequence) or isinstance(both, str) or len(both) not in (1, 2):
         return None
-    if not all(isinstance(v, int) for v in both):
+    if not all(isinstance(v, Integral) for v in both):
         return None
     return (int(both[0]), int(both[-1]))
 
 
 def is_number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool)
+    return isinstance(x, Integral | float) and not isinstance(x, bool)

@@ -1,5 +1,6 @@
 """Figure 4: a row for each map, a column for each checkpoint, in a block for each layer."""
 
+import numpy as np
 import pytest
 import torch
 from tidy import assert_tidy, drawn_texts
@@ -49,6 +50,17 @@ def test_feature_evolution(result, names):
     assert texts.count("100") == 3
     columns = {text for text in texts if text in names}
     assert len(columns) == min(len(names), 8)
+
+
+def test_a_map_that_never_fires_shows_no_image(result):
+    own = result(maps=2, layers=LAYERS[:1])
+    own.images[LAYERS[0]].fill_(3)
+    own.values[LAYERS[0]][:, 0] = 0
+    own.values[LAYERS[0]][:, 1] = 1
+    picture = figures.feature_evolution(own).subfigs[0].axes[0].images[0].get_array()
+    first, second = picture[6:36], picture[picture.shape[0] // 2 + 6 : -6]
+    assert len(np.unique(first[:, 6:36].reshape(-1, 3), axis=0)) <= 2  # grey, and perhaps a line
+    assert len(np.unique(second[:, 6:36].reshape(-1, 3), axis=0)) > 2
 
 
 def test_a_dot_marks_another_image(result):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
@@ -60,6 +61,21 @@ def test_display_arrays_are_shown_as_they_are(result):
     assert_tidy(figure)
     drawn = figure.subfigs[0].axes[0].images[0].get_array()
     assert (drawn[2:6, 2:6] == shown[LAYERS[0]][0, 0][0, 0]).all()
+
+
+def test_a_map_that_never_fires_shows_no_image(result):
+    own = result(4, 2, ((3, 3),) * 3)
+    own.values[LAYERS[0]][0] = 0
+    own.values[LAYERS[0]][1] = torch.tensor([2.0, 1.0, 0.0, 0.0])
+    figure = figures.top_activations(own)
+    axes = figure.subfigs[0].axes
+    captions = [ax.get_xlabel() for ax in axes[:2]]
+    assert captions[0].endswith("never fires") and captions[1].endswith("2 – 1")
+    silent, half = (ax.images[0].get_array() for ax in axes[:2])
+    grey = to_rgb("#d9d9d9")
+    left = silent.shape[1] // 2 - 2
+    cells = (silent[4:-4, 4:left] == grey).all(-1) | (silent[4:-4, 4:left] == 1).all(-1)
+    assert cells.all() and not (half[4:30, 4:30] == grey).all()
 
 
 def test_no_maps(result):

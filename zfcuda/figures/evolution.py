@@ -21,7 +21,7 @@ from ._style import (
     styled,
     to_array,
 )
-from .maxima import PAGE, SHARP, displayed, given, mosaic
+from .maxima import PAGE, SHARP, displayed, fired, given, mosaic
 from .projection import LAYER_COLOURS
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def feature_evolution(
             ax.axis("off")
     note = (
         "Columns: checkpoints; each cell the map's strongest activation over all images, projected "
-        "(grey: no signal).\nDot: in another image than in the column before. "
-        "Last column: the image at the last checkpoint."
+        "(grey: no signal; light grey: it never fires).\nDot: in another image than in the column "
+        "before. Last column: the image at the last checkpoint."
     )
     foot.text(0.01, 0.5, note, va="center", fontsize=6.5, color=MUTED)
     return figure
@@ -100,6 +100,7 @@ def _draw_block(
     ax: Axes, result: EvolutionResult, layer: str, shown: Array, signals: Array, seen: Array
 ) -> None:
     channels, numbers = to_array(result.channels[layer]), to_array(result.images[layer])[shown]
+    numbers = np.where(fired(numbers, to_array(result.values[layer])[shown]), numbers, -1)
     cells = [
         signals[column, row] if numbers[column, row] >= 0 else None
         for row in range(len(channels))

@@ -26,7 +26,7 @@ from ._style import (
     styled,
     to_array,
 )
-from .maxima import PAGE, SHARP, displayed, given, mosaic
+from .maxima import PAGE, SHARP, displayed, fired, given, mosaic
 
 if TYPE_CHECKING:
     from zfcuda.filters import FilterComparison, FilterResult
@@ -164,7 +164,8 @@ def _draw_projections(
 ) -> None:
     own = top.projections[layer]
     shown = displayed(own, display_signal) if projections is None else given(projections[layer])
-    there = to_array(top.images[layer])[to_array(top.channels[layer]), 0] >= 0
+    maps = to_array(top.channels[layer])
+    there = fired(*(to_array(one[layer])[maps, 0] for one in (top.images, top.values)))
     cells = [one[0] if ok else None for one, ok in zip(shown, there, strict=True)]
     height, width = to_array(own).shape[-2:]
     caption = (

@@ -122,6 +122,12 @@ def mosaic(cells: Sequence[Array | None], columns: int, line: str = "white") -> 
     return canvas, grid
 
 
+def fired(images: Array, values: Array) -> Array:
+    """Which places of a ranking hold an activation: where a map never fires, images that it is zero
+    for rank as its strongest. (Values below zero are those of maps without a ReLU.)"""
+    return (images >= 0) & (values != 0)
+
+
 def heading(part: Any, layer: str, index: int, text: str) -> None:
     """A layer's name in its colour, and what else is to be said, above a part of a figure."""
     colour = LAYER_COLOURS[index % len(LAYER_COLOURS)]
@@ -209,7 +215,8 @@ def _draw_block(
     ax: Axes, result: TopActivations, layer: str, row: int, signals: Array, seen: Array
 ) -> None:
     channel = int(result.channels[layer][row])
-    there = to_array(result.images[layer])[channel] >= 0
+    numbers = to_array(result.images[layer])[channel]
+    there = fired(numbers, to_array(result.values[layer])[channel])
     columns = int(np.ceil(np.sqrt(len(there))))
     halves = [
         mosaic([c if ok else None for c, ok in zip(cells, there, strict=True)], columns, line)[0]
@@ -217,6 +224,7 @@ def _draw_block(
     ]
     gap = np.ones((len(halves[0]), max(1, halves[0].shape[1] // 24), 3))
     values = to_array(result.values[layer])[channel][there]
-    span = f"  ·  {number(values[0])} – {number(values[-1])}" if len(values) else "  ·  nothing"
+    nothing = "never fires" if (numbers >= 0).any() else "nothing"
+    span = f"  ·  {number(values[0])} – {number(values[-1])}" if len(values) else f"  ·  {nothing}"
     show_image(ax, np.concatenate([halves[0], gap, halves[1]], 1))
     ax.set_xlabel(f"map {channel}{span}", labelpad=2, fontsize=6, color=MUTED)

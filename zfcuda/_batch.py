@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zfcuda import cli
-from zfcuda._files import atomic_path
+from zfcuda._files import digest as digest_of
+from zfcuda._files import read_json, write_json
 from zfcuda._terminal import USER_ERRORS, one_line, progress, resumable
 from zfcuda._text import visible
 
 __all__ = ["Job", "Outcome", "run"]
 
 RECORD = "done.json"
+_PDF = "--pdf"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Job:
         Raises:
             OSError: a file that it reads cannot be read.
         """
-        digest = hashlib.sha256(json.dumps([identity, *self.arguments]).encode())
+        # Not whether there are PDFs beside the pictures: 0.1.0 always made them.
+        arguments = [one for one in self.arguments if one != _PDF]
+        digest = hashlib.sha256(json.dumps([identity, *arguments]).encode())
         for path in self.reads:
             if path.is_dir():
                 for file in sorted(path.rglob("*")):
@@ -117,19 +121,26 @@ def _do(job: Job, digest: str) -> bool:
 
 def _record(job: Job, settings: str, files: Sequence[str]) -> None:
     content = {"settings": settings, "command": list(job.arguments), "files": list(files)}
-    with atomic_path(job.folder / RECORD) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    there = [name for name in files if settings and (job.folder / name).is_file()]
+    content["sha256"] = {name: digest_of(job.folder / name) for name in there}
+    write_json(job.folder / RECORD, content)
 
 
 def _is_done(job: Job, digest: str) -> bool:
+    """Whether its files are there, as they were written (0.1.0 noted no hashes)."""
     settings, files = _recorded(job)
-    return settings == digest and all((job.folder / name).is_file() for name in files)
+    if settings != digest or not all((job.folder / name).is_file() for name in files):
+        return False
+    if _PDF in job.arguments and not any(name.endswith(".pdf") for name in files):
+        return False
+    sums = read_json(job.folder / RECORD).get("sha256") or {}
+    return all(digest_of(job.folder / name) == sums.get(name) for name in files if sums)
 
 
 def _recorded(job: Job) -> tuple[str, list[str]]:
     """The settings' hash and the files of what was done in the folder, if anything was."""
     try:
-        record = json.loads((job.folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(job.folder / RECORD)
         return str(record["settings"]), [str(name) for name in record["files"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none yet, or not ours
         return "", []

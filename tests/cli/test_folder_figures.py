@@ -10,6 +10,7 @@ from PIL import Image
 
 import zfcuda.models
 from zfcuda import _batch, _jobs
+from zfcuda._files import read_json, write_json
 from zfcuda.report import Entry
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "folder_figures.py"
@@ -66,6 +67,28 @@ def test_what_a_kill_left_is_not_taken_for_the_settings_before(tmp_path, monkeyp
         _batch.run(jobs["other"], "", quiet=True)
     assert _batch.run(jobs["one"], "", quiet=True).done == 1
     assert (tmp_path / "job" / "numbers").read_text() == "one"
+
+
+def test_a_file_that_was_damaged_is_made_again(tmp_path, monkeypatch):
+    def call(arguments):
+        (tmp_path / "job").mkdir(exist_ok=True)
+        (tmp_path / "job" / "numbers").write_text("1")
+        if "--pdf" in arguments:
+            (tmp_path / "job" / "picture.pdf").write_text("%PDF")
+
+    monkeypatch.setattr(_batch.cli, "call", call)
+    jobs = [_batch.Job(tmp_path / "job", ("one",))]
+    assert _batch.run(jobs, "", quiet=True).done == 1
+    (tmp_path / "job" / "numbers").write_text("7")
+    assert _batch.run(jobs, "", quiet=True).done == 1
+    assert _batch.run(jobs, "", quiet=True).skipped == 1
+    assert (tmp_path / "job" / "numbers").read_text() == "1"
+    record = tmp_path / "job" / "done.json"
+    record.write_text(record.read_text().replace("numbers", "mumbers"))
+    assert _batch.run(jobs, "", quiet=True).done == 1
+    jobs = [_batch.Job(tmp_path / "job", ("one", "--pdf"))]
+    assert _batch.run(jobs, "", quiet=True).done == 1
+    assert _batch.run(jobs, "", quiet=True).skipped == 1
 
 
 def test_folders_that_a_job_reads(tmp_path):
@@ -137,7 +160,8 @@ def test_what_other_settings_left_is_taken_away(run, quick, photos, tmp_path):
     folder = tmp_path / "out" / "one.png" / "occlude"
     record = folder / "done.json"
     (folder / "old.png").touch()
-    record.write_text(record.read_text().replace('"files": [', '"files": ["old.png", "../x",'))
+    content = read_json(record)
+    write_json(record, content | {"files": ["old.png", "../x", *content["files"]]})
     (folder.parent / "x").touch()
     (folder / "mine.txt").touch()
     run(*SOME, "--fill", "black")

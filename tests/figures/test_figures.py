@@ -328,9 +328,12 @@ import matplotlib.pyplot as plt
 second = result.plot()
 assert [plt.figure(n) for n in plt.get_fignums()] == [first, second]
 plt.show()
+plt.close("all")
+own = plt.figure()  # takes the first one's number
 for _ in range(30):
     result.plot()
-assert len(plt.get_fignums()) < 20
+assert len(plt.get_fignums()) == 20
+assert plt.fignum_exists(own.number)
 """
 BACKEND = """
 from matplotlib.backend_bases import FigureManagerBase

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections import deque
+from weakref import ref
 
 import matplotlib as mpl
+from matplotlib._pylab_helpers import Gcf
 from matplotlib.figure import Figure
 
 # Backends that draw into files: nothing is ever shown.
 _FILES = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
 _MOST = 19  # pyplot warns from twenty on; a long script must not fill the memory
-_shown: deque[int] = deque()
+_shown: list[ref[Figure]] = []  # not by number: a closed one's may be a user's own by now
 
 
 def show_with_pyplot(figure: Figure) -> Figure:
@@ -33,10 +34,17 @@ def show_with_pyplot(figure: Figure) -> Figure:
         pyplot.figure(FigureClass=lambda *_args, **_settings: figure)
     except ImportError:  # a backend that is not installed: the figure can still be saved
         return figure
-    _shown.append(figure.number)
-    while len(_shown) > _MOST:
-        pyplot.close(_shown.popleft())
+    held = [one for one in (*_shown, ref(figure)) if _is_held(one())]
+    for one in held[:-_MOST]:
+        pyplot.close(one())
+    _shown[:] = held[-_MOST:]
     return figure
+
+
+def _is_held(figure: Figure | None) -> bool:
+    """Whether pyplot has it open, and nobody has closed it."""
+    manager = figure.canvas.manager if figure is not None else None
+    return manager in Gcf.get_all_fig_managers()
 
 
 def _can_show() -> bool:

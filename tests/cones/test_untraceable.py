@@ -2,6 +2,8 @@
 
 import contextlib
 import random
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -239,3 +241,13 @@ def test_layers_may_carry_lists_of_tensors():
     assert graphs[0] is graphs[1]  # they are no settings of a layer of torch's
     net[0].stride = (2, 2)
     assert trace(net, x).nodes[-1].shape != graphs[0].nodes[-1].shape
+
+
+def test_following_a_model_does_not_import_torchs_compiler():
+    """It takes two seconds, and nothing here is compiled."""
+    code = (
+        "import sys, torch, zfcuda; m = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)); "
+        "zfcuda.deconv(m, torch.rand(1, 3, 8, 8), '0'); assert 'torch._dynamo' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

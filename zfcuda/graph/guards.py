@@ -98,6 +98,11 @@ class _Draws(TorchDispatchMode):
 
     seen = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: else torch imports its compiler at the first call, two seconds for nothing."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen = self.seen or torch.Tag.nondeterministic_seeded in func.tags
         return func(*args, **(kwargs or {}))

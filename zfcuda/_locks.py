@@ -79,12 +79,7 @@ def _lock(folder: Path) -> TextIO | None:
     """
     import fcntl  # not on every system
 
-    folder.mkdir(parents=True, exist_ok=True)
-    # What lies there is neither emptied nor, should it be a link, followed.
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    file = open(os.open(folder / _FILE, flags, 0o666), "r+")  # noqa: SIM115
-    # Workers inherit it, and live on for seconds when this process is killed.
-    register_after_fork(file, lambda own: own.close())
+    file = _opened(folder)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -98,4 +93,35 @@ def _lock(folder: Path) -> TextIO | None:
             "run is at work there",
             stacklevel=2,
         )
+        return file
+    if not _lies_in(folder, file):
+        # A run that failed removed it, or its folder, after it was opened here: who comes next
+        # would lock another file.
+        file.close()
+        return _lock(folder)
     return file
+
+
+def _opened(folder: Path) -> TextIO:
+    """The folder's lock file, which is made, as the folder is, if it is not there."""
+    # What lies there is neither emptied nor, should it be a link, followed.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            number = os.open(folder / _FILE, flags, 0o666)
+            break
+        except FileNotFoundError:
+            if folder.is_dir():
+                raise
+    file = open(number, "r+")  # noqa: SIM115
+    # Workers inherit it, and live on for seconds when this process is killed.
+    register_after_fork(file, lambda own: own.close())
+    return file
+
+
+def _lies_in(folder: Path, file: TextIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / _FILE))
+    except FileNotFoundError:
+        return False

@@ -85,6 +85,43 @@ def test_a_run_that_fails_before_anything_is_done_leaves_nothing(tmp_path):
             path.unlink()
 
 
+@pytest.mark.parametrize("gone", ["lock", "folder", "replaced"])
+def test_a_lock_removed_after_it_was_opened_is_not_taken_for_the_folders(
+    tmp_path, monkeypatch, gone
+):
+    """As by a run that fails just then: two would be at work, each with a lock of its own."""
+    folder, flock = tmp_path / "run", fcntl.flock
+
+    def late(*arguments):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        (folder / ".lock").unlink()
+        if gone == "folder":
+            folder.rmdir()
+        if gone == "replaced":
+            (folder / ".lock").touch()
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with claimed(folder, Shard()):
+        assert (folder / ".lock").is_file()
+        with pytest.raises(ValueError, match=BUSY), claimed(folder, Shard()):
+            pytest.fail("two at once")
+
+
+def test_a_folder_removed_before_its_lock_was_opened_is_made_again(tmp_path, monkeypatch):
+    folder, opened = tmp_path / "run", os.open
+
+    def late(path, *arguments):
+        if str(path) == str(folder / ".lock"):
+            monkeypatch.setattr(os, "open", opened)
+            folder.rmdir()
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(os, "open", late)
+    with claimed(folder, Shard()):
+        assert (folder / ".lock").is_file()
+
+
 def test_a_link_in_the_place_of_the_lock_is_not_written_through(tmp_path):
     (tmp_path / "precious").write_text("kept")
     (tmp_path / "run").mkdir()

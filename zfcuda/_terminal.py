@@ -104,10 +104,11 @@ def guarded(program: str, traceback: bool = False) -> Iterator[list[int]]:
 
     Yields a list whose only element becomes the status: 2 for a user's error, 130 for Ctrl-C,
     143 for SIGTERM (which is turned into an exception, so that temporary files are removed).
-    Warnings are one line each as well.
+    An error after one of these is taken for its consequence: libraries turn the exception into
+    others. Warnings are one line each as well.
     """
     status = [0]
-    with _terminable(), _any_name_on(sys.stdout), warnings.catch_warnings():
+    with _stoppable() as stops, _any_name_on(sys.stdout), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: remark(message, program)
         try:
             yield status
@@ -116,11 +117,14 @@ def guarded(program: str, traceback: bool = False) -> Iterator[list[int]]:
             status[0] = interrupted(program, stop)
         except BrokenPipeError:  # as in `zfcuda info | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except USER_ERRORS as error:
-            if traceback:
+        except Exception as error:
+            if traceback or not (stops or isinstance(error, USER_ERRORS)):
                 raise
-            status[0] = 2
-            remark(one_line(error), program)
+            if stops:
+                status[0] = interrupted(program, stops[0])
+            else:
+                status[0] = 2
+                remark(one_line(error), program)
 
 
 @contextlib.contextmanager
@@ -139,16 +143,27 @@ def _any_name_on(stream: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    def stop(number: int, _frame: object) -> NoReturn:
-        raise KeyboardInterrupt(number)
+def _stoppable() -> Iterator[list[KeyboardInterrupt]]:
+    """Have Ctrl-C and SIGTERM raise KeyboardInterrupt; yields those that were raised. A Ctrl-C that
+    is ignored, as by a shell's background jobs, or handled by others, is left to them."""
+    stops: list[KeyboardInterrupt] = []
 
+    def stop(number: int, _frame: object) -> NoReturn:
+        stops.append(KeyboardInterrupt(*([number] if number == signal.SIGTERM else [])))
+        raise stops[-1]
+
+    own = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        own.append(signal.SIGINT)
+    before = {}
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        for number in own:
+            before[number] = signal.signal(number, stop)
     except ValueError:  # not the main thread, which alone may set handlers
-        yield
+        yield stops
         return
     try:
-        yield
+        yield stops
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -245,6 +245,42 @@ def test_a_stopped_command_leaves_no_half_written_file(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.fixture
+def interruptible(request):
+    """Whatever the parent has set: a shell's background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(
+    ("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+@pytest.mark.parametrize("error", [ValueError("too many values to unpack"), AttributeError("x")])
+def test_an_error_that_ctrl_c_became_is_an_interruption(stop, status, error, capsys):
+    with _terminal.guarded("zfcuda") as found:
+        try:
+            signal.raise_signal(stop)
+        except KeyboardInterrupt:
+            raise error from None
+    assert found == [status]
+    assert capsys.readouterr().err == "zfcuda: interrupted\n"
+    with _terminal.guarded("zfcuda") as found:
+        raise ValueError("a wrong name")
+    assert found == [2] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_that_is_ignored_or_anothers_stays_so(capsys):
+    seen = []
+    for handler in (signal.SIG_IGN, lambda *_: seen.append("another's")):
+        signal.signal(signal.SIGINT, handler)
+        with _terminal.guarded("zfcuda") as found:
+            signal.raise_signal(signal.SIGINT)
+        assert found == [0] and signal.getsignal(signal.SIGINT) is handler
+    assert seen == ["another's"] and capsys.readouterr().err == ""
+
+
 def test_traceback_on_request(photo, tmp_path):
     with pytest.raises(ValueError, match="conv9"):
         run("deconv", "--model", "tiny", "--layer", "conv9", "--image", photo(),

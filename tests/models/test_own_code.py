@@ -258,6 +258,13 @@ def test_files_of_no_names(tmp_path, content, problem):
         class_names("zfnet_small", file=file)
 
 
+def test_counting_outputs_leaves_a_model_in_training_as_it_is(tmp_path):
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    (tmp_path / "names.txt").write_text("a\nb\nc")
+    assert class_names("zfnet_small", model, tmp_path / "names.txt") == ("a", "b", "c")
+    assert model[0].training and int(model[0].num_batches_tracked) == 0
+
+
 def test_names_go_into_results(named, tmp_path, capsys):
     Image.new("RGB", (20, 20), "red").save("red.png")
     arguments = ["predict", "--model", named, "--classes", "names.txt", "--image", "red.png"]

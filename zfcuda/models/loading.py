@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from zfcuda._running import evaluating
 from zfcuda._seeding import seeded
 from zfcuda._text import visible
 from zfcuda.data import Preprocessing
@@ -127,7 +128,7 @@ def _check_count(
     weights = next(iter(model.parameters()), torch.zeros(()))
     blank = torch.zeros(1, 3, *expects.shape, dtype=weights.dtype, device=weights.device)
     try:
-        with torch.no_grad():
+        with evaluating(model):
             answer = model(blank)
     except Exception:  # whatever it is, the experiment that asks for the names will tell
         return

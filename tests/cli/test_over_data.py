@@ -174,6 +174,26 @@ def test_longer_trainings_are_not_called_shorter(garments, tmp_path, monkeypatch
     assert "--limit -1: expected at least 1" in capsys.readouterr().err
 
 
+def test_filters_of_0_1_0_go_on_with_the_parts_that_were_drawn(tmp_path, monkeypatch):
+    monkeypatch.undo()  # the real models
+    for name in "ab":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(9):
+            Image.new("RGB", (9, 9), (9 * i, 9, 9)).save(tmp_path / "photos" / name / f"{i}.png")
+    drawn = []
+
+    def trained(model, data, *_):
+        drawn.append(data.drawn)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("zfcuda.training.train", trained)
+    arguments = ["--train", "--data", tmp_path / "photos"]
+    write_json(tmp_path / "old/coarse/run.json", {"settings": {"classes": ["a", "b"]}})
+    for out in ("old", "new"):
+        assert run("filters", *arguments, "--out", tmp_path / out) == 2
+    assert drawn == ["", "by class"]
+
+
 def test_evolve_takes_epochs_only(tmp_path):
     for name in ("epoch-0001", "epoch-0007", "epoch-0001-old", ".epoch-0002.0123abcd"):
         (tmp_path / f"{name}.safetensors").touch()

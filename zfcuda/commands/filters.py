@@ -146,7 +146,8 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
     recipe = training.Recipe(epochs=options.epochs, seed=options.seed)
     device = pick_device(options.device)
     preprocessing = models.preprocessing("zfnet_small?weights=none")
-    data = datasets.split(preprocessing, options.data, seed=options.seed)
+    by_class = all(map(training.draws_by_class, (folder / "coarse", folder / "fine")))
+    data = datasets.split(preprocessing, options.data, seed=options.seed, by_class=by_class)
     if options.limit is not None:
         if options.limit < 1:
             raise ValueError(f"--limit {options.limit}: expected at least 1")

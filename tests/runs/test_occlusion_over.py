@@ -319,9 +319,10 @@ def test_settings_that_nobody_can_read(net, x, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"other settings: images together null there, \d+ here"):
         zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
-    path.write_text("{}")
-    with pytest.raises(ValueError, match=r"settings\.json' cannot be read as"):
-        zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
+    for damaged in ("{}", '{"settings": [1], "threads": 1}'):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=r"settings\.json' cannot be read as"):
+            zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
 
 
 class Filling(Dataset):

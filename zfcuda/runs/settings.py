@@ -86,7 +86,7 @@ def _read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     try:
         content = read_json(path)
-        return {"settings": content["settings"], "threads": int(content["threads"])}
+        return {"settings": {**content["settings"]}, "threads": int(content["threads"])}
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(
             f"'{path}' cannot be read as the settings of a run ({error}): name another folder"

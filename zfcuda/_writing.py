@@ -161,7 +161,8 @@ def write(
 def save_pictures(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
     """Save a figure as STEM.png, and as STEM.pdf if asked for; returns what was written.
 
-    A STEM.pdf that was not asked for is removed: it would show an earlier result.
+    A STEM.pdf that was not asked for is removed, which is told on standard error: it would show an
+    earlier result.
     """
     contents = {stem.with_name(f"{stem.name}.png"): _png(figure)}
     print_too = stem.with_name(f"{stem.name}.pdf")
@@ -170,8 +171,9 @@ def save_pictures(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
     for path, content in contents.items():
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
-    if not pdf:
-        print_too.unlink(missing_ok=True)
+    if not pdf and print_too.is_file():
+        print_too.unlink()
+        remark(f"'{print_too}' showed an earlier result and is removed; --pdf makes it anew")
     return [*contents]
 
 

@@ -62,12 +62,14 @@ def test_numbers_say_where_they_come_from(command, photo, tmp_path):
     assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf
 
 
-def test_no_pdf_of_an_earlier_result_stays(photo, tmp_path):
+def test_no_pdf_of_an_earlier_result_stays(photo, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["predict", "--model", "tiny", "--image", photo(), "--out", out]
     for more, suffixes in (["--pdf"], {".png", ".pdf"}), ([], {".png"}):
         assert run(*arguments, *more) == 0
         assert {path.suffix for path in out.iterdir()} == suffixes | {".npz", ".json"}
+    removed = f"zfcuda: '{out / 'photo-predict.pdf'}' showed an earlier result and is removed"
+    assert removed in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_what_was_finished(photo, tmp_path, capsys, monkeypatch):

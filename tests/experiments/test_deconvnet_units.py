@@ -332,6 +332,22 @@ def test_masks_that_make_no_relu_are_named(x, name):
         zfcuda.deconv(Net().double(), x, "tail")
 
 
+def test_masks_of_a_spectrum_are_named(x):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.tail = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            spectrum = torch.fft.fft2(self.stem(x))
+            return self.tail(torch.fft.ifft2(spectrum * (spectrum.abs() > 1)).real)
+
+    net = Net().double()
+    with pytest.warns(UserWarning, match="mul"):
+        found = zfcuda.deconv(net, x, "tail")
+    torch.testing.assert_close(found, zfcuda.deconv(net, x, "tail", rule="gradient"))
+
+
 def test_masks_that_do_not_come_from_the_signal_are_constants(x):
     class Net(nn.Module):
         def __init__(self):

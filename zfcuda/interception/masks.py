@@ -53,6 +53,8 @@ class Masks:
         if len(signals) != 1 or "out" in kwargs:
             return None
         (x,) = signals.values()
+        if x.is_complex():  # is neither above nor below zero
+            return None
         others = [tensor for tensor in tensors if tensor is not x]
         masked = any(tensor.shape == x.shape and tensor in self._known for tensor in others)
         larger = plain_name(function) in _LARGER_OF_TWO

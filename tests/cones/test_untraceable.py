@@ -1,11 +1,13 @@
 """What cannot be traced is refused, and no trace is left of trying."""
 
 import contextlib
+import gc
 import random
 import subprocess
 import sys
 import threading
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -229,6 +231,25 @@ def test_a_frozen_script_module_runs_dense():
         found = zfcuda.occlusion(frozen, x, size=4, stride=4)
     assert found.method == "dense"
     torch.testing.assert_close(found.base_logits, net(x).detach())
+
+
+@pytest.mark.parametrize("name", ["control flow", "two outputs", "noise", "state"])
+def test_refusing_keeps_nothing_of_the_caller_in_memory(name):
+    model = Model(REFUSED[name][0]).eval()
+    gc.collect()
+    gc.disable()
+    try:
+        kept = weakref.ref(refuse(model))
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+def refuse(model):
+    x = images(2)
+    with contextlib.suppress(Untraceable):
+        trace(model, x)
+    return x
 
 
 def test_layers_may_carry_lists_of_tensors():

@@ -79,10 +79,13 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
             for kept, content in contents:
                 _restore(kept, content)
-    if drew:
-        raise Untraceable("it draws random numbers") from failure
-    if failure is not None:
-        raise failure
+    try:
+        if drew:
+            raise Untraceable("it draws random numbers") from failure
+        if failure is not None:
+            raise failure
+    finally:
+        failure = None  # it holds this frame, and with it the callers' tensors
     if versions != [*map(version, tensors)]:
         raise Untraceable("its forward changes its own parameters or buffers")
 

@@ -155,4 +155,7 @@ def follow(model: nn.Module) -> Tracer:
             except Exception as stumbled:
                 error = error or stumbled
     said = str(error).strip().split("\n")[0]
-    raise Untraceable(f"torch.fx cannot follow it: {type(error).__name__}: {said}") from error
+    try:
+        raise Untraceable(f"torch.fx cannot follow it: {type(error).__name__}: {said}") from error
+    finally:
+        error = None  # it holds this frame, and with it the callers' tensors

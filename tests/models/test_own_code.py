@@ -293,3 +293,26 @@ def test_the_most_probable_by_name():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2))
     found = zfcuda.predict(model, torch.zeros(1, 3, 4, 4), class_names=["x", "y"])
     assert set(found.top(2).names[0]) == {"x", "y"}
+
+
+def test_a_network_of_another_size_is_told_how_to_name_it(code, capsys):
+    (code / "sized_network.py").write_text(
+        "from torch import nn\n"
+        "build = lambda: nn.Sequential(nn.Conv2d(3, 2, 5, 7), nn.Flatten(), nn.Linear(32, 10))"
+    )
+    Image.new("RGB", (40, 48)).save("photo.png")
+    for command in (["predict", "--image", "photo.png"], ["layers"]):
+        assert cli.main([*command, "--model", "sized_network:build"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "mat1 and mat2" in error
+        assert "an RGB image of 224×224 pixels" in error
+        assert "'sized_network:build?size=32'" in error
+    with pytest.raises(ValueError, match=r"of 48×48 pixels, and .* '.*build\?mean=0&size=32'"):
+        Network.load("sized_network:build?size=48&mean=0", "cpu")
+    assert Network.load("sized_network:build?size=32", "cpu").blank().shape == (1, 3, 32, 32)
+
+
+def test_an_error_of_the_models_forward_keeps_its_type_and_tells_the_shape(code):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(27, 2))
+    with pytest.raises(RuntimeError, match=r"mat1 and mat2.* forward of images \[1, 3, 4, 4\]\)"):
+        zfcuda.predict(model, torch.zeros(5, 3, 4, 4))

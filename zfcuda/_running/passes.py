@@ -101,7 +101,13 @@ def variant_passes(
 
 def _forward(model: nn.Module, batch: Tensor, calls: Interception) -> Tensor:
     with calls:
-        return logits_of(model(batch), len(batch))
+        try:
+            output = model(batch)
+        except RuntimeError as error:  # of the type it has, with what torch's text leaves out
+            if type(error) is RuntimeError and len(error.args) == 1:
+                error.args = (f"{error} (in the model's forward of images {list(batch.shape)})",)
+            raise
+        return logits_of(output, len(batch))
 
 
 def logits_of(output: Any, n: int) -> Tensor:

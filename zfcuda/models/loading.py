@@ -19,7 +19,7 @@ from zfcuda._seeding import seeded
 from zfcuda._text import visible
 from zfcuda.data import Preprocessing
 from zfcuda.models import from_code, from_onnx, from_torchvision, own
-from zfcuda.models.specs import parse
+from zfcuda.models.specs import Spec, parse
 
 __all__ = ["class_names", "load", "preprocessing"]
 
@@ -59,16 +59,25 @@ def load(spec: str | os.PathLike[str]) -> nn.Module:
 def preprocessing(spec: str | os.PathLike[str], model: nn.Module | None = None) -> Preprocessing:
     """What the model that `spec` names expects of its input; downloads nothing.
 
-    `model`, if it is loaded already, tells the size of an ONNX network's images.
+    `model`, if it is loaded already, tells the size of an ONNX network's images; one of a
+    `MODULE:FUNCTION` is tried on an empty picture, since nothing else tells what size it takes.
 
     `squeezenet1_1` itself has Caffe's weights (227 pixels, BGR, 0..255 minus a mean colour);
     a file of squeezenet1_1 is taken for torchvision's kind (224 pixels, RGB, mean and deviation),
     and so is every network of which nothing is known. What `zfcuda train` writes says it itself.
     The spec's own options have the last word; `size` alone means the largest centred part.
 
-    Raises: as `load`.
+    Raises: as `load`; besides
+        ValueError: the `model` cannot take images of this size, with how to name another.
     """
     parsed = parse(spec)
+    expects = _expects(parsed, model)
+    if model is not None and parsed.kind == "code":
+        _check_takes(parsed, model, expects)
+    return expects
+
+
+def _expects(parsed: Spec, model: nn.Module | None) -> Preprocessing:
     usual, said = _KINDS[parsed.kind].preprocessing(parsed), dict(parsed.preprocessing)
     if shape := getattr(model, "image_shape", None):
         said.setdefault("size", tuple(shape[1:]))
@@ -104,7 +113,7 @@ def class_names(
     names = _KINDS[parsed.kind].class_names(parsed, model) if given is None else _names_in(given)
     if names is not None and model is not None and (given is not None or parsed.kind == "code"):
         where = f"'{parsed.text}': CLASS_NAMES" if given is None else f"'{given}'"
-        _check_count(names, where, model, preprocessing(spec, model))
+        _check_count(names, where, model, _expects(parsed, model))
     return names
 
 
@@ -125,11 +134,8 @@ def _check_count(
     names: tuple[str, ...], where: str, model: nn.Module, expects: Preprocessing
 ) -> None:
     """One pass over an empty picture says how many outputs the model has."""
-    weights = next(iter(model.parameters()), torch.zeros(()))
-    blank = torch.zeros(1, 3, *expects.shape, dtype=weights.dtype, device=weights.device)
     try:
-        with evaluating(model):
-            answer = model(blank)
+        answer = _answer(model, expects)
     except Exception:  # whatever it is, the experiment that asks for the names will tell
         return
     if isinstance(answer, Tensor) and answer.dim() == 2 and answer.shape[1] != len(names):
@@ -137,3 +143,28 @@ def _check_count(
             f"{where} names {len(names)} classes, but the network has {answer.shape[1]} outputs: "
             "expected a name for each"
         )
+
+
+def _check_takes(spec: Spec, model: nn.Module, expects: Preprocessing) -> None:
+    try:
+        _answer(model, expects)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        tried = "×".join(map(str, expects.shape))
+        usual = "" if "size" in spec.preprocessing else ", as none other is named"
+        name, _, query = spec.text.partition("?")
+        options = [one for one in query.split("&") if one and not one.startswith("size=")]
+        raise ValueError(
+            f"'{spec.text}' was tried with an RGB image of {tried} pixels{usual}, and failed: "
+            f"{error}; if it takes another size, as 32×32, name it: "
+            f"'{name}?{'&'.join([*options, 'size=32'])}'"
+        ) from error
+
+
+def _answer(model: nn.Module, expects: Preprocessing) -> object:
+    """What the model says of an empty picture."""
+    weights = next(iter(model.parameters()), torch.zeros(()))
+    blank = torch.zeros(1, 3, *expects.shape, dtype=weights.dtype, device=weights.device)
+    with evaluating(model):
+        return model(blank)

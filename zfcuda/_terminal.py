@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from zfcuda._text import visible
@@ -84,18 +87,47 @@ def interrupted(program: str, stop: KeyboardInterrupt) -> int:
     return 143 if stop.args == (signal.SIGTERM,) else 130
 
 
-class Parser(argparse.ArgumentParser):
+class _Helpful(argparse.ArgumentParser):
+    """Knows what it was given, so that an error can say what was probably meant."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = [*(sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(self._given, namespace)
+
+    def explained(self, message: str) -> str:
+        """argparse's message, with what was probably meant."""
+        if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            known = re.findall(r"[^', ]+", wrong[2])
+            if close := difflib.get_close_matches(wrong[1], known, n=2):
+                start, end = wrong.span(2)
+                hint = f"did you mean {' or '.join(close)}? All are {message[start:end]}"
+                return f"{message[: wrong.start(2) - len(' (choose from ')]}; {hint}"
+        if short := re.fullmatch(
+            r"argument (\S+): expected (?:one|at least one) argument", message
+        ):
+            flags = short[1].split("/")
+            for flag, value in pairwise(self._given):
+                named = flag in flags or (len(flag) > 2 and flags[0].startswith(flag))
+                if named and value[:1] == "-" and value not in self._option_string_actions:
+                    return f"{message}; one that begins with a minus is joined by =: {flag}={value}"
+        return message
+
+
+class Parser(_Helpful):
     """Errors in one line, as everywhere else, instead of usage and error."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {visible(message)} (see {self.prog} --help)\n")
+        message = visible(self.explained(message))
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-class RaisingParser(argparse.ArgumentParser):
+class RaisingParser(_Helpful):
     """Errors as exceptions, for scripts."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{self.prog}: {message}")
+        raise ValueError(f"{self.prog}: {self.explained(message)}")
 
 
 @contextlib.contextmanager

@@ -163,6 +163,7 @@ def test_help(arguments, capsys):
 ERRORS = {
     "no command": ([], "required"),
     "unknown command": (["explain"], "explain"),
+    "near command": (["ocllude"], "did you mean occlude?"),
     "unknown option": (["deconv", "--colour", "red"], "--colour"),
     "no layer": (["deconv", "--image", "IMAGE"], "--layer"),
     "no image": (["deconv", "--layer", "0"], "--image"),
@@ -183,6 +184,8 @@ ERRORS = {
     "stride": (["occlude", "--size", "8", "--stride", "-1", "--image", "IMAGE"], "-1"),
     "fill": (["occlude", "--size", "8", "--fill", "gery", "--image", "IMAGE"], "gery"),
     "angles": (["rotate", "--angles", "0:360", "--image", "IMAGE"], "0:360"),
+    "minus": (["rotate", "--angles", "-45:45:15"], "by =: --angles=-45:45:15"),
+    "minus, several": (["rotate", "--image", "-1.png", "--k"], "by =: --image=-1.png"),
     "step": (["rotate", "--angles", "0:360:0", "--image", "IMAGE"], "0:360:0"),
     "not a number": (["rotate", "--angles", "nan", "--image", "IMAGE"], "nan"),
     "device": (["rotate", "--device", "tpu", "--image", "IMAGE"], "tpu"),

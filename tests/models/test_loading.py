@@ -167,8 +167,8 @@ def test_last_layer_of_another_width_is_not_taken_for_a_class_count(tmp_path):
         ("zfnet:", "names no file"),
         ("zfnet?lrn=maybe", r"lrn=maybe in .*: expected true or false"),
         ("zfnet?weights=imagenet", r"weights=imagenet in .*: expected default or none"),
-        ("squeezenet1_1?lrn=false", r"unknown option 'lrn' in .*: expected weights"),
-        ("zfnet:a.pt?weights=none", r"unknown option 'weights' in .*: expected lrn"),
+        ("squeezenet1_1?lrn=false", r"unknown option 'lrn' in "),
+        ("zfnet:a.pt?weights=none", r"unknown option 'weights' in .*: expected .*lrn"),
     ],
 )
 def test_wrong_specs(spec, match):

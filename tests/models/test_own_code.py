@@ -316,3 +316,18 @@ def test_an_error_of_the_models_forward_keeps_its_type_and_tells_the_shape(code)
     model = nn.Sequential(nn.Flatten(), nn.Linear(27, 2))
     with pytest.raises(RuntimeError, match=r"mat1 and mat2.* forward of images \[1, 3, 4, 4\]\)"):
         zfcuda.predict(model, torch.zeros(5, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("bare_network.py:build", "drop .py, .* expected 'bare_network:build'"),
+        ("bare_network.py", "drop .py, .* expected 'bare_network:FUNCTION'"),
+        ("nets/bare_network.py:build", "drop .py, .* expected 'nets.bare_network:build'"),
+        ("bare_network", r"did you mean bare_network:FUNCTION\?"),
+        ("bare_networkk:build", r"did you mean bare_network:build\?\): there is no module"),
+    ],
+)
+def test_a_module_that_is_misnamed(code, spec, message):
+    with pytest.raises(ValueError, match=message):
+        load(spec)

@@ -12,7 +12,7 @@ from types import ModuleType
 from torch import nn
 
 from zfcuda.data import Preprocessing
-from zfcuda.models.specs import MODELS, Spec, did_you_mean
+from zfcuda.models.specs import MODELS, Spec, did_you_mean, modules_here
 from zfcuda.models.weights import load_checked, read_state
 
 __all__ = ["class_names", "load", "preprocessing"]
@@ -87,14 +87,15 @@ def _built(spec: Spec) -> nn.Module:
 
 
 def _module(spec: Spec) -> ModuleType:
-    name = spec.model.partition(":")[0]
+    name, _, function = spec.model.partition(":")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # something that the module itself imports
+        near = did_you_mean(name, modules_here(), f":{function}", 0.8)
         raise ValueError(
-            f"unknown model '{spec.text}'{did_you_mean(name, MODELS)}: there is no module "
+            f"unknown model '{spec.text}'{near or did_you_mean(name, MODELS)}: there is no module "
             f"'{error.name}' in this folder or among those installed"
         ) from None
 

@@ -110,6 +110,12 @@ def _named(text: str, name: str) -> tuple[Any, str, str | None]:
     model, colon, file = name.partition(":")
     if model in MODELS:
         return "own", model, file if colon else None
+    if model.endswith(".py"):
+        module = ".".join(Path(model).with_suffix("").parts).lstrip("./")
+        raise ValueError(
+            f"unknown model '{text}': drop .py, a module is named as Python imports it from the "
+            f"current folder: expected '{module}:{file or 'FUNCTION'}'"
+        )
     suffix = Path(name).suffix
     if suffix == _ONNX:
         return "onnx", "", name
@@ -118,8 +124,10 @@ def _named(text: str, name: str) -> tuple[Any, str, str | None]:
     if code := _CODE.fullmatch(name):
         module, function, file = code.groups()
         return "code", f"{module}:{function}", file
+    near = did_you_mean(model, modules_here(), f":{file or 'FUNCTION'}", 0.8)
+    near = near or did_you_mean(name, MODELS)
     raise ValueError(
-        f"unknown model '{text}'{did_you_mean(name, MODELS)}: expected {', '.join(MODELS)}, "
+        f"unknown model '{text}'{near}: expected {', '.join(MODELS)}, "
         f"torchvision:NAME, MODULE:FUNCTION or a file ({', '.join((*SUFFIXES, _ONNX))})"
     )
 
@@ -143,9 +151,17 @@ def outputs_in(spec: str | os.PathLike[str]) -> Outputs | None:
     return _options(os.fspath(spec).partition("?")[2]).get("outputs")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean A or B?)" with the closest of the `known` names, or nothing."""
-    close = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
+def modules_here() -> list[str]:
+    """The modules in the current folder, which a spec may name."""
+    files = sorted([*Path().glob("*.py"), *Path().glob("*/__init__.py")])
+    return [file.stem if file.name != "__init__.py" else file.parent.name for file in files]
+
+
+def did_you_mean(name: str, known: Iterable[str], more: str = "", cutoff: float = 0.5) -> str:
+    """ " (did you mean A or B?)" with the closest of the `known` names, `more` after each, or
+    nothing."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=cutoff)
+    close = [f"{one}{more}" for one in close]
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from torch import nn
 
 from zfcuda.data import Preprocessing
-from zfcuda.models.specs import MODELS, Spec, did_you_mean, modules_here
+from zfcuda.models.specs import Spec, did_you_mean, model_meant
 from zfcuda.models.weights import load_checked, read_state
 
 __all__ = ["class_names", "load", "preprocessing"]
@@ -93,9 +93,8 @@ def _module(spec: Spec) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # something that the module itself imports
-        near = did_you_mean(name, modules_here(), f":{function}", 0.8)
         raise ValueError(
-            f"unknown model '{spec.text}'{near or did_you_mean(name, MODELS)}: there is no module "
+            f"unknown model '{spec.text}'{model_meant(name, function)}: there is no module "
             f"'{error.name}' in this folder or among those installed"
         ) from None
 

@@ -39,7 +39,7 @@ from typing import Any, Literal
 from zfcuda.models.weights import SUFFIXES
 from zfcuda.results.scores import OUTPUTS, Outputs
 
-__all__ = ["MODELS", "Spec", "did_you_mean", "outputs_in", "parse", "with_weights"]
+__all__ = ["MODELS", "Spec", "did_you_mean", "model_meant", "outputs_in", "parse", "with_weights"]
 
 MODELS = ("squeezenet1_1", "zfnet_small", "zfnet")  # those that a spec names without a prefix
 _TORCHVISION = "torchvision"
@@ -124,8 +124,7 @@ def _named(text: str, name: str) -> tuple[Any, str, str | None]:
     if code := _CODE.fullmatch(name):
         module, function, file = code.groups()
         return "code", f"{module}:{function}", file
-    near = did_you_mean(model, modules_here(), f":{file or 'FUNCTION'}", 0.8)
-    near = near or did_you_mean(name, MODELS)
+    near = model_meant(model, file or "FUNCTION")
     raise ValueError(
         f"unknown model '{text}'{near}: expected {', '.join(MODELS)}, "
         f"torchvision:NAME, MODULE:FUNCTION or a file ({', '.join((*SUFFIXES, _ONNX))})"
@@ -151,18 +150,18 @@ def outputs_in(spec: str | os.PathLike[str]) -> Outputs | None:
     return _options(os.fspath(spec).partition("?")[2]).get("outputs")
 
 
-def modules_here() -> list[str]:
-    """The modules in the current folder, which a spec may name."""
-    files = sorted([*Path().glob("*.py"), *Path().glob("*/__init__.py")])
-    return [file.stem if file.name != "__init__.py" else file.parent.name for file in files]
-
-
-def did_you_mean(name: str, known: Iterable[str], more: str = "", cutoff: float = 0.5) -> str:
-    """ " (did you mean A or B?)" with the closest of the `known` names, `more` after each, or
-    nothing."""
-    close = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=cutoff)
-    close = [f"{one}{more}" for one in close]
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean A or B?)" with the closest of the `known` names, or nothing."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def model_meant(module: str, function: str) -> str:
+    """As :func:`did_you_mean`: a module of the current folder, or else a model of this package."""
+    files = sorted([*Path().glob("*.py"), *Path().glob("*/__init__.py")])
+    here = [file.stem if file.name != "__init__.py" else file.parent.name for file in files]
+    close = difflib.get_close_matches(module, here, n=1, cutoff=0.8)
+    return f" (did you mean {close[0]}:{function}?)" if close else did_you_mean(module, MODELS)
 
 
 # --- options --------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _complete(options: argparse.Namespace, network: Network) -> None:
     """Fill in what the network decides; raises where what was asked for cannot be."""
-    shapes = {name: shape for name, _, shape in network.layers()}
+    shapes = {name: shape for name, _, shape, _ in network.layers()}
     for layer in options.layer or ():
         if layer not in shapes:
             raise ValueError(f"unknown layer {layer!r}: expected one of {', '.join(shapes)}")

@@ -240,7 +240,7 @@ def _plan(options: argparse.Namespace, network: Network, out: Path) -> _Plan:
     spec = ["--model", options.model, "--device", options.device]
     spec += ["--weights", options.weights] if options.weights else []
     pictures = _own(options.images) if options.images else _garments(network, out / ".pictures")
-    shapes = {name: shape for name, _, shape in network.layers()}
+    shapes = {name: shape for name, _, shape, _ in network.layers()}
     maps = [name for name, shape in shapes.items() if len(shape) == 4 and shape[2] > 1]
     folder = ["--data", options.data] if options.data else []
     limit = ["--limit", "2000"] if options.quick else []

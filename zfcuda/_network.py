@@ -114,18 +114,19 @@ class Network:
             + (f"; did you mean {hint}?" if hint else "")
         )
 
-    def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
-        """(name, kind, output shape) of every layer that gives one tensor, in order of execution.
+    def layers(self) -> list[tuple[str, str, tuple[int, ...], int]]:
+        """(name, kind, output shape, number of calls) of every layer that gives one tensor, in
+        order of execution.
 
         Found by one forward pass over an empty picture; a layer that is called twice is listed
         once, as its last call gives it, which is the one that experiments look at.
         """
-        rows: dict[str, tuple[str, str, tuple[int, ...]]] = {}
+        rows: dict[str, tuple[str, str, tuple[int, ...], int]] = {}
 
         def record(name: str, module: nn.Module, output: object) -> None:
             if name and isinstance(output, Tensor):
-                rows.pop(name, None)
-                rows[name] = name, type(module).__name__, tuple(output.shape)
+                calls = rows.pop(name)[3] + 1 if name in rows else 1
+                rows[name] = name, type(module).__name__, tuple(output.shape), calls
 
         hooks = [
             module.register_forward_hook(lambda m, _, out, name=name: record(name, m, out))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import zfcuda.models
 from zfcuda import cli
 from zfcuda._network import Network
 from zfcuda.data import Preprocessing
@@ -56,7 +57,21 @@ def test_a_layer_called_twice_is_that_of_its_last_call():
     network = Network(
         "twice", Twice().eval(), Preprocessing(size=8, resize=None), None, torch.device("cpu")
     )
-    assert [(name, shape) for name, _, shape in network.layers()] == [
-        ("pool", (1, 3, 4, 4)), ("conv", (1, 3, 4, 4)), ("relu", (1, 3, 4, 4)),
-        ("flatten", (1, 48)), ("fc", (1, 2)),
+    assert [(name, shape, calls) for name, _, shape, calls in network.layers()] == [
+        ("pool", (1, 3, 4, 4), 1), ("conv", (1, 3, 4, 4), 2), ("relu", (1, 3, 4, 4), 2),
+        ("flatten", (1, 48), 1), ("fc", (1, 2), 1),
     ]  # fmt: skip
+
+
+def test_how_often_a_layer_is_called_is_told(capsys, monkeypatch):
+    monkeypatch.setattr(zfcuda.models, "load", lambda _: Twice().eval())
+    expects = Preprocessing(size=8, resize=None)
+    monkeypatch.setattr(zfcuda.models, "preprocessing", lambda *_: expects)
+    assert cli.main(["layers", "--model", "tiny"]) == 0
+    out = capsys.readouterr().out
+    assert "Conv2d (call 2 of 2)" in out and out.count("(call") == 2
+    assert cli.main(["layers", "--model", "tiny", "--json"]) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    assert {one["name"]: one["calls"] for one in layers} == {
+        "pool": 1, "conv": 2, "relu": 2, "flatten": 1, "fc": 1,
+    }  # fmt: skip

@@ -69,5 +69,5 @@ def list_layers(network: Network) -> None:
     from zfcuda._tables import text_table
     from zfcuda._terminal import say
 
-    rows = [(name, kind, "×".join(map(str, shape))) for name, kind, shape in network.layers()]
+    rows = [(name, kind, "×".join(map(str, shape))) for name, kind, shape, _ in network.layers()]
     say(*text_table(rows, tablefmt="plain").splitlines())

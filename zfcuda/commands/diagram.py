@@ -33,7 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _options.images(parser)
     _options.layers(
         parser,
-        "layer to draw, or a block of several (default: the first max-pooling's)",
+        "layer to draw, or a block of several; of one that is called several times the last call "
+        "(default: the first max-pooling's, ordered by last calls; without any, the first "
+        "convolution's)",
         several=False,
     )
     parser.add_argument(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zfcuda._network import Network
     from zfcuda.receptive import ReceptiveField
 
-    Row = tuple[str, str, tuple[int, ...]]  # name, kind, shape with the batch
+    Row = tuple[str, str, tuple[int, ...], int]  # name, kind, shape with the batch, calls
     Fields = dict[str, ReceptiveField | str]
 
 HELP = "list a model's layers: shapes, receptive fields, strides"
@@ -21,7 +21,8 @@ DESCRIPTION = (
     "Lists the layers of a model in the order in which they run: kind, shape of the output, and, "
     "computed from the model's own graph, what a unit sees: the extent of its receptive field, "
     "the step from one unit's field to the next, and the centre of the first, in pixels of the "
-    "input (down × right). Where a unit has no such field, the reason stands below the table."
+    "input (down × right). Where a unit has no such field, the reason stands below the table. A "
+    "layer that is called several times is shown at its last call, as all experiments look at it."
 )
 EXAMPLES = """examples:
   zfcuda layers
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     network = Network.of(options)
     rows = network.layers()
     x = network.blank()
-    fields = receptive_fields(network.model, x, [name for name, _, _ in rows])
+    fields = receptive_fields(network.model, x, [name for name, *_ in rows])
     if options.json:
         say(*json.dumps(_content(network, x.shape, rows, fields), indent=1).splitlines())
     else:
@@ -54,13 +55,14 @@ def run(options: argparse.Namespace) -> None:
 
 def _content(network: Network, shape: Any, rows: Sequence[Row], fields: Fields) -> dict[str, Any]:
     layers = []
-    for name, kind, output in rows:
+    for name, kind, output, calls in rows:
         field = fields[name]
         known = not isinstance(field, str)
         layers.append(
             {
                 "name": name,
                 "kind": kind,
+                "calls": calls,
                 "shape": list(output[1:]),
                 "receptive_field": {
                     "size": list(field.size),
@@ -85,11 +87,12 @@ def _table(rows: Sequence[Row], fields: Fields) -> list[str]:
     from zfcuda._tables import text_table
 
     lines = []
-    for name, kind, shape in rows:
+    for name, kind, shape, calls in rows:
         field, output = fields[name], "×".join(map(str, shape[1:]))
         seen = ("–", "–", "–")
         if not isinstance(field, str):
             seen = (_pair(field.size), _pair(field.stride), _pair(field.centre))
+        kind += f" (call {calls} of {calls})" if calls > 1 else ""
         lines.append((name, kind, output, *seen))
     table = text_table(
         lines,
@@ -102,7 +105,7 @@ def _table(rows: Sequence[Row], fields: Fields) -> list[str]:
 def _notes(rows: Sequence[Row], fields: Fields) -> list[str]:
     """For each reason one line with the layers that it holds for."""
     without: dict[str, list[str]] = {}
-    for name, _, _ in rows:
+    for name, *_ in rows:
         if isinstance(fields[name], str):
             without.setdefault(fields[name], []).append(name)
     lines = []

@@ -1,13 +1,18 @@
 """`zfcuda occlude --data` and `zfcuda invariance --data`."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import zfcuda.models
 from zfcuda import cli
+from zfcuda._network import Network
 from zfcuda.commands._data import list_all
+from zfcuda.data import Preprocessing
 from zfcuda.results import OcclusionResult
 from zfcuda.runs import InvarianceSummary, OcclusionSummary
 
@@ -80,6 +85,30 @@ def test_a_folder_is_occluded_and_gone_on_with(photos, tmp_path, capsys):
     assert run(*arguments, "--target", "true", "--fill", "black") == 2
     error = capsys.readouterr().err
     assert "holds a run with other settings: fill" in error and error.count("\n") == 1
+
+
+def test_only_what_was_chosen_is_named_where_settings_differ(photos, tmp_path, capsys, monkeypatch):
+    """Not what follows from it: how many images go together, the weights' hash, the inputs."""
+    arguments = ["occlude", "--data", photos, "--out", tmp_path / "out"]
+    assert run(*arguments, *OCCLUDER) == 0
+    wider = Preprocessing(size=48, resize=None)
+    monkeypatch.setattr(zfcuda.models, "preprocessing", lambda *_: wider)
+    named = Network.of
+
+    def other(options):
+        network = named(options)
+        torch.nn.init.ones_(network.model[0].weight)
+        return dataclasses.replace(network, spec="tiny?size=48")
+
+    monkeypatch.setattr(Network, "of", other)
+    capsys.readouterr()
+    assert run(*arguments, *OCCLUDER, "--limit", "3") == 2
+    error = capsys.readouterr().err
+    assert (
+        "settings: model tiny there, tiny?size=48 here; number of images 7 there, 3 here. Go on"
+        in error
+    )
+    assert "another folder (--out), or delete this one" in error
 
 
 def test_a_run_that_fails_at_once_leaves_nothing(photos, tmp_path, capsys, monkeypatch):

@@ -52,7 +52,7 @@ def test_an_image_that_identifies_the_data_can_be_read_later(net, x, tmp_path, c
     everything, some = contents(tmp_path / "all" / "images"), contents(tmp_path / "some" / "images")
     assert all(everything[name] == some[name] for name in everything if name.endswith("npz"))
     other = x[:count] + 1
-    with pytest.raises(ValueError, match="inputs"):
+    with pytest.raises(ValueError, match="the images' contents"):
         zfcuda.occlusion_over(net, other, tmp_path / "some", **SETTINGS)
 
 
@@ -136,7 +136,7 @@ def test_the_build_of_torch_counts_unless_0_1_0_left_it_out(net, x, tmp_path, mo
     torch_is("2.13.0+cu130")
     zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
     torch_is("2.13.0+cpu")
-    with pytest.raises(ValueError, match=r'torch "2\.13\.0\+cu130" there, "2\.13\.0\+cpu" here'):
+    with pytest.raises(ValueError, match=r"torch 2\.13\.0\+cu130 there, 2\.13\.0\+cpu here"):
         zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
     settings = json.loads((tmp_path / "settings.json").read_text())
     settings["settings"]["versions"]["torch"] = "2.13.0"

@@ -80,7 +80,7 @@ def test_what_is_missing_is_computed_again_to_the_bit(net, x, tmp_path, contents
     ("change", "message"),
     [
         ({"layers": ["2"]}, "layers"),
-        ({"transformations": {"scale": [1.0, 1.5]}}, r"transformations rotation .* null here"),
+        ({"transformations": {"scale": [1.0, 1.5]}}, r"transformations rotation .* none here"),
         ({"fill": 1.0}, r"fill 0\.0 there, 1\.0 here"),
         ({"target": [1] * 12 + [2]}, "target"),
     ],

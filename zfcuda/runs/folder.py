@@ -152,7 +152,7 @@ class Run:
                 remove_leftovers(self.folder)
             self.shard.wait()
             earlier = partial(earlier_identity, self.images)
-            settings.require_same(self.folder, self.settings, earlier)
+            settings.require_same(self.folder, self.settings, earlier, self.about)
             yield
 
     def _write_settings(self) -> None:
@@ -161,7 +161,7 @@ class Run:
                 f"'{self.folder}' holds images of a run, but not its {settings.FILE}: nobody can "
                 "tell what they are; name another folder"
             )
-        settings.write(self.folder, self.settings)
+        settings.write(self.folder, self.settings, self.about)
 
     def carry_out(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,14 @@ from zfcuda._identity import same_versions, tensor_digest
 
 FILE = "settings.json"
 _SHOWN = 6  # differences that an error names
+_MODEL = {"weights": "the model's weights", "architecture": "the model's layers"}
+_IMAGES = {"images": "the images' names and labels", "inputs": "the images' contents"}
+_HASHED = _MODEL | _IMAGES
+_NAMES = _HASHED | {"count": "number of images"}
+_SAID = ("model", "data")
+_FOLLOWING = {"image", "images together", "outputs"}  # from other settings, which are told instead
+# What may be a default that another network has, or be made by its preprocessing.
+_OF_NETWORK = {*_MODEL, *_FOLLOWING, "inputs", "size", "stride", "fill", "transformations"}
 
 
 def begun(folder: Path) -> bool:
@@ -29,12 +37,16 @@ def digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(_plain(settings), sort_keys=True).encode()).hexdigest()
 
 
-def write(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Begin a run, for this process's number of threads."""
+def write(
+    folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None = None
+) -> None:
+    """Begin a run, for this process's number of threads; `about` says what the model and the data
+    are called."""
     content = {
         "sha256": digest(settings),
         "settings": _plain(settings),
         "threads": torch.get_num_threads(),
+        "about": {key: str(value) for key, value in (about or {}).items() if key in _SAID},
     }
     write_json(folder / FILE, content)
 
@@ -43,17 +55,20 @@ def require_same(
     folder: Path,
     settings: Mapping[str, Any],
     earlier: Callable[[], Mapping[str, Any]] = dict,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Compare with the settings that the run was begun with. Of images those count that could be
     read both then and now.
 
     Args:
         earlier: what zfcuda 0.1.0 would have written of the images.
+        about: what the model and the data are called.
 
     Raises:
         ValueError: they differ, with what differs; or they cannot be read.
     """
-    there, here = _read(folder)["settings"], _plain(settings)
+    begun = _read(folder)
+    there, here = begun["settings"], _plain(settings)
     if same_versions(there.get("versions"), here.get("versions")):
         here["versions"] = there["versions"]
     if isinstance(here.get("inputs"), dict):
@@ -63,12 +78,12 @@ def require_same(
                 one["inputs"] = {number: one["inputs"][number] for number in read}
         else:
             here |= earlier()
-    differences = [*_differences(there, here)]
+    differences = _in_words(there, here, begun["about"], about or {})
     if differences:
         shown = "; ".join(differences[:_SHOWN]) + ("; …" if len(differences) > _SHOWN else "")
         raise ValueError(
             f"'{folder}' holds a run with other settings: {shown}. Go on with the settings it was "
-            "begun with, or name another folder"
+            "begun with, or name another folder (--out), or delete this one"
         )
 
 
@@ -86,7 +101,11 @@ def _read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     try:
         content = read_json(path)
-        return {"settings": {**content["settings"]}, "threads": int(content["threads"])}
+        return {
+            "settings": {**content["settings"]},
+            "threads": int(content["threads"]),
+            "about": {**content.get("about", {})},  # 0.1.0 wrote none
+        }
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(
             f"'{path}' cannot be read as the settings of a run ({error}): name another folder"
@@ -104,15 +123,48 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=of_other))
 
 
-def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
-    """What is not the same in two settings, in words."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted({*there, *here}):
-            yield from _differences(there.get(key), here.get(key), f"{name} {key}".strip())
-    elif there != here:
-        yield f"{name} {_short(there)} there, {_short(here)} here"
+def _in_words(
+    there: dict[str, Any], here: dict[str, Any], said: Mapping[str, Any], says: Mapping[str, Any]
+) -> list[str]:
+    """What is not the same in two settings, as far as somebody chose it: by the model's and the
+    data's names where these differ, and with hashes only where there is nothing else to tell."""
+    names = []
+    different = {key for key in there.keys() | here.keys() if there.get(key) != here.get(key)}
+    for name, of_it, explained in (
+        ("model", {*_MODEL, "image"}, _OF_NETWORK),
+        ("data", {*_IMAGES, "count"}, {*_IMAGES, "count"}),
+    ):
+        old, new = said.get(name), says.get(name)
+        if different & of_it and None not in (old, new) and old != new:
+            names.append(f"{name} {old} there, {new} here")
+            different -= explained
+    if "count" in different:
+        different -= {*_IMAGES}
+    chosen = different - {*_HASHED} - _FOLLOWING
+    if names or chosen:
+        plain = [*_differences(there, here, sorted(chosen))]
+        return [*names, *plain, *(_HASHED[key] for key in sorted(different & {*_HASHED}))]
+    return [*_differences(there, here, sorted(different - _FOLLOWING or different))]
+
+
+def _differences(
+    there: dict[str, Any], here: dict[str, Any], keys: Sequence[str], within: str = ""
+) -> Iterator[str]:
+    for key in keys:
+        old, new = there.get(key), here.get(key)
+        name = f"{within} {_NAMES.get(key, key)}".strip()
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, sorted({*old, *new}), name)
+        elif old != new:
+            yield f"{name} {_short(old)} there, {_short(new)} here"
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    if value is None or value == []:
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        text = ", ".join(value)
+    elif isinstance(value, list) and len(value) == 2 and all(isinstance(v, int) for v in value):
+        text = "×".join(map(str, value))
     return text if len(text) <= 24 else f"{text[:12]}…"

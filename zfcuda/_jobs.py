@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ from zfcuda._network import Network
 from zfcuda._writing import Provenance, save_numbers, write
 from zfcuda.report import Entry
 from zfcuda.results.scores import called, in_words
+
+if TYPE_CHECKING:
+    from zfcuda.results import OcclusionResult
 
 
 def angles(text: str) -> list[float]:
@@ -91,10 +94,11 @@ def project(
         projections=network.signals(result.projections),
         title=f"{name}: projections",
     )
+    chosen = settings.get("channel") is not None or settings.get("position", "max") != "max"
     text = (
-        "What the strongest units of each layer respond to, projected back to the input. Mid grey "
-        "is no signal, squares mark what a unit sees; small ones are shown enlarged, above their "
-        "image patch."
+        f"What the {'chosen' if chosen else 'strongest'} {'unit' if k == 1 else 'units'} of each "
+        "layer responded to, projected back to the input. Mid grey is no signal, squares mark what "
+        "a unit sees; small ones are shown enlarged, above their image patch."
     )
     return write("Projections", text, result, figure, stem, provenance, "talk figure 2")
 
@@ -174,17 +178,7 @@ def occlude(
         class_names=network.class_names,
         title=f"{name}: occlusion",
     )
-    target = network.name(int(result.target[0]))
-    several = result.base_logits.shape[1] > 1 and result.outputs != "value"
-    (height, width), (down, right) = result.size, result.stride
-    text = (
-        f"An occluder of {height}×{width} pixels is moved over the image in steps of "
-        f"{down}×{right} ({result.grid[0]}×{result.grid[1]} positions). "
-        f"Where it hides what matters, {called(result.outputs, target)} falls"
-        + (", the most probable label changes" if several else "")
-        + " and the strongest map falls silent."
-        + in_words(result.outputs)
-    )
+    text = _said_of_occlusion(result, network) + in_words(result.outputs)
     return write(
         "Occlusion",
         text,
@@ -227,13 +221,14 @@ def rotate(
         class_names=network.class_names,
         title=f"{name}: rotation",
     )
-    score = called(result.outputs, network.name(int(result.target[0])))
-    several = result.base_logits.shape[1] > 1
-    text = (
-        f"{score[:1].upper()}{score[1:]}{', the predicted label' if several else ''} and the "
-        "distance of the features to those of the upright image, against the angle."
-        + in_words(result.outputs)
-    )
+    shown = [called(result.outputs, network.name(int(result.target[0])))]
+    if result.base_logits.shape[1] > 1:
+        shown.append("the largest value" if result.outputs == "value" else "the predicted label")
+    if layers:
+        features = ", ".join(layers)
+        shown.append(f"the distance of the features at {features} to those of the upright image")
+    text = _list(shown)
+    text = f"{text[:1].upper()}{text[1:]}, against the angle." + in_words(result.outputs)
     return write(
         "Rotation", text, result, figure, stem, provenance, "talk figure 6, paper figure 5"
     )
@@ -244,6 +239,53 @@ def _made(
 ) -> Provenance:
     """The provenance of a job that no command line asked for."""
     return Provenance(command, {"image": name, **more, **settings}, network)
+
+
+def _said_of_occlusion(result: OcclusionResult, network: Network) -> str:
+    """What was done to the one image, and what came out of what was watched."""
+    (height, width), (down, right) = result.size, result.stride
+    target = int(result.target[0])
+    found = [
+        _against(
+            called(result.outputs, network.name(target)),
+            result.base_probabilities[0, target],
+            result.target_probability[0],
+        )
+    ]
+    if result.base_logits.shape[1] > 1 and result.outputs != "value":
+        changed = int((~result.unchanged[0]).sum())
+        found.append(
+            f"the most probable label changes at {changed:,} of {result.unchanged.shape[1]:,}"
+            if changed
+            else "the most probable label stays"
+        )
+    found += [
+        _against(
+            f"the sum of the strongest map of {layer} ({int(sums.channels[0])})",
+            sums.base[0],
+            sums.sums[0],
+        )
+        for layer, sums in result.layers.items()
+    ]
+    said = _list(found)
+    return (
+        f"An occluder of {height}×{width} pixels is moved over the image in steps of "
+        f"{down}×{right} ({result.grid[0]}×{result.grid[1]} positions): {said}."
+    )
+
+
+def _against(name: str, base: Tensor, values: Tensor) -> str:
+    """A score without occluder, and its range with it, as far as it is a number."""
+    known = values[values.isfinite()]
+    if not len(known):
+        return f"{name} is {float(base):.3g} without it and never a number with it"
+    low, high = float(known.min()), float(known.max())
+    with_it = f"{low:.3g} to {high:.3g}" if f"{low:.3g}" != f"{high:.3g}" else f"{low:.3g}"
+    return f"{name} is {float(base):.3g} without it and {with_it} with it"
+
+
+def _list(parts: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
 
 
 def _ordinal(index: int) -> str:

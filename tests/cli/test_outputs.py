@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from PIL import Image
 
 from zfcuda import cli
 from zfcuda.models import preprocessing
 from zfcuda.models.specs import outputs_in, parse
+from zfcuda.results import OcclusionResult
 
 MODULE = """
 import torch
@@ -90,3 +92,33 @@ def test_values_have_no_uncertainty(here, capsys):
     arguments = ["uncertainty", "--model", VALUE, "--data", "garments"]
     assert cli.main([*arguments, "--quiet"]) != 0
     assert "values of a regression" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny")
+def test_sentences_say_only_what_was_asked_and_found(photo, tmp_path, capsys):
+    def said(*arguments):
+        common = ["--model", "tiny", "--device", "cpu", "--quiet", "--out", str(tmp_path / "out")]
+        assert cli.main([*arguments, *common]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    image = ["--image", photo()]
+    occlude = ["occlude", "--size", "16", "--stride", "16"]
+    alone, watched = said(*occlude, *image), said(*occlude, *image, "--layer", "3")
+    assert " map " not in alone and "the sum of the strongest map of 3 (" in watched
+    result = OcclusionResult.load(tmp_path / "out" / "photo-occlude")
+    low, base = result.target_probability.min(), result.base_probabilities[0, result.target[0]]
+    assert f" is {base:.3g} without it and {low:.3g} " in alone
+    assert result.unchanged.all() == ("label stays" in alone)
+    turned = ["rotate", "--angles", "0,90", *image]
+    assert "features" not in said(*turned) and "the features at 1, 3 " in said(
+        *turned, "--layer", "1", "--layer", "3"
+    )
+    deconv = ["deconv", *image, "--layer", "3"]
+    assert "the strongest unit of" in said(*deconv)
+    assert "the chosen unit of" in said(*deconv, "--channel", "1")
+    # An image that loses too little for panels c and d.
+    Image.new("RGB", (40, 40)).save(tmp_path / "black.png")
+    (tmp_path / "many").mkdir()
+    (tmp_path / "black.png").rename(tmp_path / "many" / "black.png")
+    many = said(*occlude, "--data", str(tmp_path / "many"))
+    assert "(a)" in many and "(b)" in many and "(c)" not in many and "(d)" not in many

@@ -52,7 +52,7 @@ def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> No
     if options.pictures:
         there = work.run.there()
         _every.draw(work.run, work.run.shard.own(there), picture, options.pdf)
-    summary = work.summary(_entry(work))
+    summary = work.summary(lambda found: _entry(work, found))
     if summary is not None:
         _conclude(options, network, work, summary, picture)
 
@@ -100,7 +100,7 @@ def _picture(
     return figure_of
 
 
-def _entry(work: OcclusionRun) -> dict[str, Any]:
+def _entry(work: OcclusionRun, summary: OcclusionSummary) -> dict[str, Any]:
     rows, columns = work.prepared.request.grid or (1, work.prepared.positions)
     (height, width), (down, right) = work.prepared.request.size, work.prepared.request.stride
     values = work.prepared.outputs == "value"
@@ -108,11 +108,22 @@ def _entry(work: OcclusionRun) -> dict[str, Any]:
         f"An occluder of {height}×{width} pixels was moved over each of {len(work.run.images):,} "
         f"images in steps of {down}×{right} ({rows}×{columns} positions). How much of the "
         f"{'value' if values else 'probability'} of its class an image loses, on average over the "
-        "positions (a) and at most (b); and in how small a part of the image: those at the right "
-        "of b lose it in few places (c), those at the left wherever the occluder is (d)."
+        "positions (a) and at most (b); and in how small a part of the image"
+        + _extremes(summary)
         + in_words(work.prepared.outputs)
     )
     return {"title": _TITLE, "text": text, "figure": _TAG, "files": ["images.csv", "classes.csv"]}
+
+
+def _extremes(summary: OcclusionSummary) -> str:
+    """What the ends of panel b are, and which panels show them: as many as there are."""
+    if not summary.most:
+        return " (no image loses enough for a look at where)."
+    least = len(summary.shown) > summary.most
+    return (
+        ": those at the right of b lose it in few places (c), those at the left wherever the "
+        "occluder is" + (" (d)." if least else ".")
+    )
 
 
 def _conclude(
@@ -132,7 +143,7 @@ def _conclude(
     )
     if not options.quiet:
         print(_table(summary, network.class_names), file=sys.stderr)
-    _every.announce(work.run, figure, summary.skipped, _entry(work)["text"], options.pdf)
+    _every.announce(work.run, figure, summary.skipped, _entry(work, summary)["text"], options.pdf)
 
 
 def _table(summary: OcclusionSummary, class_names: Sequence[str] | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,17 +130,19 @@ class OcclusionRun:
         found = self.prepared(x.to(device_of(self.prepared.model)), target, self.classes)
         return [_of_one(found, index, self.classes) for index in range(len(numbers))]
 
-    def summary(self, entry: Mapping[str, Any] | None = None) -> OcclusionSummary | None:
+    def summary(
+        self, entry: Callable[[OcclusionSummary], Mapping[str, Any]] | None = None
+    ) -> OcclusionSummary | None:
         """Read all results and write what they come to; None in all processes but the first.
 
         Args:
-            entry: what the gallery says about the summary.
+            entry: of the summary, what the gallery says about it.
         """
         if not self.run.shard.first:
             return None
         missing = self.run.missing()
         found = summarised(self.run, missing, self.run.skipped(missing))
-        self.run.save_summary(found, entry)
+        self.run.save_summary(found, entry(found) if entry else None)
         write_tables(found, self.run.folder)
         return found
 

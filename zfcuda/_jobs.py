@@ -92,6 +92,7 @@ def project(
         result,
         images=network.display(result.images),
         projections=network.signals(result.projections),
+        class_names=network.class_names,
         title=f"{name}: projections",
     )
     chosen = settings.get("channel") is not None or settings.get("position", "max") != "max"
@@ -255,7 +256,7 @@ def _said_of_occlusion(result: OcclusionResult, network: Network) -> str:
     if result.base_logits.shape[1] > 1 and result.outputs != "value":
         changed = int((~result.unchanged[0]).sum())
         found.append(
-            f"the most probable label changes at {changed:,} of {result.unchanged.shape[1]:,}"
+            f"the most probable label changes at {changed:,} position{'s' * (changed > 1)}"
             if changed
             else "the most probable label stays"
         )
@@ -267,7 +268,7 @@ def _said_of_occlusion(result: OcclusionResult, network: Network) -> str:
         )
         for layer, sums in result.layers.items()
     ]
-    said = _list(found)
+    said = "; ".join(found)
     return (
         f"An occluder of {height}×{width} pixels is moved over the image in steps of "
         f"{down}×{right} ({result.grid[0]}×{result.grid[1]} positions): {said}."

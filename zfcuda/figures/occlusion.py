@@ -25,6 +25,7 @@ from ._style import (
     label_colours,
     label_legend,
     new_figure,
+    number,
     pick_labels,
     scale_of,
     scaled,
@@ -75,7 +76,7 @@ def occlusion_row(
     legend = label_legend(labels, known, class_names, 26)
     lines = sum(1 + handle.get_label().count("\n") for handle in legend)
     source = score_source(result.outputs)
-    height = 2.9 + max(0.6, 0.16 * lines) + 0.17 * bool(source)
+    height = 2.9 + max(1.05 if layer else 0.75, 0.16 * lines) + 0.17 * bool(source)
     figure = new_figure(2.2 * panels, height, title)
     axes = iter(figure.subplots(1, panels, squeeze=False)[0])
 
@@ -84,7 +85,10 @@ def occlusion_row(
     base = float(to_array(result.base_probabilities)[image, target])
     edges = cell_edges(to_array(result.boxes), result.grid)
     if shown is not None:
-        _draw_input(next(axes), result, shown, f"{fit(name, 23, 1)}\n= {base:.3f}")
+        said = f"{name} = {number(base)}\nwithout occluder"
+        if len(said.splitlines()[0]) > 26:  # a line each
+            said = f"{fit(name, 23, 1)}\n= {number(base)} without occluder"
+        _draw_input(next(axes), result, shown, said)
     if projection is not None:
         show_image(
             next(axes),
@@ -92,11 +96,12 @@ def occlusion_row(
             "strongest map, projected",
             f"{fit_name(str(layer), 26)}\n{_channel(result, layer, image)}",
         )
-    limits = _limits(heat, base, None if result.outputs == "value" else 0.0)
+    limits = _limits(heat, base)
     heading = "value" if result.outputs == "value" else "P(class)"
     heading += source.replace(" ", "\n", 1)
     mesh = _draw_map(next(axes), heat, edges, result, shown, heading, "viridis", limits)
-    colour_bar(mesh.axes, mesh, f"{fit(name, 30, 1)}\n▾ without occluder", base)
+    label = f"{fit(name, 30, 1)}{_span(heat)}\n▾ without occluder: {number(base)}"
+    colour_bar(mesh.axes, mesh, label, base)
 
     if several:
         ax = next(axes)
@@ -109,7 +114,8 @@ def occlusion_row(
         limits = _limits(sums, idle)
         title = "strongest map's activity"
         mesh = _draw_map(next(axes), sums, edges, result, shown, title, "cividis", limits)
-        label = f"sum of {_channel(result, layer, image)},\n{fit_name(layer, 30)}"
+        name = f"sum of {_channel(result, layer, image)},\n{fit_name(layer, 30)}"
+        label = f"{name}{_span(sums)}\n▾ without occluder: {number(idle)}"
         colour_bar(mesh.axes, mesh, label, idle)
     return figure
 
@@ -117,9 +123,7 @@ def occlusion_row(
 def _draw_input(ax: Axes, result: OcclusionResult, shown: Array, probability: str) -> None:
     height, width = result.size
     down, right = result.stride
-    caption = (
-        f"{probability} without occluder\noccluder {height}×{width} px,\nstep {down}×{right} px"
-    )
+    caption = f"{probability}\noccluder {height}×{width} px,\nstep {down}×{right} px"
     show_image(ax, shown, "input, one occluder drawn", caption)
     _draw_occluder(ax, result, scale_of(shown, *result.image_size))
 
@@ -137,11 +141,19 @@ def _name_labels(ax: Axes, legend: Sequence[Patch]) -> None:
     )
 
 
-def _limits(values: Array, mark: float, low: float | None = None) -> tuple[float, float]:
-    """A colour bar's ends: those of the finite values and the mark, `low` if given, never equal."""
+def _span(values: Array) -> str:
+    """Of a map's finite values the least and the largest, on a line of their own."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return ""
+    low, high = number(known.min()), number(known.max())
+    return f"\n{low} everywhere" if low == high else f"\n{low} to {high}"
+
+
+def _limits(values: Array, mark: float) -> tuple[float, float]:
+    """A colour bar's ends: those of the finite values and the mark, never equal."""
     shown = np.append(values[np.isfinite(values)], mark if np.isfinite(mark) else [])
-    low = float(shown.min(initial=np.inf)) if low is None else low
-    high = float(shown.max(initial=-np.inf))
+    low, high = float(shown.min(initial=np.inf)), float(shown.max(initial=-np.inf))
     if not np.isfinite(low) or not np.isfinite(high):
         return 0.0, 1.0
     return low, high if high > low else low + max(abs(low), 1.0) * 1e-3

@@ -91,6 +91,7 @@ def background_effect(
             for layer in seen.layers
         },
         outputs=said.outputs,
+        sizes=seen.sizes,
     )
 
 

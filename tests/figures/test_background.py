@@ -49,7 +49,18 @@ def test_colours_are_shown_only_where_they_are_known(background):
         picture = figure.axes[0].images[0].get_array()
         return bool((picture.max(axis=-1) - picture.min(axis=-1)).max() < 1e-6)
 
-    assert first_is_grey(figures.background_effect(background))
+    stretched = 7 * background.images - 3
+    raw = dataclasses.replace(background, images=stretched)
+    shown = figures.background_effect(raw).axes[0].images[0].get_array()
+    low, high = stretched[0].min(), stretched[0].max()
+    expected = ((stretched[0] - low) / (high - low)).permute(1, 2, 0)
+    assert torch.as_tensor(shown) == pytest.approx(expected, abs=1e-5)
+    six = dataclasses.replace(
+        background,
+        images=background.images.repeat(1, 2, 1, 1),
+        projections={n: own.repeat(1, 2, 1, 1) for n, own in background.projections.items()},
+    )
+    assert first_is_grey(figures.background_effect(six))
     assert not first_is_grey(figures.background_effect(background, preprocessing=Preprocessing()))
 
 
@@ -70,3 +81,26 @@ def test_any_number_of_variants(background, variants):
     figure = figures.background_effect(result, title="a title")
     assert_tidy(figure)
     assert figure.get_figwidth() == 7
+
+
+@pytest.mark.parametrize("variants", [2, 3, 5])
+def test_pictures_of_a_column_are_of_one_size(background, variants):
+    fields = ("projections", "projection_change", "units", "activations")
+    result = dataclasses.replace(
+        background,
+        variants=tuple(map(str, range(variants))),
+        images=background.images[:variants],
+        logits=background.logits[:variants],
+        on_object={layer: torch.ones(variants) for layer in background.projections},
+        sizes=dict.fromkeys(background.projections, (150, 1, 1)),
+        **{
+            name: {layer: own[:variants] for layer, own in getattr(background, name).items()}
+            for name in fields
+        },
+    )
+    figure = figures.background_effect(result, title="a title")
+    pictures = [ax for ax in figure.axes if ax.images and ax.get_subplotspec() is not None]
+    figure.canvas.draw()
+    widths = {round(ax.get_window_extent().width) for ax in pictures}
+    assert len(pictures) == 4 * variants and max(widths) - min(widths) <= 1
+    assert any(text.startswith("unit 131: ") for text in texts(figure))

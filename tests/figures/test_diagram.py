@@ -210,5 +210,8 @@ def test_colours_are_shown_only_where_they_are_known(make):
         (picture,) = (ax.images[0].get_array() for ax in figure.axes[0].child_axes[:1])
         return (picture.max(axis=-1) - picture.min(axis=-1)).max() < 1e-6
 
-    assert is_grey(figures.diagram(make()))
+    assert not is_grey(figures.diagram(make()))  # three channels: red, green, blue
+    own = make()
+    two = dataclasses.replace(own, image=own.image[:2], projection=own.projection[:2])
+    assert is_grey(figures.diagram(two))
     assert not is_grey(figures.diagram(make(), Preprocessing()))

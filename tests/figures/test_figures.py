@@ -165,6 +165,19 @@ def test_occlusion_row(occlusion, images, projections, class_names, settings, pa
     assert {"occluder centre, x (px)", "y (px)"} <= labels
 
 
+def test_a_map_that_is_nearly_flat_is_not_one_slab(occlusion, images):
+    own = occlusion()
+    wanted = torch.linspace(6.8e-5, 7.2e-5, own.logits.shape[1], dtype=torch.float64)
+    wanted = torch.stack([wanted, 1 - wanted], -1)[None].log()
+    result = replace(own, logits=wanted, base_logits=wanted[:, -1], target=torch.tensor([0]))
+    figure = figures.occlusion_row(result, images, class_names=("tabby", "frog"))
+    (mesh,) = next(ax for ax in figure.axes if ax.get_title() == "P(class)").collections
+    assert mesh.get_clim() == pytest.approx((6.8e-5, 7.2e-5))
+    written = [text.get_text() for text in drawn_texts(figure)]
+    assert any(text.startswith("P(tabby) = 7.2e-05\nwithout occluder\n") for text in written)
+    assert any("6.8e-05 to 7.2e-05\n▾ without occluder: 7.2e-05" in text for text in written)
+
+
 def test_occlusion_maps_lie_at_their_occluders(occlusion, images):
     """The value drawn at an occluder's centre is the one computed for that occluder."""
     result = occlusion()
@@ -284,6 +297,20 @@ def test_squares_mark_what_a_unit_saw(projections):
     left, top, side = (round(v + 0.5) for v in (*square.get_xy(), square.get_width()))
     assert x - 2 <= left <= x and y - 2 <= top <= y
     assert x + size <= left + side <= x + size + 2 and y + size <= top + side <= y + size + 2
+
+
+def test_units_of_vectors_are_no_maps_and_have_names(projections):
+    one, two, _ = projections.layers
+    own = replace(projections, sizes={one: (150, 1, 1), two: (140, 1, 1)})
+    figure = figures.projection_grid(own, class_names=tuple(f"kind {i}" for i in range(140)))
+    captions = [ax.get_xlabel().split("\n")[0] for ax in figure.axes[::5]][:3]
+    assert captions == ["unit 131", "unit 131: kind 131", "map 131 at (27, 28)"]
+
+
+def test_outlines_at_the_edge_are_whole(projections):
+    figure = figures.projection_grid(projections)
+    squares = [patch for ax in figure.axes for patch in ax.patches]
+    assert squares and not any(patch.get_clip_on() for patch in squares)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def _down(
     ]  # fmt: skip
     box = (0, 0, *source.shape[2:])
     projected = [Projected(box, signal[image]) for image in range(len(maps)) for signal in signals]
-    return Carried(places, activations_of(values, places), projected)
+    return Carried(places, activations_of(values, places), projected, tuple(maps.shape[1:]))
 
 
 def _start(values: Tensor, places: Tensor, seed: Seed) -> Tensor:

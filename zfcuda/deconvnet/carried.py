@@ -21,11 +21,13 @@ class Carried:
         places: int64 [n,k,3], (channel, row, column).
         activations: [n,k], their values.
         projected: n*k, image by image.
+        size: of the layer, (maps, rows, columns).
     """
 
     places: Tensor
     activations: Tensor
     projected: list[Projected]
+    size: tuple[int, ...]
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -34,6 +36,7 @@ class Carried:
             torch.cat([part.places for part in parts]),
             torch.cat([part.activations for part in parts]),
             [projected for part in parts for projected in part.projected],
+            parts[0].size,
         )
 
 

@@ -70,7 +70,8 @@ def carry(
             image = np.repeat(np.arange(len(maps)), places.shape[1])
             units = places.flatten(0, 1).cpu().numpy()
             projected = _down(observed, nodes[layer], image, units, request.seed, limit)
-            parts[layer].append(Carried(places, activations_of(maps, places), projected))
+            size = tuple(maps.shape[1:])
+            parts[layer].append(Carried(places, activations_of(maps, places), projected, size))
             advance(len(maps))
     return {layer: Carried.joined(parts[layer]) for layer in requests}, left
 

@@ -108,6 +108,7 @@ def projections(
         activations={name: to_result(carried[name].activations.flatten()) for name in names},
         projections={name: to_result(_pictures(carried[name].projected, x)) for name in names},
         images=to_result(x).repeat_interleave(k, 0),
+        sizes={name: carried[name].size for name in names},
     )
 
 

@@ -30,7 +30,7 @@ from ._style import (
     styled,
     to_array,
 )
-from .projection import LAYER_COLOURS, magnify, outline, support
+from .projection import LAYER_COLOURS, is_of_vectors, magnify, outline, support
 
 if TYPE_CHECKING:
     from zfcuda.results import BackgroundResult
@@ -55,8 +55,9 @@ def background_effect(
     "moved" is the relative L2 change of a projection against the original's, "on object" the share
     of its energy that lies on the object. Squares mark what a unit saw. `images` and `projections`
     are display arrays ``[V,H,W,3]``; `preprocessing`, the network's
-    (:func:`zfcuda.models.preprocessing`), makes them of the result's own. Without either, images
-    are grey, and projections show the network's channels as red, green and blue.
+    (:func:`zfcuda.models.preprocessing`), makes them of the result's own. Either gives true
+    colours; without, the network's three channels stand for red, green and blue, images stretched
+    to 0..1 (of other than three channels, grey).
     """
     if images is None:
         display = preprocessing.to_display if preprocessing else colourless
@@ -71,7 +72,8 @@ def background_effect(
     columns = len(result.variants)
     cell = min((WIDTH - 0.35) / columns, 1.9)
     k = min(k, result.logits.shape[-1])
-    heights = [cell + 0.2, 0.22 * k + 0.4, *[cell + 0.45] * len(signals)]
+    # All pictures' rows alike, so that squares lie at one place in an input and its projections.
+    heights = [cell + 0.45, 0.22 * k + 0.4, *[cell + 0.45] * len(signals)]
     figure = new_figure(WIDTH, 0.1 + 0.3 * bool(title) + sum(heights), title)
     axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
     room = int(15 * cell)  # characters
@@ -146,7 +148,8 @@ def _caption(result: BackgroundResult, layer: str, column: int) -> str:
         moved = "the reference"
     else:
         moved = "no reference" if np.isnan(change) else f"moved {change:.0%}"
-    lines = [f"map {channel}: {activation}", moved]
+    kind = "unit" if is_of_vectors(result.sizes.get(layer)) else "map"
+    lines = [f"{kind} {channel}: {activation}", moved]
     if layer in result.on_object:
         share = float(to_array(result.on_object[layer])[column])
         lines.append("" if np.isnan(share) else f"{share:.0%} on object")

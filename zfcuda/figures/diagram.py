@@ -42,9 +42,9 @@ def diagram(
 
     Below, neighbouring windows of the topmost max-pooling on the real image: the values, the maxima
     with their switches, and where unpooling puts them. `preprocessing` is the network's
-    (:func:`zfcuda.models.preprocessing`); with it the pictures have the colours that they stand
-    for; without it the image is grey, and the projection shows the network's channels as red, green
-    and blue.
+    (:func:`zfcuda.models.preprocessing`); with it the pictures have true colours; without it the
+    network's three channels stand for red, green and blue, the image stretched to 0..1 (of other
+    than three channels, grey).
     """
     drawing = LayerDrawing(result)
     heights = [drawing.height, *([2.35] if result.switch else [])]

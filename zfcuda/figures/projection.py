@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from ._style import (
     Array,
+    class_name,
     cut_out,
     display_images,
     display_signal,
@@ -35,11 +36,25 @@ CELL = 1.85  # inches
 LAYER_COLOURS = ("#0072B2", "#C24F00", "#00805D", "#A8508A", "#222222")
 
 
-def unit_caption(result: Any, layer: str, column: int) -> str:
-    """ "channel 12 at (3, 4), activation 5.1" of one projected unit."""
+def unit_caption(
+    result: Any, layer: str, column: int, class_names: Sequence[str] | None = None
+) -> str:
+    """ "map 12 at (3, 4), activation 5.1" of one projected unit; of a layer of vectors "unit 12",
+    with the class's name where there is one for each."""
     channel, row, col = (int(v) for v in to_array(result.units[layer])[column])
     activation = number(to_array(result.activations[layer])[column])
-    return f"map {channel} at ({row}, {col})\nactivation {activation}"
+    size = result.sizes.get(layer)
+    place = f"map {channel} at ({row}, {col})"
+    if is_of_vectors(size):
+        place = f"unit {channel}"
+        if class_names is not None and len(class_names) == size[0]:
+            place = fit(f"{place}: {class_name(class_names, channel)}", 24, 1)
+    return f"{place}\nactivation {activation}"
+
+
+def is_of_vectors(size: Sequence[int] | None) -> bool:
+    """Whether a layer of (maps, rows, columns), if that is known, has one element a map."""
+    return size is not None and tuple(size[1:]) == (1, 1)
 
 
 def support(shown: Array) -> tuple[int, int, int] | None:
@@ -76,7 +91,8 @@ def magnify(ax: Axes, shown: Array, image: Array | None, square: tuple[int, int,
 def outline(
     ax: Axes, square: tuple[int, int, int], colour: str, scale: tuple[float, float] = (1, 1)
 ) -> None:
-    """A thin square in pixels, readable on any picture (of that :func:`scale_of`)."""
+    """A thin square in pixels, readable on any picture (of that :func:`scale_of`); whole where it
+    lies at the picture's edge, which would cut off half of its lines."""
     top, left, side = square
     y0, x0, y1, x1 = scaled((top, left, top + side, left + side), scale)
     for edge, width in (("white", 1.6), (colour, 0.9)):
@@ -88,6 +104,7 @@ def outline(
                 fill=False,
                 edgecolor=edge,
                 linewidth=width,
+                clip_on=False,
             )
         )
 
@@ -145,7 +162,7 @@ def projection_grid(
     layer) come from the result's own tensors where `preprocessing`, the network's
     (:func:`zfcuda.models.preprocessing`), tells their colours. Without it no input is drawn and the
     network's channels stand for red, green and blue; zero signal is mid grey.
-    `class_names` is accepted for symmetry with the other figures and not used.
+    Units of a layer that has as many as there are `class_names` are called by these too.
     """
     if preprocessing is not None:
         images = preprocessing.to_display(result.images) if images is None else images
@@ -157,7 +174,10 @@ def projection_grid(
     own = result.projections if projections is None else projections
     shown = {layer: display_signal(own[layer]) for layer in result.layers}
     captions = {
-        layer: [unit_caption(result, layer, column) for column in range(len(result.columns))]
+        layer: [
+            unit_caption(result, layer, column, class_names)
+            for column in range(len(result.columns))
+        ]
         for layer in result.layers
     }
     return draw_grid(

@@ -30,6 +30,7 @@ class BackgroundResult(Result):
         on_object: per layer [V], the share of the projection's energy (its sum of squares) that
             lies on the object; NaN for a projection that is zero.
         outputs: what the network's outputs are, as in :class:`Predictions`.
+        sizes: per layer (maps, rows, columns), as in :class:`Projections`.
     """
 
     variants: tuple[str, ...]
@@ -43,6 +44,7 @@ class BackgroundResult(Result):
     mask: Tensor
     on_object: dict[str, Tensor] = field(default_factory=dict)
     outputs: Outputs = "logits"
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _figure = "background_effect"
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ class Projections(Result):
         activations: per layer [V], the units' values.
         projections: per layer [V,C,H,W], in network input space.
         images: [V,C,H,W], the network input each column belongs to.
+        sizes: per layer (maps, rows, columns), 1 row and column in a layer of vectors; empty where
+            an earlier version wrote the result.
     """
 
     layers: tuple[str, ...]
@@ -30,6 +32,7 @@ class Projections(Result):
     activations: dict[str, Tensor]
     projections: dict[str, Tensor]
     images: Tensor
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _figure = "projection_grid"
 
     def __post_init__(self) -> None:

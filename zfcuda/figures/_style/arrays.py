@@ -77,8 +77,11 @@ def cut_out(picture: Array, box: Any, scale: tuple[float, float]) -> Array:
 
 
 def colourless(x: Any) -> Array:
-    """Network inputs ``[N,C,H,W]`` as grey pictures: nobody said which channel is red."""
-    return display_images(to_array(x).mean(axis=1, keepdims=True))
+    """Network inputs ``[N,C,H,W]`` as pictures where nobody said what their colours are: three
+    channels as red, green and blue, others grey; each stretched to 0..1 over all its channels."""
+    inputs = to_array(x)
+    inputs = inputs if inputs.shape[1] == 3 else inputs.mean(axis=1, keepdims=True)
+    return display_images(np.moveaxis(inputs, 1, -1))
 
 
 def display_signal(x: Any) -> Array:

@@ -78,6 +78,13 @@ def test_a_map_that_never_fires_shows_no_image(result):
     assert cells.all() and not (half[4:30, 4:30] == grey).all()
 
 
+def test_three_activations_stand_in_a_row(result):
+    figure = figures.top_activations(result(3, 2, ((6, 6),) * 3))
+    block = figure.subfigs[0].axes[0].images[0].get_array()
+    assert block.shape[1] > 5 * block.shape[0]  # twice three cells, one below the other none
+    assert_tidy(figure)
+
+
 def test_no_maps(result):
     assert_tidy(figures.top_activations(result(4, 0), title="nothing"))
 

@@ -157,8 +157,10 @@ def top_activations(
         for count, size in zip(counts, sizes, strict=True)
     ]
     rows = [-(-count // side_by_side) for count, side_by_side in zip(counts, across, strict=True)]
+    shape = -(-result.k // _across(result.k)) / max(1, _across(result.k))  # of half a block
     heights = [
-        _HEADING + down * (_CAPTION + (PAGE - 0.2) / wide / 2 * max(1, height) / max(1, width))
+        _HEADING
+        + down * (_CAPTION + (PAGE - 0.2) / wide / 2 * shape * max(1, height) / max(1, width))
         for down, wide, (height, width) in zip(rows, across, sizes, strict=True)
     ]
     figure = new_figure(PAGE, _NOTE + sum(heights) + (0.3 if title else 0), title, SHARP)
@@ -199,13 +201,18 @@ def top_activations(
     return figure
 
 
+def _across(k: int) -> int:
+    """Cells side by side in half a block: up to three in a row, more as a square."""
+    return k if k <= 3 else int(np.ceil(np.sqrt(k)))
+
+
 def _columns(count: int, k: int, side: int) -> int:
     """How many of `count` blocks stand side by side, in rows of about one length.
 
     A pixel of a window becomes more than one of the figure: a late layer's signal is as fine as its
     pixels, and would be averaged away.
     """
-    cells = 2 * int(np.ceil(np.sqrt(k)))
+    cells = 2 * _across(k)
     needed = cells * min(max(side, 1), _LARGEST) * _DOTS
     most = int(np.clip(PAGE * SHARP / needed, 1, 5))
     return -(-count // -(-count // most))
@@ -217,7 +224,7 @@ def _draw_block(
     channel = int(result.channels[layer][row])
     numbers = to_array(result.images[layer])[channel]
     there = fired(numbers, to_array(result.values[layer])[channel])
-    columns = int(np.ceil(np.sqrt(len(there))))
+    columns = _across(len(there))
     halves = [
         mosaic([c if ok else None for c, ok in zip(cells, there, strict=True)], columns, line)[0]
         for cells, line in ((signals, "white"), (seen, NO_DATA))  # images may be white themselves

@@ -60,8 +60,9 @@ def invariance_study(
 
     A line is an image, numbered as along the top. Distances are Euclidean, as shares of the norm of
     the untransformed image's features; the panels of a column share their y axis. `preprocessing`
-    is the network's (:func:`zfcuda.models.preprocessing`); with it the images have the colours that
-    they stand for, without it they are grey.
+    is the network's (:func:`zfcuda.models.preprocessing`); with it the images have true colours,
+    without it the network's three channels, stretched to 0..1, stand for red, green and blue (of
+    other than three channels, grey).
     """
     display = preprocessing.to_display if preprocessing else colourless
     shown = display(result.images)

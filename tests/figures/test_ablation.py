@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tidy import assert_tidy, drawn_texts
+from tidy import assert_clear, assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.ablations import TABLE_3, AblationResult
@@ -50,6 +50,16 @@ def test_rows(result, settings):
         assert f"{error:.1%} ({low:.1f}–{high:.1f})" in texts
     assert ("standard error" if len(found.seeds) > 1 else "95% interval") in texts
     assert "4 epochs of 12,000 pictures" in texts
+
+
+@pytest.mark.parametrize(("first", "step"), [(0.0, 0.002), (1.0, 0.0), (0.5, 0.1)])
+def test_marks_and_intervals_are_whole(result, first, step):
+    found = result(LONG[:1] * 4, step=step)
+    found.test_error[:] = (found.test_error - found.test_error[0] + first).clamp(0, 1)
+    figure = figures.ablation(found, "zfnet_small with layers removed or resized")
+    assert_clear(figure)
+    (low, high), ends = figure.axes[0].get_xlim(), found.interval
+    assert low < ends.min() and ends.max() < high
 
 
 def test_a_mark_stands_at_its_error(result):

@@ -1,10 +1,11 @@
 """Table 7 as a figure."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
-from tidy import assert_tidy, drawn_texts
+from tidy import assert_clear, assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.probing import PIXELS, ProbeResult
@@ -48,6 +49,27 @@ def test_accuracies_against_depth(result, layers, network):
     assert f"{100 * float(found.accuracy[-1]):.1f}" in texts
     assert "4096" in texts and "most frequent class" in texts
     assert ("network: 90.0%" in texts) == (not math.isnan(network))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_nothing_lies_on_the_curves(result, share):
+    found = result(("conv1", "conv2", "fc7"), share)
+    for accuracy in (found.accuracy, found.training_accuracy, found.validation_accuracy):
+        accuracy[:] = share
+    figure = figures.probe(dataclasses.replace(found, chance=share))
+    assert_clear(figure)
+    bottom, top = figure.axes[0].get_ylim()
+    assert bottom < 0 and top > 1
+
+
+def test_layers_are_told_apart(result):
+    texts = [
+        label.get_text().partition("\n90.0\n")[0]
+        for label in figures.probe(
+            result(tuple(f"features.{i}.expand3x3_activation" for i in range(3)))
+        ).axes[0].get_xticklabels()
+    ]  # fmt: skip
+    assert [text.split("\n")[0] for text in texts] == [f"features.{i}." for i in range(3)]
 
 
 def test_a_result_plots_itself(result):

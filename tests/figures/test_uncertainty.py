@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tidy import assert_tidy, drawn_texts
+from tidy import assert_clear, assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
@@ -38,7 +38,7 @@ def test_panels(result, settings):
     names = [LONG if i % 3 == 1 else f"class {i}" for i in range(found.logits.shape[1])]
     images = np.random.default_rng(0).random((len(found.images), 32, 32, 3))
     figure = figures.uncertainty(found, images, names, "Uncertainty: 300 pictures")
-    assert_tidy(figure)
+    assert_clear(figure)
     texts = " ".join(text.get_text() for text in drawn_texts(figure))
     assert f"calibration error {found.reliability().ece:.3f}" in texts
     assert f"accuracy {found.accuracy:.1%}" in texts

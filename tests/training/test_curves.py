@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from tidy import assert_clear
 
 from zfcuda.training import TrainingResult
 
@@ -42,6 +43,20 @@ def test_lowered_rates_are_marked():
     for ax in figure.axes:
         assert [text.get_text() for text in ax.texts] == ["rate 0.001", "rate 0.0001"]
         assert [line.get_xdata()[0] for line in ax.lines[3:]] == [5.5, 8.5]
+
+
+@pytest.mark.parametrize("epochs", [1, 4, 30, 90])
+def test_nothing_lies_on_the_curves(epochs):
+    rates = 0.1 / torch.arange(1, epochs + 1, dtype=torch.float64)  # lowered after every epoch
+    perfect = dataclasses.replace(result(epochs, epochs, rates), test_accuracy=1.0, test_loss=0.0)
+    failed = dataclasses.replace(result(epochs, epochs, rates), test_accuracy=0.0)
+    failed.training_loss[:] = failed.validation_loss[:] = 3.0
+    for one in (result(epochs, rates=rates), perfect, failed):
+        figure = one.plot(title="zfnet_small on garments")
+        assert_clear(figure)
+        ends = 1 - one.test_interval.numpy()
+        bottom, top = figure.axes[1].get_ylim()
+        assert bottom < ends.min() and ends.max() < top
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from zfcuda.ablations import AblationResult
 
 # Inches. Names and numbers must stand beside their rows of the panel, so that everything is placed.
-_NAME, _SIZES, _PLOT, _NUMBERS = 1.95, 1.42, 2.45, 1.36
+_NAME, _SIZES, _PLOT, _NUMBERS = 1.95, 1.42, 2.45, 1.52
 _ROW, _TITLE, _HEAD, _FOOT = 0.32, 0.3, 0.36, 0.62
 _HEADS = "test error\n(95% interval)", "test error\n(± standard error)"  # of one seed, of several
 
@@ -82,7 +82,7 @@ def _draw_errors(ax: Axes, result: AblationResult) -> None:
         _cell(ax, _PLOT + 0.1, row, text, "left", bold=row == int(test.argmin()))
     low, high = (f(np.concatenate([training, validation, *ends.T])) for f in (np.min, np.max))
     margin = 0.06 * max(high - low, 0.01)
-    ax.set(xlim=(max(0, low - margin), high + margin), ylim=(len(rows) - 0.5, -0.5), yticks=[])
+    ax.set(xlim=(low - margin, high + margin), ylim=(len(rows) - 0.5, -0.5), yticks=[])
     ax.spines.left.set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter(PercentFormatter(1))

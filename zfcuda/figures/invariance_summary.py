@@ -10,12 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from ._style import MUTED, PALETTE, Array, fit_name, new_figure, score_source, styled, to_array
+from ._style import MUTED, PALETTE, Array, fold_name, new_figure, score_source, styled, to_array
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zfcuda.runs import InvarianceSummary
 
-WIDTH = 7.0  # inches: the text of a page
+WIDTH = 7.0  # inches: the text of a page; more layers than three take more
+_COLUMN = 1.5  # inches
 _PANEL = 1.4  # inches, height of a row
 # Of each family: what the row and its x axis are called.
 _AXES = {
@@ -43,7 +46,8 @@ def invariance_summary(
     """
     families = list(result.values)
     columns = len(result.layers) + 1
-    figure = new_figure(WIDTH, 0.5 + 0.3 * bool(title) + _PANEL * len(families), title)
+    width = max(WIDTH, 0.6 + _COLUMN * columns)
+    figure = new_figure(width, 0.8 + 0.3 * bool(title) + _PANEL * len(families), title)
     axes = figure.subplots(len(families), columns, squeeze=False, sharey="col")
     for row, family in enumerate(families):
         name, label = _AXES.get(family, (family, ""))
@@ -55,7 +59,8 @@ def invariance_summary(
             _draw(ax, x, mean, spread, _DISTANCE)
             ax.yaxis.set_major_locator(MaxNLocator(4))
             if row == 0:
-                ax.set_title(f"distance at\n{fit_name(layer, 72 // (1 + columns))}", fontsize=8)
+                where = fold_name(layer, int(12 * width / columns), 3)
+                ax.set_title(f"distance at\n{where}", fontsize=8)
         _draw_answers(axes[row, -1], result, family, x, first=row == 0)
         for ax in axes[row]:
             ax.axvline(1 if family == "scale" else 0, color=MUTED, linewidth=0.5, linestyle=":")
@@ -67,8 +72,27 @@ def invariance_summary(
             ax.set_axisbelow(True)
         axes[row, 0].set_ylabel(f"{name}\n", fontweight="bold")
     for column in range(columns - 1):
-        axes[0, column].set_ylim(bottom=0)
+        low = [_lowest(result.distances[f][column], result.distance_spread[f][column])
+               for f in families]  # fmt: skip
+        axes[0, column].set_ylim(bottom=min(0, *low))
+    if result.outputs != "value":
+        _show_whole(axes[0, -1], result)
+        # Below: inside, it would lie on some network's curves.
+        figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return figure
+
+
+def _lowest(mean: Tensor, spread: Tensor) -> float:
+    """The lower end of a band."""
+    return float((mean - spread.nan_to_num()).nan_to_num().min())
+
+
+def _show_whole(ax: Axes, result: InvarianceSummary) -> None:
+    """Probabilities from 0 to 1, and bands that reach further."""
+    bands = [(result.probabilities[f], result.probability_spread[f]) for f in result.values]
+    low = min(_lowest(mean, spread) for mean, spread in bands)
+    high = -min(_lowest(-mean, spread) for mean, spread in bands)
+    ax.set_ylim(min(0, low) - 0.03, max(1, high) + 0.03)
 
 
 def _draw(
@@ -91,9 +115,7 @@ def _draw_answers(ax: Axes, result: InvarianceSummary, family: str, x: Array, fi
     order = np.argsort(x, kind="stable")
     stays = to_array(result.unchanged[family])[order]
     ax.plot(x[order], stays, color=_LABEL, linewidth=1.0, linestyle="--", label="label stays")
-    ax.set_ylim(-0.03, 1.03)
     ax.set_yticks([0, 0.5, 1])
     if first:
         title = "probability of the class" + score_source(result.outputs).replace(" ", "\n", 1)
         ax.set_title(title, fontsize=8)
-        ax.legend(loc="lower center", fontsize=6.5, handlelength=1.6, borderaxespad=0.1)

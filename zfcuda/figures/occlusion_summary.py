@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from zfcuda.data import Preprocessing
 
@@ -25,6 +26,7 @@ from ._style import (
     colourless,
     display_images,
     fit,
+    fit_ends,
     new_figure,
     number,
     scale_of,
@@ -42,7 +44,10 @@ if TYPE_CHECKING:
 WIDTH = 7.2  # inches: the text of a page
 _CLASSES = 12  # bars; of more classes the most and the least sensitive ones
 _COLUMNS = 5
-_UPPER, _IMAGE = 2.7, 2.75  # inches, heights: of the first row, and of an image above its map
+_UPPER = 2.7  # inches, height of the first row
+_LABELS, _SIDE, _COLUMN = 0.95, 0.9, 1.12  # inches: of an image and its map, what is not picture;
+# the most that either is high; how wide it is
+_CAPTION = 1.0  # inches, about the width of a caption
 _MOST, _LEAST = PALETTE[5], PALETTE[0]
 
 
@@ -66,7 +71,8 @@ def occlusion_summary(
         ("least localised", _LEAST, range(result.most, len(result.shown))),
     ]
     kinds = [kind for kind in kinds if len(kind[2])]
-    heights = [_UPPER, *[_IMAGE] * len(kinds)]
+    height, width = result.image_size
+    heights = [_UPPER, *[_LABELS + 2 * min(_SIDE, _COLUMN * height / width)] * len(kinds)]
     figure = new_figure(WIDTH, 0.1 + 0.3 * bool(title) + sum(heights), title)
     rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     left, right = rows[0].subgridspec(1, 2, width_ratios=[1.15, 1])
@@ -103,6 +109,8 @@ def _draw_classes(ax: Axes, result: OcclusionSummary, class_names: Sequence[str]
     ax.set_yticks(
         place, [f"{fit(class_name(names, one.label), 18, 1)} ({one.count:,})" for one in classes]
     )
+    if len(classes) < 4:
+        ax.set_ylim(len(classes) - 4.5, len(classes) - 0.5)  # bars, not blocks
     if len(result.classes) > _CLASSES:
         ax.axhline(len(classes) / 2 - 0.5, color=MUTED, linewidth=0.6, linestyle=":")
     ax.tick_params(axis="y", length=0)
@@ -132,9 +140,9 @@ def _draw_images(ax: Axes, result: OcclusionSummary) -> None:
     if result.outputs != "value":
         ax.set_ylim(min(-0.03, float(np.nanmin(y, initial=0))), 1.03)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.set_xlabel("localisation: 1 − (Σw)² / (P Σw²), w = max(0, drop)")
+    ax.set_xlabel("localisation: 1 − (Σw)² / (P Σw²),\nw = max(0, drop)")
     ax.set_ylabel(f"largest drop of {_score(result)}")
-    _heading(ax, f"b  {x.size:,} images")
+    _heading(ax, f"b  {x.size:,} image{'s' * (x.size != 1)}")
 
 
 def _draw_extremes(
@@ -148,24 +156,22 @@ def _draw_extremes(
 ) -> None:
     """Images in a row, below each the map of P(target), all on one scale."""
     figure = spec.get_gridspec().figure
-    cells = spec.subgridspec(2, _COLUMNS, height_ratios=[1, 1.1])
+    # The heading has axes of its own: it is longer than the first column is wide.
+    head, panels = spec.subgridspec(2, 1, height_ratios=[0.05, 1])
+    heading = figure.add_subplot(head)
+    heading.axis("off")
+    _heading(heading, f"{title}, maps of {_score(result)}".replace("\n", " "))
+    cells = panels.subgridspec(2, _COLUMNS)
     edges = cell_edges(to_array(result.boxes), result.grid)
-    mesh: QuadMesh | None = None
-    below: list[Axes] = []
     for column, member in enumerate(members):
         index = int(result.shown[member])
         above = figure.add_subplot(cells[0, column])
         show_image(above, shown[member])
-        above.set_title(fit(result.names[index].rpartition("/")[2], 18, 1), fontsize=7)
+        above.set_title(fit_ends(result.names[index].rpartition("/")[2], 18), fontsize=7)
         for spine in above.spines.values():
             spine.set(visible=True, edgecolor=colour, linewidth=1.2)
         scale = scale_of(shown[member], *result.image_size)
         _mark(above, scaled(to_array(result.strongest)[index], scale))
-        if column == 0:
-            above.annotate(
-                title, (0, 1.22), xycoords="axes fraction", fontsize=8.5, fontweight="bold",
-                annotation_clip=False,
-            )  # fmt: skip
         ax = figure.add_subplot(cells[1, column])
         mesh = _draw_map(ax, to_array(result.maps)[member].astype(float), edges, result)
         name = fit(class_name(class_names, int(result.target[index])), 18, 1)
@@ -176,11 +182,17 @@ def _draw_extremes(
             f"localisation {float(result.localisation[index]):.0%}",
             fontsize=7,
         )
-        below.append(ax)
-    if mesh is not None:
-        bar = figure.colorbar(mesh, ax=below, fraction=0.02, pad=0.01, aspect=12)
-        bar.set_label(_score(result), fontsize=7)
-        bar.outline.set_linewidth(0.4)
+        if column == len(members) - 1:
+            bar = figure.colorbar(mesh, cax=_beside(ax, result.image_size))
+            bar.outline.set_linewidth(0.4)
+
+
+def _beside(ax: Axes, size: tuple[int, int]) -> Axes:
+    """Axes of a colour bar, right of a map and its caption. Hung on the map: a bar with a place of
+    its own would narrow the maps' row alone."""
+    width = min(_COLUMN, _SIDE * size[1] / size[0])
+    shift = ScaledTranslation(0.1 + max(0, _CAPTION - width) / 2, 0, ax.figure.dpi_scale_trans)
+    return ax.inset_axes((1, 0, 0.06 / width, 1), transform=ax.transAxes + shift)
 
 
 def _mark(ax: Axes, box: tuple[float, float, float, float]) -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ._style import INK, MUTED, PALETTE, fit_name, new_figure, styled, to_array
+from ._style import INK, MUTED, PALETTE, fold_name, new_figure, styled, to_array
 
 if TYPE_CHECKING:
     from zfcuda.probing import ProbeResult
@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 def probe(result: ProbeResult, title: str | None = None) -> Figure:
     """Accuracy against depth: test (with its 95 % interval), validation and training part.
 
-    Below each layer, the features that its classifier was given and the strength of regularisation
-    that was chosen. Dotted: the most frequent class's share; dashed: the network itself.
+    Below each layer, the test accuracy in numbers, the features that its classifier was given and
+    the strength of regularisation that was chosen. Dotted: the most frequent class's share;
+    dashed: the network itself.
     """
     count = len(result.layers)
-    figure = new_figure(max(4.4, 1.9 + 0.62 * count), 3.5 + 0.3 * bool(title), title)
+    width = max(4.4, 1.9 + 0.62 * count)
+    names = [_name(layer) for layer in result.layers]
+    lines = max(name.count("\n") for name in names)
+    figure = new_figure(width, 4.0 + 0.13 * lines + 0.3 * bool(title), title)
     ax = figure.subplots()
     _draw_accuracies(ax, result)
-    ax.axhline(result.chance, color=MUTED, linewidth=0.9, linestyle=":")
-    _note(ax, result.chance, "most frequent class")
+    ax.axhline(result.chance, color=MUTED, linewidth=0.9, linestyle=":",
+               label=f"most frequent class: {result.chance:.1%}")  # fmt: skip
     if not math.isnan(result.network_accuracy):
-        ax.axhline(result.network_accuracy, color=INK, linewidth=0.8, linestyle=(0, (5, 3)))
-        _note(ax, result.network_accuracy, f"network: {result.network_accuracy:.1%}")
-    _name_layers(ax, result)
-    ax.set_ylim(0, 1.04)
+        ax.axhline(result.network_accuracy, color=INK, linewidth=0.8, linestyle=(0, (5, 3)),
+                   label=f"network: {result.network_accuracy:.1%}")  # fmt: skip
+    _name_layers(ax, result, names)
+    ax.set_ylim(-0.03, 1.03)  # the marks of 0 and 100 % are whole
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
@@ -41,12 +45,15 @@ def probe(result: ProbeResult, title: str | None = None) -> Figure:
     pictures = [f"{n:,}".replace(",", "\N{THIN SPACE}") for n in result.pictures]
     ax.set_ylabel(f"accuracy of {len(result.class_names)} classes")
     ax.set_xlabel(f"pictures: {pictures[0]} training, {pictures[1]} validation, {pictures[2]} test")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
+    # Below: wherever it stood inside, some network's accuracies would be.
+    figure.legend(
+        *ax.get_legend_handles_labels(), loc="outside lower center", ncols=3 if width > 6 else 2
+    )
     return figure
 
 
 def _draw_accuracies(ax: Axes, result: ProbeResult) -> None:
-    """Of the three parts against depth, with the test part's in numbers."""
+    """Of the three parts against depth."""
     count = len(result.layers)
     depth = np.arange(count)
     chosen = to_array(result.chosen)
@@ -65,27 +72,19 @@ def _draw_accuracies(ax: Axes, result: ProbeResult) -> None:
         ax.errorbar(depth[part], accuracy[part], errors[:, part],
                     color=PALETTE[0], marker="o", markersize=5, capsize=2,
                     label="test, 95% interval" if part.stop == count else None)  # fmt: skip
-    for x, y in zip(depth, accuracy, strict=True):
-        ax.annotate(
-            f"{100 * y:.1f}",
-            (x, y),
-            xytext=(0, -7),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=7.5,
-            color=PALETTE[0],
-            fontweight="bold",
-        )
 
 
-def _name_layers(ax: Axes, result: ProbeResult) -> None:
-    """Along the abscissa, with what their classifiers were given."""
-    count = len(result.layers)
-    ax.set_xticks(range(count), [_tick(result, i) for i in range(count)], linespacing=1.35)
+def _name_layers(ax: Axes, result: ProbeResult, names: list[str]) -> None:
+    """Along the abscissa, with their test accuracy and what their classifiers were given."""
+    count, height = len(names), 1 + max(name.count("\n") for name in names)
+    ticks = [
+        "\n".join([name + "\n" * (height - 1 - name.count("\n")), *_cells(result, i)])
+        for i, name in enumerate(names)
+    ]
+    ax.set_xticks(range(count), ticks, linespacing=1.35)
     ax.set_xlim(-0.5, count - 0.5)
     ax.annotate(
-        "layer\nfeatures\nC",
+        "layer" + "\n" * height + "test, %\nfeatures\nC",
         (0, 0),
         xycoords="axes fraction",
         xytext=(-8, -6.5),  # beside the first line of the ticks' labels
@@ -98,20 +97,11 @@ def _name_layers(ax: Axes, result: ProbeResult) -> None:
     )
 
 
-def _note(ax: Axes, y: float, text: str) -> None:
-    ax.annotate(
-        text,
-        (0, y),
-        xycoords=("axes fraction", "data"),
-        xytext=(4, 2),
-        textcoords="offset points",
-        fontsize=7,
-        color=MUTED,
-    )
+def _name(layer: str) -> str:
+    return layer.split()[-1] if " " in layer else fold_name(layer, 11, 3)
 
 
-def _tick(result: ProbeResult, index: int) -> str:
-    name = result.layers[index]
-    name = name.split()[-1] if " " in name else fit_name(name, 10)
+def _cells(result: ProbeResult, index: int) -> tuple[str, str, str]:
     used = "×".join(str(n) for n in result.pooled[index]).removesuffix("×1×1")
-    return f"{name}\n{used}\n{float(result.regularisation[result.chosen[index]]):g}"
+    strength = float(result.regularisation[result.chosen[index]])
+    return f"{100 * float(result.accuracy[index]):.1f}", used, f"{strength:g}"

@@ -70,7 +70,7 @@ def uncertainty(
         shown = (preprocessing.to_display if preprocessing else colourless)(result.images)
     else:
         shown = display_images(images)
-    _draw_least_certain(right, result, shown[:_IMAGES], class_names)
+    _draw_least_certain(right, result, shown[:_IMAGES], class_names, lower)
     return figure
 
 
@@ -104,7 +104,8 @@ def _draw_entropy(ax: Axes, result: UncertaintyResult) -> None:
     ax.set_xlabel(f"entropy of the answer (nats; at most {largest:.2f})")
     ax.set_ylabel("images")
     ax.legend(loc="upper right", handlelength=1.8, borderaxespad=0.1)
-    ax.set_ylim(top=ax.get_ylim()[1] * 4)  # room for the legend
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(top=bottom * (top / bottom) ** 1.35)  # room for the legend: a quarter of the axis
     _heading(ax, "a  entropy of right and wrong answers")
 
 
@@ -122,23 +123,19 @@ def _draw_reliability(spec: SubplotSpec, result: UncertaintyResult) -> None:
         sure[there], right[there], error, color=_RIGHT, marker="o", markersize=3.5, linewidth=1.2,
         elinewidth=0.7,
     )  # fmt: skip
-    curve.set(xlim=(0, 1), ylim=(0, 1.03), ylabel="accuracy")
+    # The marks of 0 and 100 % are whole.
+    curve.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05), ylabel="accuracy")
     curve.tick_params(labelbottom=False)
     for axis in (curve.yaxis, counts.xaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
     mean = np.nansum(sure * number) / max(number.sum(), 1)
-    curve.text(
-        0.98,
-        0.04,
-        f"calibration error {found.ece:.3f}\naccuracy {result.accuracy:.1%}\nmean confidence "
-        f"{mean:.1%}",
-        transform=curve.transAxes,
-        ha="right",
-        fontsize=7.5,
-        linespacing=1.3,
-    )
     counts.stairs(number, edges, fill=True, color=NO_DATA)
-    counts.set(xlabel="confidence" + score_source(result.outputs), ylabel="images", xlim=(0, 1))
+    # Below: in the panel, it would lie on some network's curve.
+    note = (
+        f"calibration error {found.ece:.3f}\naccuracy {result.accuracy:.1%}, "
+        f"mean confidence {mean:.1%}"
+    )
+    counts.set(xlabel=f"confidence{score_source(result.outputs)}\n{note}", ylabel="images")
     counts.locator_params(axis="y", nbins=2)
     _heading(curve, f"b  reliability ({result.bins} bins)")
 
@@ -201,26 +198,31 @@ def _joined(confusion: Array, class_names: Sequence[str] | None) -> tuple[Array,
 
 
 def _draw_least_certain(
-    spec: SubplotSpec, result: UncertaintyResult, shown: Array, class_names: Sequence[str] | None
+    spec: SubplotSpec,
+    result: UncertaintyResult,
+    shown: Array,
+    class_names: Sequence[str] | None,
+    inches: float,
 ) -> None:
-    """The least certain images, each with its most probable classes, the true one marked."""
+    """The least certain images, each with its most probable classes, the true one marked; in a
+    panel of so many inches' height."""
     panel = spec.get_gridspec().figure.add_subplot(spec)
     panel.axis("off")
     _heading(panel, "d  least certain images")
     probabilities, labels = to_array(result.probabilities), to_array(result.labels)
-    height = 1 / max(len(shown), 1)
+    height = min(1 / max(len(shown), 1), 0.75 / inches)
     for row, image in enumerate(shown):
         number, bottom = int(result.numbers[row]), 1 - (row + 1) * height
-        ax = panel.inset_axes((0.0, bottom + 0.1 * height, 0.27, 0.88 * height))
+        ax = panel.inset_axes((0.0, bottom + 0.1 * height, 0.24, 0.88 * height))
         show_image(ax, image)
         ax.set_anchor("NW")
         truth = int(labels[number])
-        bars = panel.inset_axes((0.31, bottom + 0.28 * height, 0.69, 0.7 * height))
+        bars = panel.inset_axes((0.66, bottom + 0.28 * height, 0.22, 0.7 * height))
         _draw_distribution(bars, probabilities[number], truth, class_names)
         note = f"entropy {float(result.entropy[number]):.2f}"
         if truth not in np.argsort(-probabilities[number], kind="stable")[:_TOP]:
             note += f", true: {fit(class_name(class_names, truth), 12, 1)}"
-        bars.set_xlabel(note, fontsize=6.5, labelpad=1.5, color=MUTED, loc="left")
+        panel.text(0.27, bottom + 0.23 * height, note, fontsize=6.5, va="top", color=MUTED)
 
 
 def _draw_distribution(
@@ -231,8 +233,8 @@ def _draw_distribution(
     ax.barh(np.arange(len(best)), np.nan_to_num(probabilities[best]), color=colours, height=0.86)
     for row, label in enumerate(best):
         weight = "bold" if label == truth else "normal"
-        name = fit(class_name(class_names, int(label)), 20, 1)
-        ax.text(0.02, row, name, va="center", fontsize=6.5, fontweight=weight)
-        ax.text(1, row, f"{probabilities[label]:.2f}", va="center", ha="right", fontsize=6.5)
+        name = fit(class_name(class_names, int(label)), 15, 1)
+        ax.text(-0.06, row, name, va="center", ha="right", fontsize=6.5, fontweight=weight)
+        ax.text(1.06, row, f"{probabilities[label]:.2f}", va="center", fontsize=6.5)
     ax.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5), xticks=[], yticks=[])
     ax.spines.bottom.set_visible(False)

@@ -27,7 +27,7 @@ from .labels import (
 )
 from .panels import below, colour_bar, show_image
 from .showing import show_with_pyplot
-from .text import class_name, fit, fit_name, number
+from .text import class_name, fit, fit_ends, fit_name, fold_name, number
 
 __all__ = [
     "DPI",
@@ -46,7 +46,9 @@ __all__ = [
     "display_images",
     "display_signal",
     "fit",
+    "fit_ends",
     "fit_name",
+    "fold_name",
     "label_colours",
     "label_legend",
     "new_figure",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -12,16 +13,38 @@ from zfcuda._text import printable
 
 def fit(text: str, width: int, lines: int = 2) -> str:
     """Wrap `text` to at most `lines` lines of `width` characters; then an ellipsis."""
-    return "\n".join(
-        textwrap.wrap(printable(text), width=max(width, 4), max_lines=lines, placeholder=" …")
-        or [printable(text)[:width]]
-    )
+    text, width = printable(text), max(width, 4)
+    wrapped = textwrap.wrap(text, width=width, max_lines=lines, placeholder=" …")
+    if wrapped and wrapped[-1] == "…":  # a word longer than the line, as file names are
+        rest = text.split(maxsplit=sum(len(line.split()) for line in wrapped[:-1]))[-1]
+        wrapped[-1] = rest[: width - 1] + "…"
+    return "\n".join(wrapped or [text[:width]])
 
 
 def fit_name(name: str, width: int) -> str:
     """A dotted layer name cut from the left: its end is what tells layers apart."""
     name = printable(name)
     return name if len(name) <= width else "…" + name[1 - width :]
+
+
+def fit_ends(name: str, width: int) -> str:
+    """A file's name cut in the middle: series differ at their ends."""
+    name = printable(name)
+    return name if len(name) <= width else f"{name[: width // 3]}…{name[1 + width // 3 - width :]}"
+
+
+def fold_name(name: str, width: int, lines: int = 2) -> str:
+    """A dotted layer name in at most `lines` lines of `width` characters, broken where its pieces
+    end; what does not fit is cut from the left."""
+    folded = [""]
+    for piece in re.findall(r"[^._]*[._]?", printable(name)):
+        if folded[-1] and len(folded[-1]) + len(piece) > width:
+            folded.append("")
+        folded[-1] += piece
+    shown = folded[-lines:]
+    if len(folded) > lines:
+        shown[0] = f"…{shown[0]}"
+    return "\n".join(fit_name(line, width) for line in shown)
 
 
 def class_name(names: Sequence[str] | None, label: int) -> str:

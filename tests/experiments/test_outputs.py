@@ -202,7 +202,7 @@ def test_a_run_says_nothing_of_logits_and_refuses_another_kind(tmp_path):
     net = network(4)
     zfcuda.occlusion_over(net, X, tmp_path, size=8, stride=6)
     assert "outputs" not in json.loads((tmp_path / "settings.json").read_text())["settings"]
-    with pytest.raises(ValueError, match='outputs null there, "probabilities" here'):
+    with pytest.raises(ValueError, match="outputs logits there, probabilities here"):
         zfcuda.occlusion_over(net, X, tmp_path, size=8, stride=6, outputs="probabilities")
 
 

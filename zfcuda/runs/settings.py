@@ -129,6 +129,7 @@ def _in_words(
     """What is not the same in two settings, as far as somebody chose it: by the model's and the
     data's names where these differ, and with hashes only where there is nothing else to tell."""
     names = []
+    there, here = {"outputs": "logits", **there}, {"outputs": "logits", **here}
     different = {key for key in there.keys() | here.keys() if there.get(key) != here.get(key)}
     for name, of_it, explained in (
         ("model", {*_MODEL, "image"}, _OF_NETWORK),

@@ -1,5 +1,7 @@
 """Figure 6: filters on one scale, dead ones marked, numbers beside them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,21 @@ def test_a_filter_that_is_no_number_leaves_the_others(pictures):
     figure = figures.first_layer_filters(first_layer_filters(model, pictures))
     sizes = figure.subfigs[1].axes[0].lines[0].get_ydata()
     assert len(sizes) == 9 and sizes[0] == 1 and np.isfinite(sizes).all()
+
+
+def test_names_and_marks_of_the_sizes_can_be_read(pictures):
+    name = "a model's whole name of 39 letters, here"
+    result = compare_filters({name: network(), "other": network(6)}, pictures, maps=2)
+    zero = [replace(own, aliasing=0 * own.aliasing + 5.6e-17) for own in result.filters]
+    figure = figures.first_layers(replace(result, filters=tuple(zero)))
+    sizes, aliasing = figure.subfigs[-1].axes
+    figure.canvas.draw()
+    legend = sizes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [name, "other"]
+    (mark,) = sizes.texts
+    box = legend.get_window_extent()
+    assert box.y0 >= sizes.bbox.y1 - 1 > mark.get_window_extent().y1
+    assert [text.get_text() for text in aliasing.texts][:1] == ["0"]
 
 
 def test_a_layer_of_grey_images():

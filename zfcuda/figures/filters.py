@@ -100,7 +100,7 @@ def first_layers(
             else:
                 ax.axis("off")
     sizes, aliasing = foot.subplots(1, 2)
-    names = [fit_name(name, 30) for name in result.names]
+    names = [fit(name, 40, 1) for name in result.names]
     _draw_sizes(sizes, result.filters, names)
     _draw_aliasing(aliasing, result.filters)
     return figure
@@ -191,7 +191,10 @@ def _draw_sizes(ax: Axes, results: Sequence[FilterResult], names: Sequence[str])
             color=PALETTE[index % 2], linestyle=LINE_STYLES[index % 4], label=name,
         )  # fmt: skip
     ax.axhline(results[0].threshold, color=DEAD, linewidth=0.8)
-    ax.text(0.0, results[0].threshold * 1.1, "dead below", color=DEAD, fontsize=6.5, va="bottom")
+    ax.text(
+        1.0, results[0].threshold / 1.1, "dead below", color=DEAD, fontsize=6.5,
+        ha="right", va="top",
+    )  # fmt: skip
     ax.set_yscale("log")
     lowest = min(0.02, max(results[0].threshold / 2, 1e-3))
     ax.set_ylim(lowest, 1.3)
@@ -201,7 +204,7 @@ def _draw_sizes(ax: Axes, results: Sequence[FilterResult], names: Sequence[str])
     ax.set_xlabel("filters, strongest first (share)")
     ax.set_ylabel("RMS / largest RMS")
     if any(names):
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 0.25))
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
 
 
 def _draw_aliasing(ax: Axes, results: Sequence[FilterResult]) -> None:
@@ -219,7 +222,8 @@ def _draw_aliasing(ax: Axes, results: Sequence[FilterResult]) -> None:
             ax.barh(at, np.nan_to_num(share), 0.85 * thick, color=PALETTE[index % 2])
             inside = share > 0.25
             ax.text(
-                share - 0.015 if inside else share + 0.02, at, number(share), va="center",
+                share - 0.015 if inside else share + 0.02, at,
+                number(share if not abs(share) < 1e-9 else 0.0), va="center",
                 ha="right" if inside else "left", fontsize=6.5, color="white" if inside else INK,
             )  # fmt: skip
         noise = result.aliasing_of_noise

@@ -11,6 +11,7 @@ from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
+from zfcuda.figures.invariance_study import _LINE, _apart
 from zfcuda.results import InvarianceResult, InvarianceStudy
 
 LAYERS = ("features.3.expand3x3_activation", "classifier.relu7")
@@ -114,6 +115,26 @@ def test_every_line_is_numbered_at_its_end(study):
     for number, text in own.items():
         line = next(line for line in last.lines if line.get_gid() == number)
         assert text.get_color() == line.get_color()
+
+
+def test_numbers_stay_near_their_lines_or_have_a_leader(study):
+    heights = [0.5, 0.505, 0.51, 0.52]
+    moved = _apart(heights)
+    assert np.diff(moved) == pytest.approx(_LINE)
+    assert np.mean(moved) == pytest.approx(np.mean(heights))  # around where they were
+    assert _apart([0.0, 0.01, 0.9, 1.0]) == pytest.approx([0, _LINE, 1 - _LINE, 1], abs=0.01)
+    figure = figures.invariance_study(study(5))
+    for ax in figure.axes:
+        lines = [line for line in ax.lines if line.get_gid()]
+        if not lines:
+            continue
+        leaders = [line for line in ax.lines if not line.get_clip_on()]
+        low, high = ax.get_ylim()
+        for line in lines:
+            end = (line.get_ydata()[-1] - low) / (high - low)
+            (text,) = (t for t in ax.texts if t.get_text() == line.get_gid())
+            led = [np.allclose(one.get_ydata(), [end, text.get_position()[1]]) for one in leaders]
+            assert abs(text.get_position()[1] - end) <= _LINE / 4 + 1e-9 or any(led)
 
 
 def test_nothing_drawn_is_cut_off(study):

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
@@ -190,16 +191,19 @@ def _abscissa(experiment: InvarianceResult) -> Array:
 
 
 def _number_lines(ax: Axes) -> None:
-    """Each line's number behind its end, moved apart where lines end close together."""
+    """Each line's number behind its end, with a thin leader where they had to be moved apart."""
     low, high = ax.get_ylim()
     lines = [line for line in ax.lines if line.get_gid() is not None]
     ends = [(float(line.get_ydata()[-1]) - low) / (high - low) for line in lines]
     drawn = [index for index in np.argsort(ends) if np.isfinite(ends[index])]
-    if len(drawn) > 1 and ends[drawn[-1]] - ends[drawn[0]] < _LINE:
-        return  # a turn all the way round: every line is back where it began
     for index, height in zip(drawn, _apart([ends[i] for i in drawn]), strict=True):
+        moved = abs(height - ends[index]) > _LINE / 4
+        if moved:
+            leader = Line2D([1.0, 1.05], [ends[index], height], transform=ax.transAxes)
+            leader.set(color=lines[index].get_color(), linewidth=0.5, clip_on=False)
+            ax.add_artist(leader)  # unlike plot, leaves the limits alone
         ax.text(
-            1.025,
+            1.06 if moved else 1.025,
             height,
             lines[index].get_gid(),
             transform=ax.transAxes,
@@ -211,12 +215,21 @@ def _number_lines(ax: Axes) -> None:
 
 
 def _apart(heights: Sequence[float]) -> list[float]:
-    """Ascending heights, at least a line of text apart and near where they were."""
-    moved: list[float] = []
+    """Ascending heights in 0..1, at least a line of text apart, as near as that goes to where they
+    were: those that would meet stand as a block around their mean."""
+    blocks: list[list[float]] = []
     for height in heights:
-        moved.append(max(height, moved[-1] + _LINE) if moved else height)
-    ceiling = 1.0
-    for index in reversed(range(len(moved))):
-        moved[index] = min(moved[index], ceiling)
-        ceiling = moved[index] - _LINE
-    return moved
+        blocks.append([height])
+        while len(blocks) > 1 and _bottom(blocks[-1]) - _top(blocks[-2]) < _LINE - 1e-9:
+            last = blocks.pop()
+            blocks[-1] += last
+    return [_bottom(block) + _LINE * place for block in blocks for place in range(len(block))]
+
+
+def _bottom(block: Sequence[float]) -> float:
+    length = _LINE * (len(block) - 1)
+    return min(max(sum(block) / len(block) - length / 2, 0.0), 1.0 - length)
+
+
+def _top(block: Sequence[float]) -> float:
+    return _bottom(block) + _LINE * (len(block) - 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 import zfcuda
 from zfcuda import figures
 from zfcuda._network import Network
+from zfcuda._text import subject
 from zfcuda._writing import Provenance, save_numbers, write
 from zfcuda.report import Entry
 from zfcuda.results.scores import called, in_words
@@ -58,7 +59,7 @@ def predict(
         result,
         images=network.display(x),
         class_names=network.class_names,
-        title=f"{name}: prediction",
+        title=_title(network, name, "prediction"),
     )
     found = [f"{network.name(i)} {p:.3f}" for i, p in zip(labels, probabilities, strict=True)]
     if result.outputs == "value":
@@ -93,7 +94,7 @@ def project(
         images=network.display(result.images),
         projections=network.signals(result.projections),
         class_names=network.class_names,
-        title=f"{name}: projections",
+        title=_title(network, name, "projections", layers, settings.get("channel")),
     )
     chosen = settings.get("channel") is not None or settings.get("position", "max") != "max"
     text = (
@@ -126,7 +127,7 @@ def background(
         images=network.display(result.images),
         projections=network.signals(result.projections),
         class_names=network.class_names,
-        title=f"{name}: the background's effect",
+        title=_title(network, name, "the background's effect", layers),
     )
     text = (
         "The same object on its own background, on plain colours and cut out (on the mean "
@@ -165,7 +166,7 @@ def occlude(
     result = zfcuda.occlusion(
         network.model, x, layers=layers, progress=progress, outputs=network.outputs, **settings
     )
-    signals, numbers = None, ()
+    signals, numbers, channel = None, (), None
     if layer:
         # The occlusion's own map, so that the row shows one map throughout.
         channel = int(result.layers[layer].channels[0])
@@ -177,7 +178,7 @@ def occlude(
         images=network.display(x),
         projections=signals,
         class_names=network.class_names,
-        title=f"{name}: occlusion",
+        title=_title(network, name, "occlusion", layer, channel),
     )
     text = _said_of_occlusion(result, network) + in_words(result.outputs)
     return write(
@@ -220,7 +221,7 @@ def rotate(
         images=network.display(thumbnails),
         image_values=shown,
         class_names=network.class_names,
-        title=f"{name}: rotation",
+        title=_title(network, name, "rotation", layers),
     )
     shown = [called(result.outputs, network.name(int(result.target[0])))]
     if result.base_logits.shape[1] > 1:
@@ -233,6 +234,14 @@ def rotate(
     return write(
         "Rotation", text, result, figure, stem, provenance, "talk figure 6, paper figure 5"
     )
+
+
+def _title(
+    network: Network, name: str, what: str, layers: Sequence[str] | None = None, channel: Any = None
+) -> str:
+    """What a figure is of: the image, the experiment, the model, and what of it."""
+    layers = layers if layers is None or isinstance(layers, str) else [*layers]
+    return f"{name}: {what}, {subject(network.spec, layers, channel)}"
 
 
 def _made(

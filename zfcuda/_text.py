@@ -16,6 +16,21 @@ def visible(text: object) -> str:
     return _CONTROL.sub(_escaped, str(text))
 
 
+def short_spec(spec: str) -> str:
+    """A model's spec without the folders of its files."""
+    return re.sub(r"[^:?]*/", "", spec)
+
+
+def subject(spec: str, layers: object = None, channel: object = None) -> str:
+    """A model, the layers and the map that were looked at, as titles name them; of more than three
+    layers the first and the last."""
+    names = [layers] if isinstance(layers, str) else [*layers] if isinstance(layers, list) else []
+    names = [str(name) for name in names]
+    shown = names if len(names) <= 3 else [f"{names[0]} to {names[-1]}"]
+    more = [f"map {channel}"] if isinstance(channel, int) else []
+    return ", ".join([short_spec(spec), *shown, *more])
+
+
 def printable(text: object) -> str:
     """`text` with its lines as they are, other control characters as escapes, and a question mark
     for what is no character: a file's name may hold any bytes, and Python keeps those that are no

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zfcuda._text import subject
 from zfcuda.report import Entry, Section, facts_of, write_index
 
 __all__ = ["collect", "read_entry", "write_gallery"]
@@ -160,10 +161,14 @@ def _more_files(folder: Path, names: Any) -> list[Path]:
 
 
 def _by_image(entry: Entry) -> Entry:
-    """Named after the image that was looked at, if it was one: that tells a section's figures
-    apart."""
-    image = entry.facts.get("image")
-    return replace(entry, title=Path(image).name) if isinstance(image, str) and image else entry
+    """Named after the image that was looked at, if it was one, the model, its layers and map: they
+    tell a section's figures apart."""
+    facts = entry.facts
+    image, model = facts.get("image"), facts.get("model")
+    title = Path(image).name if isinstance(image, str) and image else entry.title
+    if isinstance(model, str) and model:
+        title = f"{title}: {subject(model, facts.get('layer'), facts.get('channel'))}"
+    return replace(entry, title=title)
 
 
 def _heading(entry: Entry, folder: Path) -> str:

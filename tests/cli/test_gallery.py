@@ -1,11 +1,12 @@
 """`zfcuda gallery`: finds every picture, believes no file, and orders them as the talk does."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
 
-from zfcuda import cli
+from zfcuda import _jobs, cli
 from zfcuda.gallery import collect, read_entry, write_gallery
 
 
@@ -48,7 +49,9 @@ def test_figures_of_one_experiment_stand_together_in_the_images_order(tmp_path):
         image = f"photos/cat-{number}.png"
         result(tmp_path / f"cat-{number}" / "occlusion.png", "occlude", "x", image=image)
     (section,) = collect(tmp_path)
-    assert [entry.title for entry in section.entries] == ["cat-1.png", "cat-2.png", "cat-10.png"]
+    assert [entry.title for entry in section.entries] == [
+        f"cat-{number}.png: tiny, a, b" for number in (1, 2, 10)
+    ]
 
 
 def test_what_an_entry_knows(tmp_path):
@@ -138,3 +141,39 @@ def test_no_folder(name, tmp_path, capsys):
     assert cli.main(["gallery", str(tmp_path / name)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "expected a folder of results" in error
+
+
+def test_cards_name_the_model_its_layers_and_map(tmp_path):
+    card = result(tmp_path / "cat.png", "occlude", image="/pictures/cat.jpg")
+    header = json.loads(card.with_suffix(".json").read_text())
+    for layers, channel, expected in (
+        (None, None, "cat.jpg: mine.py:net"),
+        ("conv3", 7, "cat.jpg: mine.py:net, conv3, map 7"),
+        (["conv1", "conv2", "conv3", "fc6"], None, "cat.jpg: mine.py:net, conv1 to fc6"),
+        ([["no"], {}], "no", "cat.jpg: mine.py:net, ['no'], {}"),
+    ):
+        header["provenance"]["model"] = "/home/me/mine.py:net"
+        header["provenance"]["settings"] |= {"layer": layers, "channel": channel}
+        card.with_suffix(".json").write_text(json.dumps(header))
+        assert collect(tmp_path)[0].entries[0].title == expected
+
+
+@pytest.mark.parametrize(("command", "expected"), [
+    ("deconv", "photo.png: projections, zfnet_small, conv3, map 7"),
+    ("occlude", r"photo.png: occlusion, zfnet_small, conv3, map \d+"),
+    ("rotate", "photo.png: rotation, zfnet_small, conv3"),
+    ("predict", "photo.png: prediction, zfnet_small"),
+])  # fmt: skip
+def test_figures_name_the_model_its_layer_and_map(tmp_path, monkeypatch, command, expected):
+    figures, write = [], _jobs.write
+    monkeypatch.setattr(_jobs, "write", lambda *a, **k: (figures.append(a[3]), write(*a, **k))[1])
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "photo.png")
+    more = {
+        "deconv": ["--layer", "conv3", "--channel", "7"],
+        "occlude": ["--layer", "conv3", "--size", "32", "--stride", "32"],
+        "rotate": ["--layer", "conv3", "--angles", "0,90"],
+        "predict": [],
+    }[command]
+    place = ["--image", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"), "--quiet"]
+    assert cli.main([command, "--model", "zfnet_small", *place, *more]) == 0
+    assert re.fullmatch(expected, figures[0].get_suptitle().replace("\n", " "))

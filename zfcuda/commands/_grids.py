@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from zfcuda._text import short_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ def pictures(network: Network, patches: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def title(spec: str) -> str:
     """A model's spec without the folders of its file."""
-    return re.sub(r"[^:?]*/", "", spec)
+    return short_spec(spec)
 
 
 def _shown(own: Tensor, show: Callable[[Tensor], Any]) -> Any:

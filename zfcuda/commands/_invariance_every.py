@@ -11,6 +11,7 @@ from zfcuda import figures
 from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
 from zfcuda._terminal import resumable
+from zfcuda._text import short_spec
 from zfcuda.commands import _every
 from zfcuda.results.scores import in_words
 from zfcuda.runs.invariance import InvarianceRun, invariance_run
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace) -> None:
             entry = _entry(work, options)
             summary = work.summary(entry)
             if summary is not None:
-                title = f"{options.data}: invariance, {len(summary.names):,} images"
+                what = f"{short_spec(network.spec)}, {len(summary.names):,} images"
+                title = f"{options.data}: invariance, {what}"
                 figure = figures.invariance_summary(summary, title=title)
                 _every.announce(work.run, figure, summary.skipped, entry["text"], options.pdf)
 

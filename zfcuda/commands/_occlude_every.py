@@ -16,6 +16,7 @@ from zfcuda import figures
 from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
 from zfcuda._terminal import remark, resumable, say
+from zfcuda._text import subject
 from zfcuda.commands import _every
 from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
@@ -94,7 +95,7 @@ def _picture(
             result,
             images=network.display(x),
             class_names=network.class_names,
-            title=f"{name}: occlusion",
+            title=f"{name}: occlusion, {subject(network.spec, layer)}",
         )
 
     return figure_of
@@ -139,7 +140,7 @@ def _conclude(
         summary,
         images=network.display(summary.images) if len(summary.images) else None,
         class_names=network.class_names,
-        title=f"{options.data}: occlusion",
+        title=f"{options.data}: occlusion, {subject(network.spec)}",
     )
     if not options.quiet:
         print(_table(summary, network.class_names), file=sys.stderr)

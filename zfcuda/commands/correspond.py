@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from zfcuda._text import short_spec
 from zfcuda.commands import _images, _options
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     what = f"{len(x)} {'images' if options.parts else 'faces'}"
-    figure = figures.correspondence(result, network.display(x), f"{what}: the same part hidden")
+    figure = figures.correspondence(
+        result, network.display(x), f"{what}: the same part hidden, {short_spec(network.spec)}"
+    )
     text = _findings(result)
     stem = place(folder / _images.stems([options.parts or "faces"], options.command)[0], provenance)
     entry = write("Correspondence", text, result, figure, stem, provenance, "paper table 1")

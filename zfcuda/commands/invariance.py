@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zfcuda._text import short_spec
 from zfcuda.commands import _every, _images, _options
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _study(options: argparse.Namespace) -> None:
         result,
         network.preprocessing,
         network.class_names,
-        title="Invariance to translation, scale and rotation",
+        title=f"Invariance of {short_spec(network.spec)} to translation, scale and rotation",
     )
     text = (
         "Each image is moved, enlarged and turned. Lines are the images, numbered and coloured as "

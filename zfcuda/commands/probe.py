@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from zfcuda._text import short_spec
 from zfcuda.commands import _images, _options
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def run(options: argparse.Namespace) -> None:
     if network.class_names not in (None, data.training.class_names):
         # As many classes are not the same classes: the network answers something else.
         result = dataclasses.replace(result, network_accuracy=math.nan)
-    figure = figures.probe(result, f"Linear classifiers on each layer's features ({data.kind})")
+    figure = figures.probe(
+        result, f"Linear classifiers on the features of {short_spec(network.spec)} ({data.kind})"
+    )
     text = _findings(result)
     stem = place(folder / "layers-probe", provenance)
     entry = write("What each layer knows", text, result, figure, stem, provenance, "paper table 7")

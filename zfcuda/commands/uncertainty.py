@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
+from zfcuda._text import short_spec
 from zfcuda.commands import _options
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ def run(options: argparse.Namespace) -> None:
     )  # fmt: skip
     curve = result.reliability()
     figure = figures.uncertainty(
-        result, network.display(result.images), examples.class_names, f"Uncertainty: {what}"
+        result,
+        network.display(result.images),
+        examples.class_names,
+        f"Uncertainty of {short_spec(network.spec)}: {what}",
     )
     low, high = result.interval.tolist()
     text = (

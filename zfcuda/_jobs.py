@@ -61,11 +61,13 @@ def predict(
         class_names=network.class_names,
         title=_title(network, name, "prediction"),
     )
+    count = result.logits.shape[1]
     found = [f"{network.name(i)} {p:.3f}" for i, p in zip(labels, probabilities, strict=True)]
-    if result.outputs == "value":
+    if count == 1:
+        score = called(result.outputs, network.name(0, 1))
+        text = f"{score[:1].upper()}{score[1:]} {probabilities[0]:.3f}."
+    elif result.outputs == "value":
         text = f"The largest values: {', '.join(found)}."
-    elif len(result.logits[0]) == 1:
-        text = f"{found[0]}."
     else:
         text = f"The most probable classes: {', '.join(found)}."
     text += in_words(result.outputs)
@@ -223,7 +225,9 @@ def rotate(
         class_names=network.class_names,
         title=_title(network, name, "rotation", layers),
     )
-    shown = [called(result.outputs, network.name(int(result.target[0])))]
+    shown = [
+        called(result.outputs, network.name(int(result.target[0]), result.base_logits.shape[1]))
+    ]
     if result.base_logits.shape[1] > 1:
         shown.append("the largest value" if result.outputs == "value" else "the predicted label")
     if layers:
@@ -257,7 +261,7 @@ def _said_of_occlusion(result: OcclusionResult, network: Network) -> str:
     target = int(result.target[0])
     found = [
         _against(
-            called(result.outputs, network.name(target)),
+            called(result.outputs, network.name(target, result.base_logits.shape[1])),
             result.base_probabilities[0, target],
             result.target_probability[0],
         )

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 import zfcuda
 from zfcuda import info
 from zfcuda._identity import weights_digest
+from zfcuda._running import evaluating
+from zfcuda._text import class_name
 from zfcuda.data import Preprocessing
 from zfcuda.models import imagenet
 from zfcuda.models.specs import outputs_in
@@ -82,10 +84,9 @@ class Network:
         show = self.preprocessing.signal_to_display
         return {layer: show(signal) for layer, signal in projections.items()}
 
-    def name(self, label: int) -> str:
-        """A class's name, or "class 7" where there is none."""
-        known = self.class_names is not None and label < len(self.class_names)
-        return self.class_names[label] if known else f"class {label}"
+    def name(self, label: int, count: int | None = None) -> str:
+        """What output `label` of `count` is called, see :func:`zfcuda._text.class_name`."""
+        return class_name(self.class_names, label, count)
 
     def fill(self, colour: str) -> Tensor | float:
         """The network-input value of a colour: any that matplotlib knows, or "mean" (zero)."""
@@ -104,7 +105,7 @@ class Network:
             return None if text is None else int(text)
         names = [name.casefold() for name in self.class_names or ()]
         if text.casefold() in names:
-            return names.index(text.casefold())
+            return self._output_of(names.index(text.casefold()))
         wanted = text.casefold()
         close = [name for name in names if wanted in re.split(r"[^a-z0-9]+", name)][:3]
         close = close or difflib.get_close_matches(wanted, names, n=3)
@@ -113,6 +114,21 @@ class Network:
             f"target {text!r} is neither the number nor the name of a class"
             + (f"; did you mean {hint}?" if hint else "")
         )
+
+    def _output_of(self, label: int) -> int:
+        """Which output stands for a class that is known by name."""
+        if self.class_names is None or len(self.class_names) != 2:
+            return label
+        with evaluating(self.model):
+            answer = self.model(self.blank())
+        if answer.shape[1:] != (1,):
+            return label
+        if label == 0:
+            raise ValueError(
+                f"target {self.class_names[0]!r}: the network's one output stands for "
+                f"{self.class_names[1]!r}"
+            )
+        return 0
 
     def layers(self) -> list[tuple[str, str, tuple[int, ...], int]]:
         """(name, kind, output shape, number of calls) of every layer that gives one tensor, in

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-__all__ = ["printable", "visible"]
+__all__ = ["class_name", "printable", "visible"]
 
 # What moves a terminal's cursor or colours it, ends a line, or turns the order of what is read
 # around: C0 and C1, DEL, Unicode's line ends and its marks of direction.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def class_name(names: Sequence[str] | None, label: int, count: int | None = None) -> str:
+    """The name of the class that output `label` of `count` stands for, or "class 7" where no name
+    is known. A single output stands for the second of two classes; without names it is ""."""
+    if count == 1:
+        return str(names[-1]) if names and len(names) <= 2 else ""
+    if names is None or not 0 <= label < len(names):
+        return f"class {label}"
+    return str(names[label])
 
 
 def visible(text: object) -> str:

@@ -122,3 +122,24 @@ def test_sentences_say_only_what_was_asked_and_found(photo, tmp_path, capsys):
     (tmp_path / "black.png").rename(tmp_path / "many" / "black.png")
     many = said(*occlude, "--data", str(tmp_path / "many"))
     assert "(a)" in many and "(b)" in many and "(c)" not in many and "(d)" not in many
+
+
+def test_a_single_output_stands_for_the_second_of_two_classes(here, photo, capsys):
+    (here / "names.txt").write_text("cat\ndog\n")
+    common = ["--model", ONE, "--image", photo(), "--quiet", "--out", "out"]
+    named = [*common, "--classes", "names.txt"]
+    for command in ("predict", "occlude --size 16 --stride 16", "rotate --angles 0,90"):
+        assert cli.main([*command.split(), *named]) == 0
+        out = capsys.readouterr().out
+        assert "P(dog)" in out and "cat" not in out.splitlines()[-1]
+        assert cli.main([*command.split(), *common]) == 0
+        out = capsys.readouterr().out
+        assert "class 0" not in out and "P" in out and "P()" not in out
+    assert cli.main(["rotate", "--angles", "0,90", *named, "--target", "dog"]) == 0
+    assert cli.main(["rotate", "--angles", "0,90", *named, "--target", "cat"]) == 2
+    assert "target 'cat': the network's one output stands for 'dog'" in capsys.readouterr().err
+    photo("many/a.png"), photo("many/b.png")
+    over = ["--model", ONE, "--data", "many", "--classes", "names.txt", "--out", "over"]
+    assert cli.main(["occlude", "--size", "16", "--stride", "16", *over]) == 0
+    error = capsys.readouterr().err
+    assert "dog" in error and "cat" not in error

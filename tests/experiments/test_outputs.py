@@ -9,7 +9,7 @@ from torch import nn
 
 import zfcuda
 from zfcuda.data import Preprocessing
-from zfcuda.results import InvarianceResult
+from zfcuda.results import InvarianceResult, Predictions
 from zfcuda.results.scores import of_target
 
 
@@ -212,3 +212,14 @@ def test_values_have_no_answer_that_could_change(tmp_path):
     net = network(1)
     with torch.no_grad():
         assert torch.allclose(summary.probability, net(X)[:, 0].double(), atol=1e-6)
+
+
+def test_the_class_of_a_single_output():
+    for names, expected in ((("cat", "dog"), "dog"), (("dog",), "dog")):
+        top = Predictions(torch.ones(2, 1), "logit", names).top(5)
+        assert top.names == ((expected,), (expected,)) and top.probabilities.shape == (2, 1)
+    assert Predictions(torch.ones(2, 1), "logit").top().labels.tolist() == [[0], [0]]
+    with pytest.raises(ValueError, match=r"3 class names for 1 outputs: .* or two for a single"):
+        Predictions(torch.ones(2, 1), "logit", ("a", "b", "c"))
+    with pytest.raises(ValueError, match="k must be between 1 and 3"):
+        Predictions(torch.ones(2, 3)).top(5)

@@ -4,6 +4,7 @@ matplotlib's global state alone."""
 import io
 import math
 import os
+import re
 import subprocess
 import sys
 import types
@@ -344,6 +345,11 @@ def test_figures_say_what_the_outputs_are(
         assert ("probable" in text) <= (not single), type(result)
         assert ("P(" in text) <= (outputs != "value"), type(result)
         assert_tidy(figure)
+        if single:  # it stands for the second of two classes, and for none where none is named
+            assert not re.search(r"class 0|equally likely|\(\)", text), type(result)
+            named = result.plot(class_names=("cat", "dog")).findobj(Text)
+            text = " ".join(t.get_text() for t in named)
+            assert "dog" in text and "cat" not in text, type(result)
 
 
 SHOWING = """

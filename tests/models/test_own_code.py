@@ -214,6 +214,7 @@ from torch import nn
 CLASS_NAMES = ["ant", "bee", "cow"]
 def build(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
 def other(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+def one(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
 """
 
 
@@ -237,12 +238,21 @@ def test_names_of_ones_own_classes(named):
 
 def test_as_many_names_as_classes(named):
     wrong = "named_network:other"
-    with pytest.raises(ValueError, match=r"CLASS_NAMES names 3 classes, but the network has 4 out"):
-        class_names(wrong, load(wrong))
+    with pytest.warns(UserWarning, match=r"CLASS_NAMES names 3 classes, but .* 4 out.*left out"):
+        assert class_names(wrong, load(wrong)) is None
     with pytest.raises(ValueError, match=r"'names.txt' names 3 classes, but the network has 4 out"):
         Network.load(f"{wrong}?classes=names.txt", "cpu")
     with pytest.raises(ValueError, match=r"'names.txt' names 3 classes, but the network has 10"):
         Network.load("zfnet_small", "cpu", "names.txt")
+    with pytest.raises(ValueError, match=r"3 classes, but .* 1 output: .* or two of which"):
+        Network.load("named_network:one?classes=names.txt", "cpu")
+
+
+def test_one_output_stands_for_the_second_of_two_names(named):
+    Path("names.txt").write_text("cat\ndog\n")
+    network = Network.load("named_network:one?classes=names.txt", "cpu")
+    assert network.class_names == ("cat", "dog") and network.name(0, 1) == "dog"
+    assert network.name(0) == "cat" and network.name(0, 2) == "cat"
 
 
 @pytest.mark.parametrize(

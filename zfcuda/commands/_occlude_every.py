@@ -16,7 +16,7 @@ from zfcuda import figures
 from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
 from zfcuda._terminal import remark, resumable, say
-from zfcuda._text import subject
+from zfcuda._text import class_name, subject
 from zfcuda.commands import _every
 from zfcuda.planning import Plan
 from zfcuda.results import OcclusionResult
@@ -151,9 +151,10 @@ def _table(summary: OcclusionSummary, class_names: Sequence[str] | None) -> str:
     from zfcuda._tables import text_table
 
     names = summary.class_names if summary.labelled else class_names
+    single = not summary.labelled and summary.outputs in ("logit", "probability")
     rows = [
         {
-            "class": names[one.label] if names and one.label < len(names) else one.label,
+            "class": class_name(names, one.label, 1 if single else None) or "the output",
             "images": one.count,
             "mean drop": f"{one.mean:.4f}",
             "± images": f"{one.spread:.4f}",

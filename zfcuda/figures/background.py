@@ -124,11 +124,12 @@ def _draw_classes(
         ax.barh(row, 1, height=0.2, color="#f0f0f0")
         ax.barh(row, max(p[label] / full, 0), height=0.2, color=PALETTE[0] if target else _OTHER)
         weight = "bold" if target else "normal"
-        name = fit(class_name(class_names, int(label)), room - 4, 1)
+        name = class_name(class_names, int(label), len(p))
+        name = fit(name or "the output", room - 4, 1)
         style = {"fontsize": 6.5, "fontweight": weight, "va": "bottom"}
         ax.text(0, row - 0.14, name, ha="left", **style)
         ax.text(1, row - 0.14, f"{p[label]:.2f}", ha="right", **style)
-    name = fit(class_name(class_names, result.target), room - 9, 1)
+    name = fit(class_name(class_names, result.target, len(p)), room - 9, 1)
     name = score_name(result.outputs, name)
     letter = "value" if result.outputs == "value" else "P"
     source = score_source(result.outputs).replace(" ", "\n", 1)

@@ -83,7 +83,9 @@ def invariance_curve(
     curve.plot(x, probability, color=PALETTE[0], marker=".", markersize=4)
     if result.outputs != "value":
         curve.set_ylim(-0.03, 1.03)
-    name = score_name(result.outputs, fit(class_name(class_names, target), 22, 1))
+    name = score_name(
+        result.outputs, fit(class_name(class_names, target, result.logits.shape[-1]), 22, 1)
+    )
     curve.set_ylabel(name + score_source(result.outputs).replace(" ", "\n", 1))
     curve.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     curve.set_axisbelow(True)

@@ -111,8 +111,9 @@ def _draw_images(
     for index, image in enumerate(shown):
         ax = spec.get_gridspec().figure.add_subplot(cells[divmod(index, columns)])
         room = int(98 / max(columns, 3))
-        target = fit(class_name(class_names, int(targets[index])), room, 1)
-        show_image(ax, image, caption=f"{target}\n{letter} {certainty[index]:.2f}")
+        name = class_name(class_names, int(targets[index]), experiment.logits.shape[-1])
+        caption = f"{fit(name, room, 1)}\n{letter} {certainty[index]:.2f}"
+        show_image(ax, image, caption=caption.lstrip("\n"))
         name = result.names[index]
         short = name if len(name) <= room - 4 else f"{name[: room - 5]}…"
         ax.set_title(f"{index + 1}  {short}", fontsize=7.5)

@@ -80,7 +80,7 @@ def occlusion_row(
     figure = new_figure(2.2 * panels, height, title)
     axes = iter(figure.subplots(1, panels, squeeze=False)[0])
 
-    name = class_name(class_names, target)
+    name = class_name(class_names, target, result.base_logits.shape[1])
     name = score_name(result.outputs, name)
     base = float(to_array(result.base_probabilities)[image, target])
     edges = cell_edges(to_array(result.boxes), result.grid)

@@ -93,6 +93,11 @@ def _heading(ax: Axes, text: str) -> None:
     ax.set_title(text, loc="left", fontsize=8.5, fontweight="bold")
 
 
+def _outputs_of(result: OcclusionSummary) -> int | None:
+    """How many outputs the network has, where that is known."""
+    return 1 if result.outputs in ("logit", "probability") else None
+
+
 def _draw_classes(ax: Axes, result: OcclusionSummary, class_names: Sequence[str] | None) -> None:
     """A bar a class, the most sensitive one on top, with its spread and its number of images."""
     classes = result.classes
@@ -100,6 +105,8 @@ def _draw_classes(ax: Axes, result: OcclusionSummary, class_names: Sequence[str]
         half = _CLASSES // 2
         classes = [*classes[:half], *classes[-half:]]
     names = result.class_names if result.labelled else class_names
+    count = None if result.labelled else _outputs_of(result)
+    called = [class_name(names, one.label, count) or "the output" for one in classes]
     place = np.arange(len(classes))[::-1]
     spread = np.nan_to_num([one.spread for one in classes])
     ax.barh(
@@ -107,7 +114,8 @@ def _draw_classes(ax: Axes, result: OcclusionSummary, class_names: Sequence[str]
         xerr=spread, error_kw={"elinewidth": 0.8, "ecolor": MUTED},
     )  # fmt: skip
     ax.set_yticks(
-        place, [f"{fit(class_name(names, one.label), 18, 1)} ({one.count:,})" for one in classes]
+        place,
+        [f"{fit(c, 18, 1)} ({one.count:,})" for c, one in zip(called, classes, strict=True)],
     )
     if len(classes) < 4:
         ax.set_ylim(len(classes) - 4.5, len(classes) - 0.5)  # bars, not blocks
@@ -174,7 +182,8 @@ def _draw_extremes(
         _mark(above, scaled(to_array(result.strongest)[index], scale))
         ax = figure.add_subplot(cells[1, column])
         mesh = _draw_map(ax, to_array(result.maps)[member].astype(float), edges, result)
-        name = fit(class_name(class_names, int(result.target[index])), 18, 1)
+        name = class_name(class_names, int(result.target[index]), _outputs_of(result))
+        name = fit(name or "the output", 18, 1)
         letter = "" if result.outputs == "value" else "P "
         ax.set_xlabel(
             f"{name}\n{letter}{number(result.probability[index])} → "

@@ -60,7 +60,9 @@ def prediction(
     bars.barh(rows, np.nan_to_num(probabilities), color=colours, height=0.62)
     for row, probability in zip(rows, probabilities, strict=True):
         bars.text(max(np.nan_to_num(probability), 0) + room, row, f"{probability:.3f}", va="center")
-    bars.set_yticks(rows, [fit(class_name(class_names, int(label)), 24) for label in labels])
+    count = result.logits.shape[-1]
+    names = [class_name(class_names, int(label), count) for label in labels]
+    bars.set_yticks(rows, [fit(name or "the output", 24) for name in names])
     bars.tick_params(axis="y", length=0)
     bars.set_ylim(k - 0.5, -0.5)
     bars.set_xlabel(score_axis(result.outputs))
@@ -71,12 +73,10 @@ def prediction(
     bars.set_xlim(0, 1.16)  # room for the number at the end of a full bar
     bars.spines.bottom.set_bounds(0, 1)
     bars.set_xticks(np.linspace(0, 1, 5))
-    bars.set_title(
-        f"entropy {entropy:.2f} nats\n"
-        f"(as uncertain as {np.exp(entropy):.1f} equally likely classes)",
-        loc="left",
-        fontsize=8,
-    )
+    text = f"entropy {entropy:.2f} nats"
+    if count > 1:  # one probability is that of a yes, beside which there is a no
+        text += f"\n(as uncertain as {np.exp(entropy):.1f} equally likely classes)"
+    bars.set_title(text, loc="left", fontsize=8)
     if (k < result.logits.shape[-1] and abs(total - 1) < 0.01) or result.outputs == "logits":
         bars.text(
             1.0,

@@ -106,14 +106,22 @@ def class_names(
 
     Raises: as `load`; besides
         ValueError: a file of names that cannot be read, or not as many names as the model has
-            outputs.
+            outputs (of a single one, two: it stands for the second).
+
+    Warns:
+        UserWarning: CLASS_NAMES of another number, which are left out.
     """
     parsed = parse(spec)
     given = parsed.classes if file is None else Path(file)
     names = _KINDS[parsed.kind].class_names(parsed, model) if given is None else _names_in(given)
     if names is not None and model is not None and (given is not None or parsed.kind == "code"):
         where = f"'{parsed.text}': CLASS_NAMES" if given is None else f"'{given}'"
-        _check_count(names, where, model, _expects(parsed, model))
+        wrong = _wrong_count(names, where, model, _expects(parsed, model))
+        if wrong and given is not None:
+            raise ValueError(wrong)
+        if wrong:
+            warnings.warn(f"{visible(wrong)}; they are left out", stacklevel=2)
+            return None
     return names
 
 
@@ -130,19 +138,25 @@ def _names_in(file: Path) -> tuple[str, ...]:
     return names
 
 
-def _check_count(
+def _wrong_count(
     names: tuple[str, ...], where: str, model: nn.Module, expects: Preprocessing
-) -> None:
-    """One pass over an empty picture says how many outputs the model has."""
+) -> str:
+    """What is wrong, if anything. One pass over an empty picture says how many outputs the model
+    has; a single one may have the names of both classes that it tells apart."""
     try:
         answer = _answer(model, expects)
     except Exception:  # whatever it is, the experiment that asks for the names will tell
-        return
-    if isinstance(answer, Tensor) and answer.dim() == 2 and answer.shape[1] != len(names):
-        raise ValueError(
-            f"{where} names {len(names)} classes, but the network has {answer.shape[1]} outputs: "
-            "expected a name for each"
-        )
+        return ""
+    if not isinstance(answer, Tensor) or answer.dim() != 2:
+        return ""
+    count = answer.shape[1]
+    if len(names) in ((1, 2) if count == 1 else (count,)):
+        return ""
+    return (
+        f"{where} names {len(names)} classes, but the network has {count} "
+        f"output{'s' * (count != 1)}: expected a name for each"
+        + (", or two of which it stands for the second" if count == 1 else "")
+    )
 
 
 def _check_takes(spec: Spec, model: nn.Module, expects: Preprocessing) -> None:

@@ -33,7 +33,8 @@ class Predictions(Result):
         logits: [N,K], the model's output.
         outputs: what that is: ``"logits"``, ``"probabilities"``, or of one output ``"logit"``,
             ``"probability"`` or a regression's ``"value"``.
-        class_names: K, in label order; empty where they are not known.
+        class_names: K, in label order, or two of a single output, which stands for the second;
+            empty where they are not known.
     """
 
     logits: Tensor
@@ -44,10 +45,11 @@ class Predictions(Result):
     def __post_init__(self) -> None:
         expect_shape("logits", self.logits, None, None)
         check_outputs(self.outputs, self.logits.shape[1])
-        if self.class_names and len(self.class_names) != self.logits.shape[1]:
+        count = self.logits.shape[1]
+        if self.class_names and len(self.class_names) not in ((1, 2) if count == 1 else (count,)):
             raise ValueError(
-                f"{len(self.class_names)} class names for {self.logits.shape[1]} outputs: expected "
-                "one for each"
+                f"{len(self.class_names)} class names for {count} outputs: expected one for each, "
+                "or two for a single output"
             )
 
     @property
@@ -64,17 +66,19 @@ class Predictions(Result):
 
     def top(self, k: int = 5) -> Top:
         """The ``k`` most probable classes: probabilities [N,k], descending, and int64 labels [N,k];
-        ``.names`` are what these are called, where that is known.
+        ``.names`` are what these are called, where that is known. Of a single output [N,1].
 
         Raises:
-            ValueError: ``k`` is not between 1 and K.
+            ValueError: ``k`` is not between 1 and K, where K is more than 1.
         """
-        if not 1 <= k <= self.logits.shape[1]:
-            raise ValueError(f"k must be between 1 and {self.logits.shape[1]} classes, got {k}")
+        count = self.logits.shape[1]
+        if count == 1 and k > 1:  # a choice among one: what it says is still the answer
+            k = 1
+        if not 1 <= k <= count:
+            raise ValueError(f"k must be between 1 and {count} classes, got {k}")
         probabilities, labels = self.probabilities.topk(k)
         top = Top(probabilities, labels)
         if self.class_names:
-            top.names = tuple(
-                tuple(map(self.class_names.__getitem__, row)) for row in labels.tolist()
-            )
+            names = self.class_names[-count:]  # a single output stands for the second of two
+            top.names = tuple(tuple(names[label] for label in row) for row in labels.tolist())
         return top

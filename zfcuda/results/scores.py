@@ -82,7 +82,10 @@ def answer_of(answers: Tensor, outputs: Outputs) -> Tensor:
 
 
 def called(outputs: Outputs, name: str) -> str:
-    """What the score of the class ``name`` is called in a sentence."""
+    """What the score of the class ``name`` is called in a sentence; without a name, that of the
+    network's one output."""
+    if not name:
+        return "the value" if outputs == "value" else "P"
     return f"the value of {name}" if outputs == "value" else f"P({name})"
 
 

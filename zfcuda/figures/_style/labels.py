@@ -22,7 +22,10 @@ _SOURCES = {
 
 
 def score_name(outputs: str, name: str) -> str:
-    """What a score of the class `name` is called: P(name), or of a regression its value."""
+    """What a score of the class `name` is called: P(name), or of a regression its value; P of a
+    single output without a name."""
+    if not name:
+        return "value" if outputs == "value" else "P"
     return f"value of {name}" if outputs == "value" else f"P({name})"
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
 
 import numpy as np
 
-from zfcuda._text import printable
+from zfcuda._text import class_name, printable
+
+__all__ = ["class_name", "fit", "fit_ends", "fit_name", "fold_name", "number"]
 
 
 def fit(text: str, width: int, lines: int = 2) -> str:
@@ -45,13 +46,6 @@ def fold_name(name: str, width: int, lines: int = 2) -> str:
     if len(folded) > lines:
         shown[0] = f"…{shown[0]}"
     return "\n".join(fit_name(line, width) for line in shown)
-
-
-def class_name(names: Sequence[str] | None, label: int) -> str:
-    """The name of a class, or "class 7" where no name is known."""
-    if names is None or not 0 <= label < len(names):
-        return f"class {label}"
-    return str(names[label])
 
 
 def number(value: float) -> str:

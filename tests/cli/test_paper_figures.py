@@ -1,6 +1,7 @@
 """The paper script: its command lines exist, and what it makes ends in one gallery."""
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 
@@ -149,3 +150,12 @@ def test_the_curves_come_with_their_record(script, tmp_path, training_result):
     assert entry.title == "Training"
     assert [path.suffix for path in entry.files] == [".png", ".pdf", ".npz", ".json"]
     assert type(training_result).load(tmp_path / "train" / "training")
+
+
+def test_maps_that_never_fire_are_said():
+    from zfcuda.commands._grids import silence
+
+    values = torch.tensor([[0.0, 0.0], [2.0, 0.0], [-1.0, -2.0], [-math.inf, -math.inf]])
+    images = torch.tensor([[0, 1], [0, 1], [0, 1], [-1, -1]])
+    assert silence([(values, images)]) == " 1 of the 4 maps shown never fires (light grey)."
+    assert silence([(values[1:], images[1:])]) == ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zfcuda._text import short_spec
@@ -27,6 +27,19 @@ def pictures(network: Network, patches: Mapping[str, Tensor]) -> dict[str, Any]:
 def title(spec: str) -> str:
     """A model's spec without the folders of its file."""
     return short_spec(spec)
+
+
+def silence(layers: Sequence[tuple[Tensor, Tensor]]) -> str:
+    """What is to be said of maps that never fire; of each layer the shown maps' strongest values
+    and their images (-1: none), [A,k] both."""
+    count = sum(len(values) for values, _ in layers)
+    silent = sum(
+        int((((values == 0) | (images < 0)).all(1) & (images >= 0).any(1)).sum())
+        for values, images in layers
+    )
+    if not silent:
+        return ""
+    return f" {silent} of the {count} maps shown never fire{'s' * (silent == 1)} (light grey)."
 
 
 def _shown(own: Tensor, show: Callable[[Tensor], Any]) -> Any:

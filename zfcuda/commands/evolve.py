@@ -82,6 +82,9 @@ def run(options: argparse.Namespace) -> None:
         f"Some maps of each layer at the checkpoints {', '.join(checkpoints)}: the strongest "
         f"activation over {images.text}, projected. Jumps come from another image "
         "becoming the strongest, where there is a dot."
+        + _grids.silence(
+            [(result.values[layer].T, result.images[layer].T) for layer in result.layers]
+        )
     )
     stem = place(folder / "evolution", provenance)
     announce(

@@ -94,6 +94,12 @@ def _draw(
         "most one of each image: projected to the image (left, grey where there is no "
         "signal), and the image there (right). The activations found in the pass and those that "
         f"were projected differ by at most {max(result.difference.values()):.1g} of the largest."
+        + _grids.silence(
+            [
+                (result.values[layer][own], result.images[layer][own])
+                for layer, own in result.channels.items()
+            ]
+        )
     )
     stem = place(folder / f"top{options.k}", provenance)
     announce(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["class_name", "printable", "visible"]
+__all__ = ["class_name", "printable", "short_spec", "subject", "visible"]
 
 # What moves a terminal's cursor or colours it, ends a line, or turns the order of what is read
 # around: C0 and C1, DEL, Unicode's line ends and its marks of direction.

@@ -64,7 +64,7 @@ def occlusion_summary(
 
     `class_names` are the network's, for the targets. `images` ``[S,H,W,3]`` in 0..1 show
     ``result.images``; `preprocessing`, the network's (:func:`zfcuda.models.preprocessing`), makes
-    them; without either they are grey.
+    them; without either inputs of three channels are coloured, stretched to 0..1, others grey.
     """
     kinds = [
         ("most localised", _MOST, range(result.most)),

@@ -54,8 +54,9 @@ def uncertainty(
     certain images with their distributions.
 
     `images` ``[M,H,W,3]`` in 0..1 show ``result.images``; `preprocessing`, the network's
-    (:func:`zfcuda.models.preprocessing`), makes them; without either they are grey. Of more than
-    twelve classes the confusion matrix has the most frequent ones and all others as one.
+    (:func:`zfcuda.models.preprocessing`), makes them; without either inputs of three channels are
+    coloured, stretched to 0..1, others grey. Of more than twelve classes the confusion matrix has
+    the most frequent ones and all others as one.
     """
     counts, hits, names = _joined(to_array(result.confusion), class_names)
     lower = max(1.2 + 0.25 * len(names), 0.3 + 0.66 * min(_IMAGES, len(result.numbers)))

@@ -20,7 +20,7 @@ from zfcuda.rules import Opaque
 
 @pytest.fixture
 def zf_network(tmp_path) -> nn.Module:
-    with pytest.warns(UserWarning, match=r"final Softmax \(gpu_0/softmax\) is left out"):
+    with pytest.warns(UserWarning, match=r"final Softmax \('gpu_0/softmax'\) is left out"):
         return load(saved(tmp_path, zf())).double()
 
 
@@ -157,7 +157,7 @@ def test_a_softmax_before_a_change_of_shape_is_the_last_layer(tmp_path):
         node("Reshape", ["s", "shape"], ["y"]),
     ]
     path = saved(tmp_path, model(nodes, {"shape": [1, 4]}))
-    with pytest.warns(UserWarning, match=r"Softmax \(s\)"):
+    with pytest.warns(UserWarning, match=r"Softmax \('s'\)"):
         network = load(path)
     x = torch.randn(3, 4, 9, 8)
     torch.testing.assert_close(network(x), x.mean((2, 3)))

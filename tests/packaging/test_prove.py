@@ -218,6 +218,7 @@ def test_reads_ncu():
     assert proof.profiled("==ERROR== LibraryNotLoaded") == []
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_stopped_with_its_children(tmp_path):
     settings = proof.Settings("cpu", tmp_path)
     pid = tmp_path / "pid"

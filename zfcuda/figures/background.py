@@ -16,7 +16,6 @@ from ._style import (
     PALETTE,
     Array,
     class_name,
-    colourless,
     display_images,
     display_signal,
     fit,
@@ -27,6 +26,7 @@ from ._style import (
     score_name,
     score_source,
     show_image,
+    stretched_inputs,
     styled,
     to_array,
 )
@@ -60,7 +60,7 @@ def background_effect(
     to 0..1 (of other than three channels, grey).
     """
     if images is None:
-        display = preprocessing.to_display if preprocessing else colourless
+        display = preprocessing.to_display if preprocessing else stretched_inputs
         shown = display(result.images)
     else:
         shown = display_images(images)

@@ -18,10 +18,10 @@ from ._layer_pieces import SWITCHES, WIDTH
 from ._style import (
     PALETTE,
     Array,
-    colourless,
     display_signal,
     fit_name,
     new_figure,
+    stretched_inputs,
     styled,
     to_array,
 )
@@ -59,7 +59,7 @@ def diagram(
 def _pictures(result: Diagram, preprocessing: Preprocessing | None) -> tuple[Array, Array]:
     image, projection = result.image[None], result.projection[None]
     if preprocessing is None:
-        return colourless(image)[0], display_signal(projection)[0]
+        return stretched_inputs(image)[0], display_signal(projection)[0]
     return preprocessing.to_display(image)[0], preprocessing.signal_to_display(projection)[0]
 
 

@@ -21,13 +21,13 @@ from ._style import (
     PALETTE,
     Array,
     class_name,
-    colourless,
     fit,
     fit_name,
     new_figure,
     number,
     score_source,
     show_image,
+    stretched_inputs,
     styled,
     to_array,
 )
@@ -65,7 +65,7 @@ def invariance_study(
     without it the network's three channels, stretched to 0..1, stand for red, green and blue (of
     other than three channels, grey).
     """
-    display = preprocessing.to_display if preprocessing else colourless
+    display = preprocessing.to_display if preprocessing else stretched_inputs
     shown = display(result.images)
     families = list(result.experiments)
     heights = [_STRIP * -(-len(shown) // _IN_A_ROW), _PANEL * len(families) + 0.25]

@@ -23,7 +23,6 @@ from ._style import (
     PALETTE,
     Array,
     class_name,
-    colourless,
     display_images,
     fit,
     fit_ends,
@@ -33,6 +32,7 @@ from ._style import (
     scaled,
     score_source,
     show_image,
+    stretched_inputs,
     styled,
     to_array,
 )
@@ -79,7 +79,7 @@ def occlusion_summary(
     _draw_classes(figure.add_subplot(left), result, class_names)
     _draw_images(figure.add_subplot(right), result)
     if images is None:
-        shown = (preprocessing.to_display if preprocessing else colourless)(result.images)
+        shown = (preprocessing.to_display if preprocessing else stretched_inputs)(result.images)
     else:
         shown = display_images(images)
     for row, (name, colour, members) in enumerate(kinds, 1):

@@ -21,12 +21,12 @@ from ._style import (
     PALETTE,
     Array,
     class_name,
-    colourless,
     display_images,
     fit,
     new_figure,
     score_source,
     show_image,
+    stretched_inputs,
     styled,
     to_array,
 )
@@ -68,7 +68,7 @@ def uncertainty(
     left, right = rows[1].subgridspec(1, 2, width_ratios=[1.75, 1])
     _draw_confusion(figure.add_subplot(left), counts, hits, names)
     if images is None:
-        shown = (preprocessing.to_display if preprocessing else colourless)(result.images)
+        shown = (preprocessing.to_display if preprocessing else stretched_inputs)(result.images)
     else:
         shown = display_images(images)
     _draw_least_certain(right, result, shown[:_IMAGES], class_names, lower)

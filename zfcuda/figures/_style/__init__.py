@@ -6,12 +6,12 @@ function is wrapped in `styled`, which applies the style for as long as the figu
 
 from .arrays import (
     Array,
-    colourless,
     cut_out,
     display_images,
     display_signal,
     scale_of,
     scaled,
+    stretched_inputs,
     to_array,
 )
 from .colours import INK, LINE_STYLES, MUTED, NO_DATA, PALETTE
@@ -40,7 +40,6 @@ __all__ = [
     "below",
     "class_name",
     "colour_bar",
-    "colourless",
     "cut_out",
     "defined_labels",
     "display_images",
@@ -61,6 +60,7 @@ __all__ = [
     "score_source",
     "show_image",
     "show_with_pyplot",
+    "stretched_inputs",
     "styled",
     "to_array",
 ]

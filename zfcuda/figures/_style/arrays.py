@@ -76,7 +76,7 @@ def cut_out(picture: Array, box: Any, scale: tuple[float, float]) -> Array:
     return picture[low : int(np.ceil(y1 - 1e-6)), left : int(np.ceil(x1 - 1e-6))]
 
 
-def colourless(x: Any) -> Array:
+def stretched_inputs(x: Any) -> Array:
     """Network inputs ``[N,C,H,W]`` as pictures where nobody said what their colours are: three
     channels as red, green and blue, others grey; each stretched to 0..1 over all its channels."""
     inputs = to_array(x)

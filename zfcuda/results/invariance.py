@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import Outputs, answer_of, check_outputs, of_target, probabilities_of
+from zfcuda.results.scores import Outputs, check_outputs, of_target, probabilities_of, same_answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +79,7 @@ class InvarianceResult(Result):
     def unchanged(self) -> Tensor:
         """bool [N,M], whether the most probable class is the one of the untransformed image; where
         there is only one, whether its probability stays on its side of one half."""
-        single = self.base_logits.shape[1] == 1
-        answers = answer_of(self.logits, self.outputs) if single else self.labels
-        return answers == answer_of(self.base_logits, self.outputs)[:, None]
+        return same_answers(self.logits, self.labels, self.base_logits, self.outputs)
 
     @property
     def target_probability(self) -> Tensor:

@@ -81,6 +81,14 @@ def answer_of(answers: Tensor, outputs: Outputs) -> Tensor:
     return answers.argmax(-1)
 
 
+def same_answers(logits: Tensor, labels: Tensor, base_logits: Tensor, outputs: Outputs) -> Tensor:
+    """bool [N,P], whether ``labels``, the most probable classes of ``logits`` [N,P,K], are those of
+    ``base_logits`` [N,K]; of one output, whether its probability stays on its side of one half."""
+    single = base_logits.shape[1] == 1
+    answers = answer_of(logits, outputs) if single else labels
+    return answers == answer_of(base_logits, outputs)[:, None]
+
+
 def called(outputs: Outputs, name: str) -> str:
     """What the score of the class ``name`` is called in a sentence; without a name, that of the
     network's one output."""

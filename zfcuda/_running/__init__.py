@@ -2,7 +2,7 @@
 
 One module an idea: :mod:`.checks` (arguments that experiments share), :mod:`.guards` (the model as
 it was), :mod:`.layers` (found by name, heard while they run), :mod:`.batches` (as many images as
-fit), :mod:`.passes` (all of them, and variants), :mod:`.outputs` (logits, or probabilities),
+fit), :mod:`.passes` (all of them, and variants; whether they answer with logits or probabilities),
 :mod:`.recording` (as results hold them).
 """
 
@@ -28,8 +28,7 @@ from zfcuda._running.layers import (
     require_called,
     require_shape,
 )
-from zfcuda._running.outputs import outputs_of
-from zfcuda._running.passes import base_pass, logits_of, variant_passes
+from zfcuda._running.passes import base_pass, logits_of, outputs_of, variant_passes
 from zfcuda._running.recording import fill_setting, to_result
 
 __all__ = [

@@ -49,7 +49,14 @@ from zfcuda.maxima.progress import Progress, State
 from zfcuda.maxima.projecting import project_layer
 from zfcuda.maxima.running import Top
 from zfcuda.maxima.scanning import Spotter, check_maps
-from zfcuda.maxima.stored import Layer, StoredActivations, file_of, write_index, write_manifest
+from zfcuda.maxima.stored import (
+    Layer,
+    StoredActivations,
+    about_layer,
+    file_of,
+    write_index,
+    write_manifest,
+)
 
 __all__ = ["record_activations"]
 
@@ -130,7 +137,9 @@ def record_activations(
             state, rates = run.look(batch, every, seconds)
             found = run.project(state, maps, memory)
             if shard.first:
-                differences = {name: one["difference"] for name, one in found.items()}
+                # JSON knows no infinity: there it is None.
+                noted = {name: one["difference"] for name, one in found.items()}
+                differences = {k: math.inf if v is None else v for k, v in noted.items()}
                 warn_beyond(differences, tolerance, spotter.example.dtype)
                 run.finish(state, found, about, rates, perf_counter() - began)
     return StoredActivations.open(folder)
@@ -420,9 +429,9 @@ class _Run:
                               chosen(maps, name, top), memory, self.shard, self.shown)  # fmt: skip
             if self.shard.first:
                 known = noted[name]["sha256"] if there and name in noted else None
-                found[name] = _about(path, self.folder, name, top, known)
+                found[name] = about_layer(path, self.folder, name, top, known)
                 if not there:  # so that what is read later can be compared with it
-                    noted[name] = _strict(found[name])
+                    noted[name] = found[name]
                     begun = {**self.begun, "complete": False, "layers": [*noted.values()]}
                     write_manifest(self.folder, begun)
         return found
@@ -465,7 +474,7 @@ class _Run:
             "count": self.source.total - len(skipped),
             "skipped": skipped,
             "image_size": list(self.spotter.example.shape[2:]),
-            "layers": [_strict(one) for one in found.values()],
+            "layers": [*found.values()],
             "index_sha256": digest(self.folder / "index.csv"),
             "rates": rates,
             "seconds": seconds,
@@ -474,12 +483,6 @@ class _Run:
         }
         write_manifest(self.folder, content)
         self._states.clear()
-
-
-def _strict(about: Mapping[str, Any]) -> dict[str, Any]:
-    """As strict JSON has it, which knows no infinity."""
-    difference = about["difference"]
-    return {**about, "difference": difference if math.isfinite(difference) else None}
 
 
 def _forward_rate(model: nn.Module, images: Tensor, repeats: int = 3) -> float:
@@ -498,25 +501,3 @@ def _forward_rate(model: nn.Module, images: Tensor, repeats: int = 3) -> float:
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _about(
-    path: Path, folder: Path, name: str, top: Top, sha256: str | None = None
-) -> dict[str, Any]:
-    """What the manifest says of a layer's file, whose ``sha256`` may be known."""
-    layer = Layer.read(path)
-    window = layer.shape[-2:]
-    size = path.stat().st_size
-    return {
-        "name": name,
-        "file": path.relative_to(folder).as_posix(),
-        "maps": len(top.values),
-        "map_size": list(top.size),
-        "projected": len(layer.channels),
-        "window": window,
-        "undefined": int(top.undefined),
-        "difference": layer.difference,
-        "bytes": size,
-        "bytes_per_map": size // max(1, len(layer.channels)),
-        "sha256": sha256 or digest(path),
-    }

@@ -12,6 +12,7 @@ Each file appears whole or not at all, the manifest's ``complete`` last.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from torch import Tensor
 from zfcuda._files import digest, inside, read_json, write_json
 from zfcuda._tables import write_csv
 from zfcuda.maxima.result import TopActivations
+from zfcuda.maxima.running import Top
 
 __all__ = ["COLUMNS", "FORMAT", "KIND", "Layer", "StoredActivations", "file_of", "write_index"]
 
@@ -204,6 +206,29 @@ def _require_intact(path: Path, expected: str | None) -> None:
         raise ValueError(
             f"'{path}' is damaged: delete it and start the same run again, which makes it anew"
         )
+
+
+def about_layer(
+    path: Path, folder: Path, name: str, top: Top, sha256: str | None = None
+) -> dict[str, Any]:
+    """What the manifest says of a layer's file, whose ``sha256`` may be known."""
+    layer = Layer.read(path)
+    window = layer.shape[-2:]
+    size = path.stat().st_size
+    return {
+        "name": name,
+        "file": path.relative_to(folder).as_posix(),
+        "maps": len(top.values),
+        "map_size": list(top.size),
+        "projected": len(layer.channels),
+        "window": window,
+        "undefined": int(top.undefined),
+        # As strict JSON has it, which knows no infinity.
+        "difference": layer.difference if math.isfinite(layer.difference) else None,
+        "bytes": size,
+        "bytes_per_map": size // max(1, len(layer.channels)),
+        "sha256": sha256 or digest(path),
+    }
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:

@@ -23,9 +23,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import zfcuda
-from zfcuda import datasets, models
+from zfcuda import models
 from zfcuda._files import atomic_path, write_tensors
 from zfcuda._terminal import Parser, guarded
+from zfcuda.datasets import ColouredFashion, Examples, split
 from zfcuda.models import shipped
 from zfcuda.models.metadata import Metadata
 from zfcuda.training import Checkpoints, TrainingResult, evaluate
@@ -66,9 +67,9 @@ def pack(run: Path, data: str | None, package: Path) -> None:
             path = checkpoints.weights(epoch)
             filters = {k: v for k, v in load_file(path).items() if k.startswith("conv")}
             _write_half(record.with_name(path.name), filters, said)
-    split = datasets.split(models.preprocessing(weights), data)
-    _write_pictures(package / "datasets" / "garments.npz", split.test)
-    _compare(whole, weights, split.validation)
+    parts = split(models.preprocessing(weights), data)
+    _write_pictures(package / "datasets" / "garments.npz", parts.test)
+    _compare(whole, weights, parts.validation)
 
 
 def _write_half(path: Path, state: dict[str, Tensor], said: Metadata) -> None:
@@ -76,7 +77,7 @@ def _write_half(path: Path, state: dict[str, Tensor], said: Metadata) -> None:
     print(f"{path} {path.stat().st_size:,} bytes")
 
 
-def _write_pictures(path: Path, test: datasets.ColouredFashion) -> None:
+def _write_pictures(path: Path, test: ColouredFashion) -> None:
     """The first pictures of every class."""
     classes = len(test.class_names)
     firsts = [(test.labels == label).nonzero()[:PER_CLASS, 0] for label in range(classes)]
@@ -93,7 +94,7 @@ def _write_pictures(path: Path, test: datasets.ColouredFashion) -> None:
     print(f"{path} {path.stat().st_size:,} bytes")
 
 
-def _compare(whole: Path, half: Path, validation: datasets.Examples) -> None:
+def _compare(whole: Path, half: Path, validation: Examples) -> None:
     (a, labels), (b, _) = (evaluate(models.load(path), validation) for path in (whole, half))
     right = [float((logits.argmax(1) == labels).double().mean()) for logits in (a, b)]
     print(

@@ -24,11 +24,12 @@ import torch
 from PIL import Image
 
 import zfcuda
-from zfcuda import _batch, data, datasets, figures
+from zfcuda import _batch, data, figures
 from zfcuda._files import atomic_path
 from zfcuda._network import Network
 from zfcuda._terminal import Parser, guarded, say
 from zfcuda._writing import save_pictures, writable_folder
+from zfcuda.datasets import Garments, garments
 from zfcuda.gallery import write_gallery
 from zfcuda.models import shipped
 from zfcuda.training import TrainingResult
@@ -308,8 +309,8 @@ def _garments(network: Network, folder: Path) -> list[_Picture]:
     They are written to `folder` in full, with the mask of the garment. The folder's name makes it
     hidden: these are no figures.
     """
-    garments = datasets.garments(network.preprocessing)
-    x, labels = garments.pictures.batch(torch.arange(len(garments.pictures)))
+    samples = garments(network.preprocessing)
+    x, labels = samples.pictures.batch(torch.arange(len(samples.pictures)))
     result = zfcuda.predict(network.model, x.to(network.device))
     sure = result.probabilities[torch.arange(len(labels)), labels]
     apart = (sure - _SURE).abs() + (result.probabilities.argmax(1) != labels)
@@ -317,10 +318,10 @@ def _garments(network: Network, folder: Path) -> list[_Picture]:
         int(torch.where(labels == label, apart, torch.inf).argmin()) for label in labels.unique()
     ]
     chosen = sorted(nearest, key=lambda index: float(apart[index]))[:_PICTURES]
-    return [_written(garments, index, folder) for index in chosen]
+    return [_written(samples, index, folder) for index in chosen]
 
 
-def _written(garments: datasets.Garments, index: int, folder: Path) -> _Picture:
+def _written(garments: Garments, index: int, folder: Path) -> _Picture:
     name = garments.pictures.class_names[int(garments.pictures.labels[index])]
     stem = "-".join(part for part in "".join(c if c.isalnum() else " " for c in name).split())
     stem = f"{stem.lower()}-{int(garments.numbers[index])}"

@@ -48,7 +48,7 @@ def predict(
     network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance | None = None
 ) -> Entry:
     """The top-5 panel of one input."""
-    provenance = provenance or Provenance("predict", {"image": name}, network)
+    provenance = provenance or Provenance("predict", {"image": name}, network.facts())
     result = zfcuda.predict(
         network.model, x, outputs=network.outputs, class_names=network.class_names
     )
@@ -252,7 +252,7 @@ def _made(
     command: str, network: Network, name: str, settings: Mapping[str, object], **more: object
 ) -> Provenance:
     """The provenance of a job that no command line asked for."""
-    return Provenance(command, {"image": name, **more, **settings}, network)
+    return Provenance(command, {"image": name, **more, **settings}, network.facts())
 
 
 def _said_of_occlusion(result: OcclusionResult, network: Network) -> str:

@@ -67,6 +67,15 @@ class Network:
         """sha256 of the state dict: names, types, shapes and values, in its order."""
         return weights_digest(self.model)
 
+    def facts(self) -> dict[str, object]:
+        """What a result's file says of the network that was looked at."""
+        facts: dict[str, object] = {
+            "model": self.spec,
+            "weights_sha256": self.weights_digest,
+            "device": str(self.device),
+        }
+        return facts | ({"class_names": list(self.own_names)} if self.own_names else {})
+
     def blank(self) -> Tensor:
         """An input of the network's size that is zero everywhere."""
         return torch.zeros(1, 3, *self.preprocessing.shape, device=self.device)

@@ -15,7 +15,7 @@ from functools import cache
 from itertools import chain, count
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,9 +25,6 @@ from zfcuda._files import absent, atomic_path, digest, read_json
 from zfcuda._terminal import remark, say
 from zfcuda.report import Entry, facts_of
 from zfcuda.results import Result
-
-if TYPE_CHECKING:
-    from zfcuda._network import Network
 
 # Options that say how a command is run, not what it computes.
 _NOT_SETTINGS = {
@@ -44,7 +41,8 @@ class Provenance:
     Attributes:
         command: what made it, as "occlude".
         settings: the command's options; anything that JSON can say, tuples and paths included.
-        network: the network that was looked at, if there is one.
+        model: facts of the network that was looked at, if there is one, as `Network.facts` tells
+            them.
         seed: of everything random; None where nothing is.
         alone: whether the folder is this job's own: what it made before is replaced.
         began: `perf_counter()` of the start, for the wall time.
@@ -53,7 +51,7 @@ class Provenance:
 
     command: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
-    network: Network | None = None
+    model: Mapping[str, object] = field(default_factory=dict)
     seed: int | None = None
     alone: bool = False
     began: float = field(default_factory=perf_counter)
@@ -61,16 +59,16 @@ class Provenance:
 
     @classmethod
     def of(
-        cls, options: argparse.Namespace, network: Network | None = None, **more: object
+        cls, options: argparse.Namespace, model: Mapping[str, object] | None = None, **more: object
     ) -> Provenance:
         """Of a command line; `more` settings replace those of the options, as `image=path`."""
         values = vars(options)
-        left_out = _NOT_SETTINGS | ({"model", "weights"} if network else set())
+        left_out = _NOT_SETTINGS | ({"model", "weights"} if model else set())
         settings = {key: value for key, value in values.items() if key not in left_out}
         return cls(
             values.get("command", ""),
             settings | more,
-            network,
+            model or {},
             values.get("seed"),
             values.get("alone", False),
             pdf=values.get("pdf", False),
@@ -78,20 +76,15 @@ class Provenance:
 
     @classmethod
     def of_image(
-        cls, options: argparse.Namespace, network: Network, image: str, **more: object
+        cls, options: argparse.Namespace, model: Mapping[str, object], image: str, **more: object
     ) -> Provenance:
         """Of a command line that looks at this file."""
-        return cls.of(options, network, image=image, **{_DIGEST: digest(Path(image))}, **more)
+        return cls.of(options, model, image=image, **{_DIGEST: digest(Path(image))}, **more)
 
     def facts(self) -> dict[str, Any]:
         """All of it as JSON, with weights hash, device, versions and seconds."""
         facts: dict[str, Any] = {"command": self.command, "settings": _plain(self.settings)}
-        if self.network:
-            facts["model"] = self.network.spec
-            facts["weights_sha256"] = self.network.weights_digest
-            facts["device"] = str(self.network.device)
-            if self.network.own_names:
-                facts["class_names"] = list(self.network.own_names)
+        facts |= self.model
         if self.seed is not None:
             facts["seed"] = self.seed
         return facts | {

@@ -33,7 +33,16 @@ from zfcuda.rules import (
     Rule,
 )
 
-__all__ = ["Boxes", "backward", "clip", "descend", "forward", "is_empty", "join", "propagate"]
+__all__ = [
+    "Boxes",
+    "backward_boxes",
+    "clip",
+    "descend_boxes",
+    "forward_boxes",
+    "is_empty",
+    "join_boxes",
+    "propagate_boxes",
+]
 
 Boxes = np.ndarray  # int64 [P,4]: y0, x0, y1, x1, half open
 
@@ -62,7 +71,7 @@ def clip(boxes: Boxes, size: Sequence[int]) -> Boxes:
     return inside
 
 
-def join(*boxes: Boxes) -> Boxes:
+def join_boxes(*boxes: Boxes) -> Boxes:
     """The smallest boxes around all that are given for each of the P; empty ones do not count."""
     joined = boxes[0].copy()
     for other in boxes[1:]:
@@ -75,7 +84,7 @@ def join(*boxes: Boxes) -> Boxes:
     return joined
 
 
-def forward(
+def forward_boxes(
     rule: Rule, boxes: Sequence[Boxes], in_sizes: Sequence[Sequence[int]], out_size: Sequence[int]
 ) -> Boxes:
     """What can change in a rule's value when these boxes change in its inputs.
@@ -88,7 +97,7 @@ def forward(
     Raises:
         TypeError: a rule without a cone (opaque, shapes).
     """
-    joined = join(*(clip(box, size) for box, size in zip(boxes, in_sizes, strict=True)))
+    joined = join_boxes(*(clip(box, size) for box, size in zip(boxes, in_sizes, strict=True)))
     if isinstance(rule, _STILL):
         return joined
     axes = (
@@ -98,7 +107,9 @@ def forward(
     return _boxes(*axes, is_empty(joined))
 
 
-def backward(rule: Rule, boxes: Boxes, in_size: Sequence[int], out_size: Sequence[int]) -> Boxes:
+def backward_boxes(
+    rule: Rule, boxes: Boxes, in_size: Sequence[int], out_size: Sequence[int]
+) -> Boxes:
     """What these boxes of a rule's value depend on, in each of its inputs (whose maps are of one
     size).
 
@@ -115,7 +126,7 @@ def backward(rule: Rule, boxes: Boxes, in_size: Sequence[int], out_size: Sequenc
     return _boxes(*axes, is_empty(boxes))
 
 
-def propagate(graph: Graph, boxes: Boxes) -> list[Boxes | None]:
+def propagate_boxes(graph: Graph, boxes: Boxes) -> list[Boxes | None]:
     """By node, what can change when these boxes [P,4] of the input do (they may hang over its
     edge); None where everything may, at a barrier or past it."""
     found: list[Boxes | None] = []
@@ -125,13 +136,13 @@ def propagate(graph: Graph, boxes: Boxes) -> list[Boxes | None]:
             found.append(clip(boxes, node.shape[1:]))
         elif _has_cone(graph, node) and all(box is not None for box in given):
             sizes = [graph.nodes[i].shape[1:] for i in node.inputs]
-            found.append(forward(node.rule, given, sizes, node.shape[1:]))
+            found.append(forward_boxes(node.rule, given, sizes, node.shape[1:]))
         else:
             found.append(None)
     return found
 
 
-def descend(graph: Graph, node: Node, boxes: Boxes) -> dict[int, Boxes | None]:
+def descend_boxes(graph: Graph, node: Node, boxes: Boxes) -> dict[int, Boxes | None]:
     """What these boxes [P,4] of a node's maps depend on, by the index of the node itself and of all
     nodes behind it; None where that may be everything, past a barrier."""
     found: dict[int, Boxes | None] = {
@@ -146,8 +157,8 @@ def descend(graph: Graph, node: Node, boxes: Boxes) -> dict[int, Boxes | None]:
             if wanted is None or not _has_cone(graph, above):
                 found[taken] = None
             elif taken not in found or found[taken] is not None:
-                needed = backward(above.rule, wanted, below.shape[1:], above.shape[1:])
-                found[taken] = join(found[taken], needed) if taken in found else needed
+                needed = backward_boxes(above.rule, wanted, below.shape[1:], above.shape[1:])
+                found[taken] = join_boxes(found[taken], needed) if taken in found else needed
     return found
 
 

@@ -14,10 +14,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import zfcuda
-from zfcuda import _jobs, datasets, figures, report
+from zfcuda import _jobs, figures, report
 from zfcuda._network import Network
 from zfcuda._terminal import progress as progress_bar
 from zfcuda._writing import Provenance, writable_folder, write
+from zfcuda.datasets import garments
 from zfcuda.models import shipped
 from zfcuda.training import TrainingResult
 
@@ -152,10 +153,10 @@ def _photographed(photo: _Photograph, network: Network) -> _Subject:
 
 
 def _garment(network: Network) -> _Subject:
-    garments = datasets.garments(network.preprocessing)
-    x, labels = garments.pictures.batch(torch.tensor([_GARMENT]))
-    name = garments.pictures.class_names[int(labels[0])]
-    mask = _mask(network, Image.fromarray(garments.opacity[_GARMENT].numpy()))
+    samples = garments(network.preprocessing)
+    x, labels = samples.pictures.batch(torch.tensor([_GARMENT]))
+    name = samples.pictures.class_names[int(labels[0])]
+    mask = _mask(network, Image.fromarray(samples.opacity[_GARMENT].numpy()))
     title = f"{name.capitalize()}, seen by a ZF network"
     x = x.to(network.device)
     return _Subject(name.replace(" ", "-"), title, network, x, mask)

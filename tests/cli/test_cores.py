@@ -33,7 +33,7 @@ def test_workers(eight, monkeypatch):
 @pytest.mark.parametrize(("workers", "device", "left"), [(2, CPU, 6), (0, CPU, 3), (2, GPU, 3)])
 def test_threads(eight, workers, device, left):
     torch.set_num_threads(3)
-    with _cores.shared_with(workers, device):
+    with _cores.cores_shared_with(workers, device):
         assert torch.get_num_threads() == left
     assert torch.get_num_threads() == 3
 
@@ -41,7 +41,7 @@ def test_threads(eight, workers, device, left):
 def test_what_the_user_said_of_threads_holds(eight, monkeypatch):
     torch.set_num_threads(3)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    with _cores.shared_with(2, CPU):
+    with _cores.cores_shared_with(2, CPU):
         assert torch.get_num_threads() == 3
 
 

@@ -63,7 +63,7 @@ def test_the_pictures_are_right_but_not_beyond_doubt(script, tmp_path, monkeypat
     """Answers that are right with 0.5, 0.9 and 1 in turn: the second is taken, of every class."""
 
     def predict(_model, x):
-        garments = script.datasets.garments(network.preprocessing)
+        garments = script.garments(network.preprocessing)
         labels = garments.pictures.labels
         sure = torch.tensor([0.5, 0.9, 1.0]).repeat(len(labels))[: len(labels)]
         logits = ((1 - sure) / 9).log()[:, None].repeat(1, 10)
@@ -75,7 +75,7 @@ def test_the_pictures_are_right_but_not_beyond_doubt(script, tmp_path, monkeypat
     network = Network.load("zfnet_small?weights=none", "cpu")
     monkeypatch.setattr(script.zfcuda, "predict", predict)
     pictures = script._garments(network, tmp_path)
-    garments = script.datasets.garments(network.preprocessing)
+    garments = script.garments(network.preprocessing)
     places = {f"-{number}.png": i for i, number in enumerate(garments.numbers.tolist())}
     for picture in pictures:
         (place,) = [i for end, i in places.items() if picture.image.name.endswith(end)]
@@ -153,9 +153,9 @@ def test_the_curves_come_with_their_record(script, tmp_path, training_result):
 
 
 def test_maps_that_never_fire_are_said():
-    from zfcuda.commands._grids import silence
+    from zfcuda.commands._grids import silent_layers
 
     values = torch.tensor([[0.0, 0.0], [2.0, 0.0], [-1.0, -2.0], [-math.inf, -math.inf]])
     images = torch.tensor([[0, 1], [0, 1], [0, 1], [-1, -1]])
-    assert silence([(values, images)]) == " 1 of the 4 maps shown never fires (light grey)."
-    assert silence([(values[1:], images[1:])]) == ""
+    assert silent_layers([(values, images)]) == " 1 of the 4 maps shown never fires (light grey)."
+    assert silent_layers([(values[1:], images[1:])]) == ""

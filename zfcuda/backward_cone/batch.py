@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zfcuda import cone
 from zfcuda.backward_cone.forward_pass import Observed
 from zfcuda.backward_cone.manner import Manner
 from zfcuda.backward_cone.signals import Ints, Points, Windows, at, gather, table
+from zfcuda.cone import backward_boxes
 from zfcuda.graph import Graph, Node
 
 
@@ -39,7 +39,7 @@ class Batch:
 
     def boxes_below(self, node: Node, boxes: Ints) -> Ints:
         """What these boxes of a node's maps depend on in what it takes."""
-        return cone.backward(node.rule, boxes, self.shape_below(node)[1:], node.shape[1:])
+        return backward_boxes(node.rule, boxes, self.shape_below(node)[1:], node.shape[1:])
 
     def at_points(self, pixels: Tensor, points: Points) -> Tensor:
         """Elements [q] of the forward pass where the points are."""

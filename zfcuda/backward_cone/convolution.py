@@ -19,7 +19,7 @@ def transposed(batch: Batch, node: Node, rule: Conv, signal: Signal) -> Windows:
         data, places = _filters(rule, signal), signal.places
     else:
         signal = signal.on_the_map(node.shape[1:])
-        data, places = _of_windows(batch, node, rule, signal.data), signal.origins
+        data, places = _transposed_windows(batch, node, rule, signal.data), signal.origins
     return Windows(signal.units, data, places * rule.stride - rule.padding, boxes)
 
 
@@ -39,7 +39,7 @@ def _filters(rule: Conv, points: Points) -> Tensor:
     return data.flatten(3)
 
 
-def _of_windows(batch: Batch, node: Node, rule: Conv, data: Tensor) -> Tensor:
+def _transposed_windows(batch: Batch, node: Node, rule: Conv, data: Tensor) -> Tensor:
     """The transposed convolution of windows [q,h,w,C]."""
     if _few_channels(rule):
         filters = batch.observed.once(node, lambda: _phases(rule))

@@ -30,7 +30,7 @@ def unpooled(batch: Batch, node: Node, rule: MaxPool, signal: Signal) -> tuple[i
         lower = batch.graph.nodes[below]
         if manner.rectifies(lower.rule) and len(batch.graph.consumers[below]) == 1:
             rectify, below = True, lower.inputs[0]
-        found = _of_windows(batch, node, rule, signal.as_windows(node.shape[0]), rectify)
+        found = _unpooled_windows(batch, node, rule, signal.as_windows(node.shape[0]), rectify)
     if manner.uses_forward_values(rule):
         found = times_derivative(batch, node, torch.relu, found)
     return below, found
@@ -50,7 +50,9 @@ def _through_switches(batch: Batch, node: Node, rule: MaxPool, points: Points) -
     return replace(points, places=places, values=values)
 
 
-def _of_windows(batch: Batch, node: Node, rule: MaxPool, signal: Windows, relu: bool) -> Windows:
+def _unpooled_windows(
+    batch: Batch, node: Node, rule: MaxPool, signal: Windows, relu: bool
+) -> Windows:
     channels, *size = batch.shape_below(node)
     boxes = batch.boxes_below(node, signal.boxes)
     origins, height, width = frames(boxes, size)

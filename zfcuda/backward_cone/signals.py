@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda import cone, ops
+from zfcuda import ops
+from zfcuda.cone import join_boxes
 
 Ints = np.ndarray  # int64
 
@@ -157,7 +158,7 @@ def merged(signals: list[Signal], shape: Sequence[int]) -> Signal:
     boxes = np.zeros((len(windows), len(units), 4), np.int64)
     for part, signal in zip(boxes, windows, strict=True):
         part[np.searchsorted(units, signal.units)] = signal.boxes
-    joined = cone.join(*boxes)
+    joined = join_boxes(*boxes)
     origins, height, width = frames(joined, size)
     data = windows[0].data.new_zeros(len(units), height, width, channels)
     for signal in windows:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zfcuda import cone
 from zfcuda.backward_cone.batch import Batch
 from zfcuda.backward_cone.descent import Descent, State
 from zfcuda.backward_cone.forward_pass import Observed
 from zfcuda.backward_cone.signals import Ints, Points, Signal, Windows, as_maps, at
+from zfcuda.cone import descend_boxes
 from zfcuda.graph import Graph
 
 
@@ -49,7 +49,7 @@ def _by_size(graph: Graph, node: int, units: Ints) -> Ints:
     """The units in an order in which those whose cones are of one size go together: near the edge
     they are smaller, and a batch's windows are as large as its largest cone."""
     boxes = np.concatenate([units[:, 1:], units[:, 1:] + 1], 1)
-    cones = cone.descend(graph, graph.nodes[node], boxes).get(0)
+    cones = descend_boxes(graph, graph.nodes[node], boxes).get(0)
     if cones is None:
         return np.arange(len(units))
     return np.lexsort((cones[:, 3] - cones[:, 1], cones[:, 2] - cones[:, 0]))

@@ -28,7 +28,7 @@ def workers(wanted: int | None, device: torch.device) -> int:
 
 
 @contextmanager
-def shared_with(workers: int, device: torch.device) -> Iterator[None]:
+def cores_shared_with(workers: int, device: torch.device) -> Iterator[None]:
     """The network on the cores that its workers leave: threads that wait for each other wait for
     the one that shares its core. OMP_NUM_THREADS, where it is set, has the last word."""
     from zfcuda._running import threads

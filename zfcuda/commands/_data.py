@@ -35,7 +35,7 @@ class Images:
         skipped(getattr(self.source, "skipped", []))
 
 
-def add_options(parser: argparse.ArgumentParser, workers: str = "none") -> None:
+def source_options(parser: argparse.ArgumentParser, workers: str = "none") -> None:
     """--data, --limit, --part, --workers; ``workers`` says how many there are by default."""
     parser.add_argument(
         "--data",
@@ -59,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser, workers: str = "none") -> None:
     )
 
 
-def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
+def images_of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
     """The images that a command line means, as input of a network.
 
     Raises:
@@ -67,8 +67,8 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
     """
     import torch
 
-    from zfcuda import datasets
     from zfcuda._sources import source_of
+    from zfcuda.datasets import are_samples, garments, idx_folder, split
     from zfcuda.datasets.joined import Joined
     from zfcuda.datasets.part import Part
 
@@ -79,24 +79,24 @@ def of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
         raise ValueError(f"--workers {workers}: expected 0 or more")
     preprocessing = network.preprocessing
     folder = None if options.data is None else Path(options.data)
-    samples = datasets.are_samples(options.data)
-    if folder is not None and not samples and datasets.idx_folder(folder) is None:
+    samples = are_samples(options.data)
+    if folder is not None and not samples and idx_folder(folder) is None:
         files = _files(folder, preprocessing, options.limit, workers)
         return Images(files, f"{files.total:,} image files of {folder.name}")
     shipped = "images that come with zfcuda"
     try:
         if samples:
-            examples, what = datasets.garments(preprocessing).pictures, shipped
+            examples, what = garments(preprocessing).pictures, shipped
         else:
-            split = datasets.split(preprocessing, folder, seed=seed)
+            data = split(preprocessing, folder, seed=seed)
             every = options.part == ALL
-            parts = [getattr(split, part) for part in PARTS] if every else []
-            examples = Joined(parts) if every else getattr(split, options.part)
-            what = f"{'' if every else f'{options.part} '}images ({split.kind})"
+            parts = [getattr(data, part) for part in PARTS] if every else []
+            examples = Joined(parts) if every else getattr(data, options.part)
+            what = f"{'' if every else f'{options.part} '}images ({data.kind})"
     except FileNotFoundError:
         if folder is not None or max(preprocessing.shape) > 64:
             raise
-        examples, what = datasets.garments(preprocessing).pictures, shipped
+        examples, what = garments(preprocessing).pictures, shipped
     if options.limit is not None and options.limit < len(examples):
         examples = Part(examples, torch.arange(options.limit))
     return Images(source_of(examples, workers=workers), f"{len(examples):,} {what}")

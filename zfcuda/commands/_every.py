@@ -22,7 +22,7 @@ TRUE = "true"
 TARGET_HELP = f"; with --data also '{TRUE}': each image's own, by its folder or its label"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def run_options(parser: argparse.ArgumentParser) -> None:
     """--data, --limit, --part, --workers."""
     parser.add_argument(
         "--data",
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def images_of(options: argparse.Namespace, network: Network) -> Numbered:
+def images_by_number(options: argparse.Namespace, network: Network) -> Numbered:
     """The images that --data means, as the network takes them.
 
     Raises:
@@ -55,7 +55,7 @@ def images_of(options: argparse.Namespace, network: Network) -> Numbered:
     """
     import torch
 
-    from zfcuda import datasets
+    from zfcuda.datasets import Examples, are_samples, garments, idx_folder, split
     from zfcuda.datasets.part import Part
     from zfcuda.runs.numbered import ImageFiles, numbered
 
@@ -64,25 +64,25 @@ def images_of(options: argparse.Namespace, network: Network) -> Numbered:
     if options.workers < 0:
         raise ValueError(f"--workers {options.workers}: expected 0 or more")
     folder, preprocessing = Path(options.data), network.preprocessing
-    if datasets.are_samples(options.data):
-        examples: datasets.Examples = datasets.garments(preprocessing).pictures
-    elif datasets.idx_folder(folder) is not None:
-        examples = getattr(datasets.split(preprocessing, folder), options.part)
+    if are_samples(options.data):
+        examples: Examples = garments(preprocessing).pictures
+    elif idx_folder(folder) is not None:
+        examples = getattr(split(preprocessing, folder), options.part)
     else:
-        return ImageFiles(_paths(folder)[: options.limit], folder, preprocessing)
+        return ImageFiles(_run_paths(folder)[: options.limit], folder, preprocessing)
     if options.limit is not None and options.limit < len(examples):
         examples = Part(examples, torch.arange(options.limit))
     return numbered(examples)
 
 
-def _paths(folder: Path) -> list[Path]:
+def _run_paths(folder: Path) -> list[Path]:
     paths = _data.list_all(folder)
     if not paths:
         raise ValueError(f"'{folder}' holds no image: expected a folder of images or IDX files")
     return paths
 
 
-def folder_of(options: argparse.Namespace) -> Path:
+def run_folder(options: argparse.Namespace) -> Path:
     """Where the run lies: a folder of --out called after data and command, that can be written."""
     from zfcuda._writing import writable_folder
 
@@ -90,7 +90,7 @@ def folder_of(options: argparse.Namespace) -> Path:
     return writable_folder(Path(options.out) / f"{name}-{options.command}")
 
 
-def about(options: argparse.Namespace, network: Network) -> dict[str, Any]:
+def about_run(options: argparse.Namespace, network: Network) -> dict[str, Any]:
     """What a run's JSON files say besides what results depend on."""
     names = {"class_names": list(network.own_names)} if network.own_names else {}
     about = {"command": options.command, "model": network.spec, "data": str(options.data)}
@@ -117,7 +117,7 @@ def true_labels(images: Numbered, network: Network) -> Tensor:
     return torch.tensor(labels_of(images.class_names, network))[images.labels]
 
 
-def draw(
+def draw_run(
     run: Run,
     numbers: Sequence[int],
     figure_of: Callable[[Any, Tensor, str], Figure],
@@ -143,7 +143,7 @@ def draw(
         save_pictures(figure, stem, pdf)
 
 
-def announce(
+def announce_run(
     run: Run, figure: Figure, skipped: Sequence[str], text: str, pdf: bool = False
 ) -> None:
     """Write the summary's picture and the page; print what there is of the run and `text`, what was
@@ -153,11 +153,11 @@ def announce(
     pictures = save_pictures(figure, run.folder / "summary", pdf)
     numbers = [run.folder / f"summary.{kind}" for kind in ("npz", "json")]
     tables = sorted(run.folder.glob("*.csv"))
-    _terminal.say(*numbers, *tables, *pictures, *_page(run.folder), text)
+    _terminal.say(*numbers, *tables, *pictures, *_run_page(run.folder), text)
     _terminal.skipped(skipped)
 
 
-def _page(folder: Path) -> list[Path]:
+def _run_page(folder: Path) -> list[Path]:
     """The gallery of a run's pictures, if Jinja2 is there."""
     from zfcuda.gallery import write_gallery
 

@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from zfcuda._network import Network
 
 
-def signals(network: Network, projections: Mapping[str, Tensor]) -> dict[str, Any]:
+def shown_signals(network: Network, projections: Mapping[str, Tensor]) -> dict[str, Any]:
     """Projections [A,B,C,h,w] by layer as RGB pictures [A,B,h,w,3], zero at mid grey."""
     show = network.preprocessing.signal_to_display
     return {layer: _shown(own, show) for layer, own in projections.items()}
 
 
-def pictures(network: Network, patches: Mapping[str, Tensor]) -> dict[str, Any]:
+def shown_pictures(network: Network, patches: Mapping[str, Tensor]) -> dict[str, Any]:
     """Patches of network inputs [A,B,C,h,w] by layer as RGB pictures [A,B,h,w,3]."""
     return {layer: _shown(own, network.display) for layer, own in patches.items()}
 
 
-def title(spec: str) -> str:
+def grid_title(spec: str) -> str:
     """A model's spec without the folders of its file."""
     return short_spec(spec)
 
 
-def silence(layers: Sequence[tuple[Tensor, Tensor]]) -> str:
+def silent_layers(layers: Sequence[tuple[Tensor, Tensor]]) -> str:
     """What is to be said of maps that never fire; of each layer the shown maps' strongest values
     and their images (-1: none), [A,k] both."""
     count = sum(len(values) for values, _ in layers)

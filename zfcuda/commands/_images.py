@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LONGEST = 200  # bytes of an input's name in an output's; file systems take 255
 
 
-def each(options: argparse.Namespace, job: Job) -> None:
+def each_image(options: argparse.Namespace, job: Job) -> None:
     """Run `job` on every --image and print what was written; all inputs are checked before."""
     from zfcuda import data
     from zfcuda._network import Network
@@ -38,7 +38,7 @@ def each(options: argparse.Namespace, job: Job) -> None:
     for path, stem, image in zip(
         options.image, stems(options.image, options.command), images, strict=True
     ):
-        provenance = Provenance.of_image(options, network, path)
+        provenance = Provenance.of_image(options, network.facts(), path)
         name, where = Path(path).name, place(folder / stem, provenance)
         entry = job(network, network.input(image), name, where, provenance)
         announce(entry)

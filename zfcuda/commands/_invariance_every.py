@@ -18,23 +18,23 @@ from zfcuda.runs.invariance import InvarianceRun, invariance_run
 from zfcuda.runs.numbered import Numbered
 
 
-def run(options: argparse.Namespace) -> None:
+def run_over(options: argparse.Namespace) -> None:
     """Compute what is missing, then sum it up."""
     if options.image:
         raise ValueError("invariance takes --image or --data, not both")
     with from_environment(pick_device(options.device)):
         network = Network.of(options)
-        images = _every.images_of(options, network)
+        images = _every.images_by_number(options, network)
         with (
             resumable(),
             invariance_run(
                 network.model,
                 images,
-                _every.folder_of(options),
+                _every.run_folder(options),
                 options.layer,
-                _target(options, images, network),
+                _targets(options, images, network),
                 fill=network.fill(options.fill),
-                about=_every.about(options, network),
+                about=_every.about_run(options, network),
                 outputs=network.outputs,
             ) as work,
         ):
@@ -45,10 +45,12 @@ def run(options: argparse.Namespace) -> None:
                 what = f"{short_spec(network.spec)}, {len(summary.names):,} images"
                 title = f"{options.data}: invariance, {what}"
                 figure = figures.invariance_summary(summary, title=title)
-                _every.announce(work.run, figure, summary.skipped, entry["text"], options.pdf)
+                _every.announce_run(work.run, figure, summary.skipped, entry["text"], options.pdf)
 
 
-def _target(options: argparse.Namespace, images: Numbered, network: Network) -> int | Tensor | None:
+def _targets(
+    options: argparse.Namespace, images: Numbered, network: Network
+) -> int | Tensor | None:
     if options.target is None:
         return None
     if len(options.target) != 1:

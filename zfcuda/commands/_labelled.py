@@ -15,12 +15,12 @@ from zfcuda.datasets.part import drawn
 from zfcuda.models.specs import parse
 from zfcuda.training import draws_by_class
 
-__all__ = ["labels_of", "part", "read"]
+__all__ = ["labelled_part", "labelled_split", "labels_of"]
 
 _SHIPPED_SIDE = 64  # pixels a side of the pictures that come with zfcuda
 
 
-def read(options: argparse.Namespace, network: Network) -> Split:
+def labelled_split(options: argparse.Namespace, network: Network) -> Split:
     """The data set that the options name, as the network takes it, in three parts by --seed.
 
     Of a network that zfcuda 0.1.0 trained, the parts are those of its training. What could not be
@@ -42,7 +42,7 @@ def _by_class(network: Network) -> bool:
     return weights is None or draws_by_class(weights.parent)
 
 
-def part(options: argparse.Namespace, network: Network) -> tuple[Examples, str]:
+def labelled_part(options: argparse.Namespace, network: Network) -> tuple[Examples, str]:
     """--limit pictures of the --part of the data, drawn by --seed, with the network's own labels,
     and what they are in words.
 
@@ -57,7 +57,7 @@ def part(options: argparse.Namespace, network: Network) -> tuple[Examples, str]:
         if are_samples(options.data):
             examples, what = garments(network.preprocessing).pictures, shipped
         else:
-            data = read(options, network)
+            data = labelled_split(options, network)
             examples, what = (
                 getattr(data, options.part),
                 f"of the {options.part} part ({data.kind})",

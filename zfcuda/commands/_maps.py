@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 _PAPERS = tuple(f"relu{number}" for number in range(1, 6))
 
 
-def add_options(parser: argparse.ArgumentParser, default: int) -> None:
+def maps(parser: argparse.ArgumentParser, default: int) -> None:
     """--maps."""
     parser.add_argument(
         "--maps",
-        type=chosen,
+        type=chosen_maps,
         default=default,
         metavar="N|all|A,B,C",
         help="so many maps of each layer, evenly spread over those that respond, all of them, or "
@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser, default: int) -> None:
     )
 
 
-def chosen(text: str) -> int | str | list[int]:
+def chosen_maps(text: str) -> int | str | list[int]:
     """A number of maps, "all", or channels."""
     if text == "all":
         return text
@@ -36,7 +36,7 @@ def chosen(text: str) -> int | str | list[int]:
     return numbers if "," in text else numbers[0]
 
 
-def layers(options: argparse.Namespace, network: Network) -> list[str]:
+def mapped_layers(options: argparse.Namespace, network: Network) -> list[str]:
     """The --layer options, or the five layers of a ZF network.
 
     Raises:

@@ -31,15 +31,15 @@ _TITLE = "Occlusion of a data set"
 _TAG = "paper figure 7, talk figure 5"
 
 
-def run(options: argparse.Namespace) -> None:
+def run_over(options: argparse.Namespace) -> None:
     """Compute what is missing, then sum it up; or print how it would be done."""
     if options.image:
         raise ValueError("occlude takes --image or --data, not both")
     with from_environment(pick_device(options.device)):
         network = Network.of(options)
-        images = _every.images_of(options, network)
+        images = _every.images_by_number(options, network)
         if options.plan:
-            say(*str(_plan(options, network, images)).splitlines())
+            say(*str(_plan_over(options, network, images)).splitlines())
             return
         with resumable(), _begun(options, network, images) as work:
             _do(options, network, work)
@@ -52,13 +52,13 @@ def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> No
     picture = _picture(network, options.layer)
     if options.pictures:
         there = work.run.there()
-        _every.draw(work.run, work.run.shard.own(there), picture, options.pdf)
+        _every.draw_run(work.run, work.run.shard.own(there), picture, options.pdf)
     summary = work.summary(lambda found: _entry(work, found))
     if summary is not None:
         _conclude(options, network, work, summary, picture)
 
 
-def _plan(options: argparse.Namespace, network: Network, images: Numbered) -> Plan:
+def _plan_over(options: argparse.Namespace, network: Network, images: Numbered) -> Plan:
     layers = [options.layer] if options.layer else []
     x = first_readable(images)[None].to(network.device)
     return plan(network.model, x, options.size, options.stride, layers, options.method)
@@ -75,14 +75,14 @@ def _begun(
     return occlusion_run(
         network.model,
         images,
-        _every.folder_of(options),
+        _every.run_folder(options),
         target,
         options.size,
         options.stride,
         network.fill(options.fill),
         [options.layer] if options.layer else [],
         options.method,
-        about=_every.about(options, network),
+        about=_every.about_run(options, network),
         outputs=network.outputs,
     )
 
@@ -135,7 +135,7 @@ def _conclude(
     picture: Callable[[OcclusionResult, Tensor, str], Figure],
 ) -> None:
     """Pictures and tables, on the first rank."""
-    _every.draw(work.run, summary.numbers[summary.shown].tolist(), picture, options.pdf)
+    _every.draw_run(work.run, summary.numbers[summary.shown].tolist(), picture, options.pdf)
     figure = figures.occlusion_summary(
         summary,
         images=network.display(summary.images) if len(summary.images) else None,
@@ -144,7 +144,9 @@ def _conclude(
     )
     if not options.quiet:
         print(_table(summary, network.class_names), file=sys.stderr)
-    _every.announce(work.run, figure, summary.skipped, _entry(work, summary)["text"], options.pdf)
+    _every.announce_run(
+        work.run, figure, summary.skipped, _entry(work, summary)["text"], options.pdf
+    )
 
 
 def _table(summary: OcclusionSummary, class_names: Sequence[str] | None) -> str:

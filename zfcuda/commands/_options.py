@@ -52,7 +52,7 @@ def model(parser: argparse.ArgumentParser, default: str = "squeezenet1_1") -> No
 
 
 def images(parser: argparse.ArgumentParser) -> None:
-    """--image: what `_images.each` goes through."""
+    """--image: what `_images.each_image` goes through."""
     parser.add_argument("--image", nargs="+", metavar="FILE", help="one or more image files")
 
 
@@ -88,7 +88,7 @@ def score(parser: argparse.ArgumentParser, what: str, more: str = "") -> None:
     )
 
 
-def data(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+def labelled_data(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """--data, a folder of images or of IDX files, and --limit."""
     parser.add_argument(
         "--data",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zfcuda.data import Preprocessing, read_image
 
-__all__ = ["faces", "of_table"]
+__all__ = ["faces", "parts_of_table"]
 
 # Of the 25 x 25 pixel faces, all of which are aligned: where to find the parts, as the upper left
 # corner of a box, (row, column). Right and left are the person's own.
@@ -49,7 +49,7 @@ def faces(count: int, preprocessing: Preprocessing) -> tuple[Tensor, dict[str, T
     return torch.cat([whole.to_input(picture) for picture in pictures]), parts
 
 
-def of_table(
+def parts_of_table(
     path: str | os.PathLike[str], preprocessing: Preprocessing
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The images that a table names [N,3,H,W], and by name the boxes int64 [N,4] of each part.
@@ -58,7 +58,7 @@ def of_table(
         ValueError: no such table or image, or parts that are not those of the other images.
     """
     path = Path(path)
-    table = _read(path)
+    table = _table_of_parts(path)
     pictures = {name: read_image(path.parent / name) for name in table}
     parts = [*next(iter(table.values()))]
     for name, boxes in table.items():
@@ -77,7 +77,7 @@ def of_table(
     return torch.cat([preprocessing.to_input(picture) for picture in pictures.values()]), seen
 
 
-def _read(path: Path) -> dict[str, dict[str, tuple[float, ...]]]:
+def _table_of_parts(path: Path) -> dict[str, dict[str, tuple[float, ...]]]:
     """image -> part -> (left, top, right, bottom)."""
     columns = ("image", "part", "left", "top", "right", "bottom")
     table: dict[str, dict[str, tuple[float, ...]]] = {}

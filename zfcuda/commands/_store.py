@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LONG = 5.0  # seconds; the rates of shorter passes say nothing
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def store_options(parser: argparse.ArgumentParser) -> None:
     """--store, --batch, --every."""
     parser.add_argument(
         "--store",
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def record(
+def store_activations(
     options: argparse.Namespace, network: Network, layers: list[str], provenance: Provenance
 ) -> None:
     """Do it, and say at rank 0 what is there and how fast it was."""
@@ -47,8 +47,8 @@ def record(
     from zfcuda._distributed import current_shard
 
     options.workers = _cores.workers(options.workers, network.device)
-    images = _data.of(options, network)
-    with resumable(), _cores.shared_with(options.workers, network.device):
+    images = _data.images_of(options, network)
+    with resumable(), _cores.cores_shared_with(options.workers, network.device):
         stored = zfcuda.record_activations(
             options.store,
             network.model,
@@ -62,22 +62,22 @@ def record(
             about={
                 "provenance": provenance.facts(),
                 "images": images.text,
-                "preprocessing": _shown(network),
+                "preprocessing": _preprocessing_of(network),
             },
             progress=not options.quiet,
         )
     if current_shard().first:
-        _report(stored)
+        _tell_stored(stored)
 
 
-def _shown(network: Network) -> dict[str, object]:
+def _preprocessing_of(network: Network) -> dict[str, object]:
     """What the page needs to show inputs as pictures again."""
     import dataclasses
 
     return dataclasses.asdict(network.preprocessing)
 
 
-def _report(stored: StoredActivations) -> None:
+def _tell_stored(stored: StoredActivations) -> None:
     skipped([one["problem"] for one in stored.skipped], " (all are in manifest.json)")
     rates = stored.manifest["rates"]
     if rates and rates["seconds"] >= _LONG:

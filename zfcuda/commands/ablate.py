@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant", action="append", metavar="LAYER=WIDTH,...", help="see below; may be repeated"
     )
-    _options.data(parser)
+    _options.labelled_data(parser)
     _options.plain(parser)
     parser.add_argument(
         "--epochs", type=int, default=4, metavar="N", help="of each training (default: %(default)s)"
@@ -59,9 +59,10 @@ def run(options: argparse.Namespace) -> None:
     """All trainings, then one table."""
     import dataclasses
 
-    from zfcuda import ablation, ablations, datasets, figures, models, training
+    from zfcuda import ablation, ablations, figures, models, training
     from zfcuda._network import pick_device
     from zfcuda._writing import Provenance, announce, place, writable_folder, write
+    from zfcuda.datasets import split
     from zfcuda.datasets.part import drawn
 
     if options.seeds < 1:
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     provenance = Provenance.of(options)
     preprocessing = models.preprocessing(f"{_MODEL}?weights=none")
     by_class = all(map(training.draws_by_class, folder.glob("*-seed*")))
-    data = datasets.split(preprocessing, options.data, not options.plain, options.seed, by_class)
+    data = split(preprocessing, options.data, not options.plain, options.seed, by_class)
     _terminal.skipped(data.skipped)
     data = dataclasses.replace(data, training=drawn(data.training, options.limit, options.seed))
     with _terminal.resumable():

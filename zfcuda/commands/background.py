@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
         if not options.quiet:
             remark(f"{path}: the object is told by {source}")
         x = network.input(image)
-        provenance = Provenance.of_image(options, network, path, object=source)
+        provenance = Provenance.of_image(options, network.facts(), path, object=source)
         entry = _jobs.background(
             network,
             x,

@@ -75,9 +75,9 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--places {options.places}: expected at least 1")
     folder = writable_folder(options.out)
     network = Network.of(options)
-    provenance = Provenance.of(options, network)
+    provenance = Provenance.of(options, network.facts())
     if options.parts:
-        x, parts = _parts.of_table(options.parts, network.preprocessing)
+        x, parts = _parts.parts_of_table(options.parts, network.preprocessing)
     else:
         x, parts = _parts.faces(options.faces, network.preprocessing)
     x = x.to(network.device)

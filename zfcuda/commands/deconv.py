@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         "rule": options.rule,
         "overlap": options.overlap,
     }
-    _images.each(
+    _images.each_image(
         options,
         lambda network, x, name, stem, provenance: _jobs.project(
             network, x, name, stem, options.layer, not options.quiet, provenance, **settings

@@ -75,4 +75,4 @@ def run(options: argparse.Namespace) -> None:
             "Diagram", text, result, figure, stem, provenance, "paper figure 1, talk figures 1, 2"
         )
 
-    _images.each(options, job)
+    _images.each_image(options, job)

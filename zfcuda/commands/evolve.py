@@ -42,9 +42,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "in the order of training (default: those that come with zfcuda); what `zfcuda train` "
         "wrote says what network it is",
     )
-    _data.add_options(parser)
+    _data.source_options(parser)
     _options.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
-    _maps.add_options(parser, 6)
+    _maps.maps(parser, 6)
     _options.output(parser)
 
 
@@ -58,11 +58,11 @@ def run(options: argparse.Namespace) -> None:
     if options.list_layers:
         _images.list_layers(network)
         return
-    layers = _maps.layers(options, network)
+    layers = _maps.mapped_layers(options, network)
     checkpoints, model = _checkpoints(options, network)
     folder = writable_folder(options.out)
-    provenance = Provenance.of(options, network, layer=layers, checkpoints=[*checkpoints])
-    images = _data.of(options, network)
+    provenance = Provenance.of(options, network.facts(), layer=layers, checkpoints=[*checkpoints])
+    images = _data.images_of(options, network)
     result = zfcuda.evolution(
         checkpoints,
         images.source,
@@ -74,15 +74,15 @@ def run(options: argparse.Namespace) -> None:
     images.report()
     figure = figures.feature_evolution(
         result,
-        _grids.signals(network, result.projections),
-        _grids.pictures(network, result.patches),
+        _grids.shown_signals(network, result.projections),
+        _grids.shown_pictures(network, result.patches),
         title=f"{_name(options, network)}: features during training",
     )
     text = (
         f"Some maps of each layer at the checkpoints {', '.join(checkpoints)}: the strongest "
         f"activation over {images.text}, projected. Jumps come from another image "
         "becoming the strongest, where there is a dot."
-        + _grids.silence(
+        + _grids.silent_layers(
             [(result.values[layer].T, result.images[layer].T) for layer in result.layers]
         )
     )
@@ -97,7 +97,7 @@ def _name(options: argparse.Namespace, network: Network) -> str:
     first = Path(options.checkpoints[0]) if options.checkpoints else None
     if first is not None and first.is_dir():
         return first.resolve().name
-    return _grids.title(network.spec)
+    return _grids.grid_title(network.spec)
 
 
 def _network(options: argparse.Namespace) -> Network:

@@ -34,8 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Which networks and images, or how to train."""
     _options.model(parser, "zfnet_small")
     parser.add_argument("--against", metavar="SPEC", help="a second model, as --model")
-    _data.add_options(parser)
-    _maps.add_options(parser, 48)
+    _data.source_options(parser)
+    _maps.maps(parser, 48)
     parser.add_argument(
         "--threshold",
         type=float,
@@ -61,9 +61,9 @@ def run(options: argparse.Namespace) -> None:
 
     folder = writable_folder(options.out)
     networks = _trained(options, folder) if options.train else _named(options)
-    images = {name: _data.of(options, own) for name, own in networks.items()}
+    images = {name: _data.images_of(options, own) for name, own in networks.items()}
     network = None if options.train else next(iter(networks.values()))
-    provenance = Provenance.of(options, network, networks=_hashes(networks))
+    provenance = Provenance.of(options, network.facts(), networks=_hashes(networks))
     result = zfcuda.compare_filters(
         {name: own.model for name, own in networks.items()},
         {name: own.source for name, own in images.items()},
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
             for own, filters in zip(networks.values(), result.filters, strict=True)
         ],
         [
-            _grids.signals(own, top.projections)
+            _grids.shown_signals(own, top.projections)
             for own, top in zip(networks.values(), result.tops, strict=True)
         ],
         title="First layers" + (f" after {options.epochs} epochs" if options.train else ""),
@@ -101,7 +101,7 @@ def _named(options: argparse.Namespace) -> dict[str, Network]:
     both = [Network.of(options)]
     if options.against:
         both.append(Network.load(options.against, options.device))
-    names = [_grids.title(own.spec) for own in both]
+    names = [_grids.grid_title(own.spec) for own in both]
     if len({*names}) < len(names):  # files of one name in two folders
         names = [own.spec for own in both]
     if len({*names}) < len(names):
@@ -137,9 +137,10 @@ def _findings(result: FilterComparison) -> str:
 
 def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
     """Both networks after the same short training, in folders of their own."""
-    from zfcuda import datasets, models, training
+    from zfcuda import models, training
     from zfcuda._network import Network, pick_device
     from zfcuda._terminal import resumable
+    from zfcuda.datasets import split
 
     if options.against or options.weights:
         raise ValueError("--train makes both networks; leave --against and --weights out")
@@ -147,7 +148,7 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
     device = pick_device(options.device)
     preprocessing = models.preprocessing("zfnet_small?weights=none")
     by_class = all(map(training.draws_by_class, (folder / "coarse", folder / "fine")))
-    data = datasets.split(preprocessing, options.data, seed=options.seed, by_class=by_class)
+    data = split(preprocessing, options.data, seed=options.seed, by_class=by_class)
     if options.limit is not None:
         if options.limit < 1:
             raise ValueError(f"--limit {options.limit}: expected at least 1")

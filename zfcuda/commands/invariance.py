@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The images, and what is watched."""
     _options.model(parser)
     _options.images(parser)
-    _every.add_options(parser)
+    _every.run_options(parser)
     _options.layers(parser, "layers whose features are compared (default: an early and a late)")
     parser.add_argument(
         "--target",
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     elif options.data is not None:
         from zfcuda.commands import _invariance_every
 
-        _invariance_every.run(options)
+        _invariance_every.run_over(options)
     elif options.image:
         _study(options)
     else:
@@ -82,7 +82,7 @@ def _study(options: argparse.Namespace) -> None:
     network = Network.of(options)
     names = [Path(path).stem for path in options.image]
     digests = [digest(Path(path)) for path in options.image]
-    provenance = Provenance.of(options, network, images=options.image, image_sha256=digests)
+    provenance = Provenance.of(options, network.facts(), images=options.image, image_sha256=digests)
     result = zfcuda.invariance_study(
         network.model,
         torch.cat([network.input(picture) for picture in pictures]),

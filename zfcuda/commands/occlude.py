@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The occluder, and what is watched."""
     _options.model(parser)
     _options.images(parser)
-    _every.add_options(parser)
+    _every.run_options(parser)
     parser.add_argument(
         "--pictures", action="store_true", help="with --data: a picture of every image's result"
     )
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
     if options.data is not None and not options.list_layers:
         from zfcuda.commands import _occlude_every
 
-        _occlude_every.run(options)
+        _occlude_every.run_over(options)
         return
     import zfcuda
     from zfcuda import _jobs
@@ -107,4 +107,4 @@ def run(options: argparse.Namespace) -> None:
             target=target,
         )
 
-    _images.each(options, job)
+    _images.each_image(options, job)

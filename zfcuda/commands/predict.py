@@ -27,4 +27,4 @@ def run(options: argparse.Namespace) -> None:
     """Predict every image."""
     from zfcuda import _jobs
 
-    _images.each(options, _jobs.predict)
+    _images.each_image(options, _jobs.predict)

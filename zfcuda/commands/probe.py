@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The model, its layers, the pictures."""
     _options.model(parser, "zfnet_small")
     _options.layers(parser, "layers to probe (default: what each stage gives to the next)")
-    _options.data(parser)
+    _options.labelled_data(parser)
     _options.plain(parser)
     parser.add_argument(
         "--size",
@@ -67,8 +67,8 @@ def run(options: argparse.Namespace) -> None:
         return
     folder = writable_folder(options.out)
     network = Network.of(options)
-    provenance = Provenance.of(options, network)
-    data = _some(_labelled.read(options, network), options)
+    provenance = Provenance.of(options, network.facts())
+    data = _some(_labelled.labelled_split(options, network), options)
     result = zfcuda.linear_probe(
         network.model, data, options.layer, options.size, progress=not options.quiet
     )

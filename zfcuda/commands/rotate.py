@@ -61,4 +61,4 @@ def run(options: argparse.Namespace) -> None:
             target=network.label(options.target),
         )
 
-    _images.each(options, job)
+    _images.each_image(options, job)

@@ -28,13 +28,13 @@ EXAMPLES = """examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Which images, layers and maps."""
     _options.model(parser, "zfnet_small")
-    _data.add_options(parser, "none; with --store a quarter of the cores, on a GPU all but one")
+    _data.source_options(parser, "none; with --store a quarter of the cores, on a GPU all but one")
     _options.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
-    _maps.add_options(parser, 9)
+    _maps.maps(parser, 9)
     parser.add_argument(
         "-k", type=int, default=9, metavar="K", help="activations of each map (default: 9)"
     )
-    _store.add_options(parser)
+    _store.store_options(parser)
     _options.output(parser)
 
 
@@ -57,10 +57,10 @@ def _run(options: argparse.Namespace) -> None:
     if options.list_layers:
         _images.list_layers(network)
         return
-    layers = _maps.layers(options, network)
-    provenance = Provenance.of(options, network, layer=layers)
+    layers = _maps.mapped_layers(options, network)
+    provenance = Provenance.of(options, network.facts(), layer=layers)
     if options.store is not None:
-        _store.record(options, network, layers, provenance)
+        _store.store_activations(options, network, layers, provenance)
     else:
         _draw(options, network, layers, provenance)
 
@@ -73,7 +73,7 @@ def _draw(
     from zfcuda._writing import announce, place, writable_folder, write
 
     folder = writable_folder(options.out)
-    images = _data.of(options, network)
+    images = _data.images_of(options, network)
     result = zfcuda.top_activations(
         network.model,
         images.source,
@@ -85,16 +85,16 @@ def _draw(
     images.report()
     figure = figures.top_activations(
         result,
-        _grids.signals(network, result.projections),
-        _grids.pictures(network, result.patches),
-        title=f"{_grids.title(network.spec)}: strongest activations",
+        _grids.shown_signals(network, result.projections),
+        _grids.shown_pictures(network, result.patches),
+        title=f"{_grids.grid_title(network.spec)}: strongest activations",
     )
     text = (
         f"The {result.k} strongest activations of some maps of each layer over {images.text}, at "
         "most one of each image: projected to the image (left, grey where there is no "
         "signal), and the image there (right). The activations found in the pass and those that "
         f"were projected differ by at most {max(result.difference.values()):.1g} of the largest."
-        + _grids.silence(
+        + _grids.silent_layers(
             [
                 (result.values[layer][own], result.images[layer][own])
                 for layer, own in result.channels.items()

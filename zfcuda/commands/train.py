@@ -72,9 +72,10 @@ def run(options: argparse.Namespace) -> None:
     """Train, or go on; then write the curves."""
     import dataclasses
 
-    from zfcuda import datasets, figures, models, training
+    from zfcuda import figures, models, training
     from zfcuda._network import pick_device
     from zfcuda._writing import Provenance, announce, writable_folder, write
+    from zfcuda.datasets import split
     from zfcuda.datasets.part import drawn
 
     recipe = training.Recipe(
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace) -> None:
     _set_threads(options.threads)
     preprocessing = models.preprocessing(f"{options.model}?weights=none")
     by_class = training.draws_by_class(folder)
-    data = datasets.split(preprocessing, options.data, not options.plain, options.seed, by_class)
+    data = split(preprocessing, options.data, not options.plain, options.seed, by_class)
     _terminal.skipped(data.skipped)
     data = dataclasses.replace(data, training=drawn(data.training, options.limit, options.seed))
     model = _fresh(options.model, len(data.training.class_names), recipe)

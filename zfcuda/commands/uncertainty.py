@@ -33,7 +33,7 @@ pictures by --seed{_options.FASHION}"""
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The model and the pictures."""
     _options.model(parser, "zfnet_small")
-    _options.data(parser)
+    _options.labelled_data(parser)
     _options.plain(parser)
     parser.add_argument(
         "--part",
@@ -63,8 +63,8 @@ def run(options: argparse.Namespace) -> None:
 
     folder = writable_folder(options.out)
     network = Network.of(options)
-    provenance = Provenance.of(options, network)
-    examples, what = _labelled.part(options, network)
+    provenance = Provenance.of(options, network.facts())
+    examples, what = _labelled.labelled_part(options, network)
     result = zfcuda.uncertainty_of(
         network.model, examples, bins=options.bins, progress=not options.quiet,
         outputs=network.outputs,

@@ -21,7 +21,7 @@ from zfcuda.deconvnet.request import Request, Requests, Seed
 from zfcuda.interception import Interception, calls_left_to_gradient
 
 
-def carry(
+def carry_by_autograd(
     model: nn.Module, x: Tensor, requests: Requests, limit: int, advance: Callable[[int], Any]
 ) -> tuple[dict[str, Carried], list[str]]:
     """The requested units, as whole pictures, and the calls that were left to their gradient.
@@ -52,7 +52,9 @@ def carry(
                     unruled = calls_left_to_gradient(maps, source)
                     left.extend(unruled if request.rule == "deconv" else ())
                 places = request.choice.choose(maps.detach(), layer, images, len(x))
-                parts[layer].append(_down(maps, source, layer, places, request.seed, layer == last))
+                parts[layer].append(
+                    _down_by_autograd(maps, source, layer, places, request.seed, layer == last)
+                )
             advance(len(source))
         return rules
 
@@ -64,11 +66,11 @@ def carry(
     return {layer: Carried.joined(parts[layer]) for layer in requests}, left
 
 
-def carry_listed(
+def carry_listed_by_autograd(
     model: nn.Module, x: Tensor, listed: Mapping[str, np.ndarray], limit: int
 ) -> tuple[dict[str, CarriedListed], list[str]]:
-    """:func:`carry` for units int64 [P,4], (image, channel, row, column), from their own values;
-    image by image, since each has units of its own."""
+    """:func:`carry_by_autograd` for units int64 [P,4], (image, channel, row, column),
+    from their own values; image by image, since each has units of its own."""
     carried = {layer: CarriedListed.none_yet(x, len(units)) for layer, units in listed.items()}
     left: list[str] = []
     for image in range(len(x)):
@@ -81,7 +83,7 @@ def carry_listed(
         if not requests:
             continue
         one = x[image : image + 1]
-        parts, left = carry(model, one, requests, limit, lambda images: None)
+        parts, left = carry_by_autograd(model, one, requests, limit, lambda images: None)
         for layer, part in parts.items():
             carried[layer].fill(here[layer], part.activations[0], part.projected)
     return carried, left
@@ -126,7 +128,7 @@ def _outputs(
     return outputs
 
 
-def _down(
+def _down_by_autograd(
     maps: Tensor, source: Tensor, layer: str, places: Tensor, seed: Seed, last: bool
 ) -> Carried:
     """The units ``places`` [n,k,3] of ``maps`` [n,C,h,w], carried down to ``source``; ``last`` if

@@ -54,8 +54,8 @@ def carry(
     ):
         carried, left = _by_both(
             model, x, requests,
-            lambda graph, own: on_cones.carry(graph, x.detach(), own, limit, advance),
-            lambda own: by_autograd.carry(model, x, own, limit, advance),
+            lambda graph, own: on_cones.carry_on_cones(graph, x.detach(), own, limit, advance),
+            lambda own: by_autograd.carry_by_autograd(model, x, own, limit, advance),
         )  # fmt: skip
     _warn(left)
     return carried
@@ -69,8 +69,8 @@ def carry_listed(
     with undisturbed(model):
         carried, left = _by_both(
             model, x, listed,
-            lambda graph, own: on_cones.carry_listed(graph, x.detach(), own, limit),
-            lambda own: by_autograd.carry_listed(model, x, own, limit),
+            lambda graph, own: on_cones.carry_listed_on_cones(graph, x.detach(), own, limit),
+            lambda own: by_autograd.carry_listed_by_autograd(model, x, own, limit),
         )  # fmt: skip
     _warn(left)
     return carried

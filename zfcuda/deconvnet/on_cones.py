@@ -11,11 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda import backward_cone
 from zfcuda._running import spans
 from zfcuda._text import visible
 from zfcuda._units import activations_of
-from zfcuda.backward_cone import Manner, Observed, Projected
+from zfcuda.backward_cone import (
+    Manner,
+    Observed,
+    Projected,
+    arranged,
+    descend,
+    forward_bytes,
+    observe,
+    obstacle,
+)
 from zfcuda.deconvnet.carried import Carried, CarriedListed, nowhere
 from zfcuda.deconvnet.request import Requests, Seed
 from zfcuda.graph import Graph, Untraceable, trace
@@ -34,19 +42,19 @@ def followed(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Graph 
     reached = []
     for layer in layers:
         node = graph.layer(layer)
-        obstacle = node and backward_cone.obstacle(graph, [node.index])
+        blocked = node and obstacle(graph, [node.index])
         if node is None:
             _log.debug("projection of %r by autograd: it is not in the graph", layer)
-        elif obstacle is not None:
+        elif blocked is not None:
             _log.debug(
-                "projection of %r by autograd: no cone through %s", layer, visible(obstacle.name)
+                "projection of %r by autograd: no cone through %s", layer, visible(blocked.name)
             )
         else:
             reached.append(layer)
     return graph, reached
 
 
-def carry(
+def carry_on_cones(
     graph: Graph, x: Tensor, requests: Requests, limit: int, advance: Callable[[int], Any]
 ) -> tuple[dict[str, Carried], list[str]]:
     """The requested units, and the calls that were left to their gradient.
@@ -62,29 +70,30 @@ def carry(
     parts: dict[str, list[Carried]] = {layer: [] for layer in requests}
     left: list[str] = []
     for images in _batches(graph, x, nodes, limit):
-        observed = backward_cone.observe(graph, x[images], nodes.values(), manner)
+        observed = observe(graph, x[images], nodes.values(), manner)
         left = observed.left
         for layer, request in requests.items():
             maps = observed.outputs[nodes[layer]]
             places = request.choice.choose(maps, layer, images, len(x))
             image = np.repeat(np.arange(len(maps)), places.shape[1])
             units = places.flatten(0, 1).cpu().numpy()
-            projected = _down(observed, nodes[layer], image, units, request.seed, limit)
+            projected = _down_cones(observed, nodes[layer], image, units, request.seed, limit)
             size = tuple(maps.shape[1:])
             parts[layer].append(Carried(places, activations_of(maps, places), projected, size))
             advance(len(maps))
     return {layer: Carried.joined(parts[layer]) for layer in requests}, left
 
 
-def carry_listed(
+def carry_listed_on_cones(
     graph: Graph, x: Tensor, listed: Mapping[str, np.ndarray], limit: int
 ) -> tuple[dict[str, CarriedListed], list[str]]:
-    """:func:`carry` for units int64 [P,4], (image, channel, row, column), from their own values."""
+    """:func:`carry_on_cones` for units int64 [P,4], (image, channel, row, column), from
+    their own values."""
     nodes = {layer: graph.layer(layer).index for layer in listed}
     carried = {layer: CarriedListed.none_yet(x, len(units)) for layer, units in listed.items()}
     left: list[str] = []
     for images in _batches(graph, x, nodes, limit):
-        observed = backward_cone.observe(graph, x[images], nodes.values(), Manner())
+        observed = observe(graph, x[images], nodes.values(), Manner())
         left = observed.left
         for layer, units in listed.items():
             here = np.flatnonzero((units[:, 0] >= images.start) & (units[:, 0] < images.stop))
@@ -92,7 +101,7 @@ def carry_listed(
                 continue
             image, places = units[here, 0] - images.start, units[here, 1:]
             at = tuple(torch.from_numpy(index).to(x.device) for index in (image, *places.T))
-            projected = _down(observed, nodes[layer], image, places, "activation", limit)
+            projected = _down_cones(observed, nodes[layer], image, places, "activation", limit)
             carried[layer].fill(here, observed.outputs[nodes[layer]][at], projected)
     return carried, left
 
@@ -103,23 +112,23 @@ def _traced(model: nn.Module, image: Tensor, layers: Sequence[str]) -> Graph:
     if any(weight.is_inference() for weight in chain(model.parameters(), model.buffers())):
         raise Untraceable("weights were made under inference_mode")
     try:
-        return trace(model, backward_cone.arranged(image), layers)
+        return trace(model, arranged(image), layers)
     except Untraceable:  # perhaps a view that only the model's own arrangement allows
         return trace(model, image, layers)
 
 
 def _batches(graph: Graph, x: Tensor, nodes: Mapping[str, int], limit: int) -> Iterator[slice]:
     """As many images at a time as fit in ``limit`` bytes on their way up to these nodes."""
-    each = backward_cone.forward_bytes(graph, nodes.values(), x.element_size())
+    each = forward_bytes(graph, nodes.values(), x.element_size())
     return spans(0, len(x), max(1, limit // each))
 
 
-def _down(
+def _down_cones(
     observed: Observed, node: int, images: np.ndarray, places: np.ndarray, seed: Seed, limit: int
 ) -> list[Projected]:
     """The units ``places`` [P,3] of these ``images`` [P], carried down."""
     projected = [nowhere(observed.outputs[node], observed.graph.nodes[0].shape[0])] * len(places)
     start = None if seed == "activation" else float(seed)
-    for unit, patch in backward_cone.descend(observed, node, images, places, start, limit):
+    for unit, patch in descend(observed, node, images, places, start, limit):
         projected[unit] = patch
     return projected

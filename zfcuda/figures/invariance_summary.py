@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from zfcuda.runs import InvarianceSummary
 
-WIDTH = 7.0  # inches: the text of a page; more layers than three take more
 _COLUMN = 1.5  # inches
-_PANEL = 1.4  # inches, height of a row
+_WIDTH = 7.0  # inches: the text of a page; more layers than three take more
+_SUMMARY_PANEL = 1.4  # inches, height of a row
 # Of each family: what the row and its x axis are called.
-_AXES = {
+_SUMMARY_AXES = {
     "vertical translation": ("vertical\ntranslation", "pixels down"),
     "horizontal translation": ("horizontal\ntranslation", "pixels right"),
     "scale": ("scale", "factor"),
@@ -46,11 +46,11 @@ def invariance_summary(
     """
     families = list(result.values)
     columns = len(result.layers) + 1
-    width = max(WIDTH, 0.6 + _COLUMN * columns)
-    figure = new_figure(width, 0.8 + 0.3 * bool(title) + _PANEL * len(families), title)
+    width = max(_WIDTH, 0.6 + _COLUMN * columns)
+    figure = new_figure(width, 0.8 + 0.3 * bool(title) + _SUMMARY_PANEL * len(families), title)
     axes = figure.subplots(len(families), columns, squeeze=False, sharey="col")
     for row, family in enumerate(families):
-        name, label = _AXES.get(family, (family, ""))
+        name, label = _SUMMARY_AXES.get(family, (family, ""))
         x = to_array(result.values[family])
         for column, layer in enumerate(result.layers):
             ax = axes[row, column]

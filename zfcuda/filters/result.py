@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from zfcuda.maxima import TopActivations
+from zfcuda.maxima.result import TopActivations
 from zfcuda.results import Result
 from zfcuda.results.checks import expect_shape
 

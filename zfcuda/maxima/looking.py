@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda import cone
 from zfcuda._running import progress_bar, to_result, undisturbed
 from zfcuda._sources import Source
 from zfcuda.backward_cone import Projected
+from zfcuda.cone import descend_boxes
 from zfcuda.deconvnet import project_listed
 from zfcuda.graph import Untraceable, trace
 from zfcuda.maxima.running import Top
@@ -154,7 +154,7 @@ def field_windows(
         node = graph and graph.layer(layer)
         rows, columns = np.indices(maps).reshape(2, -1)
         boxes = np.stack([rows, columns, rows + 1, columns + 1], 1)
-        fields = cone.descend(graph, node, boxes).get(0) if node and node.is_map else None
+        fields = descend_boxes(graph, node, boxes).get(0) if node and node.is_map else None
         if fields is None:
             fields = np.tile(np.array([0, 0, *size]), (len(boxes), 1))
         extent = (fields[:, 2:] - fields[:, :2]).max(0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zfcuda import cone
+from zfcuda.cone import forward_boxes
 from zfcuda.planning.costs import BYTE, costed
 from zfcuda.planning.plan import PlannedStep
 from zfcuda.steps import Steps
@@ -37,7 +37,7 @@ def boxes_of(steps: Steps, occluders: np.ndarray) -> dict[int, np.ndarray]:
         if not step.local or not all(i in found for i in step.inputs):
             continue
         sizes = [graph.nodes[i].shape[1:] for i in step.inputs]
-        found[step.value] = cone.forward(
+        found[step.value] = forward_boxes(
             step.rule, [found[i] for i in step.inputs], sizes, step.shape[1:]
         )
     return found

@@ -70,7 +70,7 @@ def numbered(images: Numbered | Tensor | Dataset[Any]) -> Numbered:
             raise ValueError(f"images must be [N,C,H,W], got shape {list(images.shape)}")
         found: Numbered = _Items(images)
     elif isinstance(images, Examples):
-        found = _Labelled(images)
+        found = _NumberedExamples(images)
     elif isinstance(images, Numbered):
         found = images
     elif isinstance(images, Dataset) and hasattr(images, "__len__"):
@@ -115,7 +115,7 @@ def reading(
             read, the others are None, since nobody wants them.
     """
     loader: Iterable[Any] = DataLoader(
-        _Groups(images, groups),
+        _NumberedGroups(images, groups),
         batch_size=None,
         num_workers=workers,
         generator=torch.Generator(),  # a number is drawn, else from torch's own state
@@ -123,7 +123,7 @@ def reading(
     return iter(loader)
 
 
-class _Groups(Dataset[list[Tensor | str | None]]):
+class _NumberedGroups(Dataset[list[Tensor | str | None]]):
     def __init__(
         self, images: Numbered, groups: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> None:
@@ -233,7 +233,7 @@ def _labels_of(items: Any) -> Tensor:
     return found.long() if whole and found.shape == unknown.shape else unknown
 
 
-class _Labelled:
+class _NumberedExamples:
     """A data set of ours."""
 
     def __init__(self, examples: Examples) -> None:

@@ -7,8 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from zfcuda import _running, ops
-from zfcuda._running import choose_target, outputs_of, require_shape, to_result, variant_passes
+from zfcuda import ops
+from zfcuda._running import (
+    base_pass,
+    choose_target,
+    outputs_of,
+    require_shape,
+    to_result,
+    variant_passes,
+)
 from zfcuda.incremental import summary
 from zfcuda.interception import Operations
 from zfcuda.results import LayerSums
@@ -30,9 +37,7 @@ def in_whole_passes(
 ) -> Found:
     """Every position of every image ``x`` [N,C,H,W], the model itself called for each."""
     seen = Operations()
-    logits, strongest, fitting = _running.base_pass(
-        model, x, layers, _strongest_map, request.limit, seen
-    )
+    logits, strongest, fitting = base_pass(model, x, layers, _strongest_map, request.limit, seen)
     base_logits = to_result(logits)
     kind = outputs_of(outputs, base_logits, seen)
     chosen = choose_target(target, base_logits)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
+import platform
 import time
 import warnings
 from collections.abc import Iterator
@@ -268,9 +270,7 @@ def _concluded(
         read = {*done.test_read, len(done.epoch)}
     logits, labels = evaluate(model, data.test, progress)
     read_after = tuple(sorted({*read, len(rows)}))
-    result = TrainingResult.of(
-        rows, best.epoch, logits, labels, data, recipe, name, found, read_after
-    )
+    result = _result_of(rows, best.epoch, logits, labels, data, recipe, name, found, read_after)
     require_there(checkpoints.folder)
     result.save(stem)
     return result
@@ -321,3 +321,46 @@ def _seed(device: torch.device, seed: int) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
+
+
+def _result_of(
+    rows: list[Epoch],
+    best: int,
+    logits: Tensor,
+    labels: Tensor,
+    data: Split,
+    recipe: Recipe,
+    name: str,
+    weights_sha256: str,
+    test_read: tuple[int, ...] = (),
+) -> TrainingResult:
+    """From the epochs' records and the chosen epoch's answers [N,K] to the test part."""
+    names = data.training.class_names
+    numbers = {
+        "model": name,
+        "data": data.kind,
+        "source": data.source,
+        "skipped": len(data.skipped),
+        "pictures": [len(data.training), len(data.validation), len(data.test)],
+        "recipe": dataclasses.asdict(recipe),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    pairs = labels * len(names) + logits.argmax(1)
+    return TrainingResult(
+        **{
+            field.name: torch.tensor([getattr(row, field.name) for row in rows]).to(
+                torch.int64 if field.name in ("epoch", "images") else torch.float64
+            )
+            for field in dataclasses.fields(rows[0])
+        },
+        best=best,
+        test_loss=float(F.cross_entropy(logits.double(), labels)),
+        test_accuracy=float((logits.argmax(1) == labels).double().mean()),
+        confusion=pairs.bincount(minlength=len(names) ** 2).view(len(names), -1),
+        class_names=tuple(names),
+        settings=numbers,
+        weights_sha256=weights_sha256,
+        test_read=test_read,
+    )

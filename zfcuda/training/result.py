@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from zfcuda.results import Result
 from zfcuda.results.scores import wilson
-
-if TYPE_CHECKING:
-    from zfcuda.datasets import Split
-    from zfcuda.training.checkpoints import Epoch
-    from zfcuda.training.recipe import Recipe
 
 __all__ = ["TrainingResult"]
 
@@ -101,47 +93,3 @@ class TrainingResult(Result):
             return "read once"
         *before, last = map(str, self.test_read)
         return f"read after {', '.join(before)} and {last} epochs"
-
-    @classmethod
-    def of(
-        cls,
-        rows: list[Epoch],
-        best: int,
-        logits: Tensor,
-        labels: Tensor,
-        data: Split,
-        recipe: Recipe,
-        name: str,
-        weights_sha256: str,
-        test_read: tuple[int, ...] = (),
-    ) -> TrainingResult:
-        """From the epochs' records and the chosen epoch's answers [N,K] to the test part."""
-        names = data.training.class_names
-        numbers = {
-            "model": name,
-            "data": data.kind,
-            "source": data.source,
-            "skipped": len(data.skipped),
-            "pictures": [len(data.training), len(data.validation), len(data.test)],
-            "recipe": dataclasses.asdict(recipe),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-        pairs = labels * len(names) + logits.argmax(1)
-        return cls(
-            **{
-                field.name: torch.tensor([getattr(row, field.name) for row in rows]).to(
-                    torch.int64 if field.name in ("epoch", "images") else torch.float64
-                )
-                for field in dataclasses.fields(rows[0])
-            },
-            best=best,
-            test_loss=float(F.cross_entropy(logits.double(), labels)),
-            test_accuracy=float((logits.argmax(1) == labels).double().mean()),
-            confusion=pairs.bincount(minlength=len(names) ** 2).view(len(names), -1),
-            class_names=tuple(names),
-            settings=numbers,
-            weights_sha256=weights_sha256,
-            test_read=test_read,
-        )

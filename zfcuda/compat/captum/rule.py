@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda import backward_cone
 from zfcuda._running import memory_limit, spans
-from zfcuda.backward_cone import Manner
+from zfcuda.backward_cone import Manner, descend, forward_bytes, observe, obstacle
 from zfcuda.compat.captum.accepting import Refused
 from zfcuda.graph import Graph, Node
 from zfcuda.rules import Identity, Rule, Shape
@@ -39,18 +38,18 @@ class CaptumsManner(Manner):
 def project(graph: Graph, model: nn.Module, x: Tensor, node: Node, unit: tuple[int, ...]) -> Tensor:
     """Captum's picture [N,C,H,W] of one unit (channel, row, column) of a node, for every image."""
     manner = manner_of(graph, model, node)
-    obstacle = backward_cone.obstacle(graph, [node.index])
-    if obstacle is not None:
-        raise Refused(f"no cone goes through {obstacle.name}")
+    blocked = obstacle(graph, [node.index])
+    if blocked is not None:
+        raise Refused(f"no cone goes through {blocked.name}")
     limit = memory_limit(None, x.device)
     pictures = torch.zeros_like(x, memory_format=torch.contiguous_format)
-    each = backward_cone.forward_bytes(graph, [node.index], x.element_size())
+    each = forward_bytes(graph, [node.index], x.element_size())
     for images in spans(0, len(x), max(1, limit // max(1, each))):
-        observed = backward_cone.observe(graph, x[images], [node.index], manner)
+        observed = observe(graph, x[images], [node.index], manner)
         part = pictures[images]
         numbers = np.arange(len(part))
         units = np.tile(np.array(unit, np.int64), (len(part), 1))
-        found = backward_cone.descend(observed, node.index, numbers, units, 1.0, limit)
+        found = descend(observed, node.index, numbers, units, 1.0, limit)
         for image, projected in found:
             y0, x0, y1, x1 = projected.box
             part[image, :, y0:y1, x0:x1] = projected.patch

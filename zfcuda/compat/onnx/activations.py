@@ -14,9 +14,9 @@ from zfcuda.compat.onnx.parameters import with_parameters
 from zfcuda.compat.onnx.reading import DTYPES
 from zfcuda.compat.onnx.table import Maker, Table
 
-__all__ = ["OPERATORS"]
+__all__ = ["ACTIVATIONS"]
 
-OPERATORS = Table()
+ACTIVATIONS = Table()
 
 _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha, gamma; torch has no others
 
@@ -37,25 +37,25 @@ for _name, _newest, _module in (
     ("Neg", 13, partial(Function, torch.neg)),
     ("Reciprocal", 13, partial(Function, torch.reciprocal)),
 ):
-    OPERATORS.add_module(_name, _newest, _module)
+    ACTIVATIONS.add_module(_name, _newest, _module)
 
 
-@OPERATORS.add("LeakyRelu", 16)
+@ACTIVATIONS.add("LeakyRelu", 16)
 def _leaky_relu(call: Call) -> Layer:
     return Layer(nn.LeakyReLU(call.attribute("alpha", 0.01)))
 
 
-@OPERATORS.add("Elu", 22)
+@ACTIVATIONS.add("Elu", 22)
 def _elu(call: Call) -> Layer:
     return Layer(nn.ELU(call.attribute("alpha", 1.0)))
 
 
-@OPERATORS.add("Celu", 28)
+@ACTIVATIONS.add("Celu", 28)
 def _celu(call: Call) -> Layer:
     return Layer(nn.CELU(call.attribute("alpha", 1.0)))
 
 
-@OPERATORS.add("Selu", 22)
+@ACTIVATIONS.add("Selu", 22)
 def _selu(call: Call) -> Layer:
     alpha, gamma = call.attribute("alpha", _SELU[0]), call.attribute("gamma", _SELU[1])
     if max(abs(alpha - _SELU[0]), abs(gamma - _SELU[1])) > 1e-6:  # as float32
@@ -63,7 +63,7 @@ def _selu(call: Call) -> Layer:
     return Layer(nn.SELU())
 
 
-@OPERATORS.add("PRelu", 16)
+@ACTIVATIONS.add("PRelu", 16)
 def _prelu(call: Call) -> Layer:
     channels = call.input(0).shape[1]
     slope = call.input(1).constant
@@ -76,7 +76,7 @@ def _prelu(call: Call) -> Layer:
     return Layer(with_parameters(module, slope.reshape(-1), None))
 
 
-@OPERATORS.add("Clip", 13)
+@ACTIVATIONS.add("Clip", 13)
 def _clip(call: Call) -> Layer:
     ends = []
     for index, name, open_end in ((1, "min", -torch.inf), (2, "max", torch.inf)):
@@ -92,32 +92,32 @@ def _clip(call: Call) -> Layer:
     return Layer(Function(torch.clamp, min=low, max=high))
 
 
-@OPERATORS.add("HardSigmoid", 22)
+@ACTIVATIONS.add("HardSigmoid", 22)
 def _hard_sigmoid(call: Call) -> Layer:
     alpha, beta = call.attribute("alpha", 0.2), call.attribute("beta", 0.5)
     torchs = abs(alpha - 1 / 6) < 1e-6 and beta == 0.5  # as a float32
     return Layer(nn.Hardsigmoid() if torchs else HardSigmoid(alpha, beta))
 
 
-@OPERATORS.add("Gelu", 20)
+@ACTIVATIONS.add("Gelu", 20)
 def _gelu(call: Call) -> Layer:
     return Layer(nn.GELU(call.choice("approximate", "none", "none", "tanh")))
 
 
-@OPERATORS.add("Swish", 24)
+@ACTIVATIONS.add("Swish", 24)
 def _swish(call: Call) -> Layer:
     call.choice("alpha", 1.0, 1.0)
     return Layer(nn.SiLU())
 
 
-@OPERATORS.add("Dropout", 22)
+@ACTIVATIONS.add("Dropout", 22)
 def _dropout(call: Call) -> Layer:
     """The network is made for looking at: in eval mode, whatever the file says."""
     ratio = call.constant(1)
     return Layer(nn.Dropout(call.attribute("ratio", 0.5) if ratio is None else ratio.item()))
 
 
-@OPERATORS.add("Cast", 28)
+@ACTIVATIONS.add("Cast", 28)
 def _cast(call: Call) -> Layer:
     dtype = DTYPES.get(call.attribute("to"))
     if dtype is None:
@@ -125,7 +125,7 @@ def _cast(call: Call) -> Layer:
     return Layer(nn.Identity() if dtype == call.input(0).dtype else Function(Tensor.to, dtype))
 
 
-OPERATORS.add_module("Identity", 25, nn.Identity)
+ACTIVATIONS.add_module("Identity", 25, nn.Identity)
 
 
 def _softmax(module: type[nn.Module], function: Callable[..., Tensor]) -> Maker:
@@ -139,5 +139,5 @@ def _softmax(module: type[nn.Module], function: Callable[..., Tensor]) -> Maker:
     return layer
 
 
-OPERATORS.add("Softmax", 13)(_softmax(nn.Softmax, torch.softmax))
-OPERATORS.add("LogSoftmax", 13)(_softmax(nn.LogSoftmax, torch.log_softmax))
+ACTIVATIONS.add("Softmax", 13)(_softmax(nn.Softmax, torch.softmax))
+ACTIVATIONS.add("LogSoftmax", 13)(_softmax(nn.LogSoftmax, torch.log_softmax))

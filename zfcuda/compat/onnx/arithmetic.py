@@ -12,9 +12,9 @@ from zfcuda.compat.onnx.call import BATCH, Call, Layer
 from zfcuda.compat.onnx.layers import Elementwise, Function
 from zfcuda.compat.onnx.table import Maker, Table
 
-__all__ = ["OPERATORS", "of_operands"]
+__all__ = ["ARITHMETIC", "of_operands"]
 
-OPERATORS = Table()
+ARITHMETIC = Table()
 
 
 def of_operands(function: Callable[[Any, Any], Tensor]) -> Maker:
@@ -57,10 +57,10 @@ for _name, _newest, _function in (
     ("Min", 13, torch.minimum),
     ("Equal", 19, torch.eq),
 ):
-    OPERATORS.add(_name, _newest)(of_operands(_function))
+    ARITHMETIC.add(_name, _newest)(of_operands(_function))
 
 
-@OPERATORS.add("Pow", 15)
+@ARITHMETIC.add("Pow", 15)
 def _pow(call: Call) -> Layer:
     exponent = call.input(1).constant
     if exponent is not None and exponent.numel() == 1 and exponent.dim() <= 1:

@@ -12,12 +12,12 @@ from zfcuda.compat.onnx.padding import window_of
 from zfcuda.compat.onnx.parameters import with_parameters
 from zfcuda.compat.onnx.table import Table
 
-__all__ = ["OPERATORS"]
+__all__ = ["CONVOLUTION"]
 
-OPERATORS = Table()
+CONVOLUTION = Table()
 
 
-@OPERATORS.add("Conv", 22)
+@CONVOLUTION.add("Conv", 22)
 def _conv(call: Call) -> Layer:
     weight = call.weights(1, None, None, None, None)
     bias = None if call.constant(2) is None else call.weights(2, len(weight))

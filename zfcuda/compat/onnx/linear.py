@@ -10,12 +10,12 @@ from zfcuda.compat.onnx.call import Call, Layer
 from zfcuda.compat.onnx.parameters import with_parameters
 from zfcuda.compat.onnx.table import Table
 
-__all__ = ["OPERATORS"]
+__all__ = ["LINEAR"]
 
-OPERATORS = Table()
+LINEAR = Table()
 
 
-@OPERATORS.add("Gemm", 13)
+@LINEAR.add("Gemm", 13)
 def _gemm(call: Call) -> Layer:
     call.choice("transA", 0, 0)
     weight = call.weights(1, None, None)
@@ -29,7 +29,7 @@ def _gemm(call: Call) -> Layer:
     return Layer(_linear(call, weight, bias))
 
 
-@OPERATORS.add("MatMul", 13)
+@LINEAR.add("MatMul", 13)
 def _matmul(call: Call) -> Layer:
     right = call.input(1).constant
     if right is not None and right.dim() == 2 and call.input(0).constant is None:

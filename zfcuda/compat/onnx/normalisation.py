@@ -9,14 +9,14 @@ from zfcuda.compat.onnx.call import Call, Layer
 from zfcuda.compat.onnx.parameters import with_parameters
 from zfcuda.compat.onnx.table import Table
 
-__all__ = ["OPERATORS"]
+__all__ = ["NORMALISATION"]
 
-OPERATORS = Table()
+NORMALISATION = Table()
 
 _MOST_MAPS = 2**14  # that one is normalised by; torch pads with as many
 
 
-@OPERATORS.add("LRN", 13)
+@NORMALISATION.add("LRN", 13)
 def _lrn(call: Call) -> Layer:
     size = call.attribute("size")
     if not isinstance(size, int) or not 1 <= size <= _MOST_MAPS or size % 2 == 0:
@@ -25,7 +25,7 @@ def _lrn(call: Call) -> Layer:
     return Layer(nn.LocalResponseNorm(size, alpha, beta, k=call.attribute("bias", 1.0)))
 
 
-@OPERATORS.add("BatchNormalization", 15)
+@NORMALISATION.add("BatchNormalization", 15)
 def _batch_norm(call: Call) -> Layer:
     call.choice("spatial", 1, 1)
     call.choice("training_mode", 0, 0)
@@ -40,7 +40,7 @@ def _batch_norm(call: Call) -> Layer:
     return Layer(with_parameters(module, scale, shift))
 
 
-@OPERATORS.add("LayerNormalization", 17)
+@NORMALISATION.add("LayerNormalization", 17)
 def _layer_norm(call: Call) -> Layer:
     shape = call.input(0).shape
     first = call.axis(call.attribute("axis", -1), len(shape))

@@ -12,12 +12,12 @@ from zfcuda.compat.onnx.layers import AveragePool
 from zfcuda.compat.onnx.padding import window_of
 from zfcuda.compat.onnx.table import Table
 
-__all__ = ["OPERATORS"]
+__all__ = ["POOLING"]
 
-OPERATORS = Table()
+POOLING = Table()
 
 
-@OPERATORS.add("MaxPool", 22)
+@POOLING.add("MaxPool", 22)
 def _max_pool(call: Call) -> Layer:
     window = window_of(call, pool=True)
     ceil = window.torchs_ceil_mode
@@ -27,7 +27,7 @@ def _max_pool(call: Call) -> Layer:
     return Layer(nn.Sequential(nn.ConstantPad2d(window.filling, -torch.inf), make()))
 
 
-@OPERATORS.add("AveragePool", 22)
+@POOLING.add("AveragePool", 22)
 def _average_pool(call: Call) -> Layer:
     if len(call.input(0).shape) == 5:
         return _average_pool_3d(call)
@@ -54,13 +54,13 @@ def _average_pool_3d(call: Call) -> Layer:
     return Layer(nn.AvgPool3d(tuple(kernel), tuple(strides)))
 
 
-@OPERATORS.add("GlobalAveragePool", 22)
+@POOLING.add("GlobalAveragePool", 22)
 def _global_average_pool(call: Call) -> Layer:
     _require_maps(call)
     return Layer(nn.AdaptiveAvgPool2d(1))
 
 
-@OPERATORS.add("GlobalMaxPool", 22)
+@POOLING.add("GlobalMaxPool", 22)
 def _global_max_pool(call: Call) -> Layer:
     _require_maps(call)
     return Layer(nn.AdaptiveMaxPool2d(1))

@@ -19,16 +19,16 @@ from zfcuda.compat.onnx.layers import Concat, Function, Reshape, Slice
 from zfcuda.compat.onnx.padding import LARGEST
 from zfcuda.compat.onnx.table import Maker, Table
 
-__all__ = ["OPERATORS"]
+__all__ = ["SHAPING"]
 
-OPERATORS = Table()
+SHAPING = Table()
 
 
 def _is_constant(call: Call) -> bool:
     return call.input(0).constant is not None
 
 
-@OPERATORS.add("Flatten", 25)
+@SHAPING.add("Flatten", 25)
 def _flatten(call: Call) -> Layer:
     shape = call.input(0).shape
     axis = call.attribute("axis", 1)
@@ -38,7 +38,7 @@ def _flatten(call: Call) -> Layer:
     return Layer(nn.Flatten(1))
 
 
-@OPERATORS.add("Reshape", 25)
+@SHAPING.add("Reshape", 25)
 def _reshape(call: Call) -> Layer:
     target = call.integers(1, "shape")
     if target is None:
@@ -66,7 +66,7 @@ def _alike_at_the_end(some: list[int], others: Sequence[int]) -> int:
     return len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
 
 
-@OPERATORS.add("Squeeze", 25)
+@SHAPING.add("Squeeze", 25)
 def _squeeze(call: Call) -> Layer:
     shape = call.input(0).shape
     axes = call.integers(1, "axes")
@@ -78,7 +78,7 @@ def _squeeze(call: Call) -> Layer:
     return Layer(Function(torch.squeeze, tuple(axes)))
 
 
-@OPERATORS.add("Unsqueeze", 25)
+@SHAPING.add("Unsqueeze", 25)
 def _unsqueeze(call: Call) -> Layer:
     axes = call.integers(1, "axes", [])
     rank = len(call.input(0).shape) + len(axes)
@@ -88,7 +88,7 @@ def _unsqueeze(call: Call) -> Layer:
     return Layer(nn.Sequential(*(Function(torch.unsqueeze, axis) for axis in axes)))
 
 
-@OPERATORS.add("Transpose", 25)
+@SHAPING.add("Transpose", 25)
 def _transpose(call: Call) -> Layer:
     rank = len(call.input(0).shape)
     order = call.attribute("perm", list(reversed(range(rank))))
@@ -97,7 +97,7 @@ def _transpose(call: Call) -> Layer:
     return Layer(Function(torch.permute, tuple(order)))
 
 
-@OPERATORS.add("Concat", 13)
+@SHAPING.add("Concat", 13)
 def _concat(call: Call) -> Layer:
     given = [call.input(i) for i in range(len(call.inputs))]
     fixed = {operand.constant is not None for operand in given}
@@ -108,7 +108,7 @@ def _concat(call: Call) -> Layer:
     return Layer(Concat(axis), tuple(range(len(given))))
 
 
-@OPERATORS.add("Split", 18)
+@SHAPING.add("Split", 18)
 def _split(call: Call) -> Layer:
     shape = call.input(0).shape
     axis = call.axis(call.attribute("axis", 0), len(shape), images=_is_constant(call))
@@ -124,7 +124,7 @@ def _split(call: Call) -> Layer:
     return Layer(Function(torch.split, sizes, axis))
 
 
-@OPERATORS.add("Slice", 13)
+@SHAPING.add("Slice", 13)
 def _slice(call: Call) -> Layer:
     shape = call.input(0).shape
     starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
@@ -149,7 +149,7 @@ def _slice(call: Call) -> Layer:
     return Layer(nn.Sequential(*picks))
 
 
-@OPERATORS.add("Gather", 13)
+@SHAPING.add("Gather", 13)
 def _gather(call: Call) -> Layer:
     shape = call.input(0).shape
     axis = call.axis(call.attribute("axis", 0), len(shape), images=_is_constant(call))
@@ -163,7 +163,7 @@ def _gather(call: Call) -> Layer:
     return Layer(Function(torch.index_select, axis, constant=places))
 
 
-@OPERATORS.add("Pad", 25)
+@SHAPING.add("Pad", 25)
 def _pad(call: Call) -> Layer:
     pads, mode, value = padding(call)
     if mode not in ("constant", "reflect", "edge"):
@@ -213,6 +213,6 @@ def _reduced(function: object) -> Maker:
     return layer
 
 
-OPERATORS.add("ReduceMean", 18)(_reduced(torch.mean))
-OPERATORS.add("ReduceSum", 13)(_reduced(torch.sum))
-OPERATORS.add("ReduceMax", 20)(_reduced(torch.amax))
+SHAPING.add("ReduceMean", 18)(_reduced(torch.mean))
+SHAPING.add("ReduceSum", 13)(_reduced(torch.sum))
+SHAPING.add("ReduceMax", 20)(_reduced(torch.amax))

@@ -108,7 +108,7 @@ def _of_two(name: str) -> Reader:
     return lambda input, other: _two_maps(name, function, input, other)
 
 
-SPELLINGS = Spellings(
+ARITHMETIC = Spellings(
     named={
         "add": _add,
         "sub": _sub,

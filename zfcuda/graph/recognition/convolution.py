@@ -43,4 +43,4 @@ def _conv_module(m: nn.Conv2d, input: Any) -> Reading | None:
     return _conv2d(input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
 
 
-SPELLINGS = Spellings(named={"conv2d": _conv2d}, modules={nn.Conv2d: _conv_module})
+CONVOLUTION = Spellings(named={"conv2d": _conv2d}, modules={nn.Conv2d: _conv_module})

@@ -52,7 +52,7 @@ def _local_response_norm_module(m: nn.LocalResponseNorm, input: Any) -> Reading 
     return _local_response_norm(input, m.size, m.alpha, m.beta, m.k)
 
 
-SPELLINGS = Spellings(
+NORMALISATION = Spellings(
     named={"local_response_norm": _local_response_norm},
     functions={F.batch_norm: _batch_norm},
     modules={

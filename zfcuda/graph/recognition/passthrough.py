@@ -61,7 +61,7 @@ def _getattr(input: Any, name: str) -> Reading | None:
     return _only_shapes(input) if name in shapes else None
 
 
-SPELLINGS = Spellings(
+PASSTHROUGH = Spellings(
     named={
         "cat": _cat,
         "concat": _cat,

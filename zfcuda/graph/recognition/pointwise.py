@@ -104,7 +104,7 @@ def _rrelu(
     return (Pointwise("rrelu", function), (input,)) if is_map(input) else None
 
 
-SPELLINGS = Spellings(
+POINTWISE = Spellings(
     named={
         "clamp": _clamp,
         "clip": _clamp,

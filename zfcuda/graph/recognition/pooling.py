@@ -124,7 +124,7 @@ def _amax(input: Any, dim: Any = (), keepdim: bool = False) -> Reading | None:
     return MaxPool(size, size, (0, 0), (1, 1), False), (input,)
 
 
-SPELLINGS = Spellings(
+POOLING = Spellings(
     named={
         "max_pool2d": _max_pool2d,
         "avg_pool2d": _avg_pool2d,

@@ -9,20 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zfcuda.graph.recognition import (
-    arithmetic,
-    convolution,
-    normalisation,
-    passthrough,
-    pointwise,
-    pooling,
-)
+from zfcuda.graph.recognition.arithmetic import ARITHMETIC
+from zfcuda.graph.recognition.convolution import CONVOLUTION
+from zfcuda.graph.recognition.normalisation import NORMALISATION
+from zfcuda.graph.recognition.passthrough import PASSTHROUGH
+from zfcuda.graph.recognition.pointwise import POINTWISE
+from zfcuda.graph.recognition.pooling import POOLING
 from zfcuda.graph.recognition.spellings import Reader, Reading
 
-_FAMILIES = [
-    family.SPELLINGS
-    for family in (convolution, pooling, normalisation, pointwise, arithmetic, passthrough)
-]
+_FAMILIES = [CONVOLUTION, POOLING, NORMALISATION, POINTWISE, ARITHMETIC, PASSTHROUGH]
 
 
 def _all(kind: str) -> dict[Any, Reader]:

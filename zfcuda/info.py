@@ -71,7 +71,7 @@ class Info:
 
 def collect() -> Info:
     """Look at the running process; what cannot be had is said, never raised."""
-    library = _load.library()
+    loaded = _load.library()
     from zfcuda import _build_facts as facts
 
     return Info(
@@ -86,7 +86,7 @@ def collect() -> Info:
         devices=("cpu", *_gpus()),
         threads=torch.get_num_threads(),
         cores=len(os.sched_getaffinity(0)),
-        simd_level=library.simd_level(),
+        simd_level=loaded.simd_level(),
         waiting=_waiting(torch.get_num_threads()),
     )
 

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from traces import values_of
 
-from zfcuda import cone
+from zfcuda.cone import (
+    backward_boxes,
+    clip,
+    descend_boxes,
+    forward_boxes,
+    join_boxes,
+    propagate_boxes,
+)
 from zfcuda.graph import trace
 from zfcuda.reference import pooled_size
 from zfcuda.rules import (
@@ -58,24 +65,24 @@ def test_join():
     a = np.array([[1, 2, 3, 4], [0, 0, 0, 0], [5, 5, 6, 6], [0, 0, 0, 0]])
     b = np.array([[2, 0, 4, 3], [7, 7, 8, 9], [0, 0, 0, 0], [3, 3, 3, 9]])
     expected = [[1, 0, 4, 4], [7, 7, 8, 9], [5, 5, 6, 6], [0, 0, 0, 0]]
-    assert cone.join_boxes(a, b).tolist() == expected
-    assert cone.join_boxes(b, a).tolist() == expected
-    assert cone.join_boxes(a, b, a).tolist() == expected
+    assert join_boxes(a, b).tolist() == expected
+    assert join_boxes(b, a).tolist() == expected
+    assert join_boxes(a, b, a).tolist() == expected
     assert a.tolist()[0] == [1, 2, 3, 4], "an argument was changed"
 
 
 def test_clip():
     boxes = np.array([[-3, -2, 2, 99], [5, 5, 5, 7], [8, 0, 12, 3], [6, 6, 2, 2]])
-    assert cone.clip(boxes, (8, 9)).tolist() == [[0, 0, 2, 9], *[[0, 0, 0, 0]] * 3]
+    assert clip(boxes, (8, 9)).tolist() == [[0, 0, 2, 9], *[[0, 0, 0, 0]] * 3]
 
 
 @pytest.mark.parametrize("rule", [Opaque(), Shape()], ids=str)
 def test_rules_without_a_cone(rule):
     box = np.array([[0, 0, 1, 1]])
     with pytest.raises(TypeError, match=type(rule).__name__):
-        cone.forward_boxes(rule, [box], [(4, 4)], (4, 4))
+        forward_boxes(rule, [box], [(4, 4)], (4, 4))
     with pytest.raises(TypeError, match=type(rule).__name__):
-        cone.backward_boxes(rule, box, (4, 4), (4, 4))
+        backward_boxes(rule, box, (4, 4), (4, 4))
 
 
 STILL = [
@@ -91,16 +98,16 @@ STILL = [
 def test_rules_that_leave_boxes_where_they_are(rule):
     boxes = np.array([[1, 2, 3, 4], [-1, 0, 5, 99], [2, 2, 2, 3]])
     expected = [[1, 2, 3, 4], [0, 0, 5, 6], [0, 0, 0, 0]]
-    assert cone.forward_boxes(rule, [boxes], [(5, 6)], (5, 6)).tolist() == expected
-    assert cone.backward_boxes(rule, boxes, (5, 6), (5, 6)).tolist() == expected
+    assert forward_boxes(rule, [boxes], [(5, 6)], (5, 6)).tolist() == expected
+    assert backward_boxes(rule, boxes, (5, 6), (5, 6)).tolist() == expected
 
 
 @pytest.mark.parametrize("rule", [Concat(), Binary("add", torch.add)], ids=["concat", "binary"])
 def test_rules_of_two_maps(rule):
     a, b = np.array([[1, 2, 3, 4], [0, 0, 0, 0]]), np.array([[3, 0, 5, 3], [1, 1, 2, 2]])
     joined = [[1, 0, 5, 4], [1, 1, 2, 2]]
-    assert cone.forward_boxes(rule, [a, b], [(6, 6)] * 2, (6, 6)).tolist() == joined
-    assert cone.backward_boxes(rule, a, (6, 6), (6, 6)).tolist() == a.tolist()
+    assert forward_boxes(rule, [a, b], [(6, 6)] * 2, (6, 6)).tolist() == joined
+    assert backward_boxes(rule, a, (6, 6), (6, 6)).tolist() == a.tolist()
 
 
 # --- one rule, exactly ----------------------------------------------------------------------------
@@ -132,7 +139,7 @@ def check_exact(rule, call, size, out, below, above):
     x = torch.zeros(1, 1, *size, dtype=torch.float64)
     x[..., below[0] : below[2], below[1] : below[3]] = 1.0
     changed = call(x) != call(torch.zeros_like(x))
-    predicted = cone.forward_boxes(rule, [np.array([below])], [size], out)
+    predicted = forward_boxes(rule, [np.array([below])], [size], out)
     assert list(changed.shape[2:]) == list(out)
     assert predicted.dtype == np.int64
     assert predicted[0].tolist() == bounding_box(changed[0, 0])
@@ -140,7 +147,7 @@ def check_exact(rule, call, size, out, below, above):
     x = torch.zeros_like(x).requires_grad_()
     y = call(x)[0, 0, above[0] : above[2], above[1] : above[3]]
     needed = torch.autograd.grad(y.sum(), x)[0] != 0 if y.numel() else torch.zeros_like(x) > 0
-    predicted = cone.backward_boxes(rule, np.array([above]), size, out)
+    predicted = backward_boxes(rule, np.array([above]), size, out)
     assert predicted[0].tolist() == bounding_box(needed[0, 0])
 
 
@@ -182,11 +189,11 @@ def test_many_boxes_at_once():
         [(y, x, y + h, x + 2) for y, x, h in itertools.product(range(9), range(9), (0, 1, 3))]
     )
     rule = MaxPool((3, 2), (2, 3), (1, 0), (1, 2), True)
-    together = cone.forward_boxes(rule, [boxes], [(9, 9)], (5, 4))
-    back = cone.backward_boxes(rule, together, (9, 9), (5, 4))
+    together = forward_boxes(rule, [boxes], [(9, 9)], (5, 4))
+    back = backward_boxes(rule, together, (9, 9), (5, 4))
     for i, box in enumerate(boxes):
-        assert (cone.forward_boxes(rule, [box[None]], [(9, 9)], (5, 4))[0] == together[i]).all()
-        assert (cone.backward_boxes(rule, together[i : i + 1], (9, 9), (5, 4))[0] == back[i]).all()
+        assert (forward_boxes(rule, [box[None]], [(9, 9)], (5, 4))[0] == together[i]).all()
+        assert (backward_boxes(rule, together[i : i + 1], (9, 9), (5, 4))[0] == back[i]).all()
 
 
 # --- whole graphs ---------------------------------------------------------------------------------
@@ -277,7 +284,7 @@ def test_what_changes(net, data):
     # Much larger, so that every maximum that can see the box does.
     changed[..., box[0] : box[2], box[1] : box[3]] += 100.0
     before, after = values_of(graph, x), values_of(graph, changed)
-    predicted = cone.propagate_boxes(graph, np.array([box]))
+    predicted = propagate_boxes(graph, np.array([box]))
     for node, boxes, old, new in zip(graph.nodes, predicted, before, after, strict=True):
         real = bounding_box((old != new)[0].any(0))
         assert boxes is not None and contains(boxes[0], real), node.name
@@ -298,7 +305,7 @@ def test_what_is_needed(net, data):
     graph = trace(net, x)
     output = graph.nodes[graph.output]
     box = data.draw(boxes_on(output.shape[1:]))
-    found = cone.descend_boxes(graph, output, np.array([box]))
+    found = descend_boxes(graph, output, np.array([box]))
     x.requires_grad_()
     y = net(x)[..., box[0] : box[2], box[1] : box[3]]
     if 0 in found and y.numel():
@@ -330,19 +337,19 @@ def test_a_barrier_ends_both_cones():
     box = np.array([[4, 4, 5, 5]])
     by_name = {
         node.name: boxes
-        for node, boxes in zip(graph.nodes, cone.propagate_boxes(graph, box), strict=True)
+        for node, boxes in zip(graph.nodes, propagate_boxes(graph, box), strict=True)
     }
     assert by_name["narrow"].tolist() == [[4, 4, 5, 5]]
     assert by_name["wide"].tolist() == by_name["cat"].tolist() == [[2, 2, 7, 7]]
     assert by_name["flip"] is None and by_name["after"] is None
 
-    found = cone.descend_boxes(graph, graph.layer("after"), box)
+    found = descend_boxes(graph, graph.layer("after"), box)
     names = {graph.nodes[index].name: boxes for index, boxes in found.items()}
     assert names["after"].tolist() == [[4, 4, 5, 5]]
     assert names["flip"].tolist() == [[3, 3, 6, 6]]
     assert [names[name] for name in ("cat", "narrow", "wide", "x")] == [None] * 4
 
-    found = cone.descend_boxes(graph, graph.layer("wide"), box)
+    found = descend_boxes(graph, graph.layer("wide"), box)
     assert {graph.nodes[index].name for index in found} == {"wide", "x"}
-    joined = cone.descend_boxes(graph, next(n for n in graph.nodes if n.name == "cat"), box)
+    joined = descend_boxes(graph, next(n for n in graph.nodes if n.name == "cat"), box)
     assert joined[0].tolist() == [[2, 2, 7, 7]], "what both branches need"

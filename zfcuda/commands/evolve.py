@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfcuda.commands import _data, _grids, _images, _maps, _options
+from zfcuda.commands import _data, _images, _maps, _options
+from zfcuda.commands._grids import grid_title, shown_pictures, shown_signals, silent_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,15 +75,15 @@ def run(options: argparse.Namespace) -> None:
     images.report()
     figure = figures.feature_evolution(
         result,
-        _grids.shown_signals(network, result.projections),
-        _grids.shown_pictures(network, result.patches),
+        shown_signals(network, result.projections),
+        shown_pictures(network, result.patches),
         title=f"{_name(options, network)}: features during training",
     )
     text = (
         f"Some maps of each layer at the checkpoints {', '.join(checkpoints)}: the strongest "
         f"activation over {images.text}, projected. Jumps come from another image "
         "becoming the strongest, where there is a dot."
-        + _grids.silent_layers(
+        + silent_layers(
             [(result.values[layer].T, result.images[layer].T) for layer in result.layers]
         )
     )
@@ -97,7 +98,7 @@ def _name(options: argparse.Namespace, network: Network) -> str:
     first = Path(options.checkpoints[0]) if options.checkpoints else None
     if first is not None and first.is_dir():
         return first.resolve().name
-    return _grids.grid_title(network.spec)
+    return grid_title(network.spec)
 
 
 def _network(options: argparse.Namespace) -> Network:

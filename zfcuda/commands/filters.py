@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zfcuda.commands import _data, _grids, _maps, _options
+from zfcuda.commands import _data, _maps, _options
+from zfcuda.commands._grids import grid_title, shown_signals
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
             for own, filters in zip(networks.values(), result.filters, strict=True)
         ],
         [
-            _grids.shown_signals(own, top.projections)
+            shown_signals(own, top.projections)
             for own, top in zip(networks.values(), result.tops, strict=True)
         ],
         title="First layers" + (f" after {options.epochs} epochs" if options.train else ""),
@@ -101,7 +102,7 @@ def _named(options: argparse.Namespace) -> dict[str, Network]:
     both = [Network.of(options)]
     if options.against:
         both.append(Network.load(options.against, options.device))
-    names = [_grids.grid_title(own.spec) for own in both]
+    names = [grid_title(own.spec) for own in both]
     if len({*names}) < len(names):  # files of one name in two folders
         names = [own.spec for own in both]
     if len({*names}) < len(names):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from zfcuda.commands import _data, _grids, _images, _maps, _options, _store
+from zfcuda.commands import _data, _images, _maps, _options, _store
+from zfcuda.commands._grids import grid_title, shown_pictures, shown_signals, silent_layers
 
 if TYPE_CHECKING:
     from zfcuda._network import Network
@@ -85,16 +86,16 @@ def _draw(
     images.report()
     figure = figures.top_activations(
         result,
-        _grids.shown_signals(network, result.projections),
-        _grids.shown_pictures(network, result.patches),
-        title=f"{_grids.grid_title(network.spec)}: strongest activations",
+        shown_signals(network, result.projections),
+        shown_pictures(network, result.patches),
+        title=f"{grid_title(network.spec)}: strongest activations",
     )
     text = (
         f"The {result.k} strongest activations of some maps of each layer over {images.text}, at "
         "most one of each image: projected to the image (left, grey where there is no "
         "signal), and the image there (right). The activations found in the pass and those that "
         f"were projected differ by at most {max(result.difference.values()):.1g} of the largest."
-        + _grids.silent_layers(
+        + silent_layers(
             [
                 (result.values[layer][own], result.images[layer][own])
                 for layer, own in result.channels.items()

@@ -1,4 +1,5 @@
-"""A folder of pictures with one folder per class."""
+"""A folder of pictures with one folder per class, and :func:`split`, which reads whatever a path
+holds."""
 
 from __future__ import annotations
 
@@ -14,9 +15,12 @@ from torch import Tensor
 from zfcuda.data import Preprocessing, list_images, read_image
 from zfcuda.data.reading import left_out, tell_left_out
 from zfcuda.datasets.examples import Pictures, Split, generator
+from zfcuda.datasets.fashion import fashion_mnist
+from zfcuda.datasets.idx import idx_folder
 from zfcuda.datasets.part import by_share
+from zfcuda.datasets.samples import are_samples, garments_split
 
-__all__ = ["image_folder"]
+__all__ = ["image_folder", "split"]
 
 _MARGIN = 8 / 7  # pictures are kept larger than the input by the paper's 256 to 224, for crops
 _SHARE = 10  # one picture in so many is for validation, and for test
@@ -144,3 +148,26 @@ def _divide(read: dict[str, tuple[Tensor, Tensor]], seed: int, by_class: bool) -
     kept = order.sort().values
     read["training"] = images[kept], labels[kept]
     return "by class" if missing and by_class else ""
+
+
+def split(
+    preprocessing: Preprocessing,
+    path: str | os.PathLike[str] | None = None,
+    coloured: bool = True,
+    seed: int = 0,
+    by_class: bool = True,
+) -> Split:
+    """What `path` holds: IDX files (see `fashion_mnist`) or one folder per class (`image_folder`).
+
+    Without a path, Fashion-MNIST where Debian's package `dataset-fashion-mnist` puts it; "garments"
+    are the pictures that come with zfcuda (`garments_split`), unless there is such a folder.
+
+    Raises: as those three.
+    """
+    if path is None:
+        return fashion_mnist(preprocessing, None, coloured, seed)
+    if are_samples(path):
+        return garments_split(preprocessing, seed)
+    if (folder := idx_folder(path)) is not None:
+        return fashion_mnist(preprocessing, folder, coloured, seed)
+    return image_folder(path, preprocessing, seed, by_class)

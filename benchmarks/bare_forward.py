@@ -14,7 +14,7 @@ import time
 import torch
 
 from zfcuda._network import Network
-from zfcuda._running import evaluating
+from zfcuda._running.guards import evaluating
 from zfcuda.commands import _data, _options
 
 

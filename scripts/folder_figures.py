@@ -22,7 +22,7 @@ from zfcuda._network import Network
 from zfcuda._terminal import Parser, guarded, say
 from zfcuda._writing import writable_folder
 from zfcuda.gallery import read_entry
-from zfcuda.invariance import early_and_late
+from zfcuda.invariance.layers import early_and_late
 
 _PROGRAM = "folder_figures.py"
 EXPERIMENTS = ("predict", "deconv", "background", "occlude", "rotate", "invariance")

@@ -24,11 +24,11 @@ from torch import Tensor
 
 import zfcuda
 from zfcuda import models
-from zfcuda._files import atomic_path, write_tensors
 from zfcuda._terminal import Parser, guarded
 from zfcuda.datasets import ColouredFashion, Examples, split
 from zfcuda.models import shipped
 from zfcuda.models.metadata import Metadata
+from zfcuda.storage.files import atomic_path, write_tensors
 from zfcuda.training import Checkpoints, TrainingResult, evaluate
 
 _PROGRAM = "pack_zfnet_small.py"

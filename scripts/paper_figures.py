@@ -25,13 +25,13 @@ from PIL import Image
 
 import zfcuda
 from zfcuda import _batch, data, figures
-from zfcuda._files import atomic_path
 from zfcuda._network import Network
 from zfcuda._terminal import Parser, guarded, say
 from zfcuda._writing import save_pictures, writable_folder
 from zfcuda.datasets import Garments, garments
 from zfcuda.gallery import write_gallery
 from zfcuda.models import shipped
+from zfcuda.storage.files import atomic_path
 from zfcuda.training import TrainingResult
 
 _PROGRAM = "paper_figures.py"

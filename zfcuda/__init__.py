@@ -24,28 +24,30 @@ from zfcuda import _load
 
 if TYPE_CHECKING:
     from zfcuda import data, datasets, figures, models, nn, ops, results, training
-    from zfcuda.ablations import AblationResult, ablation
+    from zfcuda.ablations.result import AblationResult
+    from zfcuda.ablations.trainings import ablation
     from zfcuda.backgrounds import background_effect
-    from zfcuda.correspondences import CorrespondenceResult, correspondence
-    from zfcuda.deconvnet import deconv, project, projections
-    from zfcuda.diagrams import Diagram, diagram_of
-    from zfcuda.feature_evolution import EvolutionResult, evolution
-    from zfcuda.filters import (
-        FilterComparison,
-        FilterResult,
-        compare_filters,
-        first_layer_filters,
-    )
-    from zfcuda.invariance import invariance_study, rotation, scaling, translation
-    from zfcuda.maxima import (
-        StoredActivations,
-        TopActivations,
-        record_activations,
-        top_activations,
-    )
-    from zfcuda.planning import Plan
+    from zfcuda.correspondences.experiment import correspondence
+    from zfcuda.correspondences.result import CorrespondenceResult
+    from zfcuda.deconvnet.patches import project
+    from zfcuda.deconvnet.pictures import deconv, projections
+    from zfcuda.diagrams.building import diagram_of
+    from zfcuda.diagrams.result import Diagram
+    from zfcuda.feature_evolution.experiment import evolution
+    from zfcuda.feature_evolution.result import EvolutionResult
+    from zfcuda.filters.comparing import compare_filters
+    from zfcuda.filters.first_layer import first_layer_filters
+    from zfcuda.filters.result import FilterComparison, FilterResult
+    from zfcuda.invariance.curves import rotation, scaling, translation
+    from zfcuda.invariance.study import invariance_study
+    from zfcuda.maxima.finding import top_activations
+    from zfcuda.maxima.recording import record_activations
+    from zfcuda.maxima.result import TopActivations
+    from zfcuda.maxima.stored import StoredActivations
+    from zfcuda.planning.plan import Plan
     from zfcuda.predictions import predict
-    from zfcuda.probing import ProbeResult, linear_probe
+    from zfcuda.probing.probe import linear_probe
+    from zfcuda.probing.result import ProbeResult
     from zfcuda.results import (
         BackgroundResult,
         InvarianceResult,
@@ -56,9 +58,13 @@ if TYPE_CHECKING:
         Predictions,
         Projections,
     )
-    from zfcuda.runs import InvarianceSummary, OcclusionSummary, invariance_over, occlusion_over
-    from zfcuda.sensitivity import occlusion, plan
-    from zfcuda.uncertainty import UncertaintyResult, uncertainty_of
+    from zfcuda.runs.invariance import invariance_over
+    from zfcuda.runs.invariance_summary import InvarianceSummary
+    from zfcuda.runs.occlusion import occlusion_over
+    from zfcuda.runs.occlusion_summary import OcclusionSummary
+    from zfcuda.sensitivity.experiment import occlusion, plan
+    from zfcuda.uncertainty.experiment import uncertainty_of
+    from zfcuda.uncertainty.result import UncertaintyResult
 
 __version__ = "0.1.0"
 
@@ -118,50 +124,50 @@ __all__ = [
 ]
 
 _HOME = {
-    "AblationResult": "ablations",
-    "ablation": "ablations",
-    "EvolutionResult": "feature_evolution",
-    "FilterComparison": "filters",
-    "FilterResult": "filters",
-    "compare_filters": "filters",
-    "evolution": "feature_evolution",
-    "first_layer_filters": "filters",
-    "BackgroundResult": "results",
-    "InvarianceResult": "results",
-    "InvarianceStudy": "results",
-    "LayerSums": "results",
-    "OcclusionResult": "results",
-    "Patches": "results",
-    "Predictions": "results",
-    "Projections": "results",
+    "AblationResult": "ablations.result",
+    "ablation": "ablations.trainings",
+    "EvolutionResult": "feature_evolution.result",
+    "FilterComparison": "filters.result",
+    "FilterResult": "filters.result",
+    "compare_filters": "filters.comparing",
+    "evolution": "feature_evolution.experiment",
+    "first_layer_filters": "filters.first_layer",
+    "BackgroundResult": "results.background",
+    "InvarianceResult": "results.invariance",
+    "InvarianceStudy": "results.invariance_study",
+    "LayerSums": "results.occlusion",
+    "OcclusionResult": "results.occlusion",
+    "Patches": "results.patches",
+    "Predictions": "results.predictions",
+    "Projections": "results.projections",
     "background_effect": "backgrounds",
-    "CorrespondenceResult": "correspondences",
-    "correspondence": "correspondences",
-    "Diagram": "diagrams",
-    "deconv": "deconvnet",
-    "diagram_of": "diagrams",
-    "InvarianceSummary": "runs",
-    "invariance_over": "runs",
-    "invariance_study": "invariance",
-    "occlusion": "sensitivity",
-    "OcclusionSummary": "runs",
-    "occlusion_over": "runs",
-    "plan": "sensitivity",
-    "Plan": "planning",
+    "CorrespondenceResult": "correspondences.result",
+    "correspondence": "correspondences.experiment",
+    "Diagram": "diagrams.result",
+    "deconv": "deconvnet.pictures",
+    "diagram_of": "diagrams.building",
+    "InvarianceSummary": "runs.invariance_summary",
+    "invariance_over": "runs.invariance",
+    "invariance_study": "invariance.study",
+    "occlusion": "sensitivity.experiment",
+    "OcclusionSummary": "runs.occlusion_summary",
+    "occlusion_over": "runs.occlusion",
+    "plan": "sensitivity.experiment",
+    "Plan": "planning.plan",
     "predict": "predictions",
-    "ProbeResult": "probing",
-    "linear_probe": "probing",
-    "project": "deconvnet",
-    "projections": "deconvnet",
-    "rotation": "invariance",
-    "scaling": "invariance",
-    "StoredActivations": "maxima",
-    "TopActivations": "maxima",
-    "record_activations": "maxima",
-    "top_activations": "maxima",
-    "translation": "invariance",
-    "UncertaintyResult": "uncertainty",
-    "uncertainty_of": "uncertainty",
+    "ProbeResult": "probing.result",
+    "linear_probe": "probing.probe",
+    "project": "deconvnet.patches",
+    "projections": "deconvnet.pictures",
+    "rotation": "invariance.curves",
+    "scaling": "invariance.curves",
+    "StoredActivations": "maxima.stored",
+    "TopActivations": "maxima.result",
+    "record_activations": "maxima.recording",
+    "top_activations": "maxima.finding",
+    "translation": "invariance.curves",
+    "UncertaintyResult": "uncertainty.result",
+    "uncertainty_of": "uncertainty.experiment",
 }
 _MODULES = {"data", "datasets", "figures", "models", "nn", "ops", "results", "training"}
 

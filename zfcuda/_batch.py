@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zfcuda import cli
-from zfcuda._files import digest as digest_of
-from zfcuda._files import read_json, write_json
 from zfcuda._terminal import USER_ERRORS, one_line, progress, resumable
-from zfcuda._text import visible
+from zfcuda.storage.files import digest as digest_of
+from zfcuda.storage.files import read_json, visible, write_json
 
 __all__ = ["Job", "Outcome", "run"]
 

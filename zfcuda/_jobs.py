@@ -12,13 +12,13 @@ from torch import Tensor
 import zfcuda
 from zfcuda import figures
 from zfcuda._network import Network
-from zfcuda._text import subject
 from zfcuda._writing import Provenance, save_numbers, write
-from zfcuda.report import Entry
+from zfcuda.report.entries import Entry
 from zfcuda.results.scores import called, in_words
+from zfcuda.storage.files import subject
 
 if TYPE_CHECKING:
-    from zfcuda.results import OcclusionResult
+    from zfcuda.results.occlusion import OcclusionResult
 
 
 def angles(text: str) -> list[float]:
@@ -85,7 +85,7 @@ def project(
     **settings: Any,
 ) -> Entry:
     """Deconvnet projections of `layers`; `settings` go to `zfcuda.deconvnet.projections`."""
-    from zfcuda.deconvnet import projections
+    from zfcuda.deconvnet.pictures import projections
 
     provenance = provenance or _made("deconv", network, name, settings, layer=layers)
     result = projections(network.model, x, list(layers), progress=progress, **settings)
@@ -161,7 +161,7 @@ def occlude(
     **settings: Any,
 ) -> Entry:
     """The occlusion row; `settings` go to `zfcuda.occlusion`."""
-    from zfcuda.deconvnet import projections
+    from zfcuda.deconvnet.pictures import projections
 
     provenance = provenance or _made("occlude", network, name, settings, layer=layer)
     layers = [layer] if layer else []
@@ -207,7 +207,7 @@ def rotate(
     **settings: Any,
 ) -> Entry:
     """The rotation curve; `settings` go to `zfcuda.rotation`."""
-    from zfcuda.invariance import rotation_matrices
+    from zfcuda.invariance.matrices import rotation_matrices
 
     provenance = provenance or _made(
         "rotate", network, name, settings, angles=degrees, layer=layers

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 import zfcuda
 from zfcuda import info
-from zfcuda._identity import weights_digest
-from zfcuda._running import evaluating
-from zfcuda._text import class_name
-from zfcuda.data import Preprocessing
+from zfcuda._running.guards import evaluating
+from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.models import imagenet
 from zfcuda.models.specs import outputs_in
 from zfcuda.results.scores import Outputs
+from zfcuda.storage.files import class_name
+from zfcuda.storage.identity import weights_digest
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Network:
         return {layer: show(signal) for layer, signal in projections.items()}
 
     def name(self, label: int, count: int | None = None) -> str:
-        """What output `label` of `count` is called, see :func:`zfcuda._text.class_name`."""
+        """What output `label` of `count` is called, see :func:`zfcuda.storage.files.class_name`."""
         return class_name(self.class_names, label, count)
 
     def fill(self, colour: str) -> Tensor | float:

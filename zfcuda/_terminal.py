@@ -19,7 +19,7 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from zfcuda._text import visible
+from zfcuda.storage.files import visible
 
 if TYPE_CHECKING:
     from tqdm import tqdm

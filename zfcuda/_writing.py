@@ -21,10 +21,10 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zfcuda._files import absent, atomic_path, digest, read_json
 from zfcuda._terminal import remark, say
-from zfcuda.report import Entry, facts_of
-from zfcuda.results import Result
+from zfcuda.report.entries import Entry, facts_of
+from zfcuda.results.base import Result
+from zfcuda.storage.files import absent, atomic_path, digest, read_json
 
 # Options that say how a command is run, not what it computes.
 _NOT_SETTINGS = {
@@ -299,7 +299,7 @@ def _other(value: Any) -> Any:
 
 @cache
 def _versions() -> dict[str, str]:
-    from zfcuda._identity import versions  # with it comes torch
+    from zfcuda.storage.identity import versions  # with it comes torch
 
     packages = ("zfcuda", "torch", "numpy", "matplotlib", "pillow")
     return {"python": platform.python_version()} | versions(*packages)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zfcuda.graph import Graph, Node
+from zfcuda.graph.nodes import Graph, Node
 from zfcuda.rules import (
     Affine,
     AvgPool,

@@ -19,18 +19,9 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.cone import Boxes
-from zfcuda.rules import (
-    Affine,
-    AvgPool,
-    Binary,
-    Concat,
-    Conv,
-    Lrn,
-    MaxPool,
-    Pixelwise,
-    Pointwise,
-)
-from zfcuda.steps import Step, affine, finish
+from zfcuda.rules import Affine, AvgPool, Binary, Concat, Conv, Lrn, MaxPool, Pixelwise, Pointwise
+from zfcuda.steps.running import affine, finish
+from zfcuda.steps.step import Step
 
 # Windows gathered for one convolution call, bytes: they should still be in the cache when it
 # reads them.

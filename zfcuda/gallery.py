@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zfcuda._text import subject
-from zfcuda.report import Entry, Section, facts_of, write_index
+from zfcuda.report.entries import Entry, Section, facts_of
+from zfcuda.report.page import write_index
+from zfcuda.storage.files import subject
 
 __all__ = ["collect", "read_entry", "write_gallery"]
 

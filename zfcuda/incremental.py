@@ -25,9 +25,10 @@ from zfcuda.forward_cone import (
     pixels,
     treats_pixels_alone,
 )
-from zfcuda.planning import Schedule
+from zfcuda.planning.schedule import Schedule
 from zfcuda.rules import Shape
-from zfcuda.steps import Step, run
+from zfcuda.steps.running import run
+from zfcuda.steps.step import Step
 
 _TAIL = 512  # positions whose vectors are worth collecting for one pass of the linear layers
 # On a CPU: bytes of patches, and of one batch of maps. More together is no faster, and malloc takes

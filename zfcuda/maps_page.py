@@ -22,14 +22,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from zfcuda._files import atomic_path
-from zfcuda._tables import read_csv
-from zfcuda._text import printable
-from zfcuda.data import Preprocessing
+from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.figures.maxima import displayed, mosaic
-from zfcuda.maxima import StoredActivations
-from zfcuda.maxima.stored import KIND, Layer
+from zfcuda.maxima.stored import KIND, Layer, StoredActivations
 from zfcuda.report.templates import template
+from zfcuda.storage.files import atomic_path, printable, read_csv
 
 __all__ = ["stored_folders", "write_maps_page"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from zfcuda.data import to_rgb
+from zfcuda.data.reading import to_rgb
 
 __all__ = ["segment"]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from zfcuda import cli
-from zfcuda.diagrams import Diagram
+from zfcuda.diagrams.result import Diagram
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

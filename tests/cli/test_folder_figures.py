@@ -10,8 +10,8 @@ from PIL import Image
 
 import zfcuda.models
 from zfcuda import _batch, _jobs
-from zfcuda._files import read_json, write_json
 from zfcuda.report import Entry
+from zfcuda.storage.files import read_json, write_json
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "folder_figures.py"
 SOME = ["--experiments", "predict", "deconv", "occlude", "rotate"]

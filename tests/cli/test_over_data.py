@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 
 import zfcuda.models
 from zfcuda import cli
-from zfcuda._files import write_json
 from zfcuda.commands import evolve
-from zfcuda.feature_evolution import EvolutionResult
-from zfcuda.filters import FilterComparison
-from zfcuda.maxima import TopActivations
+from zfcuda.feature_evolution.result import EvolutionResult
+from zfcuda.filters.result import FilterComparison
+from zfcuda.maxima.result import TopActivations
+from zfcuda.storage.files import write_json
 from zfcuda.training import Epoch
 
 pytestmark = pytest.mark.usefixtures("tiny")

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from zfcuda import StoredActivations, cli
-from zfcuda._files import read_json, write_json
 from zfcuda.commands import _store
 from zfcuda.maps_page import stored_folders, write_maps_page
+from zfcuda.storage.files import read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -52,7 +52,7 @@ def test_store(store, tmp_path, capsys, monkeypatch):
 
 
 def test_several_processes_need_a_store(photos, monkeypatch, capsys):
-    monkeypatch.setattr("zfcuda._distributed._by_environment", lambda: None)
+    monkeypatch.setattr("zfcuda.storage.ranks._by_environment", lambda: None)
     monkeypatch.setattr("zfcuda.commands.top9._run", lambda options: pytest.fail("ran"))
 
     class Two:
@@ -64,7 +64,7 @@ def test_several_processes_need_a_store(photos, monkeypatch, capsys):
         def __exit__(self, *error):
             return None
 
-    monkeypatch.setattr("zfcuda._distributed.from_environment", lambda device: Two())
+    monkeypatch.setattr("zfcuda.storage.ranks.from_environment", lambda device: Two())
     assert run("top9", "--model", "tiny", "--data", photos, "--layer", "4") == 2
     assert "several processes need --store DIR" in capsys.readouterr().err
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 import zfcuda.models
 from zfcuda import cli
-from zfcuda.ablations import AblationResult
-from zfcuda.correspondences import CorrespondenceResult
-from zfcuda.probing import ProbeResult
-from zfcuda.uncertainty import UncertaintyResult
+from zfcuda.ablations.result import AblationResult
+from zfcuda.correspondences.result import CorrespondenceResult
+from zfcuda.probing.result import ProbeResult
+from zfcuda.uncertainty.result import UncertaintyResult
 
 pytestmark = pytest.mark.usefixtures("tiny")
 CLASSES = ("cat", "fox")

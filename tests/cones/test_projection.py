@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda._running import feature_maps, layer_outputs
+from zfcuda._running.layers import feature_maps, layer_outputs
 from zfcuda.deconvnet import on_cones
 from zfcuda.results import Patches
 

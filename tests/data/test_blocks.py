@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zfcuda._blocks import Block, block_of
-from zfcuda._tables import read_csv, text_table, write_csv
+from zfcuda.storage.files import read_csv, text_table, write_csv
 
 
 def test_a_block_with_holes():

@@ -5,8 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from zfcuda._distributed import Shard
-from zfcuda._locks import claimed
+from zfcuda.storage.ranks import Shard, claimed
 
 
 def main(folder):

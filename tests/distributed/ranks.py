@@ -9,8 +9,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from zfcuda._distributed import Shard, current_shard, from_environment
-from zfcuda.maxima import progress, record_activations
+from zfcuda.maxima import progress
+from zfcuda.maxima.recording import record_activations
+from zfcuda.storage.ranks import Shard, current_shard, from_environment
 
 LAYERS = ["1", "4"]
 

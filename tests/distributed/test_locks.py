@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 import zfcuda
-from zfcuda._distributed import Shard
-from zfcuda._files import read_json, write_json
-from zfcuda._locks import claimed
+from zfcuda.storage.files import read_json, write_json
+from zfcuda.storage.ranks import Shard, claimed
 
 BUSY = "another run is at work in '.*': wait until it is done, or name another folder"
 

@@ -10,7 +10,8 @@ from ranks import LAYERS, network
 
 from zfcuda._sources import Files
 from zfcuda.data import Preprocessing
-from zfcuda.maxima import record_activations, top_activations
+from zfcuda.maxima.finding import top_activations
+from zfcuda.maxima.recording import record_activations
 
 QUICK = {"k": 4, "maps": 3, "batch": 8}
 

@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 import zfcuda
 from zfcuda import StoredActivations
-from zfcuda._distributed import Shard
-from zfcuda._locks import claimed
 from zfcuda._sources import Files
 from zfcuda.data import Preprocessing
-from zfcuda.maxima import progress, record_activations, recording, top_activations
+from zfcuda.maxima import progress, recording
+from zfcuda.maxima.finding import top_activations
+from zfcuda.maxima.recording import record_activations
+from zfcuda.storage.ranks import Shard, claimed
 
 
 @pytest.fixture

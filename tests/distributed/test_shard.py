@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from ranks import talk
 
-from zfcuda._distributed import Shard, current_shard, from_environment
+from zfcuda.storage.ranks import Shard, current_shard, from_environment
 
 
 def test_alone():

@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 import zfcuda
-from zfcuda.ablations import TABLE_3, AblationResult, Variant, altered, trainings
+from zfcuda.ablations import trainings
+from zfcuda.ablations.altering import altered
+from zfcuda.ablations.result import AblationResult
+from zfcuda.ablations.variants import TABLE_3, Variant
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import Pictures, Split
 from zfcuda.results.scores import wilson

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import zfcuda
-from zfcuda.correspondences import CorrespondenceResult, random_places
+from zfcuda.correspondences.places import random_places
+from zfcuda.correspondences.result import CorrespondenceResult
 
 LAYERS = ["features.2", "tail"]
 

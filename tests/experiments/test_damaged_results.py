@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from zfcuda.ablations import AblationResult
-from zfcuda.correspondences import CorrespondenceResult
-from zfcuda.diagrams import Diagram
-from zfcuda.feature_evolution import EvolutionResult
-from zfcuda.filters import FilterComparison, FilterResult
-from zfcuda.maxima import TopActivations
-from zfcuda.probing import ProbeResult
+from zfcuda.ablations.result import AblationResult
+from zfcuda.correspondences.result import CorrespondenceResult
+from zfcuda.diagrams.result import Diagram
+from zfcuda.feature_evolution.result import EvolutionResult
+from zfcuda.filters.result import FilterComparison, FilterResult
+from zfcuda.maxima.result import TopActivations
+from zfcuda.probing.result import ProbeResult
 from zfcuda.results import (
     BackgroundResult,
     InvarianceResult,
@@ -32,9 +32,10 @@ from zfcuda.results import (
     Predictions,
     Projections,
 )
-from zfcuda.runs import InvarianceSummary, OcclusionSummary
+from zfcuda.runs.invariance_summary import InvarianceSummary
+from zfcuda.runs.occlusion_summary import OcclusionSummary
 from zfcuda.training import TrainingResult
-from zfcuda.uncertainty import UncertaintyResult
+from zfcuda.uncertainty.result import UncertaintyResult
 
 WRITTEN = Path(__file__).parent.parent / "written_by_0_1_0" / "written.zip"
 KINDS = (

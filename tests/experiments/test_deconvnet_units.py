@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import zfcuda
-from zfcuda.deconvnet import projections
+from zfcuda.deconvnet.pictures import projections
 
 
 def output_of(net, x, layer):

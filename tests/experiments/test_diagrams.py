@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda.deconvnet import projections
-from zfcuda.diagrams import Diagram, Step, diagram_of
+from zfcuda.deconvnet.pictures import projections
+from zfcuda.diagrams.building import diagram_of
+from zfcuda.diagrams.result import Diagram, Step
 
 
 def arrows(diagram):

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from zfcuda.feature_evolution import EvolutionResult, evolution
-from zfcuda.maxima import top_activations
+from zfcuda.feature_evolution.experiment import evolution
+from zfcuda.feature_evolution.result import EvolutionResult
+from zfcuda.maxima.finding import top_activations
 
 LAYERS = ("1", "4")
 

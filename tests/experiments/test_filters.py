@@ -5,13 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from zfcuda.filters import (
-    FilterComparison,
-    FilterResult,
-    aliased_share,
-    compare_filters,
-    first_layer_filters,
-)
+from zfcuda.filters.aliasing import aliased_share
+from zfcuda.filters.comparing import compare_filters
+from zfcuda.filters.first_layer import first_layer_filters
+from zfcuda.filters.result import FilterComparison, FilterResult
 
 
 def network(stride=2, kernel=5, **settings):

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from zfcuda import ops
-from zfcuda.interception import Interception, deconvnet_rules, fast_forward
+from zfcuda.interception.deconvnet import deconvnet_rules
+from zfcuda.interception.kernels import fast_forward
+from zfcuda.interception.mode import Interception
 
 
 @pytest.fixture

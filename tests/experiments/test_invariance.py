@@ -10,12 +10,8 @@ import torch
 
 import zfcuda
 from zfcuda import ops
-from zfcuda.invariance import (
-    early_and_late,
-    rotation_matrices,
-    scaling_matrices,
-    translation_matrices,
-)
+from zfcuda.invariance.layers import early_and_late
+from zfcuda.invariance.matrices import rotation_matrices, scaling_matrices, translation_matrices
 
 
 def inputs_seen(net, experiment, *args, **kwargs):

@@ -15,7 +15,8 @@ import zfcuda
 from zfcuda._sources import Files, source_of
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import Pictures
-from zfcuda.maxima import TopActivations, top_activations
+from zfcuda.maxima.finding import top_activations
+from zfcuda.maxima.result import TopActivations
 from zfcuda.maxima.running import Top
 
 LAYER = "tail"

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import zfcuda
-from zfcuda.sensitivity import occluder_grid
-from zfcuda.sensitivity.boxes import usual_occluder
+from zfcuda.sensitivity.boxes import occluder_grid, usual_occluder
 
 
 def loop(net, x, size, stride, fill):

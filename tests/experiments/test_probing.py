@@ -13,8 +13,9 @@ from torch import nn
 import zfcuda
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import Pictures, Split
-from zfcuda.probing import PIXELS, ProbeResult, layers_by_depth
 from zfcuda.probing.features import Features
+from zfcuda.probing.result import PIXELS, ProbeResult
+from zfcuda.probing.stages import layers_by_depth
 from zfcuda.results.scores import wilson
 
 pytest.importorskip("sklearn")

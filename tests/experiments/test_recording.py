@@ -8,17 +8,14 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from zfcuda._identity import weights_digest
 from zfcuda._sources import Files
 from zfcuda.data import Preprocessing
-from zfcuda.maxima import (
-    StoredActivations,
-    projecting,
-    record_activations,
-    recording,
-    top_activations,
-)
+from zfcuda.maxima import projecting, recording
+from zfcuda.maxima.finding import top_activations
+from zfcuda.maxima.recording import record_activations
 from zfcuda.maxima.scanning import Spotter
+from zfcuda.maxima.stored import StoredActivations
+from zfcuda.storage.identity import weights_digest
 
 
 @pytest.fixture

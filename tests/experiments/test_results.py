@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import zfcuda
-from zfcuda._files import atomic_path
-from zfcuda.deconvnet import projections
+from zfcuda.deconvnet.pictures import projections
 from zfcuda.results import OcclusionResult, Predictions
+from zfcuda.storage.files import atomic_path
 
 MAKERS = {
     "predictions": lambda net, x: zfcuda.predict(net, x),

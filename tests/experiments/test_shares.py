@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zfcuda.commands.probe import _findings
-from zfcuda.probing import ProbeResult
+from zfcuda.probing.result import ProbeResult
 from zfcuda.results.scores import differ, wilson, with_interval
 
 Z = 1.959963984540054

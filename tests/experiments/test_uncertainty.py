@@ -12,7 +12,7 @@ import zfcuda
 from zfcuda.commands.uncertainty import _median
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import FromDataset, Pictures
-from zfcuda.uncertainty import UncertaintyResult
+from zfcuda.uncertainty.result import UncertaintyResult
 
 SMALL = Preprocessing(size=8, resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)
 NAMES = tuple("abcde")

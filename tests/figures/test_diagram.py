@@ -10,7 +10,7 @@ from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
-from zfcuda.diagrams import Diagram, Source, Step, SwitchExample
+from zfcuda.diagrams.result import Diagram, Source, Step, SwitchExample
 from zfcuda.figures._ranks import arrange
 
 LONG = "backbone.stages.3.blocks.11.mlp.expand3x3_activation"

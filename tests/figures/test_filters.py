@@ -11,7 +11,8 @@ from torch import nn
 
 from zfcuda import figures
 from zfcuda.figures.filters import DEAD
-from zfcuda.filters import compare_filters, first_layer_filters
+from zfcuda.filters.comparing import compare_filters
+from zfcuda.filters.first_layer import first_layer_filters
 
 
 def network(count=10, kernel=5, stride=2, channels=3):

@@ -16,9 +16,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network
 
-from zfcuda._distributed import Shard, current_shard, from_environment
-from zfcuda._locks import claimed
-from zfcuda.runs import invariance_over, occlusion_over
+from zfcuda.runs.invariance import invariance_over
+from zfcuda.runs.occlusion import occlusion_over
+from zfcuda.storage.ranks import Shard, claimed, current_shard, from_environment
 
 COUNTS = (COUNT, 7, 2)  # five groups, three, one
 FAMILIES = {"rotation": [0.0, 30.0], "scale": [1.0, 1.2, 1.5]}

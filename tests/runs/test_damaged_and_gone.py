@@ -11,9 +11,10 @@ from PIL import Image
 from small_runs import SETTINGS, Faulty
 
 import zfcuda
-from zfcuda import runs, sensitivity
+from zfcuda import sensitivity
 from zfcuda.data import Preprocessing
 from zfcuda.runs.numbered import ImageFiles
+from zfcuda.storage.run_folder import write as write_settings
 
 
 def test_results_that_were_exchanged_are_noticed(net, x, tmp_path):
@@ -142,7 +143,7 @@ def test_the_build_of_torch_counts_unless_0_1_0_left_it_out(net, x, tmp_path, mo
     settings["settings"]["versions"]["torch"] = "2.13.0"
     for path in (tmp_path / "images").glob("*/*"):
         path.unlink()
-    runs.settings.write(tmp_path, settings["settings"])
+    write_settings(tmp_path, settings["settings"])
     zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
     torch_is("2.14.0+cpu")
     with pytest.raises(ValueError, match="torch"):

@@ -16,10 +16,9 @@ from torch.utils.data import Dataset, TensorDataset
 
 import zfcuda
 from zfcuda import sensitivity
-from zfcuda._distributed import Shard
-from zfcuda._locks import claimed
 from zfcuda.results import OcclusionResult
 from zfcuda.runs.localisation import localisation, sensitivity_of
+from zfcuda.storage.ranks import Shard, claimed
 
 
 def result(folder, number, name):

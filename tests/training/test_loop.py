@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from zfcuda._distributed import Shard
-from zfcuda._locks import claimed
+from zfcuda.storage.ranks import Shard, claimed
 from zfcuda.training import Checkpoints, Recipe, TrainingResult, evaluate, train
 
 RECIPE = Recipe(epochs=3, batch=16, rate=0.02)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import zfcuda
-from zfcuda.ablations import Variant
+from zfcuda.ablations.variants import Variant
 from zfcuda.data import Preprocessing
 from zfcuda.datasets import Pictures, Split
 from zfcuda.training import Recipe

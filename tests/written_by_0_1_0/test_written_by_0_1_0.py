@@ -22,9 +22,10 @@ from torch import Tensor
 
 import zfcuda
 from zfcuda import cli
-from zfcuda.maxima import StoredActivations
+from zfcuda.maxima.stored import StoredActivations
 from zfcuda.results import Result
-from zfcuda.runs import InvarianceSummary, OcclusionSummary
+from zfcuda.runs.invariance_summary import InvarianceSummary
+from zfcuda.runs.occlusion_summary import OcclusionSummary
 from zfcuda.training import TrainingResult
 
 HERE = Path(__file__).parent

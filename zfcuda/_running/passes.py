@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from zfcuda._running.batches import spans
 from zfcuda._running.layers import feature_maps, layer_outputs, require_called
 from zfcuda._running.recording import to_result
-from zfcuda.interception import Interception, Operations, fast_forward
+from zfcuda.interception.kernels import fast_forward
+from zfcuda.interception.mode import Interception, Operations
 from zfcuda.results.scores import Outputs, check_outputs, looks_like_probabilities
 
 _SOFTMAX = {"softmax", "softmin", "specialsoftmax"}

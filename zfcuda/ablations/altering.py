@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zfcuda._running import evaluating
+from zfcuda._running.guards import evaluating
 from zfcuda.ablations.variants import Variant
 
 _FOLLOWING = (nn.ReLU, nn.Dropout, nn.Identity)  # they go with the layer before them

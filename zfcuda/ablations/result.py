@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zfcuda._tables import text_table
-from zfcuda.results import Result
+from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
 from zfcuda.results.scores import wilson, with_interval
+from zfcuda.storage.files import text_table
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,13 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zfcuda._seeding import seeded
 from zfcuda.ablations.altering import altered
 from zfcuda.ablations.result import AblationResult
 from zfcuda.ablations.variants import TABLE_3, Variant
-from zfcuda.datasets import Split
+from zfcuda.datasets.examples import Split
 from zfcuda.models import zfnet_small
-from zfcuda.training import Recipe, TrainingResult, check_budget, train
+from zfcuda.storage.identity import seeded
+from zfcuda.training.loop import train
+from zfcuda.training.recipe import Recipe
+from zfcuda.training.result import TrainingResult
+from zfcuda.training.run_file import check_budget
 
 
 def ablation(

@@ -10,7 +10,7 @@ from zfcuda.backward_cone.forward_pass import Observed
 from zfcuda.backward_cone.manner import Manner
 from zfcuda.backward_cone.signals import Ints, Points, Windows, at, gather, table
 from zfcuda.cone import backward_boxes
-from zfcuda.graph import Graph, Node
+from zfcuda.graph.nodes import Graph, Node
 
 
 @dataclass(frozen=True, eq=False)

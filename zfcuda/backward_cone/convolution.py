@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zfcuda.backward_cone.batch import Batch
 from zfcuda.backward_cone.signals import Points, Signal, Windows, as_maps, pixels
-from zfcuda.graph import Node
+from zfcuda.graph.nodes import Node
 from zfcuda.rules import Conv
 
 

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from zfcuda import ops
 from zfcuda.backward_cone.manner import Manner
 from zfcuda.backward_cone.signals import pixels
-from zfcuda.graph import Graph, Node
-from zfcuda.interception import calls_left_to_gradient, claim
+from zfcuda.graph.nodes import Graph, Node
+from zfcuda.interception.left_to_gradient import calls_left_to_gradient, claim
 from zfcuda.rules import MaxPool, Pixelwise, Pointwise
 
 

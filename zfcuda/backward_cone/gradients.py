@@ -11,7 +11,7 @@ from torch import Tensor
 from zfcuda import ops
 from zfcuda.backward_cone.batch import Batch
 from zfcuda.backward_cone.signals import Ints, Points, Signal, as_maps, pixels
-from zfcuda.graph import Node
+from zfcuda.graph.nodes import Node
 from zfcuda.rules import Lrn, Pixelwise
 
 

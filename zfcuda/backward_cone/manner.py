@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zfcuda.graph import Graph, Node
+from zfcuda.graph.nodes import Graph, Node
 from zfcuda.rules import (
     Affine,
     AvgPool,

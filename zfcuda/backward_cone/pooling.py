@@ -14,7 +14,7 @@ from zfcuda import ops
 from zfcuda.backward_cone.batch import Batch
 from zfcuda.backward_cone.gradients import times_derivative
 from zfcuda.backward_cone.signals import Points, Signal, Windows, frames, table
-from zfcuda.graph import Node
+from zfcuda.graph.nodes import Node
 from zfcuda.rules import AvgPool, MaxPool
 
 

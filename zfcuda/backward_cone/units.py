@@ -14,7 +14,7 @@ from zfcuda.backward_cone.descent import Descent, State
 from zfcuda.backward_cone.forward_pass import Observed
 from zfcuda.backward_cone.signals import Ints, Points, Signal, Windows, as_maps, at
 from zfcuda.cone import descend_boxes
-from zfcuda.graph import Graph
+from zfcuda.graph.nodes import Graph
 
 
 @dataclass(frozen=True, eq=False)

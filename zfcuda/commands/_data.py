@@ -12,7 +12,7 @@ from zfcuda._terminal import skipped
 if TYPE_CHECKING:
     from zfcuda._network import Network
     from zfcuda._sources import Files, Source
-    from zfcuda.data import Preprocessing
+    from zfcuda.data.preprocessing import Preprocessing
 
 PARTS = ("training", "validation", "test")
 ALL = "all"
@@ -68,9 +68,11 @@ def images_of(options: argparse.Namespace, network: Network, seed: int = 0) -> I
     import torch
 
     from zfcuda._sources import source_of
-    from zfcuda.datasets import are_samples, garments, idx_folder, split
+    from zfcuda.datasets.folder import split
+    from zfcuda.datasets.idx import idx_folder
     from zfcuda.datasets.joined import Joined
     from zfcuda.datasets.part import Part
+    from zfcuda.datasets.samples import are_samples, garments
 
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit}: expected at least 1")
@@ -105,8 +107,7 @@ def images_of(options: argparse.Namespace, network: Network, seed: int = 0) -> I
 def list_all(folder: Path) -> list[Path]:
     """The image files of a folder, then those of the folders in it, by name, each once; hidden ones
     are left out, as they are in data sets of classes."""
-    from zfcuda.data import list_images
-    from zfcuda.data.reading import left_out, tell_left_out
+    from zfcuda.data.reading import left_out, list_images, tell_left_out
 
     paths, seen = list_images(folder), {folder.resolve()}
     others = left_out(folder)

@@ -55,8 +55,11 @@ def images_by_number(options: argparse.Namespace, network: Network) -> Numbered:
     """
     import torch
 
-    from zfcuda.datasets import Examples, are_samples, garments, idx_folder, split
+    from zfcuda.datasets.examples import Examples
+    from zfcuda.datasets.folder import split
+    from zfcuda.datasets.idx import idx_folder
     from zfcuda.datasets.part import Part
+    from zfcuda.datasets.samples import are_samples, garments
     from zfcuda.runs.numbered import ImageFiles, numbered
 
     if options.limit is not None and options.limit < 1:

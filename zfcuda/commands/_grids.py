@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zfcuda._text import short_spec
+from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
     from torch import Tensor

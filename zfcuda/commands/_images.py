@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from zfcuda._network import Network
     from zfcuda._writing import Provenance
-    from zfcuda.report import Entry
+    from zfcuda.report.entries import Entry
 
     # network, its input, the image's name, stem of the files to write, provenance
     Job = Callable[[Network, Tensor, str, Path, Provenance], Entry | None]
@@ -66,8 +66,8 @@ def _cut(name: str) -> str:
 
 def list_layers(network: Network) -> None:
     """Print the names, kinds and output shapes of the network's layers."""
-    from zfcuda._tables import text_table
     from zfcuda._terminal import say
+    from zfcuda.storage.files import text_table
 
     rows = [(name, kind, "×".join(map(str, shape))) for name, kind, shape, _ in network.layers()]
     say(*text_table(rows, tablefmt="plain").splitlines())

@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from zfcuda import figures
-from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
 from zfcuda._terminal import resumable
-from zfcuda._text import short_spec
 from zfcuda.commands import _every
 from zfcuda.results.scores import in_words
 from zfcuda.runs.invariance import InvarianceRun, invariance_run
 from zfcuda.runs.numbered import Numbered
+from zfcuda.storage.files import short_spec
+from zfcuda.storage.ranks import from_environment
 
 
 def run_over(options: argparse.Namespace) -> None:

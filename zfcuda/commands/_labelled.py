@@ -10,10 +10,12 @@ from torch import Tensor
 
 from zfcuda._network import Network
 from zfcuda._terminal import skipped
-from zfcuda.datasets import Examples, Split, are_samples, garments, split
+from zfcuda.datasets.examples import Examples, Split
+from zfcuda.datasets.folder import split
 from zfcuda.datasets.part import drawn
+from zfcuda.datasets.samples import are_samples, garments
 from zfcuda.models.specs import parse
-from zfcuda.training import draws_by_class
+from zfcuda.training.run_file import draws_by_class
 
 __all__ = ["labelled_part", "labelled_split", "labels_of"]
 

@@ -13,19 +13,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zfcuda import figures
-from zfcuda._distributed import from_environment
 from zfcuda._network import Network, pick_device
 from zfcuda._terminal import remark, resumable, say
-from zfcuda._text import class_name, subject
 from zfcuda.commands import _every
-from zfcuda.planning import Plan
-from zfcuda.results import OcclusionResult
+from zfcuda.planning.plan import Plan
+from zfcuda.results.occlusion import OcclusionResult
 from zfcuda.results.scores import in_words
 from zfcuda.runs.beginnings import first_readable
 from zfcuda.runs.numbered import Numbered
 from zfcuda.runs.occlusion import OcclusionRun, occlusion_run
 from zfcuda.runs.occlusion_summary import OcclusionSummary
-from zfcuda.sensitivity import plan
+from zfcuda.sensitivity.experiment import plan
+from zfcuda.storage.files import class_name, subject
+from zfcuda.storage.ranks import from_environment
 
 _TITLE = "Occlusion of a data set"
 _TAG = "paper figure 7, talk figure 5"
@@ -150,7 +150,7 @@ def _conclude(
 
 
 def _table(summary: OcclusionSummary, class_names: Sequence[str] | None) -> str:
-    from zfcuda._tables import text_table
+    from zfcuda.storage.files import text_table
 
     names = summary.class_names if summary.labelled else class_names
     single = not summary.labelled and summary.outputs in ("logit", "probability")

@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from zfcuda.data import Preprocessing, read_image
+from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.data.reading import read_image
 
 __all__ = ["faces", "parts_of_table"]
 

@@ -12,7 +12,7 @@ from zfcuda.commands import _cores, _data
 if TYPE_CHECKING:
     from zfcuda._network import Network
     from zfcuda._writing import Provenance
-    from zfcuda.maxima import StoredActivations
+    from zfcuda.maxima.stored import StoredActivations
 
 _LONG = 5.0  # seconds; the rates of shorter passes say nothing
 
@@ -44,7 +44,7 @@ def store_activations(
 ) -> None:
     """Do it, and say at rank 0 what is there and how fast it was."""
     import zfcuda
-    from zfcuda._distributed import current_shard
+    from zfcuda.storage.ranks import current_shard
 
     options.workers = _cores.workers(options.workers, network.device)
     images = _data.images_of(options, network)

@@ -9,7 +9,8 @@ from zfcuda import _terminal
 from zfcuda.commands import _options
 
 if TYPE_CHECKING:
-    from zfcuda.ablations import AblationResult, Variant
+    from zfcuda.ablations.result import AblationResult
+    from zfcuda.ablations.variants import Variant
 
 HELP = "train the network with layers removed or resized"
 DESCRIPTION = (
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda import ablation, ablations, figures, models, training
     from zfcuda._network import pick_device
     from zfcuda._writing import Provenance, announce, place, writable_folder, write
-    from zfcuda.datasets import split
+    from zfcuda.datasets.folder import split
     from zfcuda.datasets.part import drawn
 
     if options.seeds < 1:
@@ -95,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _variant(text: str) -> Variant:
-    from zfcuda.ablations import Variant
+    from zfcuda.ablations.variants import Variant
 
     widths = {}
     for part in text.split(","):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from zfcuda._network import Network
     from zfcuda._writing import Provenance
-    from zfcuda.report import Entry
+    from zfcuda.report.entries import Entry
 
 HELP = "draw a layer of the model with its deconvnet layer"
 DESCRIPTION = (
@@ -52,8 +52,8 @@ def run(options: argparse.Namespace) -> None:
     """Draw the layer with every image's numbers."""
     from zfcuda import figures
     from zfcuda._writing import write
-    from zfcuda.diagrams import diagram_of
-    from zfcuda.invariance import early_and_late
+    from zfcuda.diagrams.building import diagram_of
+    from zfcuda.invariance.layers import early_and_late
 
     def job(network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance) -> Entry:
         layer = options.layer or early_and_late(network.model, x)[0]

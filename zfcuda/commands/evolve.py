@@ -144,7 +144,7 @@ def _checkpoints(
 
 def _of_folder(folder: Path) -> dict[str, Path]:
     """The paper's epochs, as far as the training went, and its last."""
-    from zfcuda.training import Checkpoints
+    from zfcuda.training.checkpoints import Checkpoints
 
     found = {
         int(number): path

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zfcuda._network import Network
-    from zfcuda.filters import FilterComparison
+    from zfcuda.filters.result import FilterComparison
 
 HELP = "first-layer filters of two networks: dead ones, aliasing"
 DESCRIPTION = (
@@ -141,7 +141,7 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
     from zfcuda import models, training
     from zfcuda._network import Network, pick_device
     from zfcuda._terminal import resumable
-    from zfcuda.datasets import split
+    from zfcuda.datasets.folder import split
 
     if options.against or options.weights:
         raise ValueError("--train makes both networks; leave --against and --weights out")
@@ -183,7 +183,7 @@ def _fresh(classes: int, seed: int, coarse: bool) -> nn.Module:
 
     import zfcuda.nn
     from zfcuda import models
-    from zfcuda._seeding import seeded
+    from zfcuda.storage.identity import seeded
 
     with seeded(seed):
         model = models.zfnet_small(classes)

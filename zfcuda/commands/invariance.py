@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfcuda._text import short_spec
 from zfcuda.commands import _every, _images, _options
+from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
     from zfcuda._network import Network
@@ -72,10 +72,10 @@ def _study(options: argparse.Namespace) -> None:
 
     import zfcuda
     from zfcuda import data, figures
-    from zfcuda._files import digest
     from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.results.scores import in_words
+    from zfcuda.storage.files import digest
 
     pictures = [data.read_image(path) for path in options.image]
     folder = writable_folder(options.out)

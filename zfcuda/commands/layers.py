@@ -84,7 +84,7 @@ def _content(network: Network, shape: Any, rows: Sequence[Row], fields: Fields) 
 
 
 def _table(rows: Sequence[Row], fields: Fields) -> list[str]:
-    from zfcuda._tables import text_table
+    from zfcuda.storage.files import text_table
 
     lines = []
     for name, kind, shape, calls in rows:

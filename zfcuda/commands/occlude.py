@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from zfcuda._network import Network
     from zfcuda._writing import Provenance
-    from zfcuda.report import Entry
+    from zfcuda.report.entries import Entry
 
 HELP = "move a square over the image, watch the answer"
 DESCRIPTION = (

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from zfcuda._text import short_spec
 from zfcuda.commands import _images, _options
+from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
-    from zfcuda.datasets import Split
-    from zfcuda.probing import ProbeResult
+    from zfcuda.datasets.examples import Split
+    from zfcuda.probing.result import ProbeResult
 
 HELP = "fit a linear classifier to each layer's features"
 DESCRIPTION = (

@@ -41,8 +41,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """One figure, a part for each layer; with --store, a folder of results."""
-    from zfcuda._distributed import from_environment
     from zfcuda._network import pick_device
+    from zfcuda.storage.ranks import from_environment
 
     with from_environment(pick_device(options.device)) as shard:
         if shard.world > 1 and options.store is None:

@@ -11,7 +11,8 @@ from zfcuda.commands import _options
 if TYPE_CHECKING:
     from torch import nn
 
-    from zfcuda.training import Recipe, TrainingResult
+    from zfcuda.training.recipe import Recipe
+    from zfcuda.training.result import TrainingResult
 
 HELP = "train a ZF network by the paper's recipe"
 DESCRIPTION = (
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda import figures, models, training
     from zfcuda._network import pick_device
     from zfcuda._writing import Provenance, announce, writable_folder, write
-    from zfcuda.datasets import split
+    from zfcuda.datasets.folder import split
     from zfcuda.datasets.part import drawn
 
     recipe = training.Recipe(
@@ -134,7 +135,7 @@ def _set_threads(threads: int | None) -> None:
 def _fresh(name: str, classes: int, recipe: Recipe) -> nn.Module:
     """A network with weights drawn from the recipe's seed."""
     from zfcuda import models
-    from zfcuda._seeding import seeded
+    from zfcuda.storage.identity import seeded
 
     with seeded(recipe.seed):
         # Pools that rectify in their own pass: the same numbers, faster.

@@ -6,11 +6,11 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from zfcuda._text import short_spec
 from zfcuda.commands import _options
+from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
-    from zfcuda.uncertainty import UncertaintyResult
+    from zfcuda.uncertainty.result import UncertaintyResult
 
 HELP = "say how certain the network is of a data set, and how often it is right"
 DESCRIPTION = (

@@ -8,17 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import (
-    Layers,
-    base_pass,
-    check_input,
-    evaluating,
-    fill_setting,
-    find_layers,
-    memory_limit,
-    plain,
-    progress_bar,
-)
+from zfcuda._running.batches import memory_limit, progress_bar
+from zfcuda._running.checks import check_input, plain
+from zfcuda._running.guards import evaluating
+from zfcuda._running.layers import Layers, find_layers
+from zfcuda._running.passes import base_pass
+from zfcuda._running.recording import fill_setting
 from zfcuda.correspondences.places import placed
 from zfcuda.correspondences.result import CorrespondenceResult
 from zfcuda.correspondences.signs import Change

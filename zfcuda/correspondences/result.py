@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zfcuda._tables import text_table
-from zfcuda.results import Result
+from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
+from zfcuda.storage.files import text_table
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda._running import base_pass, spans
+from zfcuda._running.batches import spans
+from zfcuda._running.passes import base_pass
 
 _EXACT = 2**20  # elements whose signs float32 sums count exactly
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zfcuda.data import Preprocessing
+from zfcuda.data.preprocessing import Preprocessing
 
 __all__ = ["Examples", "FromDataset", "Pictures", "Split", "crop", "flip"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zfcuda.data import Preprocessing
+from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.datasets.examples import Examples, Split, check_labels, generator
 from zfcuda.datasets.idx import find_idx, read_idx
 

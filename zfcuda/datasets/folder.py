@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from zfcuda.data import Preprocessing, list_images, read_image
-from zfcuda.data.reading import left_out, tell_left_out
+from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.data.reading import left_out, list_images, read_image, tell_left_out
 from zfcuda.datasets.examples import Pictures, Split, generator
 from zfcuda.datasets.fashion import fashion_mnist
 from zfcuda.datasets.idx import idx_folder

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.data import Preprocessing
+from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.datasets.examples import Pictures, Split, generator
 from zfcuda.datasets.fashion import CLASS_NAMES
 from zfcuda.datasets.part import Part, by_share

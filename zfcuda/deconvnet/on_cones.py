@@ -11,22 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import spans
-from zfcuda._text import visible
+from zfcuda._running.batches import spans
 from zfcuda._units import activations_of
-from zfcuda.backward_cone import (
-    Manner,
-    Observed,
-    Projected,
-    arranged,
-    descend,
-    forward_bytes,
-    observe,
-    obstacle,
-)
+from zfcuda.backward_cone.forward_pass import Observed, arranged, forward_bytes, observe
+from zfcuda.backward_cone.manner import Manner, obstacle
+from zfcuda.backward_cone.units import Projected, descend
 from zfcuda.deconvnet.carried import Carried, CarriedListed, nowhere
 from zfcuda.deconvnet.request import Requests, Seed
-from zfcuda.graph import Graph, Untraceable, trace
+from zfcuda.graph.guards import Untraceable
+from zfcuda.graph.nodes import Graph
+from zfcuda.graph.tracing import trace
+from zfcuda.storage.files import visible
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from numbers import Real
 from typing import Literal
 
 from zfcuda._units import Choice
-from zfcuda.backward_cone import Manner
-from zfcuda.interception import Rules, deconvnet_rules, gradient_rules
+from zfcuda.backward_cone.manner import Manner
+from zfcuda.interception.deconvnet import Rules, deconvnet_rules, gradient_rules
 
 Seed = Literal["activation"] | float
 Overlap = Literal["sum", "overwrite"]

@@ -8,12 +8,17 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import Layer, check_input, evaluating, find_layers
-from zfcuda.deconvnet import projections
+from zfcuda._running.checks import check_input
+from zfcuda._running.guards import evaluating
+from zfcuda._running.layers import Layer, find_layers
+from zfcuda.deconvnet.pictures import projections
 from zfcuda.diagrams.naming import module_name, naming
 from zfcuda.diagrams.result import Diagram, Source, Step, SwitchExample
 from zfcuda.diagrams.switching import switch_example
-from zfcuda.graph import Graph, Node, Untraceable, fan_in, trace
+from zfcuda.graph.chain import fan_in
+from zfcuda.graph.guards import Untraceable
+from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.tracing import trace
 from zfcuda.rules import Identity, Input, MaxPool, Shape
 
 __all__ = ["diagram_of"]

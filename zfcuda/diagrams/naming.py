@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from zfcuda.backward_cone.manner import Manner
-from zfcuda.graph import Node
+from zfcuda.graph.nodes import Node
 from zfcuda.rules import (
     Affine,
     AvgPool,

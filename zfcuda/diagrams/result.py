@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from zfcuda.results import Result
+from zfcuda.results.base import Result
 
 __all__ = ["Diagram", "Source", "Step", "SwitchExample"]
 

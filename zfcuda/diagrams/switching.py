@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zfcuda import ops
-from zfcuda._running import to_result
+from zfcuda._running.recording import to_result
 from zfcuda.diagrams.result import SwitchExample
 from zfcuda.rules import MaxPool, Pair
 

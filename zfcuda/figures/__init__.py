@@ -5,25 +5,25 @@ hands them to pyplot as well, where it can show them.
 Display images are NumPy arrays ``[N,H,W,3]`` in 0..1; every one of them is optional.
 """
 
-from ._style import show_with_pyplot
-from .ablation import ablation
-from .background import background_effect
-from .correspondence import correspondence
-from .diagram import diagram
-from .evolution import feature_evolution
-from .filters import first_layer_filters, first_layers
-from .invariance import invariance_curve
-from .invariance_study import invariance_study
-from .invariance_summary import invariance_summary
-from .maxima import top_activations
-from .occlusion import occlusion_row
-from .occlusion_summary import occlusion_summary
-from .patches import projection_patches
-from .prediction import prediction
-from .probe import probe
-from .projection import projection_grid
-from .training import training_curves
-from .uncertainty import uncertainty
+from zfcuda.figures._style import show_with_pyplot
+from zfcuda.figures.ablation import ablation
+from zfcuda.figures.background import background_effect
+from zfcuda.figures.correspondence import correspondence
+from zfcuda.figures.diagram import diagram
+from zfcuda.figures.evolution import feature_evolution
+from zfcuda.figures.filters import first_layer_filters, first_layers
+from zfcuda.figures.invariance import invariance_curve
+from zfcuda.figures.invariance_study import invariance_study
+from zfcuda.figures.invariance_summary import invariance_summary
+from zfcuda.figures.maxima import top_activations
+from zfcuda.figures.occlusion import occlusion_row
+from zfcuda.figures.occlusion_summary import occlusion_summary
+from zfcuda.figures.patches import projection_patches
+from zfcuda.figures.prediction import prediction
+from zfcuda.figures.probe import probe
+from zfcuda.figures.projection import projection_grid
+from zfcuda.figures.training import training_curves
+from zfcuda.figures.uncertainty import uncertainty
 
 __all__ = [
     "ablation",

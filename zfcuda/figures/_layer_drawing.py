@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from ._layer_pieces import (
+from zfcuda.figures._layer_pieces import (
     BACKWARD,
     FORWARD,
     LINE,
@@ -24,13 +24,13 @@ from ._layer_pieces import (
     draw_path,
     draw_plus,
 )
-from ._layer_text import SMALL, Text, Writer
-from ._ranks import arrange
-from ._style import MUTED, Array, number, show_image
-from .projection import magnify, outline, support
+from zfcuda.figures._layer_text import SMALL, Text, Writer
+from zfcuda.figures._ranks import arrange
+from zfcuda.figures._style import MUTED, Array, number, show_image
+from zfcuda.figures.projection import magnify, outline, support
 
 if TYPE_CHECKING:
-    from zfcuda.diagrams import Diagram
+    from zfcuda.diagrams.result import Diagram
 
 _SIDE = 3.15  # of the convnet, and of the deconvnet
 _BOX, _BETWEEN = 2.2, 0.12  # the widest a box gets; between neighbours

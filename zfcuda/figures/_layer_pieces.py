@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
-from ._layer_text import BOLD, SMALL, Text
-from ._style import INK, MUTED, PALETTE
+from zfcuda.figures._layer_text import BOLD, SMALL, Text
+from zfcuda.figures._style import INK, MUTED, PALETTE
 
 WIDTH = 7.0  # of the diagram: what is mirrored is so at its middle
 LINE = 0.122  # of a box's text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._style import fit, fit_name
+from zfcuda.figures._style import fit, fit_name
 
 BOLD, SMALL = 7.0, 6.5  # points, where boxes are wide enough
 _WORD = 13  # letters of "normalisation", which should not be broken

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ._style import INK, MUTED, PALETTE, fit, new_figure, styled, to_array
+from zfcuda.figures._style import INK, MUTED, PALETTE, fit, new_figure, styled, to_array
 
 if TYPE_CHECKING:
-    from zfcuda.ablations import AblationResult
+    from zfcuda.ablations.result import AblationResult
 
 # Inches. Names and numbers must stand beside their rows of the panel, so that everything is placed.
 _NAME, _SIZES, _PLOT, _NUMBERS = 1.95, 1.42, 2.45, 1.52

@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zfcuda.data import Preprocessing
-
-from ._style import (
+from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.figures._style import (
     MUTED,
     PALETTE,
     Array,
@@ -30,10 +29,10 @@ from ._style import (
     styled,
     to_array,
 )
-from .projection import LAYER_COLOURS, is_of_vectors, magnify, outline, support
+from zfcuda.figures.projection import LAYER_COLOURS, is_of_vectors, magnify, outline, support
 
 if TYPE_CHECKING:
-    from zfcuda.results import BackgroundResult
+    from zfcuda.results.background import BackgroundResult
 
 WIDTH = 7.0  # inches: the text of a page
 _OTHER = "#c9d9e6"  # bars of all classes but the target

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ._style import (
+from zfcuda.figures._style import (
     INK,
     MUTED,
     PALETTE,
@@ -28,7 +28,7 @@ from ._style import (
 )
 
 if TYPE_CHECKING:
-    from zfcuda.correspondences import CorrespondenceResult
+    from zfcuda.correspondences.result import CorrespondenceResult
 
 _SHOWN = 5  # images a row, as many as the paper has
 # Inches. The thumbnails must stand beside their rows of the panels, so that everything is placed.

@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Rectangle
 
-from zfcuda.data import Preprocessing
-
-from ._layer_drawing import LayerDrawing
-from ._layer_pieces import SWITCHES, WIDTH
-from ._style import (
+from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.figures._layer_drawing import LayerDrawing
+from zfcuda.figures._layer_pieces import SWITCHES, WIDTH
+from zfcuda.figures._style import (
     PALETTE,
     Array,
     display_signal,
@@ -27,7 +26,7 @@ from ._style import (
 )
 
 if TYPE_CHECKING:
-    from zfcuda.diagrams import Diagram, SwitchExample
+    from zfcuda.diagrams.result import Diagram, SwitchExample
 
 _WINDOWS = (PALETTE[0], PALETTE[5], PALETTE[3], "#8a6d00")  # dark enough for numbers on white
 _READABLE = 7  # cells a side, of which the numbers can be read

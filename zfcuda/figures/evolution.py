@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ._style import (
+from zfcuda.figures._style import (
     MUTED,
     NO_DATA,
     Array,
@@ -21,11 +21,11 @@ from ._style import (
     styled,
     to_array,
 )
-from .maxima import PAGE, SHARP, displayed, fired, given, mosaic
-from .projection import LAYER_COLOURS
+from zfcuda.figures.maxima import PAGE, SHARP, displayed, fired, given, mosaic
+from zfcuda.figures.projection import LAYER_COLOURS
 
 if TYPE_CHECKING:
-    from zfcuda.feature_evolution import EvolutionResult
+    from zfcuda.feature_evolution.result import EvolutionResult
 
 _LABELS, _TOP, _NOTE = 0.42, 0.55, 0.30  # inches beside, above a block, and for the note
 _LARGEST = 0.5  # inches of a cell

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
-from ._style import (
+from zfcuda.figures._style import (
     INK,
     LINE_STYLES,
     MUTED,
@@ -26,10 +26,10 @@ from ._style import (
     styled,
     to_array,
 )
-from .maxima import PAGE, SHARP, displayed, fired, given, mosaic
+from zfcuda.figures.maxima import PAGE, SHARP, displayed, fired, given, mosaic
 
 if TYPE_CHECKING:
-    from zfcuda.filters import FilterComparison, FilterResult
+    from zfcuda.filters.result import FilterComparison, FilterResult
 
 DEAD = "#D55E00"
 _TITLE, _CAPTION, _CHARTS = 0.45, 0.42, 1.75  # inches

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from ._style import (
+from zfcuda.figures._style import (
     INK,
     LINE_STYLES,
     MUTED,
@@ -34,7 +34,7 @@ from ._style import (
 )
 
 if TYPE_CHECKING:
-    from zfcuda.results import InvarianceResult
+    from zfcuda.results.invariance import InvarianceResult
 
 _AXES = {
     "rotation": "rotation, counter-clockwise (degrees)",

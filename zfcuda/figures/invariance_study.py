@@ -13,9 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from zfcuda.data import Preprocessing
-
-from ._style import (
+from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.figures._style import (
     LINE_STYLES,
     MUTED,
     PALETTE,
@@ -33,7 +32,8 @@ from ._style import (
 )
 
 if TYPE_CHECKING:
-    from zfcuda.results import InvarianceResult, InvarianceStudy
+    from zfcuda.results.invariance import InvarianceResult
+    from zfcuda.results.invariance_study import InvarianceStudy
 
 WIDTH = 7.0  # inches: the text of a page
 _IN_A_ROW = 7  # images along the top; as many as there are colours

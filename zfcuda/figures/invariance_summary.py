@@ -10,12 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from ._style import MUTED, PALETTE, Array, fold_name, new_figure, score_source, styled, to_array
+from zfcuda.figures._style import (
+    MUTED,
+    PALETTE,
+    Array,
+    fold_name,
+    new_figure,
+    score_source,
+    styled,
+    to_array,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zfcuda.runs import InvarianceSummary
+    from zfcuda.runs.invariance_summary import InvarianceSummary
 
 _COLUMN = 1.5  # inches
 _WIDTH = 7.0  # inches: the text of a page; more layers than three take more

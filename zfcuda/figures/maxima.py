@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ._style import (
+from zfcuda.figures._style import (
     MUTED,
     NO_DATA,
     Array,
@@ -25,10 +25,10 @@ from ._style import (
     styled,
     to_array,
 )
-from .projection import LAYER_COLOURS
+from zfcuda.figures.projection import LAYER_COLOURS
 
 if TYPE_CHECKING:
-    from zfcuda.maxima import TopActivations
+    from zfcuda.maxima.result import TopActivations
 
 PAGE = 7.2  # inches, the width of a page's text
 SHARP = 250  # dots an inch: cells are small

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from ._style import (
+from zfcuda.figures._style import (
     NO_DATA,
     Array,
     below,
@@ -39,7 +39,7 @@ from ._style import (
 if TYPE_CHECKING:
     from matplotlib.collections import QuadMesh
 
-    from zfcuda.results import OcclusionResult
+    from zfcuda.results.occlusion import OcclusionResult
 
 
 @styled

@@ -14,9 +14,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from zfcuda.data import Preprocessing
-
-from ._style import (
+from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.figures._style import (
     INK,
     MUTED,
     NO_DATA,
@@ -36,10 +35,10 @@ from ._style import (
     styled,
     to_array,
 )
-from .occlusion import cell_edges
+from zfcuda.figures.occlusion import cell_edges
 
 if TYPE_CHECKING:
-    from zfcuda.runs import OcclusionSummary
+    from zfcuda.runs.occlusion_summary import OcclusionSummary
 
 WIDTH = 7.2  # inches: the text of a page
 _CLASSES = 12  # bars; of more classes the most and the least sensitive ones

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from zfcuda.data import Preprocessing
-
-from ._style import (
+from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.figures._style import (
     Array,
     cut_out,
     display_images,
@@ -21,12 +20,12 @@ from ._style import (
     show_image,
     styled,
 )
-from .projection import LAYER_COLOURS
+from zfcuda.figures.projection import LAYER_COLOURS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zfcuda.results import Patches
+    from zfcuda.results.patches import Patches
 
 PANEL = 3.4  # inches
 

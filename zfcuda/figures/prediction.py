@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from ._style import (
+from zfcuda.figures._style import (
     MUTED,
     PALETTE,
     Array,
@@ -23,7 +23,7 @@ from ._style import (
 )
 
 if TYPE_CHECKING:
-    from zfcuda.results import Predictions
+    from zfcuda.results.predictions import Predictions
 
 
 @styled

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ._style import INK, MUTED, PALETTE, fold_name, new_figure, styled, to_array
+from zfcuda.figures._style import INK, MUTED, PALETTE, fold_name, new_figure, styled, to_array
 
 if TYPE_CHECKING:
-    from zfcuda.probing import ProbeResult
+    from zfcuda.probing.result import ProbeResult
 
 
 @styled

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ._style import (
+from zfcuda.figures._style import (
     Array,
     class_name,
     cut_out,
@@ -28,8 +28,8 @@ from ._style import (
 )
 
 if TYPE_CHECKING:
-    from zfcuda.data import Preprocessing
-    from zfcuda.results import Projections
+    from zfcuda.data.preprocessing import Preprocessing
+    from zfcuda.results.projections import Projections
 
 CELL = 1.85  # inches
 # Okabe and Ito's colours that are dark enough for text on white.

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ._style import INK, MUTED, PALETTE, Array, new_figure, number, styled, to_array
+from zfcuda.figures._style import INK, MUTED, PALETTE, Array, new_figure, number, styled, to_array
 
 if TYPE_CHECKING:
-    from zfcuda.training import TrainingResult
+    from zfcuda.training.result import TrainingResult
 
 
 @styled

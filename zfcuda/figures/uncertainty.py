@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from zfcuda.data import Preprocessing
-
-from ._style import (
+from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.figures._style import (
     INK,
     MUTED,
     NO_DATA,
@@ -32,7 +31,7 @@ from ._style import (
 )
 
 if TYPE_CHECKING:
-    from zfcuda.uncertainty import UncertaintyResult
+    from zfcuda.uncertainty.result import UncertaintyResult
 
 WIDTH = 7.2  # inches: the text of a page
 _RIGHT, _WRONG, _TRUE = PALETTE[0], PALETTE[5], "#9ecae1"

@@ -10,7 +10,8 @@ from torch import nn
 from zfcuda._sources import Images, source_of
 from zfcuda.filters.first_layer import convolutions, first_layer_filters
 from zfcuda.filters.result import FilterComparison
-from zfcuda.maxima import Maps, top_activations
+from zfcuda.maxima.choosing import Maps
+from zfcuda.maxima.finding import top_activations
 
 
 @torch.inference_mode(False)

@@ -7,7 +7,8 @@ from numbers import Real
 import torch
 from torch import nn
 
-from zfcuda._running import Layer, find_layers, to_result
+from zfcuda._running.layers import Layer, find_layers
+from zfcuda._running.recording import to_result
 from zfcuda._sources import Images, source_of
 from zfcuda.filters.aliasing import aliased_responses, aliased_share
 from zfcuda.filters.looking import look

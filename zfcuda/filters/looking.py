@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import check_input, evaluating, require_called, to_result
+from zfcuda._running.checks import check_input
+from zfcuda._running.guards import evaluating
+from zfcuda._running.layers import require_called
+from zfcuda._running.recording import to_result
 from zfcuda._sources import Source
 
 

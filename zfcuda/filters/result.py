@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zfcuda.maxima.result import TopActivations
-from zfcuda.results import Result
+from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
 
 

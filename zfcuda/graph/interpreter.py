@@ -19,7 +19,8 @@ from torch.fx.node import map_aggregate
 from zfcuda.graph.guards import CallFailed, Untraceable, version
 from zfcuda.graph.nodes import Graph, Node, Value, filled, pruned, values_in
 from zfcuda.graph.pixelwise import chain_to
-from zfcuda.graph.recognition import NotDeterministic, read
+from zfcuda.graph.recognition.reading import read
+from zfcuda.graph.recognition.spellings import NotDeterministic
 from zfcuda.graph.symbolic import End, Tracer
 from zfcuda.rules import (
     Affine,

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_leaves
 
 from zfcuda import ops
-from zfcuda.graph import author_of
+from zfcuda.graph.nodes import author_of
 from zfcuda.interception.batch_norm import fixed_batch_norm
 from zfcuda.interception.kernels import contrast_norm, ours_takes
 from zfcuda.interception.left_to_gradient import claim

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zfcuda.invariance.experiment import Fill, Layers, Target, transformed
 from zfcuda.invariance.values import Values, numbers
-from zfcuda.results import InvarianceResult
+from zfcuda.results.invariance import InvarianceResult
 from zfcuda.results.scores import Outputs
 
 

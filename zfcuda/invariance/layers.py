@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zfcuda._running import evaluating, layer_outputs
+from zfcuda._running.guards import evaluating
+from zfcuda._running.layers import layer_outputs
 
 
 def early_and_late(model: nn.Module, x: Tensor) -> list[str]:

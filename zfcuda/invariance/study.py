@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda._running import check_input, find_layers, to_result
+from zfcuda._running.checks import check_input
+from zfcuda._running.layers import find_layers
+from zfcuda._running.recording import to_result
 from zfcuda.invariance.experiment import MATRICES, Fill, Kind, Layers, Target, transformed
 from zfcuda.invariance.layers import early_and_late
 from zfcuda.invariance.values import Values, numbers
-from zfcuda.results import InvarianceStudy
+from zfcuda.results.invariance_study import InvarianceStudy
 from zfcuda.results.scores import Outputs
 
 _EXAMPLES = 4  # transformed images that a family shows

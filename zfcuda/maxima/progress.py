@@ -23,10 +23,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zfcuda._files import write_tensors
-from zfcuda._identity import tensor_digest
-from zfcuda._text import visible
 from zfcuda.maxima.running import Top
+from zfcuda.storage.files import visible, write_tensors
+from zfcuda.storage.identity import tensor_digest
 
 __all__ = ["Progress", "State"]
 

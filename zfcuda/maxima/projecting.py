@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from zfcuda._blocks import Block, ByNumber, read_blocks
-from zfcuda._distributed import Shard
-from zfcuda._running import progress_bar, to_result
-from zfcuda._tensor_file import tensor_file
-from zfcuda.deconvnet import project_listed
+from zfcuda._running.batches import progress_bar
+from zfcuda._running.recording import to_result
+from zfcuda.deconvnet.patches import project_listed
 from zfcuda.maxima.choosing import units_of
 from zfcuda.maxima.looking import View, difference, field_windows
 from zfcuda.maxima.running import Top
 from zfcuda.maxima.scanning import Spotter
+from zfcuda.storage.files import tensor_file
+from zfcuda.storage.ranks import Shard
 
 __all__ = ["project_layer"]
 

@@ -20,29 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._blocks import Block, Blocks, ByNumber, read_blocks
-from zfcuda._distributed import Shard, current_shard
-from zfcuda._files import digest, read_json, remove_leftovers
-from zfcuda._identity import (
-    architecture_digest,
-    precision,
-    same_versions,
-    versions,
-    weights_digest,
-)
-from zfcuda._locks import claimed, require_there
-from zfcuda._running import (
-    Layers,
-    by_name,
-    check_input,
-    device_of,
-    evaluating,
-    find_layers,
-    is_int,
-    progress_bar,
-    threads,
-)
+from zfcuda._running.batches import progress_bar
+from zfcuda._running.checks import check_input, device_of, is_int
+from zfcuda._running.guards import evaluating, threads
+from zfcuda._running.layers import Layers, by_name, find_layers
 from zfcuda._sources import Images, source_of
-from zfcuda._text import visible
 from zfcuda.maxima.choosing import Maps, chosen
 from zfcuda.maxima.finding import check_k, warn_beyond
 from zfcuda.maxima.progress import Progress, State
@@ -57,6 +39,15 @@ from zfcuda.maxima.stored import (
     write_index,
     write_manifest,
 )
+from zfcuda.storage.files import digest, read_json, remove_leftovers, visible
+from zfcuda.storage.identity import (
+    architecture_digest,
+    precision,
+    same_versions,
+    versions,
+    weights_digest,
+)
+from zfcuda.storage.ranks import Shard, claimed, current_shard, require_there
 
 __all__ = ["record_activations"]
 
@@ -83,7 +74,7 @@ def record_activations(
 
     What is done is written down every so often. A run that was killed, at whatever moment, goes on
     from there when it is started again with the same arguments; one that is complete is only
-    opened. Under ``torchrun`` (within :func:`zfcuda._distributed.from_environment`, or any process
+    opened. Under ``torchrun`` (within :func:`zfcuda.storage.ranks.from_environment`, or any process
     group) each process looks through its share of the images; a run that was interrupted may go on
     with another number of processes. Images are computed in blocks of ``batch`` that never change,
     so that values, order, projections and files are those of an undisturbed run on one process, bit

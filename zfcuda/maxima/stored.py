@@ -23,10 +23,9 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zfcuda._files import digest, inside, read_json, write_json
-from zfcuda._tables import write_csv
 from zfcuda.maxima.result import TopActivations
 from zfcuda.maxima.running import Top
+from zfcuda.storage.files import digest, inside, read_json, write_csv, write_json
 
 __all__ = ["COLUMNS", "FORMAT", "KIND", "Layer", "StoredActivations", "file_of", "write_index"]
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from torch import nn
 
-from zfcuda.data import Preprocessing
+from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.models.specs import Spec, did_you_mean, model_meant
 from zfcuda.models.weights import load_checked, read_state
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from zfcuda.data import Preprocessing
+from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.models import imagenet
 from zfcuda.models.specs import Spec
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zfcuda.data import Preprocessing
+from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.models import from_files
 from zfcuda.models.specs import Spec, did_you_mean
 

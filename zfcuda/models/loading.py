@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import evaluating
-from zfcuda._seeding import seeded
-from zfcuda._text import visible
-from zfcuda.data import Preprocessing
+from zfcuda._running.guards import evaluating
+from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.models import from_code, from_onnx, from_torchvision, own
 from zfcuda.models.specs import Spec, parse
+from zfcuda.storage.files import visible
+from zfcuda.storage.identity import seeded
 
 __all__ = ["class_names", "load", "preprocessing"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from zfcuda.data import Preprocessing
+from zfcuda.data.preprocessing import Preprocessing
 
 __all__ = ["Metadata"]
 

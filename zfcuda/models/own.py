@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zfcuda.data import Preprocessing
+from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.models import from_files, imagenet
 from zfcuda.models.from_files import Build, State
 from zfcuda.models.metadata import Metadata

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from zfcuda.graph import fan_in
+from zfcuda.graph.chain import fan_in
 from zfcuda.planning.plan import PlannedStep
 from zfcuda.rules import Conv, MaxPool, Opaque
-from zfcuda.steps import Step, Steps
+from zfcuda.steps.step import Step, Steps
 
 # In multiply-adds of a large convolution. Only the ratios matter: they choose the step from which
 # whole maps are cheaper than cones. From runs on two AVX-512 cores.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zfcuda._tables import text_table
-from zfcuda._text import visible
+from zfcuda.storage.files import text_table, visible
 
 
 @dataclass(frozen=True)

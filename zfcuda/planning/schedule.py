@@ -9,7 +9,7 @@ import numpy as np
 from zfcuda.cone import forward_boxes
 from zfcuda.planning.costs import BYTE, costed
 from zfcuda.planning.plan import PlannedStep
-from zfcuda.steps import Steps
+from zfcuda.steps.step import Steps
 
 _WORTH = 1.1  # predicted gain below which cones are not worth their risk
 

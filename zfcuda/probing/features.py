@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zfcuda._running import base_pass, check_input, evaluating, memory_limit, progress_bar
-from zfcuda.datasets import Examples, Split
+from zfcuda._running.batches import memory_limit, progress_bar
+from zfcuda._running.checks import check_input
+from zfcuda._running.guards import evaluating
+from zfcuda._running.passes import base_pass
+from zfcuda.datasets.examples import Examples, Split
 from zfcuda.probing.result import PIXELS
 
 __all__ = ["PARTS", "Array", "Features"]

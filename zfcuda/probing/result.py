@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zfcuda._tables import text_table
-from zfcuda.results import Result
+from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
 from zfcuda.results.scores import wilson, with_interval
+from zfcuda.storage.files import text_table
 
 __all__ = ["PIXELS", "ProbeResult"]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zfcuda._running import evaluating, layer_outputs
+from zfcuda._running.guards import evaluating
+from zfcuda._running.layers import layer_outputs
 
 __all__ = ["layers_by_depth"]
 

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zfcuda._files import atomic_path
-from zfcuda._text import printable
 from zfcuda.report.entries import Entry, Section
 from zfcuda.report.templates import template
 from zfcuda.report.texts import Link, link_to, value_shown
 from zfcuda.report.thumbnails import Picture, picture_of
+from zfcuda.storage.files import atomic_path, printable
 
 __all__ = ["write_index"]
 

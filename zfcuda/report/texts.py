@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from zfcuda._text import printable
+from zfcuda.storage.files import printable
 
 __all__ = ["Link", "link_to", "value_shown"]
 

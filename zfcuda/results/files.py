@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from zfcuda._files import atomic_path, checksum
+from zfcuda.storage.files import atomic_path, checksum
 
 _FORMAT = 1  # of the files; raise it when an older reader would misread what is written
 

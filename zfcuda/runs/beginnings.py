@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda._identity import (
+from zfcuda._running.checks import device_of, is_int, per_image
+from zfcuda.results.scores import Outputs
+from zfcuda.runs.numbered import Numbered, tried
+from zfcuda.storage.identity import (
     architecture_digest,
     precision,
     tensor_digest,
     versions,
     weights_digest,
 )
-from zfcuda._running import device_of, is_int, per_image
-from zfcuda.results.scores import Outputs
-from zfcuda.runs.numbered import Numbered, tried
 
 __all__ = ["first_readable", "identity_of", "memory", "outputs_setting", "targets_of"]
 

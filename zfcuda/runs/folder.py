@@ -1,7 +1,7 @@
 """An experiment on every image of a data set, a result a file, stopped at any moment and gone on
 with.
 
-A run is a folder. ``settings.json`` is written first and says all that results depend on; a run
+A run is a folder. ``run_folder.json`` is written first and says all that results depend on; a run
 with other settings is refused. Under ``images`` lies a pair of files for each image, the JSON file
 last: with it the image is done. Nothing else is remembered, so nothing can be at odds with what is
 there.
@@ -27,13 +27,12 @@ import torch
 from torch import Tensor
 
 from zfcuda import _terminal
-from zfcuda._distributed import Shard
-from zfcuda._files import read_json, remove_leftovers
-from zfcuda._locks import claimed, require_there
-from zfcuda._running import threads
-from zfcuda.results import Result
-from zfcuda.runs import settings
+from zfcuda._running.guards import threads
+from zfcuda.results.base import Result
 from zfcuda.runs.numbered import Numbered, earlier_identity, reading, size_of, tried
+from zfcuda.storage import run_folder
+from zfcuda.storage.files import read_json, remove_leftovers
+from zfcuda.storage.ranks import Shard, claimed, require_there
 
 __all__ = ["Run"]
 
@@ -63,7 +62,7 @@ class Run:
     @cached_property
     def digest(self) -> str:
         """sha256 of the settings that the run was begun with, which every result bears."""
-        return settings.digest(settings.begun_with(self.folder))
+        return run_folder.digest(run_folder.begun_with(self.folder))
 
     # ------------------------------------------------------------------ what is there
 
@@ -145,23 +144,23 @@ class Run:
                 nobody can tell what it holds.
             OSError: it cannot be written.
         """
-        with claimed(self.folder, self.shard, settings.FILE):
+        with claimed(self.folder, self.shard, run_folder.FILE):
             if self.shard.first:
-                if not settings.begun(self.folder):
+                if not run_folder.begun(self.folder):
                     self._write_settings()
                 remove_leftovers(self.folder)
             self.shard.wait()
             earlier = partial(earlier_identity, self.images)
-            settings.require_same(self.folder, self.settings, earlier, self.about)
+            run_folder.require_same(self.folder, self.settings, earlier, self.about)
             yield
 
     def _write_settings(self) -> None:
         if (self.folder / "images").exists():
             raise ValueError(
-                f"'{self.folder}' holds images of a run, but not its {settings.FILE}: nobody can "
+                f"'{self.folder}' holds images of a run, but not its {run_folder.FILE}: nobody can "
                 "tell what they are; name another folder"
             )
-        settings.write(self.folder, self.settings, self.about)
+        run_folder.write(self.folder, self.settings, self.about)
 
     def carry_out(
         self,
@@ -186,7 +185,7 @@ class Run:
         title = "images" if alone else f"images of rank 0 of {self.shard.world}"
         shown = progress and self.shard.first
         bar = _bar(total, total - wanted, shown, title)
-        with threads(settings.threads_of(self.folder)), bar as moved:
+        with threads(run_folder.threads_of(self.folder)), bar as moved:
             read = reading(self.images, own, workers)
             for (numbers, some), found in zip(own, read, strict=True):
                 self._do(numbers, some, found, answer)

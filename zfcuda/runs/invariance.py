@@ -13,21 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from zfcuda._distributed import current_shard
-from zfcuda._running import Layers, device_of, fill_setting, find_layers
-from zfcuda.invariance import early_and_late, families_of, invariance_study
+from zfcuda._running.checks import device_of
+from zfcuda._running.layers import Layers, find_layers
+from zfcuda._running.recording import fill_setting
+from zfcuda.invariance.layers import early_and_late
+from zfcuda.invariance.study import families_of, invariance_study
 from zfcuda.invariance.values import Values
 from zfcuda.results.scores import Outputs
-from zfcuda.runs.beginnings import (
-    first_readable,
-    identity_of,
-    memory,
-    outputs_setting,
-    targets_of,
-)
+from zfcuda.runs.beginnings import first_readable, identity_of, memory, outputs_setting, targets_of
 from zfcuda.runs.folder import Run
 from zfcuda.runs.invariance_summary import InvarianceSummary, merged, of_one, write_tables
 from zfcuda.runs.numbered import Numbered, numbered
+from zfcuda.storage.ranks import current_shard
 
 __all__ = ["InvarianceRun", "invariance_over", "invariance_run"]
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zfcuda._tables import write_csv
-from zfcuda.results import InvarianceStudy, Result
+from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
+from zfcuda.results.invariance_study import InvarianceStudy
 from zfcuda.results.scores import Outputs, probabilities_of
 from zfcuda.runs.moments import Moments
+from zfcuda.storage.files import write_csv
 
 __all__ = ["InvarianceSummary", "merged", "of_one", "write_tables"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zfcuda.results import OcclusionResult
+from zfcuda.results.occlusion import OcclusionResult
 from zfcuda.results.scores import probabilities_of
 
 __all__ = ["Sensitivity", "localisation", "sensitivity_of"]

@@ -15,23 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from zfcuda._distributed import current_shard
-from zfcuda._running import Layers, device_of, per_image
-from zfcuda._text import visible
+from zfcuda._running.checks import device_of, per_image
+from zfcuda._running.layers import Layers
 from zfcuda.predictions import predict
-from zfcuda.results import LayerSums, OcclusionResult
+from zfcuda.results.occlusion import LayerSums, OcclusionResult
 from zfcuda.results.scores import Outputs
-from zfcuda.runs.beginnings import (
-    first_readable,
-    identity_of,
-    memory,
-    outputs_setting,
-    targets_of,
-)
+from zfcuda.runs.beginnings import first_readable, identity_of, memory, outputs_setting, targets_of
 from zfcuda.runs.folder import Run
 from zfcuda.runs.numbered import Numbered, numbered
 from zfcuda.runs.occlusion_summary import OcclusionSummary, summarised, write_tables
-from zfcuda.sensitivity import Method, Prepared, prepare
+from zfcuda.sensitivity.experiment import prepare
+from zfcuda.sensitivity.prepared import Prepared
+from zfcuda.sensitivity.request import Method
+from zfcuda.storage.files import visible
+from zfcuda.storage.ranks import current_shard
 
 __all__ = ["OcclusionRun", "occlusion_over", "occlusion_run"]
 

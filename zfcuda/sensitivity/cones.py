@@ -8,16 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import choose_target, outputs_of, spans, to_result
-from zfcuda.graph import Untraceable, trace
+from zfcuda._running.batches import spans
+from zfcuda._running.checks import choose_target
+from zfcuda._running.passes import outputs_of
+from zfcuda._running.recording import to_result
+from zfcuda.graph.guards import Untraceable
+from zfcuda.graph.tracing import trace
 from zfcuda.incremental import Base, base_pass, batch_sizes, images_together, occlude_all
-from zfcuda.interception import Operations
-from zfcuda.planning import Plan, Schedule, boxes_of, planned
-from zfcuda.results import LayerSums
+from zfcuda.interception.mode import Operations
+from zfcuda.planning.plan import Plan
+from zfcuda.planning.schedule import Schedule, boxes_of, planned
+from zfcuda.results.occlusion import LayerSums
 from zfcuda.results.scores import Outputs, check_outputs
 from zfcuda.sensitivity.found import Found
 from zfcuda.sensitivity.request import Request, kept_classes
-from zfcuda.steps import fuse
+from zfcuda.steps.fusing import fuse
 
 _KEPT = ("logits", "best", "log_total")  # of every position
 

@@ -10,13 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import Layers, plain, progress_bar
-from zfcuda._text import visible
-from zfcuda.planning import Plan
-from zfcuda.results import OcclusionResult
+from zfcuda._running.batches import progress_bar
+from zfcuda._running.checks import plain
+from zfcuda._running.layers import Layers
+from zfcuda.planning.plan import Plan
+from zfcuda.results.occlusion import OcclusionResult
 from zfcuda.results.scores import Outputs
 from zfcuda.sensitivity.prepared import Prepared
 from zfcuda.sensitivity.request import Method, checked
+from zfcuda.storage.files import visible
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor

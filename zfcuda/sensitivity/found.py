@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zfcuda.results import LayerSums
+from zfcuda.results.occlusion import LayerSums
 from zfcuda.results.scores import Outputs
 
 

@@ -10,10 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import Layers, evaluating, fill_setting, find_layers
+from zfcuda._running.guards import evaluating
+from zfcuda._running.layers import Layers, find_layers
+from zfcuda._running.recording import fill_setting
 from zfcuda.incremental import images_together
-from zfcuda.planning import Plan
-from zfcuda.results import OcclusionResult
+from zfcuda.planning.plan import Plan
+from zfcuda.results.occlusion import OcclusionResult
 from zfcuda.results.scores import Outputs, check_outputs
 from zfcuda.sensitivity.cones import Network, in_cones, network_for
 from zfcuda.sensitivity.request import Request

@@ -8,17 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda._running import (
-    base_pass,
-    choose_target,
-    outputs_of,
-    require_shape,
-    to_result,
-    variant_passes,
-)
+from zfcuda._running.checks import choose_target
+from zfcuda._running.layers import require_shape
+from zfcuda._running.passes import base_pass, outputs_of, variant_passes
+from zfcuda._running.recording import to_result
 from zfcuda.incremental import summary
-from zfcuda.interception import Operations
-from zfcuda.results import LayerSums
+from zfcuda.interception.mode import Operations
+from zfcuda.results.occlusion import LayerSums
 from zfcuda.results.scores import Outputs
 from zfcuda.sensitivity.found import Found
 from zfcuda.sensitivity.request import Request, kept_classes

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from zfcuda.convolving import Convolution
-from zfcuda.graph import Graph, Node
+from zfcuda.graph.nodes import Graph, Node
 from zfcuda.rules import Affine, Binary, Concat, Conv, Identity, MaxPool, Pointwise
 from zfcuda.steps.step import Step, Steps
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from zfcuda.convolving import Convolution
-from zfcuda.graph import Graph, Node
+from zfcuda.graph.nodes import Graph, Node
 from zfcuda.rules import (
     Affine,
     AvgPool,

@@ -19,8 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from zfcuda._files import digest, read_json, write_json, write_tensors
-from zfcuda._text import visible
+from zfcuda.storage.files import digest, read_json, visible, write_json, write_tensors
 
 __all__ = ["Checkpoints", "Epoch"]
 

@@ -18,16 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zfcuda import _terminal
-from zfcuda._distributed import Shard
-from zfcuda._files import digest, write_tensors
-from zfcuda._locks import claimed, require_there
-from zfcuda._running import evaluating, logits_of
-from zfcuda.datasets import Examples, Split
-from zfcuda.datasets.examples import generator
+from zfcuda._running.guards import evaluating
+from zfcuda._running.passes import logits_of
+from zfcuda.datasets.examples import Examples, Split, generator
 from zfcuda.datasets.part import Part
 from zfcuda.models.metadata import Metadata
 from zfcuda.models.weights import load_checked
 from zfcuda.predictions import predict
+from zfcuda.storage.files import digest, write_tensors
+from zfcuda.storage.ranks import Shard, claimed, require_there
 from zfcuda.training.checkpoints import Checkpoints, Epoch
 from zfcuda.training.filters import FilterRadius
 from zfcuda.training.recipe import Recipe, next_rate

@@ -9,7 +9,7 @@ from fractions import Fraction
 from numbers import Integral
 from typing import TYPE_CHECKING
 
-from zfcuda.data import Preprocessing
+from zfcuda.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from zfcuda.training.checkpoints import Epoch

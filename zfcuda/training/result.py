@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zfcuda.results import Result
+from zfcuda.results.base import Result
 from zfcuda.results.scores import wilson
 
 __all__ = ["TrainingResult"]

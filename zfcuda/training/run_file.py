@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from zfcuda._files import read_json, write_json
-from zfcuda._text import visible
-from zfcuda.datasets import Split
+from zfcuda.datasets.examples import Split
+from zfcuda.storage.files import read_json, visible, write_json
 from zfcuda.training.checkpoints import Checkpoints
 from zfcuda.training.recipe import Recipe
 

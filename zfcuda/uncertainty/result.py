@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.results import Result
+from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
 from zfcuda.results.scores import (
     Outputs,

@@ -13,8 +13,8 @@ from torch import Tensor
 from zfcuda.compat.captum import rule
 from zfcuda.compat.captum.accepting import Refused, check_model, single_image_batch, unit_of
 from zfcuda.compat.captum.path import Traceable
-from zfcuda.graph import trace
-from zfcuda.interception import fast_forward
+from zfcuda.graph.tracing import trace
+from zfcuda.interception.kernels import fast_forward
 
 
 class Deconvolution(Traceable, attr.Deconvolution):

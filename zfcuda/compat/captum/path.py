@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-from zfcuda._text import visible
+from zfcuda.storage.files import visible
 
 Path = Literal["cone", "dense", "kernels", "captum"]
 

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running import memory_limit, spans
-from zfcuda.backward_cone import Manner, descend, forward_bytes, observe, obstacle
+from zfcuda._running.batches import memory_limit, spans
+from zfcuda.backward_cone.forward_pass import forward_bytes, observe
+from zfcuda.backward_cone.manner import Manner, obstacle
+from zfcuda.backward_cone.units import descend
 from zfcuda.compat.captum.accepting import Refused
-from zfcuda.graph import Graph, Node
+from zfcuda.graph.nodes import Graph, Node
 from zfcuda.rules import Identity, Rule, Shape
 
 

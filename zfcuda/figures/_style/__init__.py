@@ -4,7 +4,7 @@ Only :mod:`.showing` touches pyplot, and nothing leaves a trace in ``matplotlib.
 function is wrapped in `styled`, which applies the style for as long as the figure is being built.
 """
 
-from .arrays import (
+from zfcuda.figures._style.arrays import (
     Array,
     cut_out,
     display_images,
@@ -14,9 +14,9 @@ from .arrays import (
     stretched_inputs,
     to_array,
 )
-from .colours import INK, LINE_STYLES, MUTED, NO_DATA, PALETTE
-from .house import DPI, new_figure, styled
-from .labels import (
+from zfcuda.figures._style.colours import INK, LINE_STYLES, MUTED, NO_DATA, PALETTE
+from zfcuda.figures._style.house import DPI, new_figure, styled
+from zfcuda.figures._style.labels import (
     defined_labels,
     label_colours,
     label_legend,
@@ -25,9 +25,9 @@ from .labels import (
     score_name,
     score_source,
 )
-from .panels import below, colour_bar, show_image
-from .showing import show_with_pyplot
-from .text import class_name, fit, fit_ends, fit_name, fold_name, number
+from zfcuda.figures._style.panels import below, colour_bar, show_image
+from zfcuda.figures._style.showing import show_with_pyplot
+from zfcuda.figures._style.text import class_name, fit, fit_ends, fit_name, fold_name, number
 
 __all__ = [
     "DPI",

@@ -12,11 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from zfcuda._text import printable
-
-from .colours import INK, MUTED
-from .showing import NotebookFigure
-from .text import fit
+from zfcuda.figures._style.colours import INK, MUTED
+from zfcuda.figures._style.showing import NotebookFigure
+from zfcuda.figures._style.text import fit
+from zfcuda.storage.files import printable
 
 P = ParamSpec("P")
 

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from .arrays import Array, to_array
-from .colours import MUTED, NO_DATA, PALETTE
-from .text import class_name, fit
+from zfcuda.figures._style.arrays import Array, to_array
+from zfcuda.figures._style.colours import MUTED, NO_DATA, PALETTE
+from zfcuda.figures._style.text import class_name, fit
 
 _SOURCES = {
     "logits": "softmax",

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation, Transform
 
-from .arrays import Array
-from .colours import INK
-from .text import number
+from zfcuda.figures._style.arrays import Array
+from zfcuda.figures._style.colours import INK
+from zfcuda.figures._style.text import number
 
 if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable

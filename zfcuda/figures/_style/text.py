@@ -7,7 +7,7 @@ import textwrap
 
 import numpy as np
 
-from zfcuda._text import class_name, printable
+from zfcuda.storage.files import class_name, printable
 
 __all__ = ["class_name", "fit", "fit_ends", "fit_name", "fold_name", "number"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -15,10 +17,12 @@ __all__ = [
     "architecture_digest",
     "precision",
     "same_versions",
+    "seeded",
     "tensor_digest",
     "versions",
     "weights_digest",
 ]
+
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # as the default repr has it: another in every process
 
@@ -86,3 +90,12 @@ def same_versions(there: Any, here: Any) -> bool:
     old, new = str(there.get("torch")), str(here.get("torch"))
     release = new if "+" in old else new.partition("+")[0]
     return {**there, "torch": old} == {**here, "torch": release}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, torch's random numbers on the CPU begin at ``seed``; afterwards they go on as if none
+    had been drawn. Those of GPUs are left alone, which torch.manual_seed would all begin anew."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda._files import read_json, write_json
-from zfcuda._identity import same_versions, tensor_digest
+from zfcuda.storage.files import read_json, write_json
+from zfcuda.storage.identity import same_versions, tensor_digest
 
 FILE = "settings.json"
 _SHOWN = 6  # differences that an error names

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from floors import Demand
 from torch import Tensor
 
-from zfcuda import ops, reference
+from zfcuda import ops
+from zfcuda.ops import reference
 
 CHANNELS_LAST = torch.channels_last
 

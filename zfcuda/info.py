@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import zfcuda
-from zfcuda import _load
+from zfcuda import load_library
 
 PACKAGES = ("numpy", "matplotlib", "pillow", "safetensors", "scikit-image", "torchvision")
 
@@ -71,7 +71,7 @@ class Info:
 
 def collect() -> Info:
     """Look at the running process; what cannot be had is said, never raised."""
-    loaded = _load.library()
+    loaded = load_library()
     from zfcuda import _build_facts as facts
 
     return Info(

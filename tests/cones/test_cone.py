@@ -20,7 +20,7 @@ from zfcuda.cone import (
     propagate_boxes,
 )
 from zfcuda.graph import trace
-from zfcuda.reference import pooled_size
+from zfcuda.ops.reference import pooled_size
 from zfcuda.rules import (
     Affine,
     AvgPool,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda import reference
+from zfcuda.ops import reference
 
 POOL = ((3, 3), (2, 2), (1, 1), (1, 1))
 

@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 import zfcuda
-from zfcuda import _load, ops
+from zfcuda import ops
+from zfcuda.ops.library import library
 
 on_gpu = [
     pytest.mark.cuda,
     pytest.mark.skipif(
-        not (torch.cuda.is_available() and _load.library().build_facts()["cuda"]),
+        not (torch.cuda.is_available() and library.build_facts()["cuda"]),
         reason="no usable GPU, or zfcuda was built without CUDA",
     ),
 ]
@@ -120,7 +121,7 @@ def test_the_work_of_these_tests_itself(work):
 
 @needs_gpu
 def test_kernels_are_launched_on_torchs_current_stream():
-    handle = _load.library().stream_handle
+    handle = library.stream_handle
     device = torch.cuda.current_device()
     assert handle(device) == torch.cuda.current_stream().cuda_stream
     side = torch.cuda.Stream()
@@ -132,7 +133,7 @@ def test_kernels_are_launched_on_torchs_current_stream():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_there_is_no_stream():
     with pytest.raises(RuntimeError, match=r"(?i)cuda"):
-        _load.library().stream_handle(0)
+        library.stream_handle(0)
 
 
 @needs_gpu

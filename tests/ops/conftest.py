@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from zfcuda import _load, ops  # noqa: F401  (importing ops loads the library)
+from zfcuda import ops  # noqa: F401  (importing ops loads the library)
+from zfcuda.ops.library import library
 
-CUDA = torch.cuda.is_available() and _load.library().build_facts()["cuda"]
+CUDA = torch.cuda.is_available() and library.build_facts()["cuda"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import torch.autograd.forward_ad as forward_ad
 from strategies import DTYPES, LAYOUTS, image
 from torch.func import jacfwd, jvp
 
-from zfcuda import ops, reference
+from zfcuda import ops
+from zfcuda.ops import reference
 
 SIZE = (7, 9)
 WINDOW = ((3, 3), (2, 2), (1, 1), (1, 1))

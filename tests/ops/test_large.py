@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zfcuda import reference
+from zfcuda.ops import reference
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DTYPES, LAYOUTS, image
 
-from zfcuda import ops, reference
+from zfcuda import ops
+from zfcuda.ops import reference
 
 
 def same(found, expected):

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from strategies import DTYPES, LAYOUTS, image
 
-from zfcuda import ops, reference
+from zfcuda import ops
+from zfcuda.ops import reference
 
 TOLERANCE = {
     # float32 coordinates carry an error of a few 1e-6 pixels, times the gradient of the image.

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from strategies import DTYPES, WINDOWS, image
 from torch import Tensor
 
-from zfcuda import ops, reference
+from zfcuda import ops
+from zfcuda.ops import reference
 
 CHANNELS = [1, 3, 4, 8, 16, 17, 37]
 POOLS = {name: window[:4] for name, window in WINDOWS.items() if window[0][0] <= 5}

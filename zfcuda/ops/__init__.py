@@ -1,7 +1,7 @@
 """One typed function per kernel, with its fake (shape-only) kernel and its autograd rule beside it.
 
 The schemas are in ``csrc/library.cpp``, the kernels in ``csrc/cpu`` and ``csrc/cuda``; the same
-functions in plain PyTorch are in :mod:`zfcuda.reference`.
+functions in plain PyTorch are in :mod:`zfcuda.ops.reference`.
 
 All take float32, float64, float16 or bfloat16 (16-bit types are computed in float32), contiguous or
 channels_last (the result has the input's layout; other strides are copied to contiguous first),
@@ -10,13 +10,13 @@ normalisation and warping are differentiable once, in reverse and in forward mod
 derivative raises.
 """
 
-from zfcuda.ops.arguments import IntPair
-from zfcuda.ops.maxima import spatial_max
-from zfcuda.ops.normalisation import local_response_norm
-from zfcuda.ops.occlusion import occlude
-from zfcuda.ops.pooling import max_pool2d, switches_to_indices
-from zfcuda.ops.unpooling import max_unpool2d
-from zfcuda.ops.warping import warp_affine
+from zfcuda.ops.library import IntPair
+from zfcuda.ops.local_response_norm import local_response_norm
+from zfcuda.ops.max_pool2d import max_pool2d, switches_to_indices
+from zfcuda.ops.max_unpool2d import max_unpool2d
+from zfcuda.ops.occlude import occlude
+from zfcuda.ops.spatial_max import spatial_max
+from zfcuda.ops.warp_affine import warp_affine
 from zfcuda.ops.windows import WINDOW_COLUMNS, gather_windows, pool_windows, unpool_windows
 
 __all__ = [

@@ -5,13 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from zfcuda import _load
+from zfcuda import load_library
 
-_load.library()
+IntPair = int | Sequence[int]
+_NO_INTS = (str, float, np.inexact, np.bool_)
+
+
+def pair(value: IntPair, name: str) -> list[int]:
+    """``value`` for (height, width); as torch, a sequence of one goes for both.
+
+    Raises:
+        ValueError: it is something else, naming the argument.
+    """
+    if type(value) is int:  # the usual case, which every call of an op meets several times
+        return [value, value]
+    both = list(value) if isinstance(value, Sequence) else [value, value]
+    if len(both) == 1:
+        both *= 2
+    if len(both) != 2 or any(v is None or isinstance(v, _NO_INTS) for v in both):
+        raise ValueError(f"{name} must be an int or a pair of ints, got {value!r}")
+    return [int(v) if isinstance(v, np.integer) else v for v in both]
+
+
+def check_tensor(value: Any, name: str) -> None:
+    """Raise a TypeError unless ``value`` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def window_of(
+    kernel_size: IntPair, stride: IntPair | None, padding: IntPair, dilation: IntPair
+) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Kernel, stride (the kernel, if there is none, as in torch), padding and dilation as pairs."""
+    kernel = pair(kernel_size, "kernel_size")
+    none = stride is None or (isinstance(stride, Sequence) and not stride)
+    step = kernel if none else pair(stride, "stride")
+    return kernel, step, pair(padding, "padding"), pair(dilation, "dilation")
+
+
+library = load_library()  # registers the ops
 kernels = torch.ops.zfcuda
 
 
@@ -98,3 +135,37 @@ def no_derivative(op: str, why: str = "zfcuda's ops are differentiable once") ->
 
     _library.rules[op] = refuse
     torch.library.register_autograd(f"zfcuda::{op}", refuse, lib=_library)
+
+
+def fill_of(x: Tensor, fill: float | Tensor, with_image: bool) -> Tensor:
+    """``fill`` as the kernels take it, on ``x``'s device and of its dtype: [C], or [C,H,W] where an
+    image is allowed.
+
+    Raises:
+        ValueError: ``x`` is no batch of images, or ``fill`` does not fit it.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"x must be [N,C,H,W], got shape {list(x.shape)}")
+    channels = x.shape[1]
+    if isinstance(fill, int | float):
+        # Made on the device: a copy from the host would wait for it, and break a graph capture.
+        fill = torch.full((channels,), fill, dtype=torch.float64, device=x.device)
+    elif not isinstance(fill, Tensor):
+        fill = torch.as_tensor(fill, dtype=x.dtype)
+    fill = fill.to(device=x.device, dtype=x.dtype)
+    shapes: tuple[tuple[int, ...], ...] = ((channels,),)
+    if with_image:
+        shapes += (tuple(x.shape[1:]),)
+    if fill.dim() == 0:
+        fill = fill.expand(channels)
+    if tuple(fill.shape) not in shapes:
+        wanted = " or ".join(str(list(shape)) for shape in shapes)
+        raise ValueError(f"fill must be a number or of shape {wanted}, got {list(fill.shape)}")
+    return fill.contiguous()
+
+
+def empty_copies(x: Tensor, copies: int) -> Tensor:
+    """[N,copies,C,H,W], each image in x's layout."""
+    n, *image = x.shape
+    flat = empty(x, (n * copies, *image))
+    return flat.unflatten(0, (n, copies))

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zfcuda.ops.arguments import IntPair, window_of
-from zfcuda.ops.library import has_tangent, kernels
+from zfcuda.ops.library import IntPair, has_tangent, kernels, window_of
 
 WINDOW_COLUMNS = 13
 """The columns of ``windows`` [Q,13], int64:

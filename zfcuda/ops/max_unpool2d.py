@@ -8,8 +8,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zfcuda.ops.arguments import IntPair, pair, window_of
-from zfcuda.ops.library import Tangents, derivative, empty, kernels, no_derivative
+from zfcuda.ops.library import (
+    IntPair,
+    Tangents,
+    derivative,
+    empty,
+    kernels,
+    no_derivative,
+    pair,
+    window_of,
+)
 
 
 def max_unpool2d(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zfcuda.ops.arguments import check_tensor
-from zfcuda.ops.copies import empty_copies, fill_of
-from zfcuda.ops.library import kernels, no_derivative
+from zfcuda.ops.library import check_tensor, empty_copies, fill_of, kernels, no_derivative
 
 
 def occlude(x: Tensor, boxes: Tensor, fill: float | Tensor = 0.0) -> Tensor:

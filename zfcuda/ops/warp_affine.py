@@ -7,9 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zfcuda.ops.arguments import check_tensor
-from zfcuda.ops.copies import empty_copies, fill_of
-from zfcuda.ops.library import Tangents, derivative, kernels, no_derivative
+from zfcuda.ops.library import (
+    Tangents,
+    check_tensor,
+    derivative,
+    empty_copies,
+    fill_of,
+    kernels,
+    no_derivative,
+)
 
 _NO_GRADIENT = "has no gradient for its matrices; pass matrices.detach()"
 

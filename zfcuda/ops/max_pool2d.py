@@ -8,9 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zfcuda.ops.arguments import IntPair, window_of
-from zfcuda.ops.library import Tangents, derivative, empty, kernels, no_derivative
-from zfcuda.reference import pooled_size
+from zfcuda.ops.library import (
+    IntPair,
+    Tangents,
+    derivative,
+    empty,
+    kernels,
+    no_derivative,
+    window_of,
+)
+from zfcuda.ops.reference import pooled_size
 
 
 def max_pool2d(

@@ -14,8 +14,8 @@ import time
 import torch
 
 from zfcuda._network import Network
-from zfcuda._running.guards import evaluating
 from zfcuda.commands import _data, _options
+from zfcuda.inference.guards import evaluating
 
 
 def main() -> None:

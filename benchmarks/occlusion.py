@@ -51,7 +51,7 @@ from networks import build, image_size
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda.interception.kernels import fast_forward
+from zfcuda.inference.interception import fast_forward
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2

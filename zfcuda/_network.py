@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import zfcuda
 from zfcuda import info
-from zfcuda._running.guards import evaluating
 from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.inference.guards import evaluating
 from zfcuda.models import imagenet
 from zfcuda.models.specs import outputs_in
 from zfcuda.results.scores import Outputs

@@ -27,10 +27,10 @@ from torch.utils.data import (
 )
 
 from zfcuda._blocks import UNREADABLE, Block, block_of
-from zfcuda._running.checks import plain
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.data.reading import read_image
 from zfcuda.datasets.examples import Examples
+from zfcuda.inference.checks import plain
 from zfcuda.storage.identity import tensor_digest
 
 Images = Tensor | Dataset[Any] | Iterable[Any]

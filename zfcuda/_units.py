@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from zfcuda._running.checks import holds_ints, is_int, per_image
+from zfcuda.inference.checks import holds_ints, is_int, per_image
 
 Channel = int | Sequence[int] | Tensor | None
 Position = Literal["max"] | tuple[int, int]

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.checks import check_input, choose_target, plain
-from zfcuda._running.layers import Layers
-from zfcuda._running.recording import fill_setting, to_result
 from zfcuda.deconvnet.pictures import projections
+from zfcuda.inference.checks import check_input, choose_target, fill_setting, plain, to_result
+from zfcuda.inference.passes import Layers
 from zfcuda.predictions import predict
 from zfcuda.results.background import BackgroundResult
 from zfcuda.results.scores import Outputs

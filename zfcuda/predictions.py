@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import memory_limit
-from zfcuda._running.checks import check_input
-from zfcuda._running.guards import evaluating
-from zfcuda._running.passes import base_pass, outputs_of
-from zfcuda._running.recording import to_result
-from zfcuda.interception.mode import Operations
+from zfcuda.inference.checks import check_input, to_result
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.interception import Operations
+from zfcuda.inference.passes import base_pass, memory_limit, outputs_of
 from zfcuda.results.predictions import Predictions
 from zfcuda.results.scores import Outputs, check_outputs
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from zfcuda._running.checks import plain
-from zfcuda._running.layers import Layers, find_layers
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.tracing import trace
+from zfcuda.inference.checks import plain
+from zfcuda.inference.passes import Layers, find_layers
 from zfcuda.rules import AvgPool, Conv, Input, MaxPool, Opaque, Shape
 
 __all__ = ["ReceptiveField", "receptive_fields"]

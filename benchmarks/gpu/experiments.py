@@ -41,7 +41,7 @@ from networks import build, image_size
 from occlusion import Row
 
 import zfcuda
-from zfcuda.interception.kernels import fast_forward
+from zfcuda.inference.interception import fast_forward
 
 HARD = (  # the aims are issue 5's
     Row("own_vgg16", 16, 4, captum_aim=8),

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda._running.layers import feature_maps, layer_outputs
 from zfcuda.deconvnet import on_cones
+from zfcuda.inference.passes import feature_maps, layer_outputs
 from zfcuda.results import Patches
 
 

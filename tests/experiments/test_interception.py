@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from zfcuda import ops
-from zfcuda.interception.deconvnet import deconvnet_rules
-from zfcuda.interception.kernels import fast_forward
-from zfcuda.interception.mode import Interception
+from zfcuda.inference.deconvnet_rules import deconvnet_rules
+from zfcuda.inference.interception import Interception, fast_forward
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zfcuda._running.guards import evaluating
 from zfcuda.ablations.variants import Variant
+from zfcuda.inference.guards import evaluating
 
 _FOLLOWING = (nn.ReLU, nn.Dropout, nn.Identity)  # they go with the layer before them
 

@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import memory_limit, progress_bar
-from zfcuda._running.checks import check_input, plain
-from zfcuda._running.guards import evaluating
-from zfcuda._running.layers import Layers, find_layers
-from zfcuda._running.passes import base_pass
-from zfcuda._running.recording import fill_setting
 from zfcuda.correspondences.places import placed
 from zfcuda.correspondences.result import CorrespondenceResult
 from zfcuda.correspondences.signs import Change
+from zfcuda.inference.checks import check_input, fill_setting, plain
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import Layers, base_pass, find_layers, memory_limit, progress_bar
 
 _ROUNDING = 64  # in machine epsilons of the largest feature; see `correspondence`
 

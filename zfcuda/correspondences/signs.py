@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda._running.batches import spans
-from zfcuda._running.passes import base_pass
+from zfcuda.inference.passes import base_pass, spans
 
 _EXACT = 2**20  # elements whose signs float32 sums count exactly
 

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from zfcuda._running.batches import spans
-from zfcuda._running.layers import feature_maps, layer_outputs, require_called
 from zfcuda._units import WHOLE, Given, activations_of
 from zfcuda.backward_cone.units import Projected
 from zfcuda.deconvnet.carried import Carried, CarriedListed
 from zfcuda.deconvnet.request import Request, Requests, Seed
-from zfcuda.interception.left_to_gradient import calls_left_to_gradient
-from zfcuda.interception.mode import Interception
+from zfcuda.inference.deconvnet_rules import calls_left_to_gradient
+from zfcuda.inference.interception import Interception
+from zfcuda.inference.passes import feature_maps, layer_outputs, require_called, spans
 
 
 def carry_by_autograd(

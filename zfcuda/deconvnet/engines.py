@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import memory_limit, progress_bar
-from zfcuda._running.checks import check_input
-from zfcuda._running.guards import undisturbed
-from zfcuda._running.layers import Layers, find_layers
 from zfcuda.deconvnet import by_autograd, on_cones
 from zfcuda.deconvnet.carried import Carried, CarriedListed
 from zfcuda.deconvnet.request import Requests
 from zfcuda.graph.nodes import Graph
+from zfcuda.inference.checks import check_input
+from zfcuda.inference.guards import undisturbed
+from zfcuda.inference.passes import Layers, find_layers, memory_limit, progress_bar
 from zfcuda.storage.files import visible
 
 Asked = TypeVar("Asked")

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import spans
 from zfcuda._units import activations_of
 from zfcuda.backward_cone.forward_pass import Observed, arranged, forward_bytes, observe
 from zfcuda.backward_cone.manner import Manner, obstacle
@@ -21,6 +20,7 @@ from zfcuda.deconvnet.request import Requests, Seed
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.tracing import trace
+from zfcuda.inference.passes import spans
 from zfcuda.storage.files import visible
 
 _log = logging.getLogger(__name__)

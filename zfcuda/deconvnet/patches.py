@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.layers import Layers, by_name
-from zfcuda._running.recording import to_result
 from zfcuda._units import Units, parse
 from zfcuda.backward_cone.units import Projected
 from zfcuda.deconvnet.engines import carry, carry_listed, checked
 from zfcuda.deconvnet.request import Norm, Overlap, Request, Rule, Seed
+from zfcuda.inference.checks import to_result
+from zfcuda.inference.passes import Layers, by_name
 from zfcuda.results.patches import Patches
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.layers import Layer, Layers
-from zfcuda._running.recording import to_result
 from zfcuda._units import Channel, OneChoice, Position
 from zfcuda.backward_cone.units import Projected
 from zfcuda.deconvnet.engines import carry, checked
 from zfcuda.deconvnet.request import Norm, Overlap, Request, Rule, Seed
+from zfcuda.inference.checks import to_result
+from zfcuda.inference.passes import Layer, Layers
 from zfcuda.results.projections import Projections
 
 

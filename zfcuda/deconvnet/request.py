@@ -9,7 +9,7 @@ from typing import Literal
 
 from zfcuda._units import Choice
 from zfcuda.backward_cone.manner import Manner
-from zfcuda.interception.deconvnet import Rules, deconvnet_rules, gradient_rules
+from zfcuda.inference.deconvnet_rules import Rules, deconvnet_rules, gradient_rules
 
 Seed = Literal["activation"] | float
 Overlap = Literal["sum", "overwrite"]

@@ -8,9 +8,6 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.checks import check_input
-from zfcuda._running.guards import evaluating
-from zfcuda._running.layers import Layer, find_layers
 from zfcuda.deconvnet.pictures import projections
 from zfcuda.diagrams.naming import module_name, naming
 from zfcuda.diagrams.result import Diagram, Source, Step, SwitchExample
@@ -19,6 +16,9 @@ from zfcuda.graph.chain import fan_in
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.tracing import trace
+from zfcuda.inference.checks import check_input
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import Layer, find_layers
 from zfcuda.rules import Identity, Input, MaxPool, Shape
 
 __all__ = ["diagram_of"]

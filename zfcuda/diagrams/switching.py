@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from zfcuda import ops
-from zfcuda._running.recording import to_result
 from zfcuda.diagrams.result import SwitchExample
+from zfcuda.inference.checks import to_result
 from zfcuda.rules import MaxPool, Pair
 
 __all__ = ["switch_example"]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.layers import Layers, by_name, find_layers
 from zfcuda._sources import Images, source_of
 from zfcuda.feature_evolution.checkpoints import Checkpoint, network_at
 from zfcuda.feature_evolution.result import EvolutionResult
+from zfcuda.inference.passes import Layers, by_name, find_layers
 from zfcuda.maxima.choosing import Maps
 from zfcuda.maxima.finding import top_activations
 from zfcuda.maxima.result import TopActivations

@@ -7,12 +7,12 @@ from numbers import Real
 import torch
 from torch import nn
 
-from zfcuda._running.layers import Layer, find_layers
-from zfcuda._running.recording import to_result
 from zfcuda._sources import Images, source_of
 from zfcuda.filters.aliasing import aliased_responses, aliased_share
 from zfcuda.filters.looking import look
 from zfcuda.filters.result import FilterResult
+from zfcuda.inference.checks import to_result
+from zfcuda.inference.passes import Layer, find_layers
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.checks import check_input
-from zfcuda._running.guards import evaluating
-from zfcuda._running.layers import require_called
-from zfcuda._running.recording import to_result
 from zfcuda._sources import Source
+from zfcuda.inference.checks import check_input, to_result
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import require_called
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,13 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda._running.batches import memory_limit, progress_bar
-from zfcuda._running.checks import check_input, choose_target
-from zfcuda._running.guards import evaluating
-from zfcuda._running.layers import Layers, find_layers, require_shape
-from zfcuda._running.passes import base_pass, outputs_of, variant_passes
-from zfcuda._running.recording import fill_setting, to_result
-from zfcuda.interception.mode import Operations
+from zfcuda.inference.checks import check_input, choose_target, fill_setting, to_result
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.interception import Operations
+from zfcuda.inference.passes import (
+    Layers,
+    base_pass,
+    find_layers,
+    memory_limit,
+    outputs_of,
+    progress_bar,
+    require_shape,
+    variant_passes,
+)
 from zfcuda.invariance.matrices import rotation_matrices, scaling_matrices, translation_matrices
 from zfcuda.results.invariance import InvarianceResult
 from zfcuda.results.scores import Outputs, check_outputs

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zfcuda._running.guards import evaluating
-from zfcuda._running.layers import layer_outputs
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import layer_outputs
 
 
 def early_and_late(model: nn.Module, x: Tensor) -> list[str]:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda._running.checks import check_input
-from zfcuda._running.layers import find_layers
-from zfcuda._running.recording import to_result
+from zfcuda.inference.checks import check_input, to_result
+from zfcuda.inference.passes import find_layers
 from zfcuda.invariance.experiment import MATRICES, Fill, Kind, Layers, Target, transformed
 from zfcuda.invariance.layers import early_and_late
 from zfcuda.invariance.values import Values, numbers

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zfcuda._running.checks import plain
+from zfcuda.inference.checks import plain
 
 Values = Sequence[float] | Tensor | None
 

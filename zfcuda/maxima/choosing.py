@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zfcuda._running.checks import is_int
+from zfcuda.inference.checks import is_int
 from zfcuda.maxima.running import Top
 
 __all__ = ["Maps", "chosen", "units_of"]

@@ -10,11 +10,9 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from zfcuda._running.batches import memory_limit
-from zfcuda._running.checks import device_of, is_int
-from zfcuda._running.layers import Layers, by_name, find_layers
-from zfcuda._running.recording import to_result
 from zfcuda._sources import Images, source_of
+from zfcuda.inference.checks import device_of, is_int, to_result
+from zfcuda.inference.passes import Layers, by_name, find_layers, memory_limit
 from zfcuda.maxima.choosing import Maps, chosen, units_of
 from zfcuda.maxima.looking import difference, field_windows, look_again
 from zfcuda.maxima.result import TopActivations

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import progress_bar
-from zfcuda._running.guards import undisturbed
-from zfcuda._running.recording import to_result
 from zfcuda._sources import Source
 from zfcuda.backward_cone.units import Projected
 from zfcuda.cone import descend_boxes
 from zfcuda.deconvnet.patches import project_listed
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.tracing import trace
+from zfcuda.inference.checks import to_result
+from zfcuda.inference.guards import undisturbed
+from zfcuda.inference.passes import progress_bar
 from zfcuda.maxima.running import Top
 
 __all__ = ["View", "difference", "field_windows", "look_again"]

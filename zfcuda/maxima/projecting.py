@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from zfcuda._blocks import Block, ByNumber, read_blocks
-from zfcuda._running.batches import progress_bar
-from zfcuda._running.recording import to_result
 from zfcuda.deconvnet.patches import project_listed
+from zfcuda.inference.checks import to_result
+from zfcuda.inference.passes import progress_bar
 from zfcuda.maxima.choosing import units_of
 from zfcuda.maxima.looking import View, difference, field_windows
 from zfcuda.maxima.running import Top

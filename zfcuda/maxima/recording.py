@@ -20,11 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._blocks import Block, Blocks, ByNumber, read_blocks
-from zfcuda._running.batches import progress_bar
-from zfcuda._running.checks import check_input, device_of, is_int
-from zfcuda._running.guards import evaluating, threads
-from zfcuda._running.layers import Layers, by_name, find_layers
 from zfcuda._sources import Images, source_of
+from zfcuda.inference.checks import check_input, device_of, is_int
+from zfcuda.inference.guards import evaluating, threads
+from zfcuda.inference.passes import Layers, by_name, find_layers, progress_bar
 from zfcuda.maxima.choosing import Maps, chosen
 from zfcuda.maxima.finding import check_k, warn_beyond
 from zfcuda.maxima.progress import Progress, State

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from zfcuda import ops
 from zfcuda._blocks import Block
-from zfcuda._running.batches import progress_bar, spans
-from zfcuda._running.checks import check_input, device_of
-from zfcuda._running.guards import evaluating
-from zfcuda._running.layers import feature_maps, layer_outputs, require_called
 from zfcuda._sources import Source
-from zfcuda.interception.kernels import fast_forward
+from zfcuda.inference.checks import check_input, device_of
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.interception import fast_forward
+from zfcuda.inference.passes import feature_maps, layer_outputs, progress_bar, require_called, spans
 from zfcuda.maxima.choosing import Maps, chosen
 from zfcuda.maxima.running import Top
 

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zfcuda._running.batches import memory_limit, progress_bar
-from zfcuda._running.checks import check_input
-from zfcuda._running.guards import evaluating
-from zfcuda._running.passes import base_pass
 from zfcuda.datasets.examples import Examples, Split
+from zfcuda.inference.checks import check_input
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import base_pass, memory_limit, progress_bar
 from zfcuda.probing.result import PIXELS
 
 __all__ = ["PARTS", "Array", "Features"]

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import progress_bar
-from zfcuda._running.layers import Layers, find_layers
 from zfcuda.datasets.examples import Split
+from zfcuda.inference.passes import Layers, find_layers, progress_bar
 from zfcuda.probing.classifiers import Fit, fitted, require_sklearn
 from zfcuda.probing.features import PARTS, Features
 from zfcuda.probing.result import PIXELS, ProbeResult

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zfcuda._running.guards import evaluating
-from zfcuda._running.layers import layer_outputs
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import layer_outputs
 
 __all__ = ["layers_by_depth"]
 

@@ -4,7 +4,7 @@ of right answers is.
 A network answers with ``"logits"`` [N,K], whose softmax are the probabilities; with
 ``"probabilities"`` [N,K] of its own, after a softmax or sigmoids; or with one number [N,1]: a
 ``"logit"``, of which the sigmoid is the probability, a ``"probability"``, or the ``"value"`` of a
-regression. (:func:`zfcuda._running.outputs_of` finds out which.)
+regression. (:func:`zfcuda.inference.outputs_of` finds out which.)
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.checks import device_of, is_int, per_image
+from zfcuda.inference.checks import device_of, is_int, per_image
 from zfcuda.results.scores import Outputs
 from zfcuda.runs.numbered import Numbered, tried
 from zfcuda.storage.identity import (

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from zfcuda import _terminal
-from zfcuda._running.guards import threads
+from zfcuda.inference.guards import threads
 from zfcuda.results.base import Result
 from zfcuda.runs.numbered import Numbered, earlier_identity, reading, size_of, tried
 from zfcuda.storage import run_folder

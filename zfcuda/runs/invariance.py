@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from zfcuda._running.checks import device_of
-from zfcuda._running.layers import Layers, find_layers
-from zfcuda._running.recording import fill_setting
+from zfcuda.inference.checks import device_of, fill_setting
+from zfcuda.inference.passes import Layers, find_layers
 from zfcuda.invariance.layers import early_and_late
 from zfcuda.invariance.study import families_of, invariance_study
 from zfcuda.invariance.values import Values

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from zfcuda._blocks import UNREADABLE
-from zfcuda._running.checks import plain
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.data.reading import read_image
 from zfcuda.datasets.examples import Examples
+from zfcuda.inference.checks import plain
 from zfcuda.storage.identity import tensor_digest
 
 __all__ = ["ImageFiles", "Numbered", "numbered", "reading", "tried"]

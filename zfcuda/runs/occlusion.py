@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from zfcuda._running.checks import device_of, per_image
-from zfcuda._running.layers import Layers
+from zfcuda.inference.checks import device_of, per_image
+from zfcuda.inference.passes import Layers
 from zfcuda.predictions import predict
 from zfcuda.results.occlusion import LayerSums, OcclusionResult
 from zfcuda.results.scores import Outputs

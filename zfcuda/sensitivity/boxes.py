@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zfcuda._running.checks import plain
+from zfcuda.inference.checks import plain
 
 
 def usual_occluder(image_size: tuple[int, int]) -> tuple[int, int]:

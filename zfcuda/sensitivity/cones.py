@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import spans
-from zfcuda._running.checks import choose_target
-from zfcuda._running.passes import outputs_of
-from zfcuda._running.recording import to_result
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.tracing import trace
 from zfcuda.incremental import Base, base_pass, batch_sizes, images_together, occlude_all
-from zfcuda.interception.mode import Operations
+from zfcuda.inference.checks import choose_target, to_result
+from zfcuda.inference.interception import Operations
+from zfcuda.inference.passes import outputs_of, spans
 from zfcuda.planning.plan import Plan
 from zfcuda.planning.schedule import Schedule, boxes_of, planned
 from zfcuda.results.occlusion import LayerSums

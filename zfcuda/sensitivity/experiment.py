@@ -10,9 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import progress_bar
-from zfcuda._running.checks import plain
-from zfcuda._running.layers import Layers
+from zfcuda.inference.checks import plain
+from zfcuda.inference.passes import Layers, progress_bar
 from zfcuda.planning.plan import Plan
 from zfcuda.results.occlusion import OcclusionResult
 from zfcuda.results.scores import Outputs

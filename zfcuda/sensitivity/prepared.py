@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.guards import evaluating
-from zfcuda._running.layers import Layers, find_layers
-from zfcuda._running.recording import fill_setting
 from zfcuda.incremental import images_together
+from zfcuda.inference.checks import fill_setting
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import Layers, find_layers
 from zfcuda.planning.plan import Plan
 from zfcuda.results.occlusion import OcclusionResult
 from zfcuda.results.scores import Outputs, check_outputs

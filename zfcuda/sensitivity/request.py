@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import memory_limit
-from zfcuda._running.checks import check_input, holds_ints, pair, plain
+from zfcuda.inference.checks import check_input, holds_ints, pair, plain
+from zfcuda.inference.passes import memory_limit
 from zfcuda.sensitivity.boxes import occluder_grid, own_boxes, usual_occluder
 
 Method = Literal["auto", "cone", "dense"]

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda._running.checks import choose_target
-from zfcuda._running.layers import require_shape
-from zfcuda._running.passes import base_pass, outputs_of, variant_passes
-from zfcuda._running.recording import to_result
 from zfcuda.incremental import summary
-from zfcuda.interception.mode import Operations
+from zfcuda.inference.checks import choose_target, to_result
+from zfcuda.inference.interception import Operations
+from zfcuda.inference.passes import base_pass, outputs_of, require_shape, variant_passes
 from zfcuda.results.occlusion import LayerSums
 from zfcuda.results.scores import Outputs
 from zfcuda.sensitivity.found import Found

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zfcuda import _terminal
-from zfcuda._running.guards import evaluating
-from zfcuda._running.passes import logits_of
 from zfcuda.datasets.examples import Examples, Split, generator
 from zfcuda.datasets.part import Part
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import logits_of
 from zfcuda.models.metadata import Metadata
 from zfcuda.models.weights import load_checked
 from zfcuda.predictions import predict

@@ -7,13 +7,11 @@ import time
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import memory_limit, progress_bar
-from zfcuda._running.checks import check_input
-from zfcuda._running.guards import evaluating
-from zfcuda._running.passes import base_pass, outputs_of
-from zfcuda._running.recording import to_result
 from zfcuda.datasets.examples import Examples
-from zfcuda.interception.mode import Operations
+from zfcuda.inference.checks import check_input, to_result
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.interception import Operations
+from zfcuda.inference.passes import base_pass, memory_limit, outputs_of, progress_bar
 from zfcuda.results.scores import Outputs, check_outputs, entropy_of
 from zfcuda.uncertainty.least_certain import LeastCertain
 from zfcuda.uncertainty.result import UncertaintyResult, class_probabilities

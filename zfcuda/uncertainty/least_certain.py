@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zfcuda._running.recording import to_result
+from zfcuda.inference.checks import to_result
 
 
 class LeastCertain:

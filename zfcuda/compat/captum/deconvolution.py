@@ -14,7 +14,7 @@ from zfcuda.compat.captum import rule
 from zfcuda.compat.captum.accepting import Refused, check_model, single_image_batch, unit_of
 from zfcuda.compat.captum.path import Traceable
 from zfcuda.graph.tracing import trace
-from zfcuda.interception.kernels import fast_forward
+from zfcuda.inference.interception import fast_forward
 
 
 class Deconvolution(Traceable, attr.Deconvolution):

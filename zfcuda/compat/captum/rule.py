@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import memory_limit, spans
 from zfcuda.backward_cone.forward_pass import forward_bytes, observe
 from zfcuda.backward_cone.manner import Manner, obstacle
 from zfcuda.backward_cone.units import descend
 from zfcuda.compat.captum.accepting import Refused
 from zfcuda.graph.nodes import Graph, Node
+from zfcuda.inference.passes import memory_limit, spans
 from zfcuda.rules import Identity, Rule, Shape
 
 

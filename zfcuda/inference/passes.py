@@ -3,19 +3,177 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zfcuda._running.batches import spans
-from zfcuda._running.layers import feature_maps, layer_outputs, require_called
-from zfcuda._running.recording import to_result
-from zfcuda.interception.kernels import fast_forward
-from zfcuda.interception.mode import Interception, Operations
+from zfcuda import _terminal
+from zfcuda.inference.checks import to_result
+from zfcuda.inference.interception import Interception, Operations, fast_forward
 from zfcuda.results.scores import Outputs, check_outputs, looks_like_probabilities
+
+Layer = str | nn.Module
+Layers = Layer | Sequence[Layer]
+
+
+def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
+    """The modules with these names (one may be given alone), or that are these modules.
+
+    Raises:
+        TypeError: a name is no string.
+        ValueError: the model has no such module; close names are named.
+    """
+    # Some modules can be iterated over themselves.
+    alone = isinstance(layers, str | nn.Module) or not isinstance(layers, Iterable)
+    names = [
+        _name_of(model, layer) if isinstance(layer, nn.Module) else layer
+        for layer in ([layers] if alone else layers)
+    ]
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(
+            "layers are named by strings, as 'features.0', or are modules of the model, got "
+            f"{wrong[0]!r}"
+        )
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in names:
+        if name in modules:
+            continue
+        close = difflib.get_close_matches(name, modules, n=5, cutoff=0.4)
+        valid = f"did you mean {close}?" if close else f"the first are {[*modules][1:8]}"
+        raise ValueError(
+            f"the model has no layer {name!r} among its {len(modules) - 1} named modules; {valid}"
+        )
+    return {name: modules[name] for name in names}
+
+
+def by_name(model: nn.Module, by_layer: Any) -> Any:
+    """A mapping by layer, with names where it has modules; anything else as it is."""
+    if not isinstance(by_layer, Mapping):
+        return by_layer
+    return {
+        _name_of(model, layer) if isinstance(layer, nn.Module) else layer: own
+        for layer, own in by_layer.items()
+    }
+
+
+def _name_of(model: nn.Module, layer: nn.Module) -> str:
+    for name, module in model.named_modules():
+        if module is layer:
+            return name
+    shown = repr(layer).split("\n")[0]
+    raise ValueError(
+        f"the model has no module that is this {shown} itself (it may be another model's, or a "
+        "copy's); take it from this model, or give its name"
+    )
+
+
+@contextmanager
+def layer_outputs(
+    model: nn.Module, layers: Layers, receive: Callable[[str, Any], Any]
+) -> Iterator[dict[str, Any]]:
+    """Collect ``receive(layer, output)`` for each layer at the moment it returns, before anything
+    can change its output in place. Layers come in the order in which they return.
+
+    Of several calls of a module, the last one counts, for the order too. What an earlier one gives
+    may be of another size: a ValueError about it is raised at the end, if no later call makes up
+    for it.
+    """
+    found: dict[str, Any] = {}
+    wrong: dict[str, ValueError] = {}
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            found.pop(name, None)  # or it would keep its earlier call's place
+            wrong.pop(name, None)
+            try:
+                found[name] = receive(name, output)
+            except ValueError as error:
+                wrong[name] = error
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in find_layers(model, layers).items():
+            stack.callback(module.register_forward_hook(hook_of(name)).remove)
+        yield found
+        for error in wrong.values():
+            raise error
+
+
+def require_called(layers: Sequence[str], found: dict[str, Any]) -> None:
+    """Raise a RuntimeError unless each of the layers was heard; see :func:`layer_outputs`."""
+    for layer in layers:
+        if layer not in found:
+            raise RuntimeError(f"layer {layer!r} is in the model, but its forward never called it")
+
+
+def require_shape(layer: str, maps: Tensor, shape: Sequence[int]) -> None:
+    """Raise a ValueError unless the layer's maps [n,p,C,H,W] are of this shape (C,H,W)."""
+    if maps.shape[2:] != tuple(shape):
+        raise ValueError(
+            f"layer {layer!r} gives maps {list(maps.shape[2:])} of a changed image, "
+            f"{list(shape)} of the image itself: they cannot be compared"
+        )
+
+
+def feature_maps(output: Any, layer: str, n: int) -> Tensor:
+    """A layer's output as maps [N,C,H,W]; vectors [N,F] count as F maps of one element.
+
+    Raises:
+        ValueError: it is neither, or not of ``n`` images.
+    """
+    if not isinstance(output, Tensor) or output.dim() not in (2, 4) or len(output) != n:
+        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"layer {layer!r} must give maps [{n},C,H,W] or vectors [{n},F], it gives {got}"
+        )
+    return output if output.dim() == 4 else output[:, :, None, None]
+
+
+def memory_limit(max_memory: int | None, device: torch.device) -> int:
+    """Bytes that one batch's activations may take: as given, or half of what is free on a GPU; on
+    a CPU a quarter of what is free, at most 128 MiB (there larger batches only fault pages in).
+
+    Raises:
+        ValueError: ``max_memory`` is not a positive, finite number.
+    """
+    if max_memory is not None:
+        number = isinstance(max_memory, Real) and not isinstance(max_memory, bool)
+        if not number or not 0 < max_memory < math.inf:
+            raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
+        return int(max_memory)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return 2**27
+    return max(2**26, min(free // 4, 2**27))
+
+
+def spans(start: int, stop: int, step: int) -> Iterator[slice]:
+    """Slices of at most ``step`` that cover start..stop."""
+    for begin in range(start, stop, step):
+        yield slice(begin, min(begin + step, stop))
+
+
+@contextmanager
+def progress_bar(total: int, shown: bool, title: str) -> Iterator[Callable[[int], Any]]:
+    """A function that moves a progress bar (or nothing)."""
+    if not shown:
+        yield lambda steps: None
+        return
+    with _terminal.progress(total=total, desc=title, leave=False) as bar:
+        yield bar.update
+
 
 _SOFTMAX = {"softmax", "softmin", "specialsoftmax"}
 _SIGMOID = {"sigmoid", "hardsigmoid", "specialexpit", "expit"}

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from zfcuda import ops
+
 Call = Callable[[Tensor], Any]  # the intercepted call as a function of its tensor alone
 Handler = Callable[..., Any]  # (call, x, the call's other arguments)
 
@@ -133,3 +135,62 @@ def every_spelling(*rows: tuple[str, Handler]) -> dict[Any, Handler]:
         for owner in owners
         if hasattr(owner, name)
     }
+
+
+def fixed_batch_norm(  # type: ignore[no-untyped-def]
+    call,
+    x,
+    running_mean=None,
+    running_var=None,
+    weight=None,
+    bias=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+) -> Tensor:
+    """Batch norm as a fixed scale and shift that leaves the running statistics alone, also where
+    the model insists on the batch's own statistics. Arguments after ``x`` as ``F.batch_norm``'s."""
+    if running_mean is not None and not training:
+        return call(x)
+    dims = [0, *range(2, x.dim())]
+    variance, mean = torch.var_mean(x.detach(), dims, correction=0)
+    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+
+def fast_forward(measure: bool = False) -> Interception:
+    """For passes under ``no_grad``: max-pooling and contrast normalisation run on zfcuda's
+    kernels."""
+    calls = every_spelling(
+        ("max_pool2d", _max_pool),
+        ("local_response_norm", contrast_norm),
+        ("batch_norm", fixed_batch_norm),
+    )
+    # torch.batch_norm orders its arguments differently; models reach it through F.batch_norm.
+    del calls[torch.batch_norm], calls[torch.ops.aten.batch_norm]
+    return Interception(calls, measure)
+
+
+def ours_takes(x: Tensor) -> bool:
+    """Whether our kernels do: a batch of maps, of a dtype that they are compiled for."""
+    floats = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    return x.dim() == 4 and x.dtype in floats
+
+
+def contrast_norm(call: Call, x: Tensor, *constants: Any, **named: Any) -> Tensor:
+    """A call of local response normalisation, on our kernel where that takes ``x``."""
+    return ops.local_response_norm(x, *constants, **named) if ours_takes(x) else call(x)
+
+
+def _max_pool(  # type: ignore[no-untyped-def]
+    call,
+    x,
+    kernel_size,
+    stride=None,
+    padding=0,
+    dilation=1,
+    ceil_mode=False,
+    return_indices=False,
+) -> Any:
+    if return_indices or not ours_takes(x):
+        return call(x)
+    return ops.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)[0]

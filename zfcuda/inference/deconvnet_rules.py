@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -10,15 +11,171 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from zfcuda import ops
 from zfcuda.graph.nodes import author_of
-from zfcuda.interception.batch_norm import fixed_batch_norm
-from zfcuda.interception.kernels import contrast_norm, ours_takes
-from zfcuda.interception.left_to_gradient import claim
-from zfcuda.interception.masks import Masks, called, plain_name
-from zfcuda.interception.mode import Call, Handler, Interception, every_spelling
+from zfcuda.inference.interception import (
+    Call,
+    Handler,
+    Interception,
+    contrast_norm,
+    every_spelling,
+    fixed_batch_norm,
+    ours_takes,
+)
+
+_LARGER_OF_TWO = ("maximum", "max", "fmax", "clamp", "clip", "clamp_min")
+
+
+def plain_name(function: Any) -> str:
+    """Of a function or method of torch, without the underscores that say that it is in place or an
+    operator, and without its overload."""
+    return str(getattr(function, "__name__", function)).split(".")[0].strip("_")
+
+
+class Masks:
+    """The masks that were made of maps with a signal, for as long as they live."""
+
+    def __init__(self) -> None:
+        self._known = WeakTensorKeyDictionary()
+
+    def among(self, tensors: Sequence[Tensor]) -> bool:
+        return any(tensor in self._known for tensor in tensors)
+
+    def note(self, name: str, tensors: Sequence[Tensor], result: Any) -> None:
+        """Remember what the call ``name`` of these tensors gave, if that is a mask."""
+        if not isinstance(result, Tensor) or result.requires_grad:
+            return
+        made = self.among(tensors)
+        if result.dtype == torch.bool or name == "heaviside":
+            made = made or any(tensor.requires_grad for tensor in tensors)
+        if made and not name.endswith("_like") and not name.startswith("new_"):
+            self._known[result] = None
+
+    def rectified(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> Tensor | None:
+        """The map that a call rectifies by a mask, or by taking the larger of it and zeros; None if
+        it does something else."""
+        signals = {id(tensor): tensor for tensor in tensors if tensor.requires_grad}
+        if len(signals) != 1 or "out" in kwargs:
+            return None
+        (x,) = signals.values()
+        if x.is_complex():  # is neither above nor below zero
+            return None
+        others = [tensor for tensor in tensors if tensor is not x]
+        masked = any(tensor.shape == x.shape and tensor in self._known for tensor in others)
+        larger = plain_name(function) in _LARGER_OF_TWO
+        if not masked and not (larger and any(t.numel() and not t.any() for t in others)):
+            return None
+        with torch.no_grad():
+            y = called(function, args, kwargs, x, x.detach().clone())
+            wanted = x.detach().clamp_min(0)
+        if not isinstance(y, Tensor) or y.shape != x.shape or y.dtype != x.dtype:
+            return None
+        same = (y == wanted) | (y.isnan() & wanted.isnan())
+        return x if bool(same.all()) else None
+
+
+def called(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor, instead: Tensor
+) -> Any:
+    """What a call gives with another tensor in the place of ``x``; assigning to parts of a tensor
+    gives that tensor."""
+    args, kwargs = tree_map(lambda leaf: instead if leaf is x else leaf, (args, kwargs))
+    result = function(*args, **kwargs)
+    return instead if plain_name(function) == "setitem" else result
+
+
+# What nodes of the autograd graph are marked with (their ``metadata``).
+_NAME, _LEFT = "zfcuda: the call", "zfcuda: no rule"
+_NO_GRADIENT = "WarnNotImplemented"
+
+# Names of autograd nodes (without "Backward0") of calls that are linear in the signal or route it
+# as pooling does: their gradient is the deconvnet's transpose.
+_TRANSPOSED = re.compile(
+    r"Add|Sub|Rsub|Neg|Sum|Mean|Cat|Stack|Clone|Copy|ToCopy|CopySlices|Alias|AsStrided|Detach"
+    r"|View|UnsafeView|ReshapeAlias|Permute|Transpose|T|Squeeze\w*|Unsqueeze|Expand|Repeat|Movedim"
+    r"|Slice|Select|Split\w*|UnsafeSplit\w*|Unbind|Index\w*|Gather|Flip|Roll|Unfold|Im2Col|Col2Im"
+    r"|PixelShuffle|PixelUnshuffle|ConstantPadNd|\w+Pad[123]D|Upsample\w+|\w*AvgPool\w+"
+    r"|NativeDropout|\w*MaxPool\w+|MaxUnpool\w+|Max|Amax|\w*BatchNorm|BackwardHookFunction"
+    r"|_Rectified|_Unchanged|_Switched|\w+local_response_norm\w*"
+)
+# Linear in each factor: transposed as long as only one of them depends on the input.
+_PRODUCT = re.compile(r"Mul|Mm|Mv|Bmm|Dot|Outer|Ger|Linear|\w*Conv\w+")
+_SUM_WITH_PRODUCT = re.compile(r"Addmm|Addmv|Addbmm|Baddbmm|Addcmul|Addr")  # of the last two
+
+
+def _is_transposed(name: str, signals: list[int]) -> bool:
+    """Whether the gradient of the node ``name`` with respect to these operands is its transpose."""
+    if _SUM_WITH_PRODUCT.fullmatch(name):
+        return not {1, 2} <= {*signals}
+    if name in ("Addcdiv", "Lerp"):  # by the last one
+        return 2 not in signals
+    if len(signals) == 1 and (_PRODUCT.fullmatch(name) or (name == "Div" and signals == [0])):
+        return True
+    return bool(_TRANSPOSED.fullmatch(name))
+
+
+def claim(made: Collection[Any], before: Collection[Any], name: str, no_rule: bool = False) -> None:
+    """Say of what a call has put into the autograd graph that it is the call's.
+
+    Args:
+        made: the nodes of its results.
+        before: the nodes of what it took.
+        name: the call's, as the model's author knows it.
+        no_rule: it is not what its nodes are taken for.
+    """
+    stack = [node for node in made if node is not None and node not in before]
+    for node in stack if no_rule else ():
+        node.metadata[_LEFT] = True
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in before and _NAME not in node.metadata:
+            node.metadata[_NAME] = name
+            stack.extend(below for below, _ in node.next_functions)
+
+
+def calls_left_to_gradient(output: Tensor, source: Tensor) -> list[str]:
+    """Names of the calls between ``source`` (a leaf) and ``output`` that are neither linear in the
+    signal nor covered by a rule, and therefore used their gradient at the forward point.
+
+    Read off the autograd graph, so that nothing hidden in a composite or custom function is missed.
+
+    Raises:
+        RuntimeError: a call for which torch knows no gradient, and gives zeros.
+    """
+    carries: dict[Any, bool] = {}  # node -> depends on source; filled from the input upwards
+    left: dict[str, None] = {}  # an ordered set
+    stack: list[tuple[Any, bool]] = [(output.grad_fn, False)]
+    while stack:
+        node, inputs_done = stack.pop()
+        if inputs_done:
+            signals = [i for i, (below, _) in enumerate(node.next_functions) if carries.get(below)]
+            carries[node] = bool(signals) or getattr(node, "variable", None) is source
+            kind = re.sub(r"Backward\d*$", "", node.name()).rpartition("::")[2]
+            if signals and (_LEFT in node.metadata or not _is_transposed(kind, signals)):
+                name = node.metadata.get(_NAME) or _spelled(node, kind)
+                if kind == _NO_GRADIENT:
+                    raise RuntimeError(
+                        f"torch knows no gradient of {name}: nothing can be carried through it"
+                    )
+                left[name] = None
+        elif node is not None and node not in carries:
+            carries[node] = False
+            stack.append((node, True))
+            stack.extend((below, False) for below, _ in node.next_functions)
+    return [*left]
+
+
+def _spelled(node: Any, kind: str) -> str:
+    """What a node that no call has claimed is called: the class of an author's own function, or the
+    name of torch's operation."""
+    if hasattr(node, "_forward_cls"):
+        return kind
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower().removeprefix("native_")
 
 
 class _Rectified(torch.autograd.Function):

@@ -47,8 +47,8 @@ from measuring import append, read
 from PIL import Image
 
 import zfcuda.info
-from zfcuda._sources import Files
 from zfcuda.commands._data import list_all
+from zfcuda.data.images import Files
 
 IDX = Path("/usr/share/datasets/fashion-mnist")
 LAYERS = ("relu1", "relu2", "relu3", "relu4", "relu5")

@@ -25,7 +25,7 @@ from torch import Tensor
 import zfcuda
 from zfcuda import models
 from zfcuda._terminal import Parser, guarded
-from zfcuda.datasets import ColouredFashion, Examples, split
+from zfcuda.data import ColouredFashion, Examples, split
 from zfcuda.models import shipped
 from zfcuda.models.metadata import Metadata
 from zfcuda.storage.files import atomic_path, write_tensors
@@ -68,7 +68,7 @@ def pack(run: Path, data: str | None, package: Path) -> None:
             filters = {k: v for k, v in load_file(path).items() if k.startswith("conv")}
             _write_half(record.with_name(path.name), filters, said)
     parts = split(models.preprocessing(weights), data)
-    _write_pictures(package / "datasets" / "garments.npz", parts.test)
+    _write_pictures(package / "data" / "garments.npz", parts.test)
     _compare(whole, weights, parts.validation)
 
 

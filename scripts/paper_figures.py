@@ -28,7 +28,7 @@ from zfcuda import _batch, data, figures
 from zfcuda._network import Network
 from zfcuda._terminal import Parser, guarded, say
 from zfcuda._writing import save_pictures, writable_folder
-from zfcuda.datasets import Garments, garments
+from zfcuda.data import Garments, garments
 from zfcuda.gallery import write_gallery
 from zfcuda.models import shipped
 from zfcuda.storage.files import atomic_path

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
@@ -27,7 +28,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zfcuda import data, datasets, figures, models, nn, ops, results, training
+    from zfcuda import data, figures, models, nn, ops, results, training
     from zfcuda.ablations.result import AblationResult
     from zfcuda.ablations.trainings import ablation
     from zfcuda.backgrounds import background_effect
@@ -99,7 +100,6 @@ __all__ = [
     "compare_filters",
     "correspondence",
     "data",
-    "datasets",
     "deconv",
     "diagram_of",
     "evolution",
@@ -173,7 +173,7 @@ _HOME = {
     "UncertaintyResult": "uncertainty.result",
     "uncertainty_of": "uncertainty.experiment",
 }
-_MODULES = {"data", "datasets", "figures", "models", "nn", "ops", "results", "training"}
+_MODULES = {"data", "figures", "models", "nn", "ops", "results", "training"}
 
 
 def __getattr__(name: str) -> Any:
@@ -181,11 +181,60 @@ def __getattr__(name: str) -> Any:
         return import_module(f"zfcuda.{name}")
     if name in _HOME:
         return getattr(import_module(f"zfcuda.{_HOME[name]}"), name)
+    if name in _MOVED:
+        return import_module(f"zfcuda.{name}")
     raise AttributeError(f"module 'zfcuda' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# --- where modules were in zfcuda 0.1 -------------------------------------------------------------
+
+# Served until 0.3: each by what there is in its new places.
+_MOVED = {
+    "datasets": "data",
+    "reference": "ops.reference",
+}
+
+
+class _Moved(ModuleType):
+    """A module under the name that it had: it has the names of all its new places."""
+
+    def __getattr__(self, name: str) -> Any:
+        places = _MOVED[self.__name__.removeprefix("zfcuda.")].split()
+        for place in places:
+            module = import_module(f"zfcuda.{place}")
+            if hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+class _MovedFinder:
+    """Finds the modules of `_MOVED`, with a DeprecationWarning."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        old = name.removeprefix("zfcuda.")
+        if old == name or old not in _MOVED:
+            return None
+        new = " and ".join(f"zfcuda.{place}" for place in _MOVED[old].split())
+        warnings.warn(f"{name} is {new} now", DeprecationWarning, stacklevel=2)
+        return ModuleSpec(name, _MovedFinder)  # type: ignore[arg-type]
+
+    @staticmethod
+    def create_module(spec: ModuleSpec) -> ModuleType:
+        return _Moved(spec.name)
+
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
+        """All is elsewhere."""
+
+
+sys.meta_path.append(_MovedFinder)  # type: ignore[arg-type]
 
 
 # --- the compiled library ------------------------------------------------------------------------

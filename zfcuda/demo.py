@@ -18,7 +18,7 @@ from zfcuda import _jobs, figures, report
 from zfcuda._network import Network
 from zfcuda._terminal import progress as progress_bar
 from zfcuda._writing import Provenance, writable_folder, write
-from zfcuda.datasets.samples import garments
+from zfcuda.data.fashion import garments
 from zfcuda.models import shipped
 from zfcuda.training.result import TrainingResult
 

@@ -150,7 +150,7 @@ def test_uncertainty_of_classes_that_the_network_does_not_know(garments, tmp_pat
 
 
 def test_uncertainty_without_a_data_set(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("zfcuda.datasets.fashion.FOLDER", tmp_path / "nowhere")
+    monkeypatch.setattr("zfcuda.data.fashion.FOLDER", tmp_path / "nowhere")
     wide = torch.nn.Sequential(
         torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 10)
     ).eval()

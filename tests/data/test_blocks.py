@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from zfcuda._blocks import Block, block_of
+from zfcuda.data.images import Block, block_of
 from zfcuda.storage.files import read_csv, text_table, write_csv
 
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from ranks import LAYERS, network
 
-from zfcuda._sources import Files
 from zfcuda.data import Preprocessing
+from zfcuda.data.images import Files
 from zfcuda.maxima.finding import top_activations
 from zfcuda.maxima.recording import record_activations
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from zfcuda._blocks import Block, Blocks, read_blocks
+from zfcuda.data.images import Block, Blocks, read_blocks
 
 
 class Source:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import zfcuda
 from zfcuda import StoredActivations
-from zfcuda._sources import Files
 from zfcuda.data import Preprocessing
+from zfcuda.data.images import Files
 from zfcuda.maxima import progress, recording
 from zfcuda.maxima.finding import top_activations
 from zfcuda.maxima.recording import record_activations
@@ -278,7 +278,7 @@ def test_neighbours_that_cannot_be_read_change_nothing(model, tmp_path):
             self.gone = gone
 
         def block(self, numbers):
-            from zfcuda._blocks import block_of
+            from zfcuda.data.images import block_of
 
             return block_of(numbers, ["gone" if n in self.gone else images[n] for n in numbers])
 

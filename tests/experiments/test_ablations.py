@@ -11,8 +11,7 @@ from zfcuda.ablations import trainings
 from zfcuda.ablations.altering import altered
 from zfcuda.ablations.result import AblationResult
 from zfcuda.ablations.variants import TABLE_3, Variant
-from zfcuda.data import Preprocessing
-from zfcuda.datasets import Pictures, Split
+from zfcuda.data import Pictures, Preprocessing, Split
 from zfcuda.results.scores import wilson
 from zfcuda.training import Recipe
 

@@ -283,6 +283,6 @@ def test_outputs_that_hold_the_logits_are_told_how_to_be_wrapped(x, answer, mess
         with pytest.raises(ValueError, match=rf"must return logits \[[12],K\], it .*{message}"):
             call(Net(), x.float())
     preprocessing = zfcuda.data.Preprocessing(size=16, resize=None)
-    data = zfcuda.datasets.FromDataset([(torch.zeros(3, 16, 16), 0)], ("a",), preprocessing)
+    data = zfcuda.data.FromDataset([(torch.zeros(3, 16, 16), 0)], ("a",), preprocessing)
     with pytest.raises(ValueError, match=message):
         zfcuda.training.evaluate(Net(), data)

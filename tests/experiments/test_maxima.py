@@ -12,9 +12,8 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 import zfcuda
-from zfcuda._sources import Files, source_of
-from zfcuda.data import Preprocessing
-from zfcuda.datasets import Pictures
+from zfcuda.data import Pictures, Preprocessing
+from zfcuda.data.images import Files, source_of
 from zfcuda.maxima.finding import top_activations
 from zfcuda.maxima.result import TopActivations
 from zfcuda.maxima.running import Top

@@ -161,7 +161,7 @@ class Labelled(torch.utils.data.Dataset):
 @pytest.mark.parametrize("last", ["one", "sigmoid", "softmax", "nothing"])
 def test_uncertainty_follows_the_outputs(last):
     net, outputs = LAST[last]
-    examples = zfcuda.datasets.FromDataset(Labelled(), ("no", "yes"), Preprocessing(size=20))
+    examples = zfcuda.data.FromDataset(Labelled(), ("no", "yes"), Preprocessing(size=20))
     found = zfcuda.uncertainty_of(net, examples)
     assert found.outputs == outputs
     p = torch.stack([Labelled()[i][0] for i in range(12)])

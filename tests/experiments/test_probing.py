@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import zfcuda
-from zfcuda.data import Preprocessing
-from zfcuda.datasets import Pictures, Split
+from zfcuda.data import Pictures, Preprocessing, Split
 from zfcuda.probing.features import Features
 from zfcuda.probing.result import PIXELS, ProbeResult
 from zfcuda.probing.stages import layers_by_depth

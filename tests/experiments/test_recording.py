@@ -8,8 +8,8 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from zfcuda._sources import Files
 from zfcuda.data import Preprocessing
+from zfcuda.data.images import Files
 from zfcuda.maxima import projecting, recording
 from zfcuda.maxima.finding import top_activations
 from zfcuda.maxima.recording import record_activations

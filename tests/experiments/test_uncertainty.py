@@ -10,8 +10,7 @@ from torch import nn
 
 import zfcuda
 from zfcuda.commands.uncertainty import _median
-from zfcuda.data import Preprocessing
-from zfcuda.datasets import FromDataset, Pictures
+from zfcuda.data import FromDataset, Pictures, Preprocessing
 from zfcuda.uncertainty.result import UncertaintyResult
 
 SMALL = Preprocessing(size=8, resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)

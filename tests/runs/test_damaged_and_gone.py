@@ -13,7 +13,7 @@ from small_runs import SETTINGS, Faulty
 import zfcuda
 from zfcuda import sensitivity
 from zfcuda.data import Preprocessing
-from zfcuda.runs.numbered import ImageFiles
+from zfcuda.data.images import ImageFiles
 from zfcuda.storage.run_folder import write as write_settings
 
 

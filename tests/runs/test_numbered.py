@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from zfcuda.data.images import numbered, reading
 from zfcuda.runs import beginnings
-from zfcuda.runs.numbered import numbered, reading
 
 
 def test_reading_draws_no_random_number():

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 import zfcuda.nn
-from zfcuda.datasets import Pictures, Split
+from zfcuda.data import Pictures, Split
 
 from .sets import NAMES, SMALL, garments, idx_bytes
 

@@ -121,7 +121,7 @@ def test_a_run_that_an_older_version_began_keeps_its_parts(picture_folder, tmp_p
     assert new["settings"]["drawn"] == "by class"
 
     old = tmp_path / "old"
-    parts = zfcuda.datasets.image_folder(
+    parts = zfcuda.data.image_folder(
         folder, zfcuda.models.preprocessing("zfnet_small?weights=none"), by_class=False
     )
     run_file.check_same_run(old, "zfnet_small", parts, Recipe(epochs=1, batch=16))

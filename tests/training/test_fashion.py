@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from zfcuda import datasets, models
-from zfcuda.data import Preprocessing
-from zfcuda.datasets import ColouredFashion, fashion_mnist
-from zfcuda.datasets.examples import generator
+from zfcuda import data, models
+from zfcuda.data import ColouredFashion, Preprocessing, fashion_mnist
+from zfcuda.data.examples import generator
 
 from .sets import NAMES, garments, idx_bytes
 
@@ -71,7 +70,7 @@ def test_scale_and_place_stay_in_the_picture(examples):
 
 def test_resizing_agrees_with_pytorchs(examples):
     """At scale 1 in the middle: torch's own bilinear interpolation to 48 pixels, on black."""
-    from zfcuda.datasets.fashion import _placed
+    from zfcuda.data.fashion import _placed
 
     grey = examples.images[:4].float() / 255
     placed = _placed(grey, torch.tensor([[0.5, 0.5, 0.5]]).expand(4, 3), 64)
@@ -131,7 +130,7 @@ def test_sixty_thousand_give_five_thousand(monkeypatch, tmp_path):
         count = 60_000 if part == "training" else 10_000
         return torch.zeros(count, 2, 2, dtype=torch.uint8), torch.arange(count) % 10
 
-    monkeypatch.setattr("zfcuda.datasets.fashion.read_pair", pair)
+    monkeypatch.setattr("zfcuda.data.fashion.read_pair", pair)
     split = fashion_mnist(PRE, tmp_path)
     assert (len(split.training), len(split.validation), len(split.test)) == (55_000, 5_000, 10_000)
 
@@ -140,9 +139,9 @@ def test_sixty_thousand_give_five_thousand(monkeypatch, tmp_path):
 
 
 def test_missing_data_set_says_where_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("zfcuda.datasets.fashion.FOLDER", tmp_path / "none")
+    monkeypatch.setattr("zfcuda.data.fashion.FOLDER", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist") as refused:
-        datasets.split(PRE)
+        data.split(PRE)
     for way in ("github.com/zalandoresearch/fashion-mnist", "torchvision.datasets.FashionMNIST",
                 "--data DIR", "--data garments"):  # fmt: skip
         assert way in str(refused.value)
@@ -152,36 +151,36 @@ def test_where_torchvision_leaves_it(idx_folder, tmp_path):
     raw = tmp_path / "root" / "FashionMNIST" / "raw"
     raw.parent.mkdir(parents=True)
     idx_folder().rename(raw)
-    assert datasets.idx_folder(tmp_path / "root") == datasets.idx_folder(raw) == raw
-    assert len(datasets.split(PRE, tmp_path / "root").test) == 12
-    assert datasets.idx_folder(tmp_path) is None
+    assert data.idx_folder(tmp_path / "root") == data.idx_folder(raw) == raw
+    assert len(data.split(PRE, tmp_path / "root").test) == 12
+    assert data.idx_folder(tmp_path) is None
 
 
 def test_the_pictures_that_come_with_zfcuda_in_three_parts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    split = datasets.split(models.preprocessing("zfnet_small"), "garments")
+    split = data.split(models.preprocessing("zfnet_small"), "garments")
     parts = [getattr(split, part) for part in ("training", "validation", "test")]
     assert [part.labels.bincount().tolist() for part in parts] == [[6] * 10, [3] * 10, [3] * 10]
     numbers = torch.cat([part.numbers for part in parts])
     assert sorted(numbers.tolist()) == [*range(120)]
     (tmp_path / "garments").mkdir()  # a folder of one's own goes before
-    assert not datasets.are_samples("garments")
+    assert not data.are_samples("garments")
     with pytest.raises(ValueError, match="holds no class"):
-        datasets.split(PRE, "garments")
+        data.split(PRE, "garments")
 
 
 def test_one_missing_file_is_named(idx_folder):
     folder = idx_folder()
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"no t10k-labels-idx1-ubyte \(or .*\.gz\)"):
-        datasets.split(PRE, folder)
+        data.split(PRE, folder)
 
 
 def test_images_and_labels_that_do_not_belong_together(idx_folder):
     folder = idx_folder()
     (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(garments(59)[0]))
     with pytest.raises(ValueError, match=r"\[59, 28, 28\] and .* \[60\] do not belong together"):
-        datasets.split(PRE, folder)
+        data.split(PRE, folder)
 
 
 def test_pictures_without_pixels(idx_folder):
@@ -193,12 +192,12 @@ def test_pictures_without_pixels(idx_folder):
 
 def test_a_single_class(idx_folder):
     with pytest.raises(ValueError, match="has a single class"):
-        datasets.split(PRE, idx_folder(classes=1))
+        data.split(PRE, idx_folder(classes=1))
 
 
 def test_too_few(idx_folder):
     with pytest.raises(ValueError, match="has 11 training pictures: expected at least 12"):
-        datasets.split(PRE, idx_folder(training=11))
+        data.split(PRE, idx_folder(training=11))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from zfcuda.datasets import read_idx
+from zfcuda.data import read_idx
 
 from .sets import idx_bytes
 

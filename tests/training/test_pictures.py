@@ -5,15 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from zfcuda import datasets
-from zfcuda.datasets import FromDataset, Pictures
-from zfcuda.datasets.examples import crop, flip, generator
+from zfcuda import data
+from zfcuda.data import FromDataset, Pictures
+from zfcuda.data.examples import crop, flip, generator
 
 from .sets import SMALL
 
 
 def test_folder_of_classes(picture_folder):
-    split = datasets.split(SMALL, picture_folder({"cat": 12, "dog": 10, ".hidden": 1}))
+    split = data.split(SMALL, picture_folder({"cat": 12, "dog": 10, ".hidden": 1}))
     parts = split.training, split.validation, split.test
     assert [len(part) for part in parts] == [18, 2, 2]
     assert split.training.class_names == ("cat", "dog")
@@ -28,27 +28,27 @@ def test_a_folder_that_is_linked_into_itself_has_no_class_more(picture_folder):
     folder = picture_folder({"cat": 12, "dog": 10})
     (folder / "itself").symlink_to(folder)
     (folder / "up").symlink_to(folder.parent)
-    assert datasets.split(SMALL, folder).training.class_names == ("cat", "dog")
+    assert data.split(SMALL, folder).training.class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_class_gives_its_share(picture_folder, seed):
     """Ninety of one class and ten of another: nine and one for each part, every time."""
-    split = datasets.split(SMALL, picture_folder({"cat": 90, "dog": 10, "fox": 5}), seed=seed)
+    split = data.split(SMALL, picture_folder({"cat": 90, "dog": 10, "fox": 5}), seed=seed)
     for part, counts in ((split.validation, [9, 1, 0]), (split.test, [9, 1, 0])):
         assert part.labels.bincount(minlength=3).tolist() == counts
     assert split.training.labels.bincount().tolist() == [72, 8, 5] and split.drawn == "by class"
-    again = datasets.split(SMALL, picture_folder({}), seed=seed)
+    again = data.split(SMALL, picture_folder({}), seed=seed)
     assert torch.equal(again.validation.images, split.validation.images)
-    before = datasets.image_folder(picture_folder({}), SMALL, seed, by_class=False)
+    before = data.image_folder(picture_folder({}), SMALL, seed, by_class=False)
     assert before.drawn == "" and len(before.validation) == len(split.validation) == 10
 
 
 def test_shares_that_are_no_whole_numbers(picture_folder):
     """Of equal remainders the rarer class is rounded up; one picture of each stays for training."""
-    split = datasets.split(SMALL, picture_folder({"cat": 45, "dog": 5, "fox": 1, "owl": 1}))
+    split = data.split(SMALL, picture_folder({"cat": 45, "dog": 5, "fox": 1, "owl": 1}))
     assert split.validation.labels.bincount(minlength=4).tolist() == [4, 1, 0, 0]
-    few = datasets.split(SMALL, picture_folder({f"{i:02}": 1 for i in range(10)} | {"x": 5}, "few"))
+    few = data.split(SMALL, picture_folder({f"{i:02}": 1 for i in range(10)} | {"x": 5}, "few"))
     assert set(few.training.labels.tolist()) == set(range(11))
     assert [len(p) for p in (few.validation, few.test)] == [1, 1]
 
@@ -56,22 +56,22 @@ def test_shares_that_are_no_whole_numbers(picture_folder):
 def test_given_parts_are_kept(picture_folder):
     folder = picture_folder({"train/a": 9, "train/b": 9, "val/a": 2, "val/b": 1, "test/b": 3,
                              "test/a": 0})  # fmt: skip
-    split = datasets.split(SMALL, folder)
+    split = data.split(SMALL, folder)
     assert [len(p) for p in (split.training, split.validation, split.test)] == [18, 3, 3]
     assert split.validation.labels.tolist() == [0, 0, 1] and split.test.labels.tolist() == [1] * 3
 
 
 def test_missing_parts_are_drawn_from_train(picture_folder):
-    split = datasets.split(SMALL, picture_folder({"train/a": 10, "train/b": 10, "test/a": 2,
+    split = data.split(SMALL, picture_folder({"train/a": 10, "train/b": 10, "test/a": 2,
                                                   "test/b": 1}))  # fmt: skip
     assert [len(p) for p in (split.training, split.validation, split.test)] == [18, 2, 3]
 
 
 def test_a_class_may_be_called_train(picture_folder):
-    split = datasets.split(SMALL, picture_folder({"bus": 10, "car": 10, "train": 10}))
+    split = data.split(SMALL, picture_folder({"bus": 10, "car": 10, "train": 10}))
     assert split.training.class_names == ("bus", "car", "train")
     with pytest.raises(ValueError, match="train' holds no class"):
-        datasets.split(SMALL, picture_folder({"train": 10, "test": 10}, name="flat"))
+        data.split(SMALL, picture_folder({"train": 10, "test": 10}, name="flat"))
 
 
 def test_unreadable_pictures_are_skipped_and_named(picture_folder):
@@ -81,7 +81,7 @@ def test_unreadable_pictures_are_skipped_and_named(picture_folder):
     (folder / "dog" / "notes.txt").write_text("not looked at")
     (folder / "dog" / "photo.heic").write_text("not known")
     with pytest.warns(UserWarning, match=r"2 files, as '.*notes.txt' \(images are .*\.png"):
-        split = datasets.split(SMALL, folder)
+        split = data.split(SMALL, folder)
     assert sum(len(p) for p in (split.training, split.validation, split.test)) == 21
     assert len(split.skipped) == 2
     assert "0.png' cannot be read" in split.skipped[0] and "x.jpg' is not" in split.skipped[1]
@@ -99,7 +99,7 @@ def test_unreadable_pictures_are_skipped_and_named(picture_folder):
 )
 def test_folders_that_cannot_be_learnt_from(picture_folder, counts, match):
     with pytest.raises(ValueError, match=match):
-        datasets.split(SMALL, picture_folder(counts))
+        data.split(SMALL, picture_folder(counts))
 
 
 def test_empty_missing_and_file(tmp_path):
@@ -111,7 +111,7 @@ def test_empty_missing_and_file(tmp_path):
         ("file", "is a file"),
     ):
         with pytest.raises(ValueError, match=match):
-            datasets.split(SMALL, tmp_path / name)
+            data.split(SMALL, tmp_path / name)
 
 
 # --- crops and flips -----------------------------------------------------------------------------

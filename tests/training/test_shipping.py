@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import zfcuda
-from zfcuda import cli, datasets
+from zfcuda import cli, data
 from zfcuda.models import shipped
 from zfcuda.models.weights import load_checked, read_state
 from zfcuda.training import Checkpoints, TrainingResult
@@ -27,7 +27,7 @@ def test_packing_a_run(idx_folder, pack, tmp_path, capsys):
     folder, run, package = idx_folder(training=60, test=60), tmp_path / "run", tmp_path / "package"
     arguments = ["--data", str(folder), "--out", str(run), "--epochs", "3", "--threads", "1"]
     assert cli.main(["train", *arguments, "--quiet"]) == 0
-    (package / "datasets").mkdir(parents=True)
+    (package / "data").mkdir(parents=True)
     (package / "models").mkdir()
     pack(run, str(folder), package)
     pack(run, str(folder), package)  # replaces what is there
@@ -49,7 +49,7 @@ def test_packing_a_run(idx_folder, pack, tmp_path, capsys):
 
 def test_garments_that_ship():
     pre = zfcuda.models.preprocessing("zfnet_small?weights=none")
-    found = datasets.garments(pre)
+    found = data.garments(pre)
     assert len(found.pictures) == 120 == len(found.numbers) == len(found.opacity)
     assert found.pictures.labels.bincount().tolist() == [12] * 10
     assert found.pictures.class_names[9] == "ankle boot"

@@ -9,8 +9,7 @@ from torch.utils.data import Dataset
 
 import zfcuda
 from zfcuda.ablations.variants import Variant
-from zfcuda.data import Preprocessing
-from zfcuda.datasets import Pictures, Split
+from zfcuda.data import Pictures, Preprocessing, Split
 from zfcuda.training import Recipe
 
 PREPROCESSING = Preprocessing(size=16, resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)

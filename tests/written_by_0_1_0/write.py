@@ -95,7 +95,7 @@ def stopped_runs(folder: Path) -> None:
     moved(folder / "motion")
     for name in ("occlude", "invariance"):
         assert cli.main(COMMANDS[name]) == 0
-    stop_after(cli.main, COMMANDS["top9"], "zfcuda._sources", "read_image", 7)
+    stop_after(cli.main, COMMANDS["top9"], "zfcuda.data.images", "read_image", 7)
     for name in ("occlusion", "motion", "occlude/photos-occlude", "invariance/photos-invariance"):
         cut_short(folder / name)
     assert [*folder.glob("top9/progress/*")] and [*folder.glob("record-passing/progress/*")]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zfcuda.ablations.altering import altered
 from zfcuda.ablations.result import AblationResult
 from zfcuda.ablations.variants import TABLE_3, Variant
-from zfcuda.datasets.examples import Split
+from zfcuda.data.examples import Split
 from zfcuda.models import zfnet_small
 from zfcuda.storage.identity import seeded
 from zfcuda.training.loop import train

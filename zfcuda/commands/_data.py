@@ -11,7 +11,7 @@ from zfcuda._terminal import skipped
 
 if TYPE_CHECKING:
     from zfcuda._network import Network
-    from zfcuda._sources import Files, Source
+    from zfcuda.data.images import Files, Source
     from zfcuda.data.preprocessing import Preprocessing
 
 PARTS = ("training", "validation", "test")
@@ -67,12 +67,11 @@ def images_of(options: argparse.Namespace, network: Network, seed: int = 0) -> I
     """
     import torch
 
-    from zfcuda._sources import source_of
-    from zfcuda.datasets.folder import split
-    from zfcuda.datasets.idx import idx_folder
-    from zfcuda.datasets.joined import Joined
-    from zfcuda.datasets.part import Part
-    from zfcuda.datasets.samples import are_samples, garments
+    from zfcuda.data.examples import Joined, Part
+    from zfcuda.data.fashion import are_samples, garments
+    from zfcuda.data.folder import split
+    from zfcuda.data.idx import idx_folder
+    from zfcuda.data.images import source_of
 
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit}: expected at least 1")
@@ -123,7 +122,7 @@ def list_all(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, preprocessing: Preprocessing, limit: int | None, workers: int) -> Files:
-    from zfcuda._sources import Files
+    from zfcuda.data.images import Files
 
     paths = list_all(folder)
     if not paths:

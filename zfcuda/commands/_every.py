@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zfcuda._network import Network
+    from zfcuda.data.images import Numbered
     from zfcuda.runs.folder import Run
-    from zfcuda.runs.numbered import Numbered
 
 TRUE = "true"
 TARGET_HELP = f"; with --data also '{TRUE}': each image's own, by its folder or its label"
@@ -55,12 +55,11 @@ def images_by_number(options: argparse.Namespace, network: Network) -> Numbered:
     """
     import torch
 
-    from zfcuda.datasets.examples import Examples
-    from zfcuda.datasets.folder import split
-    from zfcuda.datasets.idx import idx_folder
-    from zfcuda.datasets.part import Part
-    from zfcuda.datasets.samples import are_samples, garments
-    from zfcuda.runs.numbered import ImageFiles, numbered
+    from zfcuda.data.examples import Examples, Part
+    from zfcuda.data.fashion import are_samples, garments
+    from zfcuda.data.folder import split
+    from zfcuda.data.idx import idx_folder
+    from zfcuda.data.images import ImageFiles, numbered
 
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit}: expected at least 1")
@@ -132,7 +131,7 @@ def draw_run(
         figure_of: ``(result, x [1,C,H,W], name) -> figure``.
     """
     from zfcuda._writing import save_pictures
-    from zfcuda.runs.numbered import tried
+    from zfcuda.data.images import tried
 
     for number in numbers:
         stem = run.stem(number)

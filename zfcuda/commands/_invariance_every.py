@@ -11,9 +11,9 @@ from zfcuda import figures
 from zfcuda._network import Network, pick_device
 from zfcuda._terminal import resumable
 from zfcuda.commands import _every
+from zfcuda.data.images import Numbered
 from zfcuda.results.scores import in_words
 from zfcuda.runs.invariance import InvarianceRun, invariance_run
-from zfcuda.runs.numbered import Numbered
 from zfcuda.storage.files import short_spec
 from zfcuda.storage.ranks import from_environment
 

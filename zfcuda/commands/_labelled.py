@@ -10,10 +10,9 @@ from torch import Tensor
 
 from zfcuda._network import Network
 from zfcuda._terminal import skipped
-from zfcuda.datasets.examples import Examples, Split
-from zfcuda.datasets.folder import split
-from zfcuda.datasets.part import drawn
-from zfcuda.datasets.samples import are_samples, garments
+from zfcuda.data.examples import Examples, Split, drawn
+from zfcuda.data.fashion import are_samples, garments
+from zfcuda.data.folder import split
 from zfcuda.models.specs import parse
 from zfcuda.training.run_file import draws_by_class
 

@@ -63,8 +63,8 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda import ablation, ablations, figures, models, training
     from zfcuda._network import pick_device
     from zfcuda._writing import Provenance, announce, place, writable_folder, write
-    from zfcuda.datasets.folder import split
-    from zfcuda.datasets.part import drawn
+    from zfcuda.data.examples import drawn
+    from zfcuda.data.folder import split
 
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: expected at least 1")

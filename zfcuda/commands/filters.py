@@ -141,7 +141,7 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
     from zfcuda import models, training
     from zfcuda._network import Network, pick_device
     from zfcuda._terminal import resumable
-    from zfcuda.datasets.folder import split
+    from zfcuda.data.folder import split
 
     if options.against or options.weights:
         raise ValueError("--train makes both networks; leave --against and --weights out")
@@ -169,7 +169,7 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
 def _shortened(data: Any, limit: int) -> Any:
     import torch
 
-    from zfcuda.datasets.part import Part
+    from zfcuda.data.examples import Part
 
     kept = torch.arange(min(limit, len(data.training)))
     return replace(data, training=Part(data.training, kept))

@@ -11,7 +11,7 @@ from zfcuda.commands import _images, _options
 from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
-    from zfcuda.datasets.examples import Split
+    from zfcuda.data.examples import Split
     from zfcuda.probing.result import ProbeResult
 
 HELP = "fit a linear classifier to each layer's features"
@@ -88,7 +88,7 @@ def _some(data: Split, options: argparse.Namespace) -> Split:
     """At most --limit pictures of each part."""
     import dataclasses
 
-    from zfcuda.datasets.part import drawn
+    from zfcuda.data.examples import drawn
 
     parts = ("training", "validation", "test")
     return dataclasses.replace(

@@ -76,8 +76,8 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda import figures, models, training
     from zfcuda._network import pick_device
     from zfcuda._writing import Provenance, announce, writable_folder, write
-    from zfcuda.datasets.folder import split
-    from zfcuda.datasets.part import drawn
+    from zfcuda.data.examples import drawn
+    from zfcuda.data.folder import split
 
     recipe = training.Recipe(
         epochs=options.epochs,

@@ -6,7 +6,41 @@ the file. `Preprocessing` holds what a network expects of its input and runs in 
 that a figure can show an input, or a projection onto it, as the picture it stands for.
 """
 
+from __future__ import annotations
+
+from zfcuda.data.examples import Examples, FromDataset, Pictures, Split
+from zfcuda.data.fashion import (
+    ColouredFashion,
+    Garments,
+    are_samples,
+    fashion_mnist,
+    garments,
+    garments_split,
+)
+from zfcuda.data.folder import image_folder, split
+from zfcuda.data.idx import idx_folder, read_idx
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.data.reading import IMAGE_SUFFIXES, list_images, read_alpha, read_image, to_rgb
 
-__all__ = ["IMAGE_SUFFIXES", "Preprocessing", "list_images", "read_alpha", "read_image", "to_rgb"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ColouredFashion",
+    "Examples",
+    "FromDataset",
+    "Garments",
+    "Pictures",
+    "Preprocessing",
+    "Split",
+    "are_samples",
+    "fashion_mnist",
+    "garments",
+    "garments_split",
+    "idx_folder",
+    "image_folder",
+    "list_images",
+    "read_alpha",
+    "read_idx",
+    "read_image",
+    "split",
+    "to_rgb",
+]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda._sources import Images, source_of
+from zfcuda.data.images import Images, source_of
 from zfcuda.feature_evolution.checkpoints import Checkpoint, network_at
 from zfcuda.feature_evolution.result import EvolutionResult
 from zfcuda.inference.passes import Layers, by_name, find_layers

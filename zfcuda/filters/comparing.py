@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from zfcuda._sources import Images, source_of
+from zfcuda.data.images import Images, source_of
 from zfcuda.filters.first_layer import convolutions, first_layer_filters
 from zfcuda.filters.result import FilterComparison
 from zfcuda.maxima.choosing import Maps

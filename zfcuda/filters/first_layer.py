@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import nn
 
-from zfcuda._sources import Images, source_of
+from zfcuda.data.images import Images, source_of
 from zfcuda.filters.aliasing import aliased_responses, aliased_share
 from zfcuda.filters.looking import look
 from zfcuda.filters.result import FilterResult

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zfcuda._sources import Source
+from zfcuda.data.images import Source
 from zfcuda.inference.checks import check_input, to_result
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import require_called

@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from zfcuda._sources import Images, source_of
+from zfcuda.data.images import Images, source_of
 from zfcuda.inference.checks import device_of, is_int, to_result
 from zfcuda.inference.passes import Layers, by_name, find_layers, memory_limit
 from zfcuda.maxima.choosing import Maps, chosen, units_of

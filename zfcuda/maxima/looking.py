@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda._sources import Source
 from zfcuda.backward_cone.units import Projected
 from zfcuda.cone import descend_boxes
+from zfcuda.data.images import Source
 from zfcuda.deconvnet.patches import project_listed
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.tracing import trace

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zfcuda._blocks import Block, ByNumber, read_blocks
+from zfcuda.data.images import Block, ByNumber, read_blocks
 from zfcuda.deconvnet.patches import project_listed
 from zfcuda.inference.checks import to_result
 from zfcuda.inference.passes import progress_bar

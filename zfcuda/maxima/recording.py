@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda._blocks import Block, Blocks, ByNumber, read_blocks
-from zfcuda._sources import Images, source_of
+from zfcuda.data.images import Block, Blocks, ByNumber, Images, read_blocks, source_of
 from zfcuda.inference.checks import check_input, device_of, is_int
 from zfcuda.inference.guards import evaluating, threads
 from zfcuda.inference.passes import Layers, by_name, find_layers, progress_bar

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda._blocks import Block
-from zfcuda._sources import Source
+from zfcuda.data.images import Block, Source
 from zfcuda.inference.checks import check_input, device_of
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.interception import fast_forward

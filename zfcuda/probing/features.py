@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zfcuda.datasets.examples import Examples, Split
+from zfcuda.data.examples import Examples, Split
 from zfcuda.inference.checks import check_input
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import base_pass, memory_limit, progress_bar

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda.datasets.examples import Split
+from zfcuda.data.examples import Split
 from zfcuda.inference.passes import Layers, find_layers, progress_bar
 from zfcuda.probing.classifiers import Fit, fitted, require_sklearn
 from zfcuda.probing.features import PARTS, Features
@@ -51,8 +51,8 @@ def linear_probe(
 
     Args:
         model: returns logits [N,K]; left as it was.
-        data: the pictures; :func:`zfcuda.datasets.split` reads a folder,
-            :class:`zfcuda.datasets.FromDataset` takes any ``torch.utils.data.Dataset``.
+        data: the pictures; :func:`zfcuda.data.split` reads a folder,
+            :class:`zfcuda.data.FromDataset` takes any ``torch.utils.data.Dataset``.
         layers: names of ``model.named_modules()``, or the modules, by depth; None takes
             :func:`layers_by_depth`.
         size: numbers for each picture that a classifier is given.

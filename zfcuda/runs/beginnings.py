@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zfcuda.data.images import Numbered, tried
 from zfcuda.inference.checks import device_of, is_int, per_image
 from zfcuda.results.scores import Outputs
-from zfcuda.runs.numbered import Numbered, tried
 from zfcuda.storage.identity import (
     architecture_digest,
     precision,

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from zfcuda import _terminal
+from zfcuda.data.images import Numbered, earlier_identity, reading, size_of, tried
 from zfcuda.inference.guards import threads
 from zfcuda.results.base import Result
-from zfcuda.runs.numbered import Numbered, earlier_identity, reading, size_of, tried
 from zfcuda.storage import run_folder
 from zfcuda.storage.files import read_json, remove_leftovers
 from zfcuda.storage.ranks import Shard, claimed, require_there

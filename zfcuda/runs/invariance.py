@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from zfcuda.data.images import Numbered, numbered
 from zfcuda.inference.checks import device_of, fill_setting
 from zfcuda.inference.passes import Layers, find_layers
 from zfcuda.invariance.layers import early_and_late
@@ -22,7 +23,6 @@ from zfcuda.results.scores import Outputs
 from zfcuda.runs.beginnings import first_readable, identity_of, memory, outputs_setting, targets_of
 from zfcuda.runs.folder import Run
 from zfcuda.runs.invariance_summary import InvarianceSummary, merged, of_one, write_tables
-from zfcuda.runs.numbered import Numbered, numbered
 from zfcuda.storage.ranks import current_shard
 
 __all__ = ["InvarianceRun", "invariance_over", "invariance_run"]

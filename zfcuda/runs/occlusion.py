@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from zfcuda.data.images import Numbered, numbered
 from zfcuda.inference.checks import device_of, per_image
 from zfcuda.inference.passes import Layers
 from zfcuda.predictions import predict
@@ -22,7 +23,6 @@ from zfcuda.results.occlusion import LayerSums, OcclusionResult
 from zfcuda.results.scores import Outputs
 from zfcuda.runs.beginnings import first_readable, identity_of, memory, outputs_setting, targets_of
 from zfcuda.runs.folder import Run
-from zfcuda.runs.numbered import Numbered, numbered
 from zfcuda.runs.occlusion_summary import OcclusionSummary, summarised, write_tables
 from zfcuda.sensitivity.experiment import prepare
 from zfcuda.sensitivity.prepared import Prepared
@@ -65,7 +65,7 @@ def occlusion_over(
 
     Args:
         model, size, stride, fill, layers, method, score: as :func:`zfcuda.occlusion`.
-        images: a tensor [N,C,H,W]; :class:`zfcuda.datasets.Examples`; a ``torch.utils.data``
+        images: a tensor [N,C,H,W]; :class:`zfcuda.data.Examples`; a ``torch.utils.data``
             Dataset with a length, of images [C,H,W] or (image, label), all of one size. Images are
             moved to the model's device.
         folder: of the run. ``images`` gets each image's :class:`OcclusionResult`, NUMBER-NAME.npz

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zfcuda.data.images import tried
 from zfcuda.results.base import Result
 from zfcuda.results.checks import expect_shape
 from zfcuda.results.occlusion import OcclusionResult
 from zfcuda.results.scores import Outputs
 from zfcuda.runs.folder import Run
 from zfcuda.runs.localisation import sensitivity_of
-from zfcuda.runs.numbered import tried
 from zfcuda.storage.files import write_csv
 
 __all__ = ["ClassSensitivity", "OcclusionSummary", "summarised", "write_tables"]

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zfcuda import _terminal
-from zfcuda.datasets.examples import Examples, Split, generator
-from zfcuda.datasets.part import Part
+from zfcuda.data.examples import Examples, Part, Split, generator
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import logits_of
 from zfcuda.models.metadata import Metadata

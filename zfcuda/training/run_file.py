@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from zfcuda.datasets.examples import Split
+from zfcuda.data.examples import Split
 from zfcuda.storage.files import read_json, visible, write_json
 from zfcuda.training.checkpoints import Checkpoints
 from zfcuda.training.recipe import Recipe

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from zfcuda.datasets.examples import Examples
+from zfcuda.data.examples import Examples
 from zfcuda.inference.checks import check_input, to_result
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.interception import Operations
@@ -38,7 +38,7 @@ def uncertainty_of(
     Args:
         model: returns logits [N,K]; runs in eval mode and is left as it was.
         examples: the pictures, best of a validation or test part;
-            :class:`zfcuda.datasets.FromDataset` makes them of any ``torch.utils.data.Dataset``.
+            :class:`zfcuda.data.FromDataset` makes them of any ``torch.utils.data.Dataset``.
         most: how many of the least certain pictures are kept.
         bins: of the reliability curve.
         max_memory: bytes that the activations of one batch may take.

@@ -5,17 +5,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from zfcuda.data.preprocessing import Preprocessing
 
-__all__ = ["Examples", "FromDataset", "Pictures", "Split", "crop", "flip"]
+__all__ = [
+    "Examples",
+    "FromDataset",
+    "Joined",
+    "Part",
+    "Pictures",
+    "Split",
+    "by_share",
+    "crop",
+    "drawn",
+    "flip",
+]
 
 
 class Examples(Dataset, ABC):
@@ -253,3 +266,101 @@ def generator(seed: int, *path: int) -> torch.Generator:
     """A CPU generator for one purpose: its own stream for every (seed, path)."""
     state = np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) >> 1)  # torch takes 63 bits without a fuss
+
+
+class Part(Examples):
+    """The pictures of ``examples`` with these numbers, in this order.
+
+    Args:
+        examples: any.
+        numbers: int64 [n], positions in ``examples``.
+    """
+
+    def __init__(self, examples: Examples, numbers: Tensor) -> None:
+        self.examples, self.numbers = examples, numbers
+        self.class_names, self.preprocessing = examples.class_names, examples.preprocessing
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def labels(self) -> Tensor:
+        return self.examples.labels[self.numbers]
+
+    def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        return self.examples.batch(self.numbers[indices], rng)
+
+
+def drawn(examples: Examples, count: int | None, seed: int = 0) -> Examples:
+    """``count`` pictures of ``examples``, drawn by ``seed`` and in their own order; all of them
+    where there are no more, or for None.
+
+    Raises:
+        ValueError: ``count`` below 1.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"{count} pictures: expected at least 1")
+    if count is None or count >= len(examples):
+        return examples
+    order = torch.randperm(len(examples), generator=generator(seed))
+    return Part(examples, order[:count].sort().values)
+
+
+def by_share(labels: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """So many of the numbers in ``order``, of each class its share of ``labels``, and the others.
+
+    Where shares are no whole numbers the largest remainders are rounded up, of equal ones those of
+    the rarer classes; one picture of each class stays.
+    """
+    sizes = labels.bincount()
+    shares = sizes * count / len(labels)
+    left = labels[order].bincount(minlength=len(sizes))
+    wanted = torch.minimum(shares.floor().long(), (left - 1).clamp(min=0))
+    ranked = sorted(range(len(sizes)), key=lambda c: (float(wanted[c] - shares[c]), int(sizes[c])))
+    for label in ranked * 2:
+        if int(wanted.sum()) < count and wanted[label] + 1 < left[label]:
+            wanted[label] += 1
+    # How many of its class come before each of them.
+    before = F.one_hot(labels[order], len(sizes)).cumsum(0).gather(1, labels[order][:, None])[:, 0]
+    chosen = before <= wanted[labels[order]]
+    return order[chosen], order[~chosen]
+
+
+class Joined(Examples):
+    """The pictures of all ``parts``, one part after the other.
+
+    Args:
+        parts: of one kind: their class names and preprocessing are the first one's.
+
+    Raises:
+        ValueError: no parts, or class names that differ.
+    """
+
+    def __init__(self, parts: Sequence[Examples]) -> None:
+        if len({tuple(part.class_names) for part in parts}) != 1:
+            raise ValueError(f"{len(parts)} parts to join: expected some, of the same classes")
+        self.parts = tuple(parts)
+        self.class_names, self.preprocessing = parts[0].class_names, parts[0].preprocessing
+        self._starts = torch.tensor([0, *accumulate(map(len, parts))])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.cat([part.labels for part in self.parts])
+
+    def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        owners = torch.searchsorted(self._starts, indices, right=True) - 1
+        found = []
+        for number, part in enumerate(self.parts):
+            here = (owners == number).nonzero()[:, 0]
+            if len(here):
+                found.append((here, *part.batch(indices[here] - self._starts[number], rng)))
+        if len(found) == 1:
+            return found[0][1:]
+        if not found:
+            return self.parts[0].batch(indices, rng)
+        order = torch.cat([one[0] for one in found]).argsort()
+        first, second = (torch.cat([one[i] for one in found])[order] for i in (1, 2))
+        return first, second

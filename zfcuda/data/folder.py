@@ -12,13 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from zfcuda.data.examples import Pictures, Split, by_share, generator
+from zfcuda.data.fashion import are_samples, fashion_mnist, garments_split
+from zfcuda.data.idx import idx_folder
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.data.reading import left_out, list_images, read_image, tell_left_out
-from zfcuda.datasets.examples import Pictures, Split, generator
-from zfcuda.datasets.fashion import fashion_mnist
-from zfcuda.datasets.idx import idx_folder
-from zfcuda.datasets.part import by_share
-from zfcuda.datasets.samples import are_samples, garments_split
 
 __all__ = ["image_folder", "split"]
 

@@ -9,16 +9,30 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from zfcuda.data.examples import Examples, Part, Pictures, Split, by_share, check_labels, generator
+from zfcuda.data.idx import find_idx, read_idx
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.datasets.examples import Examples, Split, check_labels, generator
-from zfcuda.datasets.idx import find_idx, read_idx
 
-__all__ = ["CLASS_NAMES", "FOLDER", "ColouredFashion", "fashion_mnist", "read_pair"]
+__all__ = [
+    "CLASS_NAMES",
+    "FOLDER",
+    "ColouredFashion",
+    "Garments",
+    "are_samples",
+    "fashion_mnist",
+    "garments",
+    "garments_split",
+    "read_pair",
+]
+
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
 PACKAGE = "dataset-fashion-mnist"
@@ -246,3 +260,55 @@ def fashion_mnist(
         f"{what}, {'coloured' if coloured else 'black'} backgrounds",
         str(folder),
     )
+
+
+_NAME = "garments"
+_SHARE = 4  # one picture in so many is for validation, and for test
+
+
+@dataclass(frozen=True, eq=False)
+class Garments:
+    """Pictures that zfnet_small was not trained on, the same number of each class.
+
+    Attributes:
+        pictures: the pictures, labels and class names.
+        opacity: uint8 [N,64,64], how much of each pixel is garment (255: all), for background
+            experiments.
+        numbers: int64 [N], their places in the test part.
+    """
+
+    pictures: Pictures
+    opacity: Tensor
+    numbers: Tensor
+
+
+def garments(preprocessing: Preprocessing) -> Garments:
+    """The pictures that ship with zfcuda, for a network of at most 64 pixels a side."""
+    file = resources.files("zfcuda.data").joinpath("garments.npz")
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        images, labels, opacity, numbers = (
+            torch.from_numpy(arrays[name]) for name in ("images", "labels", "opacity", "numbers")
+        )
+    return Garments(Pictures(images, labels, CLASS_NAMES, preprocessing), opacity, numbers)
+
+
+def garments_split(preprocessing: Preprocessing, seed: int = 0) -> Split:
+    """The same in three parts: of each class a quarter for validation and a quarter for test, drawn
+    by `seed`. Enough to try a command, not to measure a network.
+
+    Raises:
+        ValueError: a network of more than 64 pixels a side.
+    """
+    pictures = garments(preprocessing).pictures
+    order = torch.randperm(len(pictures), generator=generator(seed))
+    parts = []
+    for _ in range(2):
+        taken, order = by_share(pictures.labels, order, len(pictures) // _SHARE)
+        parts.append(Part(pictures, taken.sort().values))
+    return Split(Part(pictures, order.sort().values), *parts, "garments that come with zfcuda")
+
+
+def are_samples(path: str | os.PathLike[str] | None) -> bool:
+    """Whether "garments" is asked for, the pictures that come with zfcuda, and no folder called
+    so."""
+    return path is not None and os.fspath(path) == _NAME and not Path(path).exists()

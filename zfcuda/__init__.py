@@ -194,7 +194,10 @@ def __dir__() -> list[str]:
 
 # Served until 0.3: each by what there is in its new places.
 _MOVED = {
+    "convolving": "graph.convolving",
     "datasets": "data",
+    "interception": "inference.interception inference.deconvnet_rules",
+    "rules": "graph.rules",
     "reference": "ops.reference",
 }
 

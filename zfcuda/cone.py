@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zfcuda.graph.nodes import Graph, Node
-from zfcuda.rules import (
+from zfcuda.graph.rules import (
     Affine,
     AvgPool,
     Binary,

@@ -19,7 +19,17 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.cone import Boxes
-from zfcuda.rules import Affine, AvgPool, Binary, Concat, Conv, Lrn, MaxPool, Pixelwise, Pointwise
+from zfcuda.graph.rules import (
+    Affine,
+    AvgPool,
+    Binary,
+    Concat,
+    Conv,
+    Lrn,
+    MaxPool,
+    Pixelwise,
+    Pointwise,
+)
 from zfcuda.steps.running import affine, finish
 from zfcuda.steps.step import Step
 

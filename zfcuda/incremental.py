@@ -25,8 +25,8 @@ from zfcuda.forward_cone import (
     pixels,
     treats_pixels_alone,
 )
+from zfcuda.graph.rules import Shape
 from zfcuda.planning.schedule import Schedule
-from zfcuda.rules import Shape
 from zfcuda.steps.running import run
 from zfcuda.steps.step import Step
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.rules import AvgPool, Conv, Input, MaxPool, Opaque, Shape
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import plain
 from zfcuda.inference.passes import Layers, find_layers
-from zfcuda.rules import AvgPool, Conv, Input, MaxPool, Opaque, Shape
 
 __all__ = ["ReceptiveField", "receptive_fields"]
 

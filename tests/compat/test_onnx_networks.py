@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import zfcuda
 from zfcuda.compat.onnx import load
 from zfcuda.graph import trace
-from zfcuda.rules import Opaque
+from zfcuda.graph.rules import Opaque
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch import nn
 
 from zfcuda.compat.onnx import load
 from zfcuda.graph import trace
-from zfcuda.rules import Affine, AvgPool, Binary, Conv, Lrn, MaxPool, Pointwise
+from zfcuda.graph.rules import Affine, AvgPool, Binary, Conv, Lrn, MaxPool, Pointwise
 
 MAX = 3.4028234663852886e38
 

@@ -20,8 +20,7 @@ from zfcuda.cone import (
     propagate_boxes,
 )
 from zfcuda.graph import trace
-from zfcuda.ops.reference import pooled_size
-from zfcuda.rules import (
+from zfcuda.graph.rules import (
     Affine,
     AvgPool,
     Binary,
@@ -35,6 +34,7 @@ from zfcuda.rules import (
     Pointwise,
     Shape,
 )
+from zfcuda.ops.reference import pooled_size
 
 
 def bounding_box(mask: Tensor) -> list[int]:

@@ -8,7 +8,7 @@ from traces import Model, images, rules, traced
 
 import zfcuda
 from zfcuda.graph import fan_in, trace
-from zfcuda.rules import Pixelwise
+from zfcuda.graph.rules import Pixelwise
 
 
 class ChannelsLast(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 from zfcuda.backward_cone.batch import Batch
 from zfcuda.backward_cone.signals import Points, Signal, Windows, as_maps, pixels
 from zfcuda.graph.nodes import Node
-from zfcuda.rules import Conv
+from zfcuda.graph.rules import Conv
 
 
 def transposed(batch: Batch, node: Node, rule: Conv, signal: Signal) -> Windows:

@@ -14,7 +14,17 @@ from zfcuda.backward_cone.gradients import below_pixels, times_derivative
 from zfcuda.backward_cone.pooling import spread, unpooled
 from zfcuda.backward_cone.signals import Points, Signal, frames, merged
 from zfcuda.graph.nodes import Node
-from zfcuda.rules import Affine, AvgPool, Binary, Concat, Conv, Identity, Lrn, MaxPool, Pointwise
+from zfcuda.graph.rules import (
+    Affine,
+    AvgPool,
+    Binary,
+    Concat,
+    Conv,
+    Identity,
+    Lrn,
+    MaxPool,
+    Pointwise,
+)
 
 State = dict[int, list[Signal]]  # by node: what its consumers have sent so far
 

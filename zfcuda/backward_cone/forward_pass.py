@@ -15,8 +15,8 @@ from zfcuda import ops
 from zfcuda.backward_cone.manner import Manner
 from zfcuda.backward_cone.signals import pixels
 from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.rules import MaxPool, Pixelwise, Pointwise
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient, claim
-from zfcuda.rules import MaxPool, Pixelwise, Pointwise
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from zfcuda import ops
 from zfcuda.backward_cone.batch import Batch
 from zfcuda.backward_cone.signals import Ints, Points, Signal, as_maps, pixels
 from zfcuda.graph.nodes import Node
-from zfcuda.rules import Lrn, Pixelwise
+from zfcuda.graph.rules import Lrn, Pixelwise
 
 
 def times_derivative(batch: Batch, node: Node, function: Any, signal: Signal) -> Signal:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zfcuda.graph.nodes import Graph, Node
-from zfcuda.rules import (
+from zfcuda.graph.rules import (
     Affine,
     AvgPool,
     Binary,

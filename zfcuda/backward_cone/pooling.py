@@ -15,7 +15,7 @@ from zfcuda.backward_cone.batch import Batch
 from zfcuda.backward_cone.gradients import times_derivative
 from zfcuda.backward_cone.signals import Points, Signal, Windows, frames, table
 from zfcuda.graph.nodes import Node
-from zfcuda.rules import AvgPool, MaxPool
+from zfcuda.graph.rules import AvgPool, MaxPool
 
 
 def unpooled(batch: Batch, node: Node, rule: MaxPool, signal: Signal) -> tuple[int, Signal]:

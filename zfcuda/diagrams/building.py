@@ -12,14 +12,14 @@ from zfcuda.deconvnet.pictures import projections
 from zfcuda.diagrams.naming import module_name, naming
 from zfcuda.diagrams.result import Diagram, Source, Step, SwitchExample
 from zfcuda.diagrams.switching import switch_example
-from zfcuda.graph.chain import fan_in
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.pixelwise import fan_in
+from zfcuda.graph.rules import Identity, Input, MaxPool, Shape
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import check_input
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import Layer, find_layers
-from zfcuda.rules import Identity, Input, MaxPool, Shape
 
 __all__ = ["diagram_of"]
 

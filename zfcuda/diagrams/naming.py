@@ -8,7 +8,7 @@ from torch import nn
 
 from zfcuda.backward_cone.manner import Manner
 from zfcuda.graph.nodes import Node
-from zfcuda.rules import (
+from zfcuda.graph.rules import (
     Affine,
     AvgPool,
     Binary,

@@ -9,9 +9,9 @@ against the model's own. :mod:`.nodes` is the graph itself, :mod:`.chain` what :
 finds, as a function.
 """
 
-from zfcuda.graph.chain import fan_in
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph, Node, author_of
+from zfcuda.graph.pixelwise import fan_in
 from zfcuda.graph.tracing import trace
 
 __all__ = ["Graph", "Node", "Untraceable", "author_of", "fan_in", "trace"]

@@ -21,8 +21,7 @@ from zfcuda.graph.nodes import Graph, Node, Value, filled, pruned, values_in
 from zfcuda.graph.pixelwise import chain_to
 from zfcuda.graph.recognition.reading import read
 from zfcuda.graph.recognition.spellings import NotDeterministic
-from zfcuda.graph.symbolic import End, Tracer
-from zfcuda.rules import (
+from zfcuda.graph.rules import (
     Affine,
     Binary,
     Identity,
@@ -34,6 +33,7 @@ from zfcuda.rules import (
     Rule,
     Shape,
 )
+from zfcuda.graph.symbolic import End, Tracer
 
 
 class Interpreter:

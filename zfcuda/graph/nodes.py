@@ -11,7 +11,7 @@ import torch.fx
 from torch import nn
 from torch.fx.node import map_aggregate
 
-from zfcuda.rules import Input, Rule
+from zfcuda.graph.rules import Input, Rule
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from zfcuda.graph.chain import fan_in
+from zfcuda.graph.pixelwise import fan_in
+from zfcuda.graph.rules import Conv, MaxPool, Opaque
 from zfcuda.planning.plan import PlannedStep
-from zfcuda.rules import Conv, MaxPool, Opaque
 from zfcuda.steps.step import Step, Steps
 
 # In multiply-adds of a large convolution. Only the ratios matter: they choose the step from which

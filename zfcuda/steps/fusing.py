@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import torch
 
-from zfcuda.convolving import Convolution
+from zfcuda.graph.convolving import Convolution
 from zfcuda.graph.nodes import Graph, Node
-from zfcuda.rules import Affine, Binary, Concat, Conv, Identity, MaxPool, Pointwise
+from zfcuda.graph.rules import Affine, Binary, Concat, Conv, Identity, MaxPool, Pointwise
 from zfcuda.steps.step import Step, Steps
 
 

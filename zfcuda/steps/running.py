@@ -10,8 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.convolving import linear
-from zfcuda.rules import Affine, AvgPool, Binary, Concat, Conv, Lrn, MaxPool, Pixelwise, Pointwise
+from zfcuda.graph.convolving import linear
+from zfcuda.graph.rules import (
+    Affine,
+    AvgPool,
+    Binary,
+    Concat,
+    Conv,
+    Lrn,
+    MaxPool,
+    Pixelwise,
+    Pointwise,
+)
 from zfcuda.steps.step import Step, Steps
 
 # Activations that torch can write over their input: new memory for their result would cost more

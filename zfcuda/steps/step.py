@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zfcuda.convolving import Convolution
+from zfcuda.graph.convolving import Convolution
 from zfcuda.graph.nodes import Graph, Node
-from zfcuda.rules import (
+from zfcuda.graph.rules import (
     Affine,
     AvgPool,
     Binary,

@@ -21,8 +21,8 @@ from zfcuda.backward_cone.manner import Manner, obstacle
 from zfcuda.backward_cone.units import descend
 from zfcuda.compat.captum.accepting import Refused
 from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.rules import Identity, Rule, Shape
 from zfcuda.inference.passes import memory_limit, spans
-from zfcuda.rules import Identity, Rule, Shape
 
 
 @dataclass(frozen=True)

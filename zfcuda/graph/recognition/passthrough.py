@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from zfcuda.graph.nodes import Value
-from zfcuda.graph.recognition.arguments import is_map
-from zfcuda.graph.recognition.spellings import NotDeterministic, Reading, Spellings
-from zfcuda.rules import Concat, Identity, Shape
+from zfcuda.graph.recognition.spellings import NotDeterministic, Reading, Spellings, is_map
+from zfcuda.graph.rules import Concat, Identity, Shape
 
 
 def _cat(tensors: Any, dim: Any = 0) -> Reading | None:

@@ -9,13 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zfcuda.graph.recognition.arithmetic import ARITHMETIC
-from zfcuda.graph.recognition.convolution import CONVOLUTION
-from zfcuda.graph.recognition.normalisation import NORMALISATION
+from zfcuda.graph.recognition.elementwise import ARITHMETIC, POINTWISE
 from zfcuda.graph.recognition.passthrough import PASSTHROUGH
-from zfcuda.graph.recognition.pointwise import POINTWISE
-from zfcuda.graph.recognition.pooling import POOLING
 from zfcuda.graph.recognition.spellings import Reader, Reading
+from zfcuda.graph.recognition.windowed import CONVOLUTION, NORMALISATION, POOLING
 
 _FAMILIES = [CONVOLUTION, POOLING, NORMALISATION, POINTWISE, ARITHMETIC, PASSTHROUGH]
 

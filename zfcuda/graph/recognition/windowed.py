@@ -1,15 +1,73 @@
-"""Maxima and averages over windows: of a pool's own, adaptive, or the whole map."""
+"""Convolution."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import zfcuda.nn
-from zfcuda.graph.recognition.arguments import is_map, known, pair
-from zfcuda.graph.recognition.spellings import Reading, Spellings
-from zfcuda.rules import AvgPool, Identity, MaxPool, Pair
+from zfcuda.graph.recognition.spellings import (
+    NotDeterministic,
+    Reading,
+    Spellings,
+    is_map,
+    known,
+    pair,
+)
+from zfcuda.graph.rules import Affine, AvgPool, Conv, Identity, Lrn, MaxPool, Pair
+
+
+def _batch_norm(
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Reading | None:
+    if training or running_mean is None:
+        raise NotDeterministic("a batch norm uses the batch's own statistics")
+    given = [v for v in (running_mean, running_var, weight, bias) if v is not None]
+    if not is_map(input) or not all(isinstance(v, Tensor) for v in given):
+        return None
+    # In double: the scale is rounded once, as torch's own is.
+    scale = (running_var.double() + eps).rsqrt()
+    scale = scale if weight is None else scale * weight.double()
+    shift = -running_mean.double() * scale
+    shift = shift if bias is None else shift + bias.double()
+    return Affine(scale.to(input.dtype), shift.to(input.dtype)), (input,)
+
+
+def _batch_norm_module(m: nn.BatchNorm2d, input: Any) -> Reading | None:
+    training = m.training or m.running_mean is None
+    statistics = (m.running_mean, m.running_var)
+    return _batch_norm(input, *statistics, m.weight, m.bias, training, 0.0, m.eps)
+
+
+def _local_response_norm(
+    input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Reading | None:
+    return (Lrn(size, alpha, beta, k), (input,)) if is_map(input) else None
+
+
+def _local_response_norm_module(m: nn.LocalResponseNorm, input: Any) -> Reading | None:
+    return _local_response_norm(input, m.size, m.alpha, m.beta, m.k)
+
+
+NORMALISATION = Spellings(
+    named={"local_response_norm": _local_response_norm},
+    functions={F.batch_norm: _batch_norm},
+    modules={
+        nn.BatchNorm2d: _batch_norm_module,
+        nn.SyncBatchNorm: _batch_norm_module,
+        nn.LocalResponseNorm: _local_response_norm_module,
+        zfcuda.nn.LocalResponseNorm: _local_response_norm_module,
+    },
+)
 
 
 def _max_pool2d(
@@ -141,3 +199,38 @@ POOLING = Spellings(
         nn.AdaptiveMaxPool2d: _adaptive_max_module,
     },
 )
+
+
+def _conv2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Reading | None:
+    fixed = isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
+    if not is_map(input) or not fixed:
+        return None
+    stride, dilation = pair(stride), pair(dilation)
+    if stride is None or dilation is None:
+        return None
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        if any(t % 2 for t in total):  # one more below than above
+            return None
+        padding = [t // 2 for t in total]
+    padding = (0, 0) if padding == "valid" else pair(padding)
+    if padding is None:
+        return None
+    return Conv(weight, bias, stride, padding, dilation, groups), (input,)
+
+
+def _conv_module(m: nn.Conv2d, input: Any) -> Reading | None:
+    if m.padding_mode != "zeros":
+        return None
+    return _conv2d(input, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
+
+
+CONVOLUTION = Spellings(named={"conv2d": _conv2d}, modules={nn.Conv2d: _conv_module})

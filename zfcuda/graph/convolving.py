@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zfcuda.rules import Conv
+from zfcuda.graph.rules import Conv
 
 
 class Convolution:

@@ -26,8 +26,8 @@ import zfcuda
 from zfcuda import models
 from zfcuda._terminal import Parser, guarded
 from zfcuda.data import ColouredFashion, Examples, split
-from zfcuda.models import shipped
-from zfcuda.models.metadata import Metadata
+from zfcuda.models import from_files
+from zfcuda.models.weights import Metadata
 from zfcuda.storage.files import atomic_path, write_tensors
 from zfcuda.training import Checkpoints, TrainingResult, evaluate
 
@@ -52,14 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def pack(run: Path, data: str | None, package: Path) -> None:
     """Write the package's data under the folder `package`."""
     result = TrainingResult.load(run / "training")
-    record = shipped.run_record(package)
+    record = from_files.run_record(package)
     weights = package / "models" / "zfnet_small.safetensors"
     whole, said = run / "weights.safetensors", Metadata.read(run / "weights.safetensors")
     _write_half(weights, load_file(whole), said)
     record.parent.mkdir(exist_ok=True)
     for suffix in (".npz", ".json"):
         shutil.copyfile(run / f"training{suffix}", record.with_name(f"training{suffix}"))
-    for old in shipped.epochs(package).values():
+    for old in from_files.epochs(package).values():
         old.unlink()
     checkpoints = Checkpoints(run)
     for epoch in sorted({*EPOCHS, result.best}):

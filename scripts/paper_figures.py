@@ -30,7 +30,7 @@ from zfcuda._terminal import Parser, guarded, say
 from zfcuda._writing import save_pictures, writable_folder
 from zfcuda.data import Garments, garments
 from zfcuda.gallery import write_gallery
-from zfcuda.models import shipped
+from zfcuda.models import from_files
 from zfcuda.storage.files import atomic_path
 from zfcuda.training import TrainingResult
 
@@ -225,7 +225,7 @@ def _run(options: argparse.Namespace) -> int:
     del network  # each command loads its own
     outcome = _batch.run(_jobs(options.only, plan, out), identity, "experiment", options.quiet)
     if options.model == "zfnet_small" and not options.weights:
-        _curves(shipped.run_record(), out / "train" / "training")
+        _curves(from_files.run_record(), out / "train" / "training")
     # Not what an earlier run made of other pictures; but all that it made of these.
     wanted = {job.folder for job in _jobs([*EXPERIMENTS], plan, out)} | {out / "train"}
     title = f"What {options.model} sees"

@@ -194,6 +194,7 @@ def __dir__() -> list[str]:
 
 # Served until 0.3: each by what there is in its new places.
 _MOVED = {
+    "compat.onnx": "models.onnx",
     "convolving": "graph.convolving",
     "datasets": "data",
     "interception": "inference.interception inference.deconvnet_rules",

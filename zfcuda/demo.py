@@ -19,7 +19,7 @@ from zfcuda._network import Network
 from zfcuda._terminal import progress as progress_bar
 from zfcuda._writing import Provenance, writable_folder, write
 from zfcuda.data.fashion import garments
-from zfcuda.models import shipped
+from zfcuda.models import from_files
 from zfcuda.training.result import TrainingResult
 
 __all__ = ["run"]
@@ -198,7 +198,7 @@ def _steps(
 
 def _training(stem: Path) -> report.Entry:
     """The curves of the training that the ZF network's weights come from."""
-    result = TrainingResult.load(shipped.run_record())
+    result = TrainingResult.load(from_files.run_record())
     text = (
         f"Loss and accuracy of each epoch. Epoch {result.best} has the lowest validation error and "
         f"was chosen; {result.test_accuracy:.1%} of the test pictures are right."

@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402
 from onnx.helper import make_node as node  # noqa: E402
 
-from zfcuda.compat.onnx import OnnxNetwork, load  # noqa: E402
+from zfcuda.models.onnx import OnnxNetwork, load  # noqa: E402
 
 __all__ = ["answers", "array", "check", "model", "node", "onnx", "saved", "zf"]
 

@@ -1,4 +1,4 @@
-"""zfcuda.compat.onnx on files that are broken, hostile, or not for it: one sentence each."""
+"""zfcuda.models.onnx on files that are broken, hostile, or not for it: one sentence each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx_files import array, model, node, onnx, saved, zf
 
-from zfcuda.compat.onnx import load
+from zfcuda.models.onnx import load
 
 _SCALED = [  # by the number of images
     node("Gather", ["n", "zero"], ["i"]),
@@ -366,12 +366,12 @@ def test_without_onnx_the_sentence_names_the_extra(monkeypatch):
             raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
         return real(name, *args, **kwargs)
 
-    kept = {name: m for name, m in sys.modules.items() if name.startswith("zfcuda.compat.onnx")}
+    kept = {name: m for name, m in sys.modules.items() if name.startswith("zfcuda.models.onnx")}
     for name in kept:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", importing)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'zfcuda\[onnx\]'"):
-        importlib.import_module("zfcuda.compat.onnx")
+        importlib.import_module("zfcuda.models.onnx")
 
 
 def test_zfcuda_does_not_import_onnx():

@@ -1,4 +1,4 @@
-"""zfcuda.compat.onnx on whole networks: the zoo's kind of ZF network, and what torch exports."""
+"""zfcuda.models.onnx on whole networks: the zoo's kind of ZF network, and what torch exports."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from onnx_files import answers, array, check, model, node, onnx, saved, zf
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda.compat.onnx import load
 from zfcuda.graph import trace
 from zfcuda.graph.rules import Opaque
+from zfcuda.models.onnx import load
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""zfcuda.compat.onnx, operator by operator, against onnxruntime."""
+"""zfcuda.models.onnx, operator by operator, against onnxruntime."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from onnx_files import array, check, model, node, onnx, saved
 from torch import nn
 
-from zfcuda.compat.onnx import load
 from zfcuda.graph import trace
 from zfcuda.graph.rules import Affine, AvgPool, Binary, Conv, Lrn, MaxPool, Pointwise
+from zfcuda.models.onnx import load
 
 MAX = 3.4028234663852886e38
 

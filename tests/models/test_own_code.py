@@ -15,7 +15,7 @@ from zfcuda import cli
 from zfcuda._network import Network
 from zfcuda.data import Preprocessing
 from zfcuda.models import class_names, load, preprocessing, squeezenet1_1, with_weights
-from zfcuda.models.metadata import Metadata
+from zfcuda.models.weights import Metadata
 from zfcuda.results import Predictions
 
 CODE = """

@@ -8,7 +8,7 @@ import torch
 
 import zfcuda
 from zfcuda import cli, data
-from zfcuda.models import shipped
+from zfcuda.models import from_files
 from zfcuda.models.weights import load_checked, read_state
 from zfcuda.training import Checkpoints, TrainingResult
 
@@ -32,12 +32,12 @@ def test_packing_a_run(idx_folder, pack, tmp_path, capsys):
     pack(run, str(folder), package)
     pack(run, str(folder), package)  # replaces what is there
     assert "in float32" in capsys.readouterr().out
-    result = TrainingResult.load(shipped.run_record(package))
+    result = TrainingResult.load(from_files.run_record(package))
     assert result.weights_sha256 == TrainingResult.load(run / "training").weights_sha256
     # The convolutions of the paper's epochs and the chosen one, under the network's own names.
-    epochs = shipped.epochs(package)
+    epochs = from_files.epochs(package)
     assert list(epochs) == sorted({1, 2, result.best})
-    trunk = shipped.convolutions()
+    trunk = from_files.convolutions()
     load_checked(trunk, read_state(epochs[2]), "epoch 2")
     whole = read_state(Checkpoints(run).weights(2))
     assert torch.equal(trunk.conv5.weight, whole["conv5.weight"].half().float())

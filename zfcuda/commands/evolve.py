@@ -105,8 +105,8 @@ def _network(options: argparse.Namespace) -> Network:
     """The network of the options; where they name none, the one that the last checkpoint says it
     is, with as many classes as that has."""
     from zfcuda._network import Network
-    from zfcuda.models.metadata import Metadata
     from zfcuda.models.specs import MODELS
+    from zfcuda.models.weights import Metadata
 
     if options.checkpoints and not options.weights and options.model == _MODEL:
         last = [*_named(options.checkpoints).values()][-1]
@@ -127,18 +127,18 @@ def _checkpoints(
     options: argparse.Namespace, network: Network
 ) -> tuple[dict[str, Path], nn.Module]:
     """Files by epoch, and the model that they belong to."""
-    from zfcuda.models import shipped
+    from zfcuda.models import from_files
 
     if options.checkpoints is None:
         if network.spec != "zfnet_small":
             raise ValueError(f"evolve needs --checkpoints for {network.spec}")
-        found = shipped.epochs()
+        found = from_files.epochs()
         if not found:
             raise ValueError(
                 "no checkpoints come with this zfcuda; name some with --checkpoints, as the folder "
                 "of a `zfcuda train`"
             )
-        return {str(epoch): path for epoch, path in found.items()}, shipped.convolutions()
+        return {str(epoch): path for epoch, path in found.items()}, from_files.convolutions()
     return _named(options.checkpoints), network.model
 
 

@@ -1,2 +1,2 @@
-"""Other tools' interfaces and formats: :mod:`zfcuda.compat.captum`, :mod:`zfcuda.compat.onnx`, each
+"""Other tools' interfaces and formats: :mod:`zfcuda.compat.captum`, :mod:`zfcuda.models.onnx`, each
 with the extra of its name."""

@@ -18,11 +18,11 @@ def load(spec: Spec) -> nn.Module:
     Raises:
         FileNotFoundError: no such file.
         ModuleNotFoundError: the package onnx is not installed.
-        ValueError: as `zfcuda.compat.onnx.load`.
+        ValueError: as `zfcuda.models.onnx.load`.
     """
     if not spec.file.is_file():
         raise FileNotFoundError(f"ONNX file '{spec.file}' does not exist")
-    from zfcuda.compat import onnx
+    from zfcuda.models import onnx
 
     size = spec.preprocessing.get("size", Preprocessing().size)
     return onnx.load(spec.file, size=size if isinstance(size, tuple) else (size, size))

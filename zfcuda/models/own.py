@@ -13,10 +13,9 @@ from torch import nn
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.models import from_files, imagenet
 from zfcuda.models.from_files import Build, State
-from zfcuda.models.metadata import Metadata
 from zfcuda.models.specs import MODELS, Spec
 from zfcuda.models.squeezenet import squeezenet1_1
-from zfcuda.models.weights import imagenet_squeezenet, load_checked, read_state
+from zfcuda.models.weights import Metadata, imagenet_squeezenet, load_checked, read_state
 from zfcuda.models.zeiler_fergus import zfnet, zfnet_small
 
 __all__ = ["class_names", "is_untrained", "load", "preprocessing"]

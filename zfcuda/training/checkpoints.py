@@ -57,7 +57,7 @@ class Checkpoints:
 
     Args:
         folder: need not exist yet.
-        metadata: what every weights file says about itself (see `zfcuda.models.metadata`).
+        metadata: what every weights file says about itself (see `zfcuda.models.weights`).
     """
 
     def __init__(

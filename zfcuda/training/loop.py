@@ -21,8 +21,7 @@ from zfcuda import _terminal
 from zfcuda.data.examples import Examples, Part, Split, generator
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import logits_of
-from zfcuda.models.metadata import Metadata
-from zfcuda.models.weights import load_checked
+from zfcuda.models.weights import Metadata, load_checked
 from zfcuda.predictions import predict
 from zfcuda.storage.files import digest, write_tensors
 from zfcuda.storage.ranks import Shard, claimed, require_there

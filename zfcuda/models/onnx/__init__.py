@@ -2,7 +2,7 @@
 
 ::
 
-    from zfcuda.compat.onnx import load
+    from zfcuda.models.onnx import load
 
     model = load("network.onnx")
 
@@ -26,9 +26,9 @@ except ModuleNotFoundError as error:
         name="onnx",
     ) from None
 
-from zfcuda.compat.onnx.converting import converted
-from zfcuda.compat.onnx.network import OnnxNetwork
-from zfcuda.compat.onnx.reading import read
+from zfcuda.models.onnx.converting import converted
+from zfcuda.models.onnx.layers import OnnxNetwork
+from zfcuda.models.onnx.reading import read
 
 __all__ = ["OnnxNetwork", "load"]
 

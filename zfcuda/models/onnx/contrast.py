@@ -13,9 +13,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from zfcuda.compat.onnx.call import Operand
-from zfcuda.compat.onnx.layers import Elementwise, Function
-from zfcuda.compat.onnx.made import Made, needed
+from zfcuda.models.onnx.call import Made, Operand, needed
+from zfcuda.models.onnx.layers import Elementwise, Function
 
 __all__ = ["with_contrast_normalisation"]
 

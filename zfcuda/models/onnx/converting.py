@@ -8,26 +8,248 @@ transposed first) is computed here and now.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ast
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TypeVar
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from zfcuda.compat.onnx import constants, shaping
-from zfcuda.compat.onnx.assembling import assemble, without_softmax
-from zfcuda.compat.onnx.call import BATCH, Call, Layer, Operand, label
-from zfcuda.compat.onnx.contrast import with_contrast_normalisation
-from zfcuda.compat.onnx.layers import Function
-from zfcuda.compat.onnx.made import Made, needed
-from zfcuda.compat.onnx.network import OnnxNetwork
-from zfcuda.compat.onnx.nodes import needed_nodes, pads_explicitly, require_known, taken, version_of
-from zfcuda.compat.onnx.operators import OPERATORS
-from zfcuda.compat.onnx.reading import DTYPES, OnnxFile, tensor
+from zfcuda.models.onnx import shaping
+from zfcuda.models.onnx.call import BATCH, Call, Layer, Made, Operand, label, needed
+from zfcuda.models.onnx.contrast import with_contrast_normalisation
+from zfcuda.models.onnx.elementwise import ACTIVATIONS, ARITHMETIC, LINEAR, NORMALISATION
+from zfcuda.models.onnx.layers import Function, OnnxNetwork, Step
+from zfcuda.models.onnx.reading import DTYPES, OnnxFile, tensor
+from zfcuda.models.onnx.shaping import SHAPING
+from zfcuda.models.onnx.windows import CONVOLUTION, POOLING
 
-__all__ = ["converted"]
+__all__ = [
+    "OPERATORS",
+    "assemble",
+    "converted",
+    "layer_names",
+    "needed_nodes",
+    "pads_explicitly",
+    "require_known",
+    "taken",
+    "version_of",
+    "without_softmax",
+]
+
+
+OPERATORS = CONVOLUTION | POOLING | NORMALISATION | LINEAR | ACTIVATIONS | ARITHMETIC | SHAPING
+
+
+_SCOPES = "pkg.torch.onnx.name_scopes"  # torch's exporter from 2.5 on
+
+Path = tuple[str, ...]
+
+
+def layer_names(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+    """A name for each node: unique, made of letters, digits, "_" and dots, and such that no name
+    goes on where another ends (a layer is no part of another)."""
+    places = [_place(node, index) for index, node in enumerate(nodes)]
+    paths = [path for path, _ in places]
+    if not any(node.name.startswith("/") or _torchs_scopes(node) for node in nodes):
+        paths = _without_common_start(paths)
+    clashing = _clashing(paths)
+    paths = [
+        (*path, operator) if path in clashing else path
+        for path, (_, operator) in zip(paths, places, strict=True)
+    ]
+    paths = _numbered(paths)
+    if _clashing(paths):
+        paths = _numbered([("_".join(path),) for path in paths])
+    return [".".join(path) for path in paths]
+
+
+def _place(node: onnx.NodeProto, index: int) -> tuple[Path, str]:
+    """Where a node comes from, and what it is there."""
+    path, operator = _told(node, index)
+    operator = _attribute(operator)
+    return tuple(map(_attribute, path)) or (operator,), operator
+
+
+def _told(node: onnx.NodeProto, index: int) -> tuple[Sequence[str], str]:
+    """The same as the file has it."""
+    operator = node.op_type.lower()
+    scopes = _torchs_scopes(node)
+    if len(scopes) > 1:
+        return [part for part in scopes[-2].split(".") if part], scopes[-1]
+    name = node.name or node.output[0]
+    if name.isdecimal():
+        name = f"{operator}_{index}"
+    parts = [part for part in name.split("/") if part]
+    if not name.startswith("/"):
+        return parts, operator
+    *scope, operator = parts or [operator]
+    # The children of torch's containers repeat the container's name: features/features.0
+    own = [part for part, child in pairwise((*scope, "")) if not child.startswith(f"{part}.")]
+    return [part for name in own for part in name.split(".") if part], operator.lower()
+
+
+def _torchs_scopes(node: onnx.NodeProto) -> list[str]:
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES and len(entry.value) < 10_000:
+            try:
+                scopes = ast.literal_eval(entry.value)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                return []
+            fine = isinstance(scopes, list) and all(isinstance(s, str) for s in scopes)
+            return scopes if fine else []
+    return []
+
+
+def _without_common_start(paths: list[Path]) -> list[Path]:
+    """Without what they all begin with (``gpu_0`` in Caffe2's files)."""
+    while all(len(path) > 1 for path in paths) and len({path[0] for path in paths}) == 1:
+        paths = [path[1:] for path in paths]
+    return paths
+
+
+def _clashing(paths: Sequence[Path]) -> set[Path]:
+    """Paths that are there twice, or with which another begins."""
+    starts = {path[:length] for path in set(paths) for length in range(1, len(path))}
+    return {path for path, times in Counter(paths).items() if times > 1 or path in starts}
+
+
+def _numbered(paths: Sequence[Path]) -> list[Path]:
+    """With a number behind those that were there before."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        candidate, number = path, 1
+        while candidate in found:
+            number += 1
+            candidate = (*path[:-1], f"{path[-1]}_{number}")
+        found[candidate] = None
+    return [*found]
+
+
+def _attribute(part: str) -> str:
+    """A part of a name as an attribute of a module."""
+    part = re.sub(r"\W", "_", part, flags=re.ASCII)[:100] or "_"
+    return f"{part}_" if hasattr(_MODULE, part) else part
+
+
+_MODULE = OnnxNetwork((0, 0, 0))
+
+
+# Of every operator the latest version that is known.
+_NEWEST = (
+    {name: operator.newest for name, operator in OPERATORS.items()}
+    | {name: newest for name, (_, newest) in shaping.MAKERS.items()}
+    | {"If": 25}
+)
+
+
+def pads_explicitly(node: onnx.NodeProto, padded: str) -> bool:
+    """Whether the node is a convolution of the value ``padded`` that says its own padding in
+    numbers, to which more can be added."""
+    automatic = any(
+        a.name == "auto_pad" and a.s not in (b"NOTSET", b"VALID") for a in node.attribute
+    )
+    return node.op_type == "Conv" and not automatic and [*node.input].index(padded) == 0
+
+
+def needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes on which the outputs depend, in order."""
+    wanted, found = {*outputs}, []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(taken(node))
+            found.append(node)
+    return found[::-1]
+
+
+def taken(node: onnx.NodeProto) -> list[str]:
+    """The values that a node takes, also within its branches."""
+    names = [*node.input]
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            inner = attribute.g
+            names += [value.name for value in inner.output]
+            names += [name for inside in inner.node for name in taken(inside)]
+    return names
+
+
+def require_known(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Raise unless all their operators are known.
+
+    Raises:
+        ValueError: it names each unknown operator, and the first node that has it.
+    """
+    unknown: dict[str, str] = {}
+    for node in nodes:
+        operator = (
+            node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+        )
+        if operator not in _NEWEST:
+            unknown.setdefault(operator, label(node))
+    if unknown:
+        named = ", ".join(f"{operator!r} (node {node})" for operator, node in unknown.items())
+        raise ValueError(f"operators that are not known here: {named}")
+
+
+def version_of(node: onnx.NodeProto, opset: int) -> int:
+    """The version of the node's operator.
+
+    Raises:
+        ValueError: it is later than the latest that is known.
+    """
+    version = onnx.defs.get_schema(node.op_type, opset).since_version
+    if version > _NEWEST[node.op_type]:
+        raise ValueError(
+            f"node {label(node)} ({node.op_type}): of opset {version}; known up to "
+            f"{_NEWEST[node.op_type]}"
+        )
+    return version
+
+
+_ONLY_SHAPES = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
+
+
+def without_softmax(made: list[Made], output: str) -> tuple[list[Made], str, str]:
+    """The layers without a softmax after which nothing but shapes changes; the output's name by
+    then; what was left out."""
+    makers = {name: layer for layer in made for name in layer.outputs}
+    name = output
+    while name in makers and makers[name].node.op_type in _ONLY_SHAPES:
+        name = makers[name].inputs[0]
+    last = makers.get(name)
+    if last is None or last.node.op_type != "Softmax":
+        return made, output, ""
+    (before,) = last.inputs
+    kept = [
+        replace(layer, inputs=tuple(before if n in last.outputs else n for n in layer.inputs))
+        for layer in made
+        if layer is not last
+    ]
+    return kept, before if output in last.outputs else output, last.node.name or last.outputs[0]
+
+
+def assemble(network: OnnxNetwork, made: Sequence[Made], image: str, output: str) -> None:
+    """Put the layers into the network, under their names."""
+    names = layer_names([layer.node for layer in made])
+    last = {name: place for place, layer in enumerate(made) for name in layer.inputs}
+    steps = []
+    for place, (name, layer) in enumerate(zip(names, made, strict=True)):
+        owner = network
+        *scope, own = name.split(".")
+        for part in scope:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        owner.add_module(own, layer.module)
+        done = {n for n in (*layer.inputs, *layer.outputs) if last.get(n, place) == place}
+        steps.append(Step(name, layer.inputs, layer.outputs, tuple(sorted(done - {output}))))
+    network.follow(tuple(steps), image, output)
+
 
 _LARGEST = 2**31  # numbers of one image
 _LARGEST_CONSTANT = 2**28
@@ -46,7 +268,7 @@ def converted(file: OnnxFile, logits: bool, size: tuple[int, int]) -> OnnxNetwor
         size: of the images, where the file leaves it open.
 
     Raises:
-        ValueError: see :func:`zfcuda.compat.onnx.load`.
+        ValueError: see :func:`zfcuda.models.onnx.load`.
     """
     conversion = _Conversion(file, size)
     answer = conversion.values[conversion.output]
@@ -125,8 +347,8 @@ class _Conversion:
         version = version_of(node, self._file.opset)
         given = tuple(self._value(node, name) if name else None for name in node.input)
         call = Call(node, version, given, self.images)
-        if node.op_type in constants.MAKERS:
-            maker, _ = constants.MAKERS[node.op_type]
+        if node.op_type in shaping.MAKERS:
+            maker, _ = shaping.MAKERS[node.op_type]
             return self._keep(node.output[0], _asked(call, lambda: maker(call, self._file.beside)))
         if node.op_type == "If":
             return self._branch(call)

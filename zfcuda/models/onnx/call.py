@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,19 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BATCH", "Call", "Layer", "Operand", "Pads"]
+__all__ = [
+    "BATCH",
+    "Call",
+    "Layer",
+    "Made",
+    "Maker",
+    "Operand",
+    "Operator",
+    "Pads",
+    "Table",
+    "needed",
+]
+
 
 # The number of images while a network is made: no other length in it is this prime, or a multiple.
 BATCH = 999_983
@@ -149,3 +162,62 @@ class Call:
 def label(node: onnx.NodeProto) -> str:
     """A node's name for messages; its output's if it has none."""
     return repr(node.name or next(iter(node.output), ""))
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A node that became a layer.
+
+    Attributes:
+        node: the file's.
+        module: the layer.
+        inputs, outputs: names of the values that it takes and makes.
+    """
+
+    node: onnx.NodeProto
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def needed(made: Sequence[Made], output: str) -> list[Made]:
+    """The layers on which a value depends, in order."""
+    wanted, found = {output}, []
+    for layer in reversed(made):
+        if not wanted.isdisjoint(layer.outputs):
+            wanted.update(layer.inputs)
+            found.append(layer)
+    return found[::-1]
+
+
+Maker = Callable[[Call], Layer]  # its ValueErrors name the node
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator that is known.
+
+    Attributes:
+        layer: from a node to what it becomes.
+        newest: the latest of the operator's versions that ``layer`` was written for.
+    """
+
+    layer: Maker
+    newest: int
+
+
+class Table(dict[str, Operator]):
+    """Operators by name."""
+
+    def add(self, name: str, newest: int) -> Callable[[Maker], Maker]:
+        """A decorator that enters a maker."""
+
+        def enter(maker: Maker) -> Maker:
+            self[name] = Operator(maker, newest)
+            return maker
+
+        return enter
+
+    def add_module(self, name: str, newest: int, module: Callable[[], nn.Module]) -> None:
+        """Enter an operator without settings."""
+        self[name] = Operator(lambda call: Layer(module()), newest)

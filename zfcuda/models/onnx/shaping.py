@@ -7,19 +7,20 @@ Where a value depends on the images, its first length is theirs and must stay so
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from zfcuda.compat.onnx.call import BATCH, Call, Layer
-from zfcuda.compat.onnx.layers import Concat, Function, Reshape, Slice
-from zfcuda.compat.onnx.padding import LARGEST
-from zfcuda.compat.onnx.table import Maker, Table
+from zfcuda.models.onnx.call import BATCH, Call, Layer, Maker, Table
+from zfcuda.models.onnx.layers import Concat, Function, Reshape, Slice
+from zfcuda.models.onnx.reading import Beside, tensor
+from zfcuda.models.onnx.windows import LARGEST
 
-__all__ = ["SHAPING"]
+__all__ = ["MAKERS", "SHAPING"]
+
 
 SHAPING = Table()
 
@@ -216,3 +217,42 @@ def _reduced(function: object) -> Maker:
 SHAPING.add("ReduceMean", 18)(_reduced(torch.mean))
 SHAPING.add("ReduceSum", 13)(_reduced(torch.sum))
 SHAPING.add("ReduceMax", 20)(_reduced(torch.amax))
+
+
+_LARGEST = 2**20
+
+
+def _constant(call: Call, beside: Beside) -> Tensor:
+    stored = call.attribute("value")
+    if stored is not None:
+        return tensor(stored, beside)
+    for kind, dtype in (("float", torch.float32), ("int", torch.int64)):
+        for name in (f"value_{kind}", f"value_{kind}s"):
+            if (value := call.attribute(name)) is not None:
+                return torch.tensor(value, dtype=dtype)
+    raise call.error("holds no numbers")
+
+
+def _shape(call: Call, beside: Beside) -> Tensor:
+    shape = call.input(0).shape[call.attribute("start", 0) : call.attribute("end")]
+    return torch.tensor(shape, dtype=torch.int64)
+
+
+def _constant_of_shape(call: Call, beside: Beside) -> Tensor:
+    call.input(0)
+    shape = call.integers(0, "")
+    if min(shape, default=0) < 0 or math.prod(shape) > _LARGEST or BATCH in shape:
+        raise call.error(f"of the shape {shape}")
+    stored = call.attribute("value")
+    value = torch.zeros(1) if stored is None else tensor(stored, beside)
+    if value.numel() != 1:
+        raise call.error(f"value has {value.numel()} numbers: expected one")
+    return value.reshape(()).expand(shape).clone()
+
+
+# By operator, with the latest of its versions that is known.
+MAKERS: dict[str, tuple[Callable[[Call, Beside], Tensor], int]] = {
+    "Constant": (_constant, 25),
+    "Shape": (_shape, 25),
+    "ConstantOfShape": (_constant_of_shape, 25),
+}

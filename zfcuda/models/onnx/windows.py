@@ -1,18 +1,18 @@
-"""What ONNX pads, and how torch's convolutions and pools can be made to see it.
-
-Windows of torch begin at the same padding above (left of) and below (right of) a map; ONNX names
-all four sides. For a pool that ignores what lies outside, the padding below only decides how many
-windows there are, which torch's ``ceil_mode`` often decides alike: the usual files from Caffe, with
-one more row and column than above, become ordinary pools.
-"""
+"""ONNX's convolution in torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-from zfcuda.compat.onnx.call import Call, Pads
+import torch
+from torch import nn
 
-__all__ = ["LARGEST", "Window", "window_of"]
+from zfcuda.models.onnx.call import Call, Layer, Pads, Table
+from zfcuda.models.onnx.layers import AveragePool, Conv2d, with_parameters
+
+__all__ = ["CONVOLUTION", "LARGEST", "POOLING", "Window", "window_of"]
+
 
 Pair = tuple[int, int]
 
@@ -164,3 +164,103 @@ def _count(size: int, kernel: int, stride: int, dilation: int, pads: Pair, ceil:
         return room // stride + 1
     count = -(-room // stride) + 1
     return count - ((count - 1) * stride >= size + pads[0])
+
+
+POOLING = Table()
+
+
+@POOLING.add("MaxPool", 22)
+def _max_pool(call: Call) -> Layer:
+    window = window_of(call, pool=True)
+    ceil = window.torchs_ceil_mode
+    make = partial(nn.MaxPool2d, window.kernel, window.stride, dilation=window.dilation)
+    if ceil is not None:
+        return Layer(make(padding=window.before, ceil_mode=ceil))
+    return Layer(nn.Sequential(nn.ConstantPad2d(window.filling, -torch.inf), make()))
+
+
+@POOLING.add("AveragePool", 22)
+def _average_pool(call: Call) -> Layer:
+    if len(call.input(0).shape) == 5:
+        return _average_pool_3d(call)
+    window = window_of(call, pool=True)
+    if window.dilation != (1, 1):
+        raise call.error(f"dilations are {list(window.dilation)}: expected ones")
+    counts = bool(call.attribute("count_include_pad", 0))
+    ceil = window.torchs_ceil_mode if window.symmetric or not counts else None
+    if ceil is None:
+        top, left, bottom, right = window.pads if counts else (0, 0, 0, 0)
+        counted = (left, right, top, bottom)
+        return Layer(AveragePool(window.kernel, window.stride, window.filling, counted))
+    return Layer(nn.AvgPool2d(window.kernel, window.stride, window.before, ceil, counts))
+
+
+def _average_pool_3d(call: Call) -> Layer:
+    """As torch's exporters write contrast normalisation, across maps (``contrast``)."""
+    kernel, strides = call.attribute("kernel_shape"), call.attribute("strides", [1, 1, 1])
+    plain = call.attribute("auto_pad", "NOTSET") == "NOTSET" and not call.attribute("ceil_mode", 0)
+    sizes = zip(call.input(0).shape[2:], kernel, strict=True)
+    small = all(1 <= k <= length for length, k in sizes) and min(strides) >= 1
+    if any(call.attribute("pads", [0])) or not plain or not small:
+        raise call.error("on five dimensions, with padding or windows that do not fit")
+    return Layer(nn.AvgPool3d(tuple(kernel), tuple(strides)))
+
+
+@POOLING.add("GlobalAveragePool", 22)
+def _global_average_pool(call: Call) -> Layer:
+    _require_maps(call)
+    return Layer(nn.AdaptiveAvgPool2d(1))
+
+
+@POOLING.add("GlobalMaxPool", 22)
+def _global_max_pool(call: Call) -> Layer:
+    _require_maps(call)
+    return Layer(nn.AdaptiveMaxPool2d(1))
+
+
+def _require_maps(call: Call) -> None:
+    if len(call.input(0).shape) != 4:
+        raise call.error(f"takes maps [N,C,H,W], got {len(call.input(0).shape)} dimensions")
+
+
+CONVOLUTION = Table()
+
+
+@CONVOLUTION.add("Conv", 22)
+def _conv(call: Call) -> Layer:
+    weight = call.weights(1, None, None, None, None)
+    bias = None if call.constant(2) is None else call.weights(2, len(weight))
+    groups = call.attribute("group", 1)
+    channels = weight.shape[1] * groups
+    if groups < 1 or len(weight) % groups or channels != call.input(0).shape[1]:
+        raise call.error(
+            f"its filters {list(weight.shape)} in {groups} groups do not fit maps of "
+            f"{call.input(0).shape[1]} channels"
+        )
+    window = window_of(call, tuple(weight.shape[2:]))
+    if window.kernel != tuple(weight.shape[2:]):
+        raise call.error(f"kernel_shape is {window.kernel}, its filters are {list(weight.shape)}")
+    make = partial(
+        nn.Conv2d,
+        channels,
+        len(weight),
+        window.kernel,
+        window.stride,
+        dilation=window.dilation,
+        groups=groups,
+        bias=bias is not None,
+        device="meta",
+    )
+    top, left, bottom, right = window.pads
+    if window.as_if_symmetric:
+        return Layer(with_parameters(make(padding=window.before), weight, bias))
+    apart = (top - bottom, left - right)
+    # Zeros around the filters, unless they would outgrow these.
+    few = all(
+        abs(d) <= k * n for d, k, n in zip(apart, window.kernel, window.dilation, strict=True)
+    )
+    if few and not any(d % n for d, n in zip(apart, window.dilation, strict=True)):
+        make = partial(Conv2d, *make.args, **make.keywords)
+        return Layer(with_parameters(make(pads=window.pads), weight, bias))
+    zeros = nn.ZeroPad2d((left, right, top, bottom))
+    return Layer(nn.Sequential(zeros, with_parameters(make(), weight, bias)))

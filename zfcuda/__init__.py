@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zfcuda.ablations.result import AblationResult
     from zfcuda.ablations.trainings import ablation
     from zfcuda.backgrounds import background_effect
+    from zfcuda.cones.planning import Plan
     from zfcuda.correspondences.experiment import correspondence
     from zfcuda.correspondences.result import CorrespondenceResult
     from zfcuda.deconvnet.patches import project
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from zfcuda.maxima.recording import record_activations
     from zfcuda.maxima.result import TopActivations
     from zfcuda.maxima.stored import StoredActivations
-    from zfcuda.planning.plan import Plan
     from zfcuda.predictions import predict
     from zfcuda.probing.probe import linear_probe
     from zfcuda.probing.result import ProbeResult
@@ -157,7 +157,7 @@ _HOME = {
     "OcclusionSummary": "runs.occlusion_summary",
     "occlusion_over": "runs.occlusion",
     "plan": "sensitivity.experiment",
-    "Plan": "planning.plan",
+    "Plan": "cones.planning",
     "predict": "predictions",
     "ProbeResult": "probing.result",
     "linear_probe": "probing.probe",
@@ -194,12 +194,19 @@ def __dir__() -> list[str]:
 
 # Served until 0.3: each by what there is in its new places.
 _MOVED = {
+    "backward_cone": "cones.observing cones.descent",
     "compat.onnx": "models.onnx",
+    "cone": "cones.boxes",
     "convolving": "graph.convolving",
     "datasets": "data",
+    "forward_cone": "cones.forward",
+    "incremental": "cones.occluding",
     "interception": "inference.interception inference.deconvnet_rules",
-    "rules": "graph.rules",
+    "planning": "cones.planning",
+    "receptive": "cones.receptive",
     "reference": "ops.reference",
+    "rules": "graph.rules",
+    "steps": "cones.steps",
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from traces import values_of
 
-from zfcuda.cone import (
+from zfcuda.cones.boxes import (
     backward_boxes,
     clip,
     descend_boxes,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda import forward_cone
+from zfcuda.cones import forward
 
 
 @pytest.fixture(autouse=True)
@@ -265,7 +265,7 @@ def test_any_batch_gives_the_same(max_memory):
 
 def test_every_position_of_a_size_of_its_own(monkeypatch):
     """More sizes than the window ops take buffers."""
-    monkeypatch.setattr(forward_cone, "_CALL", 0)  # no size joins another
+    monkeypatch.setattr(forward, "_CALL", 0)  # no size joins another
     positions = torch.tensor([[0, 0, h, w] for h in range(1, 32, 2) for w in range(1, 32, 2)])
     assert_cone_is_dense(small(), (32, 32), positions=positions)
 

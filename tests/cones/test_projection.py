@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zfcuda
+from zfcuda.cones.observing import Manner, observe
 from zfcuda.deconvnet import on_cones
 from zfcuda.inference.passes import feature_maps, layer_outputs
 from zfcuda.results import Patches
@@ -405,5 +406,5 @@ def test_only_what_the_layer_needs_is_run(x):
     net.append(nn.ReLU())
     net[-1].forward = lambda _: pytest.fail("ran past the layer")
     graph = zfcuda.graph.trace(net[:-1], x)
-    observed = zfcuda.backward_cone.observe(graph, x, [1], zfcuda.backward_cone.Manner())
+    observed = observe(graph, x, [1], Manner())
     assert [*observed.outputs] == [1]

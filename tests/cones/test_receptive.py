@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import zfcuda.nn
+from zfcuda.cones.receptive import ReceptiveField, receptive_fields
 from zfcuda.models import squeezenet1_1, zfnet_small
-from zfcuda.receptive import ReceptiveField, receptive_fields
 
 
 class Branches(nn.Module):

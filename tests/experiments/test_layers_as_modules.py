@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zfcuda
-from zfcuda.receptive import receptive_fields
+from zfcuda.cones.receptive import receptive_fields
 
 
 @pytest.fixture

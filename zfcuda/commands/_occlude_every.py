@@ -16,8 +16,8 @@ from zfcuda import figures
 from zfcuda._network import Network, pick_device
 from zfcuda._terminal import remark, resumable, say
 from zfcuda.commands import _every
+from zfcuda.cones.planning import Plan
 from zfcuda.data.images import Numbered
-from zfcuda.planning.plan import Plan
 from zfcuda.results.occlusion import OcclusionResult
 from zfcuda.results.scores import in_words
 from zfcuda.runs.beginnings import first_readable

@@ -11,7 +11,7 @@ from zfcuda.commands import _options
 
 if TYPE_CHECKING:
     from zfcuda._network import Network
-    from zfcuda.receptive import ReceptiveField
+    from zfcuda.cones.receptive import ReceptiveField
 
     Row = tuple[str, str, tuple[int, ...], int]  # name, kind, shape with the batch, calls
     Fields = dict[str, ReceptiveField | str]
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     """Print the table."""
     from zfcuda._network import Network
     from zfcuda._terminal import say
-    from zfcuda.receptive import receptive_fields
+    from zfcuda.cones.receptive import receptive_fields
 
     network = Network.of(options)
     rows = network.layers()

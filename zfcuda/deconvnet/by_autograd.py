@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from zfcuda._units import WHOLE, Given, activations_of
-from zfcuda.backward_cone.units import Projected
+from zfcuda.cones.descent import Projected
 from zfcuda.deconvnet.carried import Carried, CarriedListed
 from zfcuda.deconvnet.request import Request, Requests, Seed
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient

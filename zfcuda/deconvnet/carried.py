@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.backward_cone.units import Projected
+from zfcuda.cones.descent import Projected
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._units import activations_of
-from zfcuda.backward_cone.forward_pass import Observed, arranged, forward_bytes, observe
-from zfcuda.backward_cone.manner import Manner, obstacle
-from zfcuda.backward_cone.units import Projected, descend
+from zfcuda.cones.descent import Projected, descend
+from zfcuda.cones.observing import Manner, Observed, arranged, forward_bytes, observe, obstacle
 from zfcuda.deconvnet.carried import Carried, CarriedListed, nowhere
 from zfcuda.deconvnet.request import Requests, Seed
 from zfcuda.graph.guards import Untraceable

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda._units import Units, parse
-from zfcuda.backward_cone.units import Projected
+from zfcuda.cones.descent import Projected
 from zfcuda.deconvnet.engines import carry, carry_listed, checked
 from zfcuda.deconvnet.request import Norm, Overlap, Request, Rule, Seed
 from zfcuda.inference.checks import to_result

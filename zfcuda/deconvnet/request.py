@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Literal
 
 from zfcuda._units import Choice
-from zfcuda.backward_cone.manner import Manner
+from zfcuda.cones.observing import Manner
 from zfcuda.inference.deconvnet_rules import Rules, deconvnet_rules, gradient_rules
 
 Seed = Literal["activation"] | float

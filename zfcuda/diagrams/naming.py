@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from zfcuda.backward_cone.manner import Manner
+from zfcuda.cones.observing import Manner
 from zfcuda.graph.nodes import Node
 from zfcuda.graph.rules import (
     Affine,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda.backward_cone.units import Projected
-from zfcuda.cone import descend_boxes
+from zfcuda.cones.boxes import descend_boxes
+from zfcuda.cones.descent import Projected
 from zfcuda.data.images import Source
 from zfcuda.deconvnet.patches import project_listed
 from zfcuda.graph.guards import Untraceable

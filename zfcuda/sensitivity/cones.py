@@ -8,19 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from zfcuda.cones.occluding import Base, base_pass, batch_sizes, images_together, occlude_all
+from zfcuda.cones.planning import Plan, Schedule, boxes_of, planned
+from zfcuda.cones.steps import fuse
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.tracing import trace
-from zfcuda.incremental import Base, base_pass, batch_sizes, images_together, occlude_all
 from zfcuda.inference.checks import choose_target, to_result
 from zfcuda.inference.interception import Operations
 from zfcuda.inference.passes import outputs_of, spans
-from zfcuda.planning.plan import Plan
-from zfcuda.planning.schedule import Schedule, boxes_of, planned
 from zfcuda.results.occlusion import LayerSums
 from zfcuda.results.scores import Outputs, check_outputs
 from zfcuda.sensitivity.found import Found
 from zfcuda.sensitivity.request import Request, kept_classes
-from zfcuda.steps.fusing import fuse
 
 _KEPT = ("logits", "best", "log_total")  # of every position
 

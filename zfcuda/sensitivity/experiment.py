@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from zfcuda.cones.planning import Plan
 from zfcuda.inference.checks import plain
 from zfcuda.inference.passes import Layers, progress_bar
-from zfcuda.planning.plan import Plan
 from zfcuda.results.occlusion import OcclusionResult
 from zfcuda.results.scores import Outputs
 from zfcuda.sensitivity.prepared import Prepared
@@ -127,7 +127,7 @@ def plan(
     whole maps begin, and the predicted speed-up. Runs the model on one image.
 
     Returns:
-        A :class:`zfcuda.planning.Plan`; ``print`` shows it as a table.
+        A :class:`zfcuda.cones.Plan`; ``print`` shows it as a table.
 
     Raises:
         TypeError, ValueError: as :func:`occlusion`.

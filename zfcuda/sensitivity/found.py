@@ -15,7 +15,7 @@ class Found:
     """What a run found, on the CPU; as in :class:`OcclusionResult` unless said otherwise.
 
     Attributes:
-        kept: of every position [N,P,...], the fields of :func:`zfcuda.incremental.summary`.
+        kept: of every position [N,P,...], the fields of :func:`zfcuda.cones.occluding.summary`.
     """
 
     base_logits: Tensor

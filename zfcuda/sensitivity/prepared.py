@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zfcuda.incremental import images_together
+from zfcuda.cones.occluding import images_together
+from zfcuda.cones.planning import Plan
 from zfcuda.inference.checks import fill_setting
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import Layers, find_layers
-from zfcuda.planning.plan import Plan
 from zfcuda.results.occlusion import OcclusionResult
 from zfcuda.results.scores import Outputs, check_outputs
 from zfcuda.sensitivity.cones import Network, in_cones, network_for

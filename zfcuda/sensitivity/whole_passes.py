@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.incremental import summary
+from zfcuda.cones.occluding import summary
 from zfcuda.inference.checks import choose_target, to_result
 from zfcuda.inference.interception import Operations
 from zfcuda.inference.passes import base_pass, outputs_of, require_shape, variant_passes

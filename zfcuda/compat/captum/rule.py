@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda.backward_cone.forward_pass import forward_bytes, observe
-from zfcuda.backward_cone.manner import Manner, obstacle
-from zfcuda.backward_cone.units import descend
 from zfcuda.compat.captum.accepting import Refused
+from zfcuda.cones.descent import descend
+from zfcuda.cones.observing import Manner, forward_bytes, observe, obstacle
 from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.rules import Identity, Rule, Shape
 from zfcuda.inference.passes import memory_limit, spans

@@ -1,10 +1,11 @@
 """What an occluder changes, and nothing else: the steps of a network inside forward cones.
 
-Every position has, on each map, the rectangle that it can change (:mod:`zfcuda.cone`). What lies in
-it is held as a *patch*; everything around it is the base pass's. A step gathers the windows it
-needs from patch and base together, works on a batch of them, and leaves new patches. Convolutions
-want windows of one size, so positions are bucketed by the size of their rectangles, and small
-buckets join larger ones where the few pixels recomputed in vain cost less than another call.
+Every position has, on each map, the rectangle that it can change (:mod:`zfcuda.cones.boxes`). What
+lies in it is held as a *patch*; everything around it is the base pass's. A step gathers the windows
+it needs from patch and base together, works on a batch of them, and leaves new patches.
+Convolutions want windows of one size, so positions are bucketed by the size of their rectangles,
+and small buckets join larger ones where the few pixels recomputed in vain cost less than another
+call.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zfcuda import ops
-from zfcuda.cone import Boxes
+from zfcuda.cones.boxes import Boxes
+from zfcuda.cones.steps import Step, affine, finish
 from zfcuda.graph.rules import (
     Affine,
     AvgPool,
@@ -30,8 +32,6 @@ from zfcuda.graph.rules import (
     Pixelwise,
     Pointwise,
 )
-from zfcuda.steps.running import affine, finish
-from zfcuda.steps.step import Step
 
 # Windows gathered for one convolution call, bytes: they should still be in the cache when it
 # reads them.

@@ -1,6 +1,6 @@
 """All occluder positions of some images from one base pass.
 
-Cones first (:mod:`zfcuda.forward_cone`), whole maps where the schedule says so. Positions go in
+Cones first (:mod:`zfcuda.cones.forward`), whole maps where the schedule says so. Positions go in
 batches, those whose rectangles are alike together, of whichever image. A position of an image is
 numbered image * P + position.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.forward_cone import (
+from zfcuda.cones.forward import (
     Patches,
     advance,
     full,
@@ -25,10 +25,9 @@ from zfcuda.forward_cone import (
     pixels,
     treats_pixels_alone,
 )
+from zfcuda.cones.planning import Schedule
+from zfcuda.cones.steps import Step, run
 from zfcuda.graph.rules import Shape
-from zfcuda.planning.schedule import Schedule
-from zfcuda.steps.running import run
-from zfcuda.steps.step import Step
 
 _TAIL = 512  # positions whose vectors are worth collecting for one pass of the linear layers
 # On a CPU: bytes of patches, and of one batch of maps. More together is no faster, and malloc takes

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zfcuda import ops
-from zfcuda.cone import join_boxes
+from zfcuda.cones.boxes import join_boxes
 
 Ints = np.ndarray  # int64
 

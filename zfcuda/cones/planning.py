@@ -1,0 +1,274 @@
+"""What a step costs, on whole maps and inside cones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from zfcuda.cones.boxes import forward_boxes
+from zfcuda.cones.steps import Step, Steps
+from zfcuda.graph.pixelwise import fan_in
+from zfcuda.graph.rules import Conv, MaxPool, Opaque
+from zfcuda.storage.files import text_table, visible
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of the plan; counts are per position.
+
+    Attributes:
+        name: the module or function.
+        kind: of step.
+        maps: (channels, height, width), or fewer numbers for vectors.
+        rectangle: mean (height, width) of what an occluder can change; the whole maps past a
+            barrier.
+        dense: whether whole maps are computed.
+        dense_macs, cone_macs: multiply-adds on whole maps and inside the rectangles.
+        dense_cost, cone_cost: modelled, in multiply-adds of a large convolution; a step that no
+            cone can pass has an infinite cone_cost.
+    """
+
+    name: str
+    kind: str
+    maps: tuple[int, ...]
+    rectangle: tuple[float, float]
+    dense: bool
+    dense_macs: float
+    cone_macs: float
+    dense_cost: float
+    cone_cost: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`zfcuda.occlusion` will do with a model and its occluders.
+
+    Attributes:
+        method: "cone" or "dense".
+        reason: why the method is "dense", or empty.
+        positions: occluder positions per image.
+        steps: in order; none when the model cannot be traced.
+        batch: positions computed together.
+        size, stride: (height, width) of the occluder and its steps, pixels; None for positions of
+            the caller's own.
+    """
+
+    method: str
+    reason: str
+    positions: int
+    steps: tuple[PlannedStep, ...]
+    batch: int
+    size: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+
+    @property
+    def dense_from(self) -> str | None:
+        """The first step computed on whole maps, None if there is none."""
+        return next((step.name for step in self.steps if step.dense), None)
+
+    @property
+    def ceiling(self) -> float:
+        """Multiply-adds of dense passes over those of the cones, vectors' layers included: how much
+        faster arithmetic alone could be. 1 when the model cannot be traced."""
+        dense = sum(step.dense_macs for step in self.steps)
+        tight = sum(min(step.cone_macs, step.dense_macs) for step in self.steps)
+        return dense / tight if tight else 1.0
+
+    @property
+    def predicted_speedup(self) -> float:
+        """Modelled cost of dense passes over that of this plan."""
+        dense = sum(step.dense_cost for step in self.steps)
+        chosen = sum(step.dense_cost if step.dense else step.cone_cost for step in self.steps)
+        return dense / chosen if chosen else 1.0
+
+    def __str__(self) -> str:
+        head = f"{self.positions} positions{self._occluder}, {self.batch} at a time: "
+        if not self.steps:
+            return visible(f"{head}dense passes ({self.reason})")
+        if self.method == "dense":
+            why = f" ({self.reason})" if self.reason else ""
+            head += f"dense passes{why}; cones would save {self.ceiling:.1f}x of the multiply-adds"
+        else:
+            head += (
+                f"{self.predicted_speedup:.1f}x faster than dense passes predicted "
+                f"({self.ceiling:.1f}x fewer multiply-adds)"
+            )
+            head += f", whole maps from {self.dense_from}" if self.dense_from else ""
+        rows = [
+            {
+                "step": step.name,
+                "kind": step.kind,
+                "maps": "x".join(map(str, step.maps)),
+                "rectangle": "all" if step.dense else "{:.1f}x{:.1f}".format(*step.rectangle),
+                "M MACs dense": _millions(step.dense_macs),
+                "computed": _millions(step.dense_macs if step.dense else step.cone_macs),
+            }
+            for step in self.steps
+        ]
+        return f"{visible(head)}\n{text_table(rows)}"
+
+    @property
+    def _occluder(self) -> str:
+        if self.size is None or self.stride is None:
+            return ""
+        (height, width), (down, right) = self.size, self.stride
+        return f" of {height}x{width} pixels every {down}x{right}"
+
+
+def _millions(macs: float) -> str:
+    return f"{macs / 1e6:.2f}" if macs else ""
+
+
+# In multiply-adds of a large convolution. Only the ratios matter: they choose the step from which
+# whole maps are cheaper than cones. From runs on two AVX-512 cores.
+BYTE = 12.0  # a byte written or read
+_DEPTHWISE = 12.0  # a multiply-add of a grouped convolution, at most
+_CALL = 3e6  # a step's call on whole maps
+_CONE_CALL = 15e6  # a step's call on patches: tables, buckets, a few small calls
+_CONE = 1.08  # a multiply-add on windows
+
+
+def costed(
+    steps: Steps, step: Step, boxes: dict[int, np.ndarray], batch: int, element: int
+) -> PlannedStep:
+    """What a step costs both ways.
+
+    Args:
+        boxes: by step value int64 [P,4], what each position can change; missing past a barrier.
+        batch: positions computed together.
+        element: bytes of a number.
+    """
+    shape = tuple(step.shape or ())
+    outputs = float(np.prod(shape)) if shape else 0.0
+    inputs = sum(float(np.prod(steps.graph.nodes[i].shape or ())) for i in step.inputs)
+    weights = _weights_per_output(step)
+    rate = 1.0
+    if isinstance(step.rule, Conv) and step.rule.groups > 1:
+        rate = min(_DEPTHWISE, float(step.rule.groups))
+    dense = outputs * weights * rate + (inputs + outputs) * element * BYTE + _CALL / batch
+    row = {
+        "name": _name(step),
+        "kind": type(step.rule).__name__.lower() if not isinstance(step.rule, Opaque) else "other",
+        "maps": shape,
+        "dense": False,
+        "dense_macs": outputs * weights,
+        "dense_cost": dense,
+    }
+    if step.value not in boxes:
+        return PlannedStep(
+            **row, rectangle=shape[1:] or (1, 1), cone_macs=outputs * weights, cone_cost=np.inf
+        )
+    sides = boxes[step.value][:, 2:] - boxes[step.value][:, :2]
+    area = float(sides.prod(1).mean())
+    computed = area * shape[0]
+    read = (
+        area * _window_growth(step, sides) * sum(steps.graph.nodes[i].shape[0] for i in step.inputs)
+    )
+    cost = computed * weights * rate * _CONE
+    cost += (2 * read + computed) * element * BYTE + _CONE_CALL / batch
+    return PlannedStep(
+        **row,
+        rectangle=tuple(sides.mean(0).tolist()),
+        cone_macs=computed * weights,
+        cone_cost=cost,
+    )
+
+
+def _window_growth(step: Step, sides: np.ndarray) -> float:
+    """Pixels read over pixels made."""
+    rule = step.rule
+    if not isinstance(rule, Conv | MaxPool) and not hasattr(rule, "kernel"):
+        return 1.0
+    kernel, stride = np.array(rule.kernel), np.array(rule.stride)
+    sides = np.maximum(sides.mean(0), 1)
+    return float((((sides - 1) * stride + kernel) / sides).prod())
+
+
+def _weights_per_output(step: Step) -> float:
+    """Multiply-adds for each number the step makes."""
+    if isinstance(step.rule, Conv):
+        return float(step.rule.weight[0].numel())
+    return float(fan_in(step.node))
+
+
+def _name(step: Step) -> str:
+    return next(filter(None, step.node.layers), step.node.name)
+
+
+_WORTH = 1.1  # predicted gain below which cones are not worth their risk
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Which steps run inside cones, and on what.
+
+    Attributes:
+        steps: the network's.
+        cones: by step value, the steps that run inside cones.
+        boxes: by step value int64 [P,4], the rectangle each position can change.
+    """
+
+    steps: Steps
+    cones: frozenset[int]
+    boxes: dict[int, np.ndarray]
+
+
+def boxes_of(steps: Steps, occluders: np.ndarray) -> dict[int, np.ndarray]:
+    """By step value, what each occluder [P,4] can change; steps past a barrier are missing."""
+    graph = steps.graph
+    found = {0: occluders}
+    for step in steps.steps[1:]:
+        if not step.local or not all(i in found for i in step.inputs):
+            continue
+        sizes = [graph.nodes[i].shape[1:] for i in step.inputs]
+        found[step.value] = forward_boxes(
+            step.rule, [found[i] for i in step.inputs], sizes, step.shape[1:]
+        )
+    return found
+
+
+def planned(
+    steps: Steps, boxes: dict[int, np.ndarray], batch: int, element: int, force: bool
+) -> tuple[Schedule, tuple[PlannedStep, ...]]:
+    """The cheapest schedule: cones down to some step, whole maps from there.
+
+    Args:
+        batch: positions computed together.
+        element: bytes of a number.
+        force: use cones wherever possible, whatever they cost.
+    """
+    rows = [costed(steps, step, boxes, batch, element) for step in steps.steps[1:]]
+    order = [step.value for step in steps.steps[1:]]
+    cut = len(rows) if force else _cheapest_cut(steps, rows, boxes, element)
+    cones = set()
+    for value, row in zip(order[:cut], rows[:cut], strict=True):
+        if np.isfinite(row.cone_cost):
+            cones.add(value)
+    chosen = tuple(
+        row if value in cones else replace(row, dense=True)
+        for value, row in zip(order, rows, strict=True)
+    )
+    return Schedule(steps, frozenset(cones), boxes), chosen
+
+
+def _cheapest_cut(
+    steps: Steps, rows: list[PlannedStep], boxes: dict[int, np.ndarray], element: int
+) -> int:
+    """How many steps to run inside cones where possible."""
+    dense = np.array([row.dense_cost for row in rows])
+    cones = np.array([row.cone_cost for row in rows])
+    best = np.where(np.isfinite(cones), cones, dense)
+    last_use = {i: at for at, step in enumerate(steps.steps[1:]) for i in step.inputs}
+    # What is alive across a cut has to be written out as whole maps.
+    handed = np.zeros(len(rows) + 1)
+    for at, step in enumerate(steps.steps):
+        if step.value in boxes and step.value in last_use:
+            cost = 2 * BYTE * element * float(np.prod(step.shape))
+            handed[at : last_use[step.value] + 1] += cost
+    totals = [
+        best[:cut].sum() + dense[cut:].sum() + handed[cut] * (cut < len(rows))
+        for cut in range(len(rows) + 1)
+    ]
+    best_cut = int(np.argmin(totals))
+    return best_cut if totals[0] > _WORTH * totals[best_cut] else 0

@@ -1,0 +1,260 @@
+"""One pass over memory, and all of a graph's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zfcuda import ops
+from zfcuda.graph.convolving import Convolution, linear
+from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.rules import (
+    Affine,
+    AvgPool,
+    Binary,
+    Concat,
+    Conv,
+    Identity,
+    Lrn,
+    MaxPool,
+    Pixelwise,
+    Pointwise,
+    Rule,
+)
+
+# What cones understand.
+LOCAL = (Conv, MaxPool, AvgPool, Affine, Pointwise, Pixelwise, Lrn, Concat, Binary)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One pass.
+
+    Attributes:
+        value: the graph node whose value it makes (the last of those it covers).
+        node: the node it begins with.
+        rule: that node's rule; a convolution may have a batch norm folded into it, a pool the ReLU
+            before it (whose step then leaves it out).
+        inputs: the nodes whose values it takes.
+        then: what is applied to the result; a ReLU right after a convolution is part of
+            ``convolution`` instead.
+        shape: of its value, per image.
+        convolution: the rule as a function, if it is a convolution.
+        owned: for each input, whether this step alone takes it and may overwrite it.
+    """
+
+    value: int
+    node: Node
+    rule: Rule
+    inputs: tuple[int, ...]
+    then: tuple[Pointwise | Affine, ...]
+    shape: tuple[int, ...] | None
+    convolution: Convolution | None = None
+    owned: tuple[bool, ...] = ()
+
+    @property
+    def local(self) -> bool:
+        """Whether a change in a rectangle of its input changes a rectangle of its value."""
+        return isinstance(self.rule, LOCAL) and self.shape is not None and len(self.shape) == 3
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """All of a graph's steps in order; ``source`` tells, for every node, whose value it shares."""
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    source: Mapping[int, int]
+
+    @property
+    def output(self) -> int:
+        return self.source[self.graph.output]
+
+
+def fuse(graph: Graph, wanted: Collection[int] = ()) -> Steps:
+    """The graph's steps, such that the value of every ``wanted`` node is made by some step."""
+    kept = {*wanted, graph.output}
+    source: dict[int, int] = {}
+    made: dict[int, Step] = {}  # by value
+    for node in graph.nodes:
+        if isinstance(node.rule, Identity):
+            source[node.index] = source[node.inputs[0]]
+            continue
+        inputs = tuple(source[i] for i in node.inputs)
+        step = Step(node.index, node, node.rule, inputs, (), node.shape)
+        before = made.get(inputs[0]) if inputs else None
+        if before is not None and _only_for(graph, node, kept):
+            if isinstance(step.rule, MaxPool) and _ends_in_relu(before):
+                made[before.value] = replace(before, then=before.then[:-1])
+                step = replace(step, rule=replace(step.rule, relu=True))
+            elif (joined := _joined(before, step)) is not None:
+                del made[before.value]
+                step = joined
+        source[node.index] = step.value
+        made[step.value] = step
+    shared = {0, *(source[node] for node in kept)}
+    taken = Counter(value for step in made.values() for value in step.inputs)
+    return Steps(
+        graph,
+        tuple(
+            replace(
+                _ready(made[value]),
+                owned=tuple(taken[i] == 1 and i not in shared for i in made[value].inputs),
+            )
+            for value in sorted(made)
+        ),
+        source,
+    )
+
+
+def _ready(step: Step) -> Step:
+    """With its convolution prepared."""
+    if not isinstance(step.rule, Conv):
+        return step
+    relu = bool(step.then) and getattr(step.then[0], "name", None) == "relu"
+    then = step.then[1:] if relu else step.then
+    return replace(step, then=then, convolution=Convolution(step.rule, relu))
+
+
+def _ends_in_relu(step: Step) -> bool:
+    return bool(step.then) and getattr(step.then[-1], "name", None) == "relu"
+
+
+def _only_for(graph: Graph, node: Node, kept: Collection[int]) -> bool:
+    """Whether the node's first input, through identities, has no other use."""
+    index = node.inputs[0]
+    user = node.index
+    while True:
+        if index in kept or graph.consumers[index] != (user,):
+            return False
+        if not isinstance(graph.nodes[index].rule, Identity):
+            return True
+        index, user = graph.nodes[index].inputs[0], index
+
+
+def _joined(before: Step, step: Step) -> Step | None:
+    """Both steps as one, if one pass can do them."""
+    rule = step.rule
+    if isinstance(rule, Affine) and isinstance(before.rule, Conv) and not before.then:
+        folded = _folded(before.rule, rule)
+        return replace(before, value=step.value, rule=folded, shape=step.shape)
+    fresh = isinstance(before.rule, Conv | Binary | Affine | Concat)
+    if isinstance(rule, Affine | Pointwise) and fresh:
+        return replace(before, value=step.value, then=(*before.then, rule), shape=step.shape)
+    return None
+
+
+def _folded(conv: Conv, affine: Affine) -> Conv:
+    """The convolution followed by ``affine``, as one convolution."""
+    wide = torch.float64
+    scale, shift = affine.scale.to(wide), affine.shift.to(wide)
+    weight = conv.weight.to(wide) * scale.expand(len(conv.weight))[:, None, None, None]
+    bias = shift if conv.bias is None else conv.bias.to(wide) * scale + shift
+    dtype = conv.weight.dtype
+    bias = bias.expand(len(conv.weight)).to(dtype)
+    # In the layout that convolving.py wants, so that it makes no copy of this one.
+    weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+    return replace(conv, weight=weight, bias=bias)
+
+
+# Activations that torch can write over their input: new memory for their result would cost more
+# than the activation.
+_INPLACE = (
+    F.celu,
+    F.elu,
+    F.hardsigmoid,
+    F.hardswish,
+    F.hardtanh,
+    F.leaky_relu,
+    F.mish,
+    F.relu6,
+    F.selu,
+    F.silu,
+)
+
+
+def run(steps: Steps, step: Step, values: Mapping[int, Any]) -> Any:
+    """The step's value for a batch, from the values of its inputs (by node)."""
+    rule = step.rule
+    called = step.node.function
+    if step.inputs and type(called) is nn.Linear and "forward" not in vars(called):
+        return linear(values[step.inputs[0]], called.weight, called.bias)
+    if not step.local:
+        return steps.graph.evaluate(step.node, Values(steps.source, values))
+    x = values[step.inputs[0]]
+    match rule:
+        case Conv():
+            out = step.convolution(x, rule.padding)
+        case MaxPool():
+            out = ops.max_pool2d(
+                x,
+                rule.kernel,
+                rule.stride,
+                rule.padding,
+                rule.dilation,
+                rule.ceil_mode,
+                rule.relu,
+            )[0]
+        case AvgPool():
+            out = F.avg_pool2d(
+                x,
+                rule.kernel,
+                rule.stride,
+                rule.padding,
+                rule.ceil_mode,
+                rule.count_include_pad,
+                rule.divisor,
+            )
+        case Lrn():
+            out = ops.local_response_norm(x, rule.size, rule.alpha, rule.beta, rule.k)
+        case Concat():
+            out = torch.cat([values[i] for i in step.inputs], 1)
+        case Binary():
+            out = rule.function(*(values[i] for i in step.inputs))
+        case Affine():
+            out = affine(x, rule)
+        case Pointwise() | Pixelwise():
+            out = rule.function(x)
+    return finish(step, out)
+
+
+def finish(step: Step, out: Tensor) -> Tensor:
+    """What the step does last, to a fresh ``out`` [n,C,h,w]."""
+    for rule in step.then:
+        if isinstance(rule, Affine):
+            out = affine(out, rule)
+        elif rule.name == "relu":
+            out = torch.relu_(out)
+        elif getattr(rule.function, "func", rule.function) in _INPLACE:
+            out = rule.function(out, inplace=True)
+        else:
+            out = rule.function(out)
+    return out
+
+
+def affine(x: Tensor, rule: Affine) -> Tensor:
+    """The rule on maps [n,C,h,w]."""
+    scale, shift = rule.scale.expand(x.shape[1]), rule.shift.expand(x.shape[1])
+    return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+
+
+class Values(Mapping[int, Any]):
+    """Values by any node, looked up where the value is kept."""
+
+    def __init__(self, source: Mapping[int, int], values: Mapping[int, Any]) -> None:
+        self._source, self._values = source, values
+
+    def __getitem__(self, node: int) -> Any:
+        return self._values[self._source[node]]
+
+    def __iter__(self) -> Iterator[int]:
+        return (node for node in self._source if self._source[node] in self._values)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -29,30 +29,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zfcuda import data, figures, models, nn, ops, results, training
-    from zfcuda.ablations.result import AblationResult
     from zfcuda.ablations.trainings import ablation
     from zfcuda.backgrounds import background_effect
     from zfcuda.cones.planning import Plan
     from zfcuda.correspondences.experiment import correspondence
-    from zfcuda.correspondences.result import CorrespondenceResult
     from zfcuda.deconvnet.patches import project
     from zfcuda.deconvnet.pictures import deconv, projections
     from zfcuda.diagrams.building import diagram_of
-    from zfcuda.diagrams.result import Diagram
     from zfcuda.feature_evolution.experiment import evolution
-    from zfcuda.feature_evolution.result import EvolutionResult
     from zfcuda.filters.comparing import compare_filters
     from zfcuda.filters.first_layer import first_layer_filters
-    from zfcuda.filters.result import FilterComparison, FilterResult
     from zfcuda.invariance.curves import rotation, scaling, translation
     from zfcuda.invariance.study import invariance_study
     from zfcuda.maxima.finding import top_activations
     from zfcuda.maxima.recording import record_activations
-    from zfcuda.maxima.result import TopActivations
     from zfcuda.maxima.stored import StoredActivations
     from zfcuda.predictions import predict
     from zfcuda.probing.probe import linear_probe
-    from zfcuda.probing.result import ProbeResult
     from zfcuda.results import (
         BackgroundResult,
         InvarianceResult,
@@ -63,13 +56,19 @@ if TYPE_CHECKING:
         Predictions,
         Projections,
     )
+    from zfcuda.results.ablation import AblationResult
+    from zfcuda.results.correspondence import CorrespondenceResult
+    from zfcuda.results.diagram import Diagram
+    from zfcuda.results.filters import FilterComparison, FilterResult
+    from zfcuda.results.invariance import InvarianceSummary
+    from zfcuda.results.maxima import EvolutionResult, TopActivations
+    from zfcuda.results.occlusion import OcclusionSummary
+    from zfcuda.results.probe import ProbeResult
+    from zfcuda.results.uncertainty import UncertaintyResult
     from zfcuda.runs.invariance import invariance_over
-    from zfcuda.runs.invariance_summary import InvarianceSummary
     from zfcuda.runs.occlusion import occlusion_over
-    from zfcuda.runs.occlusion_summary import OcclusionSummary
     from zfcuda.sensitivity.experiment import occlusion, plan
     from zfcuda.uncertainty.experiment import uncertainty_of
-    from zfcuda.uncertainty.result import UncertaintyResult
 
 __version__ = "0.1.0"
 
@@ -128,49 +127,49 @@ __all__ = [
 ]
 
 _HOME = {
-    "AblationResult": "ablations.result",
+    "AblationResult": "results.ablation",
     "ablation": "ablations.trainings",
-    "EvolutionResult": "feature_evolution.result",
-    "FilterComparison": "filters.result",
-    "FilterResult": "filters.result",
+    "EvolutionResult": "results.maxima",
+    "FilterComparison": "results.filters",
+    "FilterResult": "results.filters",
     "compare_filters": "filters.comparing",
     "evolution": "feature_evolution.experiment",
     "first_layer_filters": "filters.first_layer",
     "BackgroundResult": "results.background",
     "InvarianceResult": "results.invariance",
-    "InvarianceStudy": "results.invariance_study",
+    "InvarianceStudy": "results.invariance",
     "LayerSums": "results.occlusion",
     "OcclusionResult": "results.occlusion",
-    "Patches": "results.patches",
+    "Patches": "results.projections",
     "Predictions": "results.predictions",
     "Projections": "results.projections",
     "background_effect": "backgrounds",
-    "CorrespondenceResult": "correspondences.result",
+    "CorrespondenceResult": "results.correspondence",
     "correspondence": "correspondences.experiment",
-    "Diagram": "diagrams.result",
+    "Diagram": "results.diagram",
     "deconv": "deconvnet.pictures",
     "diagram_of": "diagrams.building",
-    "InvarianceSummary": "runs.invariance_summary",
+    "InvarianceSummary": "results.invariance",
     "invariance_over": "runs.invariance",
     "invariance_study": "invariance.study",
     "occlusion": "sensitivity.experiment",
-    "OcclusionSummary": "runs.occlusion_summary",
+    "OcclusionSummary": "results.occlusion",
     "occlusion_over": "runs.occlusion",
     "plan": "sensitivity.experiment",
     "Plan": "cones.planning",
     "predict": "predictions",
-    "ProbeResult": "probing.result",
+    "ProbeResult": "results.probe",
     "linear_probe": "probing.probe",
     "project": "deconvnet.patches",
     "projections": "deconvnet.pictures",
     "rotation": "invariance.curves",
     "scaling": "invariance.curves",
     "StoredActivations": "maxima.stored",
-    "TopActivations": "maxima.result",
+    "TopActivations": "results.maxima",
     "record_activations": "maxima.recording",
     "top_activations": "maxima.finding",
     "translation": "invariance.curves",
-    "UncertaintyResult": "uncertainty.result",
+    "UncertaintyResult": "results.uncertainty",
     "uncertainty_of": "uncertainty.experiment",
 }
 _MODULES = {"data", "figures", "models", "nn", "ops", "results", "training"}

@@ -14,7 +14,7 @@ from zfcuda import figures
 from zfcuda._network import Network
 from zfcuda._writing import Provenance, save_numbers, write
 from zfcuda.report.entries import Entry
-from zfcuda.results.scores import called, in_words
+from zfcuda.results.base import called, in_words
 from zfcuda.storage.files import subject
 
 if TYPE_CHECKING:

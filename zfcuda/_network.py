@@ -21,7 +21,7 @@ from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.inference.guards import evaluating
 from zfcuda.models import imagenet
 from zfcuda.models.specs import outputs_in
-from zfcuda.results.scores import Outputs
+from zfcuda.results.base import Outputs
 from zfcuda.storage.files import class_name
 from zfcuda.storage.identity import weights_digest
 

@@ -13,7 +13,7 @@ from zfcuda.inference.checks import check_input, choose_target, fill_setting, pl
 from zfcuda.inference.passes import Layers
 from zfcuda.predictions import predict
 from zfcuda.results.background import BackgroundResult
-from zfcuda.results.scores import Outputs
+from zfcuda.results.base import Outputs
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor

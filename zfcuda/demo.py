@@ -20,7 +20,7 @@ from zfcuda._terminal import progress as progress_bar
 from zfcuda._writing import Provenance, writable_folder, write
 from zfcuda.data.fashion import garments
 from zfcuda.models import from_files
-from zfcuda.training.result import TrainingResult
+from zfcuda.results.training import TrainingResult
 
 __all__ = ["run"]
 

@@ -11,8 +11,8 @@ from zfcuda.inference.checks import check_input, to_result
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.interception import Operations
 from zfcuda.inference.passes import base_pass, memory_limit, outputs_of
+from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.predictions import Predictions
-from zfcuda.results.scores import Outputs, check_outputs
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor

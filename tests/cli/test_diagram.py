@@ -5,7 +5,7 @@ import json
 import pytest
 
 from zfcuda import cli
-from zfcuda.diagrams.result import Diagram
+from zfcuda.results.diagram import Diagram
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

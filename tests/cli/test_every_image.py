@@ -14,8 +14,8 @@ from zfcuda._network import Network
 from zfcuda.commands._data import list_all
 from zfcuda.data import Preprocessing
 from zfcuda.results import OcclusionResult
-from zfcuda.runs.invariance_summary import InvarianceSummary
-from zfcuda.runs.occlusion_summary import OcclusionSummary
+from zfcuda.results.invariance import InvarianceSummary
+from zfcuda.results.occlusion import OcclusionSummary
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 import zfcuda.models
 from zfcuda import cli
 from zfcuda.commands import evolve
-from zfcuda.feature_evolution.result import EvolutionResult
-from zfcuda.filters.result import FilterComparison
-from zfcuda.maxima.result import TopActivations
+from zfcuda.results.filters import FilterComparison
+from zfcuda.results.maxima import EvolutionResult, TopActivations
 from zfcuda.storage.files import write_json
 from zfcuda.training import Epoch
 

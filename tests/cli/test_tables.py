@@ -12,10 +12,10 @@ from PIL import Image
 
 import zfcuda.models
 from zfcuda import cli
-from zfcuda.ablations.result import AblationResult
-from zfcuda.correspondences.result import CorrespondenceResult
-from zfcuda.probing.result import ProbeResult
-from zfcuda.uncertainty.result import UncertaintyResult
+from zfcuda.results.ablation import AblationResult
+from zfcuda.results.correspondence import CorrespondenceResult
+from zfcuda.results.probe import ProbeResult
+from zfcuda.results.uncertainty import UncertaintyResult
 
 pytestmark = pytest.mark.usefixtures("tiny")
 CLASSES = ("cat", "fox")

@@ -9,10 +9,10 @@ from torch import nn
 import zfcuda
 from zfcuda.ablations import trainings
 from zfcuda.ablations.altering import altered
-from zfcuda.ablations.result import AblationResult
 from zfcuda.ablations.variants import TABLE_3, Variant
 from zfcuda.data import Pictures, Preprocessing, Split
-from zfcuda.results.scores import wilson
+from zfcuda.results.ablation import AblationResult
+from zfcuda.results.base import wilson
 from zfcuda.training import Recipe
 
 SMALL = Preprocessing(size=16, resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -12,7 +12,7 @@ from torch import nn
 
 import zfcuda
 from zfcuda.correspondences.places import random_places
-from zfcuda.correspondences.result import CorrespondenceResult
+from zfcuda.results.correspondence import CorrespondenceResult
 
 LAYERS = ["features.2", "tail"]
 

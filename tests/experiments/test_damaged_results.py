@@ -16,13 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from zfcuda.ablations.result import AblationResult
-from zfcuda.correspondences.result import CorrespondenceResult
-from zfcuda.diagrams.result import Diagram
-from zfcuda.feature_evolution.result import EvolutionResult
-from zfcuda.filters.result import FilterComparison, FilterResult
-from zfcuda.maxima.result import TopActivations
-from zfcuda.probing.result import ProbeResult
 from zfcuda.results import (
     BackgroundResult,
     InvarianceResult,
@@ -32,10 +25,16 @@ from zfcuda.results import (
     Predictions,
     Projections,
 )
-from zfcuda.runs.invariance_summary import InvarianceSummary
-from zfcuda.runs.occlusion_summary import OcclusionSummary
+from zfcuda.results.ablation import AblationResult
+from zfcuda.results.correspondence import CorrespondenceResult
+from zfcuda.results.diagram import Diagram
+from zfcuda.results.filters import FilterComparison, FilterResult
+from zfcuda.results.invariance import InvarianceSummary
+from zfcuda.results.maxima import EvolutionResult, TopActivations
+from zfcuda.results.occlusion import OcclusionSummary
+from zfcuda.results.probe import ProbeResult
+from zfcuda.results.uncertainty import UncertaintyResult
 from zfcuda.training import TrainingResult
-from zfcuda.uncertainty.result import UncertaintyResult
 
 WRITTEN = Path(__file__).parent.parent / "written_by_0_1_0" / "written.zip"
 KINDS = (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import zfcuda
 from zfcuda.deconvnet.pictures import projections
 from zfcuda.diagrams.building import diagram_of
-from zfcuda.diagrams.result import Diagram, Step
+from zfcuda.results.diagram import Diagram, Step
 
 
 def arrows(diagram):

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from zfcuda.feature_evolution.experiment import evolution
-from zfcuda.feature_evolution.result import EvolutionResult
 from zfcuda.maxima.finding import top_activations
+from zfcuda.results.maxima import EvolutionResult
 
 LAYERS = ("1", "4")
 

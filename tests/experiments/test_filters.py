@@ -8,7 +8,7 @@ from torch import nn
 from zfcuda.filters.aliasing import aliased_share
 from zfcuda.filters.comparing import compare_filters
 from zfcuda.filters.first_layer import first_layer_filters
-from zfcuda.filters.result import FilterComparison, FilterResult
+from zfcuda.results.filters import FilterComparison, FilterResult
 
 
 def network(stride=2, kernel=5, **settings):

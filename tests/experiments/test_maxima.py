@@ -15,8 +15,8 @@ import zfcuda
 from zfcuda.data import Pictures, Preprocessing
 from zfcuda.data.images import Files, source_of
 from zfcuda.maxima.finding import top_activations
-from zfcuda.maxima.result import TopActivations
 from zfcuda.maxima.running import Top
+from zfcuda.results.maxima import TopActivations
 
 LAYER = "tail"
 

@@ -10,7 +10,7 @@ from torch import nn
 import zfcuda
 from zfcuda.data import Preprocessing
 from zfcuda.results import InvarianceResult, Predictions
-from zfcuda.results.scores import of_target
+from zfcuda.results.base import of_target
 
 
 def network(count, *last):

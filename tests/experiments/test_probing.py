@@ -13,9 +13,9 @@ from torch import nn
 import zfcuda
 from zfcuda.data import Pictures, Preprocessing, Split
 from zfcuda.probing.features import Features
-from zfcuda.probing.result import PIXELS, ProbeResult
 from zfcuda.probing.stages import layers_by_depth
-from zfcuda.results.scores import wilson
+from zfcuda.results.base import wilson
+from zfcuda.results.probe import PIXELS, ProbeResult
 
 pytest.importorskip("sklearn")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from zfcuda.commands.probe import _findings
-from zfcuda.probing.result import ProbeResult
-from zfcuda.results.scores import differ, wilson, with_interval
+from zfcuda.results.base import differ, wilson, with_interval
+from zfcuda.results.probe import ProbeResult
 
 Z = 1.959963984540054
 

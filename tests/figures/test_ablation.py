@@ -5,8 +5,8 @@ import torch
 from tidy import assert_clear, assert_tidy, drawn_texts
 
 from zfcuda import figures
-from zfcuda.ablations.result import AblationResult
 from zfcuda.ablations.variants import TABLE_3
+from zfcuda.results.ablation import AblationResult
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
-from zfcuda.correspondences.result import CorrespondenceResult
+from zfcuda.results.correspondence import CorrespondenceResult
 
 LAYERS = ("features.3.expand3x3_activation", "a.very.deeply.nested.module.named.conv", "fc7")
 PARTS = ("right eye", "the tip of the left ear of a cat with $5$", "random, the same for all")

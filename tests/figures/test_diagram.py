@@ -10,8 +10,8 @@ from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
-from zfcuda.diagrams.result import Diagram, Source, Step, SwitchExample
 from zfcuda.figures._ranks import arrange
+from zfcuda.results.diagram import Diagram, Source, Step, SwitchExample
 
 LONG = "backbone.stages.3.blocks.11.mlp.expand3x3_activation"
 

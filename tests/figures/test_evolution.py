@@ -6,7 +6,7 @@ import torch
 from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
-from zfcuda.feature_evolution.result import EvolutionResult
+from zfcuda.results.maxima import EvolutionResult
 
 LAYERS = ("features.3.expand3x3_activation", "a.very.deeply.nested.module.named.conv", "fc8")
 

@@ -7,7 +7,7 @@ from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.figures.maxima import mosaic, reduced
-from zfcuda.maxima.result import TopActivations
+from zfcuda.results.maxima import TopActivations
 
 LAYERS = ("features.3.expand3x3_activation", "a.very.deeply.nested.module.named.conv", "fc8")
 

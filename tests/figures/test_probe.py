@@ -8,7 +8,7 @@ import torch
 from tidy import assert_clear, assert_tidy, drawn_texts
 
 from zfcuda import figures
-from zfcuda.probing.result import PIXELS, ProbeResult
+from zfcuda.results.probe import PIXELS, ProbeResult
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 from tidy import assert_clear, assert_tidy
 
 from zfcuda import figures
-from zfcuda.runs.invariance_summary import InvarianceSummary
-from zfcuda.runs.occlusion_summary import OcclusionSummary
+from zfcuda.results.invariance import InvarianceSummary
+from zfcuda.results.occlusion import OcclusionSummary
 
 LONG = "paper towel, kitchen roll, absorbent and $disposable$ sheet of cellulose & more"
 FAMILIES = ("vertical translation", "horizontal translation", "scale", "rotation")

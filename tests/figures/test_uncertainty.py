@@ -9,7 +9,7 @@ from tidy import assert_clear, assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
-from zfcuda.uncertainty.result import UncertaintyResult
+from zfcuda.results.uncertainty import UncertaintyResult
 
 LONG = "paper towel, kitchen roll, absorbent and $disposable$ sheet of cellulose & more"
 

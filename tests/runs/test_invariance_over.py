@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zfcuda
-from zfcuda.runs.invariance_summary import InvarianceSummary
+from zfcuda.results.invariance import InvarianceSummary
 from zfcuda.runs.moments import Moments
 
 FAMILIES = {

@@ -8,8 +8,7 @@ from torch import nn
 
 from zfcuda.data import Preprocessing
 from zfcuda.training import Epoch, Recipe
-from zfcuda.training.filters import FilterRadius
-from zfcuda.training.recipe import next_rate
+from zfcuda.training.recipe import FilterRadius, next_rate
 
 ROW = Epoch(1, 1e-2, 1.0, 0.5, 1.0, 0.5, 0.0, 50.0, 60.0, 100.0, 1000)
 RECIPE = Recipe(rate=1.0, factor=0.5, patience=2, lowerings=1, epochs=50)

@@ -24,8 +24,8 @@ import zfcuda
 from zfcuda import cli
 from zfcuda.maxima.stored import StoredActivations
 from zfcuda.results import Result
-from zfcuda.runs.invariance_summary import InvarianceSummary
-from zfcuda.runs.occlusion_summary import OcclusionSummary
+from zfcuda.results.invariance import InvarianceSummary
+from zfcuda.results.occlusion import OcclusionSummary
 from zfcuda.training import TrainingResult
 
 HERE = Path(__file__).parent

@@ -6,8 +6,8 @@ them, :mod:`.result` is the table.
 """
 
 from zfcuda.ablations.altering import altered
-from zfcuda.ablations.result import AblationResult
 from zfcuda.ablations.trainings import ablation
 from zfcuda.ablations.variants import TABLE_3, Variant
+from zfcuda.results.ablation import AblationResult
 
 __all__ = ["TABLE_3", "AblationResult", "Variant", "ablation", "altered"]

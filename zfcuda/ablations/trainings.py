@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.ablations.altering import altered
-from zfcuda.ablations.result import AblationResult
 from zfcuda.ablations.variants import TABLE_3, Variant
 from zfcuda.data.examples import Split
 from zfcuda.models import zfnet_small
+from zfcuda.results.ablation import AblationResult
+from zfcuda.results.training import TrainingResult
 from zfcuda.storage.identity import seeded
 from zfcuda.training.loop import train
 from zfcuda.training.recipe import Recipe
-from zfcuda.training.result import TrainingResult
 from zfcuda.training.run_file import check_budget
 
 

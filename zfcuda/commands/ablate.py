@@ -9,8 +9,8 @@ from zfcuda import _terminal
 from zfcuda.commands import _options
 
 if TYPE_CHECKING:
-    from zfcuda.ablations.result import AblationResult
     from zfcuda.ablations.variants import Variant
+    from zfcuda.results.ablation import AblationResult
 
 HELP = "train the network with layers removed or resized"
 DESCRIPTION = (

@@ -11,7 +11,7 @@ from zfcuda.storage.files import short_spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zfcuda.correspondences.result import CorrespondenceResult
+    from zfcuda.results.correspondence import CorrespondenceResult
 
 HELP = "hide the same part of several images, compare what changes"
 DESCRIPTION = (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zfcuda._network import Network
-    from zfcuda.filters.result import FilterComparison
+    from zfcuda.results.filters import FilterComparison
 
 HELP = "first-layer filters of two networks: dead ones, aliasing"
 DESCRIPTION = (

@@ -74,7 +74,7 @@ def _study(options: argparse.Namespace) -> None:
     from zfcuda import data, figures
     from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, place, writable_folder, write
-    from zfcuda.results.scores import in_words
+    from zfcuda.results.base import in_words
     from zfcuda.storage.files import digest
 
     pictures = [data.read_image(path) for path in options.image]

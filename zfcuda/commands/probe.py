@@ -12,7 +12,7 @@ from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
     from zfcuda.data.examples import Split
-    from zfcuda.probing.result import ProbeResult
+    from zfcuda.results.probe import ProbeResult
 
 HELP = "fit a linear classifier to each layer's features"
 DESCRIPTION = (
@@ -110,7 +110,7 @@ def _findings(result: ProbeResult) -> str:
 
 def _with_depth(result: ProbeResult, layers: Sequence[int]) -> str:
     """Between which layers accuracy falls, as far as so many test pictures can tell."""
-    from zfcuda.results.scores import differ
+    from zfcuda.results.base import differ
 
     if len(layers) < 2:
         return ""

@@ -11,8 +11,8 @@ from zfcuda.commands import _options
 if TYPE_CHECKING:
     from torch import nn
 
+    from zfcuda.results.training import TrainingResult
     from zfcuda.training.recipe import Recipe
-    from zfcuda.training.result import TrainingResult
 
 HELP = "train a ZF network by the paper's recipe"
 DESCRIPTION = (

@@ -10,7 +10,7 @@ from zfcuda.commands import _options
 from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
-    from zfcuda.uncertainty.result import UncertaintyResult
+    from zfcuda.results.uncertainty import UncertaintyResult
 
 HELP = "say how certain the network is of a data set, and how often it is right"
 DESCRIPTION = (
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.commands import _labelled
-    from zfcuda.results.scores import in_words
+    from zfcuda.results.base import in_words
 
     folder = writable_folder(options.out)
     network = Network.of(options)

@@ -7,6 +7,6 @@ section 4.4, table 1).
 
 from zfcuda.correspondences.experiment import correspondence
 from zfcuda.correspondences.places import random_places
-from zfcuda.correspondences.result import CorrespondenceResult
+from zfcuda.results.correspondence import CorrespondenceResult
 
 __all__ = ["CorrespondenceResult", "correspondence", "random_places"]

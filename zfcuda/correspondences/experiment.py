@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.correspondences.places import placed
-from zfcuda.correspondences.result import CorrespondenceResult
 from zfcuda.correspondences.signs import Change
 from zfcuda.inference.checks import check_input, fill_setting, plain
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import Layers, base_pass, find_layers, memory_limit, progress_bar
+from zfcuda.results.correspondence import CorrespondenceResult
 
 _ROUNDING = 64  # in machine epsilons of the largest feature; see `correspondence`
 

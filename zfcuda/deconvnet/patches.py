@@ -14,7 +14,7 @@ from zfcuda.deconvnet.engines import carry, carry_listed, checked
 from zfcuda.deconvnet.request import Norm, Overlap, Request, Rule, Seed
 from zfcuda.inference.checks import to_result
 from zfcuda.inference.passes import Layers, by_name
-from zfcuda.results.patches import Patches
+from zfcuda.results.projections import Patches
 
 
 @torch.inference_mode(False)

@@ -6,6 +6,6 @@ on the way up and on the way down, :mod:`.switching` takes a real example of poo
 """
 
 from zfcuda.diagrams.building import diagram_of
-from zfcuda.diagrams.result import Diagram, Source, Step, SwitchExample
+from zfcuda.results.diagram import Diagram, Source, Step, SwitchExample
 
 __all__ = ["Diagram", "Source", "Step", "SwitchExample", "diagram_of"]

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from zfcuda.deconvnet.pictures import projections
 from zfcuda.diagrams.naming import module_name, naming
-from zfcuda.diagrams.result import Diagram, Source, Step, SwitchExample
 from zfcuda.diagrams.switching import switch_example
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph, Node
@@ -20,6 +19,7 @@ from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import check_input
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import Layer, find_layers
+from zfcuda.results.diagram import Diagram, Source, Step, SwitchExample
 
 __all__ = ["diagram_of"]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from zfcuda import ops
-from zfcuda.diagrams.result import SwitchExample
 from zfcuda.graph.rules import MaxPool, Pair
 from zfcuda.inference.checks import to_result
+from zfcuda.results.diagram import SwitchExample
 
 __all__ = ["switch_example"]
 

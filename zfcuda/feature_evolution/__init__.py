@@ -6,6 +6,6 @@
 
 from zfcuda.feature_evolution.checkpoints import Checkpoint
 from zfcuda.feature_evolution.experiment import evolution
-from zfcuda.feature_evolution.result import EvolutionResult
+from zfcuda.results.maxima import EvolutionResult
 
 __all__ = ["Checkpoint", "EvolutionResult", "evolution"]

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from zfcuda.data.images import Images, source_of
 from zfcuda.feature_evolution.checkpoints import Checkpoint, network_at
-from zfcuda.feature_evolution.result import EvolutionResult
 from zfcuda.inference.passes import Layers, by_name, find_layers
 from zfcuda.maxima.choosing import Maps
 from zfcuda.maxima.finding import top_activations
-from zfcuda.maxima.result import TopActivations
+from zfcuda.results.maxima import EvolutionResult, TopActivations
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor

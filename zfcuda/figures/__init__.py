@@ -5,7 +5,7 @@ hands them to pyplot as well, where it can show them.
 Display images are NumPy arrays ``[N,H,W,3]`` in 0..1; every one of them is optional.
 """
 
-from zfcuda.figures._style import show_with_pyplot
+from zfcuda.figures._style import draw, show_with_pyplot
 from zfcuda.figures.ablation import ablation
 from zfcuda.figures.background import background_effect
 from zfcuda.figures.correspondence import correspondence
@@ -30,6 +30,7 @@ __all__ = [
     "background_effect",
     "correspondence",
     "diagram",
+    "draw",
     "feature_evolution",
     "first_layer_filters",
     "first_layers",

@@ -7,7 +7,6 @@ down. Everything is placed when the drawing is made; `draw` puts it on axes of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,9 +27,7 @@ from zfcuda.figures._layer_text import SMALL, Text, Writer
 from zfcuda.figures._ranks import arrange
 from zfcuda.figures._style import MUTED, Array, number, show_image
 from zfcuda.figures.projection import magnify, outline, support
-
-if TYPE_CHECKING:
-    from zfcuda.diagrams.result import Diagram
+from zfcuda.results.diagram import Diagram
 
 _SIDE = 3.15  # of the convnet, and of the deconvnet
 _BOX, _BETWEEN = 2.2, 0.12  # the widest a box gets; between neighbours

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zfcuda.figures._style import INK, MUTED, PALETTE, fit, new_figure, styled, to_array
-
-if TYPE_CHECKING:
-    from zfcuda.ablations.result import AblationResult
+from zfcuda.figures._style import INK, MUTED, PALETTE, draws, fit, new_figure, styled, to_array
+from zfcuda.results.ablation import AblationResult
 
 # Inches. Names and numbers must stand beside their rows of the panel, so that everything is placed.
 _NAME, _SIZES, _PLOT, _NUMBERS = 1.95, 1.42, 2.45, 1.52
@@ -20,6 +16,7 @@ _ROW, _TITLE, _HEAD, _FOOT = 0.32, 0.3, 0.36, 0.62
 _HEADS = "test error\n(95% interval)", "test error\n(± standard error)"  # of one seed, of several
 
 
+@draws(AblationResult)
 @styled
 def ablation(result: AblationResult, title: str | None = None) -> Figure:
     """Table 3 as a table with marks: a row for each network, its size, and its errors.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +16,7 @@ from zfcuda.figures._style import (
     class_name,
     display_images,
     display_signal,
+    draws,
     fit,
     fit_name,
     new_figure,
@@ -30,14 +30,13 @@ from zfcuda.figures._style import (
     to_array,
 )
 from zfcuda.figures.projection import LAYER_COLOURS, is_of_vectors, magnify, outline, support
-
-if TYPE_CHECKING:
-    from zfcuda.results.background import BackgroundResult
+from zfcuda.results.background import BackgroundResult
 
 WIDTH = 7.0  # inches: the text of a page
 _OTHER = "#c9d9e6"  # bars of all classes but the target
 
 
+@draws(BackgroundResult)
 @styled
 def background_effect(
     result: BackgroundResult,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +16,7 @@ from zfcuda.figures._style import (
     PALETTE,
     Array,
     display_images,
+    draws,
     fit,
     fit_name,
     new_figure,
@@ -26,9 +26,7 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
-
-if TYPE_CHECKING:
-    from zfcuda.correspondences.result import CorrespondenceResult
+from zfcuda.results.correspondence import CorrespondenceResult
 
 _SHOWN = 5  # images a row, as many as the paper has
 # Inches. The thumbnails must stand beside their rows of the panels, so that everything is placed.
@@ -36,6 +34,7 @@ _NAME, _THUMB, _ROW, _PLOT, _NUMBERS, _GAP = 1.12, 0.46, 0.52, 1.05, 0.88, 0.12
 _TITLE, _HEAD, _FOOT = 0.3, 0.36, 0.52
 
 
+@draws(CorrespondenceResult)
 @styled
 def correspondence(
     result: CorrespondenceResult,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,20 +16,20 @@ from zfcuda.figures._style import (
     PALETTE,
     Array,
     display_signal,
+    draws,
     fit_name,
     new_figure,
     stretched_inputs,
     styled,
     to_array,
 )
-
-if TYPE_CHECKING:
-    from zfcuda.diagrams.result import Diagram, SwitchExample
+from zfcuda.results.diagram import Diagram, SwitchExample
 
 _WINDOWS = (PALETTE[0], PALETTE[5], PALETTE[3], "#8a6d00")  # dark enough for numbers on white
 _READABLE = 7  # cells a side, of which the numbers can be read
 
 
+@draws(Diagram)
 @styled
 def diagram(
     result: Diagram, preprocessing: Preprocessing | None = None, title: str | None = None

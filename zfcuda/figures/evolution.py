@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +14,7 @@ from zfcuda.figures._style import (
     Array,
     display_images,
     display_signal,
+    draws,
     fit,
     fit_name,
     new_figure,
@@ -23,14 +23,13 @@ from zfcuda.figures._style import (
 )
 from zfcuda.figures.maxima import PAGE, SHARP, displayed, fired, given, mosaic
 from zfcuda.figures.projection import LAYER_COLOURS
-
-if TYPE_CHECKING:
-    from zfcuda.feature_evolution.result import EvolutionResult
+from zfcuda.results.maxima import EvolutionResult
 
 _LABELS, _TOP, _NOTE = 0.42, 0.55, 0.30  # inches beside, above a block, and for the note
 _LARGEST = 0.5  # inches of a cell
 
 
+@draws(EvolutionResult)
 @styled
 def feature_evolution(
     result: EvolutionResult,

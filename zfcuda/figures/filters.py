@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ from zfcuda.figures._style import (
     PALETTE,
     Array,
     display_signal,
+    draws,
     fit,
     fit_name,
     new_figure,
@@ -27,15 +28,14 @@ from zfcuda.figures._style import (
     to_array,
 )
 from zfcuda.figures.maxima import PAGE, SHARP, displayed, fired, given, mosaic
-
-if TYPE_CHECKING:
-    from zfcuda.filters.result import FilterComparison, FilterResult
+from zfcuda.results.filters import FilterComparison, FilterResult
 
 DEAD = "#D55E00"
 _TITLE, _CAPTION, _CHARTS = 0.45, 0.42, 1.75  # inches
 _LETTERS = 112  # of a caption across the page
 
 
+@draws(FilterResult)
 @styled
 def first_layer_filters(
     result: FilterResult, filters: Array | None = None, title: str | None = None
@@ -55,6 +55,7 @@ def first_layer_filters(
     return figure
 
 
+@draws(FilterComparison)
 @styled
 def first_layers(
     result: FilterComparison,

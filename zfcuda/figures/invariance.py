@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +18,7 @@ from zfcuda.figures._style import (
     class_name,
     defined_labels,
     display_images,
+    draws,
     fit,
     fit_name,
     label_colours,
@@ -32,9 +32,7 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
-
-if TYPE_CHECKING:
-    from zfcuda.results.invariance import InvarianceResult
+from zfcuda.results.invariance import InvarianceResult
 
 _AXES = {
     "rotation": "rotation, counter-clockwise (degrees)",
@@ -43,6 +41,7 @@ _AXES = {
 }
 
 
+@draws(InvarianceResult)
 @styled
 def invariance_curve(
     result: InvarianceResult,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +19,7 @@ from zfcuda.figures._style import (
     PALETTE,
     Array,
     class_name,
+    draws,
     fit,
     fit_name,
     new_figure,
@@ -30,10 +30,7 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
-
-if TYPE_CHECKING:
-    from zfcuda.results.invariance import InvarianceResult
-    from zfcuda.results.invariance_study import InvarianceStudy
+from zfcuda.results.invariance import InvarianceResult, InvarianceStudy
 
 WIDTH = 7.0  # inches: the text of a page
 _IN_A_ROW = 7  # images along the top; as many as there are colours
@@ -49,6 +46,7 @@ _AXES = {
 }
 
 
+@draws(InvarianceStudy)
 @styled
 def invariance_study(
     result: InvarianceStudy,

@@ -14,17 +14,18 @@ from zfcuda.figures._style import (
     MUTED,
     PALETTE,
     Array,
+    draws,
     fold_name,
     new_figure,
     score_source,
     styled,
     to_array,
 )
+from zfcuda.results.invariance import InvarianceSummary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zfcuda.runs.invariance_summary import InvarianceSummary
 
 _COLUMN = 1.5  # inches
 _WIDTH = 7.0  # inches: the text of a page; more layers than three take more
@@ -39,6 +40,7 @@ _SUMMARY_AXES = {
 _DISTANCE, _PROBABILITY, _LABEL = PALETTE[0], PALETTE[2], PALETTE[5]
 
 
+@draws(InvarianceSummary)
 @styled
 def invariance_summary(
     result: InvarianceSummary,

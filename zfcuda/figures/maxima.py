@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ from zfcuda.figures._style import (
     Array,
     display_images,
     display_signal,
+    draws,
     fit_name,
     new_figure,
     number,
@@ -26,9 +27,7 @@ from zfcuda.figures._style import (
     to_array,
 )
 from zfcuda.figures.projection import LAYER_COLOURS
-
-if TYPE_CHECKING:
-    from zfcuda.maxima.result import TopActivations
+from zfcuda.results.maxima import TopActivations
 
 PAGE = 7.2  # inches, the width of a page's text
 SHARP = 250  # dots an inch: cells are small
@@ -134,6 +133,7 @@ def heading(part: Any, layer: str, index: int, text: str) -> None:
     part.suptitle(f"{fit_name(layer, 40)}   {text}", x=0.01, ha="left", fontsize=8.5, color=colour)
 
 
+@draws(TopActivations)
 @styled
 def top_activations(
     result: TopActivations,

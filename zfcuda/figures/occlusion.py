@@ -20,6 +20,7 @@ from zfcuda.figures._style import (
     defined_labels,
     display_images,
     display_signal,
+    draws,
     fit,
     fit_name,
     label_colours,
@@ -35,13 +36,13 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
+from zfcuda.results.occlusion import OcclusionResult
 
 if TYPE_CHECKING:
     from matplotlib.collections import QuadMesh
 
-    from zfcuda.results.occlusion import OcclusionResult
 
-
+@draws(OcclusionResult)
 @styled
 def occlusion_row(
     result: OcclusionResult,

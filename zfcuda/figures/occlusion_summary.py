@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +22,7 @@ from zfcuda.figures._style import (
     Array,
     class_name,
     display_images,
+    draws,
     fit,
     fit_ends,
     new_figure,
@@ -36,9 +36,7 @@ from zfcuda.figures._style import (
     to_array,
 )
 from zfcuda.figures.occlusion import cell_edges
-
-if TYPE_CHECKING:
-    from zfcuda.runs.occlusion_summary import OcclusionSummary
+from zfcuda.results.occlusion import OcclusionSummary
 
 WIDTH = 7.2  # inches: the text of a page
 _CLASSES = 12  # bars; of more classes the most and the least sensitive ones
@@ -50,6 +48,7 @@ _CAPTION = 1.0  # inches, about the width of a caption
 _MOST, _LEAST = PALETTE[5], PALETTE[0]
 
 
+@draws(OcclusionSummary)
 @styled
 def occlusion_summary(
     result: OcclusionSummary,

@@ -13,6 +13,7 @@ from zfcuda.figures._style import (
     Array,
     cut_out,
     display_images,
+    draws,
     fit_name,
     new_figure,
     number,
@@ -21,11 +22,11 @@ from zfcuda.figures._style import (
     styled,
 )
 from zfcuda.figures.projection import LAYER_COLOURS
+from zfcuda.results.projections import Patches
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zfcuda.results.patches import Patches
 
 PANEL = 3.4  # inches
 
@@ -53,6 +54,7 @@ def displayed(patch: Tensor, preprocessing: Preprocessing) -> Array:
     return preprocessing.signal_to_display(colours[None])[0]
 
 
+@draws(Patches)
 @styled
 def projection_patches(
     result: Patches,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,6 +13,7 @@ from zfcuda.figures._style import (
     Array,
     class_name,
     display_images,
+    draws,
     fit,
     new_figure,
     score_axis,
@@ -21,11 +21,10 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
-
-if TYPE_CHECKING:
-    from zfcuda.results.predictions import Predictions
+from zfcuda.results.predictions import Predictions
 
 
+@draws(Predictions)
 @styled
 def prediction(
     result: Predictions,

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zfcuda.figures._style import INK, MUTED, PALETTE, fold_name, new_figure, styled, to_array
+from zfcuda.figures._style import (
+    INK,
+    MUTED,
+    PALETTE,
+    draws,
+    fold_name,
+    new_figure,
+    styled,
+    to_array,
+)
+from zfcuda.results.probe import ProbeResult
 
-if TYPE_CHECKING:
-    from zfcuda.probing.result import ProbeResult
 
-
+@draws(ProbeResult)
 @styled
 def probe(result: ProbeResult, title: str | None = None) -> Figure:
     """Accuracy against depth: test (with its 95 % interval), validation and training part.

@@ -16,6 +16,7 @@ from zfcuda.figures._style import (
     cut_out,
     display_images,
     display_signal,
+    draws,
     fit,
     fit_name,
     new_figure,
@@ -26,10 +27,10 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
+from zfcuda.results.projections import Projections
 
 if TYPE_CHECKING:
     from zfcuda.data.preprocessing import Preprocessing
-    from zfcuda.results.projections import Projections
 
 CELL = 1.85  # inches
 # Okabe and Ito's colours that are dark enough for text on white.
@@ -147,6 +148,7 @@ def draw_grid(
     return figure
 
 
+@draws(Projections)
 @styled
 def projection_grid(
     result: Projections,

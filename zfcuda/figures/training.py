@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zfcuda.figures._style import INK, MUTED, PALETTE, Array, new_figure, number, styled, to_array
+from zfcuda.figures._style import (
+    INK,
+    MUTED,
+    PALETTE,
+    Array,
+    draws,
+    new_figure,
+    number,
+    styled,
+    to_array,
+)
+from zfcuda.results.training import TrainingResult
 
-if TYPE_CHECKING:
-    from zfcuda.training.result import TrainingResult
 
-
+@draws(TrainingResult)
 @styled
 def training_curves(result: TrainingResult, title: str | None = None) -> Figure:
     """Cross-entropy and error of training and validation against the epoch.

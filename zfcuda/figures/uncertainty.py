@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,6 +20,7 @@ from zfcuda.figures._style import (
     Array,
     class_name,
     display_images,
+    draws,
     fit,
     new_figure,
     score_source,
@@ -29,9 +29,7 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
-
-if TYPE_CHECKING:
-    from zfcuda.uncertainty.result import UncertaintyResult
+from zfcuda.results.uncertainty import UncertaintyResult
 
 WIDTH = 7.2  # inches: the text of a page
 _RIGHT, _WRONG, _TRUE = PALETTE[0], PALETTE[5], "#9ecae1"
@@ -41,6 +39,7 @@ _IMAGES, _TOP = 5, 3  # how many are shown, and how many classes of each
 _UPPER = 2.5  # inches, height of the first row
 
 
+@draws(UncertaintyResult)
 @styled
 def uncertainty(
     result: UncertaintyResult,

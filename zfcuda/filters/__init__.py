@@ -9,7 +9,7 @@ comes out.
 from zfcuda.filters.aliasing import aliased_share
 from zfcuda.filters.comparing import compare_filters
 from zfcuda.filters.first_layer import first_layer_filters
-from zfcuda.filters.result import FilterComparison, FilterResult
+from zfcuda.results.filters import FilterComparison, FilterResult
 
 __all__ = [
     "FilterComparison",

@@ -9,9 +9,9 @@ from torch import nn
 
 from zfcuda.data.images import Images, source_of
 from zfcuda.filters.first_layer import convolutions, first_layer_filters
-from zfcuda.filters.result import FilterComparison
 from zfcuda.maxima.choosing import Maps
 from zfcuda.maxima.finding import top_activations
+from zfcuda.results.filters import FilterComparison
 
 
 @torch.inference_mode(False)

@@ -10,9 +10,9 @@ from torch import nn
 from zfcuda.data.images import Images, source_of
 from zfcuda.filters.aliasing import aliased_responses, aliased_share
 from zfcuda.filters.looking import look
-from zfcuda.filters.result import FilterResult
 from zfcuda.inference.checks import to_result
 from zfcuda.inference.passes import Layer, find_layers
+from zfcuda.results.filters import FilterResult
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zfcuda import _terminal
 from zfcuda.inference.checks import to_result
 from zfcuda.inference.interception import Interception, Operations, fast_forward
-from zfcuda.results.scores import Outputs, check_outputs, looks_like_probabilities
+from zfcuda.results.base import Outputs, check_outputs, looks_like_probabilities
 
 Layer = str | nn.Module
 Layers = Layer | Sequence[Layer]

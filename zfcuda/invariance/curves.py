@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from zfcuda.invariance.experiment import Fill, Layers, Target, transformed
 from zfcuda.invariance.values import Values, numbers
+from zfcuda.results.base import Outputs
 from zfcuda.results.invariance import InvarianceResult
-from zfcuda.results.scores import Outputs
 
 
 def rotation(

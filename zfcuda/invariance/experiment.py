@@ -24,8 +24,8 @@ from zfcuda.inference.passes import (
     variant_passes,
 )
 from zfcuda.invariance.matrices import rotation_matrices, scaling_matrices, translation_matrices
+from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.invariance import InvarianceResult
-from zfcuda.results.scores import Outputs, check_outputs
 
 Kind = Literal["rotation", "translation", "scaling"]
 Target = int | Sequence[int] | Tensor | None

@@ -14,8 +14,8 @@ from zfcuda.inference.passes import find_layers
 from zfcuda.invariance.experiment import MATRICES, Fill, Kind, Layers, Target, transformed
 from zfcuda.invariance.layers import early_and_late
 from zfcuda.invariance.values import Values, numbers
-from zfcuda.results.invariance_study import InvarianceStudy
-from zfcuda.results.scores import Outputs
+from zfcuda.results.base import Outputs
+from zfcuda.results.invariance import InvarianceStudy
 
 _EXAMPLES = 4  # transformed images that a family shows
 

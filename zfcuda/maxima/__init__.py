@@ -4,8 +4,8 @@ memory, or streamed into a folder by a run that can be killed, resumed and sprea
 from zfcuda.maxima.choosing import Maps
 from zfcuda.maxima.finding import top_activations
 from zfcuda.maxima.recording import record_activations
-from zfcuda.maxima.result import TopActivations
 from zfcuda.maxima.stored import StoredActivations
+from zfcuda.results.maxima import TopActivations
 
 __all__ = [
     "Maps",

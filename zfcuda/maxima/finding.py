@@ -15,8 +15,8 @@ from zfcuda.inference.checks import device_of, is_int, to_result
 from zfcuda.inference.passes import Layers, by_name, find_layers, memory_limit
 from zfcuda.maxima.choosing import Maps, chosen, units_of
 from zfcuda.maxima.looking import difference, field_windows, look_again
-from zfcuda.maxima.result import TopActivations
 from zfcuda.maxima.scanning import scan
+from zfcuda.results.maxima import TopActivations
 
 __all__ = ["check_k", "top_activations", "warn_beyond"]
 

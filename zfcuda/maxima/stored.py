@@ -23,8 +23,8 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zfcuda.maxima.result import TopActivations
 from zfcuda.maxima.running import Top
+from zfcuda.results.maxima import TopActivations
 from zfcuda.storage.files import digest, inside, read_json, write_csv, write_json
 
 __all__ = ["COLUMNS", "FORMAT", "KIND", "Layer", "StoredActivations", "file_of", "write_index"]

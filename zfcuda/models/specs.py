@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zfcuda.models.weights import SUFFIXES
-from zfcuda.results.scores import OUTPUTS, Outputs
+from zfcuda.results.base import OUTPUTS, Outputs
 
 __all__ = ["MODELS", "Spec", "did_you_mean", "model_meant", "outputs_in", "parse", "with_weights"]
 

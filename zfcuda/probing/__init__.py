@@ -2,7 +2,7 @@
 table 7)."""
 
 from zfcuda.probing.probe import linear_probe
-from zfcuda.probing.result import PIXELS, ProbeResult
 from zfcuda.probing.stages import layers_by_depth
+from zfcuda.results.probe import PIXELS, ProbeResult
 
 __all__ = ["PIXELS", "ProbeResult", "layers_by_depth", "linear_probe"]

@@ -16,7 +16,7 @@ from zfcuda.data.examples import Examples, Split
 from zfcuda.inference.checks import check_input
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import base_pass, memory_limit, progress_bar
-from zfcuda.probing.result import PIXELS
+from zfcuda.results.probe import PIXELS
 
 __all__ = ["PARTS", "Array", "Features"]
 

@@ -16,8 +16,8 @@ from zfcuda.data.examples import Split
 from zfcuda.inference.passes import Layers, find_layers, progress_bar
 from zfcuda.probing.classifiers import Fit, fitted, require_sklearn
 from zfcuda.probing.features import PARTS, Features
-from zfcuda.probing.result import PIXELS, ProbeResult
 from zfcuda.probing.stages import layers_by_depth
+from zfcuda.results.probe import PIXELS, ProbeResult
 
 __all__ = ["linear_probe"]
 

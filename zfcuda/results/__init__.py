@@ -6,28 +6,46 @@ files: ``NAME.npz`` holds the arrays (readable with plain NumPy, no pickle) and 
 settings and the arrays' names. In shapes N is the number of images, K of classes, P of occluder
 positions, M of transformations, V of variants or units.
 
-:mod:`.base` is what all results have in common, from a value to its parts (:mod:`.packing`) and
-their two files (:mod:`.files`); :mod:`.checks` and :mod:`.scores` are what their fields share. Then
-one module a result. Results of experiments that stand on these have theirs beside the experiment.
+:mod:`.base` is what all results have in common, and what their fields share; then one module a
+kind of result. What draws a result is registered in :mod:`zfcuda.figures`, of which nothing here
+knows.
 """
 
+from zfcuda.results.ablation import AblationResult
 from zfcuda.results.background import BackgroundResult
 from zfcuda.results.base import Result
-from zfcuda.results.invariance import InvarianceResult
-from zfcuda.results.invariance_study import InvarianceStudy
-from zfcuda.results.occlusion import LayerSums, OcclusionResult
-from zfcuda.results.patches import Patches
+from zfcuda.results.correspondence import CorrespondenceResult
+from zfcuda.results.diagram import Diagram
+from zfcuda.results.filters import FilterComparison, FilterResult
+from zfcuda.results.invariance import InvarianceResult, InvarianceStudy, InvarianceSummary
+from zfcuda.results.maxima import EvolutionResult, TopActivations
+from zfcuda.results.occlusion import LayerSums, OcclusionResult, OcclusionSummary
 from zfcuda.results.predictions import Predictions
-from zfcuda.results.projections import Projections
+from zfcuda.results.probe import ProbeResult
+from zfcuda.results.projections import Patches, Projections
+from zfcuda.results.training import TrainingResult
+from zfcuda.results.uncertainty import UncertaintyResult
 
 __all__ = [
+    "AblationResult",
     "BackgroundResult",
+    "CorrespondenceResult",
+    "Diagram",
+    "EvolutionResult",
+    "FilterComparison",
+    "FilterResult",
     "InvarianceResult",
     "InvarianceStudy",
+    "InvarianceSummary",
     "LayerSums",
     "OcclusionResult",
+    "OcclusionSummary",
     "Patches",
     "Predictions",
+    "ProbeResult",
     "Projections",
     "Result",
+    "TopActivations",
+    "TrainingResult",
+    "UncertaintyResult",
 ]

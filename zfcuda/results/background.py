@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape
+from zfcuda.results.base import Outputs, Result, check_outputs, expect_shape, probabilities_of
 from zfcuda.results.predictions import Predictions
-from zfcuda.results.scores import Outputs, check_outputs, probabilities_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +43,6 @@ class BackgroundResult(Result):
     on_object: dict[str, Tensor] = field(default_factory=dict)
     outputs: Outputs = "logits"
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    _figure = "background_effect"
 
     def __post_init__(self) -> None:
         count = len(self.variants)

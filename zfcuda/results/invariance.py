@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
-from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import Outputs, check_outputs, of_target, probabilities_of, same_answers
+from zfcuda.results.base import (
+    Outputs,
+    Result,
+    check_outputs,
+    expect_shape,
+    of_target,
+    probabilities_of,
+    same_answers,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +47,6 @@ class InvarianceResult(Result):
     seconds: float
     norms: dict[str, Tensor] = field(default_factory=dict)
     outputs: Outputs = "logits"
-    _figure = "invariance_curve"
 
     def __post_init__(self) -> None:
         if self.kind not in ("rotation", "translation", "scaling"):
@@ -96,3 +101,104 @@ class InvarianceResult(Result):
         if layer not in self.norms:
             raise ValueError(f"layer {layer!r} was not recorded; recorded: {sorted(self.norms)}")
         return self.distances[layer] / self.norms[layer][:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class InvarianceStudy(Result):
+    """Several images under several families of transformations (Zeiler & Fergus 2014, figure 5).
+
+    Attributes:
+        names: N, one for each image.
+        images: [N,C,H,W], the network inputs.
+        layers: whose features are compared, early ones first.
+        experiments: by family ("vertical translation", ...), what the model says and how far the
+            features move; each of all N images.
+        examples: by family [E,C,H,W], the first image under some of the transformations.
+        example_values: by family [E], which ones: pixels down or right, factors, degrees.
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    layers: tuple[str, ...]
+    experiments: dict[str, InvarianceResult]
+    examples: dict[str, Tensor]
+    example_values: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        expect_shape("images", self.images, len(self.names), None, None, None)
+        for family, result in self.experiments.items():
+            expect_shape(
+                f"experiments[{family!r}].logits", result.logits, len(self.names), None, None
+            )
+            expect_shape(
+                f"examples[{family!r}]", self.examples[family], None, *self.images.shape[1:]
+            )
+            expect_shape(
+                f"example_values[{family!r}]",
+                self.example_values[family],
+                len(self.examples[family]),
+            )
+            unknown = {*self.layers} - result.distances.keys()
+            if unknown:
+                raise ValueError(f"experiments[{family!r}] lacks the layers {sorted(unknown)}")
+
+    @classmethod
+    def _restore(cls, settings: dict[str, Any]) -> Self:
+        experiments = {
+            family: InvarianceResult(**result) for family, result in settings["experiments"].items()
+        }
+        return cls(**{**settings, "experiments": experiments})
+
+
+@dataclass(frozen=True, eq=False)
+class InvarianceSummary(Result):
+    """How far features and answers move when N images are transformed: the mean over the images and
+    its spread, the standard deviation over the images (n - 1; NaN of a single one).
+
+    L is the number of layers, M of a family's transformations.
+
+    Attributes:
+        names: N, of the images.
+        numbers: int64 [N], their places in the data set.
+        target: int64 [N], the classes that the probabilities are about.
+        base: float64 [N], P(target) of the untransformed images.
+        layers: whose features are compared, early ones first.
+        values: by family ("vertical translation", ...) float64 [M], pixels down or right, factors,
+            degrees counter-clockwise.
+        distances: by family float64 [L,M], mean Euclidean distance of a layer's features to those
+            of the untransformed image, as a share of the latter's norm.
+        distance_spread: likewise, its spread.
+        probabilities: by family float64 [M], mean of P(target).
+        probability_spread: likewise, its spread.
+        unchanged: by family float64 [M], share of the images whose most probable class stays.
+        undefined: number of images left out of some distance, since their features' norm is 0.
+        skipped: what is wrong with the images that could not be read, a sentence each.
+        outputs: what the network's outputs are (:class:`zfcuda.Predictions`); of a regression's
+            values ``unchanged`` is NaN.
+    """
+
+    names: tuple[str, ...]
+    numbers: Tensor
+    target: Tensor
+    base: Tensor
+    layers: tuple[str, ...]
+    values: dict[str, Tensor]
+    distances: dict[str, Tensor]
+    distance_spread: dict[str, Tensor]
+    probabilities: dict[str, Tensor]
+    probability_spread: dict[str, Tensor]
+    unchanged: dict[str, Tensor]
+    undefined: int = 0
+    skipped: tuple[str, ...] = ()
+    outputs: Outputs = "logits"
+
+    def __post_init__(self) -> None:
+        for name in ("numbers", "target", "base"):
+            expect_shape(name, getattr(self, name), len(self.names))
+        for family, values in self.values.items():
+            expect_shape(f"values[{family!r}]", values, None)
+            for name in ("distances", "distance_spread"):
+                shape = (len(self.layers), len(values))
+                expect_shape(f"{name}[{family!r}]", getattr(self, name)[family], *shape)
+            for name in ("probabilities", "probability_spread", "unchanged"):
+                expect_shape(f"{name}[{family!r}]", getattr(self, name)[family], len(values))

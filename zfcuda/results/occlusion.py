@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import Outputs, check_outputs, of_target, probabilities_of, same_answers
+from zfcuda.results.base import (
+    Outputs,
+    Result,
+    check_outputs,
+    expect_shape,
+    of_target,
+    probabilities_of,
+    same_answers,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +82,6 @@ class OcclusionResult(Result):
     best: Tensor | None = None
     log_total: Tensor | None = None
     outputs: Outputs = "logits"
-    _figure = "occlusion_row"
 
     def __post_init__(self) -> None:
         count = self.grid[0] * self.grid[1] if self.grid else None
@@ -184,3 +190,123 @@ class OcclusionResult(Result):
             total[:, y0:y1, x0:x1] += drop[:, p, None, None]
             covering[y0:y1, x0:x1] += 1
         return (total / covering.clamp_min(1))[:, None].to(drop.dtype)
+
+
+@dataclass(frozen=True)
+class ClassSensitivity:
+    """The images of one class.
+
+    Attributes:
+        label: the class.
+        count: number of its images.
+        mean: of its images' mean drops of P(target).
+        spread: their standard deviation (n - 1); NaN of a single image.
+        largest: mean of its images' largest drops.
+        changed: mean share of positions where the label changes.
+        localisation: mean over the images that lose something; NaN where none does.
+    """
+
+    label: int
+    count: int
+    mean: float
+    spread: float
+    largest: float
+    changed: float
+    localisation: float
+
+
+IMAGE_NUMBERS = ("probability", "mean", "largest", "changed", "localisation")  # of each image
+
+
+@dataclass(frozen=True, eq=False)
+class OcclusionSummary(Result):
+    """Occlusion maps of N images, each in a few numbers (:mod:`zfcuda.experiments.occlusion.over`).
+
+    A drop is P_0 - P_p, the probability of the target class without occluder minus that with it at
+    position p.
+
+    Attributes:
+        names: N, of the images.
+        numbers: int64 [N], their places in the data set.
+        labels: int64 [N], their own classes; -1 where none is known.
+        class_names: of these; empty where none are known.
+        target: int64 [N], the classes that the probabilities are about.
+        probability: float64 [N], P_0.
+        mean, largest: float64 [N], of an image's drops.
+        strongest: int64 [N,4], (y0, x0, y1, x1), the occluder of the largest drop.
+        changed: float64 [N], share of the positions where the most probable class changes.
+        localisation: float64 [N], 1 - (sum w)^2 / (P sum w^2) with w = max(0, drop): 0 where every
+            position takes away the same, 1 - 1/P where a single one takes away everything.
+        shown: int64 [S], indices of the images that are shown: ``most`` most localised ones, the
+            first before the second, then the least localised ones, the last before the last but
+            one; of those that lose at least ``telling`` somewhere.
+        most: how many of ``shown`` are of the first kind.
+        telling: see there.
+        maps: [S,rows,columns], P(target) at every position.
+        images: [S,C,H,W], the network inputs.
+        boxes: int64 [P,4], the occluders.
+        grid: (rows, columns) of positions.
+        size, stride: (height, width) of the occluder and its steps, pixels.
+        image_size: (H, W).
+        skipped: what is wrong with the images that could not be read, a sentence each.
+        outputs: what the network's outputs are (:class:`zfcuda.Predictions`); of a regression's
+            values a drop is what they fall by, and ``telling`` is 0.
+    """
+
+    names: tuple[str, ...]
+    numbers: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    target: Tensor
+    probability: Tensor
+    mean: Tensor
+    largest: Tensor
+    strongest: Tensor
+    changed: Tensor
+    localisation: Tensor
+    shown: Tensor
+    most: int
+    telling: float
+    maps: Tensor
+    images: Tensor
+    boxes: Tensor
+    grid: tuple[int, int]
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    image_size: tuple[int, int]
+    skipped: tuple[str, ...] = ()
+    outputs: Outputs = "logits"
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        for name in ("numbers", "labels", "target", *IMAGE_NUMBERS):
+            expect_shape(name, getattr(self, name), count)
+        expect_shape("strongest", self.strongest, count, 4)
+        expect_shape("shown", self.shown, None)
+        expect_shape("maps", self.maps, len(self.shown), *self.grid)
+        expect_shape("images", self.images, len(self.shown), None, *self.image_size)
+        expect_shape("boxes", self.boxes, math.prod(self.grid), 4)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image's own class is known; if not, classes are the targets."""
+        return bool(self.class_names) and bool((self.labels >= 0).all())
+
+    @property
+    def classes(self) -> list[ClassSensitivity]:
+        """Every class that occurs, the most sensitive one first; of equal ones the lower label."""
+        own = self.labels if self.labelled else self.target
+        found = [self._of_class(label, own == label) for label in own.unique().tolist()]
+        return sorted(found, key=lambda one: -one.mean)
+
+    def _of_class(self, label: int, members: Tensor) -> ClassSensitivity:
+        mean, lost = self.mean[members], self.localisation[members]
+        return ClassSensitivity(
+            label,
+            len(mean),
+            float(mean.mean()),
+            float(mean.std()) if len(mean) > 1 else math.nan,
+            float(self.largest[members].mean()),
+            float(self.changed[members].mean()),
+            float(lost[lost.isfinite()].mean()),
+        )

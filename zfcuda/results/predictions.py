@@ -7,9 +7,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import Outputs, check_outputs, entropy_of, probabilities_of
+from zfcuda.results.base import (
+    Outputs,
+    Result,
+    check_outputs,
+    entropy_of,
+    expect_shape,
+    probabilities_of,
+)
 
 
 class _Pair(NamedTuple):
@@ -40,7 +45,6 @@ class Predictions(Result):
     logits: Tensor
     outputs: Outputs = "logits"
     class_names: tuple[str, ...] = ()
-    _figure = "prediction"
 
     def __post_init__(self) -> None:
         expect_shape("logits", self.logits, None, None)

@@ -7,9 +7,9 @@ with, shared by the processes of ``torchrun``.
 :mod:`.invariance_summary` (with :mod:`.moments`) what they come to.
 """
 
+from zfcuda.results.invariance import InvarianceSummary
+from zfcuda.results.occlusion import OcclusionSummary
 from zfcuda.runs.invariance import invariance_over
-from zfcuda.runs.invariance_summary import InvarianceSummary
 from zfcuda.runs.occlusion import occlusion_over
-from zfcuda.runs.occlusion_summary import OcclusionSummary
 
 __all__ = ["InvarianceSummary", "OcclusionSummary", "invariance_over", "occlusion_over"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zfcuda.data.images import Numbered, tried
 from zfcuda.inference.checks import device_of, is_int, per_image
-from zfcuda.results.scores import Outputs
+from zfcuda.results.base import Outputs
 from zfcuda.storage.identity import (
     architecture_digest,
     precision,

@@ -19,10 +19,11 @@ from zfcuda.inference.passes import Layers, find_layers
 from zfcuda.invariance.layers import early_and_late
 from zfcuda.invariance.study import families_of, invariance_study
 from zfcuda.invariance.values import Values
-from zfcuda.results.scores import Outputs
+from zfcuda.results.base import Outputs
+from zfcuda.results.invariance import InvarianceSummary
 from zfcuda.runs.beginnings import first_readable, identity_of, memory, outputs_setting, targets_of
 from zfcuda.runs.folder import Run
-from zfcuda.runs.invariance_summary import InvarianceSummary, merged, of_one, write_tables
+from zfcuda.runs.invariance_summary import merged, of_one, write_tables
 from zfcuda.storage.ranks import current_shard
 
 __all__ = ["InvarianceRun", "invariance_over", "invariance_run"]

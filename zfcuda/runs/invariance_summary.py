@@ -10,69 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape
-from zfcuda.results.invariance_study import InvarianceStudy
-from zfcuda.results.scores import Outputs, probabilities_of
+from zfcuda.results.base import probabilities_of
+from zfcuda.results.invariance import InvarianceStudy, InvarianceSummary
 from zfcuda.runs.moments import Moments
 from zfcuda.storage.files import write_csv
 
-__all__ = ["InvarianceSummary", "merged", "of_one", "write_tables"]
-
-
-@dataclass(frozen=True, eq=False)
-class InvarianceSummary(Result):
-    """How far features and answers move when N images are transformed: the mean over the images and
-    its spread, the standard deviation over the images (n - 1; NaN of a single one).
-
-    L is the number of layers, M of a family's transformations.
-
-    Attributes:
-        names: N, of the images.
-        numbers: int64 [N], their places in the data set.
-        target: int64 [N], the classes that the probabilities are about.
-        base: float64 [N], P(target) of the untransformed images.
-        layers: whose features are compared, early ones first.
-        values: by family ("vertical translation", ...) float64 [M], pixels down or right, factors,
-            degrees counter-clockwise.
-        distances: by family float64 [L,M], mean Euclidean distance of a layer's features to those
-            of the untransformed image, as a share of the latter's norm.
-        distance_spread: likewise, its spread.
-        probabilities: by family float64 [M], mean of P(target).
-        probability_spread: likewise, its spread.
-        unchanged: by family float64 [M], share of the images whose most probable class stays.
-        undefined: number of images left out of some distance, since their features' norm is 0.
-        skipped: what is wrong with the images that could not be read, a sentence each.
-        outputs: what the network's outputs are (:class:`zfcuda.Predictions`); of a regression's
-            values ``unchanged`` is NaN.
-    """
-
-    names: tuple[str, ...]
-    numbers: Tensor
-    target: Tensor
-    base: Tensor
-    layers: tuple[str, ...]
-    values: dict[str, Tensor]
-    distances: dict[str, Tensor]
-    distance_spread: dict[str, Tensor]
-    probabilities: dict[str, Tensor]
-    probability_spread: dict[str, Tensor]
-    unchanged: dict[str, Tensor]
-    undefined: int = 0
-    skipped: tuple[str, ...] = ()
-    outputs: Outputs = "logits"
-    _figure = "invariance_summary"
-
-    def __post_init__(self) -> None:
-        for name in ("numbers", "target", "base"):
-            expect_shape(name, getattr(self, name), len(self.names))
-        for family, values in self.values.items():
-            expect_shape(f"values[{family!r}]", values, None)
-            for name in ("distances", "distance_spread"):
-                shape = (len(self.layers), len(values))
-                expect_shape(f"{name}[{family!r}]", getattr(self, name)[family], *shape)
-            for name in ("probabilities", "probability_spread", "unchanged"):
-                expect_shape(f"{name}[{family!r}]", getattr(self, name)[family], len(values))
+__all__ = ["merged", "of_one", "write_tables"]
 
 
 def of_one(study: InvarianceStudy, index: int, number: int) -> InvarianceSummary:

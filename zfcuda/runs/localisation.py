@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from zfcuda.results.base import probabilities_of
 from zfcuda.results.occlusion import OcclusionResult
-from zfcuda.results.scores import probabilities_of
 
 __all__ = ["Sensitivity", "localisation", "sensitivity_of"]
 

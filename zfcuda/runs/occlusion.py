@@ -19,11 +19,11 @@ from zfcuda.data.images import Numbered, numbered
 from zfcuda.inference.checks import device_of, per_image
 from zfcuda.inference.passes import Layers
 from zfcuda.predictions import predict
-from zfcuda.results.occlusion import LayerSums, OcclusionResult
-from zfcuda.results.scores import Outputs
+from zfcuda.results.base import Outputs
+from zfcuda.results.occlusion import LayerSums, OcclusionResult, OcclusionSummary
 from zfcuda.runs.beginnings import first_readable, identity_of, memory, outputs_setting, targets_of
 from zfcuda.runs.folder import Run
-from zfcuda.runs.occlusion_summary import OcclusionSummary, summarised, write_tables
+from zfcuda.runs.occlusion_summary import summarised, write_tables
 from zfcuda.sensitivity.experiment import prepare
 from zfcuda.sensitivity.prepared import Prepared
 from zfcuda.sensitivity.request import Method

@@ -16,8 +16,8 @@ from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import choose_target, to_result
 from zfcuda.inference.interception import Operations
 from zfcuda.inference.passes import outputs_of, spans
+from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.occlusion import LayerSums
-from zfcuda.results.scores import Outputs, check_outputs
 from zfcuda.sensitivity.found import Found
 from zfcuda.sensitivity.request import Request, kept_classes
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from zfcuda.cones.planning import Plan
 from zfcuda.inference.checks import plain
 from zfcuda.inference.passes import Layers, progress_bar
+from zfcuda.results.base import Outputs
 from zfcuda.results.occlusion import OcclusionResult
-from zfcuda.results.scores import Outputs
 from zfcuda.sensitivity.prepared import Prepared
 from zfcuda.sensitivity.request import Method, checked
 from zfcuda.storage.files import visible

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from zfcuda.results.base import Outputs
 from zfcuda.results.occlusion import LayerSums
-from zfcuda.results.scores import Outputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ from zfcuda.cones.planning import Plan
 from zfcuda.inference.checks import fill_setting
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import Layers, find_layers
+from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.occlusion import OcclusionResult
-from zfcuda.results.scores import Outputs, check_outputs
 from zfcuda.sensitivity.cones import Network, in_cones, network_for
 from zfcuda.sensitivity.request import Request
 from zfcuda.sensitivity.whole_passes import in_whole_passes

@@ -12,8 +12,8 @@ from zfcuda.cones.occluding import summary
 from zfcuda.inference.checks import choose_target, to_result
 from zfcuda.inference.interception import Operations
 from zfcuda.inference.passes import base_pass, outputs_of, require_shape, variant_passes
+from zfcuda.results.base import Outputs
 from zfcuda.results.occlusion import LayerSums
-from zfcuda.results.scores import Outputs
 from zfcuda.sensitivity.found import Found
 from zfcuda.sensitivity.request import Request, kept_classes
 

@@ -23,12 +23,11 @@ from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import logits_of
 from zfcuda.models.weights import Metadata, load_checked
 from zfcuda.predictions import predict
+from zfcuda.results.training import TrainingResult
 from zfcuda.storage.files import digest, write_tensors
 from zfcuda.storage.ranks import Shard, claimed, require_there
 from zfcuda.training.checkpoints import Checkpoints, Epoch
-from zfcuda.training.filters import FilterRadius
-from zfcuda.training.recipe import Recipe, next_rate
-from zfcuda.training.result import TrainingResult
+from zfcuda.training.recipe import FilterRadius, Recipe, next_rate
 from zfcuda.training.run_file import FILE, check_same_run
 
 __all__ = ["evaluate", "train"]

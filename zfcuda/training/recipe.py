@@ -9,12 +9,17 @@ from fractions import Fraction
 from numbers import Integral
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor, nn
+
 from zfcuda.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from zfcuda.training.checkpoints import Epoch
 
-__all__ = ["Recipe", "next_rate"]
+
+__all__ = ["FilterRadius", "Recipe", "next_rate"]
+
 
 _PAPERS_RANGE = 128.0  # the paper's inputs are "roughly in the [-128, 128] range"
 
@@ -118,3 +123,28 @@ def _is_time(done: int, spent: float, lowered: int, recipe: Recipe) -> bool:
     latest = Fraction(2, 3) + Fraction(lowered, 3 * recipe.lowerings)
     timed = recipe.minutes is not None and spent >= 60 * recipe.minutes * latest
     return timed or done >= recipe.epochs * latest
+
+
+class FilterRadius:
+    """Scales every convolution filter whose root mean square exceeds its radius back to it.
+
+    The model's first convolution is taken for the one that reads the picture.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, preprocessing: Preprocessing) -> None:
+        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        self._radii = [
+            (layer.weight, recipe.first_radius(preprocessing) if i == 0 else recipe.radius)
+            for i, layer in enumerate(convolutions)
+        ]
+
+    @torch.no_grad()
+    def apply(self) -> Tensor:
+        """Rescale, and return how many filters were."""
+        rescaled = torch.zeros(())
+        for weight, radius in self._radii:
+            rms = weight.square().mean((1, 2, 3), keepdim=True).sqrt()
+            over = rms > radius
+            weight.mul_(torch.where(over, radius / rms, 1.0))
+            rescaled = rescaled + over.sum().to(rescaled.device)
+        return rescaled

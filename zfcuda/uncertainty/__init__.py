@@ -4,7 +4,7 @@
 :mod:`.result` is what comes out.
 """
 
+from zfcuda.results.uncertainty import Reliability, UncertaintyResult
 from zfcuda.uncertainty.experiment import uncertainty_of
-from zfcuda.uncertainty.result import Reliability, UncertaintyResult
 
 __all__ = ["Reliability", "UncertaintyResult", "uncertainty_of"]

@@ -12,9 +12,9 @@ from zfcuda.inference.checks import check_input, to_result
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.interception import Operations
 from zfcuda.inference.passes import base_pass, memory_limit, outputs_of, progress_bar
-from zfcuda.results.scores import Outputs, check_outputs, entropy_of
+from zfcuda.results.base import Outputs, check_outputs, entropy_of
+from zfcuda.results.uncertainty import UncertaintyResult, class_probabilities
 from zfcuda.uncertainty.least_certain import LeastCertain
-from zfcuda.uncertainty.result import UncertaintyResult, class_probabilities
 
 _READ = 250  # pictures at a time
 

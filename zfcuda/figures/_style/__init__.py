@@ -15,7 +15,7 @@ from zfcuda.figures._style.arrays import (
     to_array,
 )
 from zfcuda.figures._style.colours import INK, LINE_STYLES, MUTED, NO_DATA, PALETTE
-from zfcuda.figures._style.house import DPI, new_figure, styled
+from zfcuda.figures._style.house import DPI, draw, draws, new_figure, styled
 from zfcuda.figures._style.labels import (
     defined_labels,
     label_colours,
@@ -44,6 +44,8 @@ __all__ = [
     "defined_labels",
     "display_images",
     "display_signal",
+    "draw",
+    "draws",
     "fit",
     "fit_ends",
     "fit_name",

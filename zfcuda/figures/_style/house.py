@@ -93,3 +93,29 @@ def new_figure(width: float, height: float, title: str | None = None, dpi: int =
     if title:
         figure.suptitle(fit(title, int(width * 10.5), 2), x=0.01, ha="left")
     return figure
+
+
+@functools.singledispatch
+def draw(result: object, **kwargs: Any) -> Figure:
+    """The figure of a result, by the function that is registered for its class.
+
+    Raises:
+        TypeError: there is none.
+    """
+    raise TypeError(f"there is no figure of a {type(result).__name__}")
+
+
+def draws(kind: type) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
+    """Register a figure function for a class of results, whose ``plot`` it then is.
+
+    Raises:
+        ValueError: the class has one already.
+    """
+
+    def register(function: Callable[P, Figure]) -> Callable[P, Figure]:
+        if kind in draw.registry:
+            raise ValueError(f"{kind.__name__} is drawn by {draw.registry[kind].__name__} already")
+        draw.register(kind, function)
+        return function
+
+    return register

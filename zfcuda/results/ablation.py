@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import wilson, with_interval
+from zfcuda.results.base import Result, expect_shape, wilson, with_interval
 from zfcuda.storage.files import text_table
 
 
@@ -48,7 +46,6 @@ class AblationResult(Result):
     data: str
     recipe: dict[str, Any]
     threads: int
-    _figure = "ablation"
 
     def __post_init__(self) -> None:
         for name in ("parameters", "multiplications"):

@@ -8,9 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from zfcuda.maxima.result import TopActivations
-from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape
+from zfcuda.results.base import Result, expect_shape
+from zfcuda.results.maxima import TopActivations
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,6 @@ class FilterResult(Result):
     aliasing: Tensor
     response_aliasing: Tensor | None = None
     count: int = 0
-    _figure = "first_layer_filters"
 
     def __post_init__(self) -> None:
         expect_shape("filters", self.filters, None, None, None, None)
@@ -96,7 +94,6 @@ class FilterComparison(Result):
     names: tuple[str, ...]
     filters: tuple[FilterResult, ...]
     tops: tuple[TopActivations, ...]
-    _figure = "first_layers"
 
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.filters) == len(self.tops):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape
+from zfcuda.results.base import Result, expect_shape
 from zfcuda.storage.files import text_table
 
 
@@ -46,7 +45,6 @@ class CorrespondenceResult(Result):
     fill: float | Tensor
     image_size: tuple[int, int]
     seconds: float
-    _figure = "correspondence"
 
     def __post_init__(self) -> None:
         for part in self.parts:

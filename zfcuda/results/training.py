@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zfcuda.results.base import Result
-from zfcuda.results.scores import wilson
+from zfcuda.results.base import Result, wilson
 
 __all__ = ["TrainingResult"]
 
@@ -57,7 +56,6 @@ class TrainingResult(Result):
     settings: dict[str, Any]
     weights_sha256: str
     test_read: tuple[int, ...] = ()
-    _figure = "training_curves"
 
     def __post_init__(self) -> None:
         count = len(self.epoch)

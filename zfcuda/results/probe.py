@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import wilson, with_interval
+from zfcuda.results.base import Result, expect_shape, wilson, with_interval
 from zfcuda.storage.files import text_table
 
 __all__ = ["PIXELS", "ProbeResult"]
@@ -55,7 +53,6 @@ class ProbeResult(Result):
     network_accuracy: float
     class_names: tuple[str, ...]
     seconds: float
-    _figure = "probe"
 
     def __post_init__(self) -> None:
         count, strengths = len(self.layers), len(self.regularisation)

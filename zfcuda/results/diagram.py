@@ -108,7 +108,6 @@ class Diagram(Result):
     projection: Tensor
     switch: SwitchExample | None
     seconds: float
-    _figure = "diagram"
 
     def __post_init__(self) -> None:
         if not self.steps:

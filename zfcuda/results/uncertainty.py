@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.results.base import Result
-from zfcuda.results.checks import expect_shape
-from zfcuda.results.scores import (
+from zfcuda.results.base import (
     Outputs,
+    Result,
     answer_of,
     check_outputs,
     entropy_of,
+    expect_shape,
     of_target,
     probabilities_of,
     wilson,
@@ -69,7 +69,6 @@ class UncertaintyResult(Result):
     bins: int
     seconds: float
     outputs: Outputs = "logits"
-    _figure = "uncertainty"
 
     def __post_init__(self) -> None:
         expect_shape("logits", self.logits, None, None)

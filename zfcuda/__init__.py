@@ -29,23 +29,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zfcuda import data, figures, models, nn, ops, results, training
-    from zfcuda.ablations.trainings import ablation
-    from zfcuda.backgrounds import background_effect
     from zfcuda.cones.planning import Plan
-    from zfcuda.correspondences.experiment import correspondence
-    from zfcuda.deconvnet.patches import project
-    from zfcuda.deconvnet.pictures import deconv, projections
-    from zfcuda.diagrams.building import diagram_of
-    from zfcuda.feature_evolution.experiment import evolution
-    from zfcuda.filters.comparing import compare_filters
-    from zfcuda.filters.first_layer import first_layer_filters
-    from zfcuda.invariance.curves import rotation, scaling, translation
-    from zfcuda.invariance.study import invariance_study
-    from zfcuda.maxima.finding import top_activations
-    from zfcuda.maxima.recording import record_activations
-    from zfcuda.maxima.stored import StoredActivations
-    from zfcuda.predictions import predict
-    from zfcuda.probing.probe import linear_probe
+    from zfcuda.experiments.ablations import ablation
+    from zfcuda.experiments.backgrounds import background_effect
+    from zfcuda.experiments.correspondences import correspondence
+    from zfcuda.experiments.deconvnet.projecting import deconv, project, projections
+    from zfcuda.experiments.diagrams import diagram_of
+    from zfcuda.experiments.evolution import evolution
+    from zfcuda.experiments.filters import compare_filters, first_layer_filters
+    from zfcuda.experiments.invariance.experiment import rotation, scaling, translation
+    from zfcuda.experiments.invariance.over import invariance_over
+    from zfcuda.experiments.invariance.study import invariance_study
+    from zfcuda.experiments.maxima.finding import top_activations
+    from zfcuda.experiments.maxima.recording import record_activations
+    from zfcuda.experiments.maxima.stored import StoredActivations
+    from zfcuda.experiments.occlusion.experiment import occlusion, plan
+    from zfcuda.experiments.occlusion.over import occlusion_over
+    from zfcuda.experiments.predictions import predict
+    from zfcuda.experiments.probing import linear_probe
+    from zfcuda.experiments.uncertainty import uncertainty_of
     from zfcuda.results import (
         BackgroundResult,
         InvarianceResult,
@@ -65,10 +67,6 @@ if TYPE_CHECKING:
     from zfcuda.results.occlusion import OcclusionSummary
     from zfcuda.results.probe import ProbeResult
     from zfcuda.results.uncertainty import UncertaintyResult
-    from zfcuda.runs.invariance import invariance_over
-    from zfcuda.runs.occlusion import occlusion_over
-    from zfcuda.sensitivity.experiment import occlusion, plan
-    from zfcuda.uncertainty.experiment import uncertainty_of
 
 __version__ = "0.1.0"
 
@@ -128,13 +126,13 @@ __all__ = [
 
 _HOME = {
     "AblationResult": "results.ablation",
-    "ablation": "ablations.trainings",
+    "ablation": "experiments.ablations",
     "EvolutionResult": "results.maxima",
     "FilterComparison": "results.filters",
     "FilterResult": "results.filters",
-    "compare_filters": "filters.comparing",
-    "evolution": "feature_evolution.experiment",
-    "first_layer_filters": "filters.first_layer",
+    "compare_filters": "experiments.filters",
+    "evolution": "experiments.evolution",
+    "first_layer_filters": "experiments.filters",
     "BackgroundResult": "results.background",
     "InvarianceResult": "results.invariance",
     "InvarianceStudy": "results.invariance",
@@ -143,34 +141,34 @@ _HOME = {
     "Patches": "results.projections",
     "Predictions": "results.predictions",
     "Projections": "results.projections",
-    "background_effect": "backgrounds",
+    "background_effect": "experiments.backgrounds",
     "CorrespondenceResult": "results.correspondence",
-    "correspondence": "correspondences.experiment",
+    "correspondence": "experiments.correspondences",
     "Diagram": "results.diagram",
-    "deconv": "deconvnet.pictures",
-    "diagram_of": "diagrams.building",
+    "deconv": "experiments.deconvnet.projecting",
+    "diagram_of": "experiments.diagrams",
     "InvarianceSummary": "results.invariance",
-    "invariance_over": "runs.invariance",
-    "invariance_study": "invariance.study",
-    "occlusion": "sensitivity.experiment",
+    "invariance_over": "experiments.invariance.over",
+    "invariance_study": "experiments.invariance.study",
+    "occlusion": "experiments.occlusion.experiment",
     "OcclusionSummary": "results.occlusion",
-    "occlusion_over": "runs.occlusion",
-    "plan": "sensitivity.experiment",
+    "occlusion_over": "experiments.occlusion.over",
+    "plan": "experiments.occlusion.experiment",
     "Plan": "cones.planning",
-    "predict": "predictions",
+    "predict": "experiments.predictions",
     "ProbeResult": "results.probe",
-    "linear_probe": "probing.probe",
-    "project": "deconvnet.patches",
-    "projections": "deconvnet.pictures",
-    "rotation": "invariance.curves",
-    "scaling": "invariance.curves",
-    "StoredActivations": "maxima.stored",
+    "linear_probe": "experiments.probing",
+    "project": "experiments.deconvnet.projecting",
+    "projections": "experiments.deconvnet.projecting",
+    "rotation": "experiments.invariance.experiment",
+    "scaling": "experiments.invariance.experiment",
+    "StoredActivations": "experiments.maxima.stored",
     "TopActivations": "results.maxima",
-    "record_activations": "maxima.recording",
-    "top_activations": "maxima.finding",
-    "translation": "invariance.curves",
+    "record_activations": "experiments.maxima.recording",
+    "top_activations": "experiments.maxima.finding",
+    "translation": "experiments.invariance.experiment",
     "UncertaintyResult": "results.uncertainty",
-    "uncertainty_of": "uncertainty.experiment",
+    "uncertainty_of": "experiments.uncertainty",
 }
 _MODULES = {"data", "figures", "models", "nn", "ops", "results", "training"}
 
@@ -193,19 +191,33 @@ def __dir__() -> list[str]:
 
 # Served until 0.3: each by what there is in its new places.
 _MOVED = {
+    "ablations": "experiments.ablations results.ablation",
+    "backgrounds": "experiments.backgrounds",
     "backward_cone": "cones.observing cones.descent",
     "compat.onnx": "models.onnx",
     "cone": "cones.boxes",
     "convolving": "graph.convolving",
+    "correspondences": "experiments.correspondences results.correspondence",
     "datasets": "data",
+    "deconvnet": "experiments.deconvnet.projecting experiments.deconvnet.request",
+    "diagrams": "experiments.diagrams results.diagram",
+    "feature_evolution": "experiments.evolution results.maxima",
+    "filters": "experiments.filters results.filters",
     "forward_cone": "cones.forward",
     "incremental": "cones.occluding",
     "interception": "inference.interception inference.deconvnet_rules",
+    "invariance": "experiments.invariance.experiment experiments.invariance.study",
+    "maxima": "experiments.maxima.finding experiments.maxima.recording experiments.maxima.stored results.maxima",
     "planning": "cones.planning",
+    "predictions": "experiments.predictions",
+    "probing": "experiments.probing results.probe",
     "receptive": "cones.receptive",
     "reference": "ops.reference",
     "rules": "graph.rules",
+    "runs": "experiments.invariance.over experiments.occlusion.over",
+    "sensitivity": "experiments.occlusion.experiment experiments.occlusion.request",
     "steps": "cones.steps",
+    "uncertainty": "experiments.uncertainty results.uncertainty",
 }
 
 

@@ -84,8 +84,8 @@ def project(
     provenance: Provenance | None = None,
     **settings: Any,
 ) -> Entry:
-    """Deconvnet projections of `layers`; `settings` go to `zfcuda.deconvnet.projections`."""
-    from zfcuda.deconvnet.pictures import projections
+    """Deconvnet projections of `layers`; `settings` go to `zfcuda.projections`."""
+    from zfcuda.experiments.deconvnet.projecting import projections
 
     provenance = provenance or _made("deconv", network, name, settings, layer=layers)
     result = projections(network.model, x, list(layers), progress=progress, **settings)
@@ -161,7 +161,7 @@ def occlude(
     **settings: Any,
 ) -> Entry:
     """The occlusion row; `settings` go to `zfcuda.occlusion`."""
-    from zfcuda.deconvnet.pictures import projections
+    from zfcuda.experiments.deconvnet.projecting import projections
 
     provenance = provenance or _made("occlude", network, name, settings, layer=layer)
     layers = [layer] if layer else []
@@ -207,7 +207,7 @@ def rotate(
     **settings: Any,
 ) -> Entry:
     """The rotation curve; `settings` go to `zfcuda.rotation`."""
-    from zfcuda.invariance.matrices import rotation_matrices
+    from zfcuda.experiments.invariance.experiment import rotation_matrices
 
     provenance = provenance or _made(
         "rotate", network, name, settings, angles=degrees, layer=layers

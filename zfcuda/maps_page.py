@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 
 from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.experiments.maxima.stored import KIND, Layer, StoredActivations
 from zfcuda.figures.maxima import displayed, mosaic
-from zfcuda.maxima.stored import KIND, Layer, StoredActivations
 from zfcuda.report.templates import template
 from zfcuda.storage.files import atomic_path, printable, read_csv
 

@@ -116,7 +116,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(photos, tmp_path, capsys, monke
     def failing(*_, **__):
         raise ValueError("the model fails")
 
-    monkeypatch.setattr("zfcuda.runs.folder.Run.carry_out", failing)
+    monkeypatch.setattr("zfcuda.experiments.over.Run.carry_out", failing)
     for command, *more in (("occlude", *OCCLUDER), ("invariance",)):
         assert run(command, "--data", photos, *more, "--out", tmp_path / "new" / "out") == 2
         assert "the model fails" in capsys.readouterr().err

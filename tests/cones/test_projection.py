@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import zfcuda
 from zfcuda.cones.observing import Manner, observe
-from zfcuda.deconvnet import on_cones
+from zfcuda.experiments.deconvnet import on_cones
 from zfcuda.inference.passes import feature_maps, layer_outputs
 from zfcuda.results import Patches
 

@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from zfcuda.maxima import progress
-from zfcuda.maxima.recording import record_activations
+from zfcuda.experiments.maxima import recording
+from zfcuda.experiments.maxima.recording import record_activations
 from zfcuda.storage.ranks import Shard, current_shard, from_environment
 
 LAYERS = ["1", "4"]
@@ -36,7 +36,7 @@ def work(rank, world, port, folder, total, dies_after):
     names = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in names.items()}
     if dies_after is not None and rank == world - 1:
-        save, left = progress.Progress.save, [dies_after]
+        save, left = recording.Progress.save, [dies_after]
 
         def deadly(self, *arguments):
             if not left[0]:
@@ -44,7 +44,7 @@ def work(rank, world, port, folder, total, dies_after):
             left[0] -= 1
             save(self, *arguments)
 
-        progress.Progress.save = deadly
+        recording.Progress.save = deadly
     with from_environment():
         record(folder, total)
 

@@ -10,8 +10,8 @@ from ranks import LAYERS, network
 
 from zfcuda.data import Preprocessing
 from zfcuda.data.images import Files
-from zfcuda.maxima.finding import top_activations
-from zfcuda.maxima.recording import record_activations
+from zfcuda.experiments.maxima.finding import top_activations
+from zfcuda.experiments.maxima.recording import record_activations
 
 QUICK = {"k": 4, "maps": 3, "batch": 8}
 

@@ -15,9 +15,9 @@ import zfcuda
 from zfcuda import StoredActivations
 from zfcuda.data import Preprocessing
 from zfcuda.data.images import Files
-from zfcuda.maxima import progress, recording
-from zfcuda.maxima.finding import top_activations
-from zfcuda.maxima.recording import record_activations
+from zfcuda.experiments.maxima import recording
+from zfcuda.experiments.maxima.finding import top_activations
+from zfcuda.experiments.maxima.recording import record_activations
 from zfcuda.storage.ranks import Shard, claimed
 
 
@@ -105,7 +105,7 @@ class Stop(Exception):
 def test_interrupted_anywhere(model, images, tmp_path, monkeypatch, after):
     """The run is stopped after any block, and goes on to the same bytes."""
     whole = record_activations(tmp_path / "whole", model, images, LAYERS, **QUICK)
-    save, left = progress.Progress.save, [after]
+    save, left = recording.Progress.save, [after]
 
     def stopping(self, *arguments):
         if not left[0]:
@@ -115,7 +115,7 @@ def test_interrupted_anywhere(model, images, tmp_path, monkeypatch, after):
 
     arguments = (tmp_path / "run", model, images, LAYERS)
     with monkeypatch.context() as patch:
-        patch.setattr(progress.Progress, "save", stopping)
+        patch.setattr(recording.Progress, "save", stopping)
         with pytest.raises(Stop):
             record_activations(*arguments, **QUICK, every=8)
     seen, take = [], recording.Spotter.take

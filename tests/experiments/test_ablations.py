@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 import zfcuda
-from zfcuda.ablations import trainings
-from zfcuda.ablations.altering import altered
-from zfcuda.ablations.variants import TABLE_3, Variant
 from zfcuda.data import Pictures, Preprocessing, Split
+from zfcuda.experiments import ablations
+from zfcuda.experiments.ablations import TABLE_3, Variant, altered
 from zfcuda.results.ablation import AblationResult
 from zfcuda.results.base import wilson
 from zfcuda.training import Recipe
@@ -142,24 +141,24 @@ def test_a_longer_training_is_no_equal_budget(data, tmp_path, monkeypatch):
         return zfcuda.ablation(data, tmp_path, variants, recipe, network=chain, progress=False)
 
     run(VARIANTS[:1], 2)
-    monkeypatch.setattr(trainings, "train", None)  # it is told before anything is trained
+    monkeypatch.setattr(ablations, "train", None)  # it is told before anything is trained
     with pytest.raises(ValueError, match=r"as-it-is-seed0' holds a training of 2 epochs, more th"):
         run(VARIANTS[::-1], 1)
 
 
 def test_an_interrupted_ablation_goes_on(data, tmp_path, monkeypatch):
-    train = trainings.train
+    train = ablations.train
 
     def stop_at_the_second(model, data, folder, *rest):
         if folder.name.startswith("without"):
             raise KeyboardInterrupt
         return train(model, data, folder, *rest)
 
-    monkeypatch.setattr(trainings, "train", stop_at_the_second)
+    monkeypatch.setattr(ablations, "train", stop_at_the_second)
     arguments = (data, tmp_path / "a", VARIANTS[:2], RECIPE)
     with pytest.raises(KeyboardInterrupt):
         zfcuda.ablation(*arguments, network=chain, progress=False)
-    monkeypatch.setattr(trainings, "train", train)
+    monkeypatch.setattr(ablations, "train", train)
     epoch = tmp_path / "a" / "as-it-is-seed0" / "epoch-0001.safetensors"
     written = epoch.stat().st_mtime_ns
     result = zfcuda.ablation(*arguments, network=chain, progress=False)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import zfcuda
-from zfcuda.correspondences.places import random_places
+from zfcuda.experiments.correspondences import random_places
 from zfcuda.results.correspondence import CorrespondenceResult
 
 LAYERS = ["features.2", "tail"]

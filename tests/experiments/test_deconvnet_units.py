@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import zfcuda
-from zfcuda.deconvnet.pictures import projections
+from zfcuda.experiments.deconvnet.projecting import projections
 
 
 def output_of(net, x, layer):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda.deconvnet.pictures import projections
-from zfcuda.diagrams.building import diagram_of
+from zfcuda.experiments.deconvnet.projecting import projections
+from zfcuda.experiments.diagrams import diagram_of
 from zfcuda.results.diagram import Diagram, Step
 
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from zfcuda.feature_evolution.experiment import evolution
-from zfcuda.maxima.finding import top_activations
+from zfcuda.experiments.evolution import evolution
+from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.results.maxima import EvolutionResult
 
 LAYERS = ("1", "4")

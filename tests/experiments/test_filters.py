@@ -5,9 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from zfcuda.filters.aliasing import aliased_share
-from zfcuda.filters.comparing import compare_filters
-from zfcuda.filters.first_layer import first_layer_filters
+from zfcuda.experiments.filters import aliased_share, compare_filters, first_layer_filters
 from zfcuda.results.filters import FilterComparison, FilterResult
 
 

@@ -10,8 +10,12 @@ import torch
 
 import zfcuda
 from zfcuda import ops
-from zfcuda.invariance.layers import early_and_late
-from zfcuda.invariance.matrices import rotation_matrices, scaling_matrices, translation_matrices
+from zfcuda.experiments.invariance.experiment import (
+    rotation_matrices,
+    scaling_matrices,
+    translation_matrices,
+)
+from zfcuda.experiments.invariance.study import early_and_late
 
 
 def inputs_seen(net, experiment, *args, **kwargs):

@@ -14,8 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 import zfcuda
 from zfcuda.data import Pictures, Preprocessing
 from zfcuda.data.images import Files, source_of
-from zfcuda.maxima.finding import top_activations
-from zfcuda.maxima.running import Top
+from zfcuda.experiments.maxima.finding import top_activations
+from zfcuda.experiments.maxima.top import Top
 from zfcuda.results.maxima import TopActivations
 
 LAYER = "tail"

@@ -12,8 +12,7 @@ from torch import nn
 
 import zfcuda
 from zfcuda.data import Pictures, Preprocessing, Split
-from zfcuda.probing.features import Features
-from zfcuda.probing.stages import layers_by_depth
+from zfcuda.experiments.probing import Features, layers_by_depth
 from zfcuda.results.base import wilson
 from zfcuda.results.probe import PIXELS, ProbeResult
 

@@ -10,11 +10,11 @@ from torch.utils.data import Dataset
 
 from zfcuda.data import Preprocessing
 from zfcuda.data.images import Files
-from zfcuda.maxima import projecting, recording
-from zfcuda.maxima.finding import top_activations
-from zfcuda.maxima.recording import record_activations
-from zfcuda.maxima.scanning import Spotter
-from zfcuda.maxima.stored import StoredActivations
+from zfcuda.experiments.maxima import projecting, recording
+from zfcuda.experiments.maxima.finding import top_activations
+from zfcuda.experiments.maxima.recording import record_activations
+from zfcuda.experiments.maxima.scanning import Spotter
+from zfcuda.experiments.maxima.stored import StoredActivations
 from zfcuda.storage.identity import weights_digest
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import zfcuda
-from zfcuda.deconvnet.pictures import projections
+from zfcuda.experiments.deconvnet.projecting import projections
 from zfcuda.results import OcclusionResult, Predictions
 from zfcuda.storage.files import atomic_path
 

@@ -5,7 +5,7 @@ import torch
 from tidy import assert_clear, assert_tidy, drawn_texts
 
 from zfcuda import figures
-from zfcuda.ablations.variants import TABLE_3
+from zfcuda.experiments.ablations import TABLE_3
 from zfcuda.results.ablation import AblationResult
 
 

@@ -10,9 +10,8 @@ from tidy import assert_tidy, drawn_texts
 from torch import nn
 
 from zfcuda import figures
+from zfcuda.experiments.filters import compare_filters, first_layer_filters
 from zfcuda.figures.filters import DEAD
-from zfcuda.filters.comparing import compare_filters
-from zfcuda.filters.first_layer import first_layer_filters
 
 
 def network(count=10, kernel=5, stride=2, channels=3):

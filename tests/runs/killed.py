@@ -16,7 +16,7 @@ import torch
 from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network, whole_files
 
 import zfcuda
-from zfcuda.runs.occlusion import occlusion_over
+from zfcuda.experiments.occlusion.over import occlusion_over
 
 
 def results(folder: Path) -> dict[Path, int]:

@@ -16,8 +16,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network
 
-from zfcuda.runs.invariance import invariance_over
-from zfcuda.runs.occlusion import occlusion_over
+from zfcuda.experiments.invariance.over import invariance_over
+from zfcuda.experiments.occlusion.over import occlusion_over
 from zfcuda.storage.ranks import Shard, claimed, current_shard, from_environment
 
 COUNTS = (COUNT, 7, 2)  # five groups, three, one

@@ -11,9 +11,9 @@ from PIL import Image
 from small_runs import SETTINGS, Faulty
 
 import zfcuda
-from zfcuda import sensitivity
 from zfcuda.data import Preprocessing
 from zfcuda.data.images import ImageFiles
+from zfcuda.experiments import occlusion
 from zfcuda.storage.run_folder import write as write_settings
 
 
@@ -111,7 +111,7 @@ def test_images_that_vanish_after_their_results(net, x, tmp_path):
 
 
 def test_a_folder_that_is_renamed_during_a_run(net, x, tmp_path, contents, monkeypatch):
-    monkeypatch.setattr(sensitivity.Prepared, "together", lambda *_: 4)
+    monkeypatch.setattr(occlusion.Prepared, "together", lambda *_: 4)
 
     class Renaming(Faulty):
         seen = 0

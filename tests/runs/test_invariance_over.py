@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import zfcuda
+from zfcuda.experiments.invariance.over import Moments
 from zfcuda.results.invariance import InvarianceSummary
-from zfcuda.runs.moments import Moments
 
 FAMILIES = {
     "vertical translation": [-4.0, 0.0, 3.0],

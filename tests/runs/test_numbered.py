@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import Dataset
 
 from zfcuda.data.images import numbered, reading
-from zfcuda.runs import beginnings
+from zfcuda.experiments import over
 
 
 def test_reading_draws_no_random_number():
@@ -78,9 +78,9 @@ def test_identity_is_asked_for_once():
 
 def test_the_device_is_the_networks(monkeypatch):
     """Not that of the images, which are read on the CPU; "meta" stands for a GPU."""
-    monkeypatch.setattr(beginnings, "weights_digest", lambda model: "")
+    monkeypatch.setattr(over, "weights_digest", lambda model: "")
     network, images = torch.nn.Linear(2, 2, device="meta"), numbered(torch.zeros(1, 3, 4, 4))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
-    said = beginnings.identity_of(network, images, images.read(0))
+    said = over.identity_of(network, images, images.read(0))
     assert said["device"] == "meta" and said["autocast"] == "off"
     assert said["float32 products"] == "highest"

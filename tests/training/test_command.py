@@ -147,5 +147,5 @@ def test_some_of_the_pictures_and_evolve_of_other_classes(idx_folder, tmp_path):
     arguments = ["evolve", "--checkpoints", out, "--data", "garments", "--limit", 4, "--maps", 1]
     more = ["--layer", "relu1", "--out", tmp_path / "seen", "--device", "cpu", "--quiet"]
     assert cli.main([*map(str, [*arguments, *more])]) == 0
-    found = zfcuda.feature_evolution.EvolutionResult.load(tmp_path / "seen" / "evolution")
+    found = zfcuda.experiments.evolution.EvolutionResult.load(tmp_path / "seen" / "evolution")
     assert found.checkpoints == ("1",)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import zfcuda
-from zfcuda.ablations.variants import Variant
 from zfcuda.data import Pictures, Preprocessing, Split
+from zfcuda.experiments.ablations import Variant
 from zfcuda.training import Recipe
 
 PREPROCESSING = Preprocessing(size=16, resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import zfcuda
 from zfcuda import cli
-from zfcuda.maxima.stored import StoredActivations
+from zfcuda.experiments.maxima.stored import StoredActivations
 from zfcuda.results import Result
 from zfcuda.results.invariance import InvarianceSummary
 from zfcuda.results.occlusion import OcclusionSummary
@@ -110,13 +110,13 @@ def assert_loads(kind, stem):
 
 
 def test_a_result_of_every_kind_is_there(written):
-    import zfcuda.ablations
-    import zfcuda.correspondences
-    import zfcuda.diagrams
-    import zfcuda.feature_evolution
-    import zfcuda.filters
-    import zfcuda.probing
-    import zfcuda.uncertainty  # noqa: F401
+    import zfcuda.experiments.ablations
+    import zfcuda.experiments.correspondences
+    import zfcuda.experiments.diagrams
+    import zfcuda.experiments.evolution
+    import zfcuda.experiments.filters
+    import zfcuda.experiments.probing
+    import zfcuda.experiments.uncertainty  # noqa: F401
 
     there = {path.stem for path in (written / "results").glob("*.npz")}
     assert len(there) == 19 and there <= kinds().keys()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zfcuda._network import Network
     from zfcuda.data.images import Numbered
-    from zfcuda.runs.folder import Run
+    from zfcuda.experiments.over import Run
 
 TRUE = "true"
 TARGET_HELP = f"; with --data also '{TRUE}': each image's own, by its folder or its label"

@@ -12,8 +12,8 @@ from zfcuda._network import Network, pick_device
 from zfcuda._terminal import resumable
 from zfcuda.commands import _every
 from zfcuda.data.images import Numbered
+from zfcuda.experiments.invariance.over import InvarianceRun, invariance_run
 from zfcuda.results.base import in_words
-from zfcuda.runs.invariance import InvarianceRun, invariance_run
 from zfcuda.storage.files import short_spec
 from zfcuda.storage.ranks import from_environment
 

@@ -18,11 +18,11 @@ from zfcuda._terminal import remark, resumable, say
 from zfcuda.commands import _every
 from zfcuda.cones.planning import Plan
 from zfcuda.data.images import Numbered
+from zfcuda.experiments.occlusion.experiment import plan
+from zfcuda.experiments.occlusion.over import OcclusionRun, occlusion_run
+from zfcuda.experiments.over import first_readable
 from zfcuda.results.base import in_words
 from zfcuda.results.occlusion import OcclusionResult, OcclusionSummary
-from zfcuda.runs.beginnings import first_readable
-from zfcuda.runs.occlusion import OcclusionRun, occlusion_run
-from zfcuda.sensitivity.experiment import plan
 from zfcuda.storage.files import class_name, subject
 from zfcuda.storage.ranks import from_environment
 

@@ -9,7 +9,7 @@ from zfcuda import _terminal
 from zfcuda.commands import _options
 
 if TYPE_CHECKING:
-    from zfcuda.ablations.variants import Variant
+    from zfcuda.experiments.ablations import Variant
     from zfcuda.results.ablation import AblationResult
 
 HELP = "train the network with layers removed or resized"
@@ -60,11 +60,12 @@ def run(options: argparse.Namespace) -> None:
     """All trainings, then one table."""
     import dataclasses
 
-    from zfcuda import ablation, ablations, figures, models, training
+    from zfcuda import ablation, figures, models, training
     from zfcuda._network import pick_device
     from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.data.examples import drawn
     from zfcuda.data.folder import split
+    from zfcuda.experiments import ablations
 
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: expected at least 1")
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _variant(text: str) -> Variant:
-    from zfcuda.ablations.variants import Variant
+    from zfcuda.experiments.ablations import Variant
 
     widths = {}
     for part in text.split(","):

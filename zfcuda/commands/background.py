@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda._network import Network
     from zfcuda._terminal import remark
     from zfcuda._writing import Provenance, announce, place, writable_folder
-    from zfcuda.invariance.layers import early_and_late
+    from zfcuda.experiments.invariance.study import early_and_late
 
     if options.list_layers:
         _images.list_layers(Network.of(options))

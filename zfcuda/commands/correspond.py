@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda._network import Network
     from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.commands import _parts
-    from zfcuda.invariance.layers import early_and_late
+    from zfcuda.experiments.invariance.study import early_and_late
 
     if options.list_layers:
         _images.list_layers(Network.of(options))
@@ -106,7 +106,7 @@ def _controls(
     """Random places of the parts' middle size."""
     import torch
 
-    from zfcuda.correspondences.places import random_places
+    from zfcuda.experiments.correspondences import random_places
 
     boxes = torch.cat([boxes.reshape(-1, 4) for boxes in parts.values()])
     height, width = (boxes[:, 2:] - boxes[:, :2]).median(0).values.tolist()

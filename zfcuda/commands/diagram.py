@@ -52,8 +52,8 @@ def run(options: argparse.Namespace) -> None:
     """Draw the layer with every image's numbers."""
     from zfcuda import figures
     from zfcuda._writing import write
-    from zfcuda.diagrams.building import diagram_of
-    from zfcuda.invariance.layers import early_and_late
+    from zfcuda.experiments.diagrams import diagram_of
+    from zfcuda.experiments.invariance.study import early_and_late
 
     def job(network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance) -> Entry:
         layer = options.layer or early_and_late(network.model, x)[0]

@@ -68,7 +68,7 @@ class Base:
     strongest: dict[int, tuple[Tensor, Tensor]]
 
 
-def base_pass(schedule: Schedule, images: Tensor, watched: Collection[int] = ()) -> Base:
+def base_values(schedule: Schedule, images: Tensor, watched: Collection[int] = ()) -> Base:
     """One pass over ``images`` [n,C,H,W].
 
     Args:
@@ -119,7 +119,7 @@ def occlude_all(
     """Every position of every image.
 
     Args:
-        base: the maps of the images' :func:`base_pass`.
+        base: the maps of the images' :func:`base_values`.
         fill: [1,H,W,C], what the occluders show.
         images: how many.
         channels: by node int64 [n], each image's map whose sum is wanted.

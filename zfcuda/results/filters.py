@@ -26,7 +26,7 @@ class FilterResult(Result):
         strongest: [M], the largest response of each filter, bias included, to any of the images;
             None without images.
         aliasing: [M], the share of each filter's spectral energy at frequencies that the layer's
-            stride cannot represent; see :func:`zfcuda.filters.aliased_share`.
+            stride cannot represent; see :func:`zfcuda.experiments.filters.aliased_share`.
         response_aliasing: [M], the same of each filter's responses to the images: the share of
             their variance, were they computed at every pixel; None without images.
         count: number of images that were looked at.

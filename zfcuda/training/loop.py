@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from zfcuda import _terminal
 from zfcuda.data.examples import Examples, Part, Split, generator
+from zfcuda.experiments.predictions import predict
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import logits_of
 from zfcuda.models.weights import Metadata, load_checked
-from zfcuda.predictions import predict
 from zfcuda.results.training import TrainingResult
 from zfcuda.storage.files import digest, write_tensors
 from zfcuda.storage.ranks import Shard, claimed, require_there

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zfcuda.compat.captum.accepting import Refused, baseline_of, single_image_batch
 from zfcuda.compat.captum.path import Traceable
-from zfcuda.sensitivity.experiment import occlusion
+from zfcuda.experiments.occlusion.experiment import occlusion
 
 
 class Occlusion(Traceable, attr.Occlusion):

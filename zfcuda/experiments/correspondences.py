@@ -1,0 +1,280 @@
+"""Whether a network takes a part of different objects for the same thing (Zeiler & Fergus 2014,
+section 4.4, table 1).
+
+:mod:`.experiment` hides parts at :mod:`.places` and compares the :mod:`.signs` of what changes;
+:mod:`.result` is what comes out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda import ops
+from zfcuda.inference.checks import check_input, fill_setting, plain
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import (
+    Layers,
+    base_pass,
+    find_layers,
+    memory_limit,
+    progress_bar,
+    spans,
+)
+from zfcuda.results.correspondence import CorrespondenceResult
+
+__all__ = ["CorrespondenceResult", "correspondence", "random_places"]
+
+
+def random_places(
+    count: int,
+    images: int,
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+    seed: int = 0,
+    together: bool = False,
+) -> Tensor:
+    """Boxes int64 [count,images,4] of one size, uniformly anywhere inside the image.
+
+    Args:
+        count: how many draws.
+        images: number of images.
+        image_size: (H, W), pixels.
+        size: (height, width) of the boxes.
+        seed: of the draws.
+        together: draw one place for all images instead of each its own.
+
+    Raises:
+        ValueError: boxes larger than the image.
+    """
+    if not (0 < size[0] <= image_size[0] and 0 < size[1] <= image_size[1]):
+        raise ValueError(f"size must be within the image's {image_size}, got {size}")
+    rng = torch.Generator().manual_seed(seed)
+    shape = (count, 1 if together else images)
+    corners = [
+        torch.randint(whole - part + 1, shape, generator=rng)
+        for whole, part in zip(image_size, size, strict=True)
+    ]
+    corner = torch.stack(corners, -1).expand(count, images, 2)
+    return torch.cat([corner, corner + torch.tensor(size)], -1)
+
+
+def placed(name: str, boxes: Tensor, n: int, size: tuple[int, int]) -> Tensor:
+    """A part's boxes, int64 [4], [N,4] or [R,N,4], as [R,N,4], clipped to the image of ``size``.
+
+    Raises:
+        TypeError: no int64 tensor.
+        ValueError: of another shape, or a box that lies outside its image.
+    """
+    if not isinstance(boxes, Tensor) or boxes.dtype != torch.int64:
+        got = boxes.dtype if isinstance(boxes, Tensor) else type(boxes).__name__
+        raise TypeError(f"parts[{name!r}] must be an int64 tensor of (y0, x0, y1, x1), got {got}")
+    if tuple(boxes.shape) not in ((4,), (n, 4)) and (
+        boxes.dim() != 3 or tuple(boxes.shape[1:]) != (n, 4) or len(boxes) == 0
+    ):
+        raise ValueError(
+            f"parts[{name!r}] must have shape [4], [{n}, 4] or [R, {n}, 4], got {list(boxes.shape)}"
+        )
+    limits = torch.tensor([*size, *size])
+    clipped = boxes.detach().cpu().expand(boxes.shape[0] if boxes.dim() == 3 else 1, n, 4)
+    clipped = clipped.clamp_min(0).minimum(limits)
+    empty = (clipped[..., :2] >= clipped[..., 2:]).any(-1)
+    if bool(empty.any()):
+        image = int(empty.nonzero()[0, 1])
+        raise ValueError(
+            f"parts[{name!r}] hides nothing of image {image}, which has {size[0]}x{size[1]} pixels"
+        )
+    return clipped
+
+
+_EXACT = 2**20  # elements whose signs float32 sums count exactly
+
+
+@dataclass(frozen=True)
+class Change:
+    """What hiding something changes.
+
+    Attributes:
+        images: [N,C,H,W].
+        features: by layer [N,F], those of all images as they are.
+        fill: what is shown instead; see :func:`zfcuda.correspondence`.
+        tolerance: changes of at most this share of an image's largest feature count as none.
+        limit, fitting: so many images at a time fit in so many bytes.
+    """
+
+    model: nn.Module
+    images: Tensor
+    features: dict[str, Tensor]
+    fill: float | Tensor
+    tolerance: float
+    limit: int
+    fitting: int
+
+    def signs(
+        self, boxes: Tensor, advance: Callable[[int], Any]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of each layer, how many signs differ between two images, int64 [N,N], and the share of
+        elements that changed, float64 [N], where each image's box [N,4] is hidden.
+
+        ``advance`` is called with the number of images that are done.
+
+        Raises:
+            ValueError: a layer gives values that are not finite.
+        """
+        signs = {
+            layer: torch.empty(x.shape, dtype=torch.int8, device=x.device)
+            for layer, x in self.features.items()
+        }
+        for some in spans(0, len(self.images), self.fitting):
+            hidden = torch.cat(
+                [
+                    ops.occlude(image[None], box[None], self.fill)[:, 0]
+                    for image, box in zip(self.images[some], boxes[some], strict=True)
+                ]
+            )
+            _, received, _ = base_pass(
+                self.model, hidden, [*signs], lambda _, maps: maps.flatten(1).clone(), self.limit
+            )
+            for layer, parts in received.items():
+                signs[layer][some] = self._sign(layer, some, torch.cat(parts))
+            advance(len(hidden))
+        return {layer: _compared(each) for layer, each in signs.items()}
+
+    def _sign(self, layer: str, some: slice, occluded: Tensor) -> Tensor:
+        original = self.features[layer][some]
+        change = original - occluded
+        if not bool(change.isfinite().all()):
+            raise ValueError(f"layer {layer!r} gives values that are not finite: none has a sign")
+        zero = change.abs() <= self.tolerance * original.abs().amax(1, keepdim=True)
+        return change.sign().masked_fill_(zero, 0).to(torch.int8)
+
+
+def _compared(signs: Tensor) -> tuple[Tensor, Tensor]:
+    """How many elements of ``signs`` int8 [N,F] differ between each two rows, int64 [N,N], and the
+    share of each row's that are not 0, float64 [N].
+
+    As matrix products: of the elements that are non-zero in both rows, (both - product) / 2 differ,
+    and of the others those that are non-zero in one.
+    """
+    n, elements = signs.shape
+    differing = torch.zeros(n, n, dtype=torch.float64)
+    for columns in spans(0, elements, _EXACT):
+        sign = signs[:, columns].float()
+        some = sign.abs()
+        both, product = (some @ some.T).cpu().double(), (sign @ sign.T).cpu().double()
+        own = both.diagonal()
+        differing += (both - product) / 2 + own[:, None] + own - 2 * both
+    changed = (signs != 0).sum(1).cpu().double() / elements
+    return differing.long(), changed
+
+
+_ROUNDING = 64  # in machine epsilons of the largest feature; see `correspondence`
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def correspondence(
+    model: nn.Module,
+    images: Tensor,
+    parts: Mapping[str, Tensor],
+    layers: Layers,
+    controls: Sequence[str] = (),
+    fill: float | Sequence[float] | Tensor = 0.0,
+    tolerance: float | None = None,
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> CorrespondenceResult:
+    """Table 1 of the paper: does hiding the same part change every image's features alike?
+
+    Of each image i, a part is hidden and the change of a layer's output eps_i = x_i - x~_i taken,
+    original minus occluded; the measure is the mean over pairs i != j of the Hamming distance
+    between sign(eps_i) and sign(eps_j), divided by the number of elements.
+
+    Signs are -1, 0 and +1, and two elements differ where these do: 0 against +1 counts as much as
+    -1 against +1. Zeros are frequent, since a part reaches only its forward cone and a ReLU's
+    output stays 0 outside its range; elements that change in neither image count as alike. A change
+    of at most ``tolerance`` times the largest magnitude among x_i's elements has the sign 0: two
+    passes over equal values may round differently.
+
+    Places differ in what can change at all: two parts hidden at different places change different
+    elements of an early layer, whatever the network knows about parts. Where the images are
+    aligned, compare with random places that are the same for all images, too
+    (:func:`zfcuda.experiments.correspondences.random_places`).
+
+    Args:
+        model: returns logits [N,K]; runs in eval mode and is left as it was.
+        images: [N,C,H,W], at least two, on the model's device and of its dtype.
+        parts: name -> what hides it, int64 boxes (y0, x0, y1, x1), half open, pixels: [4] at the
+            same place in all images, [N,4] at each image's own, or [R,N,4] at R places in turn,
+            over whose pairs the measure is taken together.
+        layers: names of ``model.named_modules()``, or the modules.
+        controls: those of ``parts`` that are random places.
+        fill: what is shown instead, in network input space: a number (0 is usually the mean
+            colour), one per channel [C], or an image [C,H,W].
+        tolerance: see above; None takes 64 machine epsilons (of float32 for 16-bit types).
+        max_memory: bytes that the activations of one batch may take. The layers' outputs of all
+            images are kept as well, 5 bytes an element.
+        progress: show a progress bar.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or out of range, or a layer whose
+            output is not finite.
+    """
+    start = time.perf_counter()
+    images = check_input(model, images)
+    if len(images) < 2:
+        raise ValueError("images must be at least two: parts are compared between them, got 1")
+    size = (images.shape[2], images.shape[3])
+    boxes = {str(name): placed(name, plain(box), len(images), size) for name, box in parts.items()}
+    unknown = [name for name in controls if name not in boxes]
+    if unknown or not boxes:
+        raise ValueError(f"controls must be among the parts {[*boxes]}, got {unknown or 'no part'}")
+    names = [*find_layers(model, layers)]
+    if not names:
+        raise ValueError("layers must name at least one layer")
+    tolerance = _tolerance(tolerance, images.dtype)
+    fill = fill_setting(fill, images, with_image=True)
+    limit = memory_limit(max_memory, images.device)
+
+    differing: dict[str, dict[str, Tensor]] = {layer: {} for layer in names}
+    changed: dict[str, dict[str, Tensor]] = {layer: {} for layer in names}
+    with evaluating(model):
+        _, received, fitting = base_pass(
+            model, images.detach(), names, lambda _, maps: maps.flatten(1).clone(), limit
+        )
+        features = {layer: torch.cat(received[layer]) for layer in names}
+        change = Change(model, images.detach(), features, fill, tolerance, limit, fitting)
+        passes = sum(len(places) for places in boxes.values())
+        with progress_bar(passes * len(images), progress, "correspondence") as advance:
+            for part, places in boxes.items():
+                found = [change.signs(place, advance) for place in places]
+                for layer in names:
+                    differing[layer][part] = torch.stack([each[layer][0] for each in found])
+                    changed[layer][part] = torch.stack([each[layer][1] for each in found])
+    return CorrespondenceResult(
+        layers=tuple(names),
+        parts=tuple(boxes),
+        controls=tuple(controls),
+        boxes=boxes,
+        differing=differing,
+        changed=changed,
+        elements={layer: features[layer].shape[1] for layer in names},
+        tolerance=tolerance,
+        fill=fill,
+        image_size=size,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _tolerance(value: float | None, dtype: torch.dtype) -> float:
+    if value is None:
+        return (
+            _ROUNDING * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+        )
+    if not 0 <= value < 1:
+        raise ValueError(f"tolerance must be a share from 0 to below 1, got {value!r}")
+    return float(value)

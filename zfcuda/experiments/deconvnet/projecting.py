@@ -1,0 +1,239 @@
+"""Projections as whole pictures: :func:`zfcuda.deconv`, :func:`zfcuda.projections`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda.cones.descent import Projected
+from zfcuda.experiments.deconvnet.engines import carry, carry_listed, checked
+from zfcuda.experiments.deconvnet.request import (
+    Channel,
+    Norm,
+    OneChoice,
+    Overlap,
+    Position,
+    Request,
+    Rule,
+    Seed,
+    Units,
+    parse,
+)
+from zfcuda.inference.checks import to_result
+from zfcuda.inference.passes import Layer, Layers, by_name
+from zfcuda.results.projections import Patches, Projections
+
+
+@torch.inference_mode(False)
+def project(
+    model: nn.Module,
+    x: Tensor,
+    layer: Layers,
+    units: Units | Mapping[str, Units] = "strongest",
+    seed: Seed = "activation",
+    overlap: Overlap = "sum",
+    rule: Rule = "deconv",
+    norm: Norm = "identity",
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> Patches:
+    """What many units saw: :func:`deconv` of all of them after one forward pass, each as the patch
+    of the image that it depends on.
+
+    Only what a unit depends on is computed. A model that cannot be followed as a graph, or has
+    calls on the way down that let everything depend on everything, takes :func:`deconv`'s other
+    path, a whole backward pass for every unit; the patches are whole pictures then.
+
+    Args:
+        model, x, seed, overlap, rule, norm, progress: as :func:`deconv`.
+        layer: a name of ``model.named_modules()``, or the module, or several of these.
+        units: which units of every image and layer (or, by layer, a mapping):
+
+            - "strongest": of every map its strongest;
+            - "top-9" or ("top", 9): of the 9 maps that hold the largest, their strongest;
+            - (channel, row, column), or a list of these, or such a list for each image;
+            - in a layer of vectors, such as the classes: a channel (channel,) or a list of them;
+            - ("map", channel) or ("map", channels): whole maps, every element its own seed.
+        max_memory: bytes that the activations of one batch of images, and the signals of one batch
+            of units, may take; by default as :func:`deconv`.
+
+    Returns:
+        N*k units a layer: layer by layer, image by image, in the order asked for.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`deconv`.
+    """
+    x, names = checked(model, x, layer)
+    chosen = _by_layer(by_name(model, units), names)
+    requests = {name: Request(parse(chosen[name]), seed, overlap, rule, norm) for name in names}
+    carried = carry(model, x, requests, max_memory, progress)
+    projected = [p for name in names for p in carried[name].projected]
+    return Patches(
+        layers=tuple(names),
+        layer=_numbered([carried[name].places.shape[:2].numel() for name in names]),
+        image=torch.cat([_numbered([carried[name].places.shape[1]] * len(x)) for name in names]),
+        units=torch.cat([carried[name].places.flatten(0, 1) for name in names]).cpu(),
+        activations=to_result(torch.cat([carried[name].activations.flatten() for name in names])),
+        boxes=torch.tensor([p.box for p in projected]),
+        values=_end_to_end([p.patch for p in projected]),
+        images=to_result(x),
+    )
+
+
+@torch.inference_mode(False)
+def project_listed(
+    model: nn.Module, x: Tensor, units: Mapping[str, Tensor], max_memory: int | None = None
+) -> dict[str, tuple[Tensor, list[Projected]]]:
+    """:func:`project` for experiments whose images have units of their own, not equally many.
+
+    One forward pass; a layer's units go down together, whichever image they are of.
+
+    Args:
+        model, x, max_memory: as :func:`project`.
+        units: by layer int64 [P,4], (image, channel, row, column), all on the maps.
+
+    Returns:
+        By layer the units' values [P] in this pass, and their P projections.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`project`.
+    """
+    x, names = checked(model, x, [*units])
+    listed = {name: units[name].cpu().numpy() for name in names}
+    carried = carry_listed(model, x, listed, max_memory)
+    return {name: (own.activations, own.projected) for name, own in carried.items()}
+
+
+def _by_layer(units: Any, names: list[str]) -> dict[str, Units]:
+    if not isinstance(units, Mapping):
+        return dict.fromkeys(names, units)
+    if {*units} != {*names}:
+        raise ValueError(f"units name the layers {list(units)}, layer names {names}")
+    return {**units}
+
+
+def _numbered(counts: Sequence[int]) -> Tensor:
+    """0 so many times, then 1 so many times, ..."""
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+
+def _end_to_end(patches: list[Tensor]) -> Tensor:
+    """The elements of all patches as results hold them, one patch after the other."""
+    dtype = to_result(patches[0].new_empty(0)).dtype
+    values = torch.empty(sum(patch.numel() for patch in patches), dtype=dtype)
+    start = 0
+    for patch in patches:
+        values[start : start + patch.numel()].view(patch.shape).copy_(patch)
+        start += patch.numel()
+    return values
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def deconv(
+    model: nn.Module,
+    x: Tensor,
+    layer: Layer,
+    channel: Channel = None,
+    position: Position = "max",
+    k: int = 1,
+    seed: Seed = "activation",
+    overlap: Overlap = "sum",
+    rule: Rule = "deconv",
+    norm: Norm = "identity",
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """What a unit saw: its activation carried down to the input by the deconvnet.
+
+    The model is any CNN; the calls it makes are followed at run time. It runs in eval mode and is
+    left as it was. Going down, convolution, pooling by average, linear layers, concatenation and
+    sums are transposed, ReLU, ReLU6, leaky, parametric and randomised ReLU (also spelled as a mask)
+    rectify the signal, max-pooling is undone with the switches of the forward pass, batch norm
+    scales, contrast normalisation lets the signal through. Any other nonlinearity or product of
+    activations uses its gradient at the forward point, with one warning that names it.
+
+    Args:
+        model: takes ``x``; what it returns does not matter.
+        x: [N,C,H,W], on the model's device and of its dtype. NaN is allowed and propagates.
+        layer: a name of ``model.named_modules()``, or the module itself. Its own output is meant,
+            before any later in-place call; of a module called several times, the last call. Maps
+            [N,C,H,W], or vectors [N,F] taken as F maps of one element.
+        channel: the map, one for all images or one per image; None takes the strongest, the one
+            that holds the single largest activation.
+        position: the unit (row, column) in the map, or "max" for its strongest.
+        k: how many units: the k strongest maps when ``channel`` is None, otherwise the k strongest
+            positions of that map.
+        seed: the signal to start from, the unit's own activation (sign included) or a number.
+        overlap: where windows of max-pooling overlap, "sum" adds what they send to one place (the
+            transpose), "overwrite" lets the last window in raster order win.
+        rule: "deconv", or "gradient" for the plain gradient of the unit times the seed (``norm``
+            then has no effect).
+        norm: contrast normalisation as "identity" or its "gradient".
+        max_memory: bytes that the activations of one batch of images may take; by default half of
+            what is free on a GPU, a quarter (at most 128 MiB) on a CPU.
+        progress: show a progress bar.
+
+    Returns:
+        [N,C,H,W] in x's dtype and device; [N,k,C,H,W], strongest first, when k > 1. Never requires
+        grad.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or out of range.
+        RuntimeError: the model did not call the layer, cuts its graph below it, or recomputes in
+            backward.
+    """
+    request = Request(OneChoice(channel, position, k), seed, overlap, rule, norm)
+    x, (name,) = checked(model, x, [layer])
+    carried = carry(model, x, {name: request}, max_memory, progress)
+    pictures = _pictures(carried[name].projected, x).unflatten(0, (len(x), k))
+    return pictures[:, 0] if k == 1 else pictures
+
+
+@torch.inference_mode(False)
+def projections(
+    model: nn.Module,
+    x: Tensor,
+    layers: Layers,
+    channel: Channel = None,
+    position: Position = "max",
+    k: int = 1,
+    seed: Seed = "activation",
+    overlap: Overlap = "sum",
+    rule: Rule = "deconv",
+    norm: Norm = "identity",
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> Projections:
+    """:func:`deconv` for several layers in one forward pass, with the units and their activations.
+
+    Arguments and errors are :func:`deconv`'s. The result has N*k columns, image by image.
+    """
+    request = Request(OneChoice(channel, position, k), seed, overlap, rule, norm)
+    x, names = checked(model, x, layers)
+    carried = carry(model, x, dict.fromkeys(names, request), max_memory, progress)
+    columns = [
+        f"image {image}" if k == 1 else f"image {image}, unit {unit + 1}"
+        for image in range(len(x))
+        for unit in range(k)
+    ]
+    return Projections(
+        layers=tuple(names),
+        columns=tuple(columns),
+        units={name: carried[name].places.flatten(0, 1).cpu() for name in names},
+        activations={name: to_result(carried[name].activations.flatten()) for name in names},
+        projections={name: to_result(_pictures(carried[name].projected, x)) for name in names},
+        images=to_result(x).repeat_interleave(k, 0),
+        sizes={name: carried[name].size for name in names},
+    )
+
+
+def _pictures(projected: list[Projected], x: Tensor) -> Tensor:
+    """[V,C,H,W]: every patch in its place on nothing."""
+    pictures = x.new_zeros(len(projected), *x.shape[1:])
+    for picture, unit in zip(pictures, projected, strict=True):
+        y0, x0, y1, x1 = unit.box
+        picture[:, y0:y1, x0:x1] = unit.patch
+    return pictures

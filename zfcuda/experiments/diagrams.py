@@ -1,0 +1,473 @@
+"""A convnet layer with its attached deconvnet layer (Zeiler & Fergus 2014, figure 1), as data.
+
+:mod:`.building` reads the layer off the model's own graph, :mod:`.naming` says what each call does
+on the way up and on the way down, :mod:`.switching` takes a real example of pooling and unpooling,
+:mod:`.result` is what comes out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda import ops
+from zfcuda.cones.observing import Manner
+from zfcuda.experiments.deconvnet.projecting import projections
+from zfcuda.graph.guards import Untraceable
+from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.pixelwise import fan_in
+from zfcuda.graph.rules import (
+    Affine,
+    AvgPool,
+    Binary,
+    Concat,
+    Conv,
+    Identity,
+    Input,
+    Lrn,
+    MaxPool,
+    Opaque,
+    Pair,
+    Pixelwise,
+    Pointwise,
+    Shape,
+)
+from zfcuda.graph.tracing import trace
+from zfcuda.inference.checks import check_input, to_result
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import Layer, find_layers
+from zfcuda.results.diagram import Diagram, Source, Step, SwitchExample
+
+__all__ = [
+    "Diagram",
+    "Naming",
+    "Source",
+    "Step",
+    "SwitchExample",
+    "diagram_of",
+    "module_name",
+    "naming",
+    "switch_example",
+]
+
+
+_MANNER = Manner()
+_SPOKEN = {
+    "relu": "ReLU",
+    "relu6": "ReLU6",
+    "leaky_relu": "leaky ReLU",
+    "prelu": "PReLU",
+    "rrelu": "RReLU",
+    "gelu": "GELU",
+    "silu": "SiLU",
+}
+_WRITTEN = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"}
+_RECTIFIERS = {
+    "relu": "ReLU",
+    "relu_": "ReLU",
+    "relu6": "ReLU6",
+    "leakyrelu": "leaky ReLU",
+    "prelu": "PReLU",
+    "rrelu": "RReLU",
+}
+# Calls without a rule of their own, by the name of their function or class.
+_SHAPED = "flatten view reshape unflatten squeeze unsqueeze permute transpose contiguous"
+_AVERAGED = "adaptive_avg_pool2d adaptiveavgpool2d avg_pool2d mean"
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a call does, and what the deconvnet does in its place; see :class:`Step`."""
+
+    kind: str
+    detail: str
+    back: str
+    back_detail: str
+
+
+_BATCH_NORM = Naming("batch normalisation", "per channel", "scaling", "by the same scale")
+
+
+def module_name(node: Node) -> str:
+    """The module that is called; where none is, the call."""
+    if node.call.op == "call_module":
+        return str(node.call.target)
+    return node.layers[0] if node.layers else _function_name(node)
+
+
+def naming(node: Node) -> Naming:
+    """What this call does."""
+    rule = node.rule
+    match rule:
+        case Conv():
+            filters = f"{len(rule.weight)} filters {_product(rule.weight.shape[1:])}"
+            groups = f", {rule.groups} groups" if rule.groups > 1 else ""
+            return Naming(
+                "convolution",
+                f"{filters}{_window(rule)}{groups}",
+                "transposed convolution",
+                "the same filters, no bias",
+            )
+        case Pointwise() if _MANNER.rectifies(rule):
+            name = _SPOKEN.get(rule.name, rule.name)
+            return Naming("rectification", name, "rectification", "of the signal")
+        case MaxPool():
+            kind = "rectified max-pooling" if rule.relu else "max-pooling"
+            size = f"{_product(rule.kernel)} windows{_window(rule)}"
+            also = ", then rectified" if rule.relu else ""
+            return Naming(kind, size, "max-unpooling", f"by the switches{also}")
+        case AvgPool():
+            size = f"{_product(rule.kernel)} windows{_window(rule)}"
+            return Naming("average pooling", size, "spreading", "evenly over each window")
+        case Lrn():
+            across = f"across {rule.size} maps"
+            return Naming("contrast normalisation", across, "passing on", "the signal as it is")
+        case Affine() if isinstance(node.function, nn.modules.batchnorm._BatchNorm):
+            return _BATCH_NORM
+        case Affine():
+            return Naming("scale and shift", "per channel", "scaling", "by the same scale")
+        case Concat():
+            return Naming("concatenation", "of maps", "splitting", "each branch its maps")
+        case Binary() if rule.name in ("add", "sub"):
+            kind = "sum" if rule.name == "add" else "difference"
+            weighted = abs(rule.weight) != 1
+            times = f", to the second times {rule.weight:g}" if weighted else ""
+            return Naming(kind, "element by element", "copying", f"the signal to both{times}")
+        case Identity():
+            return Naming("identity", "passes on what it gets", "identity", "")
+        case Binary() | Pointwise() | Pixelwise() | Opaque():
+            return _by_function(node)
+    return _by_gradient(_function_name(node))
+
+
+def _by_function(node: Node) -> Naming:
+    name = _function_name(node)
+    if isinstance(node.function, nn.modules.batchnorm._BatchNorm):
+        return _BATCH_NORM
+    if name.lower() in _RECTIFIERS:  # of vectors
+        return Naming("rectification", _RECTIFIERS[name.lower()], "rectification", "of the signal")
+    if name.lower() == "linear":
+        return Naming("linear", _fully(node), "transposed linear", "the same weights, no bias")
+    if name.lower() in _SHAPED.split():
+        return Naming("reshape", name, "reshape", "back")
+    if name.lower() in _AVERAGED.split():
+        return Naming("average pooling", "over the whole map", "spreading", "evenly")
+    return _by_gradient(_SPOKEN.get(getattr(node.rule, "name", ""), name))
+
+
+def _by_gradient(name: str) -> Naming:
+    return Naming(name, "", f"gradient of {name}", "at the forward point")
+
+
+def _fully(node: Node) -> str:
+    weight = getattr(node.function, "weight", None)
+    return "fully connected" if weight is None else f"{_product(weight.shape)} weights"
+
+
+def _function_name(node: Node) -> str:
+    if isinstance(node.function, nn.Module):
+        return type(node.function).__name__
+    target = node.call.target
+    if node.call.op == "call_module" or not target:  # one in place, of which only the rule is left
+        return getattr(node.rule, "name", node.name)
+    name = target if isinstance(target, str) else getattr(target, "__name__", node.name)
+    return _WRITTEN.get(name, name)
+
+
+def _product(sizes: object) -> str:
+    return "×".join(str(int(size)) for size in sizes)
+
+
+def _window(rule: Conv | MaxPool | AvgPool) -> str:
+    """Stride, padding and dilation, where they are not the usual ones."""
+    parts = (
+        ("stride", rule.stride, (1, 1)),
+        ("pad", rule.padding, (0, 0)),
+        ("dilation", getattr(rule, "dilation", (1, 1)), (1, 1)),
+    )
+    return "".join(f", {name} {_short(got)}" for name, got, usual in parts if got != usual)
+
+
+def _short(pair: Pair) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else _product(pair)
+
+
+_BLOCK = 2  # windows a side
+_LARGEST = 4  # of windows that are shown two by two; of larger ones, one
+
+
+def switch_example(name: str, rule: MaxPool, maps: Tensor) -> SwitchExample:
+    """The windows around the strongest unit of the pooled maps.
+
+    Args:
+        name: of the pooling layer.
+        maps: [1,C,H,W], what it is given.
+    """
+    pooled, switches = ops.max_pool2d(
+        maps, rule.kernel, rule.stride, rule.padding, rule.dilation, rule.ceil_mode, rule.relu
+    )
+    channel, *unit = _strongest(pooled[0])
+    first, count = _block(rule, maps[0, channel], switches[0, channel], tuple(unit))
+    rows = slice(first[0], first[0] + count[0])
+    columns = slice(first[1], first[1] + count[1])
+    alone = torch.zeros_like(pooled)
+    alone[0, channel, rows, columns] = pooled[0, channel, rows, columns]
+    unpooled = ops.max_unpool2d(
+        alone, switches, rule.kernel, rule.stride, rule.padding, rule.dilation, maps.shape[2:]
+    )
+    box = _reach(rule, first, count)
+    return SwitchExample(
+        name=name,
+        channel=channel,
+        kernel=rule.kernel,
+        stride=rule.stride,
+        values=to_result(_crop(maps[0, channel], box)),
+        origin=box[:2],
+        pooled=to_result(pooled[0, channel, rows, columns]).clone(),
+        switches=switches[0, channel, rows, columns].to("cpu", torch.int64),
+        first=first,
+        unit=(unit[0] - first[0], unit[1] - first[1]),
+        unpooled=to_result(_crop(unpooled[0, channel], box)),
+        rectified=rule.relu,
+    )
+
+
+def _strongest(maps: Tensor) -> tuple[int, int, int]:
+    """(channel, row, column) of the largest value; NaN counts as the smallest."""
+    place = int(maps.nan_to_num(-torch.inf).argmax())
+    channel, place = divmod(place, maps.shape[1] * maps.shape[2])
+    return channel, place // maps.shape[2], place % maps.shape[2]
+
+
+def _block(rule: MaxPool, plane: Tensor, switches: Tensor, unit: Pair) -> tuple[Pair, Pair]:
+    """First window and number of windows of a block that holds the unit; where there is a choice,
+    one that needs no padding and whose windows have maxima of their own."""
+    side = _BLOCK if max(rule.kernel) <= _LARGEST else 1
+    count = (min(side, switches.shape[0]), min(side, switches.shape[1]))
+    starts = [
+        [s for s in range(at, at - n, -1) if 0 <= s <= length - n]
+        for at, n, length in zip(unit, count, switches.shape, strict=True)
+    ]
+
+    def cost(first: Pair) -> tuple[int, int]:
+        y0, x0, y1, x1 = _reach(rule, first, count)
+        outside = [max(0, -y0), max(0, -x0), max(0, y1 - plane.shape[0])]
+        outside.append(max(0, x1 - plane.shape[1]))
+        return sum(outside), -len(_maxima(rule, switches, first, count))
+
+    return min(product(*starts), key=cost), count
+
+
+def _maxima(rule: MaxPool, switches: Tensor, first: Pair, count: Pair) -> set[Pair]:
+    """The places, in the map below, of these windows' maxima."""
+    places = set()
+    for row, column in product(*(range(first[i], first[i] + count[i]) for i in (0, 1))):
+        tap = divmod(int(switches[row, column]), rule.kernel[1])
+        y, x = (
+            at * rule.stride[i] - rule.padding[i] + tap[i] * rule.dilation[i]
+            for i, at in enumerate((row, column))
+        )
+        places.add((y, x))
+    return places
+
+
+def _reach(rule: MaxPool, first: Pair, count: Pair) -> tuple[int, int, int, int]:
+    """(y0, x0, y1, x1), half open: where these windows lie in the map below."""
+    start = [first[i] * rule.stride[i] - rule.padding[i] for i in (0, 1)]
+    stop = [
+        start[i] + (count[i] - 1) * rule.stride[i] + rule.dilation[i] * (rule.kernel[i] - 1) + 1
+        for i in (0, 1)
+    ]
+    return start[0], start[1], stop[0], stop[1]
+
+
+def _crop(plane: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+    """What is in the box, NaN outside the plane."""
+    y0, x0, y1, x1 = box
+    height, width = plane.shape
+    cropped = plane.new_full((y1 - y0, x1 - x0), torch.nan)
+    inner = plane[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+    top, left = max(-y0, 0), max(-x0, 0)
+    cropped[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return cropped
+
+
+_DEPTH = 10  # calls, one after the other; of deeper layers the topmost are drawn
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def diagram_of(model: nn.Module, x: Tensor, layer: Layer, depth: int = _DEPTH) -> Diagram:
+    """The convnet layer that ends with ``layer``, and the deconvnet layer attached to it.
+
+    The layer is read off the model's own graph: downwards from the output of ``layer``, to the
+    convolution (or linear layer) that it ends, with everything between two places through which
+    all of the image passes, so that branches and shortcuts are whole; where ``layer`` is a module
+    of several, such as a residual block, all of it. Calls that change nothing (dropout in eval
+    mode) are left out.
+
+    Args:
+        model: can be followed as a graph; runs in eval mode and is left as it was.
+        x: [1,C,H,W], one image, on the model's device and of its dtype: shapes, the projection
+            and the example of switches are its own.
+        layer: a name of ``model.named_modules()``, or the module.
+        depth: how many calls, one after the other, to draw; of a deeper layer the topmost, and what
+            they take counts as given.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or out of range, a layer that is not
+            called, or a model that cannot be followed as a graph, with the reason.
+    """
+    start = time.perf_counter()
+    x = check_input(model, x)
+    if len(x) != 1:
+        raise ValueError(f"x must hold one image [1,C,H,W], got shape {list(x.shape)}")
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
+    (name,) = find_layers(model, [layer])
+    seen = projections(model, x, [name])
+    with evaluating(model):
+        try:
+            graph = trace(model, x, [name])
+        except Untraceable as error:
+            raise ValueError(f"the model cannot be drawn: {error}") from error
+        top = graph.layer(name)
+        if top is None:
+            raise ValueError(f"layer {name!r} has no place of its own in the model's graph")
+        drawn = _topmost(graph, top, _calls(graph, top, model.get_submodule(name), name), depth)
+        switch = _switch(graph, top, drawn, x)
+    steps, sources = _arrows(graph, top, drawn)
+    return Diagram(
+        model=type(model).__name__,
+        layer=name,
+        steps=steps,
+        sources=sources,
+        unit=tuple(seen.units[name][0].tolist()),
+        activation=float(seen.activations[name][0]),
+        image=seen.images[0].clone(),
+        projection=seen.projections[name][0].clone(),
+        switch=switch,
+        seconds=time.perf_counter() - start,
+    )
+
+
+# --- which calls are the layer --------------------------------------------------------------------
+
+
+def _calls(graph: Graph, top: Node, module: nn.Module, name: str) -> list[int]:
+    """The indices of the layer's calls, ascending."""
+    below = sorted(graph.ancestors([top.index]))
+    passages = _passages(graph, below)
+    inside = (
+        [i for i in below if _is_inside(graph.nodes[i], name)] if any(module.children()) else []
+    )
+    lowest = min(inside, default=None)
+    for passage in reversed(passages[:-1]):
+        if lowest is not None:
+            whole = passage < lowest
+        else:
+            whole = any(fan_in(graph.nodes[i]) for i in below if i > passage)
+        if whole:
+            break
+    else:
+        passage = 0  # the image
+    return [i for i in below if i > passage and _shows(graph.nodes[i], top)]
+
+
+def _topmost(graph: Graph, top: Node, calls: Sequence[int], depth: int) -> list[int]:
+    """Those from which no way to the top is longer than ``depth`` calls."""
+    height = dict.fromkeys(calls, 1)
+    for index in reversed(calls):
+        for given in graph.nodes[index].inputs:
+            origin = _origin(graph, given, top)
+            if origin in height:
+                height[origin] = max(height[origin], height[index] + 1)
+    return [index for index in calls if height[index] <= depth]
+
+
+def _passages(graph: Graph, below: Collection[int]) -> list[int]:
+    """Those nodes that everything passes through: no arrow leads past them."""
+    reach, passages = 0, []
+    for index in below:
+        if reach <= index:
+            passages.append(index)
+        reach = max([reach, *(c for c in graph.consumers[index] if c in below)])
+    return passages
+
+
+def _is_inside(node: Node, name: str) -> bool:
+    return node.call.op == "call_module" and str(node.call.target).startswith(f"{name}.")
+
+
+def _shows(node: Node, top: Node) -> bool:
+    changes_nothing = isinstance(node.rule, Identity) and node is not top
+    return not changes_nothing and not isinstance(node.rule, Input | Shape)
+
+
+# --- arrows ---------------------------------------------------------------------------------------
+
+
+def _arrows(
+    graph: Graph, top: Node, drawn: list[int]
+) -> tuple[tuple[Step, ...], tuple[Source, ...]]:
+    place = {index: number for number, index in enumerate(drawn)}
+    sources: dict[int, int] = {}
+    steps = []
+    for index in drawn:
+        node = graph.nodes[index]
+        inputs = []
+        for given in node.inputs:
+            origin = _origin(graph, given, top)
+            if isinstance(graph.nodes[origin].rule, Shape):
+                continue
+            if origin not in place:
+                sources.setdefault(origin, len(sources))
+            inputs.append(place[origin] if origin in place else -1 - sources[origin])
+        what = naming(node)
+        steps.append(
+            Step(
+                name=module_name(node),
+                kind=what.kind,
+                detail=what.detail,
+                back=what.back,
+                back_detail=what.back_detail,
+                inputs=tuple(inputs),
+                shape=node.shape or (),
+            )
+        )
+    return tuple(steps), tuple(_source(graph, index) for index in sources)
+
+
+def _origin(graph: Graph, index: int, top: Node) -> int:
+    """The node whose value this is, past calls that change nothing."""
+    node = graph.nodes[index]
+    while isinstance(node.rule, Identity) and node is not top:
+        node = graph.nodes[node.inputs[0]]
+    return node.index
+
+
+def _source(graph: Graph, index: int) -> Source:
+    node = graph.nodes[index]
+    if isinstance(node.rule, Input):
+        return Source("image", node.shape or (), 0)
+    calls = [i for i in graph.ancestors([index]) if _shows(graph.nodes[i], node)]
+    return Source(module_name(node), node.shape or (), len(calls))
+
+
+def _switch(graph: Graph, top: Node, drawn: Collection[int], x: Tensor) -> SwitchExample | None:
+    """The topmost pooling of the layer, or where it has none, of what is below."""
+    below = sorted(graph.ancestors([top.index]))
+    pools = [i for i in below if isinstance(graph.nodes[i].rule, MaxPool)]
+    own = [i for i in pools if i in drawn]
+    if not pools:
+        return None
+    pool = graph.nodes[(own or pools)[-1]]
+    values: dict[int, Tensor] = {}
+    for index in sorted(graph.ancestors([pool.inputs[0]])):
+        node = graph.nodes[index]
+        values[index] = x if isinstance(node.rule, Input) else graph.evaluate(node, values)
+    return switch_example(module_name(pool), pool.rule, values[pool.inputs[0]])

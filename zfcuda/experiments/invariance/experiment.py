@@ -1,0 +1,253 @@
+"""Images and what the model makes of them, under every transformation of one kind."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda import ops
+from zfcuda.inference.checks import check_input, choose_target, fill_setting, plain, to_result
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.interception import Operations
+from zfcuda.inference.passes import (
+    Layers,
+    base_pass,
+    find_layers,
+    memory_limit,
+    outputs_of,
+    progress_bar,
+    require_shape,
+    variant_passes,
+)
+from zfcuda.results.base import Outputs, check_outputs
+from zfcuda.results.invariance import InvarianceResult
+
+Values = Sequence[float] | Tensor | None
+
+
+def numbers(values: Any, name: str, pairs: bool = False) -> Tensor:
+    """float64 [M], or [M,2] with ``pairs`` (a plain number v is then (v, 0)).
+
+    Raises:
+        TypeError: no sequence of numbers.
+        ValueError: an empty one, of the wrong shape, or with numbers that are not finite.
+    """
+    try:
+        given = values if isinstance(values, Tensor) else list(values)
+        found = plain(torch.as_tensor(given, dtype=torch.float64)).cpu()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a sequence of numbers, got {values!r}") from error
+    if pairs and found.dim() == 1:
+        found = torch.stack([found, torch.zeros_like(found)], dim=1)
+    valid = found.shape[1:] == ((2,) if pairs else ()) and found.dim() > 0
+    if not valid or len(found) == 0 or not bool(found.isfinite().all()):
+        wanted = "finite numbers or pairs (down, right)" if pairs else "finite numbers"
+        raise ValueError(f"{name} must be a non-empty sequence of {wanted}, got {values!r}")
+    return found
+
+
+def rotation_matrices(values: Sequence[float] | Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Counter-clockwise rotations by degrees about the centre of an (H, W) image."""
+    turns = [_cosine_and_sine(float(angle)) for angle in values]
+    linear = torch.tensor([[[c, -s], [s, c]] for c, s in turns], dtype=torch.float64)
+    return _about_centre(linear.view(-1, 2, 2), image_size)
+
+
+def translation_matrices(
+    values: Sequence[tuple[float, float]] | Tensor, image_size: tuple[int, int]
+) -> Tensor:
+    """Shifts by (down, right) pixels: the input is read that far up and left."""
+    shifts = torch.as_tensor(values, dtype=torch.float64).view(-1, 2)
+    linear = torch.eye(2, dtype=torch.float64).expand(len(shifts), 2, 2)
+    return torch.cat([linear, -shifts.flip(1)[..., None]], dim=2)
+
+
+def scaling_matrices(values: Sequence[float] | Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Enlargements by positive factors about the centre of an (H, W) image.
+
+    Raises:
+        ValueError: a factor that is not positive.
+    """
+    factors = torch.as_tensor(values, dtype=torch.float64).view(-1, 1, 1)
+    if bool((factors <= 0).any()):
+        raise ValueError(f"scale factors must be positive, got {factors.min().item()}")
+    return _about_centre(torch.eye(2, dtype=torch.float64) / factors, image_size)
+
+
+def _cosine_and_sine(degrees: float) -> tuple[float, float]:
+    """Exact at multiples of 90, where math.cos(math.radians(90)) is 6e-17."""
+    exact = {0: (1.0, 0.0), 90: (0.0, 1.0), 180: (-1.0, 0.0), 270: (0.0, -1.0)}
+    angle = math.fmod(degrees, 360.0) % 360.0
+    return exact.get(angle) or (math.cos(math.radians(angle)), math.sin(math.radians(angle)))
+
+
+def _about_centre(linear: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """``linear`` [M,2,2] with the offset that leaves the image's centre in place."""
+    centre = torch.tensor([image_size[1] / 2, image_size[0] / 2], dtype=torch.float64)
+    return torch.cat([linear, (centre - linear @ centre)[..., None]], dim=2)
+
+
+Kind = Literal["rotation", "translation", "scaling"]
+Target = int | Sequence[int] | Tensor | None
+Fill = float | Sequence[float] | Tensor
+
+MATRICES: dict[Kind, Callable[[Tensor, tuple[int, int]], Tensor]] = {
+    "rotation": rotation_matrices,
+    "translation": translation_matrices,
+    "scaling": scaling_matrices,
+}
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def transformed(
+    kind: Kind,
+    model: nn.Module,
+    x: Tensor,
+    values: Tensor,
+    target: Target,
+    layers: Layers,
+    fill: Fill,
+    max_memory: int | None,
+    progress: bool,
+    outputs: Outputs | None,
+) -> InvarianceResult:
+    """The experiment with checked ``values``, float64 [M] or [M,2]; the other arguments and errors
+    are :func:`zfcuda.rotation`'s."""
+    start = time.perf_counter()
+    x = check_input(model, x)
+    if outputs is not None:
+        check_outputs(outputs)
+    matrices = MATRICES[kind](values, (x.shape[2], x.shape[3]))
+    fill = fill_setting(fill, x, with_image=False)
+    names = list(find_layers(model, layers))
+    limit = memory_limit(max_memory, x.device)
+
+    seen = Operations()
+    with evaluating(model):
+        base, received, fitting = base_pass(
+            model, x, names, lambda layer, maps: maps.clone(), limit, seen
+        )
+        outputs = outputs_of(outputs, to_result(base), seen)
+        chosen = choose_target(target, to_result(base))
+        features = {name: torch.cat(received[name]) for name in names}
+
+        def warped(images: Tensor, indices: slice) -> Tensor:
+            return ops.warp_affine(images, matrices[indices], fill)
+
+        def distance(layer: str, maps: Tensor, images: slice) -> Tensor:
+            require_shape(layer, maps, features[layer].shape[1:])
+            return _norm(maps - features[layer][images, None])
+
+        with progress_bar(len(x) * len(matrices), progress, kind) as advance:
+            logits, distances = variant_passes(
+                model, x.detach(), warped, len(matrices), names, distance, fitting, advance
+            )
+    return InvarianceResult(
+        kind=kind,
+        values=values.clone(),
+        logits=logits,
+        base_logits=to_result(base),
+        target=chosen,
+        distances=distances,
+        fill=fill,
+        seconds=time.perf_counter() - start,
+        norms={name: to_result(_norm(maps)) for name, maps in features.items()},
+        outputs=outputs,
+    )
+
+
+def _norm(maps: Tensor) -> Tensor:
+    """Euclidean norm over channels and pixels, the last three dimensions."""
+    wide = torch.float32 if maps.dtype in (torch.float16, torch.bfloat16) else None
+    return torch.linalg.vector_norm(maps, dim=(-3, -2, -1), dtype=wide)
+
+
+def rotation(
+    model: nn.Module,
+    x: Tensor,
+    values: Values = None,
+    target: Target = None,
+    layers: Layers = (),
+    fill: Fill = 0.0,
+    max_memory: int | None = None,
+    progress: bool = False,
+    outputs: Outputs | None = None,
+) -> InvarianceResult:
+    """The model's output for the image turned about its centre.
+
+    Turning is counter-clockwise, without shear on images that are not square, bilinear, and exact
+    at multiples of 90 degrees.
+
+    Args:
+        model: returns logits [N,K] for ``x``; runs in eval mode and is left as it was.
+        x: [N,C,H,W], on the model's device and of its dtype. NaN is allowed and propagates.
+        values: M angles in degrees; None takes 0, 5, ..., 355.
+        target: the class that probabilities are about, one for all images or one per image; None
+            takes what the model predicts for the untransformed image.
+        layers: names of ``model.named_modules()``, or the modules; for each, the Euclidean distance
+            of its output (of its last call's, where it is called several times) to that of the
+            untransformed image is recorded.
+        fill: what shows outside the image, in network input space: a number (0 is usually the mean
+            colour) or one per channel [C].
+        max_memory: bytes that the activations of one batch may take; by default half of what is
+            free on a GPU, a quarter (at most 128 MiB) on a CPU.
+        progress: show a progress bar.
+        outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or out of range.
+    """
+    angles = numbers(range(0, 360, 5) if values is None else values, "values")
+    return transformed(
+        "rotation", model, x, angles, target, layers, fill, max_memory, progress, outputs
+    )
+
+
+def translation(
+    model: nn.Module,
+    x: Tensor,
+    values: Sequence[float] | Sequence[tuple[float, float]] | Tensor | None = None,
+    target: Target = None,
+    layers: Layers = (),
+    fill: Fill = 0.0,
+    max_memory: int | None = None,
+    progress: bool = False,
+    outputs: Outputs | None = None,
+) -> InvarianceResult:
+    """The model's output for the image moved by (down, right) pixels, fractions allowed.
+
+    ``values`` are M such pairs; a plain number moves downwards only; None takes the paper's -60 to
+    60 pixels vertically, in steps of 5. The other arguments and the errors are those of
+    :func:`rotation`.
+    """
+    shifts = numbers(range(-60, 61, 5) if values is None else values, "values", pairs=True)
+    return transformed(
+        "translation", model, x, shifts, target, layers, fill, max_memory, progress, outputs
+    )
+
+
+def scaling(
+    model: nn.Module,
+    x: Tensor,
+    values: Values = None,
+    target: Target = None,
+    layers: Layers = (),
+    fill: Fill = 0.0,
+    max_memory: int | None = None,
+    progress: bool = False,
+    outputs: Outputs | None = None,
+) -> InvarianceResult:
+    """The model's output for the image enlarged about its centre by each of M positive factors.
+
+    None takes the paper's 1 to 1.8, in steps of 0.05. Shrinking (a factor below 1) samples without
+    smoothing. The other arguments and the errors are those of :func:`rotation`.
+    """
+    factors = numbers([1 + step / 20 for step in range(17)] if values is None else values, "values")
+    return transformed(
+        "scaling", model, x, factors, target, layers, fill, max_memory, progress, outputs
+    )

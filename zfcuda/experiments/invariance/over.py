@@ -1,0 +1,355 @@
+"""Every image of a data set moved, enlarged and turned (Zeiler & Fergus 2014, section 4.1)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from zfcuda.data.images import Numbered, numbered
+from zfcuda.experiments.invariance.experiment import Values
+from zfcuda.experiments.invariance.study import early_and_late, families_of, invariance_study
+from zfcuda.experiments.over import (
+    Run,
+    first_readable,
+    identity_of,
+    memory,
+    outputs_setting,
+    targets_of,
+)
+from zfcuda.inference.checks import device_of, fill_setting
+from zfcuda.inference.passes import Layers, find_layers
+from zfcuda.results.base import Outputs, probabilities_of
+from zfcuda.results.invariance import InvarianceStudy, InvarianceSummary
+from zfcuda.storage.files import write_csv
+from zfcuda.storage.ranks import current_shard
+
+__all__ = [
+    "InvarianceRun",
+    "Moments",
+    "invariance_over",
+    "invariance_run",
+    "merged",
+    "of_one",
+    "write_tables",
+]
+
+
+@dataclass(eq=False)
+class Moments:
+    """Mean and standard deviation of arrays as they come (Welford 1962), each element by itself;
+    what is not finite is left out."""
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def like(cls, values: Tensor) -> Moments:
+        return cls(*(torch.zeros_like(values) for _ in range(3)))
+
+    def add(self, values: Tensor) -> None:
+        finite = values.isfinite()
+        self.count += finite
+        step = torch.where(finite, values - self.mean, 0)
+        self.mean += step / self.count.clamp_min(1)
+        self.squares += torch.where(finite, step * (values - self.mean), 0)
+
+    def found(self) -> Tensor:
+        return torch.where(self.count > 0, self.mean, math.nan)
+
+    def spread(self) -> Tensor:
+        return torch.where(
+            self.count > 1, (self.squares / (self.count - 1).clamp_min(1)).sqrt(), math.nan
+        )
+
+
+def of_one(study: InvarianceStudy, index: int, number: int) -> InvarianceSummary:
+    """One image's part of a study."""
+    first = next(iter(study.experiments.values()))
+    base = first.base_logits[index].double()
+    target = first.target[index : index + 1]
+    values, distances, probabilities, unchanged = {}, {}, {}, {}
+    for family, found in study.experiments.items():
+        own = found.values.double()
+        values[family] = own.sum(1) if own.dim() == 2 else own  # one of a pair is 0
+        distances[family] = torch.stack(
+            [found.relative_distances(layer)[index].double() for layer in study.layers]
+        )
+        probabilities[family] = found.target_probability[index].double()
+        stays = found.unchanged[index].double()
+        unchanged[family] = _unknown(stays) if found.outputs == "value" else stays
+    return InvarianceSummary(
+        names=(study.names[index],),
+        numbers=torch.tensor([number]),
+        target=target,
+        base=probabilities_of(base, first.outputs)[target],
+        layers=study.layers,
+        values=values,
+        distances=distances,
+        distance_spread={family: _unknown(own) for family, own in distances.items()},
+        probabilities=probabilities,
+        probability_spread={family: _unknown(own) for family, own in probabilities.items()},
+        unchanged=unchanged,
+        undefined=int(any(not bool(own.isfinite().all()) for own in distances.values())),
+        outputs=first.outputs,
+    )
+
+
+def _unknown(values: Tensor) -> Tensor:
+    return torch.full_like(values, math.nan)
+
+
+# --- of many ------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Family:
+    distances: Moments
+    probabilities: Moments
+    unchanged: Moments
+
+
+@dataclass(eq=False)
+class _Columns:
+    """One entry an image."""
+
+    names: list[str] = field(default_factory=list)
+    numbers: list[Tensor] = field(default_factory=list)
+    target: list[Tensor] = field(default_factory=list)
+    base: list[Tensor] = field(default_factory=list)
+    undefined: int = 0
+
+
+def merged(ones: Iterable[InvarianceSummary], skipped: Sequence[str]) -> InvarianceSummary:
+    """The summaries of single images as one; one in memory at a time."""
+    families: dict[str, _Family] = {}
+    columns = _Columns()
+    for one in ones:
+        for family in one.values:
+            if family not in families:
+                some = (one.distances, one.probabilities, one.unchanged)
+                families[family] = _Family(*(Moments.like(values[family]) for values in some))
+            families[family].distances.add(one.distances[family])
+            families[family].probabilities.add(one.probabilities[family])
+            families[family].unchanged.add(one.unchanged[family])
+        columns.names += one.names
+        columns.undefined += one.undefined
+        for name in ("numbers", "target", "base"):
+            getattr(columns, name).append(getattr(one, name))
+    return InvarianceSummary(
+        names=tuple(columns.names),
+        numbers=torch.cat(columns.numbers),
+        target=torch.cat(columns.target),
+        base=torch.cat(columns.base),
+        layers=one.layers,
+        values=one.values,
+        distances={name: own.distances.found() for name, own in families.items()},
+        distance_spread={name: own.distances.spread() for name, own in families.items()},
+        probabilities={name: own.probabilities.found() for name, own in families.items()},
+        probability_spread={name: own.probabilities.spread() for name, own in families.items()},
+        unchanged={name: own.unchanged.found() for name, own in families.items()},
+        undefined=columns.undefined,
+        skipped=tuple(skipped),
+        outputs=one.outputs,
+    )
+
+
+def write_tables(summary: InvarianceSummary, folder: Path) -> None:
+    """images.csv, and curves.csv with a row for each family, value and quantity."""
+    write_csv(
+        folder / "images.csv",
+        ("number", "image", "target", "probability"),
+        zip(
+            summary.numbers.tolist(),
+            summary.names,
+            summary.target.tolist(),
+            summary.base.tolist(),
+            strict=True,
+        ),
+    )
+    write_csv(folder / "curves.csv", ("family", "value", "of", "mean", "spread"), _rows(summary))
+
+
+def _rows(summary: InvarianceSummary) -> Iterable[tuple[object, ...]]:
+    for family, values in summary.values.items():
+        for index, value in enumerate(values.tolist()):
+            for layer, mean, spread in zip(
+                summary.layers,
+                summary.distances[family][:, index].tolist(),
+                summary.distance_spread[family][:, index].tolist(),
+                strict=True,
+            ):
+                yield family, value, f"distance at {layer}", mean, spread
+            yield (
+                family,
+                value,
+                "probability",
+                float(summary.probabilities[family][index]),
+                float(summary.probability_spread[family][index]),
+            )
+            yield family, value, "label unchanged", float(summary.unchanged[family][index]), ""
+
+
+_TOGETHER = 16  # images of a group; their transformed copies fill the batches
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def invariance_over(
+    model: nn.Module,
+    images: Numbered | Tensor | Dataset[Any],
+    folder: str | os.PathLike[str],
+    layers: Layers | None = None,
+    target: int | Sequence[int] | Tensor | None = None,
+    transformations: Mapping[str, Values] | None = None,
+    fill: float | Sequence[float] | Tensor = 0.0,
+    max_memory: int | None = None,
+    workers: int = 0,
+    progress: bool = False,
+    about: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
+) -> InvarianceSummary | None:
+    """Every image of a data set moved, enlarged and turned: figure 5 of the paper, of all images.
+
+    A run like :func:`zfcuda.occlusion_over`: a result a file, stopped at any moment and gone on
+    with, shared by the processes of ``torchrun``.
+
+    Args:
+        model, layers, transformations, fill: as :func:`zfcuda.invariance_study`.
+        images, target, max_memory, workers, progress, about, outputs: as
+            :func:`zfcuda.occlusion_over`; for the paper's figure ``target`` is each image's true
+            class.
+        folder: of the run. ``images`` gets each image's own :class:`InvarianceSummary` (of one
+            image), NUMBER-NAME.npz and .json; ``summary`` is what is returned; ``images.csv`` and
+            ``curves.csv`` are its tables.
+
+    Returns:
+        The summary; None in all processes but the first.
+
+    Raises:
+        TypeError, ValueError: as :func:`zfcuda.invariance_study` and :func:`zfcuda.occlusion_over`.
+    """
+    with invariance_run(
+        model, images, folder, layers, target, transformations, fill, max_memory, about, outputs
+    ) as run:
+        run.carry_out(workers, progress)
+        return run.summary()
+
+
+@dataclass(frozen=True, eq=False)
+class InvarianceRun:
+    """What :func:`invariance_over` does, in its parts.
+
+    Attributes:
+        run: the folder.
+        layers: whose features are compared.
+        transformations: values by family.
+        fill: what shows outside the image.
+        limit: bytes that a batch may take.
+        target: int64 [N]; None for what the model predicts.
+        outputs: what the model's outputs are.
+    """
+
+    run: Run
+    model: nn.Module
+    layers: list[str]
+    transformations: Mapping[str, Values]
+    fill: float | Tensor
+    limit: int
+    target: Tensor | None
+    outputs: Outputs
+
+    def carry_out(self, workers: int = 0, progress: bool = False) -> None:
+        """Compute what is missing."""
+        self.run.carry_out(_TOGETHER, self._answer, workers, progress)
+
+    def _answer(self, x: Tensor, numbers: list[int]) -> list[InvarianceSummary]:
+        study = invariance_study(
+            self.model,
+            x.to(device_of(self.model)),
+            self.layers,
+            None if self.target is None else self.target[numbers],
+            [self.run.images.names[number] for number in numbers],
+            self.transformations,
+            self.fill,
+            self.limit,
+            outputs=self.outputs,
+        )
+        return [of_one(study, index, number) for index, number in enumerate(numbers)]
+
+    def summary(self, entry: Mapping[str, Any] | None = None) -> InvarianceSummary | None:
+        """Read all results and write what they come to; None in all processes but the first.
+
+        Args:
+            entry: what the gallery says about the summary.
+        """
+        if not self.run.shard.first:
+            return None
+        missing = self.run.missing()
+        skipped = self.run.skipped(missing)
+        found = merged((one for _, one in self.run.results(missing)), skipped)
+        self.run.save_summary(found, entry)
+        write_tables(found, self.run.folder)
+        return found
+
+
+@contextmanager
+def invariance_run(
+    model: nn.Module,
+    images: Numbered | Tensor | Dataset[Any],
+    folder: str | os.PathLike[str],
+    layers: Layers | None = None,
+    target: int | Sequence[int] | Tensor | None = None,
+    transformations: Mapping[str, Values] | None = None,
+    fill: float | Sequence[float] | Tensor = 0.0,
+    max_memory: int | None = None,
+    about: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
+) -> Iterator[InvarianceRun]:
+    """Check, and begin the folder, or find that it holds another run. Within, the folder is this
+    run's alone."""
+    images = numbered(images)
+    example = first_readable(images)
+    device = device_of(model)
+    x = example[None].to(device)
+    limit = memory(max_memory, device)
+    names = early_and_late(model, x) if layers is None else [*find_layers(model, layers)]
+    families = families_of(transformations, x)
+    shown = fill_setting(fill, x, with_image=False)
+    # One image with everything that can be wrong in it, before a folder is made.
+    study = invariance_study(
+        model, x, names, None, None, _few(families), shown, limit, outputs=outputs
+    )
+    first = next(iter(study.experiments.values()))
+    known = first.logits.shape[2]
+    targets, said = targets_of(target, len(images), known)
+    settings = {
+        "experiment": "invariance",
+        **identity_of(model, images, example),
+        "layers": names,
+        "transformations": {family: _listed(values) for family, values in families.items()},
+        "fill": shown,
+        "target": said,
+        "max_memory": limit,
+        "images together": _TOGETHER,
+        **outputs_setting(first.outputs),
+    }
+    run = Run(Path(folder), images, InvarianceSummary, settings, about or {}, current_shard())
+    with run.begun():
+        yield InvarianceRun(run, model, names, families, shown, limit, targets, first.outputs)
+
+
+def _listed(values: Values) -> Any:
+    return values.tolist() if isinstance(values, Tensor) else [*values]
+
+
+def _few(families: Mapping[str, Values]) -> dict[str, Values]:
+    return {family: values[:1] for family, values in families.items()}

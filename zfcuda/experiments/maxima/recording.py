@@ -1,0 +1,623 @@
+"""The strongest activations of every map over a data set, streamed into a folder by a run that can
+be killed at any moment, resumed, and spread over processes: the results are the same to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import secrets
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from zfcuda.data.images import Block, Blocks, ByNumber, Images, read_blocks, source_of
+from zfcuda.experiments.maxima.finding import check_k, warn_beyond
+from zfcuda.experiments.maxima.projecting import project_layer
+from zfcuda.experiments.maxima.scanning import Spotter, check_maps
+from zfcuda.experiments.maxima.stored import (
+    Layer,
+    StoredActivations,
+    about_layer,
+    file_of,
+    write_index,
+    write_manifest,
+)
+from zfcuda.experiments.maxima.top import Maps, Top, chosen
+from zfcuda.inference.checks import check_input, device_of, is_int
+from zfcuda.inference.guards import evaluating, threads
+from zfcuda.inference.passes import Layers, by_name, find_layers, progress_bar
+from zfcuda.storage.files import digest, read_json, remove_leftovers, visible, write_tensors
+from zfcuda.storage.identity import (
+    architecture_digest,
+    precision,
+    same_versions,
+    tensor_digest,
+    versions,
+    weights_digest,
+)
+from zfcuda.storage.ranks import Shard, claimed, current_shard, require_there
+
+__all__ = ["Progress", "State", "record_activations"]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Blocks that were looked through.
+
+    Attributes:
+        tops: by layer, the strongest activations there.
+        done: bool [B], which of all blocks these are.
+        problems: what is wrong with images that could not be read, by number.
+    """
+
+    tops: Mapping[str, Top]
+    done: Tensor
+    problems: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def none(cls, like: Mapping[str, Top], blocks: int) -> Self:
+        """Of no block yet; ``like`` has the layers' shapes."""
+        k = next(iter(like.values())).values.shape[1]
+        tops = {name: Top.none(top.values.T, k, top.size) for name, top in like.items()}
+        return cls(tops, torch.zeros(blocks, dtype=torch.bool))
+
+    def merged(self, other: State) -> State:
+        """The blocks of both; none may be in both."""
+        tops = {name: top.merged(other.tops[name]) for name, top in self.tops.items()}
+        return State(tops, self.done | other.done, self.problems | other.problems)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The folder of the states.
+
+    Attributes:
+        folder: theirs alone.
+        settings: digest of what is computed: states of other settings do not count.
+    """
+
+    folder: Path
+    settings: str
+
+    def load(self, like: State) -> tuple[State, list[str]]:
+        """All states merged, and the files that hold them. ``like`` has the shapes.
+
+        Warns:
+            UserWarning: a file is damaged; what it says is computed again.
+        """
+        found = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                found[path.name] = self._read(path, like)
+            except (SafetensorError, ValueError, KeyError, OSError) as error:
+                warnings.warn(visible(f"'{path}' does not count: {error}"), stacklevel=2)
+        replaced = {name for _, names in found.values() for name in names}
+        whole = State.none(like.tops, len(like.done))
+        for name, (state, _) in found.items():
+            # A process that outlived its run may have written what others did again.
+            if name in replaced or bool((state.done & whole.done).any()):
+                continue
+            whole = whole.merged(state)
+        return whole, [*found]
+
+    def save(self, name: str, state: State, made_of: list[str] | None = None) -> None:
+        """Write a state; it takes the place of those it was ``made_of``."""
+        tensors = {
+            f"{part}/{index}": tensor
+            for index, top in enumerate(state.tops.values())
+            for part, tensor in top.tensors().items()
+        }
+        tensors["done"] = torch.from_numpy(np.packbits(state.done.numpy()))
+        about = {
+            "settings": self.settings,
+            "problems": json.dumps(state.problems),
+            "made_of": json.dumps(made_of or []),
+        }
+        about["sha256"] = _digest(tensors, about)
+        write_tensors(self._path(name), tensors, about)
+        for other in made_of or []:
+            if other != f"{name}.safetensors":
+                (self.folder / other).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete all states: the results are there."""
+        for path in self.folder.glob("*.safetensors"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # something else lies there, as file servers leave it, or nothing
+            self.folder.rmdir()
+
+    @staticmethod
+    def new_name() -> int:
+        """A number that no other run's states bear."""
+        return secrets.randbits(48)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _read(self, path: Path, like: State) -> tuple[State, list[str]]:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            names = file.keys()
+            _require_intact({name: file.get_tensor(name) for name in names}, about)
+            if about.get("settings") != self.settings:
+                raise ValueError("it is of another run")
+            tops = {}
+            for index, (name, top) in enumerate(like.tops.items()):
+                tops[name] = top.like({p: file.get_tensor(f"{p}/{index}") for p in top.tensors()})
+            bits = np.unpackbits(file.get_tensor("done").numpy(), count=len(like.done))
+        problems = {int(number): str(t) for number, t in json.loads(about["problems"]).items()}
+        names = [str(name) for name in json.loads(about["made_of"])]
+        state = State(tops, torch.from_numpy(bits).bool(), problems)
+        return state, names
+
+
+_TEXTS = {"settings", "problems", "made_of"}  # of a state, beside its checksum
+
+
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """sha256 of a state: safetensors has no checksum of its own."""
+    texts = json.dumps({name: about[name] for name in sorted(_TEXTS)})
+    digest = hashlib.sha256(texts.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensor_digest(tensors[name])}".encode())
+    return digest.hexdigest()
+
+
+def _require_intact(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Raise ValueError unless the state is what was written; one of 0.1.0 cannot tell."""
+    if about.keys() != _TEXTS and about.get("sha256") != _digest(tensors, about):
+        raise ValueError("it is damaged")
+
+
+@torch.inference_mode(False)
+def record_activations(
+    folder: str | os.PathLike[str],
+    model: nn.Module,
+    images: Images,
+    layers: Layers,
+    k: int = 9,
+    maps: Maps = 10,
+    tolerance: float | None = None,
+    batch: int = 64,
+    workers: int = 0,
+    max_memory: int | None = None,
+    every: int = 10_000,
+    seconds: float = 60.0,
+    about: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> StoredActivations:
+    """:func:`zfcuda.top_activations` into a folder, for data sets that take hours and results that
+    are larger than the memory.
+
+    What is done is written down every so often. A run that was killed, at whatever moment, goes on
+    from there when it is started again with the same arguments; one that is complete is only
+    opened. Under ``torchrun`` (within :func:`zfcuda.storage.ranks.from_environment`, or any process
+    group) each process looks through its share of the images; a run that was interrupted may go on
+    with another number of processes. Images are computed in blocks of ``batch`` that never change,
+    so that values, order, projections and files are those of an undisturbed run on one process, bit
+    by bit, on machines whose convolutions are.
+
+    Images that cannot be read (files; of a Dataset those that raise OSError or ValueError) keep
+    their numbers, are counted and listed in the manifest, and are left out.
+
+    Args:
+        folder: for the results, see :mod:`zfcuda.experiments.maxima.stored`; of this run alone,
+            and seen by all processes.
+        model, layers, k, tolerance, progress: as :func:`zfcuda.top_activations`.
+        images: a tensor, a Dataset or another source whose images can be had by number; not a
+            DataLoader (pass its Dataset).
+        maps: as there. Each map takes k times the bytes of its projections and patches on disk,
+            nothing in memory.
+        batch: images of a block.
+        workers: processes that read images ahead. On a CPU leave them cores
+            (``torch.set_num_threads``): threads wait for the one that shares its core.
+        max_memory: bytes that the activations of one batch may take; by default 128 MiB, a quarter
+            of a GPU's memory. What is free does not matter, since results must not depend on it.
+        every, seconds: what is done is written down after so many images of a process, or so much
+            time, whichever comes first.
+        about: anything that JSON can say, for the manifest.
+
+    Raises:
+        TypeError, ValueError: as :func:`zfcuda.top_activations`; images that cannot be had by
+            number; a folder that holds another run, or in which one is at work.
+        RuntimeError: the processes' settings differ.
+        OSError: the folder cannot be written.
+    """
+    began = perf_counter()
+    names, maps = list(find_layers(model, layers)), by_name(model, maps)
+    check_k(names, k)
+    source = source_of(images, batch, workers)
+    if not isinstance(source, ByNumber):
+        raise TypeError(
+            "a run that can be interrupted needs images that can be had by number: a tensor, a "
+            f"Dataset or files, got {type(images).__name__}"
+        )
+    if not is_int(batch) or batch < 1:
+        raise ValueError(f"batch must be a positive int, got {batch!r}")
+    batch = int(batch)
+    shard, folder = current_shard(), Path(folder)
+    spotter, memory = _prepared(model, source, names, batch, max_memory)
+    settings = _settings(spotter, source, int(k), maps, batch, memory)
+    shard.agree(json.dumps(settings), "the settings")
+    with _begun(folder, settings, about, shard) as manifest:
+        if not _complete(folder, manifest):
+            run = _Run(folder, manifest, spotter, source, shard, progress)
+            state, rates = run.look(batch, every, seconds)
+            found = run.project(state, maps, memory)
+            if shard.first:
+                # JSON knows no infinity: there it is None.
+                noted = {name: one["difference"] for name, one in found.items()}
+                differences = {k: math.inf if v is None else v for k, v in noted.items()}
+                warn_beyond(differences, tolerance, spotter.example.dtype)
+                run.finish(state, found, about, rates, perf_counter() - began)
+    return StoredActivations.open(folder)
+
+
+def _prepared(
+    model: nn.Module, source: ByNumber, names: list[str], batch: int, max_memory: int | None
+) -> tuple[Spotter, int]:
+    """What goes through the model, and the bytes that a batch may take."""
+    with evaluating(model):
+        example = _example(source, batch, device_of(model))
+        check_input(model, example)
+        memory = _memory(max_memory, example.device)
+        return Spotter.of(model, names, example, memory, batch), memory
+
+
+def _example(source: ByNumber, batch: int, device: torch.device) -> Tensor:
+    """The first image that can be read, [1,C,H,W].
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not source.total:
+        raise ValueError("there are no images")
+    for numbers in Blocks(source.total, batch):
+        block = source.block(numbers)
+        if block.images is not None:
+            first = block.left_out().int().argmin()
+            return block.images[first : first + 1].to(device).clone()
+    last = block.problems[source.total - 1]
+    raise ValueError(f"none of the {source.total:,} images can be read; the last: {last}")
+
+
+def _memory(max_memory: int | None, device: torch.device) -> int:
+    if max_memory is not None:
+        if not is_int(max_memory) or max_memory < 1:
+            raise ValueError(f"max_memory must be a positive int of bytes, got {max_memory!r}")
+        return int(max_memory)
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 4
+    return 2**27
+
+
+def _settings(
+    spotter: Spotter, source: ByNumber, k: int, maps: Maps, batch: int, memory: int
+) -> dict[str, Any]:
+    """What the results depend on."""
+    example = spotter.example
+    with evaluating(spotter.model):
+        check_maps(maps, spotter.tops(k))
+    return {
+        "weights_sha256": weights_digest(spotter.model),
+        "model_sha256": architecture_digest(spotter.model),
+        "layers": list(spotter.layers),
+        "k": k,
+        "maps": _plain(maps),
+        "images": source.total,
+        "images_sha256": source.identity(),
+        "image": [str(example.dtype).removeprefix("torch."), *example.shape[1:]],
+        "batch": batch,
+        "together": spotter.together,
+        "layout": str(spotter.layout).removeprefix("torch."),
+        "memory": memory,
+        "device": example.device.type,
+        **precision(example.device),
+        "versions": versions("zfcuda", "torch", "pillow"),
+    }
+
+
+def _plain(maps: Any) -> Any:
+    if isinstance(maps, Mapping):
+        return {str(layer): _plain(own) for layer, own in maps.items()}
+    if is_int(maps):
+        return int(maps)
+    return maps if isinstance(maps, str) else [int(channel) for channel in maps]
+
+
+@contextmanager
+def _begun(
+    folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None, shard: Shard
+) -> Iterator[dict[str, Any]]:
+    """The folder for this run alone, in as many threads as it was begun with; its manifest, with
+    the settings as they were written then.
+
+    Raises:
+        ValueError: the folder holds another run, one that is under way, or one that nobody knows.
+        OSError: it cannot be written.
+    """
+    path = folder / "manifest.json"
+    with claimed(folder, shard, "manifest.json"):
+        if shard.first:
+            remove_leftovers(folder)
+            if not path.is_file() and not _layers_in(folder):
+                first = {"complete": False, "settings": settings, "about": about or {}}
+                write_manifest(folder, first | {"threads": torch.get_num_threads(), "layers": []})
+        shard.wait()
+        if not path.is_file():
+            raise ValueError(
+                f"'{folder}' holds {_layers_in(folder)[0]} of a run, but not its manifest.json: "
+                "nobody can tell what it is; choose another folder"
+            )
+        manifest = read_json(path)
+        _require_same(folder, manifest, settings)
+        with threads(int(manifest.get("threads", torch.get_num_threads()))):
+            yield manifest
+
+
+def _complete(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether there is nothing to do, also where somebody has deleted a file."""
+    if not manifest.get("complete"):
+        return False
+    names = ["index.csv", *(about["file"] for about in manifest["layers"])]
+    return all((folder / name).is_file() for name in names)
+
+
+def _layers_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("layers/*.safetensors"))
+
+
+def _require_same(folder: Path, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    before = manifest.get("settings")
+    if not isinstance(before, dict):
+        raise ValueError(
+            f"'{folder / 'manifest.json'}' is not the manifest of a run over a data set"
+        )
+    different = [
+        f"{key} {settings.get(key)!r} instead of {before.get(key)!r}"
+        for key in sorted(settings.keys() | before.keys())
+        if settings.get(key) != before.get(key)
+        and not (key == "versions" and same_versions(before.get(key), settings.get(key)))
+    ]
+    if different:
+        raise ValueError(
+            f"'{folder}' holds another run ({'; '.join(different)}): choose another folder"
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One process's part in a run; ``begun`` is the manifest that it found."""
+
+    folder: Path
+    begun: Mapping[str, Any]
+    spotter: Spotter
+    source: ByNumber
+    shard: Shard
+    shown: bool
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the results depend on, as it was written when the run was begun."""
+        return self.begun["settings"]
+
+    @property
+    def _states(self) -> Progress:
+        text = json.dumps(self.settings, sort_keys=True)
+        return Progress(self.folder / "progress", hashlib.sha256(text.encode()).hexdigest())
+
+    # --- the pass ---
+
+    def look(self, batch: int, every: int, seconds: float) -> tuple[State, dict[str, Any]]:
+        """Go through what no process has gone through yet; all of it merged, at every rank."""
+        with evaluating(self.spotter.model):
+            return self._look(batch, every, seconds)
+
+    def _look(self, batch: int, every: int, seconds: float) -> tuple[State, dict[str, Any]]:
+        blocks = Blocks(self.source.total, batch)
+        like = State.none(self.spotter.tops(self.settings["k"]), len(blocks))
+        before, files, run = self._before(like)
+        left = (~before.done).nonzero()[:, 0].numpy()
+        # Of blocks in which nothing could be read: they are tried again.
+        for number in [n for n in before.problems if not before.done[n // batch]]:
+            del before.problems[number]
+        own = Blocks(self.source.total, batch, self.shard.own(left))
+        began = perf_counter()
+        mine = self._look_through(own, like, f"{run:012x}-{self.shard.rank:05d}", every, seconds)
+        spent = perf_counter() - began
+        state = self._together(before.merged(mine) if self.shard.first else mine)
+        self._require_some(state)
+        if self.shard.first and len(left):
+            self._save(f"{run:012x}", state, [*files, *self._names(run)])
+        self.shard.wait()
+        seen = min(len(left) * batch, self.source.total)
+        return state, self._rates(seen, spent, own)
+
+    def _save(self, name: str, state: State, made_of: list[str] | None = None) -> None:
+        require_there(self.folder)
+        self._states.save(name, state, made_of)
+
+    def _require_some(self, state: State) -> None:
+        """Raise ValueError at every rank if no image could be read."""
+        none = self.shard.share(torch.tensor([float(len(state.problems) == self.source.total)]))
+        if none:
+            last = state.problems.get(self.source.total - 1, "")
+            raise ValueError(
+                f"none of the {self.source.total:,} images can be read; the last: {last}; start "
+                "again when they can be"
+            )
+
+    def _before(self, like: State) -> tuple[State, list[str], int]:
+        """What was done (the blocks at every rank, the rest at rank 0), its files, and this run's
+        number."""
+        before, files, number = like, [], torch.zeros(1, dtype=torch.int64)
+        if self.shard.first:
+            before, files = self._states.load(like)
+            number += Progress.new_name()
+            if len(files) > 1:  # or they would pile up
+                self._save(f"{int(number):012x}-before", before, files)
+                files = [f"{int(number):012x}-before.safetensors"]
+        done = self.shard.share(before.done)
+        return State(before.tops, done, before.problems), files, int(self.shard.share(number))
+
+    def _names(self, run: int) -> list[str]:
+        return [f"{run:012x}-{rank:05d}.safetensors" for rank in range(self.shard.world)]
+
+    def _look_through(
+        self, own: Blocks, like: State, name: str, every: int, seconds: float
+    ) -> State:
+        state = State.none(like.tops, len(like.done))
+        saved, since = perf_counter(), 0
+
+        def done(block: Block) -> None:
+            nonlocal saved, since
+            # One in which nothing can be read is tried again when the run goes on.
+            state.done[block.numbers[0] // own.size] = block.images is not None
+            state.problems.update(block.problems)
+            since += len(block.numbers)
+            if since >= every or perf_counter() - saved >= seconds:
+                self._save(name, state)
+                saved, since = perf_counter(), 0
+
+        images = sum(map(len, own))
+        with progress_bar(images, self.shown and self.shard.first, "images") as advance:
+            blocks = read_blocks(self.source, own, self.spotter.example.device)
+            self.spotter.take_blocks(blocks, state.tops, done, advance)
+        if since:
+            self._save(name, state)
+        return state
+
+    def _together(self, own: State) -> State:
+        """Every rank's state merged, at every rank."""
+        if self.shard.world == 1:
+            return own
+        tops: dict[str, Top] = {}
+        for name, top in own.tops.items():
+            parts = {part: self.shard.collect(one) for part, one in top.tensors().items()}
+            for rank in range(self.shard.world):
+                other = top.like({part: ranks[rank] for part, ranks in parts.items()})
+                tops[name] = tops[name].merged(other) if rank else other
+        problems: dict[int, str] = {}
+        for text in self.shard.texts(json.dumps(own.problems)):
+            problems |= {int(number): one for number, one in json.loads(text).items()}
+        done = torch.stack(self.shard.collect(own.done)).any(0)
+        return State(tops, done, problems)
+
+    def _rates(self, images: int, seconds: float, own: Blocks) -> dict[str, Any]:
+        """Images a second of this run on all ranks, beside the bare model on one block."""
+        if not self.shard.first or not len(own):
+            return {}
+        block = self.source.block(own[0])
+        if block.images is None:
+            return {}
+        some = block.images[: self.spotter.together].to(self.spotter.example.device)
+        some = some.to(memory_format=self.spotter.layout)
+        return {
+            "images": images,
+            "seconds": seconds,
+            "images_per_second": images / max(seconds, 1e-9),
+            "forward_images_per_second": _forward_rate(self.spotter.model, some),
+            "processes": self.shard.world,
+            "workers": self.source.workers,
+            "threads": torch.get_num_threads(),
+        }
+
+    # --- the projections ---
+
+    def project(self, state: State, maps: Maps, memory: int) -> dict[str, dict[str, Any]]:
+        """Project the chosen maps' units, layer by layer; what the manifest says of each layer."""
+        found = {}
+        noted = {one["name"]: one for one in self.begun.get("layers", ())}
+        for index, (name, top) in enumerate(state.tops.items()):
+            path = self.folder / file_of(index, name)
+            there = self.shard.first and self._is_there(path, noted.get(name))
+            if not self.shard.share(torch.tensor([float(there)])):
+                require_there(self.folder)
+                project_layer(path, self.spotter, self.source, name, top,
+                              chosen(maps, name, top), memory, self.shard, self.shown)  # fmt: skip
+            if self.shard.first:
+                known = noted[name]["sha256"] if there and name in noted else None
+                found[name] = about_layer(path, self.folder, name, top, known)
+                if not there:  # so that what is read later can be compared with it
+                    noted[name] = found[name]
+                    begun = {**self.begun, "complete": False, "layers": [*noted.values()]}
+                    write_manifest(self.folder, begun)
+        return found
+
+    def _is_there(self, path: Path, noted: Mapping[str, Any] | None) -> bool:
+        """Whether a layer's file is, as the manifest noted it; of a run of 0.1.0, which noted
+        nothing, whether it can be read."""
+        try:
+            Layer.read(path)
+            if "layers" in self.begun and noted and digest(path) != noted["sha256"]:
+                raise ValueError(f"'{path}' is damaged: it is not what was written")
+        except FileNotFoundError:
+            return False
+        except ValueError as error:
+            warnings.warn(visible(f"{error}; it is made again"), stacklevel=2)
+            return False
+        return noted is not None or "layers" not in self.begun
+
+    def finish(
+        self,
+        state: State,
+        found: Mapping[str, Mapping[str, Any]],
+        about: Mapping[str, Any] | None,
+        rates: Mapping[str, Any],
+        seconds: float,
+    ) -> None:
+        """Write the index and, last, the manifest."""
+        require_there(self.folder)
+        layers = {name: Layer.read(self.folder / one["file"]) for name, one in found.items()}
+        numbers = {n for one in layers.values() for n in one.images.unique().tolist() if n >= 0}
+        write_index(self.folder, layers, {n: self.source.name(n) for n in numbers})
+        skipped = [
+            {"image": number, "name": self.source.name(number), "problem": problem}
+            for number, problem in sorted(state.problems.items())
+        ]
+        content = {
+            "complete": True,
+            "settings": self.settings,
+            "about": about or {},
+            "count": self.source.total - len(skipped),
+            "skipped": skipped,
+            "image_size": list(self.spotter.example.shape[2:]),
+            "layers": [*found.values()],
+            "index_sha256": digest(self.folder / "index.csv"),
+            "rates": rates,
+            "seconds": seconds,
+            "versions": {"python": platform.python_version(), **self.settings["versions"]},
+            "threads": torch.get_num_threads(),
+        }
+        write_manifest(self.folder, content)
+        self._states.clear()
+
+
+def _forward_rate(model: nn.Module, images: Tensor, repeats: int = 3) -> float:
+    """Images a second of the model alone, the best of some passes."""
+    best = float("inf")
+    for _ in range(repeats):
+        part = images.clone()
+        _finish(part.device)
+        began = perf_counter()
+        model(part)
+        _finish(part.device)
+        best = min(best, perf_counter() - began)
+    return len(images) / max(best, 1e-9)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

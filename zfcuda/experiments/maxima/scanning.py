@@ -1,0 +1,208 @@
+"""The pass over all images, for all layers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda import ops
+from zfcuda.data.images import Block, Source
+from zfcuda.experiments.maxima.top import Maps, Top, chosen
+from zfcuda.inference.checks import check_input, device_of
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.interception import fast_forward
+from zfcuda.inference.passes import feature_maps, layer_outputs, progress_bar, require_called, spans
+
+__all__ = ["Seen", "Spotter", "check_maps", "scan"]
+
+# Of a layer's largest activation: how far another memory format's rounding may be off.
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Of all images: how many, and the first [1,C,H,W]."""
+
+    count: int
+    example: Tensor
+
+
+def scan(
+    model: nn.Module,
+    source: Source,
+    layers: Sequence[str],
+    k: int,
+    maps: Maps,
+    limit: int,
+    progress: bool,
+) -> tuple[dict[str, Top], Seen]:
+    """The strongest activations of every map of ``layers`` over ``source``.
+
+    Raises:
+        ValueError: no images, images of several sizes, or ``maps`` that a layer does not have.
+    """
+    tops: dict[str, Top] = {}
+    spotter: Spotter | None = None
+    count = 0
+    with evaluating(model), progress_bar(source.total, progress, "images") as advance:
+        for images in source.batches():
+            # A copy, since a model may work in place.
+            images = images.to(device_of(model), non_blocking=True, copy=True)
+            if spotter is None:
+                check_input(model, images)
+                example = images[:1].clone()
+                spotter = Spotter.of(model, layers, example, limit)
+                tops = spotter.tops(k)
+                check_maps(maps, tops)
+            for part in spotter.take(images, tops, count):
+                count += part
+                advance(part)
+    if spotter is None:
+        raise ValueError("there are no images")
+    return tops, Seen(count, spotter.example)
+
+
+def check_maps(maps: Maps, tops: Mapping[str, Top]) -> None:
+    """Raise now unless every layer has these maps: they are needed after the last image only.
+
+    Raises:
+        ValueError: a layer has none such.
+    """
+    for layer, top in tops.items():
+        chosen(maps, layer, top)
+
+
+@dataclass(frozen=True, eq=False)
+class Spotter:
+    """Runs images through a model and finds the largest activation of every map.
+
+    Attributes:
+        layers: names.
+        example: [1,C,H,W], which all images are like.
+        together: how many images go through the model at a time. A convolution's last bits may
+            depend on it.
+        layout: the memory format that images go through the model in; last bits depend on it too.
+    """
+
+    model: nn.Module
+    layers: Sequence[str]
+    example: Tensor
+    together: int
+    layout: torch.memory_format = torch.preserve_format
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        layers: Sequence[str],
+        example: Tensor,
+        limit: int,
+        most: int | None = None,
+    ) -> Self:
+        """For a model in eval mode.
+
+        On a CPU images go through it in channels_last, in which torch's convolutions are 1.04 to
+        1.4 times as fast, unless the model does not take that or answers otherwise.
+
+        Args:
+            limit: bytes that the activations of a batch may take.
+            most: images that go through the model at a time at most.
+        """
+        fits = _fitting(model, example, limit)
+        spotter = cls(model, layers, example, fits if most is None else min(most, fits))
+        if example.device.type != "cpu" or example.dtype != torch.float32:
+            return spotter
+        by_pixels = replace(spotter, layout=torch.channels_last)
+        return by_pixels if by_pixels._agrees(spotter.largest(example.clone())) else spotter
+
+    def _agrees(self, found: Mapping[str, tuple[Tensor, Tensor, tuple[int, int]]]) -> bool:
+        """Whether the example's largest activations are ``found``, but for rounding."""
+        try:
+            own = self.largest(self.example.clone())
+        except Exception:  # a .view() of maps, an assertion: as it was given it worked
+            return False
+        return all(
+            torch.allclose(
+                own[name][0],
+                values,
+                rtol=0,
+                atol=_ROUNDING * float(values.nan_to_num().abs().max()),
+                equal_nan=True,
+            )
+            for name, (values, _, _) in found.items()
+        )
+
+    def tops(self, k: int) -> dict[str, Top]:
+        """By layer, the k strongest activations before the first image."""
+        found = self.largest(self.example.clone())
+        return {name: Top.none(values, k, size) for name, (values, _, size) in found.items()}
+
+    def take(
+        self,
+        images: Tensor,
+        tops: Mapping[str, Top],
+        first: int,
+        left_out: Tensor | None = None,
+    ) -> Iterator[int]:
+        """Offer images [n,C,H,W] from number ``first`` on to ``tops``; gives how many are done,
+        part by part. The model may overwrite the images.
+
+        Raises:
+            ValueError: they are not like the example, or a layer gives something else than maps.
+        """
+        _check_alike(images, self.example, first)
+        for some in spans(0, len(images), self.together):
+            part = images[some]
+            for name, (values, places, _) in self.largest(part).items():
+                own = None if left_out is None else left_out[some]
+                tops[name].offer(values, places, first + some.start, own)
+            yield len(part)
+
+    def largest(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, tuple[int, int]]]:
+        """By layer the largest activations [n,C], their places [n,C], and the maps' size."""
+
+        def receive(name: str, output: Any) -> tuple[Tensor, Tensor, tuple[int, int]]:
+            maps = feature_maps(output, name, len(images))
+            return *ops.spatial_max(maps), tuple(maps.shape[2:])
+
+        with layer_outputs(self.model, self.layers, receive) as found, fast_forward():
+            self.model(images.to(memory_format=self.layout))
+        require_called(self.layers, found)
+        return found
+
+    def take_blocks(
+        self,
+        blocks: Iterable[Block],
+        tops: Mapping[str, Top],
+        done: Callable[[Block], None],
+        advance: Callable[[int], Any] = lambda count: None,
+    ) -> None:
+        """Offer blocks of images to ``tops``; calls ``done`` after each."""
+        for block in blocks:
+            if block.images is not None:
+                images = block.images.to(self.example.device, non_blocking=True)
+                left_out = block.left_out().to(images.device) if block.problems else None
+                for _ in self.take(images, tops, block.numbers[0], left_out):
+                    pass
+            advance(len(block.numbers))
+            done(block)
+
+
+def _fitting(model: nn.Module, example: Tensor, limit: int) -> int:
+    """How many images fit in ``limit`` bytes at once, measured on one."""
+    calls = fast_forward(measure=True)
+    with calls:
+        model(example.clone())
+    return max(1, limit // (calls.peak_bytes + 2 * example.nbytes))
+
+
+def _check_alike(images: Tensor, example: Tensor, start: int) -> None:
+    if images.shape[1:] != example.shape[1:] or images.dtype != example.dtype:
+        raise ValueError(
+            f"images must all be alike: image {start} is {list(images.shape[1:])} {images.dtype}, "
+            f"image 0 {list(example.shape[1:])} {example.dtype}"
+        )

@@ -1,0 +1,178 @@
+"""The k strongest activations of a layer's maps so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from zfcuda.inference.checks import is_int
+
+__all__ = ["Maps", "Top", "chosen", "units_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Top:
+    """The k strongest activations of each of a layer's C maps, at most one an image.
+
+    Larger ones come first, of equal ones that of the earlier image; so it does not matter in which
+    order images come, nor in which parts they are looked through before the parts are merged.
+
+    Attributes:
+        values: [C,k], descending; -inf where there is none.
+        numbers: int64 [C,k], of the images; ascending among equal values; -1 where there is none.
+        places: int64 [C,k], on the map in raster order; -1 where there is none.
+        undefined: int64 [], number of images with a NaN.
+        size: (height, width) of the maps.
+    """
+
+    values: Tensor
+    numbers: Tensor
+    places: Tensor
+    undefined: Tensor
+    size: tuple[int, int]
+
+    @classmethod
+    def none(cls, values: Tensor, k: int, size: tuple[int, int]) -> Self:
+        """Of no image yet.
+
+        Args:
+            values: [n,C], as :meth:`offer` takes them.
+        """
+        numbers = torch.full((values.shape[1], k), -1, device=values.device)
+        nothing = torch.full(numbers.shape, -torch.inf, dtype=values.dtype, device=values.device)
+        return cls(nothing, numbers, numbers.clone(), numbers.new_zeros(()), size)
+
+    def offer(
+        self, values: Tensor, places: Tensor, first: int, left_out: Tensor | None = None
+    ) -> None:
+        """Take in the largest activations of n images from number ``first`` on, all of them later
+        than those before.
+
+        Args:
+            values, places: [n,C], as :func:`zfcuda.ops.spatial_max` gives them.
+            left_out: bool [n], images that do not count.
+        """
+        undefined = out = values.isnan()
+        if left_out is not None:
+            out = undefined | left_out[:, None]
+            undefined = undefined & ~left_out[:, None]
+        self.undefined.add_(undefined.any(1).sum())
+        numbers = torch.arange(first, first + len(values), device=values.device)
+        rows = slice(None)
+        # On a GPU, asking what is new would take longer than sorting: it would be waited for.
+        if values.device.type == "cpu":
+            new = values > self.values[:, -1]  # no NaN is
+            if left_out is not None:
+                new &= ~out
+            images, rows = new.any(1).nonzero()[:, 0], new.any(0).nonzero()[:, 0]
+            if not len(rows):
+                return
+            values, places, out = (one[images][:, rows] for one in (values, places, out))
+            numbers = numbers[images]
+        self._merge(rows, values.masked_fill(out, -torch.inf).T, numbers, places.T)
+
+    def _merge(self, rows: slice | Tensor, values: Tensor, numbers: Tensor, places: Tensor) -> None:
+        """Take in ``values`` and ``places`` [R,n] of later images, ``numbers`` [n], into these
+        maps."""
+        whole = self._columns()
+        own = [one[rows] for one in whole]
+        later = (values, numbers.expand_as(places), places)
+        # Stable: of equal values the earlier image stays in front.
+        merged = _strongest([torch.cat(pair, 1) for pair in zip(own, later, strict=True)], own[0])
+        for one, new in zip(whole, merged, strict=True):
+            one[rows] = new
+
+    def merged(self, other: Top) -> Self:
+        """Of the images of both, whichever came first; no image may be in both."""
+        pairs = zip(self._columns(), other._columns(), strict=True)
+        both = [torch.cat(pair, 1) for pair in pairs]
+        order = both[1].argsort(dim=1, stable=True)  # by image, before values decide
+        values, numbers, places = _strongest([one.gather(1, order) for one in both], self.values)
+        return type(self)(values, numbers, places, self.undefined + other.undefined, self.size)
+
+    def _columns(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.values, self.numbers, self.places
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by name."""
+        return {
+            "values": self.values,
+            "numbers": self.numbers,
+            "places": self.places,
+            "undefined": self.undefined,
+        }
+
+    def like(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Of maps like these, from :meth:`tensors`.
+
+        Raises:
+            ValueError: a tensor has another shape or dtype than this one's.
+        """
+        for name, own in self.tensors().items():
+            other = tensors.get(name)
+            if other is None or other.shape != own.shape or other.dtype != own.dtype:
+                got = None if other is None else (list(other.shape), other.dtype)
+                raise ValueError(f"{name}: expected {list(own.shape)} {own.dtype}, got {got}")
+        return type(self)(**{n: tensors[n].to(self.values.device) for n in self.tensors()},
+                          size=self.size)  # fmt: skip
+
+    @property
+    def positions(self) -> Tensor:
+        """int64 [C,k,2], (row, column); 0 where there is none."""
+        places = self.places.clamp_min(0)
+        return torch.stack([places // self.size[1], places % self.size[1]], -1)
+
+
+def _strongest(columns: list[Tensor], like: Tensor) -> list[Tensor]:
+    """The k first by value of (values, numbers, places); without number and place where there is
+    none."""
+    order = columns[0].sort(dim=1, descending=True, stable=True).indices[:, : like.shape[1]]
+    values, numbers, places = (one.gather(1, order) for one in columns)
+    none = values.isneginf()
+    return [values, numbers.masked_fill(none, -1), places.masked_fill(none, -1)]
+
+
+Maps = int | str | Sequence[int] | Mapping[str, Any]
+
+
+def chosen(maps: Maps, layer: str, top: Top) -> Tensor:
+    """The channels to project, int64 [M], ascending."""
+    if isinstance(maps, Mapping):
+        if layer not in maps:
+            raise ValueError(f"maps name the layers {list(maps)}, but not {layer!r}")
+        return chosen(maps[layer], layer, top)
+    total = len(top.values)
+    if isinstance(maps, str) and maps == "all":
+        return torch.arange(total)
+    if is_int(maps) and maps >= 0:
+        return _spread(top.values[:, 0].cpu(), int(maps))
+    channels = sorted(set(maps)) if isinstance(maps, Sequence | Tensor) and maps != "" else [-1]
+    if not all(is_int(channel) and 0 <= channel < total for channel in channels):
+        raise ValueError(
+            f"maps must be a number of maps, 'all', or channels between 0 and {total - 1} of layer "
+            f"{layer!r}, got {maps!r}"
+        )
+    return torch.tensor(channels, dtype=torch.int64)
+
+
+def _spread(strongest: Tensor, wanted: int) -> Tensor:
+    """So many channels, evenly spread over those that respond; over all if none does."""
+    alive = (strongest > 0).nonzero()[:, 0]
+    if not len(alive):
+        alive = torch.arange(len(strongest))
+    wanted = min(wanted, len(alive))
+    # The middle of each of as many equal stretches.
+    return alive[(torch.arange(wanted) * 2 + 1) * len(alive) // (2 * max(1, wanted))]
+
+
+def units_of(top: Top, channels: Tensor) -> Tensor:
+    """The units to project, int64 [M*k,4], (image number, channel, row, column); -1 as number
+    where there is none."""
+    own = channels.to(top.numbers.device)
+    numbers, positions = top.numbers[own], top.positions[own]
+    each = own[:, None].expand_as(numbers)
+    return torch.cat([torch.stack([numbers, each], -1), positions], -1).flatten(0, 1).cpu()

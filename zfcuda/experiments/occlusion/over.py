@@ -1,0 +1,390 @@
+"""Occlusion of every image of a data set (Zeiler & Fergus 2014, section 4.2)."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import compress
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from zfcuda.data.images import Numbered, numbered, tried
+from zfcuda.experiments.occlusion.experiment import prepare
+from zfcuda.experiments.occlusion.prepared import Prepared
+from zfcuda.experiments.occlusion.request import Method
+from zfcuda.experiments.over import (
+    Run,
+    first_readable,
+    identity_of,
+    memory,
+    outputs_setting,
+    targets_of,
+)
+from zfcuda.experiments.predictions import predict
+from zfcuda.inference.checks import device_of, per_image
+from zfcuda.inference.passes import Layers
+from zfcuda.results.base import Outputs, probabilities_of
+from zfcuda.results.occlusion import IMAGE_NUMBERS, LayerSums, OcclusionResult, OcclusionSummary
+from zfcuda.storage.files import visible, write_csv
+from zfcuda.storage.ranks import current_shard
+
+__all__ = [
+    "OcclusionRun",
+    "Sensitivity",
+    "localisation",
+    "occlusion_over",
+    "occlusion_run",
+    "sensitivity_of",
+    "summarised",
+    "write_tables",
+]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One image's occlusion map in numbers.
+
+    Attributes:
+        probability: of the target class without occluder, P_0.
+        mean: of the drops P_0 - P_p over all positions p.
+        largest: drop.
+        strongest: the position of the largest drop (of equal ones the first).
+        changed: share of the positions where another class is the most probable than without
+            occluder, or a single probability is on the other side of one half; NaN of values.
+        localisation: see :func:`localisation`.
+    """
+
+    probability: float
+    mean: float
+    largest: float
+    strongest: int
+    changed: float
+    localisation: float
+
+
+def sensitivity_of(result: OcclusionResult, image: int = 0) -> Sensitivity:
+    """The numbers of one image, in float64."""
+    target, base = result.target[image], result.base_logits[image].double()
+    before = probabilities_of(base, result.outputs)[target]
+    drops = before - result.target_probability[image].double()
+    strongest = int(drops.argmax())
+    return Sensitivity(
+        float(before),
+        float(drops.mean()),
+        float(drops[strongest]),
+        strongest,
+        math.nan
+        if result.outputs == "value"
+        else float((~result.unchanged[image]).double().mean()),
+        float(localisation(drops)),
+    )
+
+
+def localisation(drops: Tensor) -> Tensor:
+    """How few positions carry the drop: 1 - (sum w)^2 / (P sum w^2), with w = max(0, drop).
+
+    The fraction, known as the participation ratio, is the share of the positions over which an even
+    drop would have to be spread to be as concentrated. So 0 means that every position takes away
+    the same; 1 - 1/P that a single one takes away everything. Occluders larger than their stride
+    overlap, which sets an upper limit below that: only values of the same occluder, stride and
+    image size compare.
+
+    Args:
+        drops: [...,P], what each position takes away from the score.
+
+    Returns:
+        [...]; NaN where no position takes anything away.
+    """
+    weights = drops.clamp_min(0)
+    # Over the largest, so that no square of a small drop is lost.
+    weights = weights / weights.amax(-1, keepdim=True)
+    return 1 - weights.sum(-1) ** 2 / (drops.shape[-1] * (weights**2).sum(-1))
+
+
+_SHOWN = 5  # most localised images, and as many least localised ones
+# Of images that lose less than this wherever the occluder is, no place can be named.
+TELLING = 0.1
+
+
+# --- from all results ---------------------------------------------------------------------------
+
+
+def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> OcclusionSummary:
+    """One image's result in memory at a time."""
+    numbers, targets, found, like = [], [], [], None
+    for number, like in run.results(missing):
+        numbers.append(number)
+        targets.append(int(like.target[0]))
+        found.append(sensitivity_of(like))
+    columns = {
+        name: torch.tensor([getattr(one, name) for one in found], dtype=torch.float64)
+        for name in IMAGE_NUMBERS
+    }
+    least = 0.0 if like.outputs == "value" else TELLING
+    telling = (columns["largest"] >= least) & columns["localisation"].isfinite()
+    shown, most = _extremes(columns["localisation"], telling)
+    inputs = [tried(run.images, numbers[index]) for index in shown]
+    still = [isinstance(x, Tensor) for x in inputs]  # some may have vanished since
+    shown, most = [*compress(shown, still)], sum(still[:most])
+    results = [run.result(numbers[index]) for index in shown]
+    none = torch.zeros(0, *run.settings["image"])
+    return OcclusionSummary(
+        names=tuple(run.images.names[number] for number in numbers),
+        numbers=torch.tensor(numbers),
+        labels=run.images.labels[numbers],
+        class_names=run.images.class_names,
+        target=torch.tensor(targets),
+        **columns,
+        strongest=like.boxes[[one.strongest for one in found]],
+        shown=torch.tensor(shown, dtype=torch.int64),
+        most=most,
+        telling=least,
+        maps=torch.stack([one.heatmap() for one in results]) if results else _no_maps(like),
+        images=torch.stack([x for x in inputs if isinstance(x, Tensor)]) if shown else none,
+        boxes=like.boxes,
+        grid=like.grid,
+        size=like.size,
+        stride=like.stride,
+        image_size=like.image_size,
+        skipped=tuple(skipped),
+        outputs=like.outputs,
+    )
+
+
+def _no_maps(like: OcclusionResult) -> Tensor:
+    return like.log_total.new_zeros(0, *like.grid) if like.grid else torch.zeros(0, 0, 0)
+
+
+def _extremes(values: Tensor, among: Tensor) -> tuple[list[int], int]:
+    """Indices of the largest values, descending, then of the smallest, ascending, and how many the
+    first are; no image is both, and of equal ones the earlier comes first."""
+    chosen = among.nonzero()[:, 0]
+    order = chosen[values[chosen].sort(descending=True, stable=True).indices].tolist()
+    most = order[: min(_SHOWN, -(-len(order) // 2))]
+    rest = order[len(most) :]
+    return [*most, *rest[: -_SHOWN - 1 : -1]], len(most)
+
+
+def write_tables(summary: OcclusionSummary, folder: Path) -> None:
+    """images.csv and classes.csv."""
+    rows = zip(
+        summary.numbers.tolist(),
+        summary.names,
+        summary.labels.tolist(),
+        summary.target.tolist(),
+        *(getattr(summary, name).tolist() for name in IMAGE_NUMBERS),
+        *summary.strongest.T.tolist(),
+        strict=True,
+    )
+    box = ("y0", "x0", "y1", "x1")
+    write_csv(
+        folder / "images.csv", ("number", "image", "label", "target", *IMAGE_NUMBERS, *box), rows
+    )
+    names = summary.class_names if summary.labelled else ()
+    fields = ("count", "mean", "spread", "largest", "changed", "localisation")
+    write_csv(
+        folder / "classes.csv",
+        ("label", "name", *fields),
+        (
+            (one.label, names[one.label] if names else "", *(getattr(one, f) for f in fields))
+            for one in summary.classes
+        ),
+    )
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def occlusion_over(
+    model: nn.Module,
+    images: Numbered | Tensor | Dataset[Any],
+    folder: str | os.PathLike[str],
+    target: int | Sequence[int] | Tensor | None = None,
+    size: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
+    fill: float | Sequence[float] | Tensor = 0.0,
+    layers: Layers = (),
+    method: Method = "auto",
+    score: Literal["logit", "probability"] = "probability",
+    classes: Sequence[int] | None = (),
+    max_memory: int | None = None,
+    workers: int = 0,
+    progress: bool = False,
+    about: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
+) -> OcclusionSummary | None:
+    """Occlusion of every image of a data set, a result a file, that can be stopped at any moment.
+
+    Positions of many images share a batch, and the model is traced and planned once. An image's
+    result is written as soon as it is there, each file whole or not at all; the same call goes on
+    with what is missing, in as many threads as the run was begun with, and gives bit for bit what
+    an undisturbed run would. Images that cannot be read are left out, and listed in the summary.
+
+    Under ``torchrun`` the processes share the images; it does not matter how many they are, nor
+    whether they are as many when the run goes on. (It gives each process one thread, unless
+    OMP_NUM_THREADS says otherwise.)
+
+    Args:
+        model, size, stride, fill, layers, method, score: as :func:`zfcuda.occlusion`.
+        images: a tensor [N,C,H,W]; :class:`zfcuda.data.Examples`; a ``torch.utils.data``
+            Dataset with a length, of images [C,H,W] or (image, label), all of one size. Images are
+            moved to the model's device.
+        folder: of the run. ``images`` gets each image's :class:`OcclusionResult`, NUMBER-NAME.npz
+            and .json; ``summary`` is what is returned; ``images.csv`` and ``classes.csv`` are its
+            tables.
+        target: the class that probabilities are about, one for all images or one per image; None
+            takes what the model predicts for each.
+        classes: keep these classes' logits and the target's; None keeps all (4 bytes for each class
+            and position, before compression).
+        max_memory: bytes that the activations of one batch may take; by default 128 MiB on a CPU, 1
+            GiB on a GPU.
+        workers: processes that read images ahead; 0 reads in this one.
+        progress: show a bar, with rate and time left.
+        about: more for the JSON files, on which nothing depends, such as the model's name.
+        outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`; decided
+            once, on the first image.
+
+    Returns:
+        The summary; None in all processes but the first.
+
+    Raises:
+        TypeError, ValueError: as :func:`zfcuda.occlusion`; images of several sizes; none that can
+            be read; a folder that holds a run with other settings, with what differs, or in which
+            another run is at work.
+    """
+    with occlusion_run(
+        model, images, folder, target, size, stride, fill, layers, method, score, classes,
+        max_memory, about, outputs,
+    ) as run:  # fmt: skip
+        run.carry_out(workers, progress)
+        return run.summary()
+
+
+@dataclass(frozen=True, eq=False)
+class OcclusionRun:
+    """What :func:`occlusion_over` does, in its parts.
+
+    Attributes:
+        run: the folder.
+        prepared: the model and its occluder.
+        example: an image [C,H,W].
+        target: int64 [N]; None for what the model predicts.
+        classes: those whose logits are kept besides the target's; None for all.
+    """
+
+    run: Run
+    prepared: Prepared
+    example: Tensor
+    target: Tensor | None
+    classes: Sequence[int] | None
+
+    def carry_out(self, workers: int = 0, progress: bool = False) -> None:
+        """Compute what is missing."""
+        together = self.prepared.together(self.example[None])
+        self.run.carry_out(together, self._answer, workers, progress)
+
+    def _answer(self, x: Tensor, numbers: list[int]) -> list[OcclusionResult]:
+        target = None if self.target is None else self.target[numbers]
+        found = self.prepared(x.to(device_of(self.prepared.model)), target, self.classes)
+        return [_of_one(found, index, self.classes) for index in range(len(numbers))]
+
+    def summary(
+        self, entry: Callable[[OcclusionSummary], Mapping[str, Any]] | None = None
+    ) -> OcclusionSummary | None:
+        """Read all results and write what they come to; None in all processes but the first.
+
+        Args:
+            entry: of the summary, what the gallery says about it.
+        """
+        if not self.run.shard.first:
+            return None
+        missing = self.run.missing()
+        found = summarised(self.run, missing, self.run.skipped(missing))
+        self.run.save_summary(found, entry(found) if entry else None)
+        write_tables(found, self.run.folder)
+        return found
+
+
+@contextmanager
+def occlusion_run(
+    model: nn.Module,
+    images: Numbered | Tensor | Dataset[Any],
+    folder: str | os.PathLike[str],
+    target: int | Sequence[int] | Tensor | None = None,
+    size: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
+    fill: float | Sequence[float] | Tensor = 0.0,
+    layers: Layers = (),
+    method: Method = "auto",
+    score: Literal["logit", "probability"] = "probability",
+    classes: Sequence[int] | None = (),
+    max_memory: int | None = None,
+    about: Mapping[str, Any] | None = None,
+    outputs: Outputs | None = None,
+) -> Iterator[OcclusionRun]:
+    """Check, trace and plan; begin the folder, or find that it holds another run. Within, the
+    folder is this run's alone."""
+    images = numbered(images)
+    example = first_readable(images)
+    device = device_of(model)
+    limit = memory(max_memory, device)
+    x = example[None].to(device)
+    prepared = prepare(model, x, size, stride, fill, layers, method, score, limit, outputs)
+    if isinstance(prepared.network, str) and method == "auto":
+        warnings.warn(
+            visible(f"occlusion runs dense passes, since {prepared.network}"), stacklevel=5
+        )
+    said_of_first = predict(model, x, limit, outputs)
+    prepared = replace(prepared, outputs=said_of_first.outputs)
+    known = said_of_first.logits.shape[1]
+    targets, said = targets_of(target, len(images), known)
+    if classes:
+        per_image(list(classes), len(classes), known, "classes")
+    settings = {
+        "experiment": "occlusion",
+        **identity_of(model, images, example),
+        "size": prepared.request.size,
+        "stride": prepared.request.stride,
+        "fill": prepared.fill,
+        "layers": prepared.layers,
+        "method": method,
+        "score": score,
+        "target": said,
+        "classes": None if classes is None else sorted({*map(int, classes)}),
+        "max_memory": limit,
+        "images together": prepared.together(x),
+        **outputs_setting(said_of_first.outputs),
+    }
+    run = Run(Path(folder), images, OcclusionResult, settings, about or {}, current_shard())
+    with run.begun():
+        yield OcclusionRun(run, prepared, example, targets, classes)
+
+
+def _of_one(result: OcclusionResult, index: int, classes: Sequence[int] | None) -> OcclusionResult:
+    """One image's part, as if it had been occluded alone; without the wall time, which it has none
+    of its own."""
+    one = slice(index, index + 1)
+    logits, own = result.logits[one], None
+    if classes is not None:
+        own = torch.tensor([*map(int, classes), int(result.target[index])]).unique()
+        logits = logits[..., torch.searchsorted(result.classes, own)]
+    return replace(
+        result,
+        logits=logits,
+        base_logits=result.base_logits[one],
+        target=result.target[one],
+        layers={
+            name: LayerSums(name, sums.channels[one], sums.base[one], sums.sums[one])
+            for name, sums in result.layers.items()
+        },
+        seconds=math.nan,
+        classes=own,
+        best=None if result.best is None else result.best[one],
+        log_total=None if result.log_total is None else result.log_total[one],
+    )

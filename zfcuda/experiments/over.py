@@ -1,0 +1,374 @@
+"""An experiment on every image of a data set, a result a file, stopped at any moment and gone on
+with.
+
+A run is a folder. ``run_folder.json`` is written first and says all that results depend on; a run
+with other settings is refused. Under ``images`` lies a pair of files for each image, the JSON file
+last: with it the image is done. Nothing else is remembered, so nothing can be at odds with what is
+there.
+
+Images are computed in groups of consecutive numbers. A group is always computed as a whole, an
+image that cannot be read as zeros in its place: an answer's last bits may depend on how many images
+share a batch, so this must not depend on what was done before, by whom, and what could be read.
+Only what is missing is written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda import _terminal
+from zfcuda.data.images import Numbered, earlier_identity, reading, size_of, tried
+from zfcuda.inference.checks import device_of, is_int, per_image
+from zfcuda.inference.guards import threads
+from zfcuda.results.base import Outputs, Result
+from zfcuda.storage import run_folder
+from zfcuda.storage.files import read_json, remove_leftovers
+from zfcuda.storage.identity import (
+    architecture_digest,
+    precision,
+    tensor_digest,
+    versions,
+    weights_digest,
+)
+from zfcuda.storage.ranks import Shard, claimed, require_there
+
+__all__ = [
+    "Run",
+    "first_readable",
+    "identity_of",
+    "memory",
+    "outputs_setting",
+    "targets_of",
+]
+
+
+# Bytes of one batch: fixed, since what is free changes from run to run, and batches with it.
+_MEMORY = {"cpu": 2**27, "cuda": 2**30}
+
+
+def memory(max_memory: int | None, device: torch.device) -> int:
+    """Bytes that the activations of one batch may take: as given, or 128 MiB on a CPU and 1 GiB on
+    a GPU."""
+    return _MEMORY.get(device.type, 2**27) if max_memory is None else max_memory
+
+
+def identity_of(model: nn.Module, images: Numbered, x: Tensor) -> dict[str, Any]:
+    """What every experiment's results depend on: network, images, types, device, versions.
+
+    Args:
+        x: an image [C,H,W], as the model takes it.
+    """
+    return {
+        "weights": weights_digest(model),
+        "architecture": architecture_digest(model),
+        **images.identity(),
+        "count": len(images),
+        "image": [*x.shape],
+        "dtype": str(x.dtype).removeprefix("torch."),
+        "device": device_of(model).type,  # images are read on the CPU
+        **precision(device_of(model)),
+        "versions": versions("zfcuda", "torch", "pillow"),
+    }
+
+
+def targets_of(target: Any, count: int, classes: int) -> tuple[Tensor | None, str | int]:
+    """A class for all images or one for each as int64 [N], None for what the model predicts; and
+    what settings say about it.
+
+    Raises:
+        ValueError: not one or ``count`` of the ``classes``.
+    """
+    if target is None:
+        return None, "predicted"
+    found = per_image(target, count, classes, "target")
+    return found, int(target) if is_int(target) else tensor_digest(found)
+
+
+def outputs_setting(outputs: Outputs) -> dict[str, str]:
+    """What settings say of the network's outputs: of logits nothing, as those of runs begun before
+    there was anything to say."""
+    return {} if outputs == "logits" else {"outputs": outputs}
+
+
+def first_readable(images: Numbered) -> Tensor:
+    """The first image that can be read.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for number in range(len(images)):
+        x = tried(images, number)
+        if isinstance(x, Tensor):
+            return x
+    raise ValueError(f"none of the {len(images):,} images can be read; the last: {x}")
+
+
+_A_FOLDER = 1000  # images: more files in one are a nuisance to every tool
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One experiment on the images of a data set.
+
+    Attributes:
+        folder: of the run.
+        images: the data set.
+        kind: of an image's result.
+        settings: all that results depend on; anything that JSON can say.
+        about: more for the JSON files, on which nothing depends, such as the model's name.
+        shard: this process among those that share the work.
+    """
+
+    folder: Path
+    images: Numbered
+    kind: type[Result]
+    settings: Mapping[str, Any]
+    about: Mapping[str, Any]
+    shard: Shard
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the settings that the run was begun with, which every result bears."""
+        return run_folder.digest(run_folder.begun_with(self.folder))
+
+    # ------------------------------------------------------------------ what is there
+
+    def stem(self, number: int) -> Path:
+        """What the files of an image's result are called, without their suffix."""
+        name = re.sub(r"[^\w-]+", "-", Path(self.images.names[number]).stem, flags=re.ASCII)[:60]
+        return self._drawer(number) / f"{number:07d}-{name}"
+
+    def _drawer(self, number: int) -> Path:
+        return self.folder / "images" / f"{number // _A_FOLDER:04d}"
+
+    def missing(self) -> list[int]:
+        """The numbers of the images that have no result, ascending."""
+        found: list[int] = []
+        for first in range(0, len(self.images), _A_FOLDER):
+            drawer = self._drawer(first)
+            there = {entry.name for entry in os.scandir(drawer)} if drawer.is_dir() else {*()}
+            for number in range(first, min(first + _A_FOLDER, len(self.images))):
+                name = self.stem(number).name
+                if not {f"{name}.npz", f"{name}.json"} <= there:
+                    found.append(number)
+        return found
+
+    def there(self) -> list[int]:
+        """The numbers of the images that have a result, ascending."""
+        missing = {*self.missing()}
+        return [number for number in range(len(self.images)) if number not in missing]
+
+    def results(self, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
+        """The results of all images but these, by number.
+
+        Raises:
+            ValueError: a file is damaged; which one, and what to do.
+        """
+        left_out = {*missing}
+        for number in range(len(self.images)):
+            if number not in left_out:
+                yield number, self.result(number)
+
+    def result(self, number: int) -> Result:
+        """An image's result.
+
+        Raises:
+            ValueError: a file is damaged, or of another run; which one, and what to do.
+        """
+        try:
+            self._check_origin(number)
+            return self.kind.load(self.stem(number))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{error}; delete its files and run again") from error
+
+    def _check_origin(self, number: int) -> None:
+        """Files can be moved about: each says which settings it was made with, and of what."""
+        stem = self.stem(number)
+        path = stem.with_name(f"{stem.name}.json")
+        origin = read_json(path).get("provenance")
+        if not isinstance(origin, dict) or origin.get("run") != self.digest:
+            raise ValueError(f"'{path}' is of a run with other settings")
+        image = origin.get("settings")
+        image = image if isinstance(image, dict) else {}
+        if image.get("number", number) != number:
+            raise ValueError(f"'{path}' is of image {image['number']}, not of image {number}")
+        size = size_of(self.images, number)
+        if size is not None and image.get("bytes", size) != size:
+            raise ValueError(
+                f"'{path}' is of {self.images.names[number]} when it had {image['bytes']} bytes; "
+                f"now it has {size}"
+            )
+
+    # ------------------------------------------------------------------ doing it
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Write the settings, or compare them with those that the run was begun with; no other run
+        gets into the folder until all ranks leave.
+
+        Raises:
+            ValueError: they differ, with what differs; another run is at work in the folder; or
+                nobody can tell what it holds.
+            OSError: it cannot be written.
+        """
+        with claimed(self.folder, self.shard, run_folder.FILE):
+            if self.shard.first:
+                if not run_folder.begun(self.folder):
+                    self._write_settings()
+                remove_leftovers(self.folder)
+            self.shard.wait()
+            earlier = partial(earlier_identity, self.images)
+            run_folder.require_same(self.folder, self.settings, earlier, self.about)
+            yield
+
+    def _write_settings(self) -> None:
+        if (self.folder / "images").exists():
+            raise ValueError(
+                f"'{self.folder}' holds images of a run, but not its {run_folder.FILE}: nobody can "
+                "tell what they are; name another folder"
+            )
+        run_folder.write(self.folder, self.settings, self.about)
+
+    def carry_out(
+        self,
+        together: int,
+        answer: Callable[[Tensor, list[int]], Sequence[Result]],
+        workers: int = 0,
+        progress: bool = False,
+    ) -> None:
+        """Compute and write what is missing, as far as it can be read, this rank its share.
+
+        Args:
+            together: how many images a group has.
+            answer: ``(x [n,C,H,W] on the CPU, numbers [n]) -> n results``.
+            workers: processes that read images.
+            progress: show a bar (the first rank does).
+        """
+        groups = _groups(self._agreed(), together, len(self.images))
+        own = self.shard.own(groups)
+        wanted = sum(len(some) for _, some in own)
+        alone = self.shard.world == 1
+        total = len(self.images) if alone else wanted
+        title = "images" if alone else f"images of rank 0 of {self.shard.world}"
+        shown = progress and self.shard.first
+        bar = _bar(total, total - wanted, shown, title)
+        with threads(run_folder.threads_of(self.folder)), bar as moved:
+            read = reading(self.images, own, workers)
+            for (numbers, some), found in zip(own, read, strict=True):
+                self._do(numbers, some, found, answer)
+                moved(len(some))
+        self.shard.wait()
+
+    def _agreed(self) -> list[int]:
+        """What is missing. One rank looks, so that all share the same list while some already
+        write."""
+        mask = torch.zeros(len(self.images), dtype=torch.uint8)
+        if self.shard.first:
+            mask[self.missing()] = 1
+        return self.shard.share(mask).nonzero()[:, 0].tolist()
+
+    def _do(
+        self,
+        numbers: Sequence[int],
+        wanted: Sequence[int],
+        found: Sequence[Tensor | str | None],
+        answer: Callable[[Tensor, list[int]], Sequence[Result]],
+    ) -> None:
+        read = {n: x for n, x in zip(numbers, found, strict=True) if isinstance(x, Tensor)}
+        for number, x in read.items():
+            self._check(number, x)
+        if not read.keys() & {*wanted}:
+            return
+        like = next(iter(read.values()))
+        x = torch.stack([read.get(number, torch.zeros_like(like)) for number in numbers])
+        for number, result in zip(numbers, answer(x, [*numbers]), strict=True):
+            if number in wanted and number in read:
+                require_there(self.folder)
+                result.save(self.stem(number), self.said_of(number))
+
+    def _check(self, number: int, x: Tensor) -> None:
+        wanted, dtype = self.settings["image"], self.settings["dtype"]
+        if [*x.shape] != wanted or str(x.dtype) != f"torch.{dtype}":
+            raise ValueError(
+                f"images of a run must all be alike: {self.images.names[number]} is "
+                f"{list(x.shape)} {x.dtype}, the first one {wanted} torch.{dtype}"
+            )
+
+    def said_of(self, number: int | None) -> dict[str, Any]:
+        """What a result's JSON file says about where it comes from."""
+        image: dict[str, Any] = {}
+        if number is not None:
+            image = {"image": self.images.names[number], "number": number}
+            if (size := size_of(self.images, number)) is not None:
+                image["bytes"] = size
+        return {
+            "provenance": {
+                **self.about,
+                "settings": image,
+                "run": self.digest,
+                "versions": self.settings["versions"],
+            }
+        }
+
+    def save_summary(self, summary: Result, entry: Mapping[str, Any] | None) -> None:
+        """Write what all results come to; ``entry`` is what the gallery says about it."""
+        said = {**self.said_of(None), **({"entry": entry} if entry else {})}
+        require_there(self.folder)
+        summary.save(self.folder / "summary", said)
+
+    def skipped(self, missing: Sequence[int]) -> list[str]:
+        """Why the missing images have no result, a sentence each.
+
+        Raises:
+            ValueError: that is all of them.
+            RuntimeError: one can be read: whoever should have done it did not.
+        """
+        require_there(self.folder)
+        sentences = [tried(self.images, number) for number in missing]
+        for number, sentence in zip(missing, sentences, strict=True):
+            if isinstance(sentence, Tensor):
+                raise RuntimeError(
+                    f"{self.images.names[number]} has no result, though it can be read now; run "
+                    "again to do it"
+                )
+        if len(sentences) == len(self.images):
+            raise ValueError(
+                f"none of the {len(sentences):,} images can be read; the last: {sentences[-1]}; "
+                "run again when they can be"
+            )
+        return [str(sentence) for sentence in sentences]
+
+
+def _groups(missing: Sequence[int], together: int, count: int) -> list[tuple[range, list[int]]]:
+    """The groups that miss some results: all numbers of each, and those."""
+    found: dict[int, list[int]] = {}
+    for number in missing:
+        found.setdefault(number // together, []).append(number)
+    return [
+        (range(group * together, min((group + 1) * together, count)), some)
+        for group, some in sorted(found.items())
+    ]
+
+
+class _bar:
+    """A progress bar, with rate and time left, that starts where an earlier run stopped."""
+
+    def __init__(self, total: int, done: int, shown: bool, title: str) -> None:
+        self._settings = {"total": total, "initial": done, "desc": title, "disable": not shown}
+
+    def __enter__(self) -> Callable[[int], Any]:
+        self._bar = _terminal.progress(unit=" images", leave=False, **self._settings)
+        return self._bar.update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

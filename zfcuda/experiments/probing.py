@@ -1,0 +1,413 @@
+"""What each layer's features are worth to a linear classifier (Zeiler & Fergus 2014, section 5.2,
+table 7)."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zfcuda.data.examples import Examples, Split
+from zfcuda.inference.checks import check_input
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import (
+    Layers,
+    base_pass,
+    find_layers,
+    layer_outputs,
+    memory_limit,
+    progress_bar,
+)
+from zfcuda.results.probe import PIXELS, ProbeResult
+
+__all__ = [
+    "PARTS",
+    "PIXELS",
+    "Array",
+    "Features",
+    "Fit",
+    "ProbeResult",
+    "fitted",
+    "layers_by_depth",
+    "linear_probe",
+    "require_sklearn",
+]
+
+
+_PASSING = (nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity)
+
+
+def layers_by_depth(model: nn.Module, x: Tensor, most: int = 8) -> list[str]:
+    """Layers to probe, by depth: of every block with weights the features that the next one takes.
+
+    Blocks are what the model and its ``nn.Sequential`` containers consist of; a block that holds a
+    convolution or linear layer begins a stage, and what follows without (ReLU, pooling,
+    normalisation) belongs to it. The last block, the classifier, is none; of more than ``most``
+    stages so many are taken, evenly, the last one included.
+
+    Raises:
+        ValueError: no stage is found; name layers then.
+    """
+    blocks = dict(_blocks(model, ""))
+    with (
+        evaluating(model),
+        layer_outputs(model, [*blocks], lambda _, output: output) as found,
+    ):
+        model(x[:1].clone())
+    stages: list[str] = []
+    for name, output in found.items():
+        if any(isinstance(module, nn.Conv2d | nn.Linear) for module in blocks[name].modules()):
+            stages.append(name)
+        elif stages and not isinstance(blocks[name], _PASSING) and _is_features(output):
+            stages[-1] = name
+    stages = stages[:-1]
+    if not stages:
+        raise ValueError(
+            f"no layers to probe can be told apart among {[*found][:8]}; name them in layers"
+        )
+    count = min(most, len(stages))
+    return [stages[(i + 1) * len(stages) // count - 1] for i in range(count)]
+
+
+def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        inner = f"{path}.{name}" if path else name
+        if isinstance(child, nn.Sequential):
+            yield from _blocks(child, inner)
+        else:
+            yield inner, child
+
+
+def _is_features(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.dim() in (2, 4)
+
+
+PARTS = ("training", "validation", "test")
+_READ = 250  # pictures at a time
+
+Array = npt.NDArray[Any]
+
+
+class Features:
+    """The layers' features of all pictures, a few layers at a time."""
+
+    def __init__(
+        self, model: nn.Module, data: Split, size: int, max_memory: int | None, progress: bool
+    ) -> None:
+        self._model, self._data, self._size = model, data, size
+        self._max_memory, self._progress = max_memory, progress
+        self._count = sum(len(getattr(data, part)) for part in PARTS)
+        self._answers: Array | None = None
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.pooled: dict[str, tuple[int, ...]] = {}
+        self.example = self._placed(data.training.batch(torch.tensor([0]))[0])
+        self.example = check_input(model, self.example)
+
+    def measure(self, names: Sequence[str]) -> None:
+        """Find the layers' shapes on one picture."""
+        with evaluating(self._model):
+            found = self._pass(self.example, names)[1]
+        for name, maps in found.items():
+            shape = tuple(maps.shape[1:])
+            self.shapes[name], self.pooled[name] = shape, _pooled_shape(shape, self._size)
+
+    def groups(self, names: Sequence[str], limit: int) -> Iterator[list[str]]:
+        """The layers, as many together as fit in ``limit`` bytes."""
+        group: list[str] = []
+        for name in names:
+            if self._bytes([name]) > limit:
+                raise ValueError(
+                    f"the features of layer {name!r} take {self._bytes([name]):,} bytes, "
+                    f"{math.prod(self.pooled[name])} numbers for each of {self._count} pictures: "
+                    f"more than max_features {limit:,}; use fewer pictures or a smaller size"
+                )
+            if self._bytes([*group, name]) > limit:
+                yield group
+                group = []
+            group.append(name)
+        yield group
+
+    def _bytes(self, names: Sequence[str]) -> int:
+        return sum(4 * self._count * math.prod(self.pooled[name]) for name in names)
+
+    def read(self, names: Sequence[str]) -> dict[str, list[Array]]:
+        """Each layer's features, float32 [n,f] for each of the three parts."""
+        found: dict[str, list[Array]] = {name: [] for name in names}
+        title = f"features of {len(names)} layers"
+        with evaluating(self._model), progress_bar(self._count, self._progress, title) as advance:
+            for part in PARTS:
+                examples = getattr(self._data, part)
+                for name, arrays in found.items():
+                    width = math.prod(self.pooled[name])
+                    arrays.append(np.empty((len(examples), width), np.float32))
+                answers = self._fill([found[name][-1] for name in names], names, examples, advance)
+        self._answers = answers  # of the last part
+        return found
+
+    def _fill(
+        self,
+        arrays: Sequence[Array],
+        names: Sequence[str],
+        examples: Examples,
+        advance: Callable[[int], Any],
+    ) -> Array:
+        """Fill ``arrays`` [n,f], one for each layer, and return the logits [n,K]."""
+        answers, done = [], 0
+        for x, _ in examples.batches(_READ):
+            logits, maps = self._pass(self._placed(x), names, self.pooled)
+            for name, array in zip(names, arrays, strict=True):
+                array[done : done + len(x)] = maps[name].flatten(1).float().cpu().numpy()
+            answers.append(logits.float().cpu().numpy())
+            done += len(x)
+            advance(len(x))
+        return np.concatenate(answers)
+
+    def network_accuracy(self, labels: Array, classes: int) -> float:
+        """The network's own accuracy on the test part, once that was read; NaN if it has other
+        classes."""
+        if self._answers is None or self._answers.shape[1] != classes:
+            return math.nan
+        return float((self._answers.argmax(1) == labels).mean())
+
+    def _pass(
+        self,
+        x: Tensor,
+        names: Sequence[str],
+        pooled: dict[str, tuple[int, ...]] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The logits, and each layer's maps [n,C,H,W], pooled if it is said how."""
+
+        def receive(name: str, maps: Tensor) -> Tensor:
+            return maps.clone() if pooled is None else _pooled(maps, pooled[name])
+
+        limit = memory_limit(self._max_memory, x.device)
+        layers = [name for name in names if name != PIXELS]
+        logits, received, _ = base_pass(self._model, x, layers, receive, limit)
+        maps = {name: torch.cat(parts) for name, parts in received.items()}
+        if PIXELS in names:
+            maps[PIXELS] = receive(PIXELS, x)
+        return logits, maps
+
+    def _placed(self, x: Tensor) -> Tensor:
+        weights = next(iter(self._model.parameters()), x)
+        return x.to(weights.device, weights.dtype)
+
+
+def _pooled_shape(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """(C,h,w) with the largest h = w for which there are at most ``size`` elements."""
+    channels, height, width = shape
+    if channels * height * width <= size:
+        return shape
+    side = max(1, math.isqrt(size // channels))
+    return channels, min(side, height), min(side, width)
+
+
+def _pooled(maps: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if maps.shape[1:] == shape:
+        return maps.clone()
+    return F.adaptive_avg_pool2d(maps, shape[1:])
+
+
+def require_sklearn() -> None:
+    try:
+        import sklearn  # noqa: F401
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'linear probes need scikit-learn; install it with: pip install "zfcuda[probe]"'
+        ) from None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The classifiers of one layer.
+
+    Attributes:
+        chosen: the index of the one with the highest validation accuracy.
+        converged: of each, whether it ended before its limit of steps.
+        validation: the accuracies of all.
+        training, test: the accuracies of the chosen one.
+    """
+
+    chosen: int
+    converged: list[bool]
+    validation: list[float]
+    training: float
+    test: float
+
+
+def fitted(
+    features: list[Array],
+    labels: list[Array],
+    strengths: Sequence[float],
+    steps: int,
+    advance: Callable[[int], Any],
+) -> Fit:
+    """Classifiers of every strength on one layer's features (standardised in place)."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    _standardise(features)
+    train, validation, test = features
+    if not np.isfinite(train).all():
+        raise ValueError("a layer's features are not finite: no classifier can be fitted to them")
+    # Each fit starts from the one before, which was regularised more strongly.
+    classifier = LogisticRegression(max_iter=steps, warm_start=True)
+    best, scores, converged = classifier, [], []
+    for strength in strengths:
+        classifier.set_params(C=strength)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            classifier.fit(train, labels[0])
+        converged.append(not any(issubclass(w.category, ConvergenceWarning) for w in caught))
+        score = _accuracy(classifier, validation, labels[1])
+        if score > max(scores, default=-1.0):
+            best = copy.deepcopy(classifier)
+        scores.append(score)
+        advance(1)
+    return Fit(
+        chosen=scores.index(max(scores)),
+        converged=converged,
+        validation=scores,
+        training=_accuracy(best, train, labels[0]),
+        test=_accuracy(best, test, labels[2]),
+    )
+
+
+def _accuracy(classifier: Any, features: Array, labels: Array) -> float:
+    return float((classifier.predict(features) == labels).mean())
+
+
+def _standardise(features: list[Array]) -> None:
+    """Zero mean and unit deviation over the training part; features that never vary become 0."""
+    mean = features[0].mean(0, dtype=np.float64).astype(np.float32)
+    for part in features:
+        part -= mean
+    deviation = np.sqrt(np.square(features[0]).mean(0, dtype=np.float64)).astype(np.float32)
+    constant = deviation <= 1e-7 * np.abs(mean)
+    scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation)).astype(np.float32)
+    for part in features:
+        part *= scale
+
+
+REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+@torch.inference_mode(False)  # nothing made here is an inference tensor
+def linear_probe(
+    model: nn.Module,
+    data: Split,
+    layers: Layers | None = None,
+    size: int = 1024,
+    regularisation: Sequence[float] = REGULARISATION,
+    pixels: bool = True,
+    steps: int = 300,
+    max_features: int = 2**30,
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> ProbeResult:
+    """How well a linear classifier does on each layer's features: what the layer has made explicit.
+
+    The network is frozen and runs in eval mode. On the features of the training part a softmax
+    classifier with an L2 penalty (scikit-learn's ``LogisticRegression``) is fitted for every
+    strength of regularisation; the validation part chooses one, of equal ones the stronger; the
+    test part is read once, for its accuracy. Features are standardised with the training part's
+    mean and deviation.
+
+    A map of more than ``size`` elements is averaged over a grid of at most as many squares
+    (adaptive average pooling), so that all layers are compared at about the same size; vectors, and
+    maps of more than ``size`` channels, keep an element for each of them.
+
+    Args:
+        model: returns logits [N,K]; left as it was.
+        data: the pictures; :func:`zfcuda.data.split` reads a folder,
+            :class:`zfcuda.data.FromDataset` takes any ``torch.utils.data.Dataset``.
+        layers: names of ``model.named_modules()``, or the modules, by depth; None takes
+            :func:`layers_by_depth`.
+        size: numbers for each picture that a classifier is given.
+        regularisation: scikit-learn's C, the inverse strength.
+        pixels: probe the input as well, as what there is without any layer.
+        steps: at most so many of the optimiser (L-BFGS).
+        max_features: bytes of features (float32) held at once; the network runs again for the
+            layers that do not fit beside the others.
+        max_memory: bytes that the activations of one batch may take.
+        progress: show progress bars.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn (the "probe" extra) is not installed.
+        TypeError, ValueError: an argument of the wrong kind or out of range, a training part of a
+            single class, an empty part, or features of a layer that are larger than
+            ``max_features``.
+    """
+    start = time.perf_counter()
+    require_sklearn()
+    strengths = _strengths(regularisation)
+    if size < 1 or steps < 1:
+        raise ValueError(f"size and steps must be at least 1, got {size} and {steps}")
+    for part in PARTS:
+        if len(getattr(data, part)) == 0:
+            raise ValueError(f"the {part} part is empty: expected at least one picture")
+    features = Features(model, data, size, max_memory, progress)
+    names = layers_by_depth(model, features.example) if layers is None else layers
+    names = [PIXELS] * pixels + [*find_layers(model, names)]
+    if not names:
+        raise ValueError("layers must name at least one layer")
+    features.measure(names)
+    labels = [getattr(data, part).labels.numpy() for part in PARTS]
+    if len(np.unique(labels[0])) < 2:
+        raise ValueError("the training part has a single class: there is nothing to tell apart")
+
+    fits: dict[str, Fit] = {}
+    for group in features.groups(names, max_features):
+        arrays = features.read(group)
+        with progress_bar(len(group) * len(strengths), progress, "classifiers") as advance:
+            for name in group:
+                fits[name] = fitted(arrays.pop(name), labels, strengths, steps, advance)
+    _warn_unfinished(fits, steps)
+    return ProbeResult(
+        layers=tuple(names),
+        shapes=tuple(features.shapes[name] for name in names),
+        pooled=tuple(features.pooled[name] for name in names),
+        regularisation=torch.tensor(strengths, dtype=torch.float64),
+        chosen=torch.tensor([fits[name].chosen for name in names]),
+        validation_accuracy=_column([fits[name].validation for name in names]),
+        training_accuracy=_column([fits[name].training for name in names]),
+        accuracy=_column([fits[name].test for name in names]),
+        converged=torch.tensor([fits[name].converged for name in names]),
+        pictures=tuple(len(part) for part in labels),
+        chance=float(np.bincount(labels[2]).max() / len(labels[2])),
+        network_accuracy=features.network_accuracy(labels[2], len(data.training.class_names)),
+        class_names=tuple(data.training.class_names),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _strengths(regularisation: Sequence[float]) -> list[float]:
+    """Ascending: the stronger regularisation first."""
+    strengths = sorted(float(value) for value in regularisation)
+    if not strengths or not all(0 < value < math.inf for value in strengths):
+        raise ValueError(f"regularisation must be positive numbers, got {regularisation!r}")
+    return strengths
+
+
+def _warn_unfinished(fits: Mapping[str, Fit], steps: int) -> None:
+    unfinished = [name for name, fit in fits.items() if not fit.converged[fit.chosen]]
+    if unfinished:
+        warnings.warn(
+            f"the classifiers of {unfinished} had not converged after {steps} steps; their "
+            "accuracy may be a little low: raise steps",
+            stacklevel=4,  # this function, linear_probe, its decorator, the caller
+        )
+
+
+def _column(values: Sequence[Any]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

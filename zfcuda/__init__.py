@@ -207,7 +207,8 @@ _MOVED = {
     "incremental": "cones.occluding",
     "interception": "inference.interception inference.deconvnet_rules",
     "invariance": "experiments.invariance.experiment experiments.invariance.study",
-    "maxima": "experiments.maxima.finding experiments.maxima.recording experiments.maxima.stored results.maxima",
+    "maxima": "experiments.maxima.finding experiments.maxima.recording experiments.maxima.stored "
+    "results.maxima",
     "planning": "cones.planning",
     "predictions": "experiments.predictions",
     "probing": "experiments.probing results.probe",

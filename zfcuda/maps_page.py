@@ -178,7 +178,7 @@ def _displays(stored: StoredActivations) -> tuple[_Display, _Display]:
             lambda small: expects.signal_to_display(torch.from_numpy(small)),
             lambda small: expects.to_display(torch.from_numpy(small)),
         )
-    from zfcuda.figures._style import display_images, display_signal
+    from zfcuda.figures.style import display_images, display_signal
 
     return display_signal, display_images
 

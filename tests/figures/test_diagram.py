@@ -10,7 +10,7 @@ from tidy import assert_tidy, drawn_texts
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
-from zfcuda.figures._ranks import arrange
+from zfcuda.figures.layer_drawing import arrange
 from zfcuda.results.diagram import Diagram, Source, Step, SwitchExample
 
 LONG = "backbone.stages.3.blocks.11.mlp.expand3x3_activation"

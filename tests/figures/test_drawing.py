@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from zfcuda import figures, results
-from zfcuda.figures._style import draws
+from zfcuda.figures.style import draws
 from zfcuda.results import Result
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zfcuda.figures._style import INK, MUTED, PALETTE, draws, fit, new_figure, styled, to_array
+from zfcuda.figures.style import INK, MUTED, PALETTE, draws, fit, new_figure, styled, to_array
 from zfcuda.results.ablation import AblationResult
 
 # Inches. Names and numbers must stand beside their rows of the panel, so that everything is placed.

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.figures._style import (
+from zfcuda.figures.projection import LAYER_COLOURS, is_of_vectors, magnify, outline, support
+from zfcuda.figures.style import (
     MUTED,
     PALETTE,
     Array,
@@ -29,7 +30,6 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
-from zfcuda.figures.projection import LAYER_COLOURS, is_of_vectors, magnify, outline, support
 from zfcuda.results.background import BackgroundResult
 
 WIDTH = 7.0  # inches: the text of a page

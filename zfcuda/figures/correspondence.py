@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from zfcuda.figures._style import (
+from zfcuda.figures.style import (
     INK,
     MUTED,
     PALETTE,

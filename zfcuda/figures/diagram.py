@@ -10,9 +10,8 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Rectangle
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.figures._layer_drawing import LayerDrawing
-from zfcuda.figures._layer_pieces import SWITCHES, WIDTH
-from zfcuda.figures._style import (
+from zfcuda.figures.layer_drawing import SWITCHES, WIDTH, LayerDrawing
+from zfcuda.figures.style import (
     PALETTE,
     Array,
     display_signal,

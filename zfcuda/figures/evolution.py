@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zfcuda.figures._style import (
+from zfcuda.figures.maxima import PAGE, SHARP, displayed, fired, given, mosaic
+from zfcuda.figures.projection import LAYER_COLOURS
+from zfcuda.figures.style import (
     MUTED,
     NO_DATA,
     Array,
@@ -21,8 +23,6 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
-from zfcuda.figures.maxima import PAGE, SHARP, displayed, fired, given, mosaic
-from zfcuda.figures.projection import LAYER_COLOURS
 from zfcuda.results.maxima import EvolutionResult
 
 _LABELS, _TOP, _NOTE = 0.42, 0.55, 0.30  # inches beside, above a block, and for the note

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
-from zfcuda.figures._style import (
+from zfcuda.figures.maxima import PAGE, SHARP, displayed, fired, given, mosaic
+from zfcuda.figures.style import (
     INK,
     LINE_STYLES,
     MUTED,
@@ -27,7 +28,6 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
-from zfcuda.figures.maxima import PAGE, SHARP, displayed, fired, given, mosaic
 from zfcuda.results.filters import FilterComparison, FilterResult
 
 DEAD = "#D55E00"

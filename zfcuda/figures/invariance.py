@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from zfcuda.figures._style import (
+from zfcuda.figures.style import (
     INK,
     LINE_STYLES,
     MUTED,

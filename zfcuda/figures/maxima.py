@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from zfcuda.figures._style import (
+from zfcuda.figures.projection import LAYER_COLOURS
+from zfcuda.figures.style import (
     MUTED,
     NO_DATA,
     Array,
@@ -26,7 +27,6 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
-from zfcuda.figures.projection import LAYER_COLOURS
 from zfcuda.results.maxima import TopActivations
 
 PAGE = 7.2  # inches, the width of a page's text

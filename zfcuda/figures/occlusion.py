@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from zfcuda.figures._style import (
+from zfcuda.figures.style import (
     NO_DATA,
     Array,
     below,

@@ -14,7 +14,8 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.figures._style import (
+from zfcuda.figures.occlusion import cell_edges
+from zfcuda.figures.style import (
     INK,
     MUTED,
     NO_DATA,
@@ -35,7 +36,6 @@ from zfcuda.figures._style import (
     styled,
     to_array,
 )
-from zfcuda.figures.occlusion import cell_edges
 from zfcuda.results.occlusion import OcclusionSummary
 
 WIDTH = 7.2  # inches: the text of a page

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from zfcuda.figures._style import (
+from zfcuda.figures.style import (
     MUTED,
     PALETTE,
     Array,

@@ -9,16 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zfcuda.figures._style import (
-    INK,
-    MUTED,
-    PALETTE,
-    draws,
-    fold_name,
-    new_figure,
-    styled,
-    to_array,
-)
+from zfcuda.figures.style import INK, MUTED, PALETTE, draws, fold_name, new_figure, styled, to_array
 from zfcuda.results.probe import ProbeResult
 
 

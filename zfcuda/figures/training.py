@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zfcuda.figures._style import (
+from zfcuda.figures.style import (
     INK,
     MUTED,
     PALETTE,

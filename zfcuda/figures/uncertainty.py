@@ -12,7 +12,7 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.figures._style import (
+from zfcuda.figures.style import (
     INK,
     MUTED,
     NO_DATA,

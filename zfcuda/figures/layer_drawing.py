@@ -6,28 +6,234 @@ down. Everything is placed when the drawing is made; `draw` puts it on axes of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path
 
-from zfcuda.figures._layer_pieces import (
-    BACKWARD,
-    FORWARD,
-    LINE,
-    SWITCHES,
-    WIDTH,
-    Box,
-    draw_box,
-    draw_link,
-    draw_path,
-    draw_plus,
-)
-from zfcuda.figures._layer_text import SMALL, Text, Writer
-from zfcuda.figures._ranks import arrange
-from zfcuda.figures._style import MUTED, Array, number, show_image
 from zfcuda.figures.projection import magnify, outline, support
+from zfcuda.figures.style import INK, MUTED, PALETTE, Array, fit, fit_name, number, show_image
 from zfcuda.results.diagram import Diagram
+
+_PASSING = 0.3  # width of an arrow that passes a rank, in boxes
+_SWEEPS = 4
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Places of n boxes, the first of which are given, the others made of earlier ones.
+
+    Attributes:
+        rank: of each box, from 0 at the bottom.
+        place: of each box, from left to right, in widths of a box, 0 in the middle.
+        routes: by (from, to), the (place, rank) pairs that the arrow goes through on its way.
+        width: of the widest rank, in boxes.
+    """
+
+    rank: tuple[int, ...]
+    place: tuple[float, ...]
+    routes: dict[tuple[int, int], tuple[tuple[float, int], ...]]
+    width: float
+
+
+def arrange(inputs: Sequence[Sequence[int]]) -> Arrangement:
+    """Arrange boxes; ``inputs`` are, by box, the boxes (all earlier) that its arrows come from."""
+    rank: list[int] = []
+    for sources in inputs:
+        rank.append(1 + max((rank[source] for source in sources), default=-1))
+    rows: list[list[int]] = [[] for _ in range(max(rank) + 1)]
+    above: dict[int, list[int]] = {}  # of boxes and passing places, numbered on behind the boxes
+    passing: dict[tuple[int, int], list[int]] = {}
+    count = len(inputs)
+    for box, sources in enumerate(inputs):
+        rows[rank[box]].append(box)
+        for source in dict.fromkeys(sources):
+            own = [*range(count, count + rank[box] - rank[source] - 1)]
+            count += len(own)
+            for step, (lower, upper) in enumerate(zip([source, *own], [*own, box], strict=True)):
+                above.setdefault(lower, []).append(upper)
+                if upper != box:
+                    rows[rank[source] + step + 1].append(upper)
+            passing[source, box] = own
+    below: dict[int, list[int]] = {}
+    for lower, uppers in above.items():
+        for upper in uppers:
+            below.setdefault(upper, []).append(lower)
+
+    widths = [1.0] * len(inputs) + [_PASSING] * (count - len(inputs))
+    place = _places(rows, widths)
+    for _ in range(_SWEEPS):
+        for neighbours, order in ((below, rows), (above, rows[::-1])):
+            for row in order:
+                row.sort(key=lambda box: _mean([place[n] for n in neighbours.get(box, [box])]))
+                place |= _places([row], widths)
+    at = {box: number for number, row in enumerate(rows) for box in row}
+    return Arrangement(
+        rank=tuple(rank),
+        place=tuple(place[box] for box in range(len(inputs))),
+        routes={
+            arrow: tuple((place[box], at[box]) for box in (arrow[0], *own, arrow[1]))
+            for arrow, own in passing.items()
+        },
+        width=max(sum(widths[box] for box in row) for row in rows),
+    )
+
+
+def _places(rows: Sequence[Sequence[int]], widths: Sequence[float]) -> dict[int, float]:
+    """Side by side, the middle of each row at 0."""
+    place = {}
+    for row in rows:
+        left = -sum(widths[box] for box in row) / 2
+        for box in row:
+            place[box] = left + widths[box] / 2
+            left += widths[box]
+    return place
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+BOLD, SMALL = 7.0, 6.5  # points, where boxes are wide enough
+_WORD = 13  # letters of "normalisation", which should not be broken
+_LETTER = 0.0083  # inches of width, times points; bold ones are wider:
+_BOLD_LETTER = 0.0098
+
+
+@dataclass(frozen=True)
+class Text:
+    """A box's heading and what is below it, wrapped."""
+
+    heading: str
+    rest: str
+
+    @property
+    def heading_lines(self) -> int:
+        return 1 + self.heading.count("\n")
+
+    @property
+    def lines(self) -> int:
+        return self.heading_lines + (1 + self.rest.count("\n") if self.rest else 0)
+
+
+class Writer:
+    """Wraps what stands in boxes of one width; where they are narrow, in smaller letters."""
+
+    def __init__(self, width: float) -> None:
+        self.scale = float(np.clip(width / (_WORD * _BOLD_LETTER * BOLD), 0.7, 1.0))
+        self.letters = int(width / (_LETTER * SMALL * self.scale))
+        self._bold_letters = int(width / (_BOLD_LETTER * BOLD * self.scale))
+
+    def write(self, heading: str, *rest: str) -> Text:
+        """A heading, and below it the rest, in one line if it fits."""
+        # "stride 2" stays together.
+        parts = [re.sub(r"(stride|pad|dilation) ", "\\1\u00a0", part) for part in rest if part]
+        joined = ": ".join(parts)
+        if len(joined) > self.letters:
+            joined = "\n".join(fit(part, self.letters, 2) for part in parts)
+        return Text(fit(heading, self._bold_letters, 2), joined)
+
+    def name(self, name: str) -> str:
+        """A dotted name without the first parts that do not fit."""
+        while "." in name and len(name) > self.letters:
+            name = name.partition(".")[2]
+        return fit_name(name, self.letters)
+
+
+WIDTH = 7.0  # of the diagram: what is mirrored is so at its middle
+LINE = 0.122  # of a box's text
+FORWARD, BACKWARD, SWITCHES = PALETTE[0], "#C24F00", "#00805D"
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Box:
+    """In inches: ``x`` is its middle, ``y`` its bottom."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def top(self) -> float:
+        return self.y + self.height
+
+    @property
+    def mirrored(self) -> Box:
+        return Box(WIDTH - self.x, self.y, self.width, self.height)
+
+
+def draw_box(
+    ax: Axes, box: Box, text: Text, fill: str, scale: float = 1.0, line: str = "-"
+) -> None:
+    """A box filled with a colour and with its text, whose letters are smaller by ``scale``."""
+    ax.add_patch(
+        FancyBboxPatch(
+            (box.x - box.width / 2, box.y),
+            box.width,
+            box.height,
+            boxstyle="round,pad=0,rounding_size=0.06",
+            facecolor=fill,
+            edgecolor=MUTED,
+            linewidth=0.7,
+            linestyle=line,
+            zorder=3,
+        )
+    )
+    line_height = LINE * scale
+    y = box.y + (box.height + text.lines * line_height) / 2
+    style = {"ha": "center", "va": "top", "color": INK, "zorder": 4, "linespacing": 1.1}
+    ax.text(box.x, y, text.heading, fontsize=BOLD * scale, fontweight="bold", **style)
+    ax.text(box.x, y - text.heading_lines * line_height, text.rest, fontsize=SMALL * scale, **style)
+
+
+def draw_link(ax: Axes, box: Box, text: str, colour: str, head: str, line: str) -> None:
+    """From a box to its counterpart, behind what stands between them."""
+    y = box.y + box.height / 2
+    ends = [(box.x - box.width / 2, y), (WIDTH - box.x + box.width / 2, y)]
+    ax.add_patch(_patch(Path(ends), colour, head, line, zorder=1))
+    ax.text(WIDTH / 2, y + 0.04, text, ha="center", va="bottom", fontsize=7, color=colour)
+
+
+def draw_path(
+    ax: Axes, points: Sequence[Point], colour: str, head: str = "-|>", style: str = "-"
+) -> None:
+    """An arrow through points, leaving and reaching each of them vertically."""
+    vertices, codes = [points[0]], [Path.MOVETO]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        middle = (y0 + y1) / 2
+        vertices += [(x0, middle), (x1, middle), (x1, y1)]
+        codes += [Path.CURVE4] * 3
+    ax.add_patch(_patch(Path(vertices, codes), colour, head, style, zorder=2.5))
+
+
+def _patch(path: Path, colour: str, head: str, style: str, zorder: float) -> FancyArrowPatch:
+    return FancyArrowPatch(
+        path=path,
+        arrowstyle=head,
+        mutation_scale=8,
+        color=colour,
+        linewidth=1.1,
+        linestyle=style,
+        zorder=zorder,
+    )
+
+
+def draw_plus(ax: Axes, x: float, y: float) -> None:
+    """Where the signals of several consumers meet."""
+    ax.add_patch(
+        Circle((x, y), 0.06, facecolor="white", edgecolor=BACKWARD, linewidth=0.9, zorder=4)
+    )
+    for dx, dy in ((0.033, 0.0), (0.0, 0.033)):
+        ax.plot([x - dx, x + dx], [y - dy, y + dy], color=BACKWARD, linewidth=0.9, zorder=5)
+
 
 _SIDE = 3.15  # of the convnet, and of the deconvnet
 _BOX, _BETWEEN = 2.2, 0.12  # the widest a box gets; between neighbours

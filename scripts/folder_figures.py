@@ -20,9 +20,9 @@ import zfcuda
 from zfcuda import _batch, data, report
 from zfcuda._network import Network
 from zfcuda._terminal import Parser, guarded, say
-from zfcuda._writing import writable_folder
 from zfcuda.experiments.invariance.study import early_and_late
-from zfcuda.gallery import read_entry
+from zfcuda.report.gallery import read_entry
+from zfcuda.report.writing import writable_folder
 
 _PROGRAM = "folder_figures.py"
 EXPERIMENTS = ("predict", "deconv", "background", "occlude", "rotate", "invariance")

@@ -27,10 +27,10 @@ import zfcuda
 from zfcuda import _batch, data, figures
 from zfcuda._network import Network
 from zfcuda._terminal import Parser, guarded, say
-from zfcuda._writing import save_pictures, writable_folder
 from zfcuda.data import Garments, garments
-from zfcuda.gallery import write_gallery
 from zfcuda.models import from_files
+from zfcuda.report.gallery import write_gallery
+from zfcuda.report.writing import save_pictures, writable_folder
 from zfcuda.storage.files import atomic_path
 from zfcuda.training import TrainingResult
 

@@ -12,8 +12,8 @@ from torch import Tensor
 import zfcuda
 from zfcuda import figures
 from zfcuda._network import Network
-from zfcuda._writing import Provenance, save_numbers, write
 from zfcuda.report.entries import Entry
+from zfcuda.report.writing import Provenance, save_numbers, write
 from zfcuda.results.base import called, in_words
 from zfcuda.storage.files import subject
 

@@ -17,9 +17,9 @@ import zfcuda
 from zfcuda import _jobs, figures, report
 from zfcuda._network import Network
 from zfcuda._terminal import progress as progress_bar
-from zfcuda._writing import Provenance, writable_folder, write
 from zfcuda.data.fashion import garments
 from zfcuda.models import from_files
+from zfcuda.report.writing import Provenance, writable_folder, write
 from zfcuda.results.training import TrainingResult
 
 __all__ = ["run"]

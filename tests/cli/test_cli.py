@@ -235,7 +235,7 @@ def test_a_stopped_command_leaves_no_half_written_file(
         file.write(b"half of a picture")
         os.kill(os.getpid(), stop)
 
-    monkeypatch.setattr("zfcuda._writing.FigureCanvasAgg.print_png", stopped)
+    monkeypatch.setattr("zfcuda.report.writing.FigureCanvasAgg.print_png", stopped)
     # Whatever the parent has set: a shell's background jobs ignore Ctrl-C.
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from zfcuda import _jobs, cli
-from zfcuda.gallery import collect, read_entry, write_gallery
+from zfcuda.report.gallery import collect, read_entry, write_gallery
 
 
 def result(path, command="", tag="", title="Title", image=None, **header):

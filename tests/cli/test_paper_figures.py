@@ -12,7 +12,7 @@ from PIL import Image
 from zfcuda import cli
 from zfcuda._network import Network
 from zfcuda._terminal import RaisingParser
-from zfcuda.gallery import read_entry
+from zfcuda.report.gallery import read_entry
 from zfcuda.results import Predictions
 from zfcuda.training import TrainingResult
 

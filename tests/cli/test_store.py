@@ -9,7 +9,7 @@ import pytest
 
 from zfcuda import StoredActivations, cli
 from zfcuda.commands import _store
-from zfcuda.maps_page import stored_folders, write_maps_page
+from zfcuda.report.maps_page import stored_folders, write_maps_page
 from zfcuda.storage.files import read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("tiny")

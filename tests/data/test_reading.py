@@ -12,7 +12,7 @@ from PIL import Image
 import zfcuda
 from zfcuda.data import IMAGE_SUFFIXES, list_images, read_alpha, read_image, to_rgb
 from zfcuda.data.reading import FORMATS, opened
-from zfcuda.report.thumbnails import picture_of
+from zfcuda.report.page import picture_of
 
 
 def saved(tmp_path, image, name="picture.png", **options):

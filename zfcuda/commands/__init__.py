@@ -2,5 +2,5 @@
 
 A module imports torch and the experiments inside `run` only, so that `zfcuda --help` and errors in
 the options are quick. What several commands share: `_options` (options), `_images` (a job for each
-image), `zfcuda._network` (the model), `zfcuda._writing` (files).
+image), `zfcuda._network` (the model), `zfcuda.report.writing` (files).
 """

@@ -86,7 +86,7 @@ def _run_paths(folder: Path) -> list[Path]:
 
 def run_folder(options: argparse.Namespace) -> Path:
     """Where the run lies: a folder of --out called after data and command, that can be written."""
-    from zfcuda._writing import writable_folder
+    from zfcuda.report.writing import writable_folder
 
     name = Path(options.data).resolve().name or "data"
     return writable_folder(Path(options.out) / f"{name}-{options.command}")
@@ -130,8 +130,8 @@ def draw_run(
     Args:
         figure_of: ``(result, x [1,C,H,W], name) -> figure``.
     """
-    from zfcuda._writing import save_pictures
     from zfcuda.data.images import tried
+    from zfcuda.report.writing import save_pictures
 
     for number in numbers:
         stem = run.stem(number)
@@ -150,7 +150,7 @@ def announce_run(
 ) -> None:
     """Write the summary's picture and the page; print what there is of the run and `text`, what was
     found, and on standard error which images could not be read."""
-    from zfcuda._writing import save_pictures
+    from zfcuda.report.writing import save_pictures
 
     pictures = save_pictures(figure, run.folder / "summary", pdf)
     numbers = [run.folder / f"summary.{kind}" for kind in ("npz", "json")]
@@ -161,7 +161,7 @@ def announce_run(
 
 def _run_page(folder: Path) -> list[Path]:
     """The gallery of a run's pictures, if Jinja2 is there."""
-    from zfcuda.gallery import write_gallery
+    from zfcuda.report.gallery import write_gallery
 
     try:
         return [write_gallery(folder)[0]]

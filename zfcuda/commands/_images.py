@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance
     from zfcuda.report.entries import Entry
+    from zfcuda.report.writing import Provenance
 
     # network, its input, the image's name, stem of the files to write, provenance
     Job = Callable[[Network, Tensor, str, Path, Provenance], Entry | None]
@@ -25,7 +25,7 @@ def each_image(options: argparse.Namespace, job: Job) -> None:
     """Run `job` on every --image and print what was written; all inputs are checked before."""
     from zfcuda import data
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance, announce, place, writable_folder
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder
 
     if getattr(options, "list_layers", False):
         list_layers(Network.of(options))

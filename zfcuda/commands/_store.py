@@ -11,8 +11,8 @@ from zfcuda.commands import _cores, _data
 
 if TYPE_CHECKING:
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance
     from zfcuda.experiments.maxima.stored import StoredActivations
+    from zfcuda.report.writing import Provenance
 
 _LONG = 5.0  # seconds; the rates of shorter passes say nothing
 

@@ -62,10 +62,10 @@ def run(options: argparse.Namespace) -> None:
 
     from zfcuda import ablation, figures, models, training
     from zfcuda._network import pick_device
-    from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.data.examples import drawn
     from zfcuda.data.folder import split
     from zfcuda.experiments import ablations
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
 
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: expected at least 1")

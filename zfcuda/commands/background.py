@@ -70,8 +70,8 @@ def run(options: argparse.Namespace) -> None:
     from zfcuda import _jobs, data
     from zfcuda._network import Network
     from zfcuda._terminal import remark
-    from zfcuda._writing import Provenance, announce, place, writable_folder
     from zfcuda.experiments.invariance.study import early_and_late
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder
 
     if options.list_layers:
         _images.list_layers(Network.of(options))

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance
     from zfcuda.report.entries import Entry
+    from zfcuda.report.writing import Provenance
 
 HELP = "draw a layer of the model with its deconvnet layer"
 DESCRIPTION = (
@@ -51,9 +51,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Draw the layer with every image's numbers."""
     from zfcuda import figures
-    from zfcuda._writing import write
     from zfcuda.experiments.diagrams import diagram_of
     from zfcuda.experiments.invariance.study import early_and_late
+    from zfcuda.report.writing import write
 
     def job(network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance) -> Entry:
         layer = options.layer or early_and_late(network.model, x)[0]

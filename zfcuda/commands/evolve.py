@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     """One figure, a part for each layer."""
     import zfcuda
     from zfcuda import figures
-    from zfcuda._writing import Provenance, announce, place, writable_folder, write
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
 
     network = _network(options)
     if options.list_layers:

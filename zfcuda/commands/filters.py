@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
     """One figure, a column for each network."""
     import zfcuda
     from zfcuda import figures
-    from zfcuda._writing import Provenance, announce, place, writable_folder, write
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
 
     folder = writable_folder(options.out)
     networks = _trained(options, folder) if options.train else _named(options)

@@ -29,8 +29,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the page and print where it is."""
     from zfcuda._terminal import say
-    from zfcuda.gallery import write_gallery
-    from zfcuda.maps_page import stored_folders, write_maps_page
+    from zfcuda.report.gallery import write_gallery
+    from zfcuda.report.maps_page import stored_folders, write_maps_page
 
     folder = Path(options.folder)
     for stored in stored_folders(folder):

@@ -73,7 +73,7 @@ def _study(options: argparse.Namespace) -> None:
     import zfcuda
     from zfcuda import data, figures
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance, announce, place, writable_folder, write
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
     from zfcuda.results.base import in_words
     from zfcuda.storage.files import digest
 

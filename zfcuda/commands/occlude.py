@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance
     from zfcuda.report.entries import Entry
+    from zfcuda.report.writing import Provenance
 
 HELP = "move a square over the image, watch the answer"
 DESCRIPTION = (

@@ -59,8 +59,8 @@ def run(options: argparse.Namespace) -> None:
     import zfcuda
     from zfcuda import figures
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.commands import _labelled
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
 
     if options.list_layers:
         _images.list_layers(Network.of(options))

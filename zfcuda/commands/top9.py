@@ -10,7 +10,7 @@ from zfcuda.commands._grids import grid_title, shown_pictures, shown_signals, si
 
 if TYPE_CHECKING:
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance
+    from zfcuda.report.writing import Provenance
 
 HELP = "the strongest activations of each map over a data set, projected"
 DESCRIPTION = (
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance
+    from zfcuda.report.writing import Provenance
 
     network = Network.of(options)
     if options.list_layers:
@@ -71,7 +71,7 @@ def _draw(
 ) -> None:
     import zfcuda
     from zfcuda import figures
-    from zfcuda._writing import announce, place, writable_folder, write
+    from zfcuda.report.writing import announce, place, writable_folder, write
 
     folder = writable_folder(options.out)
     images = _data.images_of(options, network)

@@ -75,9 +75,9 @@ def run(options: argparse.Namespace) -> None:
 
     from zfcuda import figures, models, training
     from zfcuda._network import pick_device
-    from zfcuda._writing import Provenance, announce, writable_folder, write
     from zfcuda.data.examples import drawn
     from zfcuda.data.folder import split
+    from zfcuda.report.writing import Provenance, announce, writable_folder, write
 
     recipe = training.Recipe(
         epochs=options.epochs,

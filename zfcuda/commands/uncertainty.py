@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> None:
     import zfcuda
     from zfcuda import figures
     from zfcuda._network import Network
-    from zfcuda._writing import Provenance, announce, place, writable_folder, write
     from zfcuda.commands import _labelled
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
     from zfcuda.results.base import in_words
 
     folder = writable_folder(options.out)

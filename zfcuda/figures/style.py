@@ -1,7 +1,7 @@
 """What all figures share: typography, palettes, panels. Object-oriented matplotlib only.
 
-Only `show_with_pyplot` and a notebook's figures touch pyplot, and nothing leaves a trace in ``matplotlib.rcParams``: a figure
-function is wrapped in `styled`, which applies the style for as long as the figure is being built.
+Only what shows figures touches pyplot, and nothing leaves a trace in ``matplotlib.rcParams``: a
+figure function is wrapped in `styled`, which applies the style for as long as the figure is built.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Names and texts are data: everything is escaped. The page links to the pictures in full size and to
 the files with their numbers, relative to its folder, so that the folder can be moved or served.
 
-:mod:`.entries` is what a page is made of; :mod:`.page` writes it, with :mod:`.texts` and
-:mod:`.thumbnails`.
+:mod:`.entries` is what a page is made of, :mod:`.page` writes it. :mod:`.writing` writes the
+pictures and their numbers; :mod:`.gallery` and :mod:`.maps_page` are pages of what a folder holds.
 """
 
 from zfcuda.report.entries import Entry, Section, facts_of

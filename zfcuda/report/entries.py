@@ -52,7 +52,7 @@ class Section:
 
 
 def facts_of(provenance: Mapping[str, Any]) -> dict[str, object]:
-    """Provenance, as `zfcuda._writing` writes it, as rows of a table."""
+    """Provenance, as `zfcuda.report.writing` writes it, as rows of a table."""
     facts = {key: value for key, value in provenance.items() if key not in ("settings", "versions")}
     command = {"command": name} if (name := facts.pop("command", "")) else {}
     settings, versions = (

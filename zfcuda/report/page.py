@@ -1,20 +1,114 @@
-"""From entries to the page."""
+"""From entries to the page: texts and thumbnails as they are shown, and the index."""
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+from PIL import Image
+
+from zfcuda.data.reading import opened
 from zfcuda.report.entries import Entry, Section
-from zfcuda.report.templates import template
-from zfcuda.report.texts import Link, link_to, value_shown
-from zfcuda.report.thumbnails import Picture, picture_of
 from zfcuda.storage.files import atomic_path, printable
 
-__all__ = ["write_index"]
+__all__ = ["Link", "Picture", "link_to", "picture_of", "value_shown", "write_index"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file beside the page."""
+
+    href: str
+    name: str
+    label: str  # shorter: what tells an entry's files apart
+
+
+def link_to(path: Path, folder: Path, label: str = "") -> Link:
+    """A link to a file from a page in a folder."""
+    relative = os.path.relpath(path, folder).replace(os.sep, "/")
+    return Link(quote(os.fsencode(relative)), printable(path.name), printable(label or path.name))
+
+
+def value_shown(value: object) -> str:
+    """A setting as one reads it; lists in lists as JSON has them."""
+    if isinstance(value, list | tuple):
+        nested = any(isinstance(item, list | tuple) for item in value)
+        return printable(str(value)) if nested else ", ".join(map(value_shown, value))
+    plain = value is None or isinstance(value, dict | bool)
+    return printable(json.dumps(value, ensure_ascii=False) if plain else value)
+
+
+def template(name: str) -> Any:
+    """The template ``name``, which lies beside this file and which escapes what it is given.
+
+    Raises:
+        ModuleNotFoundError: Jinja2 (the "demo" extra) is not installed.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'the index page needs Jinja2; install it with: pip install "zfcuda[demo]"'
+        ) from None
+    environment = Environment(
+        loader=PackageLoader("zfcuda", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+# A thumbnail is as large as it is shown at most, twice over for fine screens.
+_SMALL, _NARROW, _WIDE = 600, 960, 1680
+_WIDE_FROM = 2.5  # width over height, from which on a figure takes a whole row
+_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail and what it leads to."""
+
+    full: Link
+    thumbnail: str  # a data URI, or "" where the picture cannot be read
+    width: int
+    height: int
+
+    @property
+    def wide(self) -> bool:
+        return self.width >= _WIDE_FROM * self.height
+
+
+def picture_of(path: Path, folder: Path, small: bool) -> Picture:
+    """The thumbnail of a file, ``small`` where many stand together; a link where it cannot be
+    read."""
+    link = link_to(path, folder)
+    try:
+        with opened(path) as image:
+            width, height = image.size
+            limit = _WIDE if width >= _WIDE_FROM * height else _NARROW
+            limit = _SMALL if small else limit
+            return Picture(link, _data_uri(image, limit), width, height)
+    except Exception:  # decoders raise all kinds on bad bytes
+        return Picture(link, "", 1, 1)
+
+
+def _data_uri(image: Image.Image, limit: int) -> str:
+    small = image.convert("RGB")
+    small.thumbnail((limit, limit), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=_QUALITY, method=2)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
 
 _MANY = 9  # figures of a section, from which on they are shown smaller
 

@@ -1,7 +1,7 @@
 """A folder of results as one page: every picture in it with its numbers and settings.
 
-What a picture shows is read from the JSON file beside it (see `zfcuda._writing.write`); pictures of
-others, without one, are shown as well.
+What a picture shows is read from the JSON file beside it (see `zfcuda.report.writing.write`);
+pictures of others, without one, are shown as well.
 """
 
 from __future__ import annotations

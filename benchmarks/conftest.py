@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import zfcuda.info
+import zfcuda.cli.info
 
 THREADS = 2
 
@@ -69,7 +69,7 @@ def copy_time(size: int, repeats: int = 15) -> float:
 
 def markdown(rows: list[Row]) -> list[str]:
     lines = [
-        f"{zfcuda.info.collect().simd_level}, {THREADS} threads, torch {torch.__version__}, "
+        f"{zfcuda.cli.info.collect().simd_level}, {THREADS} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}; medians of one run",
         "",
         "| work | reference, ms | torch, ms | zfcuda, ms | torch / zfcuda | target | "

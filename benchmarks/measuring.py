@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-import zfcuda.info
+import zfcuda.cli.info
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def median_ratio(rounds: Sequence[dict[str, float]], peer: str) -> float:
 def machine() -> dict[str, str]:
     """What the numbers were measured on, for the table's head."""
     return {
-        "machine": f"{zfcuda.info.collect().simd_level}, {torch.get_num_threads()} threads, "
+        "machine": f"{zfcuda.cli.info.collect().simd_level}, {torch.get_num_threads()} threads, "
         f"float32, torch {torch.__version__}, Python {platform.python_version()}"
     }
 

@@ -46,8 +46,8 @@ import torch
 from measuring import append, read
 from PIL import Image
 
-import zfcuda.info
-from zfcuda.commands._data import list_all
+import zfcuda.cli.info
+from zfcuda.cli.inputs import list_all
 from zfcuda.data.images import Files
 
 IDX = Path("/usr/share/datasets/fashion-mnist")
@@ -379,8 +379,8 @@ def markdown(lines: Sequence[dict[str, Any]]) -> str:
 
 def _machine() -> str:
     return (
-        f"{zfcuda.info.collect().simd_level}, {CORES} cores, float32, torch {torch.__version__}, "
-        f"Python {platform.python_version()}"
+        f"{zfcuda.cli.info.collect().simd_level}, {CORES} cores, float32, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
     )
 
 

@@ -17,12 +17,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import zfcuda
-from zfcuda import _batch, data, report
-from zfcuda._network import Network
-from zfcuda._terminal import Parser, guarded, say
+from zfcuda import data, report
+from zfcuda.cli import batch
+from zfcuda.cli.network import Network
+from zfcuda.cli.terminal import Parser, guarded
 from zfcuda.experiments.invariance.study import early_and_late
 from zfcuda.report.gallery import read_entry
 from zfcuda.report.writing import writable_folder
+from zfcuda.storage.terminal import say
 
 _PROGRAM = "folder_figures.py"
 EXPERIMENTS = ("predict", "deconv", "background", "occlude", "rotate", "invariance")
@@ -49,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     jobs = [job for image in images for job in _jobs(options, image, out / image.name)]
     identity = f"{zfcuda.__version__} {network.weights_digest}"
     del network  # each command loads its own
-    outcome = _batch.run(jobs, identity, "figure", options.quiet)
+    outcome = batch.run(jobs, identity, "figure", options.quiet)
 
     reasons: dict[Path, list[str]] = {}
     for job, reason in outcome.failed:
@@ -80,7 +82,7 @@ def _complete(options: argparse.Namespace, network: Network) -> None:
     network.fill(options.fill)
 
 
-def _jobs(options: argparse.Namespace, image: Path, folder: Path) -> Iterable[_batch.Job]:
+def _jobs(options: argparse.Namespace, image: Path, folder: Path) -> Iterable[batch.Job]:
     """The experiments on one image."""
     layers = [part for layer in options.layer for part in ("--layer", layer)]
     occluder = {"--size": options.size, "--stride": options.stride}
@@ -100,10 +102,10 @@ def _jobs(options: argparse.Namespace, image: Path, folder: Path) -> Iterable[_b
     network += ["--weights", options.weights] if options.weights else []
     for experiment in options.experiments:
         arguments = (experiment, *network, "--image", str(image), *settings[experiment])
-        yield _batch.Job(folder / experiment, arguments, (image,))
+        yield batch.Job(folder / experiment, arguments, (image,))
 
 
-def _section(folder: Path, jobs: Iterable[_batch.Job], reasons: Sequence[str]) -> report.Section:
+def _section(folder: Path, jobs: Iterable[batch.Job], reasons: Sequence[str]) -> report.Section:
     pictures = [
         picture
         for job in jobs

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import zfcuda
 from zfcuda import models
-from zfcuda._terminal import Parser, guarded
+from zfcuda.cli.terminal import Parser, guarded
 from zfcuda.data import ColouredFashion, Examples, split
 from zfcuda.models import from_files
 from zfcuda.models.weights import Metadata

@@ -24,14 +24,16 @@ import torch
 from PIL import Image
 
 import zfcuda
-from zfcuda import _batch, data, figures
-from zfcuda._network import Network
-from zfcuda._terminal import Parser, guarded, say
+from zfcuda import data, figures
+from zfcuda.cli import batch
+from zfcuda.cli.network import Network
+from zfcuda.cli.terminal import Parser, guarded
 from zfcuda.data import Garments, garments
 from zfcuda.models import from_files
 from zfcuda.report.gallery import write_gallery
 from zfcuda.report.writing import save_pictures, writable_folder
 from zfcuda.storage.files import atomic_path
+from zfcuda.storage.terminal import say
 from zfcuda.training import TrainingResult
 
 _PROGRAM = "paper_figures.py"
@@ -223,7 +225,7 @@ def _run(options: argparse.Namespace) -> int:
     plan = _plan(options, network, out)
     identity = f"{zfcuda.__version__} {network.weights_digest}"
     del network  # each command loads its own
-    outcome = _batch.run(_jobs(options.only, plan, out), identity, "experiment", options.quiet)
+    outcome = batch.run(_jobs(options.only, plan, out), identity, "experiment", options.quiet)
     if options.model == "zfnet_small" and not options.weights:
         _curves(from_files.run_record(), out / "train" / "training")
     # Not what an earlier run made of other pictures; but all that it made of these.
@@ -259,11 +261,11 @@ def _plan(options: argparse.Namespace, network: Network, out: Path) -> _Plan:
     )
 
 
-def _jobs(names: Sequence[str], plan: _Plan, out: Path) -> list[_batch.Job]:
+def _jobs(names: Sequence[str], plan: _Plan, out: Path) -> list[batch.Job]:
     files = [path for picture in plan.pictures for path in (picture.image, picture.mask) if path]
     files += [path for path in map(Path, [*plan.data, *(plan.checkpoints or [])]) if path.exists()]
     return [
-        _batch.Job(
+        batch.Job(
             out / name / about,
             (name, "--pdf", *arguments),
             tuple(path for path in files if str(path) in arguments),

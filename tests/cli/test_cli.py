@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 
 import zfcuda
-from zfcuda import _terminal, cli
-from zfcuda._network import Network
-from zfcuda.commands._images import stems
+from zfcuda import cli
+from zfcuda.cli import terminal
+from zfcuda.cli.inputs import stems
+from zfcuda.cli.network import Network
 from zfcuda.results import InvarianceResult, OcclusionResult, Projections
+from zfcuda.storage.terminal import progress
 
 pytestmark = pytest.mark.usefixtures("tiny")
 COMMANDS = {
@@ -263,14 +265,14 @@ def interruptible(request):
 )
 @pytest.mark.parametrize("error", [ValueError("too many values to unpack"), AttributeError("x")])
 def test_an_error_that_ctrl_c_became_is_an_interruption(stop, status, error, capsys):
-    with _terminal.guarded("zfcuda") as found:
+    with terminal.guarded("zfcuda") as found:
         try:
             signal.raise_signal(stop)
         except KeyboardInterrupt:
             raise error from None
     assert found == [status]
     assert capsys.readouterr().err == "zfcuda: interrupted\n"
-    with _terminal.guarded("zfcuda") as found:
+    with terminal.guarded("zfcuda") as found:
         raise ValueError("a wrong name")
     assert found == [2] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -280,7 +282,7 @@ def test_ctrl_c_that_is_ignored_or_anothers_stays_so(capsys):
     seen = []
     for handler in (signal.SIG_IGN, lambda *_: seen.append("another's")):
         signal.signal(signal.SIGINT, handler)
-        with _terminal.guarded("zfcuda") as found:
+        with terminal.guarded("zfcuda") as found:
             signal.raise_signal(signal.SIGINT)
         assert found == [0] and signal.getsignal(signal.SIGINT) is handler
     assert seen == ["another's"] and capsys.readouterr().err == ""
@@ -356,7 +358,7 @@ def test_names_do_nothing_to_the_terminal(name, photo, tmp_path, capsys, monkeyp
 
 
 def test_a_progress_bar_shows_names_as_text(capsys):
-    with _terminal.progress(["job"], desc="\x1b[31m\n") as bar:
+    with progress(["job"], desc="\x1b[31m\n") as bar:
         list(bar)
     printed = capsys.readouterr().err
     assert r"\x1b[31m\n" in printed and "\x1b[31m" not in printed

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zfcuda import cli
-from zfcuda.commands import _cores
+from zfcuda.cli import arguments
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -21,19 +21,19 @@ def eight(monkeypatch):
 
 
 def test_workers(eight, monkeypatch):
-    assert [_cores.workers(None, device) for device in (CPU, GPU)] == [2, 7]
-    assert [_cores.workers(wanted, CPU) for wanted in (0, 1, 30)] == [0, 1, 30]
+    assert [arguments.workers(None, device) for device in (CPU, GPU)] == [2, 7]
+    assert [arguments.workers(wanted, CPU) for wanted in (0, 1, 30)] == [0, 1, 30]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # two cores a rank
-    assert [_cores.workers(None, device) for device in (CPU, GPU)] == [0, 1]
+    assert [arguments.workers(None, device) for device in (CPU, GPU)] == [0, 1]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {*range(64)})
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    assert [_cores.workers(None, device) for device in (CPU, GPU)] == [16, 16]
+    assert [arguments.workers(None, device) for device in (CPU, GPU)] == [16, 16]
 
 
 @pytest.mark.parametrize(("workers", "device", "left"), [(2, CPU, 6), (0, CPU, 3), (2, GPU, 3)])
 def test_threads(eight, workers, device, left):
     torch.set_num_threads(3)
-    with _cores.cores_shared_with(workers, device):
+    with arguments.cores_shared_with(workers, device):
         assert torch.get_num_threads() == left
     assert torch.get_num_threads() == 3
 
@@ -41,7 +41,7 @@ def test_threads(eight, workers, device, left):
 def test_what_the_user_said_of_threads_holds(eight, monkeypatch):
     torch.set_num_threads(3)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    with _cores.cores_shared_with(2, CPU):
+    with arguments.cores_shared_with(2, CPU):
         assert torch.get_num_threads() == 3
 
 
@@ -53,6 +53,6 @@ def test_a_stored_run_says_what_it_had(photo, tmp_path, monkeypatch):
     command += ["--quiet", "--device", "cpu", "--workers", "1", "--store", str(tmp_path / "run")]
     assert cli.main(command) == 0
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    threads = max(1, _cores.cores() - 1)
+    threads = max(1, arguments.cores() - 1)
     assert manifest["rates"]["workers"] == 1
     assert manifest["rates"]["threads"] == manifest["threads"] == threads

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import zfcuda.models
-from zfcuda import _jobs, demo
-from zfcuda._network import Network
+from zfcuda.cli import demo, jobs
+from zfcuda.cli.network import Network
 from zfcuda.results import Predictions
 
 pytest.importorskip("skimage")
@@ -26,9 +26,9 @@ def small_demo(tiny, monkeypatch):
     monkeypatch.setattr(zfcuda.models, "load", lambda spec: load("tiny"))
     monkeypatch.setattr(demo, "_LAYERS", dict.fromkeys(demo._LAYERS, ("0", "1", "3")))
     monkeypatch.setattr(demo, "_ANGLES", [0.0, 90.0])
-    occlude = _jobs.occlude
+    occlude = jobs.occlude
     coarse = {"size": 16, "stride": 16}
-    monkeypatch.setattr(_jobs, "occlude", lambda *a, **k: occlude(*a, **{**k, **coarse}))
+    monkeypatch.setattr(jobs, "occlude", lambda *a, **k: occlude(*a, **{**k, **coarse}))
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -49,7 +49,7 @@ def test_a_demo_that_is_stopped_leaves_whole_files(tmp_path, monkeypatch):
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_jobs, "rotate", stop)
+    monkeypatch.setattr(jobs, "rotate", stop)
     with pytest.raises(KeyboardInterrupt):
         demo.run(tmp_path, "cpu", progress=False)
     assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".npz", ".json"}
@@ -81,7 +81,7 @@ def test_the_trained_network_knows_the_photographs(tmp_path):
     network = Network.load("squeezenet1_1", "cpu")
     for photo, name, least in ((demo._CAT, "Egyptian cat", 0.4), (demo._COFFEE, "espresso", 0.95)):
         x = network.input(photo.read())
-        _jobs.predict(network, x, photo.name, tmp_path / photo.name)
+        jobs.predict(network, x, photo.name, tmp_path / photo.name)
         probabilities, labels = Predictions.load(tmp_path / photo.name).top(1)
         assert network.name(int(labels[0, 0])) == name
         assert float(probabilities[0, 0]) > least

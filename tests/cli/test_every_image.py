@@ -10,8 +10,8 @@ from PIL import Image
 
 import zfcuda.models
 from zfcuda import cli
-from zfcuda._network import Network
-from zfcuda.commands._data import list_all
+from zfcuda.cli.inputs import list_all
+from zfcuda.cli.network import Network
 from zfcuda.data import Preprocessing
 from zfcuda.results import OcclusionResult
 from zfcuda.results.invariance import InvarianceSummary

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import zfcuda.models
-from zfcuda import _batch, _jobs
+from zfcuda.cli import batch, jobs
 from zfcuda.report import Entry
 from zfcuda.storage.files import read_json, write_json
 
@@ -47,7 +47,7 @@ def quick(monkeypatch):
         return Entry("title", files[0], tuple(files[1:]))
 
     for name in ("predict", "project", "occlude", "rotate"):
-        monkeypatch.setattr(_jobs, name, job)
+        monkeypatch.setattr(jobs, name, job)
 
 
 def test_what_a_kill_left_is_not_taken_for_the_settings_before(tmp_path, monkeypatch):
@@ -59,13 +59,13 @@ def test_what_a_kill_left_is_not_taken_for_the_settings_before(tmp_path, monkeyp
         if arguments[0] == "other":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_batch.cli, "call", call)
-    jobs = {name: [_batch.Job(tmp_path / "job", (name,))] for name in ("one", "other")}
-    assert _batch.run(jobs["one"], "", quiet=True).done == 1
-    assert _batch.run(jobs["one"], "", quiet=True).skipped == 1
+    monkeypatch.setattr(batch.cli, "call", call)
+    jobs = {name: [batch.Job(tmp_path / "job", (name,))] for name in ("one", "other")}
+    assert batch.run(jobs["one"], "", quiet=True).done == 1
+    assert batch.run(jobs["one"], "", quiet=True).skipped == 1
     with pytest.raises(KeyboardInterrupt):
-        _batch.run(jobs["other"], "", quiet=True)
-    assert _batch.run(jobs["one"], "", quiet=True).done == 1
+        batch.run(jobs["other"], "", quiet=True)
+    assert batch.run(jobs["one"], "", quiet=True).done == 1
     assert (tmp_path / "job" / "numbers").read_text() == "one"
 
 
@@ -76,25 +76,25 @@ def test_a_file_that_was_damaged_is_made_again(tmp_path, monkeypatch):
         if "--pdf" in arguments:
             (tmp_path / "job" / "picture.pdf").write_text("%PDF")
 
-    monkeypatch.setattr(_batch.cli, "call", call)
-    jobs = [_batch.Job(tmp_path / "job", ("one",))]
-    assert _batch.run(jobs, "", quiet=True).done == 1
+    monkeypatch.setattr(batch.cli, "call", call)
+    jobs = [batch.Job(tmp_path / "job", ("one",))]
+    assert batch.run(jobs, "", quiet=True).done == 1
     (tmp_path / "job" / "numbers").write_text("7")
-    assert _batch.run(jobs, "", quiet=True).done == 1
-    assert _batch.run(jobs, "", quiet=True).skipped == 1
+    assert batch.run(jobs, "", quiet=True).done == 1
+    assert batch.run(jobs, "", quiet=True).skipped == 1
     assert (tmp_path / "job" / "numbers").read_text() == "1"
     record = tmp_path / "job" / "done.json"
     record.write_text(record.read_text().replace("numbers", "mumbers"))
-    assert _batch.run(jobs, "", quiet=True).done == 1
-    jobs = [_batch.Job(tmp_path / "job", ("one", "--pdf"))]
-    assert _batch.run(jobs, "", quiet=True).done == 1
-    assert _batch.run(jobs, "", quiet=True).skipped == 1
+    assert batch.run(jobs, "", quiet=True).done == 1
+    jobs = [batch.Job(tmp_path / "job", ("one", "--pdf"))]
+    assert batch.run(jobs, "", quiet=True).done == 1
+    assert batch.run(jobs, "", quiet=True).skipped == 1
 
 
 def test_folders_that_a_job_reads(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    job = _batch.Job(tmp_path / "job", ("probe",), (folder,))
+    job = batch.Job(tmp_path / "job", ("probe",), (folder,))
     (folder / "a \udcff.png").write_bytes(b"1")  # a name that is no UTF-8
     (folder / "gone.png").symlink_to(tmp_path / "nowhere")
     before = job.digest("")
@@ -183,14 +183,14 @@ def test_an_experiment_that_fails_stops_no_other(run, quick, photos, monkeypatch
     def fail(*_arguments, **_settings):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(_jobs, "occlude", fail)
+    monkeypatch.setattr(jobs, "occlude", fail)
     status, out, _ = run(*SOME)
     assert status == 1 and "6 done, 0 skipped, 2 failed" in out
     assert "failed: one.png: occlude: no memory" in out
 
 
 def test_an_interrupted_run_is_taken_up_again(run, quick, photos, monkeypatch):
-    rotate = _jobs.rotate
+    rotate = jobs.rotate
     calls = []
 
     def stop_at_the_second(*arguments, **settings):
@@ -199,7 +199,7 @@ def test_an_interrupted_run_is_taken_up_again(run, quick, photos, monkeypatch):
             raise KeyboardInterrupt
         return rotate(*arguments, **settings)
 
-    monkeypatch.setattr(_jobs, "rotate", stop_at_the_second)
+    monkeypatch.setattr(jobs, "rotate", stop_at_the_second)
     status, _, error = run(*SOME)
     assert status == 130 and error.endswith(
         "interrupted; the same command goes on where this one was\n"

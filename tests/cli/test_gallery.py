@@ -6,7 +6,8 @@ import re
 import pytest
 from PIL import Image
 
-from zfcuda import _jobs, cli
+from zfcuda import cli
+from zfcuda.cli import jobs
 from zfcuda.report.gallery import collect, read_entry, write_gallery
 
 
@@ -165,8 +166,8 @@ def test_cards_name_the_model_its_layers_and_map(tmp_path):
     ("predict", "photo.png: prediction, zfnet_small"),
 ])  # fmt: skip
 def test_figures_name_the_model_its_layer_and_map(tmp_path, monkeypatch, command, expected):
-    figures, write = [], _jobs.write
-    monkeypatch.setattr(_jobs, "write", lambda *a, **k: (figures.append(a[3]), write(*a, **k))[1])
+    figures, write = [], jobs.write
+    monkeypatch.setattr(jobs, "write", lambda *a, **k: (figures.append(a[3]), write(*a, **k))[1])
     Image.new("RGB", (64, 64), "red").save(tmp_path / "photo.png")
     more = {
         "deconv": ["--layer", "conv3", "--channel", "7"],

@@ -8,7 +8,7 @@ from torch import nn
 
 import zfcuda.models
 from zfcuda import cli
-from zfcuda._network import Network
+from zfcuda.cli.network import Network
 from zfcuda.data import Preprocessing
 
 pytestmark = pytest.mark.usefixtures("tiny")

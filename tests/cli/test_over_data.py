@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import zfcuda.models
 from zfcuda import cli
-from zfcuda.commands import evolve
+from zfcuda.cli.commands import evolve
 from zfcuda.results.filters import FilterComparison
 from zfcuda.results.maxima import EvolutionResult, TopActivations
 from zfcuda.storage.files import write_json

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from zfcuda import cli
-from zfcuda._network import Network
-from zfcuda._terminal import RaisingParser
+from zfcuda.cli.network import Network
+from zfcuda.cli.terminal import RaisingParser
 from zfcuda.report.gallery import read_entry
 from zfcuda.results import Predictions
 from zfcuda.training import TrainingResult
@@ -153,7 +153,7 @@ def test_the_curves_come_with_their_record(script, tmp_path, training_result):
 
 
 def test_maps_that_never_fire_are_said():
-    from zfcuda.commands._grids import silent_layers
+    from zfcuda.cli.network import silent_layers
 
     values = torch.tensor([[0.0, 0.0], [2.0, 0.0], [-1.0, -2.0], [-math.inf, -math.inf]])
     images = torch.tensor([[0, 1], [0, 1], [0, 1], [-1, -1]])

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from zfcuda import StoredActivations, cli
-from zfcuda.commands import _store
+from zfcuda.cli.commands import top9
 from zfcuda.report.maps_page import stored_folders, write_maps_page
 from zfcuda.storage.files import read_json, write_json
 
@@ -35,7 +35,7 @@ def store(photos, tmp_path):
 
 
 def test_store(store, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(_store, "_LONG", 0.0)
+    monkeypatch.setattr(top9, "_LONG", 0.0)
     assert run(*store) == 0
     printed = capsys.readouterr()
     assert "images/s, processes: 1; the network alone" in printed.out
@@ -53,7 +53,7 @@ def test_store(store, tmp_path, capsys, monkeypatch):
 
 def test_several_processes_need_a_store(photos, monkeypatch, capsys):
     monkeypatch.setattr("zfcuda.storage.ranks._by_environment", lambda: None)
-    monkeypatch.setattr("zfcuda.commands.top9._run", lambda options: pytest.fail("ran"))
+    monkeypatch.setattr("zfcuda.cli.commands.top9._run", lambda options: pytest.fail("ran"))
 
     class Two:
         world = 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zfcuda.segmentation import segment
+from zfcuda.cli.segmentation import segment
 
 pytest.importorskip("skimage")
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zfcuda.commands.probe import _findings
+from zfcuda.cli.commands.probe import _findings
 from zfcuda.results.base import differ, wilson, with_interval
 from zfcuda.results.probe import ProbeResult
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import zfcuda
-from zfcuda.commands.uncertainty import _median
+from zfcuda.cli.commands.uncertainty import _median
 from zfcuda.data import FromDataset, Pictures, Preprocessing
 from zfcuda.results.uncertainty import UncertaintyResult
 

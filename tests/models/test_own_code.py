@@ -12,7 +12,7 @@ from torch import nn
 
 import zfcuda
 from zfcuda import cli
-from zfcuda._network import Network
+from zfcuda.cli.network import Network
 from zfcuda.data import Preprocessing
 from zfcuda.models import class_names, load, preprocessing, squeezenet1_1, with_weights
 from zfcuda.models.weights import Metadata

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import zfcuda
-from zfcuda import _build_facts, info
+from zfcuda import _build_facts
+from zfcuda.cli import info
 
 
 def test_info_states_what_runs_here():

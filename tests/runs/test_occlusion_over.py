@@ -15,7 +15,7 @@ from small_runs import SETTINGS, Faulty
 from torch.utils.data import Dataset, TensorDataset
 
 import zfcuda
-from zfcuda.experiments import occlusion
+from zfcuda.experiments.occlusion import prepared
 from zfcuda.experiments.occlusion.over import localisation, sensitivity_of
 from zfcuda.results import OcclusionResult
 from zfcuda.storage.ranks import Shard, claimed
@@ -65,7 +65,7 @@ def test_the_model_is_traced_once(net, x, tmp_path, monkeypatch):
     traced = []
     trace = occlusion.cones.trace
     monkeypatch.setattr(occlusion.cones, "trace", lambda *a: traced.append(0) or trace(*a))
-    monkeypatch.setattr(occlusion.Prepared, "together", lambda *_: 4)
+    monkeypatch.setattr(prepared.Prepared, "together", lambda *_: 4)
     zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
     assert len(traced) == 1
 
@@ -151,7 +151,7 @@ def test_numbers_of_a_map_by_hand():
 
 
 def test_whatever_is_missing_is_computed_again_to_the_bit(net, x, tmp_path, contents, monkeypatch):
-    monkeypatch.setattr(occlusion.Prepared, "together", lambda *_: 4)
+    monkeypatch.setattr(prepared.Prepared, "together", lambda *_: 4)
     whole = tmp_path / "whole"
     zfcuda.occlusion_over(net, x, whole, **SETTINGS)
     expected = contents(whole)
@@ -174,7 +174,7 @@ def test_whatever_is_missing_is_computed_again_to_the_bit(net, x, tmp_path, cont
 
 def test_a_finished_run_computes_nothing(net, x, tmp_path, monkeypatch):
     first = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
-    monkeypatch.setattr(occlusion.Prepared, "__call__", None)
+    monkeypatch.setattr(prepared.Prepared, "__call__", None)
     again = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
     assert torch.equal(first.mean, again.mean)
 
@@ -185,9 +185,9 @@ def test_a_run_goes_on_with_the_threads_it_was_begun_with(net, x, tmp_path, monk
     (tmp_path / "images" / "0000" / "0000001-image-1.json").unlink()
     torch.set_num_threads(1)
     seen = []
-    run = occlusion.Prepared.__call__
+    run = prepared.Prepared.__call__
     monkeypatch.setattr(
-        occlusion.Prepared,
+        prepared.Prepared,
         "__call__",
         lambda *a: seen.append(torch.get_num_threads()) or run(*a),
     )
@@ -198,7 +198,7 @@ def test_a_run_goes_on_with_the_threads_it_was_begun_with(net, x, tmp_path, monk
 def test_images_that_cannot_be_read_are_listed_and_change_nothing(
     net, x, tmp_path, contents, monkeypatch
 ):
-    monkeypatch.setattr(occlusion.Prepared, "together", lambda *_: 4)
+    monkeypatch.setattr(prepared.Prepared, "together", lambda *_: 4)
     zfcuda.occlusion_over(net, x, tmp_path / "all", **SETTINGS)
     summary = zfcuda.occlusion_over(net, Faulty(x, {0, 6, 12}), tmp_path / "some", **SETTINGS)
     assert [line.partition(":")[0] for line in summary.skipped] == [
@@ -343,7 +343,7 @@ class Filling(Dataset):
 
 
 def test_a_full_disk(net, x, tmp_path, contents, monkeypatch):
-    monkeypatch.setattr(occlusion.Prepared, "together", lambda *_: 4)
+    monkeypatch.setattr(prepared.Prepared, "together", lambda *_: 4)
     images = Filling(x)
     try:
         with pytest.raises(OSError, match=r"cannot write '.*0000004-image-4\.npz'.*too large"):

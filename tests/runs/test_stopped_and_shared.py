@@ -13,14 +13,14 @@ from shared import COUNTS, FAMILIES, all_runs, go_on, start
 from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network, whole_files
 
 import zfcuda
-from zfcuda.experiments import occlusion
+from zfcuda.experiments.occlusion import prepared
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
 def _usual_groups(monkeypatch):
-    monkeypatch.setattr(occlusion.Prepared, "together", occlusion.Prepared.together)
+    monkeypatch.setattr(prepared.Prepared, "together", prepared.Prepared.together)
 
 
 def python(*arguments):

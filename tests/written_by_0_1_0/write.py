@@ -60,7 +60,7 @@ def results(folder: Path, trainings: Path) -> None:
         zfcuda.invariance_study(net, x, LAYERS, transformations=MOVES),
         zfcuda.occlusion(net, x, layers=LAYERS, **OCCLUDER),
         zfcuda.project(net, x, "4"),
-        zfcuda.experiments.deconvnet.projections(net, x, LAYERS, k=2),
+        zfcuda.deconvnet.projections(net, x, LAYERS, k=2),
         zfcuda.correspondence(net, x, {"nose": boxes}, LAYERS),
         zfcuda.diagram_of(net, x[:1], "4"),
         zfcuda.evolution({"1": network(), "2": network()}, x, LAYERS, maps=2),
@@ -70,11 +70,11 @@ def results(folder: Path, trainings: Path) -> None:
         zfcuda.linear_probe(net, data(), ["4"], regularisation=[0.01], steps=20),
         zfcuda.uncertainty_of(trainee().eval(), data().test, most=2),
         zfcuda.training.TrainingResult.load(trainings / "whole" / "training"),
-        zfcuda.experiments.ablations.AblationResult,
+        zfcuda.ablations.AblationResult,
         occluded(folder / "occluded"),
         moved(folder / "moved"),
     ]
-    made[made.index(zfcuda.experiments.ablations.AblationResult)] = ablated(folder / "ablated")
+    made[made.index(zfcuda.ablations.AblationResult)] = ablated(folder / "ablated")
     for one in made:
         one.save(folder / type(one).__name__)
     for name in ("occluded", "moved", "ablated"):
@@ -95,7 +95,7 @@ def stopped_runs(folder: Path) -> None:
     moved(folder / "motion")
     for name in ("occlude", "invariance"):
         assert cli.main(COMMANDS[name]) == 0
-    stop_after(cli.main, COMMANDS["top9"], "zfcuda.data.images", "read_image", 7)
+    stop_after(cli.main, COMMANDS["top9"], "zfcuda._sources", "read_image", 7)
     for name in ("occlusion", "motion", "occlude/photos-occlude", "invariance/photos-invariance"):
         cut_short(folder / name)
     assert [*folder.glob("top9/progress/*")] and [*folder.glob("record-passing/progress/*")]

@@ -26,12 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda import _terminal
 from zfcuda.data.images import Numbered, earlier_identity, reading, size_of, tried
 from zfcuda.inference.checks import device_of, is_int, per_image
 from zfcuda.inference.guards import threads
 from zfcuda.results.base import Outputs, Result
-from zfcuda.storage import run_folder
+from zfcuda.storage import run_folder, terminal
 from zfcuda.storage.files import read_json, remove_leftovers
 from zfcuda.storage.identity import (
     architecture_digest,
@@ -367,7 +366,7 @@ class _bar:
         self._settings = {"total": total, "initial": done, "desc": title, "disable": not shown}
 
     def __enter__(self) -> Callable[[int], Any]:
-        self._bar = _terminal.progress(unit=" images", leave=False, **self._settings)
+        self._bar = terminal.progress(unit=" images", leave=False, **self._settings)
         return self._bar.update
 
     def __exit__(self, *_: object) -> None:

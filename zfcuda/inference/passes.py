@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda import _terminal
 from zfcuda.inference.checks import to_result
 from zfcuda.inference.interception import Interception, Operations, fast_forward
 from zfcuda.results.base import Outputs, check_outputs, looks_like_probabilities
+from zfcuda.storage import terminal
 
 Layer = str | nn.Module
 Layers = Layer | Sequence[Layer]
@@ -171,7 +171,7 @@ def progress_bar(total: int, shown: bool, title: str) -> Iterator[Callable[[int]
     if not shown:
         yield lambda steps: None
         return
-    with _terminal.progress(total=total, desc=title, leave=False) as bar:
+    with terminal.progress(total=total, desc=title, leave=False) as bar:
         yield bar.update
 
 

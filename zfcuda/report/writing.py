@@ -21,10 +21,10 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zfcuda._terminal import remark, say
 from zfcuda.report.entries import Entry, facts_of
 from zfcuda.results.base import Result
 from zfcuda.storage.files import absent, atomic_path, digest, read_json
+from zfcuda.storage.terminal import remark, say
 
 # Options that say how a command is run, not what it computes.
 _NOT_SETTINGS = {

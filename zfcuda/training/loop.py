@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zfcuda import _terminal
 from zfcuda.data.examples import Examples, Part, Split, generator
 from zfcuda.experiments.predictions import predict
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import logits_of
 from zfcuda.models.weights import Metadata, load_checked
 from zfcuda.results.training import TrainingResult
+from zfcuda.storage import terminal
 from zfcuda.storage.files import digest, write_tensors
 from zfcuda.storage.ranks import Shard, claimed, require_there
 from zfcuda.training.checkpoints import Checkpoints, Epoch
@@ -100,7 +100,7 @@ def evaluate(model: nn.Module, examples: Examples, progress: bool = False) -> tu
     """
     device = _device(model)
     logits, labels = [], []
-    bar = _terminal.progress(
+    bar = terminal.progress(
         total=len(examples),
         desc="evaluation",
         unit=" images",
@@ -181,7 +181,7 @@ class _Run:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         seen = 0
         self.model.train()
-        bar = _terminal.progress(
+        bar = terminal.progress(
             total=count, desc=f"epoch {epoch}", unit=" images", disable=not self.progress
         )
         with bar, _own_random_state(self.device):

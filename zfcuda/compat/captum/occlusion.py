@@ -14,8 +14,7 @@ from captum.attr._utils.common import (
 from captum.log import log_usage
 from torch import Tensor
 
-from zfcuda.compat.captum.accepting import Refused, baseline_of, single_image_batch
-from zfcuda.compat.captum.path import Traceable
+from zfcuda.compat.captum.accepting import Refused, Traceable, baseline_of, single_image_batch
 from zfcuda.experiments.occlusion.experiment import occlusion
 
 

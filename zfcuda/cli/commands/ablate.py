@@ -1,0 +1,130 @@
+"""`zfcuda ablate`: what layers are worth, by training without them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from zfcuda.cli import arguments, terminal
+from zfcuda.storage.terminal import skipped
+
+if TYPE_CHECKING:
+    from zfcuda.experiments.ablations import Variant
+    from zfcuda.results.ablation import AblationResult
+
+HELP = "train the network with layers removed or resized"
+DESCRIPTION = (
+    "Trains zfnet_small, and the same network with layers removed or resized, from scratch with "
+    "equal short budgets (section 5.1, table 3). Interrupted in any way, the same command goes on "
+    "where it was."
+)
+EXAMPLES = f"""examples:
+  zfcuda ablate
+  zfcuda ablate --epochs 8 --limit 55000 --seeds 3
+  zfcuda ablate --variant conv5=0 --variant fc6=0,fc7=64
+
+--variant says what to change, as LAYER=WIDTH with commas between: so many maps or units, 0 removes
+the layer; conv1 to conv5, fc6, fc7. Without it the changes of the paper's table 3 are made.
+
+data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
+one folder of pictures per class, or the same in train, val and test; --limit draws training
+pictures by --seed{arguments.FASHION}"""
+
+_MODEL = "zfnet_small"
+_LIMIT = 12_000
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The changes and the budget."""
+    parser.add_argument(
+        "--variant", action="append", metavar="LAYER=WIDTH,...", help="see below; may be repeated"
+    )
+    arguments.labelled_data(parser)
+    arguments.plain(parser)
+    parser.add_argument(
+        "--epochs", type=int, default=4, metavar="N", help="of each training (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="trainings of each network, from --seed on (default: %(default)s)",
+    )
+    arguments.seed(parser)
+    arguments.output(parser, "zfcuda-ablate")
+    parser.set_defaults(limit=_LIMIT)
+
+
+def run(options: argparse.Namespace) -> None:
+    """All trainings, then one table."""
+    import dataclasses
+
+    from zfcuda import ablation, figures, models, training
+    from zfcuda.cli.network import pick_device
+    from zfcuda.data.examples import drawn
+    from zfcuda.data.folder import split
+    from zfcuda.experiments import ablations
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
+
+    if options.seeds < 1:
+        raise ValueError(f"--seeds {options.seeds}: expected at least 1")
+    variants = ablations.TABLE_3
+    if options.variant:
+        variants = (variants[0], *map(_variant, options.variant))
+    folder = writable_folder(options.out)
+    provenance = Provenance.of(options)
+    preprocessing = models.preprocessing(f"{_MODEL}?weights=none")
+    by_class = all(map(training.draws_by_class, folder.glob("*-seed*")))
+    data = split(preprocessing, options.data, not options.plain, options.seed, by_class)
+    skipped(data.skipped)
+    data = dataclasses.replace(data, training=drawn(data.training, options.limit, options.seed))
+    with terminal.resumable():
+        result = ablation(
+            data,
+            folder,
+            variants,
+            training.Recipe(epochs=options.epochs),
+            range(options.seed, options.seed + options.seeds),
+            device=pick_device(options.device),
+            progress=not options.quiet,
+        )
+    text = _findings(result)
+    figure = figures.ablation(result, f"{_MODEL} with layers removed or resized")
+    stem = place(folder / "ablation", provenance)
+    entry = write("Ablations", text, result, figure, stem, provenance, "paper table 3")
+    announce(entry, *result.table().splitlines())
+
+
+def _variant(text: str) -> Variant:
+    from zfcuda.experiments.ablations import Variant
+
+    widths = {}
+    for part in text.split(","):
+        name, equals, width = part.strip().partition("=")
+        if not (name and equals and width.isdecimal()):
+            raise ValueError(
+                f"--variant {text!r}: expected LAYER=WIDTH with commas between, as conv3=0,fc6=256"
+            )
+        widths[name] = int(width)
+    removed = tuple(name for name, width in widths.items() if width == 0)
+    resized = {name: width for name, width in widths.items() if width}
+    parts = [f"without {', '.join(removed)}"] if removed else []
+    parts += [f"{name}: {width}" for name, width in resized.items()]
+    return Variant("; ".join(parts), removed, resized)
+
+
+def _findings(result: AblationResult) -> str:
+    error, (low, high) = result.test_error.mean(1), (100 * result.interval[0]).tolist()
+    changes = [
+        f"{name}: {100 * float(error[i] - error[0]):+.1f} points"
+        for i, name in enumerate(result.variants)
+        if i
+    ]
+    return (
+        f"Test error {error[0]:.1%} ({result.interval_name}: {low:.1f} to {high:.1f}%) for the "
+        "network as it is; against it "
+        + ", ".join(changes)
+        + f". Equal budgets: {result.budget}; far from converged, so that the table compares how "
+        "fast these networks learn as well as what they can."
+    )

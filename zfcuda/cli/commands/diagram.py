@@ -1,0 +1,78 @@
+"""`zfcuda diagram`: a convnet layer with its deconvnet layer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfcuda.cli import arguments, inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zfcuda.cli.network import Network
+    from zfcuda.report.entries import Entry
+    from zfcuda.report.writing import Provenance
+
+HELP = "draw a layer of the model with its deconvnet layer"
+DESCRIPTION = (
+    "Draws a convnet layer of the model with the deconvnet layer attached to it (section 2.1, "
+    "figure 1), read off the model's own graph: every call, the shapes, what goes down in its "
+    "place, and how pooling windows of the image are pooled and unpooled by their switches."
+)
+EXAMPLES = """examples:
+  zfcuda diagram --image cat.jpg
+  zfcuda diagram --image cat.jpg --layer features.3
+  zfcuda diagram --model torchvision:resnet18 --image cat.jpg --layer layer2.0"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which layer, on which image."""
+    arguments.model(parser)
+    arguments.images(parser)
+    arguments.layers(
+        parser,
+        "layer to draw, or a block of several; of one that is called several times the last call "
+        "(default: the first max-pooling's, ordered by last calls; without any, the first "
+        "convolution's)",
+        several=False,
+    )
+    parser.add_argument(
+        "--depth",
+        type=int,
+        default=10,
+        metavar="N",
+        help="draw at most N calls one after the other (default: %(default)s)",
+    )
+    arguments.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw the layer with every image's numbers."""
+    from zfcuda import figures
+    from zfcuda.experiments.diagrams import diagram_of
+    from zfcuda.experiments.invariance.study import early_and_late
+    from zfcuda.report.writing import write
+
+    def job(network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance) -> Entry:
+        layer = options.layer or early_and_late(network.model, x)[0]
+        result = diagram_of(network.model, x, layer, options.depth)
+        figure = figures.diagram(
+            result, network.preprocessing, f"{layer} and its deconvnet layer, on {name}"
+        )
+        text = (
+            f"Right, upwards: what the network computes to get {layer} from {name}. Left, "
+            "downwards: what the deconvnet does with the strongest activation, call by call. "
+            "Numbers beside arrows are shapes."
+        )
+        if result.switch:
+            text += (
+                f" Below: windows of {result.switch.name} around its strongest unit; the switch "
+                "is where in its window the maximum is, and unpooling puts it back there."
+            )
+        return write(
+            "Diagram", text, result, figure, stem, provenance, "paper figure 1, talk figures 1, 2"
+        )
+
+    inputs.each_image(options, job)

@@ -1,0 +1,170 @@
+"""`zfcuda evolve`: how features come to be during training."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zfcuda.cli import arguments, inputs
+from zfcuda.cli.network import grid_title, shown_pictures, shown_signals, silent_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from zfcuda.cli.network import Network
+
+HELP = "how features come to be during training"
+DESCRIPTION = (
+    "Follows some maps of each layer through the checkpoints of a training (figure 4): at each, "
+    "the strongest activation over a data set, projected back to the image. By default the "
+    "checkpoints of zfnet_small that come with zfcuda."
+)
+EXAMPLES = """examples:
+  zfcuda evolve
+  zfcuda evolve --checkpoints zfcuda-train --layer relu2 --layer relu5 --maps 8
+  zfcuda evolve --model torchvision:resnet18 --checkpoints e1.pt e5.pt e20.pt --data photos \\
+      --layer layer1 --layer layer3"""
+
+_MODEL = "zfnet_small"
+PAPERS = (1, 2, 5, 10, 20, 30, 40, 64)  # epochs
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoints, images, layers and maps."""
+    arguments.model(parser, _MODEL)
+    parser.add_argument(
+        "--checkpoints",
+        nargs="+",
+        metavar="DIR|FILE",
+        help="folder of a `zfcuda train`, of which the paper's epochs are taken, or weights files "
+        "in the order of training (default: those that come with zfcuda); what `zfcuda train` "
+        "wrote says what network it is",
+    )
+    inputs.source_options(parser)
+    arguments.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
+    arguments.maps(parser, 6)
+    arguments.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One figure, a part for each layer."""
+    import zfcuda
+    from zfcuda import figures
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
+
+    network = _network(options)
+    if options.list_layers:
+        inputs.list_layers(network)
+        return
+    layers = arguments.mapped_layers(options, network)
+    checkpoints, model = _checkpoints(options, network)
+    folder = writable_folder(options.out)
+    provenance = Provenance.of(options, network.facts(), layer=layers, checkpoints=[*checkpoints])
+    images = inputs.images_of(options, network)
+    result = zfcuda.evolution(
+        checkpoints,
+        images.source,
+        layers,
+        model=model,
+        maps=options.maps,
+        progress=not options.quiet,
+    )
+    images.report()
+    figure = figures.feature_evolution(
+        result,
+        shown_signals(network, result.projections),
+        shown_pictures(network, result.patches),
+        title=f"{_name(options, network)}: features during training",
+    )
+    text = (
+        f"Some maps of each layer at the checkpoints {', '.join(checkpoints)}: the strongest "
+        f"activation over {images.text}, projected. Jumps come from another image "
+        "becoming the strongest, where there is a dot."
+        + silent_layers(
+            [(result.values[layer].T, result.images[layer].T) for layer in result.layers]
+        )
+    )
+    stem = place(folder / "evolution", provenance)
+    announce(
+        write("Features during training", text, result, figure, stem, provenance, "paper figure 4")
+    )
+
+
+def _name(options: argparse.Namespace, network: Network) -> str:
+    """Of the training: its folder's, or the model's."""
+    first = Path(options.checkpoints[0]) if options.checkpoints else None
+    if first is not None and first.is_dir():
+        return first.resolve().name
+    return grid_title(network.spec)
+
+
+def _network(options: argparse.Namespace) -> Network:
+    """The network of the options; where they name none, the one that the last checkpoint says it
+    is, with as many classes as that has."""
+    from zfcuda.cli.network import Network
+    from zfcuda.models.specs import MODELS
+    from zfcuda.models.weights import Metadata
+
+    if options.checkpoints and not options.weights and options.model == _MODEL:
+        last = [*_named(options.checkpoints).values()][-1]
+        if Metadata.read(last).model in MODELS:
+            return Network.load(str(last), options.device, options.classes)
+    return Network.of(options)
+
+
+def _named(checkpoints: Sequence[str]) -> dict[str, Path]:
+    """The weights files that --checkpoints means, in the order of training."""
+    paths = [Path(path) for path in checkpoints]
+    if len(paths) == 1 and paths[0].is_dir():
+        return _of_folder(paths[0])
+    return dict(zip(_names(paths), paths, strict=True))
+
+
+def _checkpoints(
+    options: argparse.Namespace, network: Network
+) -> tuple[dict[str, Path], nn.Module]:
+    """Files by epoch, and the model that they belong to."""
+    from zfcuda.models import from_files
+
+    if options.checkpoints is None:
+        if network.spec != "zfnet_small":
+            raise ValueError(f"evolve needs --checkpoints for {network.spec}")
+        found = from_files.epochs()
+        if not found:
+            raise ValueError(
+                "no checkpoints come with this zfcuda; name some with --checkpoints, as the folder "
+                "of a `zfcuda train`"
+            )
+        return {str(epoch): path for epoch, path in found.items()}, from_files.convolutions()
+    return _named(options.checkpoints), network.model
+
+
+def _of_folder(folder: Path) -> dict[str, Path]:
+    """The paper's epochs, as far as the training went, and its last."""
+    from zfcuda.training.checkpoints import Checkpoints
+
+    found = {
+        int(number): path
+        for path in sorted(folder.glob("epoch-*.safetensors"))
+        if (number := path.stem.removeprefix("epoch-")).isdecimal()
+    }
+    if not found:
+        raise ValueError(
+            f"'{folder}' holds no epoch-NNNN.safetensors, as `zfcuda train` writes them"
+        )
+    taken = {epoch: p for epoch, p in found.items() if epoch in PAPERS or epoch == max(found)}
+    for epoch, path in taken.items():
+        if path.with_suffix(".json").is_file():
+            Checkpoints(folder).require_intact(epoch)
+    return {str(epoch): path for epoch, path in taken.items()}
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The files' names without suffixes; numbers where two are the same."""
+    stems = [path.stem for path in paths]
+    if len({*stems}) < len(stems):
+        return [str(number) for number in range(1, len(stems) + 1)]
+    return stems

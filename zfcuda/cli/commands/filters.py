@@ -1,0 +1,198 @@
+"""`zfcuda filters`: first-layer filters, alone or of two networks side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zfcuda.cli import arguments, inputs
+from zfcuda.cli.network import grid_title, shown_signals
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zfcuda.cli.network import Network
+    from zfcuda.results.filters import FilterComparison
+
+HELP = "first-layer filters of two networks: dead ones, aliasing"
+DESCRIPTION = (
+    "Shows the filters of the first layer on one scale, without clipping, and what maps of the "
+    "first two layers respond to (figure 6); counts dead filters and measures how much of them "
+    "aliases at the layer's stride. --against puts a second network beside the first, --train two "
+    "that are trained alike for it: 7×7 at stride 2, and 11×11 at stride 4."
+)
+EXAMPLES = """examples:
+  zfcuda filters
+  zfcuda filters --model squeezenet1_1 --data photos
+  zfcuda filters --model torchvision:alexnet --against torchvision:vgg16 --data photos
+  zfcuda filters --train --epochs 3 --out filters"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which networks and images, or how to train."""
+    arguments.model(parser, "zfnet_small")
+    parser.add_argument("--against", metavar="SPEC", help="a second model, as --model")
+    inputs.source_options(parser)
+    arguments.maps(parser, 48)
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="filters below this share of the largest (RMS) are dead (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--train", action="store_true", help="train zfnet_small and a coarser twin on --data first"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=3, metavar="N", help="of --train (default: %(default)s)"
+    )
+    arguments.seed(parser)
+    arguments.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One figure, a column for each network."""
+    import zfcuda
+    from zfcuda import figures
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
+
+    folder = writable_folder(options.out)
+    networks = _trained(options, folder) if options.train else _named(options)
+    images = {name: inputs.images_of(options, own) for name, own in networks.items()}
+    network = None if options.train else next(iter(networks.values()))
+    provenance = Provenance.of(options, network.facts(), networks=_hashes(networks))
+    result = zfcuda.compare_filters(
+        {name: own.model for name, own in networks.items()},
+        {name: own.source for name, own in images.items()},
+        maps=options.maps,
+        threshold=options.threshold,
+        progress=not options.quiet,
+    )
+    next(iter(images.values())).report()
+    figure = figures.first_layers(
+        result,
+        [
+            _in_rgb(own, filters.filters)
+            for own, filters in zip(networks.values(), result.filters, strict=True)
+        ],
+        [
+            shown_signals(own, top.projections)
+            for own, top in zip(networks.values(), result.tops, strict=True)
+        ],
+        title="First layers" + (f" after {options.epochs} epochs" if options.train else ""),
+    )
+    text = _findings(result)
+    if options.train:
+        text = (
+            f"Both networks were trained alike on the training part for {options.epochs} epochs "
+            f"(seed {options.seed}). {text}"
+        )
+    stem = place(folder / "filters", provenance)
+    announce(write("First layers", text, result, figure, stem, provenance, "paper figure 6"))
+
+
+def _named(options: argparse.Namespace) -> dict[str, Network]:
+    """The networks of --model and --against, by names that tell them apart."""
+    from zfcuda.cli.network import Network
+
+    both = [Network.of(options)]
+    if options.against:
+        both.append(Network.load(options.against, options.device))
+    names = [grid_title(own.spec) for own in both]
+    if len({*names}) < len(names):  # files of one name in two folders
+        names = [own.spec for own in both]
+    if len({*names}) < len(names):
+        raise ValueError(f"--against {options.against}: it is the network of --model")
+    return dict(zip(names, both, strict=True))
+
+
+def _hashes(networks: Mapping[str, Network]) -> dict[str, str]:
+    return {name: own.weights_digest for name, own in networks.items()}
+
+
+def _in_rgb(network: Network, filters: Tensor) -> Any:
+    return (filters.flip(1) if network.preprocessing.channels == "bgr" else filters).numpy()
+
+
+def _findings(result: FilterComparison) -> str:
+    sentences = []
+    for name, own in zip(result.names, result.filters, strict=True):
+        height, width = own.filters.shape[2:]
+        sentences.append(
+            f"{name}: of {len(own.filters)} filters {height}×{width} at stride {own.stride[0]}, "
+            f"{int(own.weak.sum())} are below {own.threshold:.0%} of the largest and "
+            f"{int(own.silent.sum())} never active on {own.count:,} images; "
+            f"{own.aliasing_of_all:.1%} of the filters' energy lies above the Nyquist frequency of "
+            f"the stride (white noise: {own.aliasing_of_noise:.1%}), of the responses' variance "
+            f"{float(own.response_aliasing.nanquantile(0.5)):.1%} (median)."
+        )
+    return " ".join(sentences)
+
+
+# --- two that are trained alike -------------------------------------------------------------------
+
+
+def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
+    """Both networks after the same short training, in folders of their own."""
+    from zfcuda import models, training
+    from zfcuda.cli.network import Network, pick_device
+    from zfcuda.cli.terminal import resumable
+    from zfcuda.data.folder import split
+
+    if options.against or options.weights:
+        raise ValueError("--train makes both networks; leave --against and --weights out")
+    recipe = training.Recipe(epochs=options.epochs, seed=options.seed)
+    device = pick_device(options.device)
+    preprocessing = models.preprocessing("zfnet_small?weights=none")
+    by_class = all(map(training.draws_by_class, (folder / "coarse", folder / "fine")))
+    data = split(preprocessing, options.data, seed=options.seed, by_class=by_class)
+    if options.limit is not None:
+        if options.limit < 1:
+            raise ValueError(f"--limit {options.limit}: expected at least 1")
+        data = _shortened(data, options.limit)
+    names = data.training.class_names
+    networks = {}
+    for name, coarse in (("11×11, stride 4", True), ("7×7, stride 2", False)):
+        model = _fresh(len(names), options.seed, coarse).to(device)
+        stem = "coarse" if coarse else "fine"
+        training.check_budget(folder / stem, recipe)
+        with resumable():
+            training.train(model, data, folder / stem, recipe, stem, not options.quiet)
+        networks[name] = Network(name, model.eval(), preprocessing, names, device)
+    return networks
+
+
+def _shortened(data: Any, limit: int) -> Any:
+    import torch
+
+    from zfcuda.data.examples import Part
+
+    kept = torch.arange(min(limit, len(data.training)))
+    return replace(data, training=Part(data.training, kept))
+
+
+def _fresh(classes: int, seed: int, coarse: bool) -> nn.Module:
+    """zfnet_small; or with AlexNet's first layer, 11×11 at stride 4, whose maps are as large as
+    zfnet_small's after pool1, so that pool1 keeps their size and everything behind it is the
+    same."""
+    from torch import nn
+
+    import zfcuda.nn
+    from zfcuda import models
+    from zfcuda.storage.identity import seeded
+
+    with seeded(seed):
+        model = models.zfnet_small(classes)
+        if coarse:
+            fine = model.conv1
+            model.conv1 = nn.Conv2d(3, fine.out_channels, 11, stride=4, padding=2)
+            # So many more weights, so much smaller: responses begin as large as the finer ones'.
+            share = fine.weight[0].numel() / model.conv1.weight[0].numel()
+            nn.init.normal_(model.conv1.weight, std=float(fine.weight.detach().std()) * share**0.5)
+            nn.init.zeros_(model.conv1.bias)
+            model.pool1 = zfcuda.nn.MaxPool2d(3, stride=1, padding=1)
+    return model

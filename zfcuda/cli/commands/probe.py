@@ -1,0 +1,127 @@
+"""`zfcuda probe`: what each layer's features are worth to a linear classifier."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from zfcuda.cli import arguments, inputs
+from zfcuda.storage.files import short_spec
+
+if TYPE_CHECKING:
+    from zfcuda.data.examples import Split
+    from zfcuda.results.probe import ProbeResult
+
+HELP = "fit a linear classifier to each layer's features"
+DESCRIPTION = (
+    "Freezes the network and fits a linear classifier to the features of each layer (section 5.2, "
+    "table 7): how accuracy grows with depth says what a layer has made explicit. The strength of "
+    "regularisation is chosen on the validation part; the test part is read once."
+)
+EXAMPLES = f"""examples:
+  zfcuda probe --model zfnet_small
+  zfcuda probe --model squeezenet1_1 --data photos --limit 2000 --layer features.3
+  zfcuda probe --model mine/weights.safetensors --data pictures --size 2048
+
+data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
+one folder of pictures per class, or the same in train, val and test; the classes need not be those
+that the network was trained on. --limit draws training pictures by --seed, and at most as many of
+validation and test{arguments.FASHION}"""
+
+_LIMIT = 5000
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The model, its layers, the pictures."""
+    arguments.model(parser, "zfnet_small")
+    arguments.layers(parser, "layers to probe (default: what each stage gives to the next)")
+    arguments.labelled_data(parser)
+    arguments.plain(parser)
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="larger maps are averaged to at most N numbers (default: %(default)s)",
+    )
+    arguments.seed(parser)
+    arguments.output(parser)
+    parser.set_defaults(limit=_LIMIT)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One table."""
+    import dataclasses
+    import math
+
+    import zfcuda
+    from zfcuda import figures
+    from zfcuda.cli import labelled
+    from zfcuda.cli.network import Network
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
+
+    if options.list_layers:
+        inputs.list_layers(Network.of(options))
+        return
+    folder = writable_folder(options.out)
+    network = Network.of(options)
+    provenance = Provenance.of(options, network.facts())
+    data = _some(labelled.labelled_split(options, network), options)
+    result = zfcuda.linear_probe(
+        network.model, data, options.layer, options.size, progress=not options.quiet
+    )
+    if network.class_names not in (None, data.training.class_names):
+        # As many classes are not the same classes: the network answers something else.
+        result = dataclasses.replace(result, network_accuracy=math.nan)
+    figure = figures.probe(
+        result, f"Linear classifiers on the features of {short_spec(network.spec)} ({data.kind})"
+    )
+    text = _findings(result)
+    stem = place(folder / "layers-probe", provenance)
+    entry = write("What each layer knows", text, result, figure, stem, provenance, "paper table 7")
+    announce(entry, *result.table().splitlines())
+
+
+def _some(data: Split, options: argparse.Namespace) -> Split:
+    """At most --limit pictures of each part."""
+    import dataclasses
+
+    from zfcuda.data.examples import drawn
+
+    parts = ("training", "validation", "test")
+    return dataclasses.replace(
+        data, **{part: drawn(getattr(data, part), options.limit, options.seed) for part in parts}
+    )
+
+
+def _findings(result: ProbeResult) -> str:
+    layers = [i for i, name in enumerate(result.layers) if " " not in name]  # not the pixels
+    best = max(layers, key=lambda i: float(result.accuracy[i]))
+    low, high = result.interval[best].tolist()
+    return (
+        f"Test accuracy of a linear classifier on frozen features: {result.layers[best]} is best "
+        f"with {result.accuracy[best]:.1%} (95% interval {100 * low:.1f} to {100 * high:.1f}%). "
+        f"{_with_depth(result, layers)}{result.pictures[0]:,} training, {result.pictures[1]:,} "
+        f"validation and {result.pictures[2]:,} test pictures."
+    )
+
+
+def _with_depth(result: ProbeResult, layers: Sequence[int]) -> str:
+    """Between which layers accuracy falls, as far as so many test pictures can tell."""
+    from zfcuda.results.base import differ
+
+    if len(layers) < 2:
+        return ""
+    falls = [
+        f"from {result.layers[before]} to {result.layers[after]}"
+        for before, after in pairwise(layers)
+        if result.accuracy[after] < result.accuracy[before]
+        and differ(result.accuracy[before], result.accuracy[after], result.pictures[2])
+    ]
+    found = f"falls {', '.join(falls)}" if falls else "falls nowhere"
+    return (
+        f"With depth accuracy {found} by more than chance among {result.pictures[2]:,} test "
+        "pictures explains (95%). "
+    )

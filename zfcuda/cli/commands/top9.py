@@ -1,0 +1,188 @@
+"""`zfcuda top9`: what excites the maps of each layer most."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from zfcuda.cli import arguments, inputs
+from zfcuda.cli.network import grid_title, shown_pictures, shown_signals, silent_layers
+from zfcuda.cli.terminal import resumable
+from zfcuda.storage.terminal import say, skipped
+
+if TYPE_CHECKING:
+    from zfcuda.cli.network import Network
+    from zfcuda.experiments.maxima.stored import StoredActivations
+    from zfcuda.report.writing import Provenance
+
+
+_LONG = 5.0  # seconds; the rates of shorter passes say nothing
+
+
+def store_options(parser: argparse.ArgumentParser) -> None:
+    """--store, --batch, --every."""
+    parser.add_argument(
+        "--store",
+        metavar="DIR",
+        help="instead of a figure, a folder with a file for each layer, a table (index.csv) and a "
+        "manifest, for `zfcuda gallery`; a run that was interrupted goes on where it was; under "
+        "torchrun, by several processes",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=64, metavar="N", help="with --store, images at a time"
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="with --store, write down what is done after so many images, and each minute "
+        "(default: %(default)s)",
+    )
+
+
+def store_activations(
+    options: argparse.Namespace, network: Network, layers: list[str], provenance: Provenance
+) -> None:
+    """Do it, and say at rank 0 what is there and how fast it was."""
+    import zfcuda
+    from zfcuda.storage.ranks import current_shard
+
+    options.workers = arguments.workers(options.workers, network.device)
+    images = inputs.images_of(options, network)
+    with resumable(), arguments.cores_shared_with(options.workers, network.device):
+        stored = zfcuda.record_activations(
+            options.store,
+            network.model,
+            images.source,
+            layers,
+            options.k,
+            options.maps,
+            batch=options.batch,
+            workers=options.workers,
+            every=options.every,
+            about={
+                "provenance": provenance.facts(),
+                "images": images.text,
+                "preprocessing": _preprocessing_of(network),
+            },
+            progress=not options.quiet,
+        )
+    if current_shard().first:
+        _tell_stored(stored)
+
+
+def _preprocessing_of(network: Network) -> dict[str, object]:
+    """What the page needs to show inputs as pictures again."""
+    import dataclasses
+
+    return dataclasses.asdict(network.preprocessing)
+
+
+def _tell_stored(stored: StoredActivations) -> None:
+    skipped([one["problem"] for one in stored.skipped], " (all are in manifest.json)")
+    rates = stored.manifest["rates"]
+    if rates and rates["seconds"] >= _LONG:
+        own, bare = rates["images_per_second"], rates["forward_images_per_second"]
+        say(f"{own:,.0f} images/s, processes: {rates['processes']}; the network alone, in one "
+            f"process, {bare:,.0f} images/s")  # fmt: skip
+    for about in stored.manifest["layers"]:
+        say(f"{about['name']}: {about['maps']} maps, {about['projected']} projected, "
+            f"{about['bytes_per_map'] / 1e6:.2f} MB each")  # fmt: skip
+    say(stored.index, stored.folder / "manifest.json")
+
+
+HELP = "the strongest activations of each map over a data set, projected"
+DESCRIPTION = (
+    "Finds, over a data set, the nine images that excite each map of a layer most (figure 2), "
+    "projects each of these activations back to the image, and shows it beside the image there."
+)
+EXAMPLES = """examples:
+  zfcuda top9
+  zfcuda top9 --data imagenet/val --workers 8 --maps all --store imagenet-top9
+  torchrun --nproc-per-node 4 -m zfcuda top9 --data imagenet/val --store imagenet-top9
+  zfcuda top9 --layer relu2 --layer relu5 --maps 3,17,40
+  zfcuda top9 --model squeezenet1_1 --data photos --layer features.4 --layer features.12 --maps 12
+  zfcuda top9 --model torchvision:vgg16 --data imagenet/val --workers 8 --layer features.29"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which images, layers and maps."""
+    arguments.model(parser, "zfnet_small")
+    inputs.source_options(parser, "none; with --store a quarter of the cores, on a GPU all but one")
+    arguments.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
+    arguments.maps(parser, 9)
+    parser.add_argument(
+        "-k", type=int, default=9, metavar="K", help="activations of each map (default: 9)"
+    )
+    store_options(parser)
+    arguments.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One figure, a part for each layer; with --store, a folder of results."""
+    from zfcuda.cli.network import pick_device
+    from zfcuda.storage.ranks import from_environment
+
+    with from_environment(pick_device(options.device)) as shard:
+        if shard.world > 1 and options.store is None:
+            raise ValueError("several processes need --store DIR, a folder that all of them see")
+        _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from zfcuda.cli.network import Network
+    from zfcuda.report.writing import Provenance
+
+    network = Network.of(options)
+    if options.list_layers:
+        inputs.list_layers(network)
+        return
+    layers = arguments.mapped_layers(options, network)
+    provenance = Provenance.of(options, network.facts(), layer=layers)
+    if options.store is not None:
+        store_activations(options, network, layers, provenance)
+    else:
+        _draw(options, network, layers, provenance)
+
+
+def _draw(
+    options: argparse.Namespace, network: Network, layers: list[str], provenance: Provenance
+) -> None:
+    import zfcuda
+    from zfcuda import figures
+    from zfcuda.report.writing import announce, place, writable_folder, write
+
+    folder = writable_folder(options.out)
+    images = inputs.images_of(options, network)
+    result = zfcuda.top_activations(
+        network.model,
+        images.source,
+        layers,
+        options.k,
+        options.maps,
+        progress=not options.quiet,
+    )
+    images.report()
+    figure = figures.top_activations(
+        result,
+        shown_signals(network, result.projections),
+        shown_pictures(network, result.patches),
+        title=f"{grid_title(network.spec)}: strongest activations",
+    )
+    text = (
+        f"The {result.k} strongest activations of some maps of each layer over {images.text}, at "
+        "most one of each image: projected to the image (left, grey where there is no "
+        "signal), and the image there (right). The activations found in the pass and those that "
+        f"were projected differ by at most {max(result.difference.values()):.1g} of the largest."
+        + silent_layers(
+            [
+                (result.values[layer][own], result.images[layer][own])
+                for layer, own in result.channels.items()
+            ]
+        )
+    )
+    stem = place(folder / f"top{options.k}", provenance)
+    announce(
+        write("Strongest activations", text, result, figure, stem, provenance, "paper figure 2")
+    )

@@ -1,0 +1,93 @@
+"""`zfcuda uncertainty`: how certain the network is, and how far that can be trusted."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING
+
+from zfcuda.cli import arguments
+from zfcuda.storage.files import short_spec
+
+if TYPE_CHECKING:
+    from zfcuda.results.uncertainty import UncertaintyResult
+
+HELP = "say how certain the network is of a data set, and how often it is right"
+DESCRIPTION = (
+    "Asks the network about labelled pictures it was not trained on: the entropy of its right and "
+    "of its wrong answers, whether its probabilities can be taken at their word (reliability curve "
+    "and expected calibration error), which classes it confuses, and the pictures it is least "
+    "certain of with its answers (the talk's supplement)."
+)
+EXAMPLES = f"""examples:
+  zfcuda uncertainty --model zfnet_small
+  zfcuda uncertainty --model mine/weights.safetensors --data pictures --part test
+  zfcuda uncertainty --model squeezenet1_1 --data photos --limit 2000
+
+data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist
+where it is installed, otherwise pictures that come with zfcuda), or a folder with one folder of
+pictures per class, named as the network names it, or the same in train, val and test; --limit draws
+pictures by --seed{arguments.FASHION}"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The model and the pictures."""
+    arguments.model(parser, "zfnet_small")
+    arguments.labelled_data(parser)
+    arguments.plain(parser)
+    parser.add_argument(
+        "--part",
+        choices=("validation", "test"),
+        default="validation",
+        help="of the data (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bins",
+        type=int,
+        default=15,
+        metavar="N",
+        help="of the reliability curve (default: %(default)s)",
+    )
+    arguments.seed(parser)
+    arguments.output(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """One page of figures."""
+    import zfcuda
+    from zfcuda import figures
+    from zfcuda.cli import labelled
+    from zfcuda.cli.network import Network
+    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
+    from zfcuda.results.base import in_words
+
+    folder = writable_folder(options.out)
+    network = Network.of(options)
+    provenance = Provenance.of(options, network.facts())
+    examples, what = labelled.labelled_part(options, network)
+    result = zfcuda.uncertainty_of(
+        network.model, examples, bins=options.bins, progress=not options.quiet,
+        outputs=network.outputs,
+    )  # fmt: skip
+    curve = result.reliability()
+    figure = figures.uncertainty(
+        result,
+        network.display(result.images),
+        examples.class_names,
+        f"Uncertainty of {short_spec(network.spec)}: {what}",
+    )
+    low, high = result.interval.tolist()
+    text = (
+        f"{what}: {result.accuracy:.2%} right (95% interval {100 * low:.1f} to {100 * high:.1f}%), "
+        f"mean cross-entropy {result.cross_entropy:.3f} nats, "
+        f"expected calibration error {curve.ece:.3f} in {result.bins} bins. Right answers have a "
+        f"median entropy of {_median(result, True)} nats, wrong ones of {_median(result, False)}."
+        + in_words(result.outputs)
+    )
+    stem = place(folder / f"{options.part}-uncertainty", provenance)
+    announce(write("Uncertainty", text, result, figure, stem, provenance, "talk, supplement"))
+
+
+def _median(result: UncertaintyResult, correct: bool) -> str:
+    entropy = result.median_entropy(correct)
+    return "–" if math.isnan(entropy) else f"{entropy:.2f}"

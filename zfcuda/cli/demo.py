@@ -1,0 +1,224 @@
+"""`zfcuda demo`: two photographs and a garment, two trained networks, the talk's figures 3 to 6."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+import zfcuda
+from zfcuda import figures, report
+from zfcuda.cli import jobs
+from zfcuda.cli.network import Network
+from zfcuda.data.fashion import garments
+from zfcuda.models import from_files
+from zfcuda.report.writing import Provenance, writable_folder, write
+from zfcuda.results.training import TrainingResult
+from zfcuda.storage.terminal import progress as progress_bar
+
+__all__ = ["run"]
+
+# What an early, a middle and a late layer respond to: edges, textures, parts.
+_LAYERS = {
+    "squeezenet1_1": ("features.3", "features.7", "features.12"),
+    "zfnet_small": ("relu1", "relu2", "relu5"),
+}
+_GARMENT = 0  # which of the pictures that come with zfcuda
+_COLOURS = {
+    "on black": (0.0, 0.0, 0.0),
+    "on white": (1.0, 1.0, 1.0),
+    "on blue": (0.1, 0.3, 0.8),
+}
+_ANGLES = [float(degrees) for degrees in range(0, 361, 5)]
+_GREY = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class _Photograph:
+    """A photograph of scikit-image and the outline (x, y in its pixels) of the object in it.
+
+    The outlines are traced by hand: no segmentation tells a blurred cat's chest from her chin, or
+    a brown saucer from a brown table, as well as that.
+    """
+
+    name: str
+    title: str
+    outline: tuple[tuple[int, int], ...]
+
+    def read(self) -> Image.Image:
+        from skimage import data
+
+        return Image.fromarray(getattr(data, self.name)())
+
+    def mask(self, size: tuple[int, int]) -> Image.Image:
+        """White (255) on the object, black elsewhere, `size` as PIL gives it."""
+        mask = Image.new("L", size, 0)
+        ImageDraw.Draw(mask).polygon(self.outline, fill=255)
+        return mask
+
+
+# fmt: off
+_CAT = _Photograph("chelsea", "Chelsea the cat", (
+    (36, 0), (33, 40), (30, 80), (33, 105), (42, 125), (45, 148), (55, 168), (66, 190), (80, 207),
+    (100, 226), (122, 244), (140, 255), (155, 265), (175, 272), (200, 277), (225, 283), (245, 288),
+    (262, 288), (278, 281), (298, 271), (308, 255), (312, 240), (318, 228), (326, 212), (338, 195),
+    (350, 178), (358, 160), (362, 145), (363, 125), (358, 105), (354, 88), (352, 73), (365, 60),
+    (373, 42), (380, 25), (390, 12), (398, 0),
+))
+_COFFEE = _Photograph("coffee", "A cup of coffee", (
+    (181, 72), (160, 80), (135, 97), (112, 117), (95, 142), (84, 168), (78, 198), (77, 230),
+    (82, 256), (92, 285), (108, 310), (130, 332), (155, 351), (185, 367), (220, 380), (260, 386),
+    (300, 387), (335, 382), (370, 371), (405, 354), (435, 330), (458, 300), (472, 268), (479, 235),
+    (478, 205), (471, 175), (459, 150), (443, 128), (428, 113), (418, 106), (424, 78), (421, 70),
+    (410, 66), (402, 68), (398, 74), (390, 62), (375, 48), (355, 35), (330, 25), (300, 19),
+    (280, 18), (255, 21), (230, 29), (208, 41), (190, 57),
+))
+# fmt: on
+
+
+def run(
+    out: str | os.PathLike[str] = "zfcuda-demo", device: str = "auto", progress: bool = True
+) -> Path:
+    """Explain two photographs with SqueezeNet 1.1, and a garment with the ZF network trained here;
+    return the index page's path.
+
+    For each picture: the top-5 predictions, projections from three layers with and without
+    the background, the occlusion row and the rotation curve; of the ZF network its training's
+    curves, too. Each is a PNG beside its numbers. Every file appears whole or not at all, the index
+    page last.
+
+    Raises:
+        ModuleNotFoundError: the "demo" extra is not installed.
+        ValueError: `out` cannot be written, or the device cannot be used.
+    """
+    began = perf_counter()
+    folder = writable_folder(out)
+    _require_extra()
+    network = Network.load("squeezenet1_1", device)
+    subjects = [_photographed(photo, network) for photo in (_CAT, _COFFEE)]
+    subjects.append(_garment(Network.load("zfnet_small", device)))
+    sections = {subject.title: report.Section(subject.title, []) for subject in subjects}
+    steps = [(subject, *step) for subject in subjects for step in _steps(subject, folder, progress)]
+    with progress_bar(steps, desc="demo", unit="figure", disable=not progress) as bar:
+        for subject, what, step in bar:
+            bar.set_postfix_str(f"{subject.name}: {what}")
+            sections[subject.title].entries.append(step())
+    sections[subjects[-1].title].entries.append(_training(folder / "training"))
+    return report.write_index(
+        folder / "index.html",
+        "What two networks see",
+        [*sections.values()],
+        "Made by zfcuda demo. Each figure links to its full size; below it are its numbers, as "
+        "NumPy arrays (npz) and settings (json).",
+        {
+            "Networks": "SqueezeNet 1.1, trained on ImageNet (photographs); a ZF network, trained "
+            "on Fashion-MNIST by zfcuda train (garment)",
+            "zfcuda": zfcuda.__version__,
+            "torch": torch.__version__,
+            "Device": network.device,
+            "Threads": torch.get_num_threads(),
+            "Seconds": f"{perf_counter() - began:.0f}",
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A picture as its network takes it.
+
+    Attributes:
+        name, title: for files, for people.
+        network: answers.
+        x: [1,C,H,W].
+        mask: [H,W] in 0..1, 1 on the object.
+    """
+
+    name: str
+    title: str
+    network: Network
+    x: Tensor
+    mask: Tensor
+
+
+def _photographed(photo: _Photograph, network: Network) -> _Subject:
+    image = photo.read()
+    mask = _mask(network, photo.mask(image.size))
+    return _Subject(photo.name, photo.title, network, network.input(image), mask)
+
+
+def _garment(network: Network) -> _Subject:
+    samples = garments(network.preprocessing)
+    x, labels = samples.pictures.batch(torch.tensor([_GARMENT]))
+    name = samples.pictures.class_names[int(labels[0])]
+    mask = _mask(network, Image.fromarray(samples.opacity[_GARMENT].numpy()))
+    title = f"{name.capitalize()}, seen by a ZF network"
+    x = x.to(network.device)
+    return _Subject(name.replace(" ", "-"), title, network, x, mask)
+
+
+def _steps(
+    subject: _Subject, folder: Path, progress: bool
+) -> Iterator[tuple[str, Callable[[], report.Entry]]]:
+    """What is done with one picture, in the page's order."""
+    network, x, name = subject.network, subject.x, subject.name
+    layers = _LAYERS[network.spec]
+    fill = network.preprocessing.display_value(_GREY)
+
+    def stem(what: str) -> Path:
+        return folder / f"{name}-{what}"
+
+    yield "prediction", lambda: jobs.predict(network, x, name, stem("prediction"))
+    yield (
+        "background",
+        lambda: jobs.background(
+            network, x, subject.mask, name, stem("background"), layers, _COLOURS
+        ),
+    )
+    yield (
+        "projections",
+        lambda: jobs.project(network, x, name, stem("projections"), layers, k=4),
+    )
+    yield (
+        "occlusion",
+        lambda: jobs.occlude(network, x, name, stem("occlusion"), layers[-1], progress, fill=fill),
+    )
+    yield (
+        "rotation",
+        lambda: jobs.rotate(
+            network, x, name, stem("rotation"), _ANGLES, layers, progress, fill=fill
+        ),
+    )
+
+
+def _training(stem: Path) -> report.Entry:
+    """The curves of the training that the ZF network's weights come from."""
+    result = TrainingResult.load(from_files.run_record())
+    text = (
+        f"Loss and accuracy of each epoch. Epoch {result.best} has the lowest validation error and "
+        f"was chosen; {result.test_accuracy:.1%} of the test pictures are right."
+    )
+    figure = figures.training_curves(result, title="The ZF network's training")
+    return write("Training", text, result, figure, stem, Provenance("demo"), "paper section 3")
+
+
+def _mask(network: Network, mask: Image.Image) -> Tensor:
+    """The mask as the network's input shows it: [H,W] in 0..1, soft at the edge."""
+    fitted = np.asarray(network.preprocessing.fit(mask), dtype=np.float32)
+    return torch.from_numpy(fitted / 255)
+
+
+def _require_extra() -> None:
+    for module in ("skimage", "jinja2"):
+        try:
+            __import__(module)
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                f'the demo needs {module}; install it with: pip install "zfcuda[demo]"'
+            ) from None

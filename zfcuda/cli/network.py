@@ -1,0 +1,239 @@
+"""A loaded model and what is needed to talk to it: for demo, commands and scripts."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
+from torch import Tensor, nn
+
+import zfcuda
+from zfcuda.cli import info
+from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.inference.guards import evaluating
+from zfcuda.models import imagenet
+from zfcuda.models.specs import outputs_in
+from zfcuda.results.base import Outputs
+from zfcuda.storage.files import class_name, short_spec
+from zfcuda.storage.identity import weights_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded model and what is needed to talk to it."""
+
+    spec: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+    device: torch.device
+    outputs: Outputs | None = None  # as the spec says; None: they are found out
+
+    @classmethod
+    def load(cls, spec: str, device: str = "auto", classes: str | None = None) -> Network:
+        """Load `spec` (see `zfcuda.models.load`) onto `device`: auto, cpu or cuda[:N]; `classes` is
+        a file with the classes' names."""
+        where = pick_device(device)
+        models = zfcuda.models
+        model = models.load(spec).to(where)
+        expects = models.preprocessing(spec, model)
+        names = models.class_names(spec, model, classes)
+        return cls(spec, model, expects, names, where, outputs_in(spec))
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Network:
+        """The network of a command line with --model, --weights, --classes and --device."""
+        spec = options.model
+        if options.weights:
+            spec = zfcuda.models.with_weights(spec, options.weights)
+        classes = getattr(options, "classes", None)  # the scripts have no such option
+        return cls.load(spec, options.device, classes)
+
+    @property
+    def own_names(self) -> tuple[str, ...] | None:
+        """The class names, unless they are ImageNet's, which everybody has."""
+        return None if self.class_names == imagenet.class_names() else self.class_names
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """sha256 of the state dict: names, types, shapes and values, in its order."""
+        return weights_digest(self.model)
+
+    def facts(self) -> dict[str, object]:
+        """What a result's file says of the network that was looked at."""
+        facts: dict[str, object] = {
+            "model": self.spec,
+            "weights_sha256": self.weights_digest,
+            "device": str(self.device),
+        }
+        return facts | ({"class_names": list(self.own_names)} if self.own_names else {})
+
+    def blank(self) -> Tensor:
+        """An input of the network's size that is zero everywhere."""
+        return torch.zeros(1, 3, *self.preprocessing.shape, device=self.device)
+
+    def input(self, image: Image.Image) -> Tensor:
+        """The network's input for a picture, on the model's device."""
+        return self.preprocessing.to_input(image).to(self.device)
+
+    def display(self, x: Tensor) -> Any:
+        """Network inputs as RGB pictures."""
+        return self.preprocessing.to_display(x)
+
+    def signals(self, projections: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Projections as RGB pictures, zero at mid grey."""
+        show = self.preprocessing.signal_to_display
+        return {layer: show(signal) for layer, signal in projections.items()}
+
+    def name(self, label: int, count: int | None = None) -> str:
+        """What output `label` of `count` is called, see :func:`zfcuda.storage.files.class_name`."""
+        return class_name(self.class_names, label, count)
+
+    def fill(self, colour: str) -> Tensor | float:
+        """The network-input value of a colour: any that matplotlib knows, or "mean" (zero)."""
+        if colour == "mean":
+            return 0.0
+        try:
+            return self.preprocessing.display_value(to_rgb(colour))
+        except ValueError:
+            raise ValueError(
+                f"fill {colour!r}: expected a colour (grey, black, #ff8000, 0.5) or mean"
+            ) from None
+
+    def label(self, text: str | None) -> int | None:
+        """A label from its number or its class name; None stays None."""
+        if text is None or re.fullmatch(r"[+-]?[0-9]+", text):
+            return None if text is None else int(text)
+        names = [name.casefold() for name in self.class_names or ()]
+        if text.casefold() in names:
+            return self._output_of(names.index(text.casefold()))
+        wanted = text.casefold()
+        close = [name for name in names if wanted in re.split(r"[^a-z0-9]+", name)][:3]
+        close = close or difflib.get_close_matches(wanted, names, n=3)
+        hint = ", ".join(repr(self.name(names.index(name))) for name in close)
+        raise ValueError(
+            f"target {text!r} is neither the number nor the name of a class"
+            + (f"; did you mean {hint}?" if hint else "")
+        )
+
+    def _output_of(self, label: int) -> int:
+        """Which output stands for a class that is known by name."""
+        if self.class_names is None or len(self.class_names) != 2:
+            return label
+        with evaluating(self.model):
+            answer = self.model(self.blank())
+        if answer.shape[1:] != (1,):
+            return label
+        if label == 0:
+            raise ValueError(
+                f"target {self.class_names[0]!r}: the network's one output stands for "
+                f"{self.class_names[1]!r}"
+            )
+        return 0
+
+    def layers(self) -> list[tuple[str, str, tuple[int, ...], int]]:
+        """(name, kind, output shape, number of calls) of every layer that gives one tensor, in
+        order of execution.
+
+        Found by one forward pass over an empty picture; a layer that is called twice is listed
+        once, as its last call gives it, which is the one that experiments look at.
+        """
+        rows: dict[str, tuple[str, str, tuple[int, ...], int]] = {}
+
+        def record(name: str, module: nn.Module, output: object) -> None:
+            if name and isinstance(output, Tensor):
+                calls = rows.pop(name)[3] + 1 if name in rows else 1
+                rows[name] = name, type(module).__name__, tuple(output.shape), calls
+
+        hooks = [
+            module.register_forward_hook(lambda m, _, out, name=name: record(name, m, out))
+            for name, module in self.model.named_modules()
+        ]
+        try:
+            with torch.no_grad():
+                self.model(self.blank())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return list(rows.values())
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` (auto, cpu, cuda, cuda:N) means here.
+
+    Raises:
+        ValueError: the name is unknown, or the device cannot be used, with the reason.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    usable, reason = _cuda_verdict()
+    if name == "auto":
+        return torch.device("cuda" if usable else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type != "cuda":
+        raise ValueError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
+    if not usable:
+        raise ValueError(f"device {name!r} cannot be used: {reason}")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def _cuda_verdict() -> tuple[bool, str]:
+    if not torch.cuda.is_available():
+        return False, "torch sees no CUDA device"
+    facts = info.collect()
+    return facts.cuda, facts.cuda_verdict
+
+
+def shown_signals(network: Network, projections: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Projections [A,B,C,h,w] by layer as RGB pictures [A,B,h,w,3], zero at mid grey."""
+    show = network.preprocessing.signal_to_display
+    return {layer: _shown(own, show) for layer, own in projections.items()}
+
+
+def shown_pictures(network: Network, patches: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Patches of network inputs [A,B,C,h,w] by layer as RGB pictures [A,B,h,w,3]."""
+    return {layer: _shown(own, network.display) for layer, own in patches.items()}
+
+
+def grid_title(spec: str) -> str:
+    """A model's spec without the folders of its file."""
+    return short_spec(spec)
+
+
+def silent_layers(layers: Sequence[tuple[Tensor, Tensor]]) -> str:
+    """What is to be said of maps that never fire; of each layer the shown maps' strongest values
+    and their images (-1: none), [A,k] both."""
+    count = sum(len(values) for values, _ in layers)
+    silent = sum(
+        int((((values == 0) | (images < 0)).all(1) & (images >= 0).any(1)).sum())
+        for values, images in layers
+    )
+    if not silent:
+        return ""
+    return f" {silent} of the {count} maps shown never fire{'s' * (silent == 1)} (light grey)."
+
+
+def _shown(own: Tensor, show: Callable[[Tensor], Any]) -> Any:
+    import torch
+
+    from zfcuda.figures.maxima import reduced
+
+    small = torch.from_numpy(reduced(own))
+    shown = show(small.flatten(0, 1))
+    return shown.reshape(*small.shape[:2], *shown.shape[1:])

@@ -25,159 +25,25 @@ from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from zfcuda import data, figures, models, nn, ops, results, training
-    from zfcuda.cones.planning import Plan
-    from zfcuda.experiments.ablations import ablation
-    from zfcuda.experiments.backgrounds import background_effect
-    from zfcuda.experiments.correspondences import correspondence
-    from zfcuda.experiments.deconvnet.projecting import deconv, project, projections
-    from zfcuda.experiments.diagrams import diagram_of
-    from zfcuda.experiments.evolution import evolution
-    from zfcuda.experiments.filters import compare_filters, first_layer_filters
-    from zfcuda.experiments.invariance.experiment import rotation, scaling, translation
-    from zfcuda.experiments.invariance.over import invariance_over
-    from zfcuda.experiments.invariance.study import invariance_study
-    from zfcuda.experiments.maxima.finding import top_activations
-    from zfcuda.experiments.maxima.recording import record_activations
-    from zfcuda.experiments.maxima.stored import StoredActivations
-    from zfcuda.experiments.occlusion.experiment import occlusion, plan
-    from zfcuda.experiments.occlusion.over import occlusion_over
-    from zfcuda.experiments.predictions import predict
-    from zfcuda.experiments.probing import linear_probe
-    from zfcuda.experiments.uncertainty import uncertainty_of
-    from zfcuda.results import (
-        BackgroundResult,
-        InvarianceResult,
-        InvarianceStudy,
-        LayerSums,
-        OcclusionResult,
-        Patches,
-        Predictions,
-        Projections,
-    )
-    from zfcuda.results.ablation import AblationResult
-    from zfcuda.results.correspondence import CorrespondenceResult
-    from zfcuda.results.diagram import Diagram
-    from zfcuda.results.filters import FilterComparison, FilterResult
-    from zfcuda.results.invariance import InvarianceSummary
-    from zfcuda.results.maxima import EvolutionResult, TopActivations
-    from zfcuda.results.occlusion import OcclusionSummary
-    from zfcuda.results.probe import ProbeResult
-    from zfcuda.results.uncertainty import UncertaintyResult
+__version__ = "0.2.0"
 
-__version__ = "0.1.0"
+# The stub beside this file lists the public names: "from MODULE import NAME as NAME".
+_STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+_HOMES = {name: home for home, name in re.findall(r"^from (\S+) import (\w+) as", _STUB, re.M)}
 
-__all__ = [
-    "AblationResult",
-    "BackgroundResult",
-    "CorrespondenceResult",
-    "Diagram",
-    "EvolutionResult",
-    "FilterComparison",
-    "FilterResult",
-    "InvarianceResult",
-    "InvarianceStudy",
-    "InvarianceSummary",
-    "LayerSums",
-    "OcclusionResult",
-    "OcclusionSummary",
-    "Patches",
-    "Plan",
-    "Predictions",
-    "ProbeResult",
-    "Projections",
-    "StoredActivations",
-    "TopActivations",
-    "UncertaintyResult",
-    "ablation",
-    "background_effect",
-    "compare_filters",
-    "correspondence",
-    "data",
-    "deconv",
-    "diagram_of",
-    "evolution",
-    "figures",
-    "first_layer_filters",
-    "invariance_over",
-    "invariance_study",
-    "linear_probe",
-    "models",
-    "nn",
-    "occlusion",
-    "occlusion_over",
-    "ops",
-    "plan",
-    "predict",
-    "project",
-    "projections",
-    "record_activations",
-    "results",
-    "rotation",
-    "scaling",
-    "top_activations",
-    "training",
-    "translation",
-    "uncertainty_of",
-]
-
-_HOME = {
-    "AblationResult": "results.ablation",
-    "ablation": "experiments.ablations",
-    "EvolutionResult": "results.maxima",
-    "FilterComparison": "results.filters",
-    "FilterResult": "results.filters",
-    "compare_filters": "experiments.filters",
-    "evolution": "experiments.evolution",
-    "first_layer_filters": "experiments.filters",
-    "BackgroundResult": "results.background",
-    "InvarianceResult": "results.invariance",
-    "InvarianceStudy": "results.invariance",
-    "LayerSums": "results.occlusion",
-    "OcclusionResult": "results.occlusion",
-    "Patches": "results.projections",
-    "Predictions": "results.predictions",
-    "Projections": "results.projections",
-    "background_effect": "experiments.backgrounds",
-    "CorrespondenceResult": "results.correspondence",
-    "correspondence": "experiments.correspondences",
-    "Diagram": "results.diagram",
-    "deconv": "experiments.deconvnet.projecting",
-    "diagram_of": "experiments.diagrams",
-    "InvarianceSummary": "results.invariance",
-    "invariance_over": "experiments.invariance.over",
-    "invariance_study": "experiments.invariance.study",
-    "occlusion": "experiments.occlusion.experiment",
-    "OcclusionSummary": "results.occlusion",
-    "occlusion_over": "experiments.occlusion.over",
-    "plan": "experiments.occlusion.experiment",
-    "Plan": "cones.planning",
-    "predict": "experiments.predictions",
-    "ProbeResult": "results.probe",
-    "linear_probe": "experiments.probing",
-    "project": "experiments.deconvnet.projecting",
-    "projections": "experiments.deconvnet.projecting",
-    "rotation": "experiments.invariance.experiment",
-    "scaling": "experiments.invariance.experiment",
-    "StoredActivations": "experiments.maxima.stored",
-    "TopActivations": "results.maxima",
-    "record_activations": "experiments.maxima.recording",
-    "top_activations": "experiments.maxima.finding",
-    "translation": "experiments.invariance.experiment",
-    "UncertaintyResult": "results.uncertainty",
-    "uncertainty_of": "experiments.uncertainty",
-}
-_MODULES = {"data", "figures", "models", "nn", "ops", "results", "training"}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"zfcuda.{name}")
-    if name in _HOME:
-        return getattr(import_module(f"zfcuda.{_HOME[name]}"), name)
+    if name in _HOMES:
+        home = _HOMES[name]
+        return (
+            import_module(f"zfcuda.{name}")
+            if home == "zfcuda"
+            else getattr(import_module(home), name)
+        )
     if name in _MOVED:
         return import_module(f"zfcuda.{name}")
     raise AttributeError(f"module 'zfcuda' has no attribute {name!r}")
@@ -189,7 +55,7 @@ def __dir__() -> list[str]:
 
 # --- where modules were in zfcuda 0.1 -------------------------------------------------------------
 
-# Served until 0.3: each by what there is in its new places.
+# By the old name the new ones, where one that is asked for is looked up in turn. Until 0.3.
 _MOVED = {
     "ablations": "experiments.ablations results.ablation",
     "backgrounds": "experiments.backgrounds",
@@ -207,8 +73,8 @@ _MOVED = {
     "incremental": "cones.occluding",
     "interception": "inference.interception inference.deconvnet_rules",
     "invariance": "experiments.invariance.experiment experiments.invariance.study",
-    "maxima": "experiments.maxima.finding experiments.maxima.recording experiments.maxima.stored "
-    "results.maxima",
+    "maxima": "experiments.maxima.finding experiments.maxima.recording results.maxima "
+    "results.stored",
     "planning": "cones.planning",
     "predictions": "experiments.predictions",
     "probing": "experiments.probing results.probe",
@@ -223,11 +89,10 @@ _MOVED = {
 
 
 class _Moved(ModuleType):
-    """A module under the name that it had: it has the names of all its new places."""
+    """A module under its old name."""
 
     def __getattr__(self, name: str) -> Any:
-        places = _MOVED[self.__name__.removeprefix("zfcuda.")].split()
-        for place in places:
+        for place in _MOVED[self.__name__.removeprefix("zfcuda.")].split():
             module = import_module(f"zfcuda.{place}")
             if hasattr(module, name):
                 return getattr(module, name)
@@ -235,17 +100,17 @@ class _Moved(ModuleType):
 
 
 class _MovedFinder:
-    """Finds the modules of `_MOVED`, with a DeprecationWarning."""
+    """Finds modules by their old names, and says so."""
 
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        old = name.removeprefix("zfcuda.")
-        if old == name or old not in _MOVED:
+        package, _, old = name.partition(".")
+        if package != "zfcuda" or old not in _MOVED:
             return None
-        new = " and ".join(f"zfcuda.{place}" for place in _MOVED[old].split())
-        warnings.warn(f"{name} is {new} now", DeprecationWarning, stacklevel=2)
+        places = " and ".join(f"zfcuda.{place}" for place in _MOVED[old].split())
+        warnings.warn(f"{name} is {places} now", DeprecationWarning, stacklevel=2)
         return ModuleSpec(name, _MovedFinder)  # type: ignore[arg-type]
 
     @staticmethod
@@ -260,10 +125,10 @@ class _MovedFinder:
 sys.meta_path.append(_MovedFinder)  # type: ignore[arg-type]
 
 
-# --- the compiled library ------------------------------------------------------------------------
+# --- the compiled library -------------------------------------------------------------------------
 
 
-def _load_library_with_torch() -> None:
+def _with_torch() -> None:
     """Load the library: at once where torch is there, otherwise when it is imported. Without torch
     an op is of no use, and torch is all that is slow in ``import zfcuda``.
 
@@ -391,4 +256,4 @@ def _rebuild() -> str:
     return "`pip install --force-reinstall --no-deps .` in zfcuda's source folder"
 
 
-_load_library_with_torch()
+_with_torch()

@@ -81,7 +81,8 @@ def clone(tmp_path):
     """A source tree whose compiled library is gone, beside a torch that is only a version."""
     folder = tmp_path / "clone" / "zfcuda"
     folder.mkdir(parents=True)
-    shutil.copy(Path(zfcuda.__file__).parent / "__init__.py", folder)
+    for name in ("__init__.py", "__init__.pyi"):
+        shutil.copy(Path(zfcuda.__file__).parent / name, folder)
     (folder / "_build_facts.py").write_text("TORCH_VERSION = '2.13.0'")
     torch = tmp_path / "site" / "torch"
     torch.mkdir(parents=True)

@@ -14,7 +14,7 @@ from zfcuda.experiments.maxima import projecting, recording
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.recording import record_activations
 from zfcuda.experiments.maxima.scanning import Spotter
-from zfcuda.experiments.maxima.stored import StoredActivations
+from zfcuda.results.stored import StoredActivations
 from zfcuda.storage.identity import weights_digest
 
 

@@ -1,9 +1,17 @@
-"""Imports point downwards, lazy ones too (docs/architecture.md)."""
+"""The house: how many rooms there are, on how many floors, and how they may know of each other.
+
+A *room* is a folder of the package that holds modules. Imports point downwards, those for type
+checkers and lazy ones too; the *floor* of a room or a module at the top is the longest chain of
+others below it. The bounds are what the house was built for: work that adds an ability may raise
+them by what it names.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import statistics
+from collections.abc import Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
@@ -13,79 +21,95 @@ import pytest
 import zfcuda
 
 PACKAGE = Path(zfcuda.__file__).parent
+MADE = "_build_facts"  # by the build
 FILES = {
     ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file
     for file in PACKAGE.rglob("*.py")
+    if file.stem != MADE
 }
 
 
-def imported(node: ast.AST, package: str) -> Iterator[str]:
-    """The modules of zfcuda that ``node``, in a module of this package, imports when it is run."""
-    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-        return
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names if alias.name in FILES)
-    if isinstance(node, ast.ImportFrom):
-        source = resolve_name("." * node.level + (node.module or ""), package)
-        for alias in node.names:
-            name = f"{source}.{alias.name}"
-            if name in FILES or source in FILES:
-                yield name if name in FILES else source
-    for child in ast.iter_child_nodes(node):
-        yield from imported(child, package)
+def imported(file: Path, package: str) -> set[str]:
+    """The modules of zfcuda that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            names = {f"{source}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else source for name in names}
+    return {name for name in found if name in FILES}
 
 
-def part(module: str) -> str:
-    """What architecture.md takes as one: a module of the package, or a folder in it. The two tools
-    of ``compat`` have nothing in common."""
-    names = module.split(".")[1:]
-    return ".".join(names[:2] if names[:1] == ["compat"] else names[:1])
-
-
-@pytest.fixture(scope="module")
-def below() -> dict[str, set[str]]:
-    """By module, those that it imports."""
+@cache
+def modules() -> dict[str, set[str]]:
+    """By module, those that it imports; the package itself, which is lazy, is nobody's."""
     found = {}
     for name, file in FILES.items():
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        code = ast.parse(file.read_text(encoding="utf-8"))
-        found[name] = {*imported(code, package)} - {name}
+        found[name] = imported(file, package) - {name, "zfcuda"}
     return found
 
 
-@pytest.fixture(scope="module")
-def parts_below(below) -> dict[str, set[str]]:
-    parts: dict[str, set[str]] = {}
-    for name, others in below.items():
-        parts.setdefault(part(name), set()).update(map(part, others))
-    return {name: others - {name, ""} for name, others in parts.items()}
+@cache
+def rooms() -> dict[str, set[str]]:
+    """The same between the folders, and the other modules, at the package's top."""
+    found: dict[str, set[str]] = {}
+    for name, others in modules().items():
+        if name != "zfcuda":
+            found.setdefault(name.split(".")[1], set()).update(o.split(".")[1] for o in others)
+    return {name: others - {name} for name, others in found.items()}
 
 
-def test_no_circles(below, parts_below):
-    for graph in (below, parts_below):
-        try:
-            TopologicalSorter(graph).prepare()
-        except CycleError as error:
-            pytest.fail(f"these import each other: {' <- '.join(error.args[1])}")
+def floors(graph: Mapping[str, set[str]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name in TopologicalSorter(graph).static_order():
+        found[name] = 1 + max((found[other] for other in graph[name]), default=0)
+    return found
+
+
+@pytest.mark.parametrize("graph", [modules, rooms], ids=["modules", "rooms"])
+def test_no_circles(graph):
+    try:
+        TopologicalSorter(graph()).prepare()
+    except CycleError as error:
+        pytest.fail(f"these import each other: {' <- '.join(error.args[1])}")
+
+
+def test_rooms_and_their_floors():
+    folders = {file.parent for file in FILES.values()} - {PACKAGE}
+    assert len(folders) <= 22
+    assert max(floors(rooms()).values()) <= 9
+
+
+def test_files_are_few_and_neither_long_nor_short():
+    top = {name.split(".")[1] for name in FILES if name != "zfcuda"} | {"__init__"}
+    assert len(top) <= 17
+    assert len(FILES) <= 199
+    lengths = [
+        len(file.read_text(encoding="utf-8").splitlines())
+        for file in FILES.values()
+        if file.name != "__init__.py"
+    ]
+    assert statistics.median(lengths) >= 120
 
 
 @pytest.mark.parametrize(
-    ("name", "known"),
+    ("room", "known"),
     [
-        ("reference", set()),
-        ("rules", set()),
-        ("data", set()),
-        ("compat.onnx", set()),
-        ("ops", {"_load", "reference"}),
-        ("results", {"_files", "figures"}),  # the latter when one is drawn
-        ("figures", {"_text", "data"}),
+        ("ops", set()),
+        ("storage", set()),
+        ("results", {"storage"}),
+        ("inference", {"ops", "results", "storage"}),
+        ("figures", {"data", "results", "storage"}),
     ],
 )
-def test_foundations_know_little(parts_below, name, known):
-    assert parts_below[name] <= known
+def test_foundations_know_little(room, known):
+    assert rooms()[room] <= known
 
 
-def test_nothing_imports_what_is_on_top(parts_below):
-    for top in ("demo", "commands", "compat.captum"):
-        above = {name for name, others in parts_below.items() if top in others}
-        assert above <= {"commands", "cli"}, top
+@pytest.mark.parametrize("top", ["cli", "compat", "report"])
+def test_nothing_imports_what_is_on_top(top):
+    above = {name for name, others in rooms().items() if top in others}
+    assert above <= {"cli", "__main__"}

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def clone(tmp_path):
     """A source tree without a compiled library, beside a torch that is only a version number."""
     (tmp_path / "clone" / "zfcuda").mkdir(parents=True)
-    shutil.copy(ROOT / "zfcuda" / "__init__.py", tmp_path / "clone" / "zfcuda")
+    for name in ("__init__.py", "__init__.pyi"):
+        shutil.copy(ROOT / "zfcuda" / name, tmp_path / "clone" / "zfcuda")
     (tmp_path / "clone" / "setup.py").touch()
     (tmp_path / "site" / "torch").mkdir(parents=True)
     (tmp_path / "site" / "torch" / "__init__.py").write_text("__version__ = '2.13.0+cpu'")

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import zfcuda
 from zfcuda.experiments.occlusion import prepared
+from zfcuda.experiments.occlusion.experiment import prepare
 from zfcuda.experiments.occlusion.over import localisation, sensitivity_of
 from zfcuda.results import OcclusionResult
 from zfcuda.storage.ranks import Shard, claimed
@@ -47,9 +48,9 @@ def test_every_image_has_the_result_that_it_has_alone(net, x, tmp_path):
 def test_images_in_one_batch_do_not_touch_each_other(net, x, method):
     net, x = net.double(), x.double()
     x[2, :, 3, 3] = math.nan
-    prepared = occlusion.prepare(net, x, **SETTINGS, layers=("0", "3"), method=method)
-    assert prepared.together(x) >= 5
-    found = prepared(x[:5])
+    ready = prepare(net, x, **SETTINGS, layers=("0", "3"), method=method)
+    assert ready.together(x) >= 5
+    found = ready(x[:5])
     for number in range(5):
         alone = zfcuda.occlusion(
             net, x[number : number + 1], **SETTINGS, layers=("0", "3"), method=method
@@ -63,8 +64,8 @@ def test_images_in_one_batch_do_not_touch_each_other(net, x, method):
 
 def test_the_model_is_traced_once(net, x, tmp_path, monkeypatch):
     traced = []
-    trace = occlusion.cones.trace
-    monkeypatch.setattr(occlusion.cones, "trace", lambda *a: traced.append(0) or trace(*a))
+    trace = prepared.trace
+    monkeypatch.setattr(prepared, "trace", lambda *a: traced.append(0) or trace(*a))
     monkeypatch.setattr(prepared.Prepared, "together", lambda *_: 4)
     zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
     assert len(traced) == 1

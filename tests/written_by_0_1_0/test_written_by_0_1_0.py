@@ -22,10 +22,10 @@ from torch import Tensor
 
 import zfcuda
 from zfcuda import cli
-from zfcuda.experiments.maxima.stored import StoredActivations
 from zfcuda.results import Result
 from zfcuda.results.invariance import InvarianceSummary
 from zfcuda.results.occlusion import OcclusionSummary
+from zfcuda.results.stored import StoredActivations
 from zfcuda.training import TrainingResult
 
 HERE = Path(__file__).parent

@@ -10,8 +10,8 @@ finds, as a function.
 """
 
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import Graph, Node, author_of
+from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.pixelwise import fan_in
 from zfcuda.graph.tracing import trace
 
-__all__ = ["Graph", "Node", "Untraceable", "author_of", "fan_in", "trace"]
+__all__ = ["Graph", "Node", "Untraceable", "fan_in", "trace"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.fx
-from torch import nn
 from torch.fx.node import map_aggregate
 
 from zfcuda.graph.rules import Input, Rule
@@ -34,14 +33,6 @@ class Value:
     @property
     def is_map(self) -> bool:
         return self.shape is not None and len(self.shape) == 3 and self.dtype.is_floating_point
-
-
-def author_of(module: nn.Module, name: str) -> str:
-    """What the model's author knows the calls of a module by, as ``PReLU 'prelu2'``: "" for those
-    that a module with others in it makes itself."""
-    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.", "zfcuda.nn"))
-    alone = own or not any(True for _ in module.children())
-    return f"{type(module).__name__} {name!r}" if name and alone else ""
 
 
 def values_in(arguments: Any) -> list[Value]:
@@ -90,7 +81,7 @@ class Node:
 
     @property
     def author(self) -> str:
-        """What the model's author knows the call by; see :func:`author_of`."""
+        """What the model's author knows the call by."""
         target = self.call.target
         function = target if isinstance(target, str) else getattr(target, "__name__", self.name)
         return self.call.meta.get("author") or function.strip("_")

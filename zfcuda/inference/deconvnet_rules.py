@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from zfcuda import ops
-from zfcuda.graph.nodes import author_of
 from zfcuda.inference.interception import (
     Call,
     Handler,
@@ -25,6 +24,7 @@ from zfcuda.inference.interception import (
     fixed_batch_norm,
     ours_takes,
 )
+from zfcuda.inference.passes import author_of
 
 _LARGER_OF_TWO = ("maximum", "max", "fmax", "clamp", "clip", "clamp_min")
 

@@ -54,6 +54,14 @@ def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     return {name: modules[name] for name in names}
 
 
+def author_of(module: nn.Module, name: str) -> str:
+    """What the model's author knows the calls of a module by, as ``PReLU 'prelu2'``: "" for those
+    that a module with others in it makes itself."""
+    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.", "zfcuda.nn"))
+    alone = own or not any(True for _ in module.children())
+    return f"{type(module).__name__} {name!r}" if name and alone else ""
+
+
 def by_name(model: nn.Module, by_layer: Any) -> Any:
     """A mapping by layer, with names where it has modules; anything else as it is."""
     if not isinstance(by_layer, Mapping):

@@ -23,9 +23,9 @@ import torch
 from PIL import Image
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.experiments.maxima.stored import KIND, Layer, StoredActivations
 from zfcuda.figures.maxima import displayed, mosaic
 from zfcuda.report.page import template
+from zfcuda.results.stored import KIND, Layer, StoredActivations
 from zfcuda.storage.files import atomic_path, printable, read_csv
 
 __all__ = ["stored_folders", "write_maps_page"]

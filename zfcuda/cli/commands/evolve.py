@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfcuda.cli import arguments, inputs
-from zfcuda.cli.network import grid_title, shown_pictures, shown_signals, silent_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
     """One figure, a part for each layer."""
     import zfcuda
     from zfcuda import figures
+    from zfcuda.cli.network import shown_pictures, shown_signals, silent_layers
     from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
 
     network = _network(options)
@@ -95,6 +95,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _name(options: argparse.Namespace, network: Network) -> str:
     """Of the training: its folder's, or the model's."""
+    from zfcuda.cli.network import grid_title
+
     first = Path(options.checkpoints[0]) if options.checkpoints else None
     if first is not None and first.is_dir():
         return first.resolve().name

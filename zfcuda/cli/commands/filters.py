@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zfcuda.cli import arguments, inputs
-from zfcuda.cli.network import grid_title, shown_signals
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,6 +57,7 @@ def run(options: argparse.Namespace) -> None:
     """One figure, a column for each network."""
     import zfcuda
     from zfcuda import figures
+    from zfcuda.cli.network import shown_signals
     from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
 
     folder = writable_folder(options.out)
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _named(options: argparse.Namespace) -> dict[str, Network]:
     """The networks of --model and --against, by names that tell them apart."""
-    from zfcuda.cli.network import Network
+    from zfcuda.cli.network import Network, grid_title
 
     both = [Network.of(options)]
     if options.against:

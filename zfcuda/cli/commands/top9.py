@@ -6,14 +6,13 @@ import argparse
 from typing import TYPE_CHECKING
 
 from zfcuda.cli import arguments, inputs
-from zfcuda.cli.network import grid_title, shown_pictures, shown_signals, silent_layers
 from zfcuda.cli.terminal import resumable
 from zfcuda.storage.terminal import say, skipped
 
 if TYPE_CHECKING:
     from zfcuda.cli.network import Network
-    from zfcuda.experiments.maxima.stored import StoredActivations
     from zfcuda.report.writing import Provenance
+    from zfcuda.results.stored import StoredActivations
 
 
 _LONG = 5.0  # seconds; the rates of shorter passes say nothing
@@ -151,6 +150,7 @@ def _draw(
 ) -> None:
     import zfcuda
     from zfcuda import figures
+    from zfcuda.cli.network import grid_title, shown_pictures, shown_signals, silent_layers
     from zfcuda.report.writing import announce, place, writable_folder, write
 
     folder = writable_folder(options.out)

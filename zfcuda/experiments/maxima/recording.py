@@ -26,7 +26,11 @@ from zfcuda.data.images import Block, Blocks, ByNumber, Images, read_blocks, sou
 from zfcuda.experiments.maxima.finding import check_k, warn_beyond
 from zfcuda.experiments.maxima.projecting import project_layer
 from zfcuda.experiments.maxima.scanning import Spotter, check_maps
-from zfcuda.experiments.maxima.stored import (
+from zfcuda.experiments.maxima.top import Maps, Top, chosen
+from zfcuda.inference.checks import check_input, device_of, is_int
+from zfcuda.inference.guards import evaluating, threads
+from zfcuda.inference.passes import Layers, by_name, find_layers, progress_bar
+from zfcuda.results.stored import (
     Layer,
     StoredActivations,
     about_layer,
@@ -34,10 +38,6 @@ from zfcuda.experiments.maxima.stored import (
     write_index,
     write_manifest,
 )
-from zfcuda.experiments.maxima.top import Maps, Top, chosen
-from zfcuda.inference.checks import check_input, device_of, is_int
-from zfcuda.inference.guards import evaluating, threads
-from zfcuda.inference.passes import Layers, by_name, find_layers, progress_bar
 from zfcuda.storage.files import digest, read_json, remove_leftovers, visible, write_tensors
 from zfcuda.storage.identity import (
     architecture_digest,
@@ -213,7 +213,7 @@ def record_activations(
     their numbers, are counted and listed in the manifest, and are left out.
 
     Args:
-        folder: for the results, see :mod:`zfcuda.experiments.maxima.stored`; of this run alone,
+        folder: for the results, see :mod:`zfcuda.results.stored`; of this run alone,
             and seen by all processes.
         model, layers, k, tolerance, progress: as :func:`zfcuda.top_activations`.
         images: a tensor, a Dataset or another source whose images can be had by number; not a
@@ -549,7 +549,10 @@ class _Run:
                               chosen(maps, name, top), memory, self.shard, self.shown)  # fmt: skip
             if self.shard.first:
                 known = noted[name]["sha256"] if there and name in noted else None
-                found[name] = about_layer(path, self.folder, name, top, known)
+                undefined = int(top.undefined)
+                found[name] = about_layer(
+                    path, self.folder, name, len(top.values), top.size, undefined, known
+                )
                 if not there:  # so that what is read later can be compared with it
                     noted[name] = found[name]
                     begun = {**self.begun, "complete": False, "layers": [*noted.values()]}

@@ -23,7 +23,6 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zfcuda.experiments.maxima.top import Top
 from zfcuda.results.maxima import TopActivations
 from zfcuda.storage.files import digest, inside, read_json, write_csv, write_json
 
@@ -208,7 +207,13 @@ def _require_intact(path: Path, expected: str | None) -> None:
 
 
 def about_layer(
-    path: Path, folder: Path, name: str, top: Top, sha256: str | None = None
+    path: Path,
+    folder: Path,
+    name: str,
+    maps: int,
+    map_size: Sequence[int],
+    undefined: int,
+    sha256: str | None = None,
 ) -> dict[str, Any]:
     """What the manifest says of a layer's file, whose ``sha256`` may be known."""
     layer = Layer.read(path)
@@ -217,11 +222,11 @@ def about_layer(
     return {
         "name": name,
         "file": path.relative_to(folder).as_posix(),
-        "maps": len(top.values),
-        "map_size": list(top.size),
+        "maps": maps,
+        "map_size": list(map_size),
         "projected": len(layer.channels),
         "window": window,
-        "undefined": int(top.undefined),
+        "undefined": undefined,
         # As strict JSON has it, which knows no infinity.
         "difference": layer.difference if math.isfinite(layer.difference) else None,
         "bytes": size,

@@ -21,7 +21,6 @@ class Row:
     """What the table says of one case; times in seconds."""
 
     name: str
-    target: float | None
     bytes: int
     note: str
     copy: float = float("nan")
@@ -72,18 +71,17 @@ def markdown(rows: list[Row]) -> list[str]:
         f"{zfcuda.cli.info.collect().simd_level}, {THREADS} threads, torch {torch.__version__}, "
         f"Python {platform.python_version()}; medians of one run",
         "",
-        "| work | reference, ms | torch, ms | zfcuda, ms | torch / zfcuda | target | "
+        "| work | reference, ms | torch, ms | zfcuda, ms | torch / zfcuda | "
         "share of copy bandwidth |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         times = " | ".join(
             f"{row.medians[name] * 1e3:.2f}" if name in row.medians else "–"
             for name in ("reference", "torch", "zfcuda")
         )
-        target = f"{row.target:g}×" if row.target else "–"
         share = row.copy / row.medians.get("zfcuda", float("nan"))
-        lines.append(f"| {row.name} | {times} | {row.ratio:.1f}× | {target} | {share:.0%} |")
+        lines.append(f"| {row.name} | {times} | {row.ratio:.1f}× | {share:.0%} |")
     lines += ["", *(f"{row.name}: {row.note}" for row in rows if row.note)]
     return lines
 

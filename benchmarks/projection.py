@@ -35,7 +35,7 @@ import zfcuda
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2
-AIMS = {"conv1": 200, "conv2": 90, "conv3": 30, "conv4": 15, "conv5": 8}
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 Unit = tuple[int, int, int]  # channel, row, column
 
@@ -122,7 +122,6 @@ def measure(net: str, layers: Sequence[str], quick: bool) -> Iterator[dict[str, 
             "key": f"{net} {layer}",
             **machine(),
             "units": count,
-            "aim": AIMS[layer] if net == "zfnet" else None,
             "distance": distance,
             "label": statistics.mode(winners),
             "rounds": rounds,
@@ -160,8 +159,8 @@ def markdown(lines: Sequence[dict[str, Any]]) -> list[str]:
         "milliseconds a unit (median of the rounds); the ratio is the median of the rounds' "
         "ratios. `benchmarks/projection.py` tells how all of it is measured.",
         "",
-        "| net, layer | Captum | zfcuda | ratio | aim | Captum's best way |",
-        "|---|---:|---:|---:|---:|---|",
+        "| net, layer | Captum | zfcuda | ratio | Captum's best way |",
+        "|---|---:|---:|---:|---|",
         *map(_markdown_row, rows),
     ]
 
@@ -169,10 +168,9 @@ def markdown(lines: Sequence[dict[str, Any]]) -> list[str]:
 def _markdown_row(line: dict[str, Any]) -> str:
     rounds = line["rounds"]
     captum, own = (1e3 * statistics.median(t[name] for t in rounds) for name in ("captum", "ours"))
-    aim = f"{line['aim']}×" if line["aim"] else "–"
     return (
         f"| {line['key']} | {captum:.2f} | {own:.3f} | {median_ratio(rounds, 'captum'):.1f}× | "
-        f"{aim} | {line['label']} |"
+        f"{line['label']} |"
     )
 
 
@@ -181,7 +179,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nets", nargs="+", choices=["zfnet", "zfnet_lrn"], metavar="NET")
-    parser.add_argument("--layers", nargs="+", choices=AIMS, default=[*AIMS], metavar="LAYER")
+    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=[*LAYERS], metavar="LAYER")
     parser.add_argument("--quick", action="store_true", help="one round, few units")
     parser.add_argument("--results", type=Path, default=RESULTS / "projection.jsonl")
     parser.add_argument("--write-table", action="store_true", help="measure nothing")

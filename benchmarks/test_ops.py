@@ -28,7 +28,7 @@ def test_op(benchmark, rows, case: Case, implementation: str):
     benchmark.pedantic(run, rounds=3 if slow else 40, warmup_rounds=1 if slow else 5)
     if benchmark.disabled:  # --benchmark-disable: run, but nothing was timed
         return
-    row = rows.setdefault(case.name, Row(case.name, case.target, work.bytes, work.note))
+    row = rows.setdefault(case.name, Row(case.name, work.bytes, work.note))
     row.medians[implementation] = benchmark.stats.stats.median
     if implementation == "zfcuda":
         row.copy = copy_time(work.bytes)

@@ -31,7 +31,6 @@ from zfcuda.models import zfnet, zfnet_small
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2
-AIM = 1.5
 NETS: dict[str, tuple[int, int, int]] = {  # pixels, classes, batch
     "zfnet_small": (64, 10, 128),
     "zfnet": (224, 1000, 16),
@@ -159,9 +158,9 @@ def markdown(lines: Sequence[dict[str, Any]]) -> list[str]:
         "backward, in MB: ours against torch's faster format. `benchmarks/training.py` tells how "
         "all of it is measured.",
         "",
-        "| network | batch | torch, contiguous | torch, channels_last | zfcuda | ratio | aim "
+        "| network | batch | torch, contiguous | torch, channels_last | zfcuda | ratio "
         "| images/s | kept, torch | kept, zfcuda | peak, torch | peak, zfcuda |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *map(_markdown_row, rows),
     ]
 
@@ -178,7 +177,7 @@ def _markdown_row(line: dict[str, Any]) -> str:
     )
     return (
         f"| {line['key']}, {line['pixels']} px | {line['batch']} | {times} | "
-        f"{median_ratio(rounds, 'torch'):.2f}× | {AIM}× | {line['batch'] / medians['ours']:.0f} | "
+        f"{median_ratio(rounds, 'torch'):.2f}× | {line['batch'] / medians['ours']:.0f} | "
         f"{memory} |"
     )
 

@@ -58,8 +58,8 @@ class Case:
     Attributes:
         family: of cases.DEMANDS.
         arguments: the family's, given a scale of the batch, 1 for the real one.
-        share: of the bandwidth aimed for; None where no aim was set.
-        ratio: to torch aimed for.
+        share: of the bandwidth that is expected; None where nothing is.
+        ratio: to torch that is expected.
         limit: which bandwidth, ``"copy"`` or ``"write"``.
     """
 
@@ -324,9 +324,9 @@ def measure(
         "limit": case.limit,
         "limit_s": floor,
         "share": share,
-        "share_aim": case.share,
+        "share_expected": case.share,
         "ratio": theirs / ours,
-        "ratio_aim": aim_against_compile(share) if compiled else case.ratio,
+        "ratio_expected": expected_against_compile(share) if compiled else case.ratio,
     }
 
 
@@ -337,7 +337,7 @@ def _floor(case: Case, demand: Demand, device: str) -> float:
     return demand.bytes / copy_rate(device, max(2**20, demand.bytes))
 
 
-def aim_against_compile(share: float) -> float:
+def expected_against_compile(share: float) -> float:
     """No case slower, and 1.2 times wherever it stays below 70 % of the bandwidth."""
     return 1.0 if share >= 0.7 else 1.2
 
@@ -428,15 +428,16 @@ def table(found: dict[str, Any]) -> list[str]:
         f"Copy {found['copy_bytes_per_s'] / 1e9:.0f} GB/s read and written, filling "
         f"{found['write_bytes_per_s'] / 1e9:.0f} GB/s; products: {rates}.",
         "",
-        "| kernel | MB | zfcuda, µs | copy (or write), µs | share (aim) | torch / zfcuda (aim) |",
+        "| kernel | MB | zfcuda, µs | copy (or write), µs | share (expected) "
+        "| torch / zfcuda (expected) |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for row in found["rows"]:
-        aim = f" ({row['ratio_aim']:g}×)" if row["ratio_aim"] else ""
-        share = f" ({row['share_aim']:.0%})" if row["share_aim"] else ""
+        least = f" ({row['ratio_expected']:g}×)" if row["ratio_expected"] else ""
+        share = f" ({row['share_expected']:.0%})" if row["share_expected"] else ""
         lines.append(
             f"| {row['name']} | {row['bytes'] / 1e6:.0f} | {1e6 * row['ours_s']:.0f} | "
-            f"{1e6 * row['limit_s']:.0f} | {row['share']:.0%}{share} | {row['ratio']:.1f}×{aim} |"
+            f"{1e6 * row['limit_s']:.0f} | {row['share']:.0%}{share} | {row['ratio']:.1f}×{least} |"
         )
     notes = [("wrong", found["failed"]), ("left out", found["left_out"])]
     return [*lines, "", *(f"- **{what}**: {line}" for what, which in notes for line in which)]

@@ -402,15 +402,15 @@ def markdown(head: dict[str, str], stages: Sequence[Stage]) -> str:
 
 
 def _verdicts(stages: Sequence[Stage], head: dict[str, str]) -> list[str]:
-    """Issue 5's lines, and the cases furthest from their aims."""
-    aims = importlib.import_module("aims")
-    record = aims.Record.of({"stages": [asdict(stage) for stage in stages]})
-    lines = ["", "## Issue 5, §2", ""]
+    """What was expected, line by line, and the cases furthest from it."""
+    expected = importlib.import_module("expected")
+    record = expected.Record.of({"stages": [asdict(stage) for stage in stages]})
+    lines = ["", "## Expected and found", ""]
     if head["chip"] == "cpu":  # shares and ratios of a dry run mean nothing
-        return [*lines, "A dry run decides nothing.", "", *aims.table(aims.Record({}))]
-    lines += aims.table(record)
-    if furthest := aims.slowest(record, head["arch"]):
-        lines += ["", "Furthest from what was aimed for:", "", *furthest]
+        return [*lines, "A dry run decides nothing.", "", *expected.table(expected.Record({}))]
+    lines += expected.table(record)
+    if furthest := expected.slowest(record, head["arch"]):
+        lines += ["", "Furthest from what was expected:", "", *furthest]
     return lines
 
 

@@ -1,11 +1,11 @@
-"""benchmarks/gpu/experiments.py and aims.py: what is compared on a GPU, and the verdicts on it."""
+"""benchmarks/gpu/experiments.py, expected.py: what is compared on a GPU, and the verdicts on it."""
 
 import json
 import math
 from dataclasses import asdict
 from pathlib import Path
 
-import aims
+import expected
 import experiments
 import kernels
 import networks
@@ -121,21 +121,21 @@ def test_timed_results_are_checked():
 # --- verdicts -------------------------------------------------------------------------------------
 
 
-def record(bench=(), experiments=(), failed=(), **more) -> aims.Record:
+def record(bench=(), experiments=(), failed=(), **more) -> expected.Record:
     stages = {
         "bench": {"rows": list(bench), "failed": list(failed)},
         "experiments": {"rows": list(experiments), "failed": []},
     }
-    return aims.Record(stages | more)
+    return expected.Record(stages | more)
 
 
-def line(what: str) -> aims.Aim:
-    (found,) = (aim for aim in aims.aims() if aim.what.startswith(what))
+def line_about(what: str) -> expected.Expectation:
+    (found,) = (line for line in expected.expectations() if line.what.startswith(what))
     return found
 
 
 def kernel(name: str, share: float, ratio: float = 9.0) -> dict:
-    return {"name": name, "share": share, "ratio": ratio, "share_aim": 0.85}
+    return {"name": name, "share": share, "ratio": ratio, "share_expected": 0.85}
 
 
 LRN = ["local response norm, float32", "local response norm, float32, channels_last"]
@@ -154,14 +154,14 @@ LRN = ["local response norm, float32", "local response norm, float32, channels_l
 )
 def test_a_share_of_the_bandwidth(shares, failed, verdict):
     rows = [kernel(name, share) for name, share in zip(LRN, shares, strict=False)]
-    found, said = line("`local_response_norm`, float32").verdict(record(rows, failed=failed))
+    found, said = line_about("`local_response_norm`, float32").verdict(record(rows, failed=failed))
     assert found == verdict
     assert (said == "") == (verdict == "unmeasured")
 
 
 def test_the_number_that_decides_is_shown():
     rows = [kernel(LRN[0], 0.9), kernel(LRN[1], 0.5)]
-    _, said = line("`local_response_norm`, float32").verdict(record(rows))
+    _, said = line_about("`local_response_norm`, float32").verdict(record(rows))
     assert said == f"50% ({LRN[1]})"
 
 
@@ -171,7 +171,7 @@ def test_the_number_that_decides_is_shown():
 )
 def test_more_is_asked_of_slow_kernels_against_compile(share, ratio, verdict):
     rivals = {"rivals": {"rows": [kernel(LRN[0], share, ratio)], "failed": []}}
-    assert line("every op against `torch.compile`").verdict(record(**rivals))[0] == verdict
+    assert line_about("every op against `torch.compile`").verdict(record(**rivals))[0] == verdict
 
 
 def occluded(row: Row, name: str, **numbers: float) -> dict:
@@ -182,16 +182,20 @@ def occluded(row: Row, name: str, **numbers: float) -> dict:
 def test_occlusion_in_every_precision():
     for name, called in (("exact", "exact"), ("tf32", "TF32"), ("bfloat16", "bf16")):
         rows = [occluded(row, name) for row in experiments.HARD]
-        against = [aim for aim in aims.aims() if aim.what.startswith(f"occlusion, {called},")]
-        assert [aim.verdict(record(experiments=rows))[0] for aim in against] == ["met", "met"]
+        against = [
+            line
+            for line in expected.expectations()
+            if line.what.startswith(f"occlusion, {called},")
+        ]
+        assert [line.verdict(record(experiments=rows))[0] for line in against] == ["met", "met"]
         rows[1] |= {"vs_captum": 7.9, "reached": 0.59}
-        assert [aim.verdict(record(experiments=rows))[0] for aim in against] == ["missed"] * 2
-        assert [aim.verdict(record())[0] for aim in against] == ["unmeasured"] * 2
+        assert [line.verdict(record(experiments=rows))[0] for line in against] == ["missed"] * 2
+        assert [line.verdict(record())[0] for line in against] == ["unmeasured"] * 2
 
 
 def test_one_network_slower_than_dense_is_enough():
     rows = [occluded(row, name) for row, name in experiments.Extent.full().rows()]
-    never = line("no network slower than dense")
+    never = line_about("no network slower than dense")
     assert never.verdict(record(experiments=rows))[0] == "met"
     rows[-1]["vs_dense"] = 0.99
     assert never.verdict(record(experiments=rows))[0] == "missed"
@@ -203,23 +207,27 @@ def test_one_network_slower_than_dense_is_enough():
 )
 def test_all_projections_in_seconds(units, seconds, verdict):
     stage = {"rows": [], "failed": [], "projections": {"units": units, "seconds": seconds}}
-    found, _ = line("all 12,384").verdict(aims.Record({"experiments": stage}))
+    found, _ = line_about("all 12,384").verdict(expected.Record({"experiments": stage}))
     assert found == verdict
 
 
 def test_every_line_can_be_measured():
-    """No line whose cases have another name, or other aims, in the benchmarks."""
-    for aim in aims.aims():
-        found = aim.found(aims.Record({}))
-        assert found and all(math.isnan(value) for value in found.values()), aim.what
-    shares = [aim for aim in aims.aims() if "bandwidth" in aim.aim and "%" in aim.show]
-    spoken_of = {name for aim in shares for name in aim.found(aims.Record({}))}
+    """No line whose cases have another name, or other expectations, in the benchmarks."""
+    for line in expected.expectations():
+        found = line.found(expected.Record({}))
+        assert found and all(math.isnan(value) for value in found.values()), line.what
+    shares = [
+        line
+        for line in expected.expectations()
+        if "bandwidth" in line.expected and "%" in line.show
+    ]
+    spoken_of = {name for line in shares for name in line.found(expected.Record({}))}
     assert spoken_of == {case.name for case in kernels.all_cases() if case.share}
 
 
 def test_the_page_lists_every_line_as_unmeasured():
-    """python benchmarks/gpu/aims.py; with the first record, the record's table takes its place."""
-    table = aims.table(aims.Record({}))
+    """python benchmarks/gpu/expected.py; with a record, the record's table takes its place."""
+    table = expected.table(expected.Record({}))
     assert len(table) > 20
     assert all("| unmeasured |" in each for each in table[2:-1]) and "not run" in table[-1]
     assert "\n".join(table) in PAGE.read_text()
@@ -227,17 +235,17 @@ def test_the_page_lists_every_line_as_unmeasured():
 
 def test_the_three_slowest_have_what_is_known_of_them():
     rows = [kernel(name, share) for name, share in zip(LRN, (0.5, 0.8), strict=True)]
-    told = aims.slowest(record(rows), "9.0")
+    told = expected.slowest(record(rows), "9.0")
     assert told[0] == f"- {LRN[0]}: 50% of 85%"
     assert any("LrnColumn<float32" in each and "registers" in each for each in told)
     profiled = {"profile": {"kernels": ["LrnColumn<float32, 5, 4, int32>: DRAM 50 %"]}}
-    told = aims.slowest(record(rows, **profiled), "9.0")
+    told = expected.slowest(record(rows, **profiled), "9.0")
     assert told[1] == "  - LrnColumn<float32, 5, 4, int32>: DRAM 50 %"
 
 
 def test_the_page_of_a_record_has_the_verdicts():
     found = {"copy_bytes_per_s": 4e12, "write_bytes_per_s": 4e12, "gemm_macs_per_s": {"tf32": 2e14}}
-    row = kernel(LRN[0], 0.5) | {"bytes": 1e6, "ours_s": 1e-5, "limit_s": 5e-6, "ratio_aim": 5}
+    row = kernel(LRN[0], 0.5) | {"bytes": 1e6, "ours_s": 1e-5, "limit_s": 5e-6, "ratio_expected": 5}
     found |= {"rows": [row], "failed": [], "left_out": []}
     head = {"chip": "NVIDIA H200", "arch": "9.0"}
     page = markdown(head, [Stage("bench", "passed", found=found)])

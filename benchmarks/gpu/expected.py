@@ -1,10 +1,10 @@
-"""Issue 5, §2, line by line: what was aimed for, and what a record of prove.sh says of it.
+"""What the floors of docs/performance.md let one expect, and what a record of prove.sh says of it.
 
-    python benchmarks/gpu/aims.py                   every line, nothing measured
-    python benchmarks/gpu/aims.py gpu-CHIP-DATE.json
+    python benchmarks/gpu/expected.py                   every line, nothing measured
+    python benchmarks/gpu/expected.py gpu-CHIP-DATE.json
 
-A line is *met* when all that it speaks of was measured and reaches the aim, *missed* when something
-that was measured does not, *unmeasured* when nothing was, and else *unmeasured in part*.
+A line is *met* when all that it speaks of was measured and reaches what is expected, *missed* when
+something that was measured does not, *unmeasured* when nothing was, and else *unmeasured in part*.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Numbers = dict[str, float]  # by what they are of
 
 
 @dataclass(frozen=True)
-class Aim:
-    """A line of §2.
+class Expectation:
+    """A line of the table.
 
     Attributes:
         what: it speaks of.
-        aim: in words.
+        expected: in words.
         least: the number to be reached, or not to be exceeded where ``at_most``.
         found: what a record says, of everything that the line speaks of; NaN what was not measured.
         show: a number as it is printed.
     """
 
     what: str
-    aim: str
+    expected: str
     least: float | Callable[[Any], Numbers]
     found: Callable[[Record], Numbers]
     show: str = "{:.2f}×"
@@ -96,25 +96,25 @@ def _cases(op: str, wanted: Callable[[kernels.Case], object]) -> list[str]:
     return [case.name for case in kernels.all_cases() if OPS[case.family] == op and wanted(case)]
 
 
-def _share(what: str, op: str, least: float, bandwidth: str = "copy") -> Aim:
+def _share(what: str, op: str, least: float, bandwidth: str = "copy") -> Expectation:
     names = _cases(op, lambda case: case.share == least)
-    aim = f"≥ {100 * least:.0f} % of {bandwidth} bandwidth"
-    return Aim(what, aim, least, lambda r: r.numbers("bench", "share", names), "{:.0%}")
+    words = f"≥ {100 * least:.0f} % of {bandwidth} bandwidth"
+    return Expectation(what, words, least, lambda r: r.numbers("bench", "share", names), "{:.0%}")
 
 
-def _ratio(what: str, op: str, least: float) -> Aim:
+def _ratio(what: str, op: str, least: float) -> Expectation:
     names = _cases(op, lambda case: case.ratio == least)
-    return Aim(what, f"≥ {least:g}×", least, lambda r: r.numbers("bench", "ratio", names))
+    return Expectation(what, f"≥ {least:g}×", least, lambda r: r.numbers("bench", "ratio", names))
 
 
-def _compiled() -> Aim:
+def _compiled() -> Expectation:
     names = [case.name for case in kernels.all_cases() if case.family not in kernels.LOOPS]
 
     def least(record: Record) -> Numbers:
         shares = record.numbers("rivals", "share", names)
-        return {name: kernels.aim_against_compile(share) for name, share in shares.items()}
+        return {name: kernels.expected_against_compile(share) for name, share in shares.items()}
 
-    return Aim(
+    return Expectation(
         "every op against `torch.compile` of its reference (`rivals`)",
         "no case slower, ≥ 1.2× below 70 % of copy bandwidth",
         least,
@@ -125,20 +125,20 @@ def _compiled() -> Aim:
 # --- experiments ----------------------------------------------------------------------------------
 
 
-def _occlusion(name: str) -> list[Aim]:
+def _occlusion(name: str) -> list[Expectation]:
     keys = [f"{row.key}, {name}" for row in experiments.HARD]
     called = {"exact": "exact", "tf32": "TF32", "bfloat16": "bf16"}[name]
     return [
-        Aim(
+        Expectation(
             f"occlusion, {called}, of VGG16 and ZFNet 16/4 against Captum at its best batch",
             "≥ 8×",
             8.0,
             lambda r: r.numbers("experiments", "vs_captum", keys),
         ),
-        Aim(
+        Expectation(
             f"occlusion, {called}, of both against our own best dense batch",
-            f"≥ {100 * experiments.SHARE_AIM:.0f} % of the multiply-add ceiling",
-            experiments.SHARE_AIM,
+            f"≥ {100 * experiments.SHARE_EXPECTED:.0f} % of the multiply-add ceiling",
+            experiments.SHARE_EXPECTED,
             lambda r: r.numbers("experiments", "reached", keys),
             "{:.0%}",
         ),
@@ -156,8 +156,8 @@ def _projections(record: Record) -> Numbers:
     return {"with the pass that finds them": seconds}
 
 
-def aims() -> list[Aim]:
-    """Every line of §2."""
+def expectations() -> list[Expectation]:
+    """Every line of the table."""
     return [
         _share("`max_pool2d`, all types and layouts, but 16-bit 3×3", "max_pool2d", 0.85),
         _share("`max_pool2d` 3×3, 16 bits", "max_pool2d", 0.7),
@@ -174,9 +174,9 @@ def aims() -> list[Aim]:
         _ratio("`local_response_norm` against torch eager", "local_response_norm", 5),
         _ratio("72-angle rotation against torch eager", "warp_affine", 3),
         _compiled(),
-        *(aim for name in experiments.PRECISIONS for aim in _occlusion(name)),
-        Aim("no network slower than dense", "≥ 1×", 1.0, _never_slower),
-        Aim(
+        *(each for name in experiments.PRECISIONS for each in _occlusion(name)),
+        Expectation("no network slower than dense", "≥ 1×", 1.0, _never_slower),
+        Expectation(
             f"all {PROJECTIONS:,} top-9 projections of a ZFNet",
             f"in seconds (below {SECONDS:.0f})",
             SECONDS,
@@ -191,19 +191,19 @@ def aims() -> list[Aim]:
 
 
 def slowest(record: Record, arch: str, count: int = 3) -> list[str]:
-    """The cases furthest from what was aimed for, each with what Nsight Compute counted of its op,
+    """The cases furthest from what is expected, each with what Nsight Compute counted of its op,
     or where that did not run with what the compiler says.
 
     Args:
         arch: of the chip, such as "9.0".
     """
     ops = {case.name: OPS[case.family] for case in kernels.all_cases()}
-    aimed = [row for row in record.rows("bench").values() if row["share_aim"]]
-    aimed.sort(key=lambda row: row["share"] / row["share_aim"])
+    rows = [row for row in record.rows("bench").values() if row["share_expected"]]
+    rows.sort(key=lambda row: row["share"] / row["share_expected"])
     lines = []
-    for row in aimed[:count]:
+    for row in rows[:count]:
         name = row["name"]
-        lines.append(f"- {name}: {row['share']:.0%} of {row['share_aim']:.0%}")
+        lines.append(f"- {name}: {row['share']:.0%} of {row['share_expected']:.0%}")
         lines += [f"  - {line}" for line in _behind(record, ops[name], arch)]
     return lines
 
@@ -225,10 +225,10 @@ def _behind(record: Record, op: str, arch: str) -> list[str]:
 
 def table(record: Record) -> list[str]:
     """Markdown: every line with its verdict."""
-    lines = ["| line of §2 | aim | verdict | found |", "|---|---|---|---|"]
-    for aim in aims():
-        verdict, said = aim.verdict(record)
-        lines.append(f"| {aim.what} | {aim.aim} | {verdict} | {said} |")
+    lines = ["| of what | expected | verdict | found |", "|---|---|---|---|"]
+    for each in expectations():
+        verdict, said = each.verdict(record)
+        lines.append(f"| {each.what} | {each.expected} | {verdict} | {said} |")
     profiled = record.stages.get("profile", {}).get("kernels")
     lines.append(
         "| the three slowest under Nsight Compute, or the compiler's report | – | "

@@ -251,6 +251,6 @@ def test_the_page_of_a_record_has_the_verdicts():
     page = markdown(head, [Stage("bench", "passed", found=found)])
     assert "| `local_response_norm`, float32 | ≥ 85 % of copy bandwidth | missed | 50%" in page
     assert "| `occlude` | ≥ 85 % of copy bandwidth | unmeasured |  |" in page
-    assert "Furthest from what was aimed for" in page and "filling 4000 GB/s" in page
+    assert "Furthest from what was expected" in page and "filling 4000 GB/s" in page
     dry = markdown({"chip": "cpu", "arch": "9.0"}, [Stage("bench", "passed", found=found)])
     assert "missed" not in dry and "proves nothing" in dry

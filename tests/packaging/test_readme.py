@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+INSTALL = (ROOT / "docs" / "install.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 LINES = {
@@ -40,4 +41,21 @@ def test_every_variable_of_the_build_is_documented():
     code = "".join(path.read_text() for path in (ROOT / "build_backend").glob("*.py"))
     read = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", code)) - {"VIRTUAL_ENV", "PATH"}
     assert {"MAX_JOBS", "ZFCUDA_CUDA", "TORCH_CUDA_ARCH_LIST"} <= read
-    assert {name for name in read if f"`{name}`" not in README} == set()
+    assert {name for name in read if f"`{name}`" not in INSTALL} == set()
+
+
+def test_readme_fits_two_screens():
+    assert len(README.splitlines()) <= 150
+
+
+def test_links_of_the_pages_lead_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_files_that_the_pages_name_are_there():
+    for page in (*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
+        for name in re.findall(r"`((?:[\w.]+/)+[\w.]*)`", page.read_text()):
+            if name.startswith(("zfcuda/", "tests/", "benchmarks/", "csrc/", "scripts/", "docs/")):
+                assert (ROOT / name).exists() or "NAME" in name, f"{page.name}: {name}"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import hypothesis
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from networks import torchvision_models
-from torch import nn
+from PIL import Image
+from sets import garments, idx_bytes
+from torch import Tensor, nn
+from zoo import ZOO
 
 matplotlib.use("Agg")
 
@@ -47,3 +54,68 @@ def torchvision_model() -> Callable[..., nn.Module]:
             return models.get_model(name, weights=None, **options).eval()
 
     return build
+
+
+@pytest.fixture(params=ZOO, ids=lambda kind: kind.__name__)
+def net(request: pytest.FixtureRequest) -> nn.Module:
+    return request.param().double().eval()
+
+
+@pytest.fixture
+def make() -> Callable[[str], nn.Module]:
+    """Networks of the zoo by name."""
+    kinds = {kind.__name__: kind for kind in ZOO}
+    return lambda name: kinds[name]().double().eval()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, 3, 16, 18, dtype=torch.float64)
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, str]]:
+    """Every file of a folder with the hash of its content; hidden ones too."""
+
+    def of(folder: Path) -> dict[str, str]:
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+    return of
+
+
+@pytest.fixture
+def idx_folder(tmp_path):
+    """Writes the four files of the MNIST family (some of them gzipped) and returns the folder."""
+
+    def write(training=60, test=12, classes=3, name="idx"):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        for part, count in (("train", training), ("t10k", test)):
+            images, labels = garments(count, classes)
+            (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+            packed = gzip.compress(idx_bytes(labels))
+            (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(packed)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def picture_folder(tmp_path):
+    """Writes folders of pictures: a mapping of class (or part/class) to their number."""
+
+    def write(counts, name="pictures"):
+        rng = np.random.default_rng(0)
+        for where, count in counts.items():
+            folder = tmp_path / name / where
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+        return tmp_path / name
+
+    return write

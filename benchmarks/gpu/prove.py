@@ -113,7 +113,7 @@ def suite(settings: Settings) -> Stage:
     if settings.dry:
         raise NotRun("a dry run leaves it to pytest itself")
     ignored = [f"--ignore={folder}" for folder in ON_GPU]
-    return _pytest("suite", ["tests", *ignored, "-m", "not slow"], settings)
+    return _pytest("suite", ["tests", *ignored], settings)
 
 
 def _pytest(name: str, what: list[str], settings: Settings, needs_gpu: bool = False) -> Stage:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from strategies import DTYPES, LAYOUTS, WINDOWS, has_layout, image, sizes_and_channels
+from strategies import DTYPES, LAYOUTS, WINDOWS, fits, has_layout, image, sizes_and_channels
 
 from zfcuda import nn, ops
 from zfcuda.ops import reference
@@ -11,14 +11,6 @@ from zfcuda.ops import reference
 
 def same(a, b):
     return torch.equal(a.isnan(), b.isnan()) and torch.equal(a[~a.isnan()], b[~b.isnan()])
-
-
-def fits(size, window):
-    kernel, stride, padding, dilation, ceil_mode = window
-    return all(
-        reference.pooled_size(length, k, s, p, d, ceil_mode) > 0
-        for length, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    )
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])

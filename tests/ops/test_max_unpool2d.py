@@ -3,8 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from strategies import DTYPES, LAYOUTS, WINDOWS, has_layout, image, sizes_and_channels
-from test_max_pool2d import fits
+from strategies import DTYPES, LAYOUTS, WINDOWS, fits, has_layout, image, sizes_and_channels
 
 from zfcuda import ops
 from zfcuda.ops import reference

@@ -1,51 +1,12 @@
 """Data sets and networks small enough to be trained in a blink."""
 
-import gzip
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from sets import NAMES, SMALL, garments
 from torch import nn
 
 import zfcuda.nn
 from zfcuda.data import Pictures, Split
-
-from .sets import NAMES, SMALL, garments, idx_bytes
-
-
-@pytest.fixture
-def idx_folder(tmp_path):
-    """Writes the four files of the MNIST family (some of them gzipped) and returns the folder."""
-
-    def write(training=60, test=12, classes=3, name="idx"):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        for part, count in (("train", training), ("t10k", test)):
-            images, labels = garments(count, classes)
-            (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images))
-            packed = gzip.compress(idx_bytes(labels))
-            (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(packed)
-        return folder
-
-    return write
-
-
-@pytest.fixture
-def picture_folder(tmp_path):
-    """Writes folders of pictures: a mapping of class (or part/class) to their number."""
-
-    def write(counts, name="pictures"):
-        rng = np.random.default_rng(0)
-        for where, count in counts.items():
-            folder = tmp_path / name / where
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-        return tmp_path / name
-
-    return write
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from zfcuda.ops import reference
+
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 LAYOUTS = {
     "contiguous": torch.contiguous_format,
@@ -69,3 +71,11 @@ def image(
 
 def has_layout(tensor: Tensor, layout: torch.memory_format) -> bool:
     return tensor.is_contiguous(memory_format=layout)
+
+
+def fits(size, window):
+    kernel, stride, padding, dilation, ceil_mode = window
+    return all(
+        reference.pooled_size(length, k, s, p, d, ceil_mode) > 0
+        for length, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    )

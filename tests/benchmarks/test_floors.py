@@ -22,6 +22,7 @@ from cases import (
 
 from zfcuda import ops
 
+pytestmark = pytest.mark.tooling
 SHAPES = [(2, 3, 7, 9), (1, 5, 8, 8), (3, 1, 5, 12)]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 

@@ -12,6 +12,7 @@ import extension
 import pytest
 from compiled import Kernel
 
+pytestmark = pytest.mark.tooling
 RECORD = Path(compiled.ROOT, "benchmarks", "results", "compiled.json")
 
 REPORT = """\

@@ -14,6 +14,7 @@ import zfcuda
 from zfcuda.storage.files import read_json, write_json
 from zfcuda.storage.ranks import Shard, claimed
 
+HELPERS = Path(__file__).parents[1] / "helpers"
 BUSY = "another run is at work in '.*': wait until it is done, or name another folder"
 
 
@@ -37,7 +38,7 @@ def test_an_error_gives_the_folder_back(tmp_path):
 def test_a_killed_process_holds_nothing_though_its_worker_lives(tmp_path):
     path = os.pathsep.join([str(Path(zfcuda.__file__).parents[1]), *sys.path])
     holder = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("holder.py"), tmp_path],
+        [sys.executable, HELPERS / "holder.py", tmp_path],
         env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
     )

@@ -15,7 +15,7 @@ from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network, whole_
 import zfcuda
 from zfcuda.experiments.occlusion import prepared
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def python(*arguments):
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_nothing_is_lost_or_different(tmp_path, contents, kills):
-    status, printed, errors = python(HERE / "killed.py", tmp_path / "killed", kills)
+    status, printed, errors = python(HELPERS / "killed.py", tmp_path / "killed", kills)
     assert status == 0, errors
     assert int(printed) > 0, "no kill met a running process"
     groups_of(4)
@@ -52,7 +52,7 @@ def shared(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
     if request.param == 2:
         launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-        status, _, errors = python(*launcher, HERE / "shared.py", folder)
+        status, _, errors = python(*launcher, HELPERS / "shared.py", folder)
         assert status != 0 and "SIGKILL" in errors, errors
     else:
         with pytest.raises(mp.ProcessExitedException, match="SIGKILL"):

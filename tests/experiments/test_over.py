@@ -8,13 +8,23 @@ import re
 import pytest
 import torch
 from PIL import Image
-from small_runs import SETTINGS, Faulty
+from small_runs import SETTINGS, Faulty, images, network
 
 import zfcuda
 from zfcuda.data import Preprocessing
 from zfcuda.data.images import ImageFiles
 from zfcuda.experiments.occlusion import prepared
 from zfcuda.storage.run_folder import write as write_settings
+
+
+@pytest.fixture
+def net():
+    return network()
+
+
+@pytest.fixture
+def x():
+    return images()
 
 
 def test_results_that_were_exchanged_are_noticed(net, x, tmp_path):

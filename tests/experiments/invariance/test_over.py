@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from small_runs import images, network
 
 import zfcuda
 from zfcuda.experiments.invariance.over import Moments
@@ -20,6 +21,16 @@ FAMILIES = {
     "rotation": [0.0, 40.0],
 }
 LAYERS = ["2", "5"]
+
+
+@pytest.fixture
+def net():
+    return network()
+
+
+@pytest.fixture
+def x():
+    return images()
 
 
 @pytest.fixture

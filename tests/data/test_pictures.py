@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sets import SMALL
 
 from zfcuda import data
 from zfcuda.data import FromDataset, Pictures
 from zfcuda.data.examples import crop, flip, generator
-
-from .sets import SMALL
 
 
 def test_folder_of_classes(picture_folder):

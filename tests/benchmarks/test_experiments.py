@@ -15,6 +15,7 @@ import torch
 from occlusion import Row
 from prove import Stage, markdown
 
+pytestmark = pytest.mark.tooling
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 
 

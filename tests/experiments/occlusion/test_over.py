@@ -11,7 +11,7 @@ import shutil
 
 import pytest
 import torch
-from small_runs import SETTINGS, Faulty
+from small_runs import SETTINGS, Faulty, images, network
 from torch.utils.data import Dataset, TensorDataset
 
 import zfcuda
@@ -20,6 +20,16 @@ from zfcuda.experiments.occlusion.experiment import prepare
 from zfcuda.experiments.occlusion.over import localisation, sensitivity_of
 from zfcuda.results import OcclusionResult
 from zfcuda.storage.ranks import Shard, claimed
+
+
+@pytest.fixture
+def net():
+    return network()
+
+
+@pytest.fixture
+def x():
+    return images()
 
 
 def result(folder, number, name):
@@ -248,13 +258,13 @@ def test_other_images_weights_or_versions_are_refused(net, x, tmp_path, monkeypa
     zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
     other = x[:3].clone()
     other[1, 0, 0, 0] += 1
-    for images, message in (
+    for others, message in (
         (x[:4], "number of images 3 there, 4 here"),
         (other, "the images' contents 1 "),
         (-x[:3], "the images' contents 0 "),
     ):
         with pytest.raises(ValueError, match=message):
-            zfcuda.occlusion_over(net, images, tmp_path, **SETTINGS)
+            zfcuda.occlusion_over(net, others, tmp_path, **SETTINGS)
     settings = tmp_path / "settings.json"
     content = json.loads(settings.read_text())
     assert content["settings"]["versions"]["torch"] == torch.__version__

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from sets import NAMES, garments, idx_bytes
 
 from zfcuda import data, models
 from zfcuda.data import ColouredFashion, Preprocessing, fashion_mnist
 from zfcuda.data.examples import generator
-
-from .sets import NAMES, garments, idx_bytes
 
 PRE = Preprocessing(size=64, resize=None, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.1))
 

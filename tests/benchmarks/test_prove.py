@@ -15,6 +15,7 @@ import torch
 
 import zfcuda
 
+pytestmark = pytest.mark.tooling
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu" / "prove.sh"
 

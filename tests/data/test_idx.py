@@ -7,10 +7,9 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from sets import idx_bytes
 
 from zfcuda.data import read_idx
-
-from .sets import idx_bytes
 
 
 @pytest.fixture

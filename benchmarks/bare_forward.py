@@ -21,13 +21,13 @@ from zfcuda.inference.guards import evaluating
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.model(parser, "zfnet_small")
-    inputs.source_options(parser)
+    inputs.data_options(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
     network = Network.of(options)
-    source = inputs.images_of(options, network).source
+    source, _ = inputs.images_of(options, network)
     images = source.block(range(min(options.batch, source.total))).images.to(network.device)
     for layout in (torch.contiguous_format, torch.channels_last):
         print(_rate(network.model, images.contiguous(memory_format=layout), options.seconds))

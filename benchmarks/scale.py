@@ -48,7 +48,7 @@ from PIL import Image
 
 import zfcuda.cli.info
 from zfcuda.cli.inputs import list_all
-from zfcuda.data.images import Files
+from zfcuda.data.images import ImageFiles
 
 IDX = Path("/usr/share/datasets/fashion-mnist")
 LAYERS = ("relu1", "relu2", "relu3", "relu4", "relu5")
@@ -276,7 +276,7 @@ def kills(bench: Bench) -> Iterator[dict[str, Any]]:
     files = list_all(bench.jpegs)[:600]
 
     def record(store: Path) -> None:
-        source = Files(files, expects, workers=1)
+        source = ImageFiles(files, expects, workers=1)
         zfcuda.record_activations(store, model, source, LAYERS, maps=4, batch=32, every=32)
 
     whole = bench.work / "undisturbed"

@@ -73,7 +73,7 @@ def test_a_file_that_is_repaired_is_done_then_and_one_that_changed_is_named(net,
     paths = [folder / f"{number:02d}.png" for number in range(12)]
     for number, path in enumerate(paths):
         Image.effect_noise((18, 18), 10 + 5 * number).convert("RGB").save(path)
-    images = ImageFiles(paths, folder, Preprocessing(size=18, resize=None))
+    images = ImageFiles(paths, Preprocessing(size=18, resize=None), folder)
     assert "1" in images.identity()["inputs"] and "5" not in images.identity()["inputs"]
     whole = {number: paths[number].read_bytes() for number in (1, 5)}
     for number, content in whole.items():

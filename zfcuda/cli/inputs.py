@@ -1,11 +1,11 @@
-"""The images of --data for experiments that ask for no labels."""
+"""The images of a command line: of --image one by one, of --data all of them, with labels or
+without, and what a run over all of them writes."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zfcuda.cli.network import Network
-    from zfcuda.data.images import Files, Source
+    from zfcuda.data.examples import Examples, Split
+    from zfcuda.data.images import Images
     from zfcuda.data.preprocessing import Preprocessing
     from zfcuda.report.entries import Entry
     from zfcuda.report.writing import Provenance
@@ -25,97 +26,175 @@ if TYPE_CHECKING:
     Job = Callable[[Network, Tensor, str, Path, Provenance], Entry | None]
     from matplotlib.figure import Figure
 
-    from zfcuda.data.images import Numbered
     from zfcuda.experiments.over import Run
 
 
 PARTS = ("training", "validation", "test")
 ALL = "all"
+_SHIPPED_SIDE = 64  # pixels a side of the pictures that come with zfcuda
 
 
-@dataclass(frozen=True)
-class Images:
-    """A source of images.
+def data_options(parser: argparse.ArgumentParser, run: bool = False, workers: str = "none") -> None:
+    """--data, --limit, --part, --workers.
 
-    Attributes:
-        source: of network inputs.
-        text: what they are, as "5,000 validation images of Fashion-MNIST".
+    Args:
+        run: whether --data, which names every image of a run then, may be left out.
+        workers: how many there are by default, in words.
     """
-
-    source: Source
-    text: str
-
-    def report(self) -> None:
-        """Say on standard error which files could not be read."""
-        terminal.skipped(getattr(self.source, "skipped", []))
-
-
-def source_options(parser: argparse.ArgumentParser, workers: str = "none") -> None:
-    """--data, --limit, --part, --workers; ``workers`` says how many there are by default."""
+    given = "with --data: " if run else ""
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help="folder of images, those in its folders included, or of IDX files as Fashion-MNIST's; "
-        "'garments': the pictures that come with zfcuda (default: Fashion-MNIST on coloured "
-        "backgrounds where Debian's package puts it, otherwise garments)",
+        help="every image of a folder, those in its folders included, or of IDX files as "
+        f"Fashion-MNIST's; '{arguments.SAMPLES}': the pictures that come with zfcuda. What was "
+        "begun is gone on with"
+        if run
+        else "folder of images, those in its folders included, or of IDX files as Fashion-MNIST's; "
+        f"'{arguments.SAMPLES}': the pictures that come with zfcuda (default: Fashion-MNIST on "
+        "coloured backgrounds where Debian's package puts it, otherwise garments)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help=f"{given}the first N only" if run else "use the first N images only",
+    )
     parser.add_argument(
         "--part",
-        choices=(*PARTS, ALL),
+        choices=PARTS if run else (*PARTS, ALL),
         default="validation",
-        help="of IDX files (default: %(default)s)",
+        help=f"{given}of IDX files (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
         type=int,
+        default=0 if run else None,
         metavar="N",
-        help=f"processes that read images ahead (default: {workers})",
+        help=f"{given}processes that read images ahead (default: {'0' if run else workers})",
     )
 
 
-def images_of(options: argparse.Namespace, network: Network, seed: int = 0) -> Images:
-    """The images that a command line means, as input of a network.
+def images_of(options: argparse.Namespace, network: Network) -> tuple[Images, str]:
+    """The images that --data means, as the network takes them, and what they are, as "5,000
+    validation images (Fashion-MNIST)".
 
     Raises:
         ValueError: no such folder, no images in it, a --limit below 1, --workers below 0.
     """
     import torch
 
-    from zfcuda.data.examples import Joined, Part
-    from zfcuda.data.fashion import are_samples, garments
+    from zfcuda.data.examples import Part
+    from zfcuda.data.fashion import are_samples
     from zfcuda.data.folder import split
     from zfcuda.data.idx import idx_folder
-    from zfcuda.data.images import source_of
+    from zfcuda.data.images import ImageFiles, numbered
 
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit}: expected at least 1")
     workers = options.workers or 0
     if workers < 0:
         raise ValueError(f"--workers {workers}: expected 0 or more")
-    preprocessing = network.preprocessing
     folder = None if options.data is None else Path(options.data)
-    samples = are_samples(options.data)
-    if folder is not None and not samples and idx_folder(folder) is None:
-        files = _files(folder, preprocessing, options.limit, workers)
-        return Images(files, f"{files.total:,} image files of {folder.name}")
-    shipped = "images that come with zfcuda"
-    try:
-        if samples:
-            examples, what = garments(preprocessing).pictures, shipped
-        else:
-            data = split(preprocessing, folder, seed=seed)
-            every = options.part == ALL
-            parts = [getattr(data, part) for part in PARTS] if every else []
-            examples = Joined(parts) if every else getattr(data, options.part)
-            what = f"{'' if every else f'{options.part} '}images ({data.kind})"
-    except FileNotFoundError:
-        if folder is not None or max(preprocessing.shape) > 64:
-            raise
-        examples, what = garments(preprocessing).pictures, shipped
+    preprocessing = network.preprocessing
+    if folder is not None and not are_samples(options.data) and idx_folder(folder) is None:
+        paths = list_all(folder)
+        if not paths:
+            raise ValueError(f"'{folder}' holds no image: expected a folder of images or IDX files")
+        files = ImageFiles(paths[: options.limit], preprocessing, folder, workers=workers)
+        return files, f"{len(files):,} image files of {folder.name}"
+    examples, kind = _part_of(options, preprocessing, lambda: split(preprocessing, folder))
     if options.limit is not None and options.limit < len(examples):
         examples = Part(examples, torch.arange(options.limit))
-    return Images(source_of(examples, workers=workers), f"{len(examples):,} {what}")
+    part = "" if options.part == ALL else f"{options.part} "
+    what = f"{part}images ({kind})" if kind else "images that come with zfcuda"
+    return numbered(examples, workers=workers), f"{len(examples):,} {what}"
+
+
+def _part_of(
+    options: argparse.Namespace, preprocessing: Preprocessing, read: Callable[[], Split]
+) -> tuple[Examples, str]:
+    """The --part of the data set that `read` gives, and the kind of that; the pictures that come
+    with zfcuda, and "", where --data names these, or nothing and Fashion-MNIST is not installed."""
+    from zfcuda.data.examples import Joined
+    from zfcuda.data.fashion import are_samples, garments
+
+    if not are_samples(options.data):
+        try:
+            data = read()
+        except FileNotFoundError:
+            if options.data is not None or max(preprocessing.shape) > _SHIPPED_SIDE:
+                raise
+        else:
+            parts = PARTS if options.part == ALL else (options.part,)
+            found = [getattr(data, part) for part in parts]
+            return Joined(found) if len(found) > 1 else found[0], data.kind
+    return garments(preprocessing).pictures, ""
+
+
+def labelled_split(options: argparse.Namespace, network: Network) -> Split:
+    """The data set that --data means, as the network takes it, in three parts by --seed.
+
+    Of a network that zfcuda 0.1.0 trained, the parts are those of its training. What could not be
+    read is told on standard error.
+    """
+    from zfcuda.data.folder import split
+
+    data = split(
+        network.preprocessing, options.data, not options.plain, options.seed, _by_class(network)
+    )
+    terminal.skipped(data.skipped)
+    return data
+
+
+def _by_class(network: Network) -> bool:
+    """Whether a folder's missing parts were drawn class by class when the network was trained."""
+    from zfcuda.models.specs import parse
+    from zfcuda.training.run_file import draws_by_class
+
+    try:
+        weights = parse(network.spec).file
+    except ValueError:  # a script's own way to name a model
+        return True
+    return weights is None or draws_by_class(weights.parent)
+
+
+def labelled_part(options: argparse.Namespace, network: Network) -> tuple[Examples, str]:
+    """--limit pictures of the --part of the data, drawn by --seed, with the network's own labels,
+    and what they are in words.
+
+    With `--data garments`, or without --data and without Fashion-MNIST, these are all the pictures
+    that come with zfcuda.
+
+    Raises:
+        ValueError: the data has a class that the network does not know.
+    """
+    from zfcuda.data.examples import Relabelled, drawn
+
+    examples, kind = _part_of(
+        options, network.preprocessing, lambda: labelled_split(options, network)
+    )
+    examples = drawn(examples, options.limit, options.seed)
+    if network.class_names is not None and network.class_names != examples.class_names:
+        labels = labels_of(examples.class_names, network)
+        examples = Relabelled(examples, labels, network.class_names)
+    what = f"of the {options.part} part ({kind})" if kind else "that come with zfcuda"
+    return examples, f"{len(examples):,} pictures {what}"
+
+
+def labels_of(names: Sequence[str], network: Network) -> list[int]:
+    """The network's labels of the classes with these names, whatever their case.
+
+    Raises:
+        ValueError: a class that the network does not know.
+    """
+    known = {name.casefold(): label for label, name in enumerate(network.class_names or ())}
+    unknown = [name for name in names if name.casefold() not in known]
+    if unknown:
+        raise ValueError(
+            f"the network has no class {unknown[0]!r} ({len(unknown)} of the data's {len(names)} "
+            "classes are not the network's): name the folders as the network names its classes"
+        )
+    return [known[name.casefold()] for name in names]
 
 
 def list_all(folder: Path) -> list[Path]:
@@ -134,15 +213,6 @@ def list_all(folder: Path) -> list[Path]:
         others += left_out(inner)
     tell_left_out(others)
     return paths
-
-
-def _files(folder: Path, preprocessing: Preprocessing, limit: int | None, workers: int) -> Files:
-    from zfcuda.data.images import Files
-
-    paths = list_all(folder)
-    if not paths:
-        raise ValueError(f"'{folder}' holds no image: expected a folder of images or IDX files")
-    return Files(paths[:limit], preprocessing, workers=workers)
 
 
 _LONGEST = 200  # bytes of an input's name in an output's; file systems take 255
@@ -204,68 +274,6 @@ TRUE = "true"
 TARGET_HELP = f"; with --data also '{TRUE}': each image's own, by its folder or its label"
 
 
-def run_options(parser: argparse.ArgumentParser) -> None:
-    """--data, --limit, --part, --workers."""
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="every image of a folder, those in its folders included, or of IDX files as "
-        f"Fashion-MNIST's; '{arguments.SAMPLES}': the pictures that come with zfcuda. What was "
-        "begun is gone on with",
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="with --data: the first N only")
-    parser.add_argument(
-        "--part",
-        choices=PARTS,
-        default="validation",
-        help="with --data: of IDX files (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=0,
-        metavar="N",
-        help="with --data: processes that read images ahead (default: %(default)s)",
-    )
-
-
-def images_by_number(options: argparse.Namespace, network: Network) -> Numbered:
-    """The images that --data means, as the network takes them.
-
-    Raises:
-        ValueError: no such folder, no images in it, a --limit or --workers out of range.
-    """
-    import torch
-
-    from zfcuda.data.examples import Examples, Part
-    from zfcuda.data.fashion import are_samples, garments
-    from zfcuda.data.folder import split
-    from zfcuda.data.idx import idx_folder
-    from zfcuda.data.images import ImageFiles, numbered
-
-    if options.limit is not None and options.limit < 1:
-        raise ValueError(f"--limit {options.limit}: expected at least 1")
-    if options.workers < 0:
-        raise ValueError(f"--workers {options.workers}: expected 0 or more")
-    folder, preprocessing = Path(options.data), network.preprocessing
-    if are_samples(options.data):
-        examples: Examples = garments(preprocessing).pictures
-    elif idx_folder(folder) is not None:
-        examples = getattr(split(preprocessing, folder), options.part)
-    else:
-        return ImageFiles(_run_paths(folder)[: options.limit], folder, preprocessing)
-    if options.limit is not None and options.limit < len(examples):
-        examples = Part(examples, torch.arange(options.limit))
-    return numbered(examples)
-
-
-def _run_paths(folder: Path) -> list[Path]:
-    paths = list_all(folder)
-    if not paths:
-        raise ValueError(f"'{folder}' holds no image: expected a folder of images or IDX files")
-    return paths
-
-
 def run_folder(options: argparse.Namespace) -> Path:
     """Where the run lies: a folder of --out called after data and command, that can be written."""
     from zfcuda.report.writing import writable_folder
@@ -281,15 +289,13 @@ def about_run(options: argparse.Namespace, network: Network) -> dict[str, Any]:
     return about | names
 
 
-def true_labels(images: Numbered, network: Network) -> Tensor:
+def true_labels(images: Images, network: Network) -> Tensor:
     """Each image's own class, int64 [N], as the network numbers it.
 
     Raises:
         ValueError: images without a class, or with one that the network does not know.
     """
     import torch
-
-    from zfcuda.cli.labelled import labels_of
 
     if not images.class_names or bool((images.labels < 0).any()):
         raise ValueError(
@@ -312,7 +318,6 @@ def draw_run(
     Args:
         figure_of: ``(result, x [1,C,H,W], name) -> figure``.
     """
-    from zfcuda.data.images import tried
     from zfcuda.report.writing import save_pictures
 
     for number in numbers:
@@ -320,7 +325,7 @@ def draw_run(
         wanted = ("png", "pdf") if pdf else ("png",)
         if all(stem.with_name(f"{stem.name}.{kind}").exists() for kind in wanted):
             continue
-        x = tried(run.images, number)
+        x = run.images.tried(number)
         if isinstance(x, str):  # it has vanished since its result was made
             continue
         figure = figure_of(run.result(number), x[None], Path(run.images.names[number]).name)

@@ -23,6 +23,7 @@ __all__ = [
     "Joined",
     "Part",
     "Pictures",
+    "Relabelled",
     "Split",
     "by_share",
     "crop",
@@ -289,6 +290,33 @@ class Part(Examples):
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         return self.examples.batch(self.numbers[indices], rng)
+
+
+class Relabelled(Examples):
+    """The pictures of ``examples`` with other labels.
+
+    Args:
+        examples: any.
+        labels: the new label of each of their classes.
+        class_names: of the new labels.
+    """
+
+    def __init__(
+        self, examples: Examples, labels: Sequence[int], class_names: Sequence[str]
+    ) -> None:
+        self.examples, self.preprocessing = examples, examples.preprocessing
+        self.class_names, self._new = tuple(class_names), torch.tensor(labels)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def labels(self) -> Tensor:
+        return self._new[self.examples.labels]
+
+    def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        x, labels = self.examples.batch(indices, rng)
+        return x, self._new[labels]
 
 
 def drawn(examples: Examples, count: int | None, seed: int = 0) -> Examples:

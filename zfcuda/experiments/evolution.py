@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda.data.images import Images, source_of
+from zfcuda.data.images import ImageData, source_of
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.top import Maps
 from zfcuda.inference.passes import Layers, by_name, find_layers
@@ -57,7 +57,7 @@ def network_at(name: str, checkpoint: Checkpoint, model: nn.Module | None) -> nn
 @torch.inference_mode(False)  # nothing made here is an inference tensor
 def evolution(
     checkpoints: Mapping[str, Checkpoint] | Sequence[tuple[str, Checkpoint]],
-    images: Images,
+    images: ImageData,
     layers: Layers,
     model: nn.Module | None = None,
     maps: Maps = 6,

@@ -15,7 +15,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from zfcuda.data.images import Images, Source, source_of
+from zfcuda.data.images import ImageData, Source, source_of
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.top import Maps
 from zfcuda.inference.checks import check_input, to_result
@@ -174,7 +174,7 @@ def _faded(images: Tensor) -> Tensor:
 @torch.inference_mode(False)  # nothing made here is an inference tensor
 def first_layer_filters(
     model: nn.Module,
-    images: Images | None = None,
+    images: ImageData | None = None,
     layer: Layer | None = None,
     threshold: float = 0.05,
     batch: int = 64,
@@ -244,7 +244,7 @@ def convolutions(model: nn.Module) -> list[str]:
 @torch.inference_mode(False)
 def compare_filters(
     models: Mapping[str, nn.Module],
-    images: Images | Mapping[str, Images],
+    images: ImageData | Mapping[str, ImageData],
     layers: Mapping[str, Sequence[str]] | None = None,
     maps: Maps = 48,
     threshold: float = 0.05,

@@ -19,14 +19,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zfcuda.data.images import Numbered, earlier_identity, reading, size_of, tried
+from zfcuda.data.images import Block, Images, read_blocks
 from zfcuda.inference.checks import device_of, is_int, per_image
 from zfcuda.inference.guards import threads
 from zfcuda.results.base import Outputs, Result
@@ -61,7 +61,7 @@ def memory(max_memory: int | None, device: torch.device) -> int:
     return _MEMORY.get(device.type, 2**27) if max_memory is None else max_memory
 
 
-def identity_of(model: nn.Module, images: Numbered, x: Tensor) -> dict[str, Any]:
+def identity_of(model: nn.Module, images: Images, x: Tensor) -> dict[str, Any]:
     """What every experiment's results depend on: network, images, types, device, versions.
 
     Args:
@@ -99,14 +99,14 @@ def outputs_setting(outputs: Outputs) -> dict[str, str]:
     return {} if outputs == "logits" else {"outputs": outputs}
 
 
-def first_readable(images: Numbered) -> Tensor:
+def first_readable(images: Images) -> Tensor:
     """The first image that can be read.
 
     Raises:
         ValueError: there is none.
     """
     for number in range(len(images)):
-        x = tried(images, number)
+        x = images.tried(number)
         if isinstance(x, Tensor):
             return x
     raise ValueError(f"none of the {len(images):,} images can be read; the last: {x}")
@@ -129,7 +129,7 @@ class Run:
     """
 
     folder: Path
-    images: Numbered
+    images: Images
     kind: type[Result]
     settings: Mapping[str, Any]
     about: Mapping[str, Any]
@@ -201,7 +201,7 @@ class Run:
         image = image if isinstance(image, dict) else {}
         if image.get("number", number) != number:
             raise ValueError(f"'{path}' is of image {image['number']}, not of image {number}")
-        size = size_of(self.images, number)
+        size = self.images.size(number)
         if size is not None and image.get("bytes", size) != size:
             raise ValueError(
                 f"'{path}' is of {self.images.names[number]} when it had {image['bytes']} bytes; "
@@ -226,7 +226,7 @@ class Run:
                     self._write_settings()
                 remove_leftovers(self.folder)
             self.shard.wait()
-            earlier = partial(earlier_identity, self.images)
+            earlier = self.images.earlier_identity
             run_folder.require_same(self.folder, self.settings, earlier, self.about)
             yield
 
@@ -262,9 +262,13 @@ class Run:
         shown = progress and self.shard.first
         bar = _bar(total, total - wanted, shown, title)
         with threads(run_folder.threads_of(self.folder)), bar as moved:
-            read = reading(self.images, own, workers)
-            for (numbers, some), found in zip(own, read, strict=True):
-                self._do(numbers, some, found, answer)
+            missing = [some for _, some in own]
+            like = torch.empty(
+                1, *self.settings["image"], dtype=getattr(torch, self.settings["dtype"])
+            )
+            blocks = read_blocks(self.images, [all for all, _ in own], workers, like, missing)
+            for block, some in zip(blocks, missing, strict=True):
+                self._do(block, some, answer)
                 moved(len(some))
         self.shard.wait()
 
@@ -278,37 +282,24 @@ class Run:
 
     def _do(
         self,
-        numbers: Sequence[int],
+        block: Block,
         wanted: Sequence[int],
-        found: Sequence[Tensor | str | None],
         answer: Callable[[Tensor, list[int]], Sequence[Result]],
     ) -> None:
-        read = {n: x for n, x in zip(numbers, found, strict=True) if isinstance(x, Tensor)}
-        for number, x in read.items():
-            self._check(number, x)
-        if not read.keys() & {*wanted}:
+        if block.images is None:
             return
-        like = next(iter(read.values()))
-        x = torch.stack([read.get(number, torch.zeros_like(like)) for number in numbers])
-        for number, result in zip(numbers, answer(x, [*numbers]), strict=True):
-            if number in wanted and number in read:
+        results = answer(block.images, [*block.numbers])
+        for number, result in zip(block.numbers, results, strict=True):
+            if number in wanted and number not in block.problems:
                 require_there(self.folder)
                 result.save(self.stem(number), self.said_of(number))
-
-    def _check(self, number: int, x: Tensor) -> None:
-        wanted, dtype = self.settings["image"], self.settings["dtype"]
-        if [*x.shape] != wanted or str(x.dtype) != f"torch.{dtype}":
-            raise ValueError(
-                f"images of a run must all be alike: {self.images.names[number]} is "
-                f"{list(x.shape)} {x.dtype}, the first one {wanted} torch.{dtype}"
-            )
 
     def said_of(self, number: int | None) -> dict[str, Any]:
         """What a result's JSON file says about where it comes from."""
         image: dict[str, Any] = {}
         if number is not None:
             image = {"image": self.images.names[number], "number": number}
-            if (size := size_of(self.images, number)) is not None:
+            if (size := self.images.size(number)) is not None:
                 image["bytes"] = size
         return {
             "provenance": {
@@ -333,7 +324,7 @@ class Run:
             RuntimeError: one can be read: whoever should have done it did not.
         """
         require_there(self.folder)
-        sentences = [tried(self.images, number) for number in missing]
+        sentences = [self.images.tried(number) for number in missing]
         for number, sentence in zip(missing, sentences, strict=True):
             if isinstance(sentence, Tensor):
                 raise RuntimeError(

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 
 import zfcuda
 from zfcuda.data import Pictures, Preprocessing
-from zfcuda.data.images import Files, source_of
+from zfcuda.data.images import ImageFiles, source_of
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.top import Top
 from zfcuda.results.maxima import TopActivations
@@ -286,11 +286,11 @@ def test_files_that_cannot_be_read_are_left_out(small, tmp_path):
         pixels = np.random.default_rng(i).integers(0, 255, (14, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
     paths[2].write_bytes(paths[2].read_bytes()[:60])
-    files = Files(paths, preprocessing, batch=3)
+    files = ImageFiles(paths, preprocessing, batch=3)
     result = top_activations(small.float(), files, "4", k=3, maps=2)
     assert result.count == 6 and len(files.skipped) == 1 and "2.png" in files.skipped[0]
-    assert files.read == [*paths[:2], *paths[3:]]
-    inputs = torch.cat([preprocessing.to_input(Image.open(path)) for path in files.read])
+    read = [*paths[:2], *paths[3:]]
+    inputs = torch.cat([preprocessing.to_input(Image.open(path)) for path in read])
     whole = top_activations(small, inputs, "4", k=3, maps=2)
     assert torch.equal(result.patches["4"], whole.patches["4"])
 
@@ -300,7 +300,9 @@ def test_torchs_random_state_is_left_alone(small, images, tmp_path):
     Image.new("RGB", (10, 10)).save(path)
     before = torch.get_rng_state()
     top_activations(small, TensorDataset(images), "4", k=2, maps=2)
-    top_activations(small.float(), Files([path], Preprocessing(size=10, resize=None)), "4", k=1)
+    top_activations(
+        small.float(), ImageFiles([path], Preprocessing(size=10, resize=None)), "4", k=1
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from zfcuda.data import Preprocessing
-from zfcuda.data.images import Files
+from zfcuda.data.images import ImageFiles
 from zfcuda.experiments.maxima import projecting, recording
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.recording import record_activations
@@ -257,15 +257,15 @@ def test_files_of_other_contents_are_other_images(model, tmp_path):
     paths = [tmp_path / name for name in ("a.png", "b.png")]
     for number, path in enumerate(paths):
         Image.new("RGB", (9, 9), (number, 0, 0)).save(path)
-    files = Files(paths, Preprocessing(size=9, resize=None))
+    files = ImageFiles(paths, Preprocessing(size=9, resize=None))
     record_activations(tmp_path / "run", model, files, "0", k=2, maps=1)
-    before = files.identity()
+    before = files.digest()
     Image.effect_noise((9, 9), 50).convert("RGB").save(paths[1])
-    assert files.identity() != before
+    assert files.digest() != before
     with pytest.raises(ValueError, match=r"another run .*images_sha256"):
         record_activations(tmp_path / "run", model, files, "0", k=2, maps=1)
     paths[1].unlink()
-    assert files.identity() != before
+    assert files.digest() != before
 
 
 class Broken(Dataset):

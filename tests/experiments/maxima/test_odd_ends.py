@@ -9,7 +9,7 @@ from PIL import Image
 from ranks import LAYERS, network
 
 from zfcuda.data import Preprocessing
-from zfcuda.data.images import Files
+from zfcuda.data.images import ImageFiles
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.recording import record_activations
 
@@ -30,7 +30,7 @@ def test_no_image_can_be_read(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(5)]
     for path in paths[:4]:
         path.write_bytes(b"\x89PNG not really")
-    files = Files(paths, Preprocessing(size=10, resize=None))
+    files = ImageFiles(paths, Preprocessing(size=10, resize=None))
     message = r"none of the 5 images can be read; the last: '.*4\.png' does not exist"
     with pytest.raises(ValueError, match=message):
         record_activations(tmp_path / "run", network(), files, LAYERS, batch=2)
@@ -139,7 +139,7 @@ def test_models_may_work_in_place_and_workers_change_nothing(tmp_path):
         Image.effect_noise((12, 14), 10 * number).convert("RGB").save(path)
     found = []
     for workers in (0, 2):
-        files = Files(paths, Preprocessing(size=12, resize=None), workers=workers)
+        files = ImageFiles(paths, Preprocessing(size=12, resize=None), workers=workers)
         stored = record_activations(
             tmp_path / str(workers), InPlace(), files, ["first.1"], k=3, maps=2, batch=4
         )

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 import zfcuda
 from zfcuda import StoredActivations
 from zfcuda.data import Preprocessing
-from zfcuda.data.images import Files
+from zfcuda.data.images import ImageFiles
 from zfcuda.experiments.maxima import recording
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.recording import record_activations
@@ -251,7 +251,7 @@ def files(tmp_path):
         Image.fromarray(pixels).save(path)
     for broken in (0, 6, 7):
         paths[broken].write_bytes(b"\x89PNG not really")
-    return Files(paths, Preprocessing(size=10, resize=None))
+    return ImageFiles(paths, Preprocessing(size=10, resize=None))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -272,15 +272,15 @@ def test_neighbours_that_cannot_be_read_change_nothing(model, tmp_path):
     """An image's values do not depend on whether another of its block is there."""
     images = torch.randn(12, 3, 14, 12)
 
-    class Some(Files):
+    class Some(ImageFiles):
         def __init__(self, gone):
             super().__init__([f"{i}.png" for i in range(12)], Preprocessing(size=10))
             self.gone = gone
 
-        def block(self, numbers):
-            from zfcuda.data.images import block_of
-
-            return block_of(numbers, ["gone" if n in self.gone else images[n] for n in numbers])
+        def read(self, number):
+            if number in self.gone:
+                raise ValueError("gone")
+            return images[number]
 
     a = record_activations(tmp_path / "a", model, Some([]), "4", k=12, maps=0, batch=4)
     b = record_activations(tmp_path / "b", model, Some([5, 8]), "4", k=12, maps=0, batch=4)

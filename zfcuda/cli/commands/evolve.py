@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zfcuda.cli import arguments, inputs
+from zfcuda.storage.terminal import skipped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "in the order of training (default: those that come with zfcuda); what `zfcuda train` "
         "wrote says what network it is",
     )
-    inputs.source_options(parser)
+    inputs.data_options(parser)
     arguments.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
     arguments.maps(parser, 6)
     arguments.output(parser)
@@ -63,16 +64,16 @@ def run(options: argparse.Namespace) -> None:
     checkpoints, model = _checkpoints(options, network)
     folder = writable_folder(options.out)
     provenance = Provenance.of(options, network.facts(), layer=layers, checkpoints=[*checkpoints])
-    images = inputs.images_of(options, network)
+    images, what = inputs.images_of(options, network)
     result = zfcuda.evolution(
         checkpoints,
-        images.source,
+        images,
         layers,
         model=model,
         maps=options.maps,
         progress=not options.quiet,
     )
-    images.report()
+    skipped(images.skipped)
     figure = figures.feature_evolution(
         result,
         shown_signals(network, result.projections),
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
     )
     text = (
         f"Some maps of each layer at the checkpoints {', '.join(checkpoints)}: the strongest "
-        f"activation over {images.text}, projected. Jumps come from another image "
+        f"activation over {what}, projected. Jumps come from another image "
         "becoming the strongest, where there is a dot."
         + silent_layers(
             [(result.values[layer].T, result.images[layer].T) for layer in result.layers]

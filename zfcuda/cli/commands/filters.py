@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zfcuda.cli import arguments, inputs
+from zfcuda.storage.terminal import skipped
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Which networks and images, or how to train."""
     arguments.model(parser, "zfnet_small")
     parser.add_argument("--against", metavar="SPEC", help="a second model, as --model")
-    inputs.source_options(parser)
+    inputs.data_options(parser)
     arguments.maps(parser, 48)
     parser.add_argument(
         "--threshold",
@@ -62,17 +63,17 @@ def run(options: argparse.Namespace) -> None:
 
     folder = writable_folder(options.out)
     networks = _trained(options, folder) if options.train else _named(options)
-    images = {name: inputs.images_of(options, own) for name, own in networks.items()}
+    images = {name: inputs.images_of(options, own)[0] for name, own in networks.items()}
     network = None if options.train else next(iter(networks.values()))
     provenance = Provenance.of(options, network.facts(), networks=_hashes(networks))
     result = zfcuda.compare_filters(
         {name: own.model for name, own in networks.items()},
-        {name: own.source for name, own in images.items()},
+        images,
         maps=options.maps,
         threshold=options.threshold,
         progress=not options.quiet,
     )
-    next(iter(images.values())).report()
+    skipped(next(iter(images.values())).skipped)
     figure = figures.first_layers(
         result,
         [

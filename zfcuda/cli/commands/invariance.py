@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The images, and what is watched."""
     arguments.model(parser)
     arguments.images(parser)
-    inputs.run_options(parser)
+    inputs.data_options(parser, run=True)
     arguments.layers(parser, "layers whose features are compared (default: an early and a late)")
     parser.add_argument(
         "--target",

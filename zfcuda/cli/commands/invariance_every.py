@@ -11,7 +11,7 @@ from zfcuda import figures
 from zfcuda.cli import inputs
 from zfcuda.cli.network import Network, pick_device
 from zfcuda.cli.terminal import resumable
-from zfcuda.data.images import Numbered
+from zfcuda.data.images import Images
 from zfcuda.experiments.invariance.over import InvarianceRun, invariance_run
 from zfcuda.results.base import in_words
 from zfcuda.storage.files import short_spec
@@ -24,7 +24,7 @@ def run_over(options: argparse.Namespace) -> None:
         raise ValueError("invariance takes --image or --data, not both")
     with from_environment(pick_device(options.device)):
         network = Network.of(options)
-        images = inputs.images_by_number(options, network)
+        images, _ = inputs.images_of(options, network)
         with (
             resumable(),
             invariance_run(
@@ -48,9 +48,7 @@ def run_over(options: argparse.Namespace) -> None:
                 inputs.announce_run(work.run, figure, summary.skipped, entry["text"], options.pdf)
 
 
-def _targets(
-    options: argparse.Namespace, images: Numbered, network: Network
-) -> int | Tensor | None:
+def _targets(options: argparse.Namespace, images: Images, network: Network) -> int | Tensor | None:
     if options.target is None:
         return None
     if len(options.target) != 1:

@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The occluder, and what is watched."""
     arguments.model(parser)
     arguments.images(parser)
-    inputs.run_options(parser)
+    inputs.data_options(parser, run=True)
     parser.add_argument(
         "--pictures", action="store_true", help="with --data: a picture of every image's result"
     )

@@ -17,7 +17,7 @@ from zfcuda.cli import inputs
 from zfcuda.cli.network import Network, pick_device
 from zfcuda.cli.terminal import resumable
 from zfcuda.cones.planning import Plan
-from zfcuda.data.images import Numbered
+from zfcuda.data.images import Images
 from zfcuda.experiments.occlusion.experiment import plan
 from zfcuda.experiments.occlusion.over import OcclusionRun, occlusion_run
 from zfcuda.experiments.over import first_readable
@@ -37,7 +37,7 @@ def run_over(options: argparse.Namespace) -> None:
         raise ValueError("occlude takes --image or --data, not both")
     with from_environment(pick_device(options.device)):
         network = Network.of(options)
-        images = inputs.images_by_number(options, network)
+        images, _ = inputs.images_of(options, network)
         if options.plan:
             say(*str(_plan_over(options, network, images)).splitlines())
             return
@@ -58,14 +58,14 @@ def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> No
         _conclude(options, network, work, summary, picture)
 
 
-def _plan_over(options: argparse.Namespace, network: Network, images: Numbered) -> Plan:
+def _plan_over(options: argparse.Namespace, network: Network, images: Images) -> Plan:
     layers = [options.layer] if options.layer else []
     x = first_readable(images)[None].to(network.device)
     return plan(network.model, x, options.size, options.stride, layers, options.method)
 
 
 def _begun(
-    options: argparse.Namespace, network: Network, images: Numbered
+    options: argparse.Namespace, network: Network, images: Images
 ) -> AbstractContextManager[OcclusionRun]:
     target: int | Tensor | None
     if options.target == inputs.TRUE:

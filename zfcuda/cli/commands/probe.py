@@ -58,7 +58,6 @@ def run(options: argparse.Namespace) -> None:
 
     import zfcuda
     from zfcuda import figures
-    from zfcuda.cli import labelled
     from zfcuda.cli.network import Network
     from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
 
@@ -68,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     folder = writable_folder(options.out)
     network = Network.of(options)
     provenance = Provenance.of(options, network.facts())
-    data = _some(labelled.labelled_split(options, network), options)
+    data = _some(inputs.labelled_split(options, network), options)
     result = zfcuda.linear_probe(
         network.model, data, options.layer, options.size, progress=not options.quiet
     )

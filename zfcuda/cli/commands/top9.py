@@ -48,12 +48,12 @@ def store_activations(
     from zfcuda.storage.ranks import current_shard
 
     options.workers = arguments.workers(options.workers, network.device)
-    images = inputs.images_of(options, network)
+    images, what = inputs.images_of(options, network)
     with resumable(), arguments.cores_shared_with(options.workers, network.device):
         stored = zfcuda.record_activations(
             options.store,
             network.model,
-            images.source,
+            images,
             layers,
             options.k,
             options.maps,
@@ -62,7 +62,7 @@ def store_activations(
             every=options.every,
             about={
                 "provenance": provenance.facts(),
-                "images": images.text,
+                "images": what,
                 "preprocessing": _preprocessing_of(network),
             },
             progress=not options.quiet,
@@ -108,7 +108,9 @@ EXAMPLES = """examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Which images, layers and maps."""
     arguments.model(parser, "zfnet_small")
-    inputs.source_options(parser, "none; with --store a quarter of the cores, on a GPU all but one")
+    inputs.data_options(
+        parser, workers="none; with --store a quarter of the cores, on a GPU all but one"
+    )
     arguments.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
     arguments.maps(parser, 9)
     parser.add_argument(
@@ -154,16 +156,16 @@ def _draw(
     from zfcuda.report.writing import announce, place, writable_folder, write
 
     folder = writable_folder(options.out)
-    images = inputs.images_of(options, network)
+    images, what = inputs.images_of(options, network)
     result = zfcuda.top_activations(
         network.model,
-        images.source,
+        images,
         layers,
         options.k,
         options.maps,
         progress=not options.quiet,
     )
-    images.report()
+    skipped(images.skipped)
     figure = figures.top_activations(
         result,
         shown_signals(network, result.projections),
@@ -171,7 +173,7 @@ def _draw(
         title=f"{grid_title(network.spec)}: strongest activations",
     )
     text = (
-        f"The {result.k} strongest activations of some maps of each layer over {images.text}, at "
+        f"The {result.k} strongest activations of some maps of each layer over {what}, at "
         "most one of each image: projected to the image (left, grey where there is no "
         "signal), and the image there (right). The activations found in the pass and those that "
         f"were projected differ by at most {max(result.difference.values()):.1g} of the largest."

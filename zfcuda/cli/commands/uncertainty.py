@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from zfcuda.cli import arguments
+from zfcuda.cli import arguments, inputs
 from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ def run(options: argparse.Namespace) -> None:
     """One page of figures."""
     import zfcuda
     from zfcuda import figures
-    from zfcuda.cli import labelled
     from zfcuda.cli.network import Network
     from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
     from zfcuda.results.base import in_words
@@ -64,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     folder = writable_folder(options.out)
     network = Network.of(options)
     provenance = Provenance.of(options, network.facts())
-    examples, what = labelled.labelled_part(options, network)
+    examples, what = inputs.labelled_part(options, network)
     result = zfcuda.uncertainty_of(
         network.model, examples, bins=options.bins, progress=not options.quiet,
         outputs=network.outputs,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from zfcuda.data.images import Numbered, numbered
+from zfcuda.data.images import Images, numbered
 from zfcuda.experiments.invariance.experiment import Values
 from zfcuda.experiments.invariance.study import early_and_late, families_of, invariance_study
 from zfcuda.experiments.over import (
@@ -205,7 +205,7 @@ _TOGETHER = 16  # images of a group; their transformed copies fill the batches
 @torch.inference_mode(False)  # nothing made here is an inference tensor
 def invariance_over(
     model: nn.Module,
-    images: Numbered | Tensor | Dataset[Any],
+    images: Images | Tensor | Dataset[Any],
     folder: str | os.PathLike[str],
     layers: Layers | None = None,
     target: int | Sequence[int] | Tensor | None = None,
@@ -304,7 +304,7 @@ class InvarianceRun:
 @contextmanager
 def invariance_run(
     model: nn.Module,
-    images: Numbered | Tensor | Dataset[Any],
+    images: Images | Tensor | Dataset[Any],
     folder: str | os.PathLike[str],
     layers: Layers | None = None,
     target: int | Sequence[int] | Tensor | None = None,

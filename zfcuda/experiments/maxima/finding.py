@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from zfcuda.data.images import Images, source_of
+from zfcuda.data.images import ImageData, source_of
 from zfcuda.experiments.maxima.looking import difference, field_windows, look_again
 from zfcuda.experiments.maxima.scanning import scan
 from zfcuda.experiments.maxima.top import Maps, chosen, units_of
@@ -24,7 +24,7 @@ __all__ = ["check_k", "top_activations", "warn_beyond"]
 @torch.inference_mode(False)  # nothing made here is an inference tensor
 def top_activations(
     model: nn.Module,
-    images: Images,
+    images: ImageData,
     layers: Layers,
     k: int = 9,
     maps: Maps = 10,

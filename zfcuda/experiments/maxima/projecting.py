@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zfcuda.data.images import Block, ByNumber, read_blocks
+from zfcuda.data.images import Block, Images, read_blocks
 from zfcuda.experiments.deconvnet.projecting import project_listed
 from zfcuda.experiments.maxima.looking import View, difference, field_windows
 from zfcuda.experiments.maxima.scanning import Spotter
@@ -28,7 +28,7 @@ _MOST = 256  # units of one chunk
 def project_layer(
     path: Path,
     spotter: Spotter,
-    source: ByNumber,
+    source: Images,
     layer: str,
     top: Top,
     channels: Tensor,
@@ -124,7 +124,7 @@ class _Work:
     """A process's share of a layer's chunks, and of all of them at rank 0."""
 
     spotter: Spotter
-    source: ByNumber
+    source: Images
     layer: str
     chunks: _Chunks
     memory: int
@@ -135,9 +135,8 @@ class _Work:
         """Rows and what was seen of them: at rank 0 of every process's chunks."""
         own = self.shard.own(range(len(self.chunks)))
         groups = [self.chunks[index] for index in own]
-        blocks = zip(
-            own, read_blocks(self.source, groups, self.spotter.example.device), strict=True
-        )
+        read = read_blocks(self.source, groups, self.source.workers, self.spotter.example)
+        blocks = zip(own, read, strict=True)
         title = f"projections of {self.layer}"
         shown = self.shown and self.shard.first
         with progress_bar(len(self.chunks.rows), shown, title) as advance:
@@ -151,12 +150,7 @@ class _Work:
                         yield rows, view.first(len(rows))
 
     def _project(self, index: int, block: Block) -> View:
-        if block.images is None or block.problems:
-            wrong = next(iter(block.problems.values()))
-            raise RuntimeError(
-                f"an image cannot be read a second time: {wrong}; start again when it can be"
-            )
-        images = block.images.to(self.spotter.example.device)
+        images = block.read_again().to(self.spotter.example.device)
         rows = self.chunks.rows_of(index)
         units = self.chunks.units[rows].clone()
         units[:, 0] = torch.searchsorted(torch.tensor(block.numbers), units[:, 0].contiguous())

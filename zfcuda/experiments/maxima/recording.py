@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from zfcuda.data.images import Block, Blocks, ByNumber, Images, read_blocks, source_of
+from zfcuda.data.images import Block, ImageData, Images, in_blocks, read_blocks, source_of
 from zfcuda.experiments.maxima.finding import check_k, warn_beyond
 from zfcuda.experiments.maxima.projecting import project_layer
 from zfcuda.experiments.maxima.scanning import Spotter, check_maps
@@ -185,7 +185,7 @@ def _require_intact(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> 
 def record_activations(
     folder: str | os.PathLike[str],
     model: nn.Module,
-    images: Images,
+    images: ImageData,
     layers: Layers,
     k: int = 9,
     maps: Maps = 10,
@@ -239,7 +239,7 @@ def record_activations(
     names, maps = list(find_layers(model, layers)), by_name(model, maps)
     check_k(names, k)
     source = source_of(images, batch, workers)
-    if not isinstance(source, ByNumber):
+    if not isinstance(source, Images):
         raise TypeError(
             "a run that can be interrupted needs images that can be had by number: a tensor, a "
             f"Dataset or files, got {type(images).__name__}"
@@ -266,7 +266,7 @@ def record_activations(
 
 
 def _prepared(
-    model: nn.Module, source: ByNumber, names: list[str], batch: int, max_memory: int | None
+    model: nn.Module, source: Images, names: list[str], batch: int, max_memory: int | None
 ) -> tuple[Spotter, int]:
     """What goes through the model, and the bytes that a batch may take."""
     with evaluating(model):
@@ -276,7 +276,7 @@ def _prepared(
         return Spotter.of(model, names, example, memory, batch), memory
 
 
-def _example(source: ByNumber, batch: int, device: torch.device) -> Tensor:
+def _example(source: Images, batch: int, device: torch.device) -> Tensor:
     """The first image that can be read, [1,C,H,W].
 
     Raises:
@@ -284,7 +284,7 @@ def _example(source: ByNumber, batch: int, device: torch.device) -> Tensor:
     """
     if not source.total:
         raise ValueError("there are no images")
-    for numbers in Blocks(source.total, batch):
+    for numbers in in_blocks(source.total, batch):
         block = source.block(numbers)
         if block.images is not None:
             first = block.left_out().int().argmin()
@@ -304,7 +304,7 @@ def _memory(max_memory: int | None, device: torch.device) -> int:
 
 
 def _settings(
-    spotter: Spotter, source: ByNumber, k: int, maps: Maps, batch: int, memory: int
+    spotter: Spotter, source: Images, k: int, maps: Maps, batch: int, memory: int
 ) -> dict[str, Any]:
     """What the results depend on."""
     example = spotter.example
@@ -317,7 +317,7 @@ def _settings(
         "k": k,
         "maps": _plain(maps),
         "images": source.total,
-        "images_sha256": source.identity(),
+        "images_sha256": source.digest(),
         "image": [str(example.dtype).removeprefix("torch."), *example.shape[1:]],
         "batch": batch,
         "together": spotter.together,
@@ -404,7 +404,7 @@ class _Run:
     folder: Path
     begun: Mapping[str, Any]
     spotter: Spotter
-    source: ByNumber
+    source: Images
     shard: Shard
     shown: bool
 
@@ -426,14 +426,14 @@ class _Run:
             return self._look(batch, every, seconds)
 
     def _look(self, batch: int, every: int, seconds: float) -> tuple[State, dict[str, Any]]:
-        blocks = Blocks(self.source.total, batch)
+        blocks = in_blocks(self.source.total, batch)
         like = State.none(self.spotter.tops(self.settings["k"]), len(blocks))
         before, files, run = self._before(like)
         left = (~before.done).nonzero()[:, 0].numpy()
         # Of blocks in which nothing could be read: they are tried again.
         for number in [n for n in before.problems if not before.done[n // batch]]:
             del before.problems[number]
-        own = Blocks(self.source.total, batch, self.shard.own(left))
+        own = [blocks[index] for index in self.shard.own(left)]
         began = perf_counter()
         mine = self._look_through(own, like, f"{run:012x}-{self.shard.rank:05d}", every, seconds)
         spent = perf_counter() - began
@@ -476,7 +476,7 @@ class _Run:
         return [f"{run:012x}-{rank:05d}.safetensors" for rank in range(self.shard.world)]
 
     def _look_through(
-        self, own: Blocks, like: State, name: str, every: int, seconds: float
+        self, own: list[range], like: State, name: str, every: int, seconds: float
     ) -> State:
         state = State.none(like.tops, len(like.done))
         saved, since = perf_counter(), 0
@@ -484,7 +484,7 @@ class _Run:
         def done(block: Block) -> None:
             nonlocal saved, since
             # One in which nothing can be read is tried again when the run goes on.
-            state.done[block.numbers[0] // own.size] = block.images is not None
+            state.done[block.numbers[0] // self.settings["batch"]] = block.images is not None
             state.problems.update(block.problems)
             since += len(block.numbers)
             if since >= every or perf_counter() - saved >= seconds:
@@ -493,7 +493,7 @@ class _Run:
 
         images = sum(map(len, own))
         with progress_bar(images, self.shown and self.shard.first, "images") as advance:
-            blocks = read_blocks(self.source, own, self.spotter.example.device)
+            blocks = read_blocks(self.source, own, self.source.workers, self.spotter.example)
             self.spotter.take_blocks(blocks, state.tops, done, advance)
         if since:
             self._save(name, state)
@@ -515,7 +515,7 @@ class _Run:
         done = torch.stack(self.shard.collect(own.done)).any(0)
         return State(tops, done, problems)
 
-    def _rates(self, images: int, seconds: float, own: Blocks) -> dict[str, Any]:
+    def _rates(self, images: int, seconds: float, own: list[range]) -> dict[str, Any]:
         """Images a second of this run on all ranks, beside the bare model on one block."""
         if not self.shard.first or not len(own):
             return {}
@@ -585,9 +585,9 @@ class _Run:
         require_there(self.folder)
         layers = {name: Layer.read(self.folder / one["file"]) for name, one in found.items()}
         numbers = {n for one in layers.values() for n in one.images.unique().tolist() if n >= 0}
-        write_index(self.folder, layers, {n: self.source.name(n) for n in numbers})
+        write_index(self.folder, layers, {n: self.source.file(n) for n in numbers})
         skipped = [
-            {"image": number, "name": self.source.name(number), "problem": problem}
+            {"image": number, "name": self.source.file(number), "problem": problem}
             for number, problem in sorted(state.problems.items())
         ]
         content = {

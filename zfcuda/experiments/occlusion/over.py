@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from zfcuda.data.images import Numbered, numbered, tried
+from zfcuda.data.images import Images, numbered
 from zfcuda.experiments.occlusion.experiment import prepare
 from zfcuda.experiments.occlusion.prepared import Prepared
 from zfcuda.experiments.occlusion.request import Method
@@ -131,7 +131,7 @@ def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> Occl
     least = 0.0 if like.outputs == "value" else TELLING
     telling = (columns["largest"] >= least) & columns["localisation"].isfinite()
     shown, most = _extremes(columns["localisation"], telling)
-    inputs = [tried(run.images, numbers[index]) for index in shown]
+    inputs = [run.images.tried(numbers[index]) for index in shown]
     still = [isinstance(x, Tensor) for x in inputs]  # some may have vanished since
     shown, most = [*compress(shown, still)], sum(still[:most])
     results = [run.result(numbers[index]) for index in shown]
@@ -203,7 +203,7 @@ def write_tables(summary: OcclusionSummary, folder: Path) -> None:
 @torch.inference_mode(False)  # nothing made here is an inference tensor
 def occlusion_over(
     model: nn.Module,
-    images: Numbered | Tensor | Dataset[Any],
+    images: Images | Tensor | Dataset[Any],
     folder: str | os.PathLike[str],
     target: int | Sequence[int] | Tensor | None = None,
     size: int | tuple[int, int] | None = None,
@@ -314,7 +314,7 @@ class OcclusionRun:
 @contextmanager
 def occlusion_run(
     model: nn.Module,
-    images: Numbered | Tensor | Dataset[Any],
+    images: Images | Tensor | Dataset[Any],
     folder: str | os.PathLike[str],
     target: int | Sequence[int] | Tensor | None = None,
     size: int | tuple[int, int] | None = None,

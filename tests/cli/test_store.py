@@ -48,7 +48,7 @@ def test_store(store, tmp_path, capsys, monkeypatch):
     assert run(*store) == 0, "a complete run is opened"
     store[store.index("-k") + 1] = "5"
     assert run(*store) == 2
-    assert "holds another run (k 5 instead of 4)" in capsys.readouterr().err
+    assert "other settings: k 4 there, 5 here" in capsys.readouterr().err
 
 
 def test_several_processes_need_a_store(photos, monkeypatch, capsys):

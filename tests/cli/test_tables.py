@@ -204,7 +204,7 @@ def test_ablate(garments, tmp_path, capsys):
     assert "--seeds 0: expected at least 1" in capsys.readouterr().err
     # Other settings into the same folder: told, not mixed.
     assert run(*arguments[:3], "--epochs", 1, "--limit", 9, "--out", out, *changes) == 2
-    assert "holds another training run" in capsys.readouterr().err
+    assert "holds a run with other settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -153,7 +153,7 @@ def test_the_build_of_torch_counts_unless_0_1_0_left_it_out(net, x, tmp_path, mo
     settings["settings"]["versions"]["torch"] = "2.13.0"
     for path in (tmp_path / "images").glob("*/*"):
         path.unlink()
-    write_settings(tmp_path, settings["settings"])
+    write_settings(tmp_path / "settings.json", settings["settings"])
     zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
     torch_is("2.14.0+cpu")
     with pytest.raises(ValueError, match="torch"):

@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from zfcuda.storage.ranks import Shard, claimed
+from zfcuda.storage.ranks import Shard
+from zfcuda.storage.run_folder import claimed
 
 
 def main(folder):

@@ -18,7 +18,8 @@ from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network
 
 from zfcuda.experiments.invariance.over import invariance_over
 from zfcuda.experiments.occlusion.over import occlusion_over
-from zfcuda.storage.ranks import Shard, claimed, current_shard, from_environment
+from zfcuda.storage.ranks import Shard, current_shard, from_environment
+from zfcuda.storage.run_folder import claimed
 
 COUNTS = (COUNT, 7, 2)  # five groups, three, one
 FAMILIES = {"rotation": [0.0, 30.0], "scale": [1.0, 1.2, 1.5]}

@@ -12,7 +12,8 @@ import pytest
 
 import zfcuda
 from zfcuda.storage.files import read_json, write_json
-from zfcuda.storage.ranks import Shard, claimed
+from zfcuda.storage.ranks import Shard
+from zfcuda.storage.run_folder import claimed
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 BUSY = "another run is at work in '.*': wait until it is done, or name another folder"

@@ -1,7 +1,7 @@
 """An experiment on every image of a data set, a result a file, stopped at any moment and gone on
 with.
 
-A run is a folder. ``run_folder.json`` is written first and says all that results depend on; a run
+A run is a folder. ``settings.json`` is written first and says all that results depend on; a run
 with other settings is refused. Under ``images`` lies a pair of files for each image, the JSON file
 last: with it the image is done. Nothing else is remembered, so nothing can be at odds with what is
 there.
@@ -30,8 +30,8 @@ from zfcuda.data.images import Block, Images, read_blocks
 from zfcuda.inference.checks import device_of, is_int, per_image
 from zfcuda.inference.guards import threads
 from zfcuda.results.base import Outputs, Result
-from zfcuda.storage import run_folder, terminal
-from zfcuda.storage.files import read_json, remove_leftovers
+from zfcuda.storage import terminal
+from zfcuda.storage.files import checksum, read_json
 from zfcuda.storage.identity import (
     architecture_digest,
     precision,
@@ -39,7 +39,8 @@ from zfcuda.storage.identity import (
     versions,
     weights_digest,
 )
-from zfcuda.storage.ranks import Shard, claimed, require_there
+from zfcuda.storage.ranks import Shard
+from zfcuda.storage.run_folder import read, require_there, run_folder
 
 __all__ = [
     "Run",
@@ -50,6 +51,8 @@ __all__ = [
     "targets_of",
 ]
 
+
+FILE = "settings.json"
 
 # Bytes of one batch: fixed, since what is free changes from run to run, and batches with it.
 _MEMORY = {"cpu": 2**27, "cuda": 2**30}
@@ -138,7 +141,11 @@ class Run:
     @cached_property
     def digest(self) -> str:
         """sha256 of the settings that the run was begun with, which every result bears."""
-        return run_folder.digest(run_folder.begun_with(self.folder))
+        return checksum(self._begun["settings"])
+
+    @cached_property
+    def _begun(self) -> dict[str, Any]:
+        return read(self.folder / FILE)
 
     # ------------------------------------------------------------------ what is there
 
@@ -220,23 +227,26 @@ class Run:
                 nobody can tell what it holds.
             OSError: it cannot be written.
         """
-        with claimed(self.folder, self.shard, run_folder.FILE):
-            if self.shard.first:
-                if not run_folder.begun(self.folder):
-                    self._write_settings()
-                remove_leftovers(self.folder)
-            self.shard.wait()
-            earlier = self.images.earlier_identity
-            run_folder.require_same(self.folder, self.settings, earlier, self.about)
+        said = {key: str(self.about[key]) for key in ("model", "data") if key in self.about}
+        with run_folder(
+            self.folder / FILE,
+            self.settings,
+            {"about": said},
+            self.shard,
+            results="images",
+            then=self._inputs_then,
+        ):
             yield
 
-    def _write_settings(self) -> None:
-        if (self.folder / "images").exists():
-            raise ValueError(
-                f"'{self.folder}' holds images of a run, but not its {run_folder.FILE}: nobody can "
-                "tell what they are; name another folder"
-            )
-        run_folder.write(self.folder, self.settings, self.about)
+    def _inputs_then(self, there: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of images' inputs those count that could be read both then and now; of a run of zfcuda
+        0.1.0 what it wrote of the images."""
+        then, now = there.get("inputs"), self.settings.get("inputs")
+        if not isinstance(now, dict):
+            return {}
+        if not isinstance(then, dict):
+            return self.images.earlier_identity()
+        return {"inputs": {number: now.get(number, one) for number, one in then.items()}}
 
     def carry_out(
         self,
@@ -261,7 +271,7 @@ class Run:
         title = "images" if alone else f"images of rank 0 of {self.shard.world}"
         shown = progress and self.shard.first
         bar = _bar(total, total - wanted, shown, title)
-        with threads(run_folder.threads_of(self.folder)), bar as moved:
+        with threads(self._begun["threads"]), bar as moved:
             missing = [some for _, some in own]
             like = torch.empty(
                 1, *self.settings["image"], dtype=getattr(torch, self.settings["dtype"])

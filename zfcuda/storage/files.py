@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHECKSUM = "checksum"  # the entry of a JSON file that tells of all others
+LOCK = ".lock"  # in the folder of a run, of its own
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}(\.[^.]*)?")
 
 
@@ -96,9 +97,10 @@ def remove_unused(folder: Path, names: Sequence[str], made: Sequence[Path]) -> N
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """Delete what :func:`atomic_path` left in a folder, or in the folders in it, of processes that
-    were killed. Nobody else may be writing there."""
+    were killed. Nobody else may be writing there, but in folders with a lock of their own."""
     for path in Path(folder).rglob(".*"):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+        another = path.parent != Path(folder) and (path.parent / LOCK).exists()
+        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not another:
             path.unlink(missing_ok=True)
 
 

@@ -25,10 +25,10 @@ from zfcuda.models.weights import Metadata, load_checked
 from zfcuda.results.training import TrainingResult
 from zfcuda.storage import terminal
 from zfcuda.storage.files import digest, write_tensors
-from zfcuda.storage.ranks import Shard, claimed, require_there
+from zfcuda.storage.run_folder import require_there
 from zfcuda.training.checkpoints import Checkpoints, Epoch
 from zfcuda.training.recipe import FilterRadius, Recipe, next_rate
-from zfcuda.training.run_file import FILE, check_same_run
+from zfcuda.training.run_file import training_run
 
 __all__ = ["evaluate", "train"]
 
@@ -80,10 +80,7 @@ def train(
     _check_answers(model, data)
     checkpoints = Checkpoints(folder, _metadata(data, name))
     modes = [(module, module.training) for module in model.modules()]
-    # Each rank of a process group trains for itself, in a folder of its own. Before its first epoch
-    # a training is nobody's: another recipe may follow.
-    with claimed(folder, Shard(), FILE):
-        check_same_run(folder, name, data, recipe)
+    with training_run(folder, name, data, recipe):
         try:
             rows = _Run(model, data, recipe, checkpoints, progress).epochs()
             return _concluded(model, data, recipe, checkpoints, rows, name, progress)

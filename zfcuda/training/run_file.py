@@ -5,28 +5,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zfcuda.data.examples import Split
-from zfcuda.storage.files import read_json, visible, write_json
+from zfcuda.storage.files import read_json, visible
+from zfcuda.storage.run_folder import other_run, run_folder
 from zfcuda.training.checkpoints import Checkpoints
 from zfcuda.training.recipe import Recipe
 
-__all__ = ["FILE", "check_budget", "check_same_run", "draws_by_class"]
+__all__ = ["FILE", "check_budget", "draws_by_class", "training_run"]
 
 FILE = "run.json"
 _LABELS = 64  # of a part that are compared
 _MAY_DIFFER = ("epochs", "minutes")
 
 
-def check_same_run(folder: Path, name: str, data: Split, recipe: Recipe) -> None:
-    """Write down in the folder's ``run.json`` what is run there, or compare it.
-
-    How long it may take does not count.
+@contextmanager
+def training_run(folder: Path, name: str, data: Split, recipe: Recipe) -> Iterator[None]:
+    """Begin a training in a folder, or go on with it, as :func:`run_folder`; it is compared by the
+    folder's ``run.json``. How long it may take does not count.
 
     Warns:
         UserWarning: the number of threads is another than before: the weights may then differ in
@@ -36,35 +38,19 @@ def check_same_run(folder: Path, name: str, data: Split, recipe: Recipe) -> None
         ValueError: it is another run; names every difference.
         OSError: the folder cannot be written.
     """
-    path = folder / FILE
-    settings = _description(name, data, recipe)
-    threads = torch.get_num_threads()
     labels = _labels_digest(data)
-    if not path.is_file():
-        write_json(path, {"settings": settings, "labels": labels, "threads": threads})
-        return
-    record = read_json(path)
-    before = record.get("settings")
-    if not isinstance(before, dict):
-        raise ValueError(f"'{path}' is not the description of a training run")
-    before.setdefault("drawn", "")  # zfcuda 0.1.0 did not say how
-    different = [
-        f"{key} {settings.get(key)!r} instead of {before.get(key)!r}"
-        for key in sorted(settings.keys() | before.keys())
-        if settings.get(key) != before.get(key)
-    ]
-    if not different and record.get("labels", labels) != labels:
-        different.append("pictures with other labels")
-    if different:
-        raise ValueError(
-            f"'{folder}' holds another training run ({'; '.join(different)}): choose another folder"
-        )
-    if record.get("threads") != threads:
-        warnings.warn(
-            f"'{visible(folder)}' was begun with {record.get('threads')} threads and goes on with "
-            f"{threads}: the weights may differ in their last bits",
-            stacklevel=3,
-        )
+    # Each rank of a process group trains for itself, in a folder of its own. Before its first epoch
+    # a training is nobody's: another recipe may follow.
+    with run_folder(folder / FILE, _description(name, data, recipe), {"labels": labels}) as begun:
+        if begun.get("labels", labels) != labels:
+            raise other_run(folder, ["the pictures' labels"])
+        if begun["threads"] != torch.get_num_threads():
+            warnings.warn(
+                f"'{visible(folder)}' was begun with {begun['threads']} threads and goes on with "
+                f"{torch.get_num_threads()}: the weights may differ in their last bits",
+                stacklevel=4,
+            )
+        yield
 
 
 def draws_by_class(folder: Path) -> bool:
@@ -99,7 +85,6 @@ def _labels_digest(data: Split) -> str:
 
 def _description(name: str, data: Split, recipe: Recipe) -> dict[str, Any]:
     numbers = dataclasses.asdict(recipe)
-    pre = dataclasses.asdict(data.training.preprocessing)
     parts = ("training", "validation", "test")
     return {
         "model": name,
@@ -107,6 +92,6 @@ def _description(name: str, data: Split, recipe: Recipe) -> dict[str, Any]:
         "pictures": [len(getattr(data, part)) for part in parts],
         "classes": list(data.training.class_names),
         "drawn": data.drawn,
-        "preprocessing": {k: list(v) if isinstance(v, tuple) else v for k, v in pre.items()},
+        "preprocessing": dataclasses.asdict(data.training.preprocessing),
         **{key: value for key, value in numbers.items() if key not in _MAY_DIFFER},
     }

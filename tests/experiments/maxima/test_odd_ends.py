@@ -67,12 +67,12 @@ def test_a_run_of_other_code_is_refused(images, tmp_path):
     del manifest["settings"]["together"], manifest["checksum"]
     manifest["settings"]["stride"] = 2
     path.write_text(json.dumps(manifest))
-    message = r"holds another run \(stride None instead of 2; together 8 instead of None\): choose"
+    message = r"other settings: stride 2 there, none here. Go on"
     with pytest.raises(ValueError, match=message):
         record_activations(tmp_path, network(), images, LAYERS, **QUICK)
     manifest["settings"] = "none"
     path.write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="is not the manifest of a run over a data set"):
+    with pytest.raises(ValueError, match=r"manifest\.json' cannot be read as the settings"):
         record_activations(tmp_path, network(), images, LAYERS, **QUICK)
 
 

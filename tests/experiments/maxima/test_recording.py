@@ -18,7 +18,8 @@ from zfcuda.data.images import ImageFiles
 from zfcuda.experiments.maxima import recording
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.recording import record_activations
-from zfcuda.storage.ranks import Shard, claimed
+from zfcuda.storage.ranks import Shard
+from zfcuda.storage.run_folder import claimed
 
 
 @pytest.fixture
@@ -191,17 +192,17 @@ def test_a_complete_run_is_opened(model, images, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": 5}, "k 5 instead of 4"),
-        ({"maps": [1]}, r"maps \[1\] instead of 3"),
-        ({"batch": 16}, "batch 16 instead of 8"),
-        ({"layers": "4"}, r"layers \['4'\] instead of"),
-        ({"images": torch.zeros(53, 3, 14, 12)}, "images_sha256"),
+        ({"k": 5}, "k 4 there, 5 here"),
+        ({"maps": [1]}, r"maps 3 there, \[1\] here"),
+        ({"batch": 16}, "batch 8 there, 16 here"),
+        ({"layers": "4"}, "layers 1, 4 there, 4 here"),
+        ({"images": torch.zeros(53, 3, 14, 12)}, "the images' contents "),
     ],
 )
 def test_another_run_is_refused(model, images, tmp_path, change, message):
     record_activations(tmp_path, model, images, LAYERS, **QUICK)
     arguments = {"images": images, "layers": LAYERS, **QUICK} | change
-    with pytest.raises(ValueError, match=f"holds another run.*{message}"):
+    with pytest.raises(ValueError, match=f"other settings: .*{message}"):
         record_activations(tmp_path, model, **arguments)
 
 
@@ -209,7 +210,7 @@ def test_another_model_is_refused(model, images, tmp_path):
     record_activations(tmp_path, model, images, LAYERS, **QUICK)
     with torch.no_grad():
         model[0].weight[0] += 1
-    with pytest.raises(ValueError, match="weights_sha256"):
+    with pytest.raises(ValueError, match="the model's weights "):
         record_activations(tmp_path, model, images, LAYERS, **QUICK)
 
 

@@ -19,7 +19,8 @@ from zfcuda.experiments.occlusion import prepared
 from zfcuda.experiments.occlusion.experiment import prepare
 from zfcuda.experiments.occlusion.over import localisation, sensitivity_of
 from zfcuda.results import OcclusionResult
-from zfcuda.storage.ranks import Shard, claimed
+from zfcuda.storage.ranks import Shard
+from zfcuda.storage.run_folder import claimed
 
 
 @pytest.fixture

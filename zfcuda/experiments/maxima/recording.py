@@ -31,6 +31,8 @@ from zfcuda.inference.checks import check_input, device_of, is_int
 from zfcuda.inference.guards import evaluating, threads
 from zfcuda.inference.passes import Layers, by_name, find_layers, progress_bar
 from zfcuda.results.stored import (
+    FORMAT,
+    KIND,
     Layer,
     StoredActivations,
     about_layer,
@@ -38,16 +40,16 @@ from zfcuda.results.stored import (
     write_index,
     write_manifest,
 )
-from zfcuda.storage.files import digest, read_json, remove_leftovers, visible, write_tensors
+from zfcuda.storage.files import checksum, digest, visible, write_tensors
 from zfcuda.storage.identity import (
     architecture_digest,
     precision,
-    same_versions,
     tensor_digest,
     versions,
     weights_digest,
 )
-from zfcuda.storage.ranks import Shard, claimed, current_shard, require_there
+from zfcuda.storage.ranks import Shard, current_shard
+from zfcuda.storage.run_folder import require_there, run_folder
 
 __all__ = ["Progress", "State", "record_activations"]
 
@@ -303,6 +305,17 @@ def _memory(max_memory: int | None, device: torch.device) -> int:
     return 2**27
 
 
+# Of the settings, those that other runs call otherwise.
+_NAMES = {
+    "weights_sha256": "weights",
+    "model_sha256": "architecture",
+    "images": "count",
+    "images_sha256": "inputs",
+    "together": "images together",
+    "memory": "max_memory",
+}
+
+
 def _settings(
     spotter: Spotter, source: Images, k: int, maps: Maps, batch: int, memory: int
 ) -> dict[str, Any]:
@@ -348,23 +361,15 @@ def _begun(
         ValueError: the folder holds another run, one that is under way, or one that nobody knows.
         OSError: it cannot be written.
     """
-    path = folder / "manifest.json"
-    with claimed(folder, shard, "manifest.json"):
-        if shard.first:
-            remove_leftovers(folder)
-            if not path.is_file() and not _layers_in(folder):
-                first = {"complete": False, "settings": settings, "about": about or {}}
-                write_manifest(folder, first | {"threads": torch.get_num_threads(), "layers": []})
-        shard.wait()
-        if not path.is_file():
-            raise ValueError(
-                f"'{folder}' holds {_layers_in(folder)[0]} of a run, but not its manifest.json: "
-                "nobody can tell what it is; choose another folder"
-            )
-        manifest = read_json(path)
-        _require_same(folder, manifest, settings)
-        with threads(int(manifest.get("threads", torch.get_num_threads()))):
-            yield manifest
+    more = {"kind": KIND, "format": FORMAT, "complete": False, "about": about or {}, "layers": []}
+    with (
+        run_folder(
+            folder / "manifest.json", settings, more, shard,
+            results="layers/*.safetensors", names=_NAMES, option="--store",
+        ) as manifest,
+        threads(manifest["threads"]),
+    ):  # fmt: skip
+        yield manifest
 
 
 def _complete(folder: Path, manifest: Mapping[str, Any]) -> bool:
@@ -373,28 +378,6 @@ def _complete(folder: Path, manifest: Mapping[str, Any]) -> bool:
         return False
     names = ["index.csv", *(about["file"] for about in manifest["layers"])]
     return all((folder / name).is_file() for name in names)
-
-
-def _layers_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("layers/*.safetensors"))
-
-
-def _require_same(folder: Path, manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    before = manifest.get("settings")
-    if not isinstance(before, dict):
-        raise ValueError(
-            f"'{folder / 'manifest.json'}' is not the manifest of a run over a data set"
-        )
-    different = [
-        f"{key} {settings.get(key)!r} instead of {before.get(key)!r}"
-        for key in sorted(settings.keys() | before.keys())
-        if settings.get(key) != before.get(key)
-        and not (key == "versions" and same_versions(before.get(key), settings.get(key)))
-    ]
-    if different:
-        raise ValueError(
-            f"'{folder}' holds another run ({'; '.join(different)}): choose another folder"
-        )
 
 
 @dataclass(frozen=True)
@@ -415,8 +398,7 @@ class _Run:
 
     @property
     def _states(self) -> Progress:
-        text = json.dumps(self.settings, sort_keys=True)
-        return Progress(self.folder / "progress", hashlib.sha256(text.encode()).hexdigest())
+        return Progress(self.folder / "progress", checksum(self.settings))
 
     # --- the pass ---
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
 import math
 import os
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from torch import Tensor
 
 import zfcuda
 from zfcuda.experiments.deconvnet.projecting import projections
-from zfcuda.results import OcclusionResult, Predictions
+from zfcuda.results import OcclusionResult, Predictions, Result
 from zfcuda.storage.files import atomic_path
 
 MAKERS = {
@@ -147,6 +149,43 @@ def test_shapes_must_fit_each_other(make, x):
         dataclasses.replace(result, target=result.target[:1])
     with pytest.raises(ValueError, match="score must be 'logit' or 'probability', got 'loss'"):
         dataclasses.replace(result, score="loss")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shaped(Result):
+    layers: tuple[str, ...]
+    maps: Annotated[dict[str, torch.Tensor], "layers: N M"]
+    means: Annotated[dict[str, torch.Tensor], "M"]
+    images: Annotated[torch.Tensor, "N 3"]
+    best: Annotated[torch.Tensor | None, "N"] = None
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({}, None, ""),
+        ({"layers": ("a",), "maps": {"a": torch.ones(2, 5)}}, None, ""),
+        (
+            {"images": torch.ones(2, 4)},
+            ValueError,
+            r"images must have .* \[\*, 3\], got \[2, 4\]",
+        ),
+        ({"images": torch.ones(1, 3)}, ValueError, r"maps\['a'\] .* \[1, \*\], got \[2, 5\]"),
+        ({"best": torch.ones(3)}, ValueError, r"best must have shape \[2\], got \[3\]"),
+        ({"means": {"b": torch.ones(5)}}, ValueError, r"means\['b'\] .* \[6\], got \[5\]"),
+        ({"layers": ("a", "c")}, KeyError, "c"),
+    ],
+)
+def test_annotated_shapes(change, error, message):
+    """A letter is one length in all fields; one that only dicts have, a length for each name."""
+    fields = {
+        "layers": ("a", "b"),
+        "maps": {"a": torch.ones(2, 5), "b": torch.ones(2, 6)},
+        "means": {"b": torch.ones(6)},
+        "images": torch.ones(2, 3),
+    }
+    with pytest.raises(error, match=message) if error else contextlib.nullcontext():
+        Shaped(**{**fields, **change})
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -6,9 +6,9 @@ files: ``NAME.npz`` holds the arrays (readable with plain NumPy, no pickle) and 
 settings and the arrays' names. In shapes N is the number of images, K of classes, P of occluder
 positions, M of transformations, V of variants or units.
 
-:mod:`.base` is what all results have in common, and what their fields share; then one module a
-kind of result. What draws a result is registered in :mod:`zfcuda.figures`, of which nothing here
-knows.
+:mod:`.base` is what all results have in common, and what their fields share, :mod:`.files` how they
+are written; then one module a kind of result. What draws a result is registered in
+:mod:`zfcuda.figures`, of which nothing here knows.
 """
 
 from zfcuda.results.ablation import AblationResult

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from zfcuda.results.base import Result, expect_shape, wilson, with_interval
+from zfcuda.results.base import Result, wilson, with_interval
 from zfcuda.storage.files import text_table
 
 
@@ -33,25 +33,19 @@ class AblationResult(Result):
         threads: of torch.
     """
 
-    variants: tuple[str, ...]
-    parameters: Tensor
-    multiplications: Tensor
-    seeds: Tensor
-    training_error: Tensor
-    validation_error: Tensor
-    test_error: Tensor
-    epoch: Tensor
-    seconds: Tensor
+    variants: Annotated[tuple[str, ...], "V"]
+    parameters: Annotated[Tensor, "V"]
+    multiplications: Annotated[Tensor, "V"]
+    seeds: Annotated[Tensor, "S"]
+    training_error: Annotated[Tensor, "V S"]
+    validation_error: Annotated[Tensor, "V S"]
+    test_error: Annotated[Tensor, "V S"]
+    epoch: Annotated[Tensor, "V S"]
+    seconds: Annotated[Tensor, "V S"]
     pictures: tuple[int, ...]
     data: str
     recipe: dict[str, Any]
     threads: int
-
-    def __post_init__(self) -> None:
-        for name in ("parameters", "multiplications"):
-            expect_shape(name, getattr(self, name), len(self.variants))
-        for name in ("training_error", "validation_error", "test_error", "epoch", "seconds"):
-            expect_shape(name, getattr(self, name), len(self.variants), len(self.seeds))
 
     @property
     def budget(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from torch import Tensor
 
-from zfcuda.results.base import Outputs, Result, check_outputs, expect_shape, probabilities_of
+from zfcuda.results.base import Outputs, Result, check_outputs, probabilities_of
 from zfcuda.results.predictions import Predictions
 
 
@@ -31,32 +32,22 @@ class BackgroundResult(Result):
         sizes: per layer (maps, rows, columns), as in :class:`Projections`.
     """
 
-    variants: tuple[str, ...]
-    images: Tensor
-    logits: Tensor
+    variants: Annotated[tuple[str, ...], "V"]
+    images: Annotated[Tensor, "V C H W"]
+    logits: Annotated[Tensor, "V K"]
     target: int
-    projections: dict[str, Tensor]
-    projection_change: dict[str, Tensor]
-    units: dict[str, Tensor]
-    activations: dict[str, Tensor]
-    mask: Tensor
-    on_object: dict[str, Tensor] = field(default_factory=dict)
+    projections: Annotated[dict[str, Tensor], "V C H W"]
+    projection_change: Annotated[dict[str, Tensor], "projections: V"]
+    units: Annotated[dict[str, Tensor], "projections: V 3"]
+    activations: Annotated[dict[str, Tensor], "projections: V"]
+    mask: Annotated[Tensor, "H W"]
+    on_object: Annotated[dict[str, Tensor], "V"] = field(default_factory=dict)
     outputs: Outputs = "logits"
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = len(self.variants)
-        expect_shape("images", self.images, count, None, None, None)
-        expect_shape("logits", self.logits, count, None)
+        super().__post_init__()
         check_outputs(self.outputs, self.logits.shape[1])
-        expect_shape("mask", self.mask, *self.images.shape[2:])
-        for layer, projections in self.projections.items():
-            expect_shape(f"projections[{layer!r}]", projections, *self.images.shape)
-            expect_shape(f"projection_change[{layer!r}]", self.projection_change[layer], count)
-            expect_shape(f"units[{layer!r}]", self.units[layer], count, 3)
-            expect_shape(f"activations[{layer!r}]", self.activations[layer], count)
-        for layer, shares in self.on_object.items():
-            expect_shape(f"on_object[{layer!r}]", shares, count)
 
     @property
     def probabilities(self) -> Tensor:

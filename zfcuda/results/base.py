@@ -1,22 +1,18 @@
-"""What all results have in common: they can be saved, loaded, drawn and told in short."""
+"""What all results have in common: they can be saved, loaded, drawn and told in short, and their
+fields fit each other."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.metadata
-import io
-import json
-import math
+import functools
 import os
 import types
-import zipfile
-from collections.abc import Mapping
+from collections import ChainMap, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import (
-    IO,
     TYPE_CHECKING,
+    Annotated,
     Any,
     Literal,
     Self,
@@ -30,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.storage.files import atomic_path, checksum
+from zfcuda.results.files import Arrays, pack, pair, read, unpack, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,88 +49,6 @@ def in_short(value: Any) -> str:
     return repr(value)
 
 
-_FORMAT = 1  # of the files; raise it when an older reader would misread what is written
-
-
-def pair(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """The npz and the JSON file; ``path`` may be their common name or either of them."""
-    path = Path(path)
-    name = path.stem if path.suffix in (".npz", ".json") else path.name
-    return path.with_name(f"{name}.npz"), path.with_name(f"{name}.json")
-
-
-def write(
-    path: str | os.PathLike[str],
-    kind: str,
-    settings: Any,
-    arrays: Mapping[str, np.ndarray],
-    about: Mapping[str, Any],
-) -> None:
-    """Write a result of this ``kind``, the arrays first; each file appears whole or not at all.
-
-    Raises:
-        OSError: the folder cannot be written.
-        ValueError: ``settings`` are no strict JSON.
-    """
-    npz, header_path = pair(path)
-    with atomic_path(npz) as temporary:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # projections are mostly zeros
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    header = {
-        "kind": kind,
-        "format": _FORMAT,
-        "zfcuda": _version(),
-        "arrays": {"file": npz.name, "sha256": digest},
-        "settings": settings,
-        "settings_sha256": checksum(settings),
-        **about,
-    }
-    with atomic_path(header_path) as temporary:
-        temporary.write_text(json.dumps(header, indent=1, allow_nan=False), encoding="utf-8")
-
-
-def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], bytes]:
-    """The settings, and the checked content of the npz file.
-
-    Raises:
-        FileNotFoundError: one of the two files is missing.
-        ValueError: not of this ``kind``, of another format, damaged, or not a pair.
-    """
-    npz, header_path = pair(path)
-    for file in (header_path, npz):
-        if file.exists() and not file.is_file():
-            raise ValueError(f"{file} is no file: expected those of a zfcuda result")
-    text, data = header_path.read_bytes(), npz.read_bytes()
-    try:
-        header = json.loads(text.decode("utf-8"), parse_constant=_refused)
-        found, version = header["kind"], header["format"]
-        digest, settings = header["arrays"]["sha256"], header["settings"]
-        said = header.get("settings_sha256")  # not in files of 0.1.0
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{header_path} is not the settings file of a zfcuda result") from error
-    if found != kind:
-        raise ValueError(f"{header_path} holds a {found}, not a {kind}")
-    if version != _FORMAT:
-        raise ValueError(f"{header_path} has file format {version!r}, this zfcuda reads {_FORMAT}")
-    if said is not None and said != checksum(settings):
-        raise ValueError(f"{header_path} is damaged: its settings are not what was written")
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise ValueError(f"{npz} is damaged or was not written together with {header_path}")
-    return settings, data
-
-
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON's")
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("zfcuda")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree
-        return "unknown"
-
-
 def expect_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
     """Raise unless ``tensor``, called ``name``, has this shape (None: any length).
 
@@ -148,6 +62,58 @@ def expect_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
     if not fits:
         wanted = ", ".join("*" if length is None else str(length) for length in shape)
         raise ValueError(f"{name} must have shape [{wanted}], got {list(tensor.shape)}")
+
+
+def check_shapes(result: Any) -> None:
+    """Raise unless the tensors of a dataclass have the shapes that its annotations state.
+
+    ``Annotated[Tensor, "N K"]`` states one: a number is itself, a letter the same length wherever
+    it stands. A tuple with a letter has as many items. In a dict every tensor has the shape; one of
+    ``"layers: N M"`` holds those of the names in the field ``layers``, and a letter that no field
+    but dicts has stands for a length of its own in each of them.
+
+    Raises:
+        ValueError: a tensor has another shape; both are named.
+        KeyError: a name is missing in a dict.
+    """
+    lengths: dict[str, int] = {}
+    by_key: defaultdict[str, ChainMap[str, int]] = defaultdict(lambda: ChainMap({}, lengths))
+    for field, keys, letters in _stated_shapes(type(result)):
+        value = getattr(result, field)
+        if isinstance(value, tuple | list):
+            lengths[letters[0]] = len(value)
+            continue
+        for name, key, tensor in _tensors(result, field, value, keys):
+            known = lengths if key is None else by_key[key]
+            wanted = (int(one) if one.isdigit() else known.get(one) for one in letters)
+            expect_shape(name, tensor, *wanted)
+            known.update(zip(letters, tensor.shape, strict=True))
+
+
+@functools.cache
+def _stated_shapes(kind: type) -> list[tuple[str, list[str], list[str]]]:
+    """(field, fields that hold a dict's keys, letters); tuples first and dicts last, since their
+    tensors' lengths are those of the others."""
+    hints = get_type_hints(kind, include_extras=True)
+    ranks = {tuple: 0, dict: 2}
+    stated = []
+    for name, hint in hints.items():
+        if get_origin(hint) is Annotated:
+            of, shape = get_args(hint)
+            keys, _, letters = shape.rpartition(":")
+            stated.append((ranks.get(get_origin(of), 1), (name, keys.split(), letters.split())))
+    return [one for _, one in sorted(stated, key=lambda ranked: ranked[0])]
+
+
+def _tensors(
+    result: Any, name: str, value: Any, keys: Sequence[str], own: str | None = None
+) -> Iterator[tuple[str, str | None, Tensor]]:
+    """(name, innermost key, tensor) of a tensor, or of all in a dict; nothing of None."""
+    if isinstance(value, dict):
+        for key in getattr(result, keys[0]) if keys else value:
+            yield from _tensors(result, f"{name}[{key!r}]", value[key], keys[1:], key)
+    elif value is not None:
+        yield name, own, value
 
 
 def expect_types(result: Any) -> None:
@@ -189,121 +155,21 @@ def _is(value: Any, hint: Any) -> bool:
     return isinstance(value, wanted) and (hint is bool or not isinstance(value, bool))
 
 
-_DEFLATED = 1032  # bytes that a byte of deflate's can stand for at most
-_PIECE = 1 << 20
-
-
-def pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
-    """``value`` as strict JSON; its tensors go to ``arrays``, under names that begin with ``name``,
-    and are referred to by these."""
-    if isinstance(value, Tensor):
-        arrays[name] = _to_array(value)
-        dtype = str(value.dtype).removeprefix("torch.")
-        return {"array": name, "dtype": dtype, "shape": list(value.shape)}
-    if dataclasses.is_dataclass(value):
-        return {
-            field.name: pack(getattr(value, field.name), f"{name}{field.name}", arrays)
-            for field in dataclasses.fields(value)
-        }
-    if isinstance(value, dict):
-        return {key: pack(item, f"{name}.{key}.", arrays) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [pack(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):  # strict JSON has no NaN
-        return {"float": str(value)}
-    return value
-
-
-class Arrays:
-    """The arrays in the content of an npz file, each read when it is asked for by the type and
-    shape that the settings have for it: memory is taken for what both agree about.
-
-    Raises:
-        ValueError: entries that claim more than compression can give, or that overlap.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self._archive = zipfile.ZipFile(io.BytesIO(data))
-        entries = self._archive.infolist()
-        packed = sum(entry.compress_size for entry in entries)
-        if packed > len(data) or any(_impossible(entry) for entry in entries):
-            raise ValueError(f"its arrays claim more than its {len(data):,} bytes can hold")
-
-    def read(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        """An array of this type and shape.
-
-        Raises:
-            KeyError: there is none of this name.
-            ValueError: it is of another type or shape, or its bytes are not as many.
-        """
-        with self._archive.open(f"{name}.npy") as stream:
-            form, fortran = _header(stream)
-            if form != (dtype, shape):
-                raise ValueError(
-                    f"array {name!r} should be {dtype} {list(shape)}, got {form[0]} {list(form[1])}"
-                )
-            size = math.prod(shape) * dtype.itemsize
-            if size > self._archive.getinfo(f"{name}.npy").file_size:
-                raise ValueError(f"array {name!r} {list(shape)} is cut short")
-            content = np.empty(size, np.uint8)
-            done = 0
-            while done < size and (piece := stream.read(min(_PIECE, size - done))):
-                content[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
-                done += len(piece)
-            if done < size or stream.read(1):  # at its end the checksum is compared
-                raise ValueError(f"array {name!r} {list(shape)} has another length than it says")
-        return content.view(dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _impossible(entry: zipfile.ZipInfo) -> bool:
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return True
-    return entry.file_size > _DEFLATED * entry.compress_size + _PIECE
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[np.dtype, tuple[int, ...]], bool]:
-    """Type and shape of the array that follows; whether its columns come first."""
-    if np.lib.format.read_magic(stream) == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    else:  # what NumPy writes for the longest headers
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    return (dtype, shape), fortran
-
-
-def unpack(value: Any, arrays: Arrays) -> Any:
-    """What :func:`pack` was given; of dataclasses their fields as a dict.
-
-    Raises:
-        KeyError, TypeError, ValueError: ``value`` and ``arrays`` do not belong together.
-    """
-    if isinstance(value, list):
-        return tuple(unpack(item, arrays) for item in value)
-    if not isinstance(value, dict):
+def _rebuilt(value: Any, hint: Any) -> Any:
+    """``value``, in it dataclasses in the place of dicts where ``hint`` has them."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        hints = get_type_hints(hint)
+        return hint(**{name: _rebuilt(item, hints.get(name)) for name, item in value.items()})
+    of = [one for one in get_args(hint) if one not in (types.NoneType, ...)]
+    if not of:
         return value
-    if isinstance(value.get("float"), str):
-        return float(value["float"])
-    if isinstance(value.get("array"), str):
-        return _to_tensor(value, arrays)
-    return {key: unpack(item, arrays) for key, item in value.items()}
-
-
-def _to_array(tensor: Tensor) -> np.ndarray:
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:  # NumPy has none: keep the bits
-        tensor = tensor.view(torch.int16)
-    return tensor.numpy()
-
-
-def _to_tensor(packed: Mapping[str, Any], arrays: Arrays) -> Tensor:
-    name, dtype, shape = packed["array"], str(packed["dtype"]), packed["shape"]
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"array {name!r} has no proper shape: {shape!r}")
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"array {name!r} is of no type of numbers: {dtype!r}")
-    # NumPy has no bfloat16: its bits were kept.
-    stored = np.dtype("int16" if dtype == "bfloat16" else dtype)
-    tensor = torch.from_numpy(arrays.read(name, stored, tuple(shape)))
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+    if get_origin(hint) in (Union, types.UnionType):
+        return _rebuilt(value, of[0])
+    if isinstance(value, tuple):
+        return tuple(_rebuilt(item, of[0]) for item in value)
+    if isinstance(value, dict):
+        return {key: _rebuilt(item, of[-1]) for key, item in value.items()}
+    return value
 
 
 Outputs = Literal["logits", "probabilities", "logit", "probability", "value"]
@@ -439,11 +305,14 @@ def with_interval(share: Tensor | float, ends: Tensor) -> str:
 
 class Result:
     """Saving, loading and drawing; for frozen dataclasses of tensors, numbers, strings, and tuples,
-    dicts and dataclasses of these."""
+    dicts and dataclasses of these, the shapes of which are checked (:func:`check_shapes`)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__repr__ = Result.__repr__  # or @dataclass writes one that prints whole tensors
+
+    def __post_init__(self) -> None:
+        check_shapes(self)
 
     def save(self, path: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
         """Write ``path.npz`` and ``path.json``; each appears whole or not at all.
@@ -468,18 +337,13 @@ class Result:
         """
         settings, data = read(path, cls.__name__)
         try:
-            result = cls._restore(unpack(settings, Arrays(data)))
+            result = _rebuilt(unpack(settings, Arrays(data)), cls)
             expect_types(result)
         except Exception as error:  # what a damaged file says can go wrong in any way it likes
             npz, _ = pair(path)
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ValueError(f"{npz} does not hold a {cls.__name__}: {reason}") from error
         return result
-
-    @classmethod
-    def _restore(cls, settings: dict[str, Any]) -> Self:
-        """The result with these fields, dataclasses among which are dicts of theirs."""
-        return cls(**settings)
 
     def __repr__(self) -> str:
         """The fields, of tensors the type and shape only."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from zfcuda.results.base import Result, expect_shape
+from zfcuda.results.base import Result
 from zfcuda.storage.files import text_table
 
 
@@ -37,23 +38,14 @@ class CorrespondenceResult(Result):
     layers: tuple[str, ...]
     parts: tuple[str, ...]
     controls: tuple[str, ...]
-    boxes: dict[str, Tensor]
-    differing: dict[str, dict[str, Tensor]]
-    changed: dict[str, dict[str, Tensor]]
+    boxes: Annotated[dict[str, Tensor], "parts: R N 4"]
+    differing: Annotated[dict[str, dict[str, Tensor]], "layers parts: R N N"]
+    changed: Annotated[dict[str, dict[str, Tensor]], "layers parts: R N"]
     elements: dict[str, int]
     tolerance: float
     fill: float | Tensor
     image_size: tuple[int, int]
     seconds: float
-
-    def __post_init__(self) -> None:
-        for part in self.parts:
-            expect_shape(f"boxes[{part!r}]", self.boxes[part], None, None, 4)
-            places, n, _ = self.boxes[part].shape
-            for layer in self.layers:
-                where = f"[{layer!r}][{part!r}]"
-                expect_shape(f"differing{where}", self.differing[layer][part], places, n, n)
-                expect_shape(f"changed{where}", self.changed[layer][part], places, n)
 
     def pairs(self, layer: str, part: str) -> Tensor:
         """float64 [R,N(N-1)/2], each pair's Hamming distance as a share of the elements."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Self
 
 from torch import Tensor
 
@@ -123,15 +122,3 @@ class Diagram(Result):
                 "image and projection must be [C,H,W] and alike, got "
                 f"{list(self.image.shape)} and {list(self.projection.shape)}"
             )
-
-    @classmethod
-    def _restore(cls, settings: dict[str, Any]) -> Self:
-        switch = settings["switch"]
-        return cls(
-            **{
-                **settings,
-                "steps": tuple(Step(**step) for step in settings["steps"]),
-                "sources": tuple(Source(**source) for source in settings["sources"]),
-                "switch": None if switch is None else SwitchExample(**switch),
-            }
-        )

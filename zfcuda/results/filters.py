@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from zfcuda.results.base import Result, expect_shape
+from zfcuda.results.base import Result
 from zfcuda.results.maxima import TopActivations
 
 
@@ -33,25 +33,15 @@ class FilterResult(Result):
     """
 
     layer: str
-    filters: Tensor
+    filters: Annotated[Tensor, "M Z h w"]
     stride: tuple[int, int]
-    rms: Tensor
-    weak: Tensor
+    rms: Annotated[Tensor, "M"]
+    weak: Annotated[Tensor, "M"]
     threshold: float
-    strongest: Tensor | None
-    aliasing: Tensor
-    response_aliasing: Tensor | None = None
+    strongest: Annotated[Tensor | None, "M"]
+    aliasing: Annotated[Tensor, "M"]
+    response_aliasing: Annotated[Tensor | None, "M"] = None
     count: int = 0
-
-    def __post_init__(self) -> None:
-        expect_shape("filters", self.filters, None, None, None, None)
-        count = len(self.filters)
-        expect_shape("rms", self.rms, count)
-        expect_shape("weak", self.weak, count)
-        expect_shape("aliasing", self.aliasing, count)
-        for name in ("strongest", "response_aliasing"):
-            if getattr(self, name) is not None:
-                expect_shape(name, getattr(self, name), count)
 
     @property
     def silent(self) -> Tensor:
@@ -101,9 +91,3 @@ class FilterComparison(Result):
                 f"names, filters and tops must be equally many, got {len(self.names)}, "
                 f"{len(self.filters)}, {len(self.tops)}"
             )
-
-    @classmethod
-    def _restore(cls, settings: dict[str, Any]) -> Self:
-        filters = tuple(FilterResult._restore(one) for one in settings["filters"])
-        tops = tuple(TopActivations._restore(one) for one in settings["tops"])
-        return cls(settings["names"], filters, tops)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -39,13 +39,13 @@ class InvarianceResult(Result):
 
     kind: Literal["rotation", "translation", "scaling"]
     values: Tensor
-    logits: Tensor
-    base_logits: Tensor
-    target: Tensor
-    distances: dict[str, Tensor]
+    logits: Annotated[Tensor, "N M K"]
+    base_logits: Annotated[Tensor, "N K"]
+    target: Annotated[Tensor, "N"]
+    distances: Annotated[dict[str, Tensor], "N M"]
     fill: float | Tensor
     seconds: float
-    norms: dict[str, Tensor] = field(default_factory=dict)
+    norms: Annotated[dict[str, Tensor], "N"] = field(default_factory=dict)
     outputs: Outputs = "logits"
 
     def __post_init__(self) -> None:
@@ -55,14 +55,8 @@ class InvarianceResult(Result):
             )
         expect_shape("values", self.values, *((None, 2) if self.kind == "translation" else (None,)))
         expect_shape("logits", self.logits, None, len(self.values), None)
-        n, count, classes = self.logits.shape
-        expect_shape("base_logits", self.base_logits, n, classes)
-        expect_shape("target", self.target, n)
-        check_outputs(self.outputs, classes)
-        for layer, distances in self.distances.items():
-            expect_shape(f"distances[{layer!r}]", distances, n, count)
-        for layer, norms in self.norms.items():
-            expect_shape(f"norms[{layer!r}]", norms, n)
+        super().__post_init__()
+        check_outputs(self.outputs, self.logits.shape[2])
 
     @property
     def probabilities(self) -> Tensor:
@@ -117,37 +111,21 @@ class InvarianceStudy(Result):
         example_values: by family [E], which ones: pixels down or right, factors, degrees.
     """
 
-    names: tuple[str, ...]
-    images: Tensor
+    names: Annotated[tuple[str, ...], "N"]
+    images: Annotated[Tensor, "N C H W"]
     layers: tuple[str, ...]
     experiments: dict[str, InvarianceResult]
-    examples: dict[str, Tensor]
-    example_values: dict[str, Tensor]
+    examples: Annotated[dict[str, Tensor], "experiments: E C H W"]
+    example_values: Annotated[dict[str, Tensor], "experiments: E"]
 
     def __post_init__(self) -> None:
-        expect_shape("images", self.images, len(self.names), None, None, None)
+        super().__post_init__()
         for family, result in self.experiments.items():
-            expect_shape(
-                f"experiments[{family!r}].logits", result.logits, len(self.names), None, None
-            )
-            expect_shape(
-                f"examples[{family!r}]", self.examples[family], None, *self.images.shape[1:]
-            )
-            expect_shape(
-                f"example_values[{family!r}]",
-                self.example_values[family],
-                len(self.examples[family]),
-            )
+            name = f"experiments[{family!r}]"
+            expect_shape(f"{name}.logits", result.logits, len(self.names), None, None)
             unknown = {*self.layers} - result.distances.keys()
             if unknown:
-                raise ValueError(f"experiments[{family!r}] lacks the layers {sorted(unknown)}")
-
-    @classmethod
-    def _restore(cls, settings: dict[str, Any]) -> Self:
-        experiments = {
-            family: InvarianceResult(**result) for family, result in settings["experiments"].items()
-        }
-        return cls(**{**settings, "experiments": experiments})
+                raise ValueError(f"{name} lacks the layers {sorted(unknown)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,28 +155,17 @@ class InvarianceSummary(Result):
             values ``unchanged`` is NaN.
     """
 
-    names: tuple[str, ...]
-    numbers: Tensor
-    target: Tensor
-    base: Tensor
-    layers: tuple[str, ...]
-    values: dict[str, Tensor]
-    distances: dict[str, Tensor]
-    distance_spread: dict[str, Tensor]
-    probabilities: dict[str, Tensor]
-    probability_spread: dict[str, Tensor]
-    unchanged: dict[str, Tensor]
+    names: Annotated[tuple[str, ...], "N"]
+    numbers: Annotated[Tensor, "N"]
+    target: Annotated[Tensor, "N"]
+    base: Annotated[Tensor, "N"]
+    layers: Annotated[tuple[str, ...], "L"]
+    values: Annotated[dict[str, Tensor], "M"]
+    distances: Annotated[dict[str, Tensor], "values: L M"]
+    distance_spread: Annotated[dict[str, Tensor], "values: L M"]
+    probabilities: Annotated[dict[str, Tensor], "values: M"]
+    probability_spread: Annotated[dict[str, Tensor], "values: M"]
+    unchanged: Annotated[dict[str, Tensor], "values: M"]
     undefined: int = 0
     skipped: tuple[str, ...] = ()
     outputs: Outputs = "logits"
-
-    def __post_init__(self) -> None:
-        for name in ("numbers", "target", "base"):
-            expect_shape(name, getattr(self, name), len(self.names))
-        for family, values in self.values.items():
-            expect_shape(f"values[{family!r}]", values, None)
-            for name in ("distances", "distance_spread"):
-                shape = (len(self.layers), len(values))
-                expect_shape(f"{name}[{family!r}]", getattr(self, name)[family], *shape)
-            for name in ("probabilities", "probability_spread", "unchanged"):
-                expect_shape(f"{name}[{family!r}]", getattr(self, name)[family], len(values))

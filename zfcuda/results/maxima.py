@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
-from zfcuda.results.base import Result, expect_shape
+from zfcuda.results.base import Result
 
 __all__ = ["TopActivations"]
 
@@ -41,32 +42,18 @@ class TopActivations(Result):
     """
 
     layers: tuple[str, ...]
-    values: dict[str, Tensor]
-    images: dict[str, Tensor]
-    positions: dict[str, Tensor]
-    channels: dict[str, Tensor]
-    boxes: dict[str, Tensor]
-    projections: dict[str, Tensor]
-    patches: dict[str, Tensor]
+    values: Annotated[dict[str, Tensor], "layers: C k"]
+    images: Annotated[dict[str, Tensor], "layers: C k"]
+    positions: Annotated[dict[str, Tensor], "layers: C k 2"]
+    channels: Annotated[dict[str, Tensor], "layers: M"]
+    boxes: Annotated[dict[str, Tensor], "layers: M k 4"]
+    projections: Annotated[dict[str, Tensor], "layers: M k Z h w"]
+    patches: Annotated[dict[str, Tensor], "layers: M k Z h w"]
     difference: dict[str, float]
     undefined: dict[str, int]
     count: int
     image_size: tuple[int, int]
     seconds: float
-
-    def __post_init__(self) -> None:
-        for layer in self.layers:
-            expect_shape(f"values[{layer!r}]", self.values[layer], None, None)
-            maps, k = self.values[layer].shape
-            expect_shape(f"images[{layer!r}]", self.images[layer], maps, k)
-            expect_shape(f"positions[{layer!r}]", self.positions[layer], maps, k, 2)
-            expect_shape(f"channels[{layer!r}]", self.channels[layer], None)
-            chosen = len(self.channels[layer])
-            expect_shape(f"boxes[{layer!r}]", self.boxes[layer], chosen, k, 4)
-            expect_shape(
-                f"projections[{layer!r}]", self.projections[layer], chosen, k, None, None, None
-            )
-            expect_shape(f"patches[{layer!r}]", self.patches[layer], *self.projections[layer].shape)
 
     @property
     def k(self) -> int:
@@ -99,29 +86,16 @@ class EvolutionResult(Result):
         seconds: wall time.
     """
 
-    checkpoints: tuple[str, ...]
+    checkpoints: Annotated[tuple[str, ...], "E"]
     layers: tuple[str, ...]
-    channels: dict[str, Tensor]
-    values: dict[str, Tensor]
-    images: dict[str, Tensor]
-    positions: dict[str, Tensor]
-    boxes: dict[str, Tensor]
-    projections: dict[str, Tensor]
-    patches: dict[str, Tensor]
+    channels: Annotated[dict[str, Tensor], "layers: M"]
+    values: Annotated[dict[str, Tensor], "layers: E M"]
+    images: Annotated[dict[str, Tensor], "layers: E M"]
+    positions: Annotated[dict[str, Tensor], "layers: E M 2"]
+    boxes: Annotated[dict[str, Tensor], "layers: E M 4"]
+    projections: Annotated[dict[str, Tensor], "layers: E M Z h w"]
+    patches: Annotated[dict[str, Tensor], "layers: E M Z h w"]
     difference: dict[str, float]
     count: int
     image_size: tuple[int, int]
     seconds: float
-
-    def __post_init__(self) -> None:
-        for layer in self.layers:
-            expect_shape(f"channels[{layer!r}]", self.channels[layer], None)
-            shape = len(self.checkpoints), len(self.channels[layer])
-            expect_shape(f"values[{layer!r}]", self.values[layer], *shape)
-            expect_shape(f"images[{layer!r}]", self.images[layer], *shape)
-            expect_shape(f"positions[{layer!r}]", self.positions[layer], *shape, 2)
-            expect_shape(f"boxes[{layer!r}]", self.boxes[layer], *shape, 4)
-            expect_shape(
-                f"projections[{layer!r}]", self.projections[layer], *shape, None, None, None
-            )
-            expect_shape(f"patches[{layer!r}]", self.patches[layer], *self.projections[layer].shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from zfcuda.results.base import (
     Outputs,
     Result,
     check_outputs,
+    check_shapes,
     expect_shape,
     of_target,
     probabilities_of,
@@ -32,14 +33,12 @@ class LayerSums:
     """
 
     layer: str
-    channels: Tensor
-    base: Tensor
-    sums: Tensor
+    channels: Annotated[Tensor, "N"]
+    base: Annotated[Tensor, "N"]
+    sums: Annotated[Tensor, "N P"]
 
     def __post_init__(self) -> None:
-        expect_shape("channels", self.channels, self.sums.shape[0])
-        expect_shape("base", self.base, self.sums.shape[0])
-        expect_shape("sums", self.sums, None, None)
+        check_shapes(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +64,10 @@ class OcclusionResult(Result):
         outputs: what the network's outputs are, as in :class:`Predictions`.
     """
 
-    logits: Tensor
+    logits: Annotated[Tensor, "N P K"]
     base_logits: Tensor
-    target: Tensor
-    boxes: Tensor
+    target: Annotated[Tensor, "N"]
+    boxes: Annotated[Tensor, "P 4"]
     grid: tuple[int, int] | None
     size: tuple[int, int] | None
     stride: tuple[int, int] | None
@@ -78,33 +77,25 @@ class OcclusionResult(Result):
     seconds: float
     score: Literal["logit", "probability"] = "logit"
     method: Literal["cone", "dense"] = "dense"
-    classes: Tensor | None = None
-    best: Tensor | None = None
-    log_total: Tensor | None = None
+    classes: Annotated[Tensor | None, "K"] = None
+    best: Annotated[Tensor | None, "N P"] = None
+    log_total: Annotated[Tensor | None, "N P"] = None
     outputs: Outputs = "logits"
 
     def __post_init__(self) -> None:
         count = self.grid[0] * self.grid[1] if self.grid else None
         expect_shape("logits", self.logits, None, count, None)
+        super().__post_init__()
         n, positions, classes = self.logits.shape
         if self.classes is None:
             expect_shape("base_logits", self.base_logits, n, classes)
-        else:
-            expect_shape("classes", self.classes, classes)
-            expect_shape("best", self.best, n, positions)
-            expect_shape("log_total", self.log_total, n, positions)
-        expect_shape("target", self.target, n)
-        expect_shape("boxes", self.boxes, positions, 4)
+        elif self.best is None or self.log_total is None:
+            raise ValueError("best and log_total must be given with classes, got None")
         for layer, sums in self.layers.items():
             expect_shape(f"layers[{layer!r}].sums", sums.sums, n, positions)
         if self.score not in ("logit", "probability"):
             raise ValueError(f"score must be 'logit' or 'probability', got {self.score!r}")
         check_outputs(self.outputs, self.base_logits.shape[1])
-
-    @classmethod
-    def _restore(cls, settings: dict[str, Any]) -> Self:
-        layers = {name: LayerSums(**sums) for name, sums in settings["layers"].items()}
-        return cls(**{**settings, "layers": layers})
 
     @property
     def probabilities(self) -> Tensor:
@@ -253,18 +244,18 @@ class OcclusionSummary(Result):
             values a drop is what they fall by, and ``telling`` is 0.
     """
 
-    names: tuple[str, ...]
-    numbers: Tensor
-    labels: Tensor
+    names: Annotated[tuple[str, ...], "N"]
+    numbers: Annotated[Tensor, "N"]
+    labels: Annotated[Tensor, "N"]
     class_names: tuple[str, ...]
-    target: Tensor
-    probability: Tensor
-    mean: Tensor
-    largest: Tensor
-    strongest: Tensor
-    changed: Tensor
-    localisation: Tensor
-    shown: Tensor
+    target: Annotated[Tensor, "N"]
+    probability: Annotated[Tensor, "N"]
+    mean: Annotated[Tensor, "N"]
+    largest: Annotated[Tensor, "N"]
+    strongest: Annotated[Tensor, "N 4"]
+    changed: Annotated[Tensor, "N"]
+    localisation: Annotated[Tensor, "N"]
+    shown: Annotated[Tensor, "S"]
     most: int
     telling: float
     maps: Tensor
@@ -278,11 +269,7 @@ class OcclusionSummary(Result):
     outputs: Outputs = "logits"
 
     def __post_init__(self) -> None:
-        count = len(self.names)
-        for name in ("numbers", "labels", "target", *IMAGE_NUMBERS):
-            expect_shape(name, getattr(self, name), count)
-        expect_shape("strongest", self.strongest, count, 4)
-        expect_shape("shown", self.shown, None)
+        super().__post_init__()
         expect_shape("maps", self.maps, len(self.shown), *self.grid)
         expect_shape("images", self.images, len(self.shown), None, *self.image_size)
         expect_shape("boxes", self.boxes, math.prod(self.grid), 4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
@@ -12,7 +12,6 @@ from zfcuda.results.base import (
     Result,
     check_outputs,
     entropy_of,
-    expect_shape,
     probabilities_of,
 )
 
@@ -42,12 +41,12 @@ class Predictions(Result):
             empty where they are not known.
     """
 
-    logits: Tensor
+    logits: Annotated[Tensor, "N K"]
     outputs: Outputs = "logits"
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        expect_shape("logits", self.logits, None, None)
+        super().__post_init__()
         check_outputs(self.outputs, self.logits.shape[1])
         count = self.logits.shape[1]
         if self.class_names and len(self.class_names) not in ((1, 2) if count == 1 else (count,)):

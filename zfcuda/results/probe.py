@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
-from zfcuda.results.base import Result, expect_shape, wilson, with_interval
+from zfcuda.results.base import Result, wilson, with_interval
 from zfcuda.storage.files import text_table
 
 __all__ = ["PIXELS", "ProbeResult"]
@@ -39,27 +40,20 @@ class ProbeResult(Result):
         seconds: wall time.
     """
 
-    layers: tuple[str, ...]
+    layers: Annotated[tuple[str, ...], "L"]
     shapes: tuple[tuple[int, ...], ...]
     pooled: tuple[tuple[int, ...], ...]
-    regularisation: Tensor
-    chosen: Tensor
-    validation_accuracy: Tensor
-    training_accuracy: Tensor
-    accuracy: Tensor
-    converged: Tensor
+    regularisation: Annotated[Tensor, "R"]
+    chosen: Annotated[Tensor, "L"]
+    validation_accuracy: Annotated[Tensor, "L R"]
+    training_accuracy: Annotated[Tensor, "L"]
+    accuracy: Annotated[Tensor, "L"]
+    converged: Annotated[Tensor, "L R"]
     pictures: tuple[int, ...]
     chance: float
     network_accuracy: float
     class_names: tuple[str, ...]
     seconds: float
-
-    def __post_init__(self) -> None:
-        count, strengths = len(self.layers), len(self.regularisation)
-        expect_shape("validation_accuracy", self.validation_accuracy, count, strengths)
-        expect_shape("converged", self.converged, count, strengths)
-        for name in ("chosen", "training_accuracy", "accuracy"):
-            expect_shape(name, getattr(self, name), count)
 
     @property
     def features(self) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -36,22 +37,16 @@ class Patches(Result):
     """
 
     layers: tuple[str, ...]
-    layer: Tensor
-    image: Tensor
-    units: Tensor
-    activations: Tensor
-    boxes: Tensor
+    layer: Annotated[Tensor, "V"]
+    image: Annotated[Tensor, "V"]
+    units: Annotated[Tensor, "V 3"]
+    activations: Annotated[Tensor, "V"]
+    boxes: Annotated[Tensor, "V 4"]
     values: Tensor
-    images: Tensor
+    images: Annotated[Tensor, "N C H W"]
 
     def __post_init__(self) -> None:
-        count = len(self.layer)
-        expect_shape("layer", self.layer, None)
-        expect_shape("image", self.image, count)
-        expect_shape("units", self.units, count, 3)
-        expect_shape("activations", self.activations, count)
-        expect_shape("boxes", self.boxes, count, 4)
-        expect_shape("images", self.images, None, None, None, None)
+        super().__post_init__()
         expect_shape("values", self.values, self._starts[-1])
 
     def __len__(self) -> int:
@@ -117,16 +112,9 @@ class Projections(Result):
     """
 
     layers: tuple[str, ...]
-    columns: tuple[str, ...]
-    units: dict[str, Tensor]
-    activations: dict[str, Tensor]
-    projections: dict[str, Tensor]
-    images: Tensor
+    columns: Annotated[tuple[str, ...], "V"]
+    units: Annotated[dict[str, Tensor], "layers: V 3"]
+    activations: Annotated[dict[str, Tensor], "layers: V"]
+    projections: Annotated[dict[str, Tensor], "layers: V C H W"]
+    images: Annotated[Tensor, "V C H W"]
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        expect_shape("images", self.images, len(self.columns), None, None, None)
-        for layer in self.layers:
-            expect_shape(f"units[{layer!r}]", self.units[layer], len(self.columns), 3)
-            expect_shape(f"activations[{layer!r}]", self.activations[layer], len(self.columns))
-            expect_shape(f"projections[{layer!r}]", self.projections[layer], *self.images.shape)

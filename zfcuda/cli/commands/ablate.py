@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfcuda.cli import arguments, terminal
-from zfcuda.storage.terminal import skipped
+import zfcuda
+from zfcuda.cli import arguments, inputs
+from zfcuda.cli.command import Finding, one_result
+from zfcuda.cli.terminal import resumable
 
 if TYPE_CHECKING:
     from zfcuda.experiments.ablations import Variant
@@ -58,42 +61,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """All trainings, then one table."""
-    import dataclasses
-
-    from zfcuda import ablation, figures, models, training
-    from zfcuda.cli.network import pick_device
-    from zfcuda.data.examples import drawn
-    from zfcuda.data.folder import split
-    from zfcuda.experiments import ablations
-    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
-
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: expected at least 1")
-    variants = ablations.TABLE_3
+    one_result(options, "ablation", lambda _network: _look(options), lambda options: None)
+
+
+def _look(options: argparse.Namespace) -> Finding:
+    from zfcuda.cli.network import pick_device
+    from zfcuda.experiments.ablations import TABLE_3
+
+    variants = TABLE_3
     if options.variant:
         variants = (variants[0], *map(_variant, options.variant))
-    folder = writable_folder(options.out)
-    provenance = Provenance.of(options)
-    preprocessing = models.preprocessing(f"{_MODEL}?weights=none")
-    by_class = all(map(training.draws_by_class, folder.glob("*-seed*")))
-    data = split(preprocessing, options.data, not options.plain, options.seed, by_class)
-    skipped(data.skipped)
-    data = dataclasses.replace(data, training=drawn(data.training, options.limit, options.seed))
-    with terminal.resumable():
-        result = ablation(
+    folder = Path(options.out)
+    data = inputs.training_split(options, _MODEL, folder.glob("*-seed*"))
+    with resumable():
+        result = zfcuda.ablation(
             data,
             folder,
             variants,
-            training.Recipe(epochs=options.epochs),
+            zfcuda.training.Recipe(epochs=options.epochs),
             range(options.seed, options.seed + options.seeds),
             device=pick_device(options.device),
             progress=not options.quiet,
         )
-    text = _findings(result)
-    figure = figures.ablation(result, f"{_MODEL} with layers removed or resized")
-    stem = place(folder / "ablation", provenance)
-    entry = write("Ablations", text, result, figure, stem, provenance, "paper table 3")
-    announce(entry, *result.table().splitlines())
+    figure = zfcuda.figures.ablation(result, f"{_MODEL} with layers removed or resized")
+    lines = result.table().splitlines()
+    return Finding("Ablations", _findings(result), result, figure, "paper table 3", lines=lines)
 
 
 def _variant(text: str) -> Variant:

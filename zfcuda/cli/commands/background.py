@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfcuda.cli import arguments, inputs
+import zfcuda
+from zfcuda.cli import arguments
+from zfcuda.cli.command import Finding, each_image, figure_title
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,45 +71,72 @@ def _box(text: str) -> tuple[int, ...]:
 
 def run(options: argparse.Namespace) -> None:
     """Every image on every background."""
-    from zfcuda import data
-    from zfcuda.cli import jobs
-    from zfcuda.cli.network import Network
     from zfcuda.experiments.invariance.study import early_and_late
-    from zfcuda.report.writing import Provenance, announce, place, writable_folder
     from zfcuda.storage.terminal import remark
 
-    if options.list_layers:
-        inputs.list_layers(Network.of(options))
-        return
-    if not options.image:
-        raise ValueError("background needs --image FILE")
-    if options.mask and len(options.image) > 1:
-        raise ValueError(f"--mask is that of one image, {len(options.image)} are given")
     colours = {f"on {name}": _rgb(name) for name in options.colour}
-    images = [data.read_image(path) for path in options.image]
-    masks = [
-        _object(path, image, options) for path, image in zip(options.image, images, strict=True)
-    ]
-    folder = writable_folder(options.out)
-    network = Network.of(options)
-    stems = inputs.stems(options.image, options.command)
-    for path, stem, image, (mask, source) in zip(options.image, stems, images, masks, strict=True):
+    masks: dict[str, tuple[Image, str]] = {}  # by the image's path, with what told them
+
+    def check(path: str, image: Image) -> None:
+        if options.mask and len(options.image) > 1:
+            raise ValueError(f"--mask is that of one image, {len(options.image)} are given")
+        masks[path] = _object(path, image, options)
+
+    def look(network: Network, x: Tensor, path: str) -> Finding:
+        mask, source = masks[path]
         if not options.quiet:
             remark(f"{path}: the object is told by {source}")
-        x = network.input(image)
-        provenance = Provenance.of_image(options, network.facts(), path, object=source)
-        entry = jobs.background(
+        found = background(
             network,
             x,
-            _fitted(mask, network, path),
             Path(path).name,
-            place(folder / stem, provenance),
+            _fitted(mask, network, path),
             options.layer or early_and_late(network.model, x),
             colours,
-            provenance,
             network.label(options.target),
         )
-        announce(entry)
+        return replace(found, settings={"object": source})
+
+    each_image(options, look, check)
+
+
+def background(
+    network: Network,
+    x: Tensor,
+    name: str,
+    mask: Tensor,
+    layer: Sequence[str],
+    colours: Mapping[str, tuple[float, float, float]],
+    target: int | None = None,
+) -> Finding:
+    """The object on its background, on plain colours (RGB in 0..1) and cut out.
+
+    Args:
+        mask: [H,W] in 0..1, 1 on the object.
+    """
+    from zfcuda.results.base import in_words
+
+    fills = {name: network.preprocessing.display_value(rgb) for name, rgb in colours.items()}
+    result = zfcuda.background_effect(
+        network.model, x, mask, list(layer), target, fills, outputs=network.outputs
+    )
+    figure = zfcuda.figures.background_effect(
+        result,
+        images=network.display(result.images),
+        projections=network.signals(result.projections),
+        class_names=network.class_names,
+        title=figure_title(network, name, "the background's effect", layer),
+    )
+    text = (
+        "The same object on its own background, on plain colours and cut out (on the mean "
+        "colour): what the network says, and what the strongest unit of each layer responds to. "
+        "Squares mark what a unit sees; small ones are shown enlarged, above their image patch. "
+        "“moved” is the length of a projection's change as a share of the original's length, “on "
+        "object” the share of its energy (sum of squares) that lies on the object."
+        + in_words(result.outputs)
+    )
+    title = "What the background contributes"
+    return Finding(title, text, result, figure, "talk figures 3 and 4")
 
 
 def _rgb(colour: str) -> tuple[float, float, float]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from zfcuda.cli import arguments, inputs
+import zfcuda
+from zfcuda.cli import arguments
+from zfcuda.cli.command import Finding, one_result, stems
 from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zfcuda.cli.network import Network
     from zfcuda.results.correspondence import CorrespondenceResult
 
 HELP = "hide the same part of several images, compare what changes"
@@ -61,21 +64,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """One table."""
-    import zfcuda
-    from zfcuda import figures
-    from zfcuda.cli import parts
-    from zfcuda.cli.network import Network
-    from zfcuda.experiments.invariance.study import early_and_late
-    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
-
-    if options.list_layers:
-        inputs.list_layers(Network.of(options))
-        return
-    if options.places < 1:
+    if options.places < 1 and not options.list_layers:
         raise ValueError(f"--places {options.places}: expected at least 1")
-    folder = writable_folder(options.out)
-    network = Network.of(options)
-    provenance = Provenance.of(options, network.facts())
+    (name,) = stems([options.parts or "faces"], options.command)
+    one_result(options, name, lambda network: _look(network, options))
+
+
+def _look(network: Network, options: argparse.Namespace) -> Finding:
+    from zfcuda.cli import parts
+    from zfcuda.experiments.invariance.study import early_and_late
+
     if options.parts:
         x, parts = parts.parts_of_table(options.parts, network.preprocessing)
     else:
@@ -91,13 +89,13 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     what = f"{len(x)} {'images' if options.parts else 'faces'}"
-    figure = figures.correspondence(
+    figure = zfcuda.figures.correspondence(
         result, network.display(x), f"{what}: the same part hidden, {short_spec(network.spec)}"
     )
-    text = _findings(result)
-    stem = place(folder / inputs.stems([options.parts or "faces"], options.command)[0], provenance)
-    entry = write("Correspondence", text, result, figure, stem, provenance, "paper table 1")
-    announce(entry, *result.table().splitlines())
+    lines = result.table().splitlines()
+    return Finding(
+        "Correspondence", _findings(result), result, figure, "paper table 1", lines=lines
+    )
 
 
 def _controls(

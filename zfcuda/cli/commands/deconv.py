@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from zfcuda.cli import arguments, inputs
+import zfcuda
+from zfcuda.cli import arguments
+from zfcuda.cli.command import Finding, each_image, figure_title
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zfcuda.cli.network import Network
 
 HELP = "project a layer's units back to the image"
 DESCRIPTION = (
@@ -50,20 +61,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Project every image's units."""
-    from zfcuda.cli import jobs
-
     if not options.layer and not options.list_layers:
         raise ValueError("deconv needs --layer NAME; --list-layers prints the names")
-    settings = {
-        "channel": options.channel,
-        "position": options.position,
-        "k": options.k,
-        "rule": options.rule,
-        "overlap": options.overlap,
-    }
-    inputs.each_image(
-        options,
-        lambda network, x, name, stem, provenance: jobs.project(
-            network, x, name, stem, options.layer, not options.quiet, provenance, **settings
-        ),
+    names = ("layer", "channel", "position", "k", "rule", "overlap")
+    settings = {name: getattr(options, name) for name in names}
+    settings["progress"] = not options.quiet
+    each_image(options, lambda network, x, path: deconv(network, x, Path(path).name, **settings))
+
+
+def deconv(
+    network: Network, x: Tensor, name: str, layer: Sequence[str], **settings: Any
+) -> Finding:
+    """Deconvnet projections of the layers; `settings` go to `zfcuda.projections`."""
+    result = zfcuda.projections(network.model, x, list(layer), **settings)
+    k = len(result.columns)
+    columns = (name,) if k == 1 else ("strongest", *(f"no. {i}" for i in range(2, k + 1)))
+    result = replace(result, columns=columns)
+    figure = zfcuda.figures.projection_grid(
+        result,
+        images=network.display(result.images),
+        projections=network.signals(result.projections),
+        class_names=network.class_names,
+        title=figure_title(network, name, "projections", layer, settings.get("channel")),
     )
+    chosen = settings.get("channel") is not None or settings.get("position", "max") != "max"
+    text = (
+        f"What the {'chosen' if chosen else 'strongest'} {'unit' if k == 1 else 'units'} of each "
+        "layer responded to, projected back to the input. Mid grey is no signal, squares mark what "
+        "a unit sees; small ones are shown enlarged, above their image patch."
+    )
+    return Finding("Projections", text, result, figure, "talk figure 2")

@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfcuda.cli import arguments, inputs
+import zfcuda
+from zfcuda.cli import arguments
+from zfcuda.cli.command import Finding, each_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from zfcuda.cli.network import Network
-    from zfcuda.report.entries import Entry
-    from zfcuda.report.writing import Provenance
 
 HELP = "draw a layer of the model with its deconvnet layer"
 DESCRIPTION = (
@@ -50,15 +50,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw the layer with every image's numbers."""
-    from zfcuda import figures
-    from zfcuda.experiments.diagrams import diagram_of
     from zfcuda.experiments.invariance.study import early_and_late
-    from zfcuda.report.writing import write
 
-    def job(network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance) -> Entry:
+    def look(network: Network, x: Tensor, path: str) -> Finding:
+        name = Path(path).name
         layer = options.layer or early_and_late(network.model, x)[0]
-        result = diagram_of(network.model, x, layer, options.depth)
-        figure = figures.diagram(
+        result = zfcuda.diagram_of(network.model, x, layer, options.depth)
+        figure = zfcuda.figures.diagram(
             result, network.preprocessing, f"{layer} and its deconvnet layer, on {name}"
         )
         text = (
@@ -71,8 +69,6 @@ def run(options: argparse.Namespace) -> None:
                 f" Below: windows of {result.switch.name} around its strongest unit; the switch "
                 "is where in its window the maximum is, and unpooling puts it back there."
             )
-        return write(
-            "Diagram", text, result, figure, stem, provenance, "paper figure 1, talk figures 1, 2"
-        )
+        return Finding("Diagram", text, result, figure, "paper figure 1, talk figures 1, 2")
 
-    inputs.each_image(options, job)
+    each_image(options, look)

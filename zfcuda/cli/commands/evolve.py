@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import zfcuda
 from zfcuda.cli import arguments, inputs
+from zfcuda.cli.command import Finding, one_result
 from zfcuda.storage.terminal import skipped
 
 if TYPE_CHECKING:
@@ -51,19 +53,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """One figure, a part for each layer."""
-    import zfcuda
-    from zfcuda import figures
-    from zfcuda.cli.network import shown_pictures, shown_signals, silent_layers
-    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
+    one_result(options, "evolution", lambda network: _look(network, options), _network)
 
-    network = _network(options)
-    if options.list_layers:
-        inputs.list_layers(network)
-        return
+
+def _look(network: Network, options: argparse.Namespace) -> Finding:
+    from zfcuda.cli.network import shown_pictures, shown_signals, silent_layers
+
     layers = arguments.mapped_layers(options, network)
     checkpoints, model = _checkpoints(options, network)
-    folder = writable_folder(options.out)
-    provenance = Provenance.of(options, network.facts(), layer=layers, checkpoints=[*checkpoints])
     images, what = inputs.images_of(options, network)
     result = zfcuda.evolution(
         checkpoints,
@@ -74,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     skipped(images.skipped)
-    figure = figures.feature_evolution(
+    figure = zfcuda.figures.feature_evolution(
         result,
         shown_signals(network, result.projections),
         shown_pictures(network, result.patches),
@@ -88,9 +85,9 @@ def run(options: argparse.Namespace) -> None:
             [(result.values[layer].T, result.images[layer].T) for layer in result.layers]
         )
     )
-    stem = place(folder / "evolution", provenance)
-    announce(
-        write("Features during training", text, result, figure, stem, provenance, "paper figure 4")
+    settings = {"layer": layers, "checkpoints": [*checkpoints]}
+    return Finding(
+        "Features during training", text, result, figure, "paper figure 4", settings=settings
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import zfcuda
 from zfcuda.cli import arguments, inputs
+from zfcuda.cli.command import Finding, one_result
 from zfcuda.storage.terminal import skipped
 
 if TYPE_CHECKING:
@@ -56,16 +57,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """One figure, a column for each network."""
-    import zfcuda
-    from zfcuda import figures
-    from zfcuda.cli.network import shown_signals
-    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
+    load = (lambda options: None) if options.train else None
+    one_result(options, "filters", lambda network: _look(network, options), load)
 
-    folder = writable_folder(options.out)
-    networks = _trained(options, folder) if options.train else _named(options)
+
+def _look(network: Network | None, options: argparse.Namespace) -> Finding:
+    from zfcuda.cli.network import shown_signals
+
+    networks = _named(network, options) if network else _trained(options, Path(options.out))
     images = {name: inputs.images_of(options, own)[0] for name, own in networks.items()}
-    network = None if options.train else next(iter(networks.values()))
-    provenance = Provenance.of(options, network.facts(), networks=_hashes(networks))
     result = zfcuda.compare_filters(
         {name: own.model for name, own in networks.items()},
         images,
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     skipped(next(iter(images.values())).skipped)
-    figure = figures.first_layers(
+    figure = zfcuda.figures.first_layers(
         result,
         [
             _in_rgb(own, filters.filters)
@@ -92,15 +92,15 @@ def run(options: argparse.Namespace) -> None:
             f"Both networks were trained alike on the training part for {options.epochs} epochs "
             f"(seed {options.seed}). {text}"
         )
-    stem = place(folder / "filters", provenance)
-    announce(write("First layers", text, result, figure, stem, provenance, "paper figure 6"))
+    settings = {"networks": {name: own.weights_digest for name, own in networks.items()}}
+    return Finding("First layers", text, result, figure, "paper figure 6", settings=settings)
 
 
-def _named(options: argparse.Namespace) -> dict[str, Network]:
-    """The networks of --model and --against, by names that tell them apart."""
+def _named(network: Network, options: argparse.Namespace) -> dict[str, Network]:
+    """The network and that of --against, by names that tell them apart."""
     from zfcuda.cli.network import Network, grid_title
 
-    both = [Network.of(options)]
+    both = [network]
     if options.against:
         both.append(Network.load(options.against, options.device))
     names = [grid_title(own.spec) for own in both]
@@ -109,10 +109,6 @@ def _named(options: argparse.Namespace) -> dict[str, Network]:
     if len({*names}) < len(names):
         raise ValueError(f"--against {options.against}: it is the network of --model")
     return dict(zip(names, both, strict=True))
-
-
-def _hashes(networks: Mapping[str, Network]) -> dict[str, str]:
-    return {name: own.weights_digest for name, own in networks.items()}
 
 
 def _in_rgb(network: Network, filters: Tensor) -> Any:

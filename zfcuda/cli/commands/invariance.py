@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import zfcuda
 from zfcuda.cli import arguments, inputs
-from zfcuda.storage.files import short_spec
+from zfcuda.cli.command import Finding, announce_run, data_set, one_result, run_settings, stems
+from zfcuda.cli.terminal import resumable
+from zfcuda.storage.files import digest, short_spec
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from zfcuda.cli.network import Network
+    from zfcuda.experiments.invariance.over import InvarianceRun
 
 HELP = "move, enlarge and turn images, watch features and answers"
 DESCRIPTION = (
@@ -53,39 +59,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """One study of all images."""
-    if options.list_layers:
-        from zfcuda.cli.network import Network
-
-        inputs.list_layers(Network.of(options))
-    elif options.data is not None:
-        from zfcuda.cli.commands import invariance_every
-
-        invariance_every.run_over(options)
-    elif options.image:
-        _study(options)
-    else:
+    if options.data is not None and not options.list_layers:
+        _over_data(options)
+        return
+    paths = options.image or []
+    if not (paths or options.list_layers):
         raise ValueError("invariance needs --image FILE [FILE ...]")
+    images = [zfcuda.data.read_image(path) for path in paths]
+    name = "".join(stems(paths[:1], options.command))
+    one_result(options, name, lambda network: _study(network, options, images))
 
 
-def _study(options: argparse.Namespace) -> None:
+def _study(network: Network, options: argparse.Namespace, images: Sequence[Image]) -> Finding:
     import torch
 
-    import zfcuda
-    from zfcuda import data, figures
-    from zfcuda.cli.network import Network
-    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
     from zfcuda.results.base import in_words
-    from zfcuda.storage.files import digest
 
-    pictures = [data.read_image(path) for path in options.image]
-    folder = writable_folder(options.out)
-    network = Network.of(options)
     names = [Path(path).stem for path in options.image]
     digests = [digest(Path(path)) for path in options.image]
-    provenance = Provenance.of(options, network.facts(), images=options.image, image_sha256=digests)
     result = zfcuda.invariance_study(
         network.model,
-        torch.cat([network.input(picture) for picture in pictures]),
+        torch.cat([network.input(image) for image in images]),
         options.layer,
         _targets(options.target, len(names), network),
         names,
@@ -94,7 +88,7 @@ def _study(options: argparse.Namespace) -> None:
         outputs=network.outputs,
     )
     first = next(iter(result.experiments.values()))
-    figure = figures.invariance_study(
+    figure = zfcuda.figures.invariance_study(
         result,
         network.preprocessing,
         network.class_names,
@@ -109,10 +103,9 @@ def _study(options: argparse.Namespace) -> None:
         + ("the true class." if options.target else "the class predicted for the image as it is.")
         + in_words(first.outputs)
     )
-    stem = place(folder / inputs.stems(options.image[:1], options.command)[0], provenance)
-    announce(
-        write("Invariance", text, result, figure, stem, provenance, "paper figure 5, talk figure 6")
-    )
+    settings = {"images": options.image, "image_sha256": digests}
+    tag = "paper figure 5, talk figure 6"
+    return Finding("Invariance", text, result, figure, tag, settings=settings)
 
 
 def _targets(texts: Sequence[str] | None, images: int, network: Network) -> list[int] | None:
@@ -123,3 +116,57 @@ def _targets(texts: Sequence[str] | None, images: int, network: Network) -> list
         raise ValueError(f"--target names {len(texts)} classes: expected 1 or {images}")
     labels = [network.label(text) for text in texts]
     return labels * (images // len(labels))
+
+
+# --- with --data ----------------------------------------------------------------------------------
+
+
+def _over_data(options: argparse.Namespace) -> None:
+    """Compute what is missing, then sum it up."""
+    from zfcuda.experiments.invariance.over import invariance_run
+
+    with data_set(options) as (network, images):
+        target, *others = options.target or [None]
+        if others:
+            raise ValueError(
+                f"--target names {1 + len(others)} classes: with --data expected one for all, or "
+                f"'{inputs.TRUE}' for each image's own"
+            )
+        settings = run_settings(options, network, images, target)
+        with (
+            resumable(),
+            invariance_run(network.model, images, layers=options.layer, **settings) as work,
+        ):
+            work.carry_out(options.workers, not options.quiet)
+            entry = _entry(work, options)
+            summary = work.summary(entry)
+            if summary is not None:
+                what = f"{short_spec(network.spec)}, {len(summary.names):,} images"
+                title = f"{options.data}: invariance, {what}"
+                figure = zfcuda.figures.invariance_summary(summary, title=title)
+                announce_run(work.run, figure, summary.skipped, entry["text"], options.pdf)
+
+
+def _entry(work: InvarianceRun, options: argparse.Namespace) -> dict[str, Any]:
+    from zfcuda.results.base import in_words
+
+    values = work.outputs == "value"
+    text = (
+        f"Each of {len(work.run.images):,} images was moved, enlarged and turned. Lines are means "
+        "over the images, bands one standard deviation to either side. Distances are Euclidean, "
+        "between the features of the transformed and of the untransformed image, as shares of the "
+        f"latter's norm; the last column is the {'value' if values else 'probability'} of "
+        + (
+            "the class asked for"
+            if options.target
+            else "the class predicted for the image as it is"
+        )
+        + ("." if values else ", and (dashed) the share of images whose answer stays.")
+        + in_words(work.outputs)
+    )
+    return {
+        "title": "Invariance over a data set",
+        "text": text,
+        "figure": "paper figure 5, talk figure 6",
+        "files": ["images.csv", "curves.csv"],
+    }

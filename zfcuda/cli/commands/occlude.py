@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import zfcuda
 from zfcuda.cli import arguments, inputs
+from zfcuda.cli.command import (
+    Finding,
+    announce_run,
+    data_set,
+    draw_run,
+    each_image,
+    figure_title,
+    run_settings,
+)
+from zfcuda.cli.terminal import resumable
+from zfcuda.storage.files import class_name, subject, text_table
+from zfcuda.storage.terminal import remark, say
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from zfcuda.cli.network import Network
-    from zfcuda.report.entries import Entry
-    from zfcuda.report.writing import Provenance
+    from zfcuda.experiments.occlusion.over import OcclusionRun
+    from zfcuda.results.occlusion import OcclusionResult, OcclusionSummary
 
 HELP = "move a square over the image, watch the answer"
 DESCRIPTION = (
@@ -69,21 +86,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Occlude every image, or print how it would be done."""
     if options.data is not None and not options.list_layers:
-        from zfcuda.cli.commands import occlude_every
-
-        occlude_every.run_over(options)
+        _over_data(options)
         return
-    import zfcuda
-    from zfcuda.cli import jobs
-    from zfcuda.storage.terminal import remark, say
-
     settings = {"size": options.size, "stride": options.stride, "method": options.method}
     layers = [options.layer] if options.layer else []
     planned: list[Network] = []
 
-    def job(
-        network: Network, x: Tensor, name: str, stem: Path, provenance: Provenance
-    ) -> Entry | None:
+    def look(network: Network, x: Tensor, path: str) -> Finding | None:
         target = network.label(options.target)
         if not planned and (options.plan or not options.quiet):  # images have one size
             planned.append(network)
@@ -94,17 +103,180 @@ def run(options: argparse.Namespace) -> None:
                 remark(plan[0])
         if options.plan:
             return None
-        return jobs.occlude(
-            network,
-            x,
-            name,
-            stem,
-            options.layer,
-            not options.quiet,
-            provenance,
-            **settings,
-            fill=network.fill(options.fill),
-            target=target,
+        more = {"fill": network.fill(options.fill), "target": target, "progress": not options.quiet}
+        return occlude(network, x, Path(path).name, options.layer, **settings, **more)
+
+    each_image(options, look)
+
+
+def occlude(
+    network: Network, x: Tensor, name: str, layer: str | None = None, **settings: Any
+) -> Finding:
+    """The occlusion row; `settings` go to `zfcuda.occlusion`."""
+    from zfcuda.results.base import in_words
+
+    layers = [layer] if layer else []
+    result = zfcuda.occlusion(network.model, x, layers=layers, outputs=network.outputs, **settings)
+    signals, more, channel = None, {}, None
+    if layer:
+        # The occlusion's own map, so that the row shows one map throughout.
+        channel = int(result.layers[layer].channels[0])
+        more["projection"] = zfcuda.projections(network.model, x, layers, channel=channel)
+        signals = network.signals(more["projection"].projections)
+    figure = zfcuda.figures.occlusion_row(
+        result,
+        images=network.display(x),
+        projections=signals,
+        class_names=network.class_names,
+        title=figure_title(network, name, "occlusion", layer, channel),
+    )
+    text = _said(result, network) + in_words(result.outputs)
+    return Finding("Occlusion", text, result, figure, "talk figure 5, paper figure 7", more)
+
+
+def _said(result: OcclusionResult, network: Network) -> str:
+    """What was done to the one image, and what came out of what was watched."""
+    from zfcuda.results.base import called
+
+    (height, width), (down, right) = result.size, result.stride
+    target = int(result.target[0])
+    found = [
+        _against(
+            called(result.outputs, network.name(target, result.base_logits.shape[1])),
+            result.base_probabilities[0, target],
+            result.target_probability[0],
+        )
+    ]
+    if result.base_logits.shape[1] > 1 and result.outputs != "value":
+        changed = int((~result.unchanged[0]).sum())
+        found.append(
+            f"the most probable label changes at {changed:,} position{'s' * (changed > 1)}"
+            if changed
+            else "the most probable label stays"
+        )
+    found += [
+        _against(
+            f"the sum of the strongest map of {layer} ({int(sums.channels[0])})",
+            sums.base[0],
+            sums.sums[0],
+        )
+        for layer, sums in result.layers.items()
+    ]
+    said = "; ".join(found)
+    return (
+        f"An occluder of {height}×{width} pixels is moved over the image in steps of "
+        f"{down}×{right} ({result.grid[0]}×{result.grid[1]} positions): {said}."
+    )
+
+
+def _against(name: str, base: Tensor, values: Tensor) -> str:
+    """A score without occluder, and its range with it, as far as it is a number."""
+    known = values[values.isfinite()]
+    if not len(known):
+        return f"{name} is {float(base):.3g} without it and never a number with it"
+    low, high = float(known.min()), float(known.max())
+    with_it = f"{low:.3g} to {high:.3g}" if f"{low:.3g}" != f"{high:.3g}" else f"{low:.3g}"
+    return f"{name} is {float(base):.3g} without it and {with_it} with it"
+
+
+# --- with --data ----------------------------------------------------------------------------------
+
+
+def _over_data(options: argparse.Namespace) -> None:
+    """Compute what is missing, then sum it up; or print how it would be done."""
+    from zfcuda.experiments.occlusion.over import occlusion_run
+    from zfcuda.experiments.over import first_readable
+
+    how = {"size": options.size, "stride": options.stride, "method": options.method}
+    layers = [options.layer] if options.layer else []
+    with data_set(options) as (network, images):
+        if options.plan:
+            x = first_readable(images)[None].to(network.device)
+            plan = zfcuda.plan(network.model, x, layers=layers, **how)
+            say(*str(plan).splitlines())
+            return
+        settings = run_settings(options, network, images, options.target)
+        settings |= {"layers": layers, **how}
+        with resumable(), occlusion_run(network.model, images, **settings) as work:
+            _do(options, network, work)
+
+
+def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> None:
+    def figure_of(result: OcclusionResult, x: Tensor, name: str) -> Figure:
+        return zfcuda.figures.occlusion_row(
+            result,
+            images=network.display(x),
+            class_names=network.class_names,
+            title=figure_title(network, name, "occlusion", options.layer),
         )
 
-    inputs.each_image(options, job)
+    if work.run.shard.first and not options.quiet:
+        remark(str(work.prepared.plan).partition("\n")[0])
+    work.carry_out(options.workers, not options.quiet)
+    if options.pictures:
+        draw_run(work.run, work.run.shard.own(work.run.there()), figure_of, options.pdf)
+    summary = work.summary(lambda found: _entry(work, found))
+    if summary is None:  # another process has it
+        return
+    draw_run(work.run, summary.numbers[summary.shown].tolist(), figure_of, options.pdf)
+    figure = zfcuda.figures.occlusion_summary(
+        summary,
+        images=network.display(summary.images) if len(summary.images) else None,
+        class_names=network.class_names,
+        title=f"{options.data}: occlusion, {subject(network.spec)}",
+    )
+    if not options.quiet:
+        print(_table(summary, network.class_names), file=sys.stderr)
+    text = _entry(work, summary)["text"]
+    announce_run(work.run, figure, summary.skipped, text, options.pdf)
+
+
+def _entry(work: OcclusionRun, summary: OcclusionSummary) -> dict[str, Any]:
+    from zfcuda.results.base import in_words
+
+    rows, columns = work.prepared.request.grid or (1, work.prepared.positions)
+    (height, width), (down, right) = work.prepared.request.size, work.prepared.request.stride
+    values = work.prepared.outputs == "value"
+    text = (
+        f"An occluder of {height}×{width} pixels was moved over each of {len(work.run.images):,} "
+        f"images in steps of {down}×{right} ({rows}×{columns} positions). How much of the "
+        f"{'value' if values else 'probability'} of its class an image loses, on average over the "
+        "positions (a) and at most (b); and in how small a part of the image"
+        + _extremes(summary)
+        + in_words(work.prepared.outputs)
+    )
+    return {
+        "title": "Occlusion of a data set",
+        "text": text,
+        "figure": "paper figure 7, talk figure 5",
+        "files": ["images.csv", "classes.csv"],
+    }
+
+
+def _extremes(summary: OcclusionSummary) -> str:
+    """What the ends of panel b are, and which panels show them: as many as there are."""
+    if not summary.most:
+        return " (no image loses enough for a look at where)."
+    least = len(summary.shown) > summary.most
+    return (
+        ": those at the right of b lose it in few places (c), those at the left wherever the "
+        "occluder is" + (" (d)." if least else ".")
+    )
+
+
+def _table(summary: OcclusionSummary, class_names: Sequence[str] | None) -> str:
+    names = summary.class_names if summary.labelled else class_names
+    single = not summary.labelled and summary.outputs in ("logit", "probability")
+    rows = [
+        {
+            "class": class_name(names, one.label, 1 if single else None) or "the output",
+            "images": one.count,
+            "mean drop": f"{one.mean:.4f}",
+            "± images": f"{one.spread:.4f}",
+            "largest drop": f"{one.largest:.3f}",
+            "label changes": "–" if math.isnan(one.changed) else f"{one.changed:.1%}",
+            "localisation": f"{one.localisation:.1%}",
+        }
+        for one in summary.classes
+    ]
+    return text_table(rows)

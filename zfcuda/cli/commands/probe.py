@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import zfcuda
 from zfcuda.cli import arguments, inputs
+from zfcuda.cli.command import Finding, one_result
 from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
+    from zfcuda.cli.network import Network
     from zfcuda.data.examples import Split
     from zfcuda.results.probe import ProbeResult
 
@@ -53,44 +58,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """One table."""
-    import dataclasses
-    import math
+    one_result(options, "layers-probe", lambda network: _look(network, options))
 
-    import zfcuda
-    from zfcuda import figures
-    from zfcuda.cli.network import Network
-    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
 
-    if options.list_layers:
-        inputs.list_layers(Network.of(options))
-        return
-    folder = writable_folder(options.out)
-    network = Network.of(options)
-    provenance = Provenance.of(options, network.facts())
+def _look(network: Network, options: argparse.Namespace) -> Finding:
+
     data = _some(inputs.labelled_split(options, network), options)
     result = zfcuda.linear_probe(
         network.model, data, options.layer, options.size, progress=not options.quiet
     )
     if network.class_names not in (None, data.training.class_names):
         # As many classes are not the same classes: the network answers something else.
-        result = dataclasses.replace(result, network_accuracy=math.nan)
-    figure = figures.probe(
+        result = replace(result, network_accuracy=math.nan)
+    figure = zfcuda.figures.probe(
         result, f"Linear classifiers on the features of {short_spec(network.spec)} ({data.kind})"
     )
-    text = _findings(result)
-    stem = place(folder / "layers-probe", provenance)
-    entry = write("What each layer knows", text, result, figure, stem, provenance, "paper table 7")
-    announce(entry, *result.table().splitlines())
+    lines, title = result.table().splitlines(), "What each layer knows"
+    return Finding(title, _findings(result), result, figure, "paper table 7", lines=lines)
 
 
 def _some(data: Split, options: argparse.Namespace) -> Split:
     """At most --limit pictures of each part."""
-    import dataclasses
-
     from zfcuda.data.examples import drawn
 
     parts = ("training", "validation", "test")
-    return dataclasses.replace(
+    return replace(
         data, **{part: drawn(getattr(data, part), options.limit, options.seed) for part in parts}
     )
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
 
+import zfcuda
 from zfcuda.cli import arguments, inputs
+from zfcuda.cli.command import Finding, list_layers, one_result
 from zfcuda.cli.terminal import resumable
 from zfcuda.storage.terminal import say, skipped
 
 if TYPE_CHECKING:
     from zfcuda.cli.network import Network
-    from zfcuda.report.writing import Provenance
     from zfcuda.results.stored import StoredActivations
 
 
@@ -40,13 +42,18 @@ def store_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def store_activations(
-    options: argparse.Namespace, network: Network, layers: list[str], provenance: Provenance
-) -> None:
+def store_activations(options: argparse.Namespace) -> None:
     """Do it, and say at rank 0 what is there and how fast it was."""
-    import zfcuda
+    from zfcuda.cli.network import Network
+    from zfcuda.report.writing import Provenance
     from zfcuda.storage.ranks import current_shard
 
+    network = Network.of(options)
+    if options.list_layers:
+        list_layers(network)
+        return
+    layers = arguments.mapped_layers(options, network)
+    provenance = Provenance.of(options, network.facts(), layer=layers)
     options.workers = arguments.workers(options.workers, network.device)
     images, what = inputs.images_of(options, network)
     with resumable(), arguments.cores_shared_with(options.workers, network.device):
@@ -63,19 +70,12 @@ def store_activations(
             about={
                 "provenance": provenance.facts(),
                 "images": what,
-                "preprocessing": _preprocessing_of(network),
+                "preprocessing": dataclasses.asdict(network.preprocessing),  # for the page
             },
             progress=not options.quiet,
         )
     if current_shard().first:
         _tell_stored(stored)
-
-
-def _preprocessing_of(network: Network) -> dict[str, object]:
-    """What the page needs to show inputs as pictures again."""
-    import dataclasses
-
-    return dataclasses.asdict(network.preprocessing)
 
 
 def _tell_stored(stored: StoredActivations) -> None:
@@ -132,30 +132,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from zfcuda.cli.network import Network
-    from zfcuda.report.writing import Provenance
-
-    network = Network.of(options)
-    if options.list_layers:
-        inputs.list_layers(network)
-        return
-    layers = arguments.mapped_layers(options, network)
-    provenance = Provenance.of(options, network.facts(), layer=layers)
     if options.store is not None:
-        store_activations(options, network, layers, provenance)
+        store_activations(options)
     else:
-        _draw(options, network, layers, provenance)
+        one_result(options, f"top{options.k}", lambda network: _look(network, options))
 
 
-def _draw(
-    options: argparse.Namespace, network: Network, layers: list[str], provenance: Provenance
-) -> None:
-    import zfcuda
-    from zfcuda import figures
+def _look(network: Network, options: argparse.Namespace) -> Finding:
     from zfcuda.cli.network import grid_title, shown_pictures, shown_signals, silent_layers
-    from zfcuda.report.writing import announce, place, writable_folder, write
 
-    folder = writable_folder(options.out)
+    layers = arguments.mapped_layers(options, network)
     images, what = inputs.images_of(options, network)
     result = zfcuda.top_activations(
         network.model,
@@ -166,7 +152,7 @@ def _draw(
         progress=not options.quiet,
     )
     skipped(images.skipped)
-    figure = figures.top_activations(
+    figure = zfcuda.figures.top_activations(
         result,
         shown_signals(network, result.projections),
         shown_pictures(network, result.patches),
@@ -184,7 +170,7 @@ def _draw(
             ]
         )
     )
-    stem = place(folder / f"top{options.k}", provenance)
-    announce(
-        write("Strongest activations", text, result, figure, stem, provenance, "paper figure 2")
+    settings = {"layer": layers}
+    return Finding(
+        "Strongest activations", text, result, figure, "paper figure 2", settings=settings
     )

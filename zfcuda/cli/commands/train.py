@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfcuda.cli import arguments, terminal
-from zfcuda.storage.terminal import skipped
+import zfcuda
+from zfcuda.cli import arguments, inputs
+from zfcuda.cli.command import Finding, one_result
+from zfcuda.cli.terminal import resumable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,19 +70,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="default: torch's own choice")
     arguments.seed(parser)
     arguments.output(parser, "zfcuda-train")
+    parser.set_defaults(alone=True)  # what lies in its folder is of the same training
 
 
 def run(options: argparse.Namespace) -> None:
     """Train, or go on; then write the curves."""
-    import dataclasses
+    one_result(options, "training", lambda _network: _look(options), lambda options: None)
 
-    from zfcuda import figures, models, training
+
+def _look(options: argparse.Namespace) -> Finding:
     from zfcuda.cli.network import pick_device
-    from zfcuda.data.examples import drawn
-    from zfcuda.data.folder import split
-    from zfcuda.report.writing import Provenance, announce, writable_folder, write
 
-    recipe = training.Recipe(
+    recipe = zfcuda.training.Recipe(
         epochs=options.epochs,
         minutes=options.minutes,
         batch=options.batch,
@@ -87,25 +89,21 @@ def run(options: argparse.Namespace) -> None:
         patience=options.patience,
         seed=options.seed,
     )
-    folder = writable_folder(options.out)
-    provenance = Provenance.of(options)
     _set_threads(options.threads)
-    preprocessing = models.preprocessing(f"{options.model}?weights=none")
-    by_class = training.draws_by_class(folder)
-    data = split(preprocessing, options.data, not options.plain, options.seed, by_class)
-    skipped(data.skipped)
-    data = dataclasses.replace(data, training=drawn(data.training, options.limit, options.seed))
+    folder = Path(options.out)
+    data = inputs.training_split(options, options.model, [folder])
     model = _fresh(options.model, len(data.training.class_names), recipe)
     model = model.to(pick_device(options.device))
-    with terminal.resumable():
-        result = training.train(model, data, folder, recipe, options.model, not options.quiet)
+    with resumable():
+        result = zfcuda.training.train(
+            model, data, folder, recipe, options.model, not options.quiet
+        )
     text = _findings(result)
     if data.skipped:
         text += f" Pictures that could not be read and were skipped: {len(data.skipped):,}."
-    figure = figures.training_curves(result, title=f"{options.model} on {data.kind}")
-    stem = folder / "training"
-    entry = write("Training", text, result, figure, stem, provenance, "talk, supplement")
-    announce(entry, folder / "weights.safetensors")
+    figure = zfcuda.figures.training_curves(result, title=f"{options.model} on {data.kind}")
+    lines = [folder / "weights.safetensors"]
+    return Finding("Training", text, result, figure, "talk, supplement", lines=lines)
 
 
 def _findings(result: TrainingResult) -> str:

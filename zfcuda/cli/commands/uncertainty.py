@@ -6,10 +6,13 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
+import zfcuda
 from zfcuda.cli import arguments, inputs
+from zfcuda.cli.command import Finding, one_result
 from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
+    from zfcuda.cli.network import Network
     from zfcuda.results.uncertainty import UncertaintyResult
 
 HELP = "say how certain the network is of a data set, and how often it is right"
@@ -54,22 +57,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """One page of figures."""
-    import zfcuda
-    from zfcuda import figures
-    from zfcuda.cli.network import Network
-    from zfcuda.report.writing import Provenance, announce, place, writable_folder, write
+    one_result(options, f"{options.part}-uncertainty", lambda network: _look(network, options))
+
+
+def _look(network: Network, options: argparse.Namespace) -> Finding:
     from zfcuda.results.base import in_words
 
-    folder = writable_folder(options.out)
-    network = Network.of(options)
-    provenance = Provenance.of(options, network.facts())
     examples, what = inputs.labelled_part(options, network)
     result = zfcuda.uncertainty_of(
         network.model, examples, bins=options.bins, progress=not options.quiet,
         outputs=network.outputs,
     )  # fmt: skip
     curve = result.reliability()
-    figure = figures.uncertainty(
+    figure = zfcuda.figures.uncertainty(
         result,
         network.display(result.images),
         examples.class_names,
@@ -83,8 +83,7 @@ def run(options: argparse.Namespace) -> None:
         f"median entropy of {_median(result, True)} nats, wrong ones of {_median(result, False)}."
         + in_words(result.outputs)
     )
-    stem = place(folder / f"{options.part}-uncertainty", provenance)
-    announce(write("Uncertainty", text, result, figure, stem, provenance, "talk, supplement"))
+    return Finding("Uncertainty", text, result, figure, "talk, supplement")
 
 
 def _median(result: UncertaintyResult, correct: bool) -> str:

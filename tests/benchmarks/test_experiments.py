@@ -31,13 +31,6 @@ def test_captums_way_is_captums():
     torch.testing.assert_close(ours.run(), theirs.run())
 
 
-def test_without_captum_the_record_says_so(monkeypatch):
-    monkeypatch.setattr(experiments.importlib.util, "find_spec", lambda name: None)
-    peer, called = experiments.captum_or_its_way()
-    assert peer is occlusion.captums_way and "not installed" in called
-    assert [row.net for row in experiments.Extent.full().others] == ["own_inception"]
-
-
 def test_networks_written_out():
     with torch.device("meta"):
         x = torch.empty(2, 3, 224, 224)
@@ -46,11 +39,6 @@ def test_networks_written_out():
             assert model(x).shape == (2, 1000)
             weights = sum(each.numel() for each in model.parameters()) / 1e6
             assert weights == pytest.approx(millions, rel=0.02)
-
-
-def test_every_network_of_a_dry_run_is_small():
-    for row, _ in experiments.Extent.dry().rows():
-        assert networks.image_size(row.net) == 64
 
 
 def test_precision_is_put_back():
@@ -158,12 +146,8 @@ def test_a_share_of_the_bandwidth(shares, failed, verdict):
     found, said = line_about("`local_response_norm`, float32").verdict(record(rows, failed=failed))
     assert found == verdict
     assert (said == "") == (verdict == "unmeasured")
-
-
-def test_the_number_that_decides_is_shown():
-    rows = [kernel(LRN[0], 0.9), kernel(LRN[1], 0.5)]
-    _, said = line_about("`local_response_norm`, float32").verdict(record(rows))
-    assert said == f"50% ({LRN[1]})"
+    if not failed and shares:  # the number that decides is shown
+        assert said == f"{min(shares):.0%} ({LRN[shares.index(min(shares))]})"
 
 
 @pytest.mark.parametrize(
@@ -232,16 +216,6 @@ def test_the_page_lists_every_line_as_unmeasured():
     assert len(table) > 20
     assert all("| unmeasured |" in each for each in table[2:-1]) and "not run" in table[-1]
     assert "\n".join(table) in PAGE.read_text()
-
-
-def test_the_three_slowest_have_what_is_known_of_them():
-    rows = [kernel(name, share) for name, share in zip(LRN, (0.5, 0.8), strict=True)]
-    told = expected.slowest(record(rows), "9.0")
-    assert told[0] == f"- {LRN[0]}: 50% of 85%"
-    assert any("LrnColumn<float32" in each and "registers" in each for each in told)
-    profiled = {"profile": {"kernels": ["LrnColumn<float32, 5, 4, int32>: DRAM 50 %"]}}
-    told = expected.slowest(record(rows, **profiled), "9.0")
-    assert told[1] == "  - LrnColumn<float32, 5, 4, int32>: DRAM 50 %"
 
 
 def test_the_page_of_a_record_has_the_verdicts():

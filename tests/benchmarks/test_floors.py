@@ -23,14 +23,11 @@ from cases import (
 from zfcuda import ops
 
 pytestmark = pytest.mark.tooling
-SHAPES = [(2, 3, 7, 9), (1, 5, 8, 8), (3, 1, 5, 12)]
-DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kernel", [2, 3])
-@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 7, 9), (1, 5, 8, 8), (3, 1, 5, 12)])
+@pytest.mark.parametrize(("kernel", "ceil_mode"), [(2, True), (3, False), (3, True)])
 def test_pool_and_unpool_move_their_tensors(shape, kernel, ceil_mode, dtype):
     x = torch.randn(shape).to(dtype)
     y, switches = ops.max_pool2d(x, kernel, 2, 0, 1, ceil_mode)
@@ -38,15 +35,6 @@ def test_pool_and_unpool_move_their_tensors(shape, kernel, ceil_mode, dtype):
     assert (need.read, need.written) == (x.nbytes, y.nbytes + switches.nbytes)
     back = floors.max_unpool2d(shape, kernel, 2, dtype.itemsize, ceil_mode)
     assert (back.read, back.written) == (y.nbytes + switches.nbytes, x.nbytes)
-
-
-def test_pooled_is_torchs_size():
-    for size in range(3, 12):
-        for kernel, stride, padding in ((3, 2, 0), (2, 2, 0), (3, 2, 1), (2, 2, 1), (3, 3, 1)):
-            for ceil_mode in (False, True):
-                x = torch.zeros(1, 1, size, size)
-                y = torch.nn.functional.max_pool2d(x, kernel, stride, padding, 1, ceil_mode)
-                assert floors.pooled(size, kernel, stride, padding, ceil_mode) == y.shape[-1]
 
 
 def test_copies_of_an_image():
@@ -109,36 +97,24 @@ def brute_force(reached):
 WRITTEN = sum((row[10] - row[8]) * (row[11] - row[9]) for row in ROWS)
 
 
-def test_gather_reads_each_pixel_once():
-    base, patches, _ = brute_force(lambda y, x: [(y, x)])
-    need = floors.gather_windows(ROWS, SIZE, 5, 4)
-    assert need.read == (base + patches) * 20 + len(ROWS) * 104
-    assert need.written == WRITTEN * 20
-
-
 @pytest.mark.parametrize("kernel", [2, 3])
-def test_pool_windows_reads_each_pixel_once(kernel):
+def test_each_pixel_is_read_once(kernel):
     def taps(y, x):
         return [(2 * y + i, 2 * x + j) for i in range(kernel) for j in range(kernel)]
 
+    def windows(y, x):
+        over = [[o for o in range(-9, 12) if 0 <= at - 2 * o < kernel] for at in (y, x)]
+        return [(v, u) for v in over[0] for u in over[1]]
+
+    base, patches, _ = brute_force(lambda y, x: [(y, x)])
+    need = floors.gather_windows(ROWS, SIZE, 5, 4)
+    assert need.read == (base + patches) * 20 + len(ROWS) * 104 and need.written == WRITTEN * 20
     base, patches, _ = brute_force(taps)
     need = floors.pool_windows(ROWS, SIZE, 5, 2, kernel, 2)
-    assert need.read == (base + patches) * 10 + len(ROWS) * 104
-    assert need.written == WRITTEN * 10
-
-
-@pytest.mark.parametrize("kernel", [2, 3])
-def test_unpool_windows_reads_patches_and_their_switches(kernel):
-    def windows(y, x):
-        def over(at):
-            return [o for o in range(-9, 12) if 0 <= at - 2 * o < kernel]
-
-        return [(v, u) for v in over(y) for u in over(x)]
-
-    _, patches, under = brute_force(windows)
+    assert need.read == (base + patches) * 10 + len(ROWS) * 104 and need.written == WRITTEN * 10
+    _, patches, under = brute_force(windows)  # of the maps only the switches under the patches
     need = floors.unpool_windows(ROWS, SIZE, 5, 4, kernel, 2)
-    assert need.read == patches * 20 + under * 5 + len(ROWS) * 104
-    assert need.written == WRITTEN * 20
+    assert need.read == patches * 20 + under * 5 + len(ROWS) * 104 and need.written == WRITTEN * 20
 
 
 # --- chips and cases ------------------------------------------------------------------------------

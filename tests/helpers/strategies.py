@@ -45,11 +45,13 @@ SIZES_AND_CHANNELS = [
 ]
 
 
-def sizes_and_channels(window: tuple) -> list[tuple[tuple[int, int], int]]:
-    """What to try a window on; little for the large windows, on which the reference is slow."""
+def sizes_and_channels(window: tuple, *flags: bool) -> list[tuple[tuple[int, int], int]]:
+    """What to try a window on: every other size, beginning elsewhere for the next window and for
+    other flags; little for the large windows, on which the reference is slow."""
     if window[0][0] > 5:
         return [((16, 67), 3), ((16, 67), 16)]
-    return SIZES_AND_CHANNELS
+    turn = list(WINDOWS.values()).index(window) + sum(flags)
+    return SIZES_AND_CHANNELS[turn % 2 :: 2]
 
 
 def image(

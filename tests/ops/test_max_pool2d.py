@@ -17,7 +17,7 @@ def same(a, b):
 @pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS.keys())
 def test_equals_reference(place, window, relu):
     tried = 0
-    for size, channels in sizes_and_channels(window):
+    for size, channels in sizes_and_channels(window, relu):
         for name, layout in LAYOUTS.items():
             if fits(size, window):
                 x = image(2, channels, size, torch.float32, layout, ties=True, device=place.device)
@@ -28,7 +28,7 @@ def test_equals_reference(place, window, relu):
                 assert torch.equal(switches, expected_switches), where
                 assert has_layout(y, layout) and has_layout(switches, layout), where
                 tried += 1
-    assert tried >= 4
+    assert tried >= 2
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

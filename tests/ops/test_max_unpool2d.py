@@ -26,7 +26,7 @@ def pooled(
 @pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS.keys())
 def test_equals_reference(place, window, overwrite):
     tried = 0
-    for size, channels in sizes_and_channels(window):
+    for size, channels in sizes_and_channels(window, overwrite):
         for name, layout in LAYOUTS.items():
             if fits(size, window):
                 y, switches = pooled(
@@ -43,7 +43,7 @@ def test_equals_reference(place, window, overwrite):
                     assert torch.equal(x, expected), f"{size} {channels} {name} {relu}"
                     assert has_layout(x, layout)
                     tried += 1
-    assert tried >= 8
+    assert tried >= 4
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

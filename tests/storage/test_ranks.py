@@ -13,7 +13,7 @@ def test_alone():
     with from_environment() as shard:
         assert shard == current_shard() == Shard(0, 1) and shard.first
         assert shard.own([3, 1, 2]) == [3, 1, 2]
-        assert shard.texts("a") == ["a"]
+        assert shard.share("a") == "a" and shard.collect("a") == ["a"]
         assert [t.tolist() for t in shard.collect(torch.arange(2))] == [[0, 1]]
         shard.agree("x", "settings")
         shard.wait()

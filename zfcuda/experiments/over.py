@@ -285,10 +285,7 @@ class Run:
     def _agreed(self) -> list[int]:
         """What is missing. One rank looks, so that all share the same list while some already
         write."""
-        mask = torch.zeros(len(self.images), dtype=torch.uint8)
-        if self.shard.first:
-            mask[self.missing()] = 1
-        return self.shard.share(mask).nonzero()[:, 0].tolist()
+        return self.shard.share(self.missing() if self.shard.first else [])
 
     def _do(
         self,

@@ -13,13 +13,12 @@ nothing:
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -83,43 +82,30 @@ class Shard:
                 f"processes as you like: what is finished stays ({error})"
             ) from error
 
-    def collect(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's tensor, in the order of their ranks; all of one shape, dtype and kind of
-        device."""
+    def collect(self, own: _Item) -> list[_Item]:
+        """Every rank's object, in the order of their ranks; tensors in it on the CPU."""
         if self.world == 1:
-            return [tensor]
-        own = _as_bytes(tensor)
-        found = [torch.empty_like(own) for _ in range(self.world)]
-        dist.all_gather(found, own)
-        return [_from_bytes(one, tensor) for one in found]
+            return [own]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, own)
+        return found
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """:meth:`collect` for rank 0 alone, which others send to; they have an empty list."""
+        """Every rank's tensor, all of one shape and dtype, at rank 0; the others have an empty
+        list."""
         if self.world == 1:
             return [tensor]
-        own = _as_bytes(tensor)
-        found = [torch.empty_like(own) for _ in range(self.world)] if self.first else None
-        dist.gather(own, found, 0)
-        return [_from_bytes(one, tensor) for one in found or []]
+        found = [torch.empty_like(tensor) for _ in range(self.world)] if self.first else None
+        dist.gather(tensor, found, 0)
+        return found or []
 
-    def share(self, tensor: Tensor) -> Tensor:
-        """Rank 0's tensor; the others give one of its shape and dtype, whose values do not
-        matter."""
+    def share(self, own: _Item) -> _Item:
+        """Rank 0's object; those of the others do not matter. Tensors in it on the CPU."""
         if self.world == 1:
-            return tensor
-        shared = _as_bytes(tensor).clone()
-        dist.broadcast(shared, 0)
-        return _from_bytes(shared, tensor)
-
-    def texts(self, own: str) -> list[str]:
-        """Every rank's text, in the order of their ranks."""
-        content = torch.frombuffer(bytearray(own.encode() or b"\0"), dtype=torch.uint8)
-        lengths = [int(n) for n in self.collect(torch.tensor(len(own.encode())))]
-        padded = torch.zeros(max(1, *lengths), dtype=torch.uint8)
-        padded[: len(content)] = content
-        found = self.collect(padded)
-        pairs = zip(found, lengths, strict=True)
-        return [bytes(one[:length].tolist()).decode() for one, length in pairs]
+            return own
+        found: list[Any] = [own if self.first else None]
+        dist.broadcast_object_list(found, 0)
+        return found[0]
 
     def agree(self, settings: str, what: str) -> None:
         """Check that all ranks have the same settings.
@@ -127,20 +113,10 @@ class Shard:
         Raises:
             RuntimeError: at every rank, that ``what`` differs and where.
         """
-        digest = hashlib.sha256(settings.encode()).digest()
-        found = self.collect(torch.frombuffer(bytearray(digest), dtype=torch.uint8))
-        other = [rank for rank, one in enumerate(found) if not torch.equal(one, found[0])]
+        found = self.collect(settings)
+        other = [rank for rank, one in enumerate(found) if one != found[0]]
         if other:
             raise RuntimeError(f"{what} of rank {other[0]} differ from those of rank 0")
-
-
-def _as_bytes(tensor: Tensor) -> Tensor:
-    """Every dtype travels, also those that gloo does not know."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-
-
-def _from_bytes(data: Tensor, like: Tensor) -> Tensor:
-    return data.view(like.dtype).reshape(like.shape)
 
 
 def current_shard() -> Shard:

@@ -228,7 +228,7 @@ def claimed(folder: Path, shard: Shard, first: str = "") -> Iterator[None]:
     begun = (folder / first).is_file()
     lock = _lock(folder) if shard.first else None
     try:
-        if shard.share(torch.tensor([float(lock is None)])):
+        if shard.share(lock is None):
             raise ValueError(
                 f"another run is at work in '{folder}': wait until it is done, or name another "
                 "folder"

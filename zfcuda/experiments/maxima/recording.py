@@ -3,7 +3,6 @@ be killed at any moment, resumed, and spread over processes: the results are the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -12,21 +11,21 @@ import secrets
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from zfcuda.data.images import Block, ImageData, Images, in_blocks, read_blocks, source_of
 from zfcuda.experiments.maxima.finding import check_k, warn_beyond
 from zfcuda.experiments.maxima.projecting import project_layer
 from zfcuda.experiments.maxima.scanning import Spotter, check_maps
-from zfcuda.experiments.maxima.top import Maps, Top, chosen
+from zfcuda.experiments.maxima.top import Maps, State, chosen
 from zfcuda.inference.checks import check_input, device_of, is_int
 from zfcuda.inference.guards import evaluating, threads
 from zfcuda.inference.passes import Layers, by_name, find_layers, progress_bar
@@ -40,45 +39,17 @@ from zfcuda.results.stored import (
     write_index,
     write_manifest,
 )
-from zfcuda.storage.files import checksum, digest, visible, write_tensors
+from zfcuda.storage.files import checksum, digest, visible
 from zfcuda.storage.identity import (
     architecture_digest,
     precision,
-    tensor_digest,
     versions,
     weights_digest,
 )
 from zfcuda.storage.ranks import Shard, current_shard
 from zfcuda.storage.run_folder import require_there, run_folder
 
-__all__ = ["Progress", "State", "record_activations"]
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """Blocks that were looked through.
-
-    Attributes:
-        tops: by layer, the strongest activations there.
-        done: bool [B], which of all blocks these are.
-        problems: what is wrong with images that could not be read, by number.
-    """
-
-    tops: Mapping[str, Top]
-    done: Tensor
-    problems: dict[int, str] = field(default_factory=dict)
-
-    @classmethod
-    def none(cls, like: Mapping[str, Top], blocks: int) -> Self:
-        """Of no block yet; ``like`` has the layers' shapes."""
-        k = next(iter(like.values())).values.shape[1]
-        tops = {name: Top.none(top.values.T, k, top.size) for name, top in like.items()}
-        return cls(tops, torch.zeros(blocks, dtype=torch.bool))
-
-    def merged(self, other: State) -> State:
-        """The blocks of both; none may be in both."""
-        tops = {name: top.merged(other.tops[name]) for name, top in self.tops.items()}
-        return State(tops, self.done | other.done, self.problems | other.problems)
+__all__ = ["Progress", "record_activations"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +73,7 @@ class Progress:
         found = {}
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
-                found[path.name] = self._read(path, like)
+                found[path.name] = State.read(path, self.settings, like)
             except (SafetensorError, ValueError, KeyError, OSError) as error:
                 warnings.warn(visible(f"'{path}' does not count: {error}"), stacklevel=2)
         replaced = {name for _, names in found.values() for name in names}
@@ -116,22 +87,10 @@ class Progress:
 
     def save(self, name: str, state: State, made_of: list[str] | None = None) -> None:
         """Write a state; it takes the place of those it was ``made_of``."""
-        tensors = {
-            f"{part}/{index}": tensor
-            for index, top in enumerate(state.tops.values())
-            for part, tensor in top.tensors().items()
-        }
-        tensors["done"] = torch.from_numpy(np.packbits(state.done.numpy()))
-        about = {
-            "settings": self.settings,
-            "problems": json.dumps(state.problems),
-            "made_of": json.dumps(made_of or []),
-        }
-        about["sha256"] = _digest(tensors, about)
-        write_tensors(self._path(name), tensors, about)
-        for other in made_of or []:
-            if other != f"{name}.safetensors":
-                (self.folder / other).unlink(missing_ok=True)
+        file = f"{name}.safetensors"
+        state.write(self.folder / file, self.settings, made_of or [])
+        for other in {*(made_of or [])} - {file}:
+            (self.folder / other).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Delete all states: the results are there."""
@@ -139,48 +98,6 @@ class Progress:
             path.unlink(missing_ok=True)
         with suppress(OSError):  # something else lies there, as file servers leave it, or nothing
             self.folder.rmdir()
-
-    @staticmethod
-    def new_name() -> int:
-        """A number that no other run's states bear."""
-        return secrets.randbits(48)
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
-
-    def _read(self, path: Path, like: State) -> tuple[State, list[str]]:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            names = file.keys()
-            _require_intact({name: file.get_tensor(name) for name in names}, about)
-            if about.get("settings") != self.settings:
-                raise ValueError("it is of another run")
-            tops = {}
-            for index, (name, top) in enumerate(like.tops.items()):
-                tops[name] = top.like({p: file.get_tensor(f"{p}/{index}") for p in top.tensors()})
-            bits = np.unpackbits(file.get_tensor("done").numpy(), count=len(like.done))
-        problems = {int(number): str(t) for number, t in json.loads(about["problems"]).items()}
-        names = [str(name) for name in json.loads(about["made_of"])]
-        state = State(tops, torch.from_numpy(bits).bool(), problems)
-        return state, names
-
-
-_TEXTS = {"settings", "problems", "made_of"}  # of a state, beside its checksum
-
-
-def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """sha256 of a state: safetensors has no checksum of its own."""
-    texts = json.dumps({name: about[name] for name in sorted(_TEXTS)})
-    digest = hashlib.sha256(texts.encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensor_digest(tensors[name])}".encode())
-    return digest.hexdigest()
-
-
-def _require_intact(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Raise ValueError unless the state is what was written; one of 0.1.0 cannot tell."""
-    if about.keys() != _TEXTS and about.get("sha256") != _digest(tensors, about):
-        raise ValueError("it is damaged")
 
 
 @torch.inference_mode(False)
@@ -410,19 +327,20 @@ class _Run:
     def _look(self, batch: int, every: int, seconds: float) -> tuple[State, dict[str, Any]]:
         blocks = in_blocks(self.source.total, batch)
         like = State.none(self.spotter.tops(self.settings["k"]), len(blocks))
-        before, files, run = self._before(like)
+        before, files, name = self._before(like)
         left = (~before.done).nonzero()[:, 0].numpy()
         # Of blocks in which nothing could be read: they are tried again.
         for number in [n for n in before.problems if not before.done[n // batch]]:
             del before.problems[number]
         own = [blocks[index] for index in self.shard.own(left)]
         began = perf_counter()
-        mine = self._look_through(own, like, f"{run:012x}-{self.shard.rank:05d}", every, seconds)
+        mine = self._look_through(own, like, f"{name}-{self.shard.rank:05d}", every, seconds)
         spent = perf_counter() - began
         state = self._together(before.merged(mine) if self.shard.first else mine)
         self._require_some(state)
         if self.shard.first and len(left):
-            self._save(f"{run:012x}", state, [*files, *self._names(run)])
+            ranks = [f"{name}-{rank:05d}.safetensors" for rank in range(self.shard.world)]
+            self._save(name, state, [*files, *ranks])
         self.shard.wait()
         seen = min(len(left) * batch, self.source.total)
         return state, self._rates(seen, spent, own)
@@ -433,29 +351,24 @@ class _Run:
 
     def _require_some(self, state: State) -> None:
         """Raise ValueError at every rank if no image could be read."""
-        none = self.shard.share(torch.tensor([float(len(state.problems) == self.source.total)]))
-        if none:
+        if self.shard.share(len(state.problems) == self.source.total):
             last = state.problems.get(self.source.total - 1, "")
             raise ValueError(
                 f"none of the {self.source.total:,} images can be read; the last: {last}; start "
                 "again when they can be"
             )
 
-    def _before(self, like: State) -> tuple[State, list[str], int]:
-        """What was done (the blocks at every rank, the rest at rank 0), its files, and this run's
-        number."""
-        before, files, number = like, [], torch.zeros(1, dtype=torch.int64)
+    def _before(self, like: State) -> tuple[State, list[str], str]:
+        """What was done (the blocks at every rank, the rest at rank 0), its files, and the name of
+        this run's own, which no other run's bear."""
+        before, files, name = like, [], f"{secrets.randbits(48):012x}"
         if self.shard.first:
             before, files = self._states.load(like)
-            number += Progress.new_name()
             if len(files) > 1:  # or they would pile up
-                self._save(f"{int(number):012x}-before", before, files)
-                files = [f"{int(number):012x}-before.safetensors"]
-        done = self.shard.share(before.done)
-        return State(before.tops, done, before.problems), files, int(self.shard.share(number))
-
-    def _names(self, run: int) -> list[str]:
-        return [f"{run:012x}-{rank:05d}.safetensors" for rank in range(self.shard.world)]
+                self._save(f"{name}-before", before, files)
+                files = [f"{name}-before.safetensors"]
+        done, name = self.shard.share((before.done, name))
+        return State(before.tops, done, before.problems), files, name
 
     def _look_through(
         self, own: list[range], like: State, name: str, every: int, seconds: float
@@ -483,19 +396,9 @@ class _Run:
 
     def _together(self, own: State) -> State:
         """Every rank's state merged, at every rank."""
-        if self.shard.world == 1:
-            return own
-        tops: dict[str, Top] = {}
-        for name, top in own.tops.items():
-            parts = {part: self.shard.collect(one) for part, one in top.tensors().items()}
-            for rank in range(self.shard.world):
-                other = top.like({part: ranks[rank] for part, ranks in parts.items()})
-                tops[name] = tops[name].merged(other) if rank else other
-        problems: dict[int, str] = {}
-        for text in self.shard.texts(json.dumps(own.problems)):
-            problems |= {int(number): one for number, one in json.loads(text).items()}
-        done = torch.stack(self.shard.collect(own.done)).any(0)
-        return State(tops, done, problems)
+        device = self.spotter.example.device
+        ranks = self.shard.collect(own.to("cpu"))
+        return reduce(State.merged, (one.to(device) for one in ranks))
 
     def _rates(self, images: int, seconds: float, own: list[range]) -> dict[str, Any]:
         """Images a second of this run on all ranks, beside the bare model on one block."""
@@ -525,7 +428,7 @@ class _Run:
         for index, (name, top) in enumerate(state.tops.items()):
             path = self.folder / file_of(index, name)
             there = self.shard.first and self._is_there(path, noted.get(name))
-            if not self.shard.share(torch.tensor([float(there)])):
+            if not self.shard.share(there):
                 require_there(self.folder)
                 project_layer(path, self.spotter, self.source, name, top,
                               chosen(maps, name, top), memory, self.shard, self.shown)  # fmt: skip

@@ -1,17 +1,25 @@
-"""The k strongest activations of a layer's maps so far."""
+"""The k strongest activations of a layer's maps so far, of all layers, and of which maps units
+are projected."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from zfcuda.inference.checks import is_int
+from zfcuda.storage.files import write_tensors
+from zfcuda.storage.identity import tensor_digest
 
-__all__ = ["Maps", "Top", "chosen", "units_of"]
+__all__ = ["Maps", "State", "Top", "chosen", "units_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +125,12 @@ class Top:
             if other is None or other.shape != own.shape or other.dtype != own.dtype:
                 got = None if other is None else (list(other.shape), other.dtype)
                 raise ValueError(f"{name}: expected {list(own.shape)} {own.dtype}, got {got}")
-        return type(self)(**{n: tensors[n].to(self.values.device) for n in self.tensors()},
+        own = {name: tensors[name] for name in self.tensors()}
+        return type(self)(**own, size=self.size).to(self.values.device)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on a device."""
+        return type(self)(**{n: one.to(device) for n, one in self.tensors().items()},
                           size=self.size)  # fmt: skip
 
     @property
@@ -134,6 +147,91 @@ def _strongest(columns: list[Tensor], like: Tensor) -> list[Tensor]:
     values, numbers, places = (one.gather(1, order) for one in columns)
     none = values.isneginf()
     return [values, numbers.masked_fill(none, -1), places.masked_fill(none, -1)]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Blocks of images that were looked through.
+
+    Attributes:
+        tops: by layer, the strongest activations there.
+        done: bool [B], which of all blocks these are.
+        problems: what is wrong with images that could not be read, by number.
+    """
+
+    tops: Mapping[str, Top]
+    done: Tensor
+    problems: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def none(cls, like: Mapping[str, Top], blocks: int) -> Self:
+        """Of no block yet; ``like`` has the layers' shapes."""
+        k = next(iter(like.values())).values.shape[1]
+        tops = {name: Top.none(top.values.T, k, top.size) for name, top in like.items()}
+        return cls(tops, torch.zeros(blocks, dtype=torch.bool))
+
+    def merged(self, other: State) -> State:
+        """The blocks of both; none may be in both."""
+        tops = {name: top.merged(other.tops[name]) for name, top in self.tops.items()}
+        return State(tops, self.done | other.done, self.problems | other.problems)
+
+    def to(self, device: torch.device | str) -> State:
+        """The same, activations on a device."""
+        tops = {name: top.to(device) for name, top in self.tops.items()}
+        return State(tops, self.done, self.problems)
+
+    def write(self, path: Path, settings: str, made_of: Sequence[str]) -> None:
+        """To a file, with the digest of the settings and the names of the files that it is made
+        of."""
+        tensors = {
+            f"{part}/{index}": tensor
+            for index, top in enumerate(self.tops.values())
+            for part, tensor in top.tensors().items()
+        }
+        tensors["done"] = torch.from_numpy(np.packbits(self.done.numpy()))
+        about = {
+            "settings": settings,
+            "problems": json.dumps(self.problems),
+            "made_of": json.dumps(made_of),
+        }
+        write_tensors(path, tensors, {**about, "sha256": _digest(tensors, about)})
+
+    @classmethod
+    def read(cls, path: Path, settings: str, like: State) -> tuple[State, list[str]]:
+        """From a file; ``like`` has the shapes. And the names of the files that it is made of.
+
+        Raises:
+            ValueError, KeyError, SafetensorError: it is damaged, or of other settings.
+            OSError: there is no such file.
+        """
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # One of 0.1.0 has no checksum.
+        if about.keys() != _TEXTS and about.get("sha256") != _digest(tensors, about):
+            raise ValueError("it is damaged")
+        if about["settings"] != settings:
+            raise ValueError("it is of another run")
+        tops = {
+            name: top.like({part: tensors[f"{part}/{index}"] for part in top.tensors()})
+            for index, (name, top) in enumerate(like.tops.items())
+        }
+        bits = np.unpackbits(tensors["done"].numpy(), count=len(like.done))
+        problems = {int(number): str(t) for number, t in json.loads(about["problems"]).items()}
+        state = cls(tops, torch.from_numpy(bits).bool(), problems)
+        return state, [str(name) for name in json.loads(about["made_of"])]
+
+
+_TEXTS = {"settings", "problems", "made_of"}  # of a state, beside its checksum
+
+
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """sha256 of a state: safetensors has no checksum of its own."""
+    texts = json.dumps({name: about[name] for name in sorted(_TEXTS)})
+    digest = hashlib.sha256(texts.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensor_digest(tensors[name])}".encode())
+    return digest.hexdigest()
 
 
 Maps = int | str | Sequence[int] | Mapping[str, Any]

@@ -19,6 +19,7 @@ import zfcuda
 from zfcuda.cli import info
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import outputs_by_call
 from zfcuda.models import imagenet
 from zfcuda.models.specs import outputs_in
 from zfcuda.results.base import Outputs
@@ -149,24 +150,21 @@ class Network:
         Found by one forward pass over an empty picture; a layer that is called twice is listed
         once, as its last call gives it, which is the one that experiments look at.
         """
-        rows: dict[str, tuple[str, str, tuple[int, ...], int]] = {}
+        kinds = {name: module for name, module in self.model.named_modules() if name}
+        calls = dict.fromkeys(kinds, 0)
 
-        def record(name: str, module: nn.Module, output: object) -> None:
-            if name and isinstance(output, Tensor):
-                calls = rows.pop(name)[3] + 1 if name in rows else 1
-                rows[name] = name, type(module).__name__, tuple(output.shape), calls
+        def shape(name: str, output: object) -> tuple[int, ...] | None:
+            if not isinstance(output, Tensor):
+                return None
+            calls[name] += 1
+            return tuple(output.shape)
 
-        hooks = [
-            module.register_forward_hook(lambda m, _, out, name=name: record(name, m, out))
-            for name, module in self.model.named_modules()
+        found = outputs_by_call(self.model, self.blank(), [*kinds], shape)
+        return [
+            (name, type(kinds[name]).__name__, own, calls[name])
+            for name, own in found.items()
+            if own is not None
         ]
-        try:
-            with torch.no_grad():
-                self.model(self.blank())
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return list(rows.values())
 
 
 def pick_device(name: str) -> torch.device:

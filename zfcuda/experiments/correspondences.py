@@ -20,7 +20,7 @@ from zfcuda.inference.checks import check_input, fill_setting, plain
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import (
     Layers,
-    base_pass,
+    Passes,
     find_layers,
     memory_limit,
     progress_bar,
@@ -104,16 +104,14 @@ class Change:
         features: by layer [N,F], those of all images as they are.
         fill: what is shown instead; see :func:`zfcuda.correspondence`.
         tolerance: changes of at most this share of an image's largest feature count as none.
-        limit, fitting: so many images at a time fit in so many bytes.
+        passes: of the model, with the layers' outputs.
     """
 
-    model: nn.Module
     images: Tensor
     features: dict[str, Tensor]
     fill: float | Tensor
     tolerance: float
-    limit: int
-    fitting: int
+    passes: Passes
 
     def signs(
         self, boxes: Tensor, advance: Callable[[int], Any]
@@ -130,18 +128,15 @@ class Change:
             layer: torch.empty(x.shape, dtype=torch.int8, device=x.device)
             for layer, x in self.features.items()
         }
-        for some in spans(0, len(self.images), self.fitting):
+        for some in spans(0, len(self.images), self.passes.together):
             hidden = torch.cat(
                 [
                     ops.occlude(image[None], box[None], self.fill)[:, 0]
                     for image, box in zip(self.images[some], boxes[some], strict=True)
                 ]
             )
-            _, received, _ = base_pass(
-                self.model, hidden, [*signs], lambda _, maps: maps.flatten(1).clone(), self.limit
-            )
-            for layer, parts in received.items():
-                signs[layer][some] = self._sign(layer, some, torch.cat(parts))
+            for layer, maps in _features(self.passes, hidden).items():
+                signs[layer][some] = self._sign(layer, some, maps)
             advance(len(hidden))
         return {layer: _compared(each) for layer, each in signs.items()}
 
@@ -152,6 +147,12 @@ class Change:
             raise ValueError(f"layer {layer!r} gives values that are not finite: none has a sign")
         zero = change.abs() <= self.tolerance * original.abs().amax(1, keepdim=True)
         return change.sign().masked_fill_(zero, 0).to(torch.int8)
+
+
+def _features(passes: Passes, x: Tensor, more: int = 0) -> dict[str, Tensor]:
+    """By layer [N,F]; ``more``: images that will follow."""
+    _, received = passes.images(x, lambda _, maps: maps.flatten(1).clone(), more)
+    return {layer: torch.cat(parts) for layer, parts in received.items()}
 
 
 def _compared(signs: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,18 +239,15 @@ def correspondence(
         raise ValueError("layers must name at least one layer")
     tolerance = _tolerance(tolerance, images.dtype)
     fill = fill_setting(fill, images, with_image=True)
-    limit = memory_limit(max_memory, images.device)
+    passes = Passes(model, names, memory_limit(max_memory, images.device))
 
     differing: dict[str, dict[str, Tensor]] = {layer: {} for layer in names}
     changed: dict[str, dict[str, Tensor]] = {layer: {} for layer in names}
     with evaluating(model):
-        _, received, fitting = base_pass(
-            model, images.detach(), names, lambda _, maps: maps.flatten(1).clone(), limit
-        )
-        features = {layer: torch.cat(received[layer]) for layer in names}
-        change = Change(model, images.detach(), features, fill, tolerance, limit, fitting)
-        passes = sum(len(places) for places in boxes.values())
-        with progress_bar(passes * len(images), progress, "correspondence") as advance:
+        hidden = len(images) * sum(map(len, boxes.values()))
+        features = _features(passes, images.detach(), hidden)
+        change = Change(images.detach(), features, fill, tolerance, passes)
+        with progress_bar(hidden, progress, "correspondence") as advance:
             for part, places in boxes.items():
                 found = [change.signs(place, advance) for place in places]
                 for layer in names:

@@ -20,7 +20,7 @@ from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.top import Maps
 from zfcuda.inference.checks import check_input, to_result
 from zfcuda.inference.guards import evaluating
-from zfcuda.inference.passes import Layer, find_layers, require_called
+from zfcuda.inference.passes import Layer, find_layers, layer_outputs, require_called
 from zfcuda.results.filters import FilterComparison, FilterResult
 
 __all__ = [
@@ -112,10 +112,6 @@ class Seen:
     count: int
 
 
-class _Enough(Exception):
-    """Ends a forward pass behind the layer that was wanted."""
-
-
 def look(model: nn.Module, name: str, module: nn.Conv2d, source: Source) -> Seen:
     """Show a convolution of the model all images of a source; those with NaN are left out.
 
@@ -127,33 +123,26 @@ def look(model: nn.Module, name: str, module: nn.Conv2d, source: Source) -> Seen
     spectrum: Tensor | None = None
     count = 0
 
-    def receive(module: nn.Module, taken: tuple[Tensor, ...], output: Tensor) -> None:
+    def receive(layer: str, call: tuple[Tensor, Tensor]) -> None:
         nonlocal strongest, spectrum
-        defined = ~taken[0].isnan().flatten(1).any(1)
+        taken, output = call
+        defined = ~taken.isnan().flatten(1).any(1)
         if not defined.any():
-            raise _Enough
+            return
         responses = output[defined].amax((0, 2, 3))
-        transforms = torch.fft.fft2(_faded(taken[0][defined].double()))
+        transforms = torch.fft.fft2(_faded(taken[defined].double()))
         cross = torch.einsum("nahw,nbhw->abhw", transforms.conj(), transforms)
         strongest = responses if strongest is None else torch.maximum(strongest, responses)
         spectrum = cross if spectrum is None else spectrum + cross
-        raise _Enough
 
     with evaluating(model):
-        weight = module.weight
-        hook = module.register_forward_hook(receive)
-        try:
-            for images in source.batches():
-                images = images.to(weight.device)
-                check_input(model, images)
-                try:
-                    model(images.clone())
-                except _Enough:
-                    count += len(images)
-                else:
-                    require_called([name], {})
-        finally:
-            hook.remove()
+        for images in source.batches():
+            images = images.to(module.weight.device)
+            check_input(model, images)
+            with layer_outputs(model, name, receive, stop=1, with_input=True) as found:
+                model(images.clone())
+            require_called([name], found)
+            count += len(images)
     if strongest is None or spectrum is None:
         raise ValueError("there are no images, or none without NaN")
     return Seen(to_result(strongest), (spectrum / count).cpu(), count)

@@ -46,22 +46,12 @@ __all__ = [
     "Run",
     "first_readable",
     "identity_of",
-    "memory",
     "outputs_setting",
     "targets_of",
 ]
 
 
 FILE = "settings.json"
-
-# Bytes of one batch: fixed, since what is free changes from run to run, and batches with it.
-_MEMORY = {"cpu": 2**27, "cuda": 2**30}
-
-
-def memory(max_memory: int | None, device: torch.device) -> int:
-    """Bytes that the activations of one batch may take: as given, or 128 MiB on a CPU and 1 GiB on
-    a GPU."""
-    return _MEMORY.get(device.type, 2**27) if max_memory is None else max_memory
 
 
 def identity_of(model: nn.Module, images: Images, x: Tensor) -> dict[str, Any]:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zfcuda.inference.checks import check_input, to_result
-from zfcuda.inference.guards import evaluating
-from zfcuda.inference.interception import Operations
-from zfcuda.inference.passes import base_pass, memory_limit, outputs_of
+from zfcuda.inference.checks import check_input
+from zfcuda.inference.passes import answers
 from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.predictions import Predictions
 
@@ -28,8 +26,8 @@ def predict(
     Args:
         model: returns logits [N,K]; runs in eval mode and is left as it was.
         x: [N,C,H,W], on the model's device and of its dtype.
-        max_memory: bytes that the activations of one batch may take; by default half of what is
-            free on a GPU, a quarter (at most 128 MiB) on a CPU.
+        max_memory: bytes that the activations of one batch may take; None takes the default of
+            :func:`zfcuda.inference.passes.memory_limit`.
         outputs: what the model returns: "logits" (P is their softmax), "probabilities" (after a
             softmax or sigmoids, taken as they are); of one output [N,1] "logit" (P is its sigmoid),
             "probability", or "value", of a regression. None finds out: by the model's last
@@ -44,9 +42,5 @@ def predict(
     x = check_input(model, x)
     if outputs is not None:
         check_outputs(outputs)
-    limit = memory_limit(max_memory, x.device)
-    seen = Operations()
-    with evaluating(model):
-        answers, _, _ = base_pass(model, x, (), lambda layer, maps: None, limit, seen)
-    logits = to_result(answers)
-    return Predictions(logits, outputs_of(outputs, logits, seen), tuple(class_names or ()))
+    logits, kind = answers(model, x, max_memory, outputs)
+    return Predictions(logits, kind, tuple(class_names or ()))

@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfcuda.data.examples import Examples, Split
-from zfcuda.inference.checks import check_input
+from zfcuda.inference.checks import as_weights, check_input
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.passes import (
     Layers,
-    base_pass,
+    Passes,
     find_layers,
-    layer_outputs,
     memory_limit,
+    outputs_by_call,
     progress_bar,
 )
 from zfcuda.results.probe import PIXELS, ProbeResult
@@ -59,11 +59,7 @@ def layers_by_depth(model: nn.Module, x: Tensor, most: int = 8) -> list[str]:
         ValueError: no stage is found; name layers then.
     """
     blocks = dict(_blocks(model, ""))
-    with (
-        evaluating(model),
-        layer_outputs(model, [*blocks], lambda _, output: output) as found,
-    ):
-        model(x[:1].clone())
+    found = outputs_by_call(model, x, [*blocks], lambda _, output: output)
     stages: list[str] = []
     for name, output in found.items():
         if any(isinstance(module, nn.Conv2d | nn.Linear) for module in blocks[name].modules()):
@@ -110,13 +106,13 @@ class Features:
         self._answers: Array | None = None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.pooled: dict[str, tuple[int, ...]] = {}
-        self.example = self._placed(data.training.batch(torch.tensor([0]))[0])
+        self.example = as_weights(data.training.batch(torch.tensor([0]))[0], model)
         self.example = check_input(model, self.example)
 
     def measure(self, names: Sequence[str]) -> None:
         """Find the layers' shapes on one picture."""
         with evaluating(self._model):
-            found = self._pass(self.example, names)[1]
+            found = self._pass(self._passes(names), self.example, names)[1]
         for name, maps in found.items():
             shape = tuple(maps.shape[1:])
             self.shapes[name], self.pooled[name] = shape, _pooled_shape(shape, self._size)
@@ -143,14 +139,15 @@ class Features:
     def read(self, names: Sequence[str]) -> dict[str, list[Array]]:
         """Each layer's features, float32 [n,f] for each of the three parts."""
         found: dict[str, list[Array]] = {name: [] for name in names}
-        title = f"features of {len(names)} layers"
+        title, passes = f"features of {len(names)} layers", self._passes(names)
         with evaluating(self._model), progress_bar(self._count, self._progress, title) as advance:
             for part in PARTS:
                 examples = getattr(self._data, part)
                 for name, arrays in found.items():
                     width = math.prod(self.pooled[name])
                     arrays.append(np.empty((len(examples), width), np.float32))
-                answers = self._fill([found[name][-1] for name in names], names, examples, advance)
+                arrays = [found[name][-1] for name in names]
+                answers = self._fill(arrays, names, passes, examples, advance)
         self._answers = answers  # of the last part
         return found
 
@@ -158,13 +155,15 @@ class Features:
         self,
         arrays: Sequence[Array],
         names: Sequence[str],
+        passes: Passes,
         examples: Examples,
         advance: Callable[[int], Any],
     ) -> Array:
         """Fill ``arrays`` [n,f], one for each layer, and return the logits [n,K]."""
         answers, done = [], 0
         for x, _ in examples.batches(_READ):
-            logits, maps = self._pass(self._placed(x), names, self.pooled)
+            x = as_weights(x, self._model)
+            logits, maps = self._pass(passes, x, names, self.pooled)
             for name, array in zip(names, arrays, strict=True):
                 array[done : done + len(x)] = maps[name].flatten(1).float().cpu().numpy()
             answers.append(logits.float().cpu().numpy())
@@ -179,8 +178,13 @@ class Features:
             return math.nan
         return float((self._answers.argmax(1) == labels).mean())
 
+    def _passes(self, names: Sequence[str]) -> Passes:
+        limit = memory_limit(self._max_memory, self.example.device)
+        return Passes(self._model, [name for name in names if name != PIXELS], limit)
+
+    @staticmethod
     def _pass(
-        self,
+        passes: Passes,
         x: Tensor,
         names: Sequence[str],
         pooled: dict[str, tuple[int, ...]] | None = None,
@@ -190,17 +194,11 @@ class Features:
         def receive(name: str, maps: Tensor) -> Tensor:
             return maps.clone() if pooled is None else _pooled(maps, pooled[name])
 
-        limit = memory_limit(self._max_memory, x.device)
-        layers = [name for name in names if name != PIXELS]
-        logits, received, _ = base_pass(self._model, x, layers, receive, limit)
+        logits, received = passes.images(x, receive)
         maps = {name: torch.cat(parts) for name, parts in received.items()}
         if PIXELS in names:
             maps[PIXELS] = receive(PIXELS, x)
         return logits, maps
-
-    def _placed(self, x: Tensor) -> Tensor:
-        weights = next(iter(self._model.parameters()), x)
-        return x.to(weights.device, weights.dtype)
 
 
 def _pooled_shape(shape: tuple[int, ...], size: int) -> tuple[int, ...]:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.data.examples import Examples
-from zfcuda.inference.checks import check_input, to_result
+from zfcuda.inference.checks import as_weights, check_input, to_result
 from zfcuda.inference.guards import evaluating
-from zfcuda.inference.interception import Operations
-from zfcuda.inference.passes import base_pass, memory_limit, outputs_of, progress_bar
+from zfcuda.inference.passes import Passes, memory_limit, progress_bar
 from zfcuda.results.base import Outputs, check_outputs, entropy_of
 from zfcuda.results.uncertainty import Reliability, UncertaintyResult, class_probabilities
 
@@ -98,15 +97,13 @@ def uncertainty_of(
     if most < 1 or bins < 1:
         raise ValueError(f"most and bins must be at least 1, got {most} and {bins}")
     logits, labels = [], []
-    kept = LeastCertain(most)
+    kept, passes = LeastCertain(most), None
     with evaluating(model), progress_bar(len(examples), progress, "uncertainty") as advance:
         for x, truth in examples.batches(_READ):
-            x = _as_weights(x, model)
-            x = check_input(model, x)
-            limit = memory_limit(max_memory, x.device)
-            seen = Operations()
-            answer = to_result(base_pass(model, x, (), lambda _, maps: None, limit, seen)[0])
-            outputs = outputs_of(outputs, answer, seen)
+            x = check_input(model, as_weights(x, model))
+            passes = passes or Passes(model, (), memory_limit(max_memory, x.device))
+            answer = to_result(passes.images(x)[0])
+            outputs = passes.outputs(outputs, answer)
             probabilities = class_probabilities(answer, outputs)
             classes = probabilities.shape[1]
             if int(truth.max()) >= classes or int(truth.min()) < 0:
@@ -127,9 +124,3 @@ def uncertainty_of(
         seconds=time.perf_counter() - start,
         outputs=outputs,
     )
-
-
-def _as_weights(x: Tensor, model: nn.Module) -> Tensor:
-    """``x`` on the device and of the dtype of the model's weights."""
-    weights = next(iter(model.parameters()), x)
-    return x.to(weights.device, weights.dtype)

@@ -13,6 +13,7 @@ from zfcuda.graph.guards import CallFailed, Untraceable, refuse, unchanged, unco
 from zfcuda.graph.interpreter import Interpreter
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.symbolic import End, Tracer, follow
+from zfcuda.inference.passes import layer_outputs
 
 
 def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
@@ -71,28 +72,15 @@ def _makes_its_weights(module: nn.Module) -> bool:
     return any(isinstance(w, Tensor) and not any(w is mine for mine in own) for w in read)
 
 
-class _Enough(BaseException):
-    """Ends a forward early; no ``except Exception`` of the model's may catch it."""
-
-
 def _answer(model: nn.Module, images: Tensor, end: End) -> Any:
     """The model's own output, or its layer's, where the graph ends."""
     if end.module is None:
         return model(images)
-    outputs: list[Any] = []
-
-    def receive(module: nn.Module, args: Any, output: Any) -> None:
-        outputs.append(output)
-        if len(outputs) == end.times:
-            raise _Enough
-
-    hook = end.module.register_forward_hook(receive)
-    try:
+    calls: list[Any] = []
+    with layer_outputs(model, end.module, lambda _, out: calls.append(out), stop=end.times):
         model(images)
-    except _Enough:
-        return outputs[-1]
-    finally:
-        hook.remove()
+    if len(calls) >= end.times:
+        return calls[-1]
     raise Untraceable("it does not call its modules as torch.fx sees it")
 
 

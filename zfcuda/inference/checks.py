@@ -129,6 +129,12 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if weights is None else weights.device
 
 
+def as_weights(x: Tensor, model: nn.Module) -> Tensor:
+    """``x`` on the device and of the dtype of the model's weights."""
+    weights = next(iter(model.parameters()), x)
+    return x.to(weights.device, weights.dtype)
+
+
 def to_result(tensor: Tensor) -> Tensor:
     """As results hold it: on the CPU, 16-bit types widened to float32."""
     tensor = plain(tensor)

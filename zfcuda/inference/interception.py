@@ -21,8 +21,8 @@ class Interception(TorchFunctionMode):
     """While entered, calls found in ``handlers`` go to their handler instead.
 
     With ``measure=True`` it also counts the bytes of the tensors that calls return:
-    ``total_bytes`` of all of them (what a graph kept for backward may hold) and ``peak_bytes``
-    alive at once (what a pass without gradient needs).
+    ``total_bytes`` of all of them (what a graph kept for backward may hold), ``peak_bytes`` alive
+    at once (what a pass without gradient needs) and ``largest_bytes`` of one.
     """
 
     def __init__(self, handlers: dict[Any, Handler], measure: bool = False) -> None:
@@ -30,7 +30,7 @@ class Interception(TorchFunctionMode):
         self._handlers = handlers
         self._measure = measure
         self._users: dict[int, int] = {}  # storage address -> tensors alive on it
-        self._live_bytes = self.peak_bytes = self.total_bytes = 0
+        self._live_bytes = self.peak_bytes = self.total_bytes = self.largest_bytes = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -59,6 +59,7 @@ class Interception(TorchFunctionMode):
         address, size = storage.data_ptr(), storage.nbytes()
         if address not in self._users:
             self.total_bytes += size
+            self.largest_bytes = max(self.largest_bytes, size)
             self._live_bytes += size
             self.peak_bytes = max(self.peak_bytes, self._live_bytes)
         self._users[address] = self._users.get(address, 0) + 1

@@ -19,8 +19,7 @@ from torch.nn import functional as F
 
 from zfcuda.data.examples import Examples, Part, Split, generator
 from zfcuda.inference.guards import evaluating
-from zfcuda.inference.interception import Operations
-from zfcuda.inference.passes import base_pass, logits_of, memory_limit, outputs_of
+from zfcuda.inference.passes import answers, logits_of
 from zfcuda.models.weights import Metadata, load_checked
 from zfcuda.results.training import TrainingResult
 from zfcuda.storage import terminal
@@ -279,10 +278,7 @@ def _check_answers(model: nn.Module, data: Split) -> None:
             f"logits of the {classes} classes of the data"
         )
     x, _ = data.training.batch(torch.tensor([0]))
-    x, seen = _placed(x, _device(model)), Operations()
-    with evaluating(model):
-        answers, _, _ = base_pass(model, x, (), lambda *_: None, memory_limit(None, x.device), seen)
-    if outputs_of(None, answers, seen) == "probabilities":
+    if answers(model, _placed(x, _device(model)), None, None)[1] == "probabilities":
         warnings.warn(
             "the model answers with probabilities, of which the loss takes the softmax again: "
             "expected logits; leave out its last softmax or sigmoid",

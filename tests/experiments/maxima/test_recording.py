@@ -231,7 +231,7 @@ def test_two_at_once_are_refused(model, images, tmp_path):
         ({"batch": 0}, ValueError, "batch must be a positive int, got 0"),
         ({"k": 0}, ValueError, "k must be a positive int, got 0"),
         ({"layers": []}, ValueError, "at least one layer"),
-        ({"max_memory": -1}, ValueError, "max_memory must be a positive int"),
+        ({"max_memory": -1}, ValueError, "max_memory must be a positive number of bytes"),
     ],
 )
 def test_bad_arguments(model, images, tmp_path, change, error, message):

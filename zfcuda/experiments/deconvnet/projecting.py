@@ -172,8 +172,8 @@ def deconv(
         rule: "deconv", or "gradient" for the plain gradient of the unit times the seed (``norm``
             then has no effect).
         norm: contrast normalisation as "identity" or its "gradient".
-        max_memory: bytes that the activations of one batch of images may take; by default half of
-            what is free on a GPU, a quarter (at most 128 MiB) on a CPU.
+        max_memory: bytes that the activations of one batch may take; None takes the default of
+            :func:`zfcuda.inference.passes.memory_limit`.
         progress: show a progress bar.
 
     Returns:

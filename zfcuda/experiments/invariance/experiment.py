@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,16 +13,13 @@ from torch import Tensor, nn
 from zfcuda import ops
 from zfcuda.inference.checks import check_input, choose_target, fill_setting, plain, to_result
 from zfcuda.inference.guards import evaluating
-from zfcuda.inference.interception import Operations
 from zfcuda.inference.passes import (
     Layers,
-    base_pass,
+    Passes,
     find_layers,
     memory_limit,
-    outputs_of,
     progress_bar,
     require_shape,
-    variant_passes,
 )
 from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.invariance import InvarianceResult
@@ -105,60 +102,64 @@ MATRICES: dict[Kind, Callable[[Tensor, tuple[int, int]], Tensor]] = {
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
 def transformed(
-    kind: Kind,
+    transformations: Mapping[str, tuple[Kind, Tensor]],
     model: nn.Module,
     x: Tensor,
-    values: Tensor,
     target: Target,
     layers: Layers,
     fill: Fill,
     max_memory: int | None,
     progress: bool,
     outputs: Outputs | None,
-) -> InvarianceResult:
-    """The experiment with checked ``values``, float64 [M] or [M,2]; the other arguments and errors
-    are :func:`zfcuda.rotation`'s."""
+) -> dict[str, InvarianceResult]:
+    """The experiments, by name, with checked values, float64 [M] or [M,2], of their kinds; the
+    other arguments and errors are :func:`zfcuda.rotation`'s."""
     start = time.perf_counter()
     x = check_input(model, x)
     if outputs is not None:
         check_outputs(outputs)
-    matrices = MATRICES[kind](values, (x.shape[2], x.shape[3]))
+    size = (x.shape[2], x.shape[3])
+    matrices = {name: MATRICES[kind](own, size) for name, (kind, own) in transformations.items()}
     fill = fill_setting(fill, x, with_image=False)
     names = list(find_layers(model, layers))
-    limit = memory_limit(max_memory, x.device)
-
-    seen = Operations()
+    passes = Passes(model, names, memory_limit(max_memory, x.device))
+    results: dict[str, InvarianceResult] = {}
     with evaluating(model):
-        base, received, fitting = base_pass(
-            model, x, names, lambda layer, maps: maps.clone(), limit, seen
-        )
-        outputs = outputs_of(outputs, to_result(base), seen)
-        chosen = choose_target(target, to_result(base))
+        count = len(x) * sum(map(len, matrices.values()))
+        base, received = passes.images(x, lambda layer, maps: maps.clone(), count)
+        base = to_result(base)
+        outputs = passes.outputs(outputs, base)
+        chosen = choose_target(target, base)
         features = {name: torch.cat(received[name]) for name in names}
-
-        def warped(images: Tensor, indices: slice) -> Tensor:
-            return ops.warp_affine(images, matrices[indices], fill)
+        norms = {name: to_result(_norm(maps)) for name, maps in features.items()}
 
         def distance(layer: str, maps: Tensor, images: slice) -> Tensor:
             require_shape(layer, maps, features[layer].shape[1:])
             return _norm(maps - features[layer][images, None])
 
-        with progress_bar(len(x) * len(matrices), progress, kind) as advance:
-            logits, distances = variant_passes(
-                model, x.detach(), warped, len(matrices), names, distance, fitting, advance
+        for name, (kind, values) in transformations.items():
+
+            def warped(images: Tensor, indices: slice, own: Tensor = matrices[name]) -> Tensor:
+                return ops.warp_affine(images, own[indices], fill)
+
+            with progress_bar(len(x) * len(values), progress, kind) as advance:
+                logits, distances = passes.variants(
+                    x.detach(), warped, len(values), distance, advance
+                )
+            results[name] = InvarianceResult(
+                kind=kind,
+                values=values.clone(),
+                logits=logits,
+                base_logits=base.clone(),
+                target=chosen.clone(),
+                distances=distances,
+                fill=fill,
+                seconds=time.perf_counter() - start,
+                norms={layer: own.clone() for layer, own in norms.items()},
+                outputs=outputs,
             )
-    return InvarianceResult(
-        kind=kind,
-        values=values.clone(),
-        logits=logits,
-        base_logits=to_result(base),
-        target=chosen,
-        distances=distances,
-        fill=fill,
-        seconds=time.perf_counter() - start,
-        norms={name: to_result(_norm(maps)) for name, maps in features.items()},
-        outputs=outputs,
-    )
+            start = time.perf_counter()
+    return results
 
 
 def _norm(maps: Tensor) -> Tensor:
@@ -194,8 +195,8 @@ def rotation(
             untransformed image is recorded.
         fill: what shows outside the image, in network input space: a number (0 is usually the mean
             colour) or one per channel [C].
-        max_memory: bytes that the activations of one batch may take; by default half of what is
-            free on a GPU, a quarter (at most 128 MiB) on a CPU.
+        max_memory: bytes that the activations of one batch may take; None takes the default of
+            :func:`zfcuda.inference.passes.memory_limit`.
         progress: show a progress bar.
         outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`.
 
@@ -203,9 +204,10 @@ def rotation(
         TypeError, ValueError: an argument of the wrong kind or out of range.
     """
     angles = numbers(range(0, 360, 5) if values is None else values, "values")
-    return transformed(
-        "rotation", model, x, angles, target, layers, fill, max_memory, progress, outputs
-    )
+    own = {"rotation": ("rotation", angles)}
+    return transformed(own, model, x, target, layers, fill, max_memory, progress, outputs)[
+        "rotation"
+    ]
 
 
 def translation(
@@ -226,9 +228,10 @@ def translation(
     :func:`rotation`.
     """
     shifts = numbers(range(-60, 61, 5) if values is None else values, "values", pairs=True)
-    return transformed(
-        "translation", model, x, shifts, target, layers, fill, max_memory, progress, outputs
-    )
+    own = {"translation": ("translation", shifts)}
+    return transformed(own, model, x, target, layers, fill, max_memory, progress, outputs)[
+        "translation"
+    ]
 
 
 def scaling(
@@ -248,6 +251,7 @@ def scaling(
     smoothing. The other arguments and the errors are those of :func:`rotation`.
     """
     factors = numbers([1 + step / 20 for step in range(17)] if values is None else values, "values")
-    return transformed(
-        "scaling", model, x, factors, target, layers, fill, max_memory, progress, outputs
-    )
+    own = {"scaling": ("scaling", factors)}
+    return transformed(own, model, x, target, layers, fill, max_memory, progress, outputs)[
+        "scaling"
+    ]

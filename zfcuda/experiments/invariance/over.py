@@ -21,12 +21,11 @@ from zfcuda.experiments.over import (
     Run,
     first_readable,
     identity_of,
-    memory,
     outputs_setting,
     targets_of,
 )
 from zfcuda.inference.checks import device_of, fill_setting
-from zfcuda.inference.passes import Layers, find_layers
+from zfcuda.inference.passes import Layers, find_layers, memory_limit
 from zfcuda.results.base import Outputs, probabilities_of
 from zfcuda.results.invariance import InvarianceStudy, InvarianceSummary
 from zfcuda.storage.files import write_csv
@@ -320,7 +319,7 @@ def invariance_run(
     example = first_readable(images)
     device = device_of(model)
     x = example[None].to(device)
-    limit = memory(max_memory, device)
+    limit = memory_limit(max_memory, device, recorded=True)
     names = early_and_late(model, x) if layers is None else [*find_layers(model, layers)]
     families = families_of(transformations, x)
     shown = fill_setting(fill, x, with_image=False)

@@ -20,8 +20,7 @@ from zfcuda.experiments.invariance.experiment import (
     transformed,
 )
 from zfcuda.inference.checks import check_input, to_result
-from zfcuda.inference.guards import evaluating
-from zfcuda.inference.passes import find_layers, layer_outputs
+from zfcuda.inference.passes import find_layers, outputs_by_call
 from zfcuda.results.base import Outputs
 from zfcuda.results.invariance import InvarianceStudy
 
@@ -37,8 +36,7 @@ def early_and_late(model: nn.Module, x: Tensor) -> list[str]:
         ValueError: the model has no two such layers; name them then.
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    with evaluating(model), layer_outputs(model, [*modules], lambda _, output: output) as found:
-        model(x[:1].clone())
+    found = outputs_by_call(model, x, [*modules], lambda _, output: output)
     order: list[str] = []
     for name, output in found.items():
         maps_or_vectors = isinstance(output, Tensor) and output.dim() in (2, 4)
@@ -141,18 +139,20 @@ def invariance_study(
     chosen = families_of(transformations, x)
     layers = early_and_late(model, x) if layers is None else [*find_layers(model, layers)]
 
-    size = (x.shape[2], x.shape[3])
-    experiments, examples, example_values = {}, {}, {}
-    for family, values in chosen.items():
-        kind, amounts = _FAMILIES[family].kind, _FAMILIES[family].read(values)
-        result = transformed(
-            kind, model, x, amounts, target, layers, fill, max_memory, progress, outputs
+    amounts = {
+        family: (_FAMILIES[family].kind, _FAMILIES[family].read(values))
+        for family, values in chosen.items()
+    }
+    experiments = transformed(
+        amounts, model, x, target, layers, fill, max_memory, progress, outputs
+    )
+    examples, example_values = {}, {}
+    for family, (kind, values) in amounts.items():
+        some = values[_spread(len(values), _EXAMPLES)]
+        matrices = MATRICES[kind](some, (x.shape[2], x.shape[3]))
+        examples[family] = to_result(
+            ops.warp_affine(x[:1].detach(), matrices, experiments[family].fill)[0]
         )
-        outputs = result.outputs
-        some = amounts[_spread(len(amounts), _EXAMPLES)]
-        shown = ops.warp_affine(x[:1].detach(), MATRICES[kind](some, size), result.fill)
-        experiments[family] = result
-        examples[family] = to_result(shown[0])
         example_values[family] = some.sum(1) if some.dim() == 2 else some  # one of a pair is 0
     return InvarianceStudy(
         names=tuple(map(str, names)),

@@ -62,8 +62,8 @@ def top_activations(
             for 16-bit models.
         batch: images of a tensor or Dataset that are read at a time.
         workers: processes that read a Dataset.
-        max_memory: bytes that the activations of one batch may take; by default half of what is
-            free on a GPU, a quarter (at most 128 MiB) on a CPU.
+        max_memory: bytes that the activations of one batch may take; None takes the default of
+            :func:`zfcuda.inference.passes.memory_limit`.
         progress: show progress bars.
 
     Raises:

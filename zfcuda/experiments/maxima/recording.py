@@ -28,7 +28,7 @@ from zfcuda.experiments.maxima.scanning import Spotter, check_maps
 from zfcuda.experiments.maxima.top import Maps, State, chosen
 from zfcuda.inference.checks import check_input, device_of, is_int
 from zfcuda.inference.guards import evaluating, threads
-from zfcuda.inference.passes import Layers, by_name, find_layers, progress_bar
+from zfcuda.inference.passes import Layers, by_name, find_layers, memory_limit, progress_bar
 from zfcuda.results.stored import (
     FORMAT,
     KIND,
@@ -142,8 +142,8 @@ def record_activations(
         batch: images of a block.
         workers: processes that read images ahead. On a CPU leave them cores
             (``torch.set_num_threads``): threads wait for the one that shares its core.
-        max_memory: bytes that the activations of one batch may take; by default 128 MiB, a quarter
-            of a GPU's memory. What is free does not matter, since results must not depend on it.
+        max_memory: bytes that the activations of one batch may take; None takes the default for
+            runs that are recorded of :func:`zfcuda.inference.passes.memory_limit`.
         every, seconds: what is done is written down after so many images of a process, or so much
             time, whichever comes first.
         about: anything that JSON can say, for the manifest.
@@ -191,7 +191,7 @@ def _prepared(
     with evaluating(model):
         example = _example(source, batch, device_of(model))
         check_input(model, example)
-        memory = _memory(max_memory, example.device)
+        memory = memory_limit(max_memory, example.device, recorded=True)
         return Spotter.of(model, names, example, memory, batch), memory
 
 
@@ -210,16 +210,6 @@ def _example(source: Images, batch: int, device: torch.device) -> Tensor:
             return block.images[first : first + 1].to(device).clone()
     last = block.problems[source.total - 1]
     raise ValueError(f"none of the {source.total:,} images can be read; the last: {last}")
-
-
-def _memory(max_memory: int | None, device: torch.device) -> int:
-    if max_memory is not None:
-        if not is_int(max_memory) or max_memory < 1:
-            raise ValueError(f"max_memory must be a positive int of bytes, got {max_memory!r}")
-        return int(max_memory)
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // 4
-    return 2**27
 
 
 # Of the settings, those that other runs call otherwise.

@@ -15,12 +15,17 @@ from zfcuda.experiments.maxima.top import Maps, Top, chosen
 from zfcuda.inference.checks import check_input, device_of
 from zfcuda.inference.guards import evaluating
 from zfcuda.inference.interception import fast_forward
-from zfcuda.inference.passes import feature_maps, layer_outputs, progress_bar, require_called, spans
+from zfcuda.inference.passes import (
+    fastest_layout,
+    feature_maps,
+    fitting,
+    layer_outputs,
+    progress_bar,
+    require_called,
+    spans,
+)
 
 __all__ = ["Seen", "Spotter", "check_maps", "scan"]
-
-# Of a layer's largest activation: how far another memory format's rounding may be off.
-_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,29 +117,17 @@ class Spotter:
             limit: bytes that the activations of a batch may take.
             most: images that go through the model at a time at most.
         """
-        fits = _fitting(model, example, limit)
+        calls = fast_forward(measure=True)
+        with calls:
+            model(example.clone())
+        fits = fitting(calls, example, limit)
         spotter = cls(model, layers, example, fits if most is None else min(most, fits))
-        if example.device.type != "cpu" or example.dtype != torch.float32:
-            return spotter
-        by_pixels = replace(spotter, layout=torch.channels_last)
-        return by_pixels if by_pixels._agrees(spotter.largest(example.clone())) else spotter
 
-    def _agrees(self, found: Mapping[str, tuple[Tensor, Tensor, tuple[int, int]]]) -> bool:
-        """Whether the example's largest activations are ``found``, but for rounding."""
-        try:
-            own = self.largest(self.example.clone())
-        except Exception:  # a .view() of maps, an assertion: as it was given it worked
-            return False
-        return all(
-            torch.allclose(
-                own[name][0],
-                values,
-                rtol=0,
-                atol=_ROUNDING * float(values.nan_to_num().abs().max()),
-                equal_nan=True,
-            )
-            for name, (values, _, _) in found.items()
-        )
+        def answers(layout: torch.memory_format) -> list[Tensor]:
+            found = replace(spotter, layout=layout).largest(example.clone())
+            return [values for values, _, _ in found.values()]
+
+        return replace(spotter, layout=fastest_layout(example, answers))
 
     def tops(self, k: int) -> dict[str, Top]:
         """By layer, the k strongest activations before the first image."""
@@ -190,14 +183,6 @@ class Spotter:
                     pass
             advance(len(block.numbers))
             done(block)
-
-
-def _fitting(model: nn.Module, example: Tensor, limit: int) -> int:
-    """How many images fit in ``limit`` bytes at once, measured on one."""
-    calls = fast_forward(measure=True)
-    with calls:
-        model(example.clone())
-    return max(1, limit // (calls.peak_bytes + 2 * example.nbytes))
 
 
 def _check_alike(images: Tensor, example: Tensor, start: int) -> None:

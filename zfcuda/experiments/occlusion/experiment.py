@@ -69,8 +69,8 @@ def occlusion(
         classes: keep only these classes' logits (and the targets'), in ascending order, each once
             (``result.classes``), no others than the targets' if it is empty; probabilities and
             labels still take all classes into account. None keeps all.
-        max_memory: bytes that the activations of one batch may take, at least one position's; by
-            default half of what is free on a GPU, a quarter (at most 128 MiB) on a CPU.
+        max_memory: bytes that the activations of one batch may take, at least one
+            position's; None takes the default of :func:`zfcuda.inference.passes.memory_limit`.
         progress: show a progress bar.
         outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`; decided
             on the images without occluder.

@@ -24,13 +24,12 @@ from zfcuda.experiments.over import (
     Run,
     first_readable,
     identity_of,
-    memory,
     outputs_setting,
     targets_of,
 )
 from zfcuda.experiments.predictions import predict
 from zfcuda.inference.checks import device_of, per_image
-from zfcuda.inference.passes import Layers
+from zfcuda.inference.passes import Layers, memory_limit
 from zfcuda.results.base import Outputs, probabilities_of
 from zfcuda.results.occlusion import IMAGE_NUMBERS, LayerSums, OcclusionResult, OcclusionSummary
 from zfcuda.storage.files import visible, write_csv
@@ -242,8 +241,8 @@ def occlusion_over(
             takes what the model predicts for each.
         classes: keep these classes' logits and the target's; None keeps all (4 bytes for each class
             and position, before compression).
-        max_memory: bytes that the activations of one batch may take; by default 128 MiB on a CPU, 1
-            GiB on a GPU.
+        max_memory: bytes that the activations of one batch may take; None takes the default for
+            runs that are recorded of :func:`zfcuda.inference.passes.memory_limit`.
         workers: processes that read images ahead; 0 reads in this one.
         progress: show a bar, with rate and time left.
         about: more for the JSON files, on which nothing depends, such as the model's name.
@@ -333,7 +332,7 @@ def occlusion_run(
     images = numbered(images)
     example = first_readable(images)
     device = device_of(model)
-    limit = memory(max_memory, device)
+    limit = memory_limit(max_memory, device, recorded=True)
     x = example[None].to(device)
     prepared = prepare(model, x, size, stride, fill, layers, method, score, limit, outputs)
     if isinstance(prepared.network, str) and method == "auto":

@@ -29,12 +29,11 @@ from zfcuda.inference.guards import evaluating
 from zfcuda.inference.interception import Operations
 from zfcuda.inference.passes import (
     Layers,
-    base_pass,
+    Passes,
     find_layers,
     outputs_of,
     require_shape,
     spans,
-    variant_passes,
 )
 from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.occlusion import LayerSums, OcclusionResult
@@ -181,10 +180,10 @@ def in_whole_passes(
     outputs: Outputs | None,
 ) -> Found:
     """Every position of every image ``x`` [N,C,H,W], the model itself called for each."""
-    seen = Operations()
-    logits, strongest, fitting = base_pass(model, x, layers, _strongest_map, request.limit, seen)
+    passes = Passes(model, layers, request.limit)
+    logits, strongest = passes.images(x, _strongest_map, len(x) * len(request.boxes))
     base_logits = to_result(logits)
-    kind = outputs_of(outputs, base_logits, seen)
+    kind = passes.outputs(outputs, base_logits)
     chosen = choose_target(target, base_logits)
     kept = kept_classes(classes, chosen, base_logits.shape[1])
     channels = {name: torch.cat([part[0] for part in strongest[name]]) for name in layers}
@@ -199,9 +198,7 @@ def in_whole_passes(
         index = index[..., None, None].expand(-1, -1, -1, *maps.shape[3:])
         return _spatial_sum(maps.gather(2, index)[:, :, 0])
 
-    logits, sums = variant_passes(
-        model, x.detach(), occluded, len(request.boxes), layers, map_sum, fitting, advance
-    )
+    logits, sums = passes.variants(x.detach(), occluded, len(request.boxes), map_sum, advance)
     return Found(
         base_logits,
         chosen,

@@ -1,0 +1,141 @@
+"""Whole passes: stopped early, in the fastest memory format, within one rule for memory."""
+
+import pytest
+import torch
+from torch import nn
+
+import zfcuda
+from zfcuda.inference.guards import evaluating
+from zfcuda.inference.passes import Passes, layer_outputs, memory_limit
+
+
+class Careful(nn.Module):
+    """Goes on after any exception of its first layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.second = nn.Linear(4, 2)
+        self.ended = 0
+
+    def forward(self, x):
+        try:
+            x = self.first(x)
+        except Exception:
+            x = x.new_zeros(len(x), 4, 1, 1)
+        self.ended += 1
+        return self.second(x.amax((2, 3)))
+
+
+def test_a_model_that_catches_exceptions_is_stopped():
+    model, images = Careful(), torch.randn(5, 3, 8, 8)
+    result = zfcuda.first_layer_filters(model, images)
+    with torch.no_grad():
+        expected = model.first(images).amax((0, 2, 3))
+    torch.testing.assert_close(result.strongest, expected)
+    assert result.count == 5
+    assert model.ended == 0
+
+
+def test_stopped_after_so_many_calls():
+    shared = nn.Linear(2, 2)
+    model, x = nn.Sequential(shared, nn.ReLU(), shared, shared), torch.randn(3, 2)
+    with layer_outputs(model, "0", stop=2) as found:
+        model(x)
+        pytest.fail("the forward went on")
+    assert torch.equal(found["0"], model[:3](x))
+
+
+class Viewing(nn.Module):
+    """Takes images in contiguous memory only."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3)
+        self.classifier = nn.Linear(4 * 36, 5)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).view(len(x), -1))
+
+
+class InMemoryOrder(Viewing):
+    """Answers otherwise in another memory format."""
+
+    def forward(self, x):
+        maps = self.features(x)
+        return self.classifier(maps.as_strided((len(x), 144), (144, 1)))
+
+
+@pytest.mark.parametrize("kind", [Viewing, InMemoryOrder])
+@pytest.mark.parametrize("wanted", [1, 20])
+def test_a_model_that_needs_contiguous_images_gets_them(kind, wanted):
+    model, x = kind().eval(), torch.randn(wanted, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(zfcuda.predict(model, x).logits, model(x))
+    result = zfcuda.rotation(model, x, values=range(0, 360, 20))
+    torch.testing.assert_close(result.logits[:, 0], result.base_logits)
+
+
+def test_images_are_converted_and_weights_are_not():
+    model, x = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)),
+        torch.randn(20, 3, 8, 8),
+    )
+    taken = []
+    model[0].register_forward_pre_hook(lambda _, args: taken.append(args[0].stride()))
+    strides = [weight.stride() for weight in model.parameters()]
+    weights = [weight.clone() for weight in model.parameters()]
+    passes = Passes(model, ["0"], 2**20)
+    with evaluating(model):
+        logits, found = passes.images(x, lambda _, maps: maps.clone())
+    assert passes.layout is torch.channels_last
+    assert taken[0] == x[:1].stride()
+    assert taken[-1][1] == 1
+    assert x.is_contiguous()
+    assert [weight.stride() for weight in model.parameters()] == strides
+    assert all(map(torch.equal, model.parameters(), weights))
+    torch.testing.assert_close(logits, model(x).detach())
+    torch.testing.assert_close(torch.cat(found["0"]), model[0](x).detach())
+
+
+def test_float64_stays_as_it_was_given():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()).double(), torch.randn(20, 3, 8, 8)
+    passes = Passes(model, [], 2**20)
+    with evaluating(model):
+        passes.images(x.double())
+    assert passes.layout is torch.preserve_format
+
+
+def test_batches_are_even_and_within_the_limit():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()), torch.randn(1, 3, 8, 8)
+    sizes = []
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    passes = Passes(model, [], 7 * (2 * x.nbytes + 16 * 2))
+    with evaluating(model):
+        passes.images(x, more=9)
+        del sizes[:]
+        passes.variants(
+            x,
+            lambda images, some: images[:, None].expand(-1, some.stop - some.start, -1, -1, -1),
+            9,
+            None,
+            lambda _: None,
+        )
+    assert max(sizes) <= passes.together
+    assert sum(sizes) == 9
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_one_rule_for_memory(recorded):
+    cpu = torch.device("cpu")
+    assert memory_limit(1000, cpu, recorded) == 1000
+    assert 2**26 <= memory_limit(None, cpu, recorded) <= 2**27
+    for wrong in (0, -1, float("inf"), float("nan"), True, "1 GiB"):
+        with pytest.raises(ValueError, match="max_memory must be a positive number of bytes"):
+            memory_limit(wrong, cpu, recorded)
+
+
+def test_recorded_memory_does_not_depend_on_what_is_free():
+    assert memory_limit(None, torch.device("cpu"), recorded=True) == 2**27
+    assert memory_limit(None, torch.device("cuda"), recorded=True) == 2**30

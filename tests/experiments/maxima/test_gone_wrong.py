@@ -1,10 +1,13 @@
-"""Runs over data sets in which something is wrong: said before the first image, or survived."""
+"""Runs over data sets where something is wrong, missing, left over, too much or said twice: said
+before the first image, or survived."""
 
 import json
+import resource
 
 import pytest
 import torch
 from PIL import Image
+from ranks import LAYERS, network, results
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -78,23 +81,6 @@ def test_what_else_lies_beside_the_states_stays(model, images, tmp_path):
     assert other.exists()
 
 
-def test_a_damaged_layer_is_made_again(model, images, tmp_path, monkeypatch):
-    whole = record_activations(tmp_path / "whole", model, images, "0", k=2, maps=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(recording._Run, "finish", lambda *_: pytest.fail("stopped"))
-        with pytest.raises(pytest.fail.Exception):
-            record_activations(tmp_path / "run", model, images, "0", k=2, maps=1)
-    (file,) = (tmp_path / "run" / "layers").iterdir()
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2])
-    with pytest.warns(UserWarning, match="is damaged: .*; it is made again"):
-        record_activations(tmp_path / "run", model, images, "0", k=2, maps=1)
-    assert file.read_bytes() == content == whole.layer("0").path.read_bytes()
-    file.write_bytes(content[:-1])
-    with pytest.raises(ValueError, match="is damaged"):
-        StoredActivations.open(tmp_path / "run").layer("0")
-
-
 SMALL = {"k": 2, "maps": 1, "batch": 3, "every": 3}
 
 
@@ -113,10 +99,6 @@ class Stopping(Dataset):
         if number in self.bad:
             raise OSError("gone")
         return self.images[number]
-
-
-def content_of(folder):
-    return {p.name: p.read_bytes() for p in (*folder.glob("layers/*"), folder / "index.csv")}
 
 
 def flipped(path, place):
@@ -138,28 +120,35 @@ def test_a_damaged_state_is_said_and_computed_again(model, images, tmp_path):
             state.write_bytes(state.read_bytes()[:-damage] + bytes(damage))
         with pytest.warns(UserWarning, match="does not count: it is damaged"):
             record_activations(run, model, Stopping(images), "0", **SMALL)
-        assert content_of(run) == content_of(whole.folder)
+        assert results(run) == results(whole.folder)
 
 
-def test_a_layer_that_was_damaged_before_the_end_is_made_again(
-    model, images, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("what", ["half of it", "a bit"])
+def test_a_damaged_layer_is_made_again(model, images, tmp_path, monkeypatch, what):
+    whole = record_activations(tmp_path / "whole", model, images, "0", **SMALL)
     with monkeypatch.context() as patch:
         patch.setattr(recording._Run, "finish", lambda *_: pytest.fail("stopped"))
         with pytest.raises(pytest.fail.Exception):
-            record_activations(tmp_path, model, images, "0", **SMALL)
-    (file,) = (tmp_path / "layers").iterdir()
+            record_activations(tmp_path / "run", model, images, "0", **SMALL)
+    (file,) = (tmp_path / "run" / "layers").iterdir()
     content = file.read_bytes()
-    flipped(file, -3)
-    with pytest.warns(UserWarning, match="is damaged: it is not what was written; it is made"):
-        record_activations(tmp_path, model, images, "0", **SMALL)
-    assert file.read_bytes() == content
+    if what == "a bit":
+        flipped(file, -3)
+    else:
+        file.write_bytes(content[: len(content) // 2])
+    said = "is damaged: it is not what was written; it is made again"
+    with pytest.warns(UserWarning, match=said if what == "a bit" else "is damaged: .*; it is made"):
+        record_activations(tmp_path / "run", model, images, "0", **SMALL)
+    assert file.read_bytes() == content == whole.layer("0").path.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="is damaged"):
+        StoredActivations.open(tmp_path / "run").layer("0")
 
 
 @pytest.mark.parametrize("name", ["index.csv", "layers/00-0.safetensors", "manifest.json"])
 def test_what_was_damaged_after_the_end_is_noticed(model, images, tmp_path, name):
     stored = record_activations(tmp_path, model, images, "0", **SMALL)
-    whole = content_of(tmp_path)
+    whole = results(tmp_path)
     StoredActivations.open(tmp_path, verify=True)
     flipped(stored.folder / name, -9 if name != "manifest.json" else -30)
     verify = name.startswith("layers")
@@ -173,7 +162,7 @@ def test_what_was_damaged_after_the_end_is_noticed(model, images, tmp_path, name
             StoredActivations.open(tmp_path, verify=True)
         record_activations(tmp_path, model, images, "0", **SMALL)
         StoredActivations.open(tmp_path, verify=True)
-        assert content_of(tmp_path) == whole
+        assert results(tmp_path) == whole
     else:
         assert name == "manifest.json"
 
@@ -190,7 +179,7 @@ def test_a_folder_that_is_renamed_or_deleted_during_a_run(model, images, tmp_pat
         record_activations(tmp_path / "run", model, Renaming(images), "0", **SMALL)
     assert not (tmp_path / "run").exists()
     record_activations(tmp_path / "other", model, Stopping(images), "0", **SMALL)
-    assert content_of(tmp_path / "other") == content_of(whole.folder)
+    assert results(tmp_path / "other") == results(whole.folder)
 
 
 def test_a_run_without_a_readable_image_is_not_complete(model, images, tmp_path):
@@ -209,7 +198,7 @@ def test_a_run_without_a_readable_image_is_not_complete(model, images, tmp_path)
     with pytest.raises(ValueError, match="none of the 9 images can be read; the last: image 8"):
         record_activations(tmp_path / "run", model, Vanishing(images), "0", **SMALL)
     assert record_activations(tmp_path / "run", model, data, "0", **SMALL).count == 9
-    assert content_of(tmp_path / "run") == content_of(whole.folder)
+    assert results(tmp_path / "run") == results(whole.folder)
 
 
 def test_a_block_without_a_readable_image_is_tried_again(model, images, tmp_path, monkeypatch):
@@ -220,7 +209,7 @@ def test_a_block_without_a_readable_image_is_tried_again(model, images, tmp_path
             bad = Stopping(images, bad=(3, 4, 5))
             record_activations(tmp_path / "run", model, bad, "0", **SMALL)
     assert record_activations(tmp_path / "run", model, Stopping(images), "0", **SMALL).skipped == []
-    assert content_of(tmp_path / "run") == content_of(whole.folder)
+    assert results(tmp_path / "run") == results(whole.folder)
 
 
 def test_versions_of_torch_are_told_apart_by_their_build(model, images, tmp_path, monkeypatch):
@@ -268,29 +257,13 @@ def test_files_of_other_contents_are_other_images(model, tmp_path):
     assert files.digest() != before
 
 
-class Broken(Dataset):
-    def __init__(self, images, broken):
-        self.images, self.broken = images, broken
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        if index in self.broken:
-            raise OSError("truncated")
-        return self.images[index], 0
-
-
 def test_images_of_a_dataset_that_cannot_be_read(model, images, tmp_path):
-    stored = record_activations(tmp_path, model, Broken(images, {0, 5}), "2", k=9, maps=1, batch=4)
+    stored = record_activations(
+        tmp_path, model, Stopping(images, bad=(0, 5)), "2", k=9, maps=1, batch=4
+    )
     assert [one["image"] for one in stored.skipped] == [0, 5]
-    assert stored.skipped[1]["problem"] == "image 5 cannot be read: truncated"
+    assert stored.skipped[1]["problem"] == "image 5 cannot be read: gone"
     assert {*stored.layer("2").images.flatten().tolist()} == {-1, 1, 2, 3, 4, 6, 7, 8}
-
-
-def test_no_image_that_can_be_read(model, images, tmp_path):
-    with pytest.raises(ValueError, match=r"images can be read; the last: image 8 .*truncated"):
-        record_activations(tmp_path, model, Broken(images, range(9)), "2")
 
 
 def test_a_state_dict_may_hold_more_than_tensors():
@@ -306,9 +279,139 @@ def test_a_state_dict_may_hold_more_than_tensors():
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_another_torch_is_another_run(model, images, tmp_path, monkeypatch):
-    """Its convolutions round differently."""
-    record_activations(tmp_path, model, images, "2", k=2, maps=1)
-    monkeypatch.setattr(recording, "versions", lambda *names: {"torch": "1.0"})
-    with pytest.raises(ValueError, match=r"versions torch .* 1\.0 here"):
-        record_activations(tmp_path, model, images, "2", k=2, maps=1)
+# --- left over, too much, or said twice -----------------------------------------------------------
+
+QUICK = {"k": 4, "maps": 3, "batch": 8}
+
+
+@pytest.fixture
+def many():
+    return torch.randn(21, 3, 14, 12)
+
+
+def test_no_image_can_be_read(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for path in paths[:4]:
+        path.write_bytes(b"\x89PNG not really")
+    files = ImageFiles(paths, Preprocessing(size=10, resize=None))
+    message = r"none of the 5 images can be read; the last: '.*4\.png' does not exist"
+    with pytest.raises(ValueError, match=message):
+        record_activations(tmp_path / "run", network(), files, LAYERS, batch=2)
+    with pytest.raises(ValueError, match=message):
+        top_activations(network(), files, LAYERS)
+    assert not (tmp_path / "run").exists()
+    Image.new("RGB", (12, 12), "red").save(paths[4])
+    stored = record_activations(tmp_path / "run", network(), files, LAYERS, batch=2)
+    assert stored.count == 1 and len(stored.skipped) == 4
+
+
+def test_more_wanted_than_there_is(many, tmp_path):
+    stored = record_activations(tmp_path, network(), many[:3], LAYERS, k=5, maps=2)
+    for name in LAYERS:
+        layer = stored.layer(name)
+        assert (layer.images[:, :3] >= 0).all() and (layer.images[:, 3:] == -1).all()
+        assert layer.values[:, 3:].isneginf().all()
+        assert not layer.pictures()[0][:, 3:].any()
+    assert len(stored.index.read_text().splitlines()) == 1 + 3 * (6 + 5)
+
+
+def test_a_layer_named_twice_is_one(many, tmp_path):
+    once = record_activations(tmp_path / "once", network(), many, "4", **QUICK)
+    twice = record_activations(tmp_path / "twice", network(), many, ["4", "4"], **QUICK)
+    assert twice.layers == ("4",) and results(twice.folder) == results(once.folder)
+    record_activations(tmp_path / "once", network(), many, ["4", "4"], **QUICK)
+
+
+def test_a_run_of_other_code_is_refused(many, tmp_path):
+    """Settings that were not known then, and ones that are not known any more."""
+    record_activations(tmp_path, network(), many, LAYERS, **QUICK)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["settings"]["together"], manifest["checksum"]
+    manifest["settings"]["stride"] = 2
+    path.write_text(json.dumps(manifest))
+    message = r"other settings: stride 2 there, none here. Go on"
+    with pytest.raises(ValueError, match=message):
+        record_activations(tmp_path, network(), many, LAYERS, **QUICK)
+    manifest["settings"] = "none"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest\.json' cannot be read as the settings"):
+        record_activations(tmp_path, network(), many, LAYERS, **QUICK)
+
+
+def test_layers_of_nobody_knows_which_run_are_not_taken_over(many, tmp_path):
+    record_activations(tmp_path, network(), many, LAYERS, **QUICK)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"holds 00-1\.safetensors of a run, but not its manifest"):
+        record_activations(tmp_path, network(), many + 1, LAYERS, **QUICK)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(("limit", "named"), [(500, "progress"), (8_000, "01-4.safetensors")])
+def test_a_full_disk(many, tmp_path, limit, named):
+    """A limit on the size of files fails as a full disk does: in the middle of a write."""
+    whole = record_activations(tmp_path / "whole", network(), many, LAYERS, **QUICK)
+    run = tmp_path / "run"
+    run.mkdir()
+    begun = {"complete": False, "settings": whole.manifest["settings"], "about": {}}
+    (run / "manifest.json").write_text(json.dumps(begun))  # larger than a limit may be
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OSError, match=f"cannot write '.*{named}.*File too large"):
+            record_activations(run, network(), many, LAYERS, **QUICK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in run.rglob(".*") if path.name != ".lock"]
+    record_activations(run, network(), many, LAYERS, **QUICK)
+    assert results(run) == results(whole.folder)
+
+
+def test_a_run_goes_on_with_the_threads_it_was_begun_with(many, tmp_path):
+    model, seen = network(), []
+    model[0].register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    record_activations(tmp_path, model, many, LAYERS, **QUICK)
+    for path in tmp_path.glob("layers/*"):
+        path.unlink()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["threads"] == 2
+    del manifest["checksum"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
+    torch.set_num_threads(1)
+    seen.clear()
+    record_activations(tmp_path, model, many, LAYERS, **QUICK)
+    assert seen.count(2) >= 3, "three blocks"
+    assert torch.get_num_threads() == 1
+
+
+class InPlace(torch.nn.Module):
+    """Overwrites what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = network()
+
+    def forward(self, x):
+        return self.first(x.mul_(2))
+
+
+def test_models_may_work_in_place_and_workers_change_nothing(tmp_path):
+    paths = [tmp_path / f"{number:02d}.png" for number in range(11)]
+    for number, path in enumerate(paths):
+        Image.effect_noise((12, 14), 10 * number).convert("RGB").save(path)
+    found = []
+    for workers in (0, 2):
+        files = ImageFiles(paths, Preprocessing(size=12, resize=None), workers=workers)
+        stored = record_activations(
+            tmp_path / str(workers), InPlace(), files, ["first.1"], k=3, maps=2, batch=4
+        )
+        found.append(results(stored.folder))
+    assert found[0] == found[1]
+    images = files.block(range(11)).images
+    before = images.clone()
+    top = top_activations(InPlace(), images, ["first.1"], k=3, maps=2)
+    assert torch.equal(images, before), "the user's own tensor"
+    torch.testing.assert_close(top.values["first.1"], stored.layer("first.1").values)
+    doubled = top_activations(network(), images * 2, ["1"], k=3, maps=2)
+    torch.testing.assert_close(top.values["first.1"], doubled.values["1"])

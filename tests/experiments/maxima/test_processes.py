@@ -2,13 +2,7 @@
 
 import pytest
 import torch.multiprocessing as mp
-from ranks import record, start
-
-
-def results(folder):
-    files = [*folder.glob("layers/*"), folder / "index.csv"]
-    assert not (folder / "progress").exists()
-    return {path.name: path.read_bytes() for path in files}
+from ranks import record, results, start
 
 
 def test_two_processes(tmp_path):

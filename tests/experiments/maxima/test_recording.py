@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranks import LAYERS, network, results
 from safetensors import safe_open
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import zfcuda
@@ -24,8 +24,7 @@ from zfcuda.storage.run_folder import claimed
 
 @pytest.fixture
 def model():
-    layers = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 5, 3), nn.ReLU()]
-    return nn.Sequential(*layers).eval()
+    return network()
 
 
 @pytest.fixture
@@ -33,14 +32,7 @@ def images():
     return torch.randn(53, 3, 14, 12)
 
 
-LAYERS = ["1", "4"]
 QUICK = {"k": 4, "maps": 3, "batch": 8}
-
-
-def results(folder):
-    """What must not differ between two runs: names and bytes."""
-    files = [*folder.glob("layers/*"), folder / "index.csv"]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_as_in_memory(model, images, tmp_path):

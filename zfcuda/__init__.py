@@ -60,30 +60,53 @@ _MOVED = {
     "ablations": "experiments.ablations results.ablation",
     "backgrounds": "experiments.backgrounds",
     "backward_cone": "cones.observing cones.descent",
+    "commands": "cli.commands",
     "compat.onnx": "models.onnx",
     "cone": "cones.boxes",
     "convolving": "graph.convolving",
     "correspondences": "experiments.correspondences results.correspondence",
-    "datasets": "data",
+    "datasets": "data data.examples data.fashion",
     "deconvnet": "experiments.deconvnet.projecting experiments.deconvnet.request",
+    "demo": "cli.demo",
     "diagrams": "experiments.diagrams results.diagram",
     "feature_evolution": "experiments.evolution results.maxima",
+    "figures.invariance_summary": "figures.invariance_study",
+    "figures.patches": "figures.projection",
     "filters": "experiments.filters results.filters",
     "forward_cone": "cones.forward",
+    "gallery": "report.gallery",
     "incremental": "cones.occluding",
+    "info": "cli.info",
     "interception": "inference.interception inference.deconvnet_rules",
     "invariance": "experiments.invariance.experiment experiments.invariance.study",
-    "maxima": "experiments.maxima.finding experiments.maxima.recording results.maxima "
-    "results.stored",
+    "maps_page": "report.maps_page",
+    "maxima": "experiments.maxima.finding experiments.maxima.recording "
+    "results.maxima results.stored",
+    "models.metadata": "models.weights",
+    "models.shipped": "models.from_files",
+    "ops.arguments": "ops.library",
+    "ops.maxima": "ops.spatial_max",
+    "ops.normalisation": "ops.local_response_norm",
+    "ops.occlusion": "ops.occlude",
+    "ops.pooling": "ops.max_pool2d",
+    "ops.unpooling": "ops.max_unpool2d",
+    "ops.warping": "ops.warp_affine",
     "planning": "cones.planning",
     "predictions": "experiments.predictions",
     "probing": "experiments.probing results.probe",
     "receptive": "cones.receptive",
     "reference": "ops.reference",
+    "results.checks": "results.base",
+    "results.invariance_study": "results.invariance",
+    "results.packing": "results.base",
+    "results.patches": "results.projections",
+    "results.scores": "results.base",
     "rules": "graph.rules",
     "runs": "experiments.invariance.over experiments.occlusion.over",
     "sensitivity": "experiments.occlusion.experiment experiments.occlusion.request",
     "steps": "cones.steps",
+    "training.filters": "training.recipe",
+    "training.result": "results.training",
     "uncertainty": "experiments.uncertainty results.uncertainty",
 }
 
@@ -92,8 +115,9 @@ class _Moved(ModuleType):
     """A module under its old name."""
 
     def __getattr__(self, name: str) -> Any:
-        for place in _MOVED[self.__name__.removeprefix("zfcuda.")].split():
-            module = import_module(f"zfcuda.{place}")
+        dunder = name.startswith("__") and name != "__all__"  # __path__ would be another's
+        for place in () if dunder else _places(self.__name__):
+            module = import_module(place)
             if hasattr(module, name):
                 return getattr(module, name)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
@@ -106,12 +130,11 @@ class _MovedFinder:
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        package, _, old = name.partition(".")
-        if package != "zfcuda" or old not in _MOVED:
+        places = _places(name)
+        if not places:
             return None
-        places = " and ".join(f"zfcuda.{place}" for place in _MOVED[old].split())
-        warnings.warn(f"{name} is {places} now", DeprecationWarning, stacklevel=2)
-        return ModuleSpec(name, _MovedFinder)  # type: ignore[arg-type]
+        warnings.warn(f"{name} is {' and '.join(places)} now", DeprecationWarning, stacklevel=2)
+        return ModuleSpec(name, _MovedFinder, is_package=True)  # type: ignore[arg-type]
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> ModuleType:
@@ -120,6 +143,16 @@ class _MovedFinder:
     @staticmethod
     def exec_module(module: ModuleType) -> None:
         """All is elsewhere."""
+
+
+def _places(old: str) -> list[str]:
+    """Where the names of an old module are, or of the package that it was in."""
+    name = old.removeprefix("zfcuda.")
+    if name == old:  # somebody else's
+        return []
+    while name and name not in _MOVED:
+        name = name.rpartition(".")[0]
+    return [f"zfcuda.{place}" for place in _MOVED[name].split()] if name else []
 
 
 sys.meta_path.append(_MovedFinder)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch
 
 import zfcuda
 from zfcuda import cli, training
-from zfcuda.training import Recipe, TrainingResult, run_file
+from zfcuda.training import Recipe, TrainingResult, checkpoints
 
 
 def command(folder, out, *more):
@@ -124,7 +124,7 @@ def test_a_run_that_an_older_version_began_keeps_its_parts(picture_folder, tmp_p
     parts = zfcuda.data.image_folder(
         folder, zfcuda.models.preprocessing("zfnet_small?weights=none"), by_class=False
     )
-    with run_file.training_run(old, "zfnet_small", parts, Recipe(epochs=1, batch=16)):
+    with checkpoints.training_run(old, "zfnet_small", parts, Recipe(epochs=1, batch=16)):
         pass
     record = json.loads((old / "run.json").read_text())
     del record["settings"]["drawn"], record["checksum"]

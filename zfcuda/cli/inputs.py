@@ -155,7 +155,7 @@ def training_split(options: argparse.Namespace, spec: str, folders: Iterable[Pat
 def _by_class(network: Network) -> bool:
     """Whether a folder's missing parts were drawn class by class when the network was trained."""
     from zfcuda.models.specs import parse
-    from zfcuda.training.run_file import draws_by_class
+    from zfcuda.training.checkpoints import draws_by_class
 
     try:
         weights = parse(network.spec).file

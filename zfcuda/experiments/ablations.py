@@ -23,9 +23,9 @@ from zfcuda.models import zfnet_small
 from zfcuda.results.ablation import AblationResult
 from zfcuda.results.training import TrainingResult
 from zfcuda.storage.identity import seeded
+from zfcuda.training.checkpoints import check_budget
 from zfcuda.training.loop import train
 from zfcuda.training.recipe import Recipe
-from zfcuda.training.run_file import check_budget
 
 __all__ = ["TABLE_3", "AblationResult", "Variant", "ablation", "altered"]
 

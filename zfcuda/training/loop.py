@@ -25,9 +25,8 @@ from zfcuda.results.training import TrainingResult
 from zfcuda.storage import terminal
 from zfcuda.storage.files import digest, write_tensors
 from zfcuda.storage.run_folder import require_there
-from zfcuda.training.checkpoints import Checkpoints, Epoch
-from zfcuda.training.recipe import FilterRadius, Recipe, next_rate
-from zfcuda.training.run_file import training_run
+from zfcuda.training.checkpoints import Checkpoints, training_run
+from zfcuda.training.recipe import Epoch, FilterRadius, Recipe, next_rate
 
 __all__ = ["evaluate", "train"]
 

@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from numbers import Integral
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from zfcuda.data.preprocessing import Preprocessing
 
-if TYPE_CHECKING:
-    from zfcuda.training.checkpoints import Epoch
-
-
-__all__ = ["FilterRadius", "Recipe", "next_rate"]
+__all__ = ["Epoch", "FilterRadius", "Recipe", "next_rate"]
 
 
 _PAPERS_RANGE = 128.0  # the paper's inputs are "roughly in the [-128, 128] range"
@@ -93,6 +88,34 @@ class Recipe:
             for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
         )
         return self.radius * _PAPERS_RANGE / largest
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch did.
+
+    Attributes:
+        epoch: its number, from 1.
+        rate: the learning rate.
+        training_loss, training_accuracy: means over the epoch, with dropout, while learning.
+        validation_loss, validation_accuracy: after it.
+        rescaled: how many filters the radius scaled back, a step.
+        seconds: wall time of the training part; seconds_in_all with validation and checkpoint.
+        cpu_seconds: processor time of all threads, validation included.
+        images: pictures trained on.
+    """
+
+    epoch: int
+    rate: float
+    training_loss: float
+    training_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    rescaled: float
+    seconds: float
+    seconds_in_all: float
+    cpu_seconds: float
+    images: int
 
 
 def next_rate(rows: Sequence[Epoch], recipe: Recipe) -> float | None:

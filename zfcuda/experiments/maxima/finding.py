@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zfcuda.data.images import ImageData, source_of
-from zfcuda.experiments.maxima.looking import difference, field_windows, look_again
+from zfcuda.experiments.maxima.projecting import difference, field_windows, project_units
 from zfcuda.experiments.maxima.scanning import scan
 from zfcuda.experiments.maxima.top import Maps, chosen, units_of
 from zfcuda.inference.checks import device_of, is_int, to_result
@@ -83,7 +83,7 @@ def top_activations(
     windows = field_windows(
         model, seen.example, {name: (units[name][:, 2:], top.size) for name, top in tops.items()}
     )
-    views = look_again(model, source, units, windows, seen.example, max_memory, progress)
+    views = project_units(model, source, units, windows, seen.example, max_memory, progress)
     differences = {name: difference(tops[name], channels[name], views[name]) for name in names}
     warn_beyond(differences, tolerance, seen.example.dtype)
     return TopActivations(

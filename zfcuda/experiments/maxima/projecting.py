@@ -1,25 +1,184 @@
-"""A layer's units, projected into its file: what is held in memory is one chunk of them."""
+"""What the strongest units saw: their windows of the images, projected and as they are; held in
+memory, or a layer's written into its file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from zfcuda.data.images import Block, Images, read_blocks
+from zfcuda.cones.boxes import descend_boxes
+from zfcuda.cones.descent import Projected
+from zfcuda.data.images import Block, Images, Source, read_blocks
 from zfcuda.experiments.deconvnet.projecting import project_listed
-from zfcuda.experiments.maxima.looking import View, difference, field_windows
 from zfcuda.experiments.maxima.scanning import Spotter
 from zfcuda.experiments.maxima.top import Top, units_of
+from zfcuda.graph.guards import Untraceable
+from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import to_result
+from zfcuda.inference.guards import undisturbed
 from zfcuda.inference.passes import progress_bar
 from zfcuda.storage.files import tensor_file
 from zfcuda.storage.ranks import Shard
 
-__all__ = ["project_layer"]
+__all__ = ["UnitPatches", "difference", "field_windows", "project_layer", "project_units"]
+
+
+@dataclass(frozen=True, eq=False)
+class UnitPatches:
+    """What was seen of a layer's P units.
+
+    Attributes:
+        windows: int64 [P,4], on the image.
+        projections, patches: [P,Z,h,w].
+        reproduced: [P], the units' values.
+    """
+
+    windows: Tensor
+    projections: Tensor
+    patches: Tensor
+    reproduced: Tensor
+
+    @classmethod
+    def empty(cls, windows: Tensor, example: Tensor) -> UnitPatches:
+        like = to_result(example.new_empty(0))
+        pictures = like.new_zeros(len(windows), *_picture(windows, example))
+        return cls(windows, pictures, pictures.clone(), like.new_zeros(len(windows)))
+
+    def fill(
+        self, rows: Tensor, images: Tensor, values: Tensor, projected: Sequence[Projected]
+    ) -> None:
+        """Take in the units ``rows``, each with its image [Z,H,W]."""
+        self.reproduced[rows] = to_result(values)
+        for row, image, unit in zip(rows.tolist(), images, projected, strict=True):
+            y0, x0, y1, x1 = self.windows[row].tolist()
+            self.patches[row] = image[:, y0:y1, x0:x1]
+            # All of it lies inside, unless the model could not be followed: then it is a picture.
+            top, left, bottom, right = unit.box
+            above, before = max(top, y0), max(left, x0)
+            below, behind = max(above, min(bottom, y1)), max(before, min(right, x1))
+            inside = unit.patch[:, above - top : below - top, before - left : behind - left]
+            self.projections[row, :, above - y0 : below - y0, before - x0 : behind - x0] = inside
+
+    def put(self, rows: Tensor, other: UnitPatches) -> None:
+        """Take in what ``other`` has seen of these units."""
+        self.projections[rows] = other.projections
+        self.patches[rows] = other.patches
+        self.reproduced[rows] = other.reproduced
+
+    def first(self, count: int) -> UnitPatches:
+        """Of the first units only."""
+        parts = (self.windows, self.projections, self.patches, self.reproduced)
+        return UnitPatches(*(part[:count] for part in parts))
+
+
+def project_units(
+    model: nn.Module,
+    source: Source,
+    units: Mapping[str, Tensor],
+    windows: Mapping[str, Tensor],
+    example: Tensor,
+    max_memory: int | None,
+    progress: bool,
+) -> dict[str, UnitPatches]:
+    """Forward the images that ``units`` name once more, and project each of these units.
+
+    Args:
+        units: by layer int64 [P,4], (image number, channel, row, column); -1 as number where there
+            is none.
+        windows: by layer int64 [P,4], what of the image is kept of each unit.
+        example: [1,C,H,W], which all images are like.
+
+    Raises:
+        RuntimeError: images are missing that were there before.
+    """
+    seen = {layer: UnitPatches.empty(windows[layer], example) for layer in units}
+    numbers = torch.cat([rows[:, 0] for rows in units.values()])
+    wanted = numbers[numbers >= 0].unique()
+    done = 0
+    with progress_bar(len(wanted), progress, "projections") as advance:
+        for images in source.pick(wanted.tolist()) if len(wanted) else ():
+            images = images.to(example.device)
+            here = wanted[done : done + len(images)]
+            rows = {
+                name: torch.isin(own[:, 0], here).nonzero()[:, 0] for name, own in units.items()
+            }
+            listed = {}
+            for name, own in rows.items():
+                if len(own):
+                    listed[name] = units[name][own]
+                    listed[name][:, 0] = torch.searchsorted(here, units[name][own, 0])
+            found = project_listed(model, images, listed, max_memory)
+            for name, (values, projected) in found.items():
+                seen[name].fill(rows[name], images[listed[name][:, 0]], values, projected)
+            done += len(here)
+            advance(len(here))
+    if done < len(wanted):
+        raise RuntimeError(
+            f"{len(wanted) - done} of {len(wanted)} images were not there when they were read again"
+        )
+    return seen
+
+
+def _picture(windows: Tensor, example: Tensor) -> tuple[int, ...]:
+    """[Z,h,w], the shape of a unit's picture."""
+    size = (windows[0, 2:] - windows[0, :2]).tolist() if len(windows) else (0, 0)
+    return example.shape[1], *size
+
+
+def difference(top: Top, channels: Tensor, seen: UnitPatches) -> float:
+    """See :attr:`TopActivations.difference`."""
+    recorded = to_result(top.values)[channels].flatten()
+    there = recorded.isfinite()
+    if not there.any():
+        return 0.0
+    recorded, reproduced = recorded[there], seen.reproduced[there]
+    largest = recorded.abs().max().clamp_min(torch.finfo(recorded.dtype).tiny)
+    # What is no number now differs most, and no NaN may hide another layer's difference.
+    return float(((recorded - reproduced).abs() / largest).nan_to_num(nan=torch.inf).max())
+
+
+def field_windows(
+    model: nn.Module, example: Tensor, places: Mapping[str, tuple[Tensor, Sequence[int]]]
+) -> dict[str, Tensor]:
+    """By layer, windows int64 [P,4] of the image, of one size, that hold the receptive fields of
+    units.
+
+    The size is that of the layer's largest field, at most the image's. Where a field hangs over the
+    edge of the image its window is moved inwards. All of the image, where anything may depend on
+    everything or the model cannot be followed.
+
+    Args:
+        example: [1,C,H,W].
+        places: by layer the units [P,2], (row, column), and the (height, width) of the maps.
+    """
+    size = example.shape[2:]
+    with undisturbed(model):
+        try:
+            graph = trace(model, example, [*places])
+        except Untraceable:
+            graph = None
+    windows = {}
+    for layer, (units, maps) in places.items():
+        node = graph and graph.layer(layer)
+        rows, columns = np.indices(maps).reshape(2, -1)
+        boxes = np.stack([rows, columns, rows + 1, columns + 1], 1)
+        fields = descend_boxes(graph, node, boxes).get(0) if node and node.is_map else None
+        if fields is None:
+            fields = np.tile(np.array([0, 0, *size]), (len(boxes), 1))
+        extent = (fields[:, 2:] - fields[:, :2]).max(0)
+        own = fields[(units[:, 0] * maps[1] + units[:, 1]).numpy(), :2]
+        origins = np.minimum(own, np.array(size) - extent)
+        windows[layer] = torch.from_numpy(np.concatenate([origins, origins + extent], 1))
+    return windows
+
+
+# --- a layer's, into its file: what is held in memory is one chunk of them -----------------------
 
 _CHUNK = 2**26  # bytes of the pictures of one chunk
 _MOST = 256  # units of one chunk
@@ -50,124 +209,103 @@ def project_layer(
     units = units_of(top, channels)
     places = {layer: (units[:, 2:], top.size)}
     windows = field_windows(spotter.model, spotter.example, places)[layer]
-    chunks = _Chunks.of(units, windows, spotter.example)
-    work = _Work(spotter, source, layer, chunks, memory, shard, shown)
+    parts = _by_chunks(spotter, source, layer, units, windows, memory, shard, shown)
     if shard.first:
-        _write(path, top, channels, windows, work)
+        _write(path, layer, top, channels, windows, _picture(windows, spotter.example), parts)
     else:
-        for _ in work.all():
+        for _ in parts:
             pass
     shard.wait()
 
 
-def _write(path: Path, top: Top, channels: Tensor, windows: Tensor, work: _Work) -> None:
+def _write(
+    path: Path,
+    layer: str,
+    top: Top,
+    channels: Tensor,
+    windows: Tensor,
+    picture: Sequence[int],
+    parts: Iterable[tuple[Tensor, UnitPatches]],
+) -> None:
     k, chosen = top.values.shape[1], len(channels)
     values = to_result(top.values)
-    pictures = (values.dtype, (chosen, k, *work.chunks.picture))
+    pictures = (values.dtype, (chosen, k, *picture))
     whole = {"positions": top.positions.cpu(), "images": top.numbers.cpu(), "values": values}
     whole |= {"channels": channels, "boxes": windows.unflatten(0, (chosen, k))}
     shapes = {name: (tensor.dtype, tensor.shape) for name, tensor in whole.items()}
     shapes |= {"projections": pictures, "patches": pictures, "difference": (torch.float64, (1,))}
-    with tensor_file(path, shapes, {"layer": work.layer}) as tensors:
+    with tensor_file(path, shapes, {"layer": layer}) as tensors:
         for name, tensor in whole.items():
             tensors[name].copy_(tensor)
         reproduced = torch.zeros(chosen * k, dtype=values.dtype)
         flat = (tensors[name].flatten(0, 1) for name in ("projections", "patches"))
-        view = View(windows, *flat, reproduced)
-        for rows, part in work.all():
-            view.put(rows, part)
-        tensors["difference"][0] = difference(top, channels, view)
+        seen = UnitPatches(windows, *flat, reproduced)
+        for rows, part in parts:
+            seen.put(rows, part)
+        tensors["difference"][0] = difference(top, channels, seen)
 
 
-@dataclass(frozen=True, eq=False)
-class _Chunks(Sequence[list[int]]):
-    """A layer's units in groups, as the numbers of the images that they are on.
-
-    Attributes:
-        units: int64 [P,4], (image, channel, row, column).
-        windows: int64 [P,4].
-        rows: int64 [Q], the units that are there, by image.
-        size: units of a chunk.
-        picture: [Z,h,w], the shape of a unit's picture.
-    """
-
-    units: Tensor
-    windows: Tensor
-    rows: Tensor
-    size: int
-    picture: tuple[int, ...]
-
-    @classmethod
-    def of(cls, units: Tensor, windows: Tensor, example: Tensor) -> _Chunks:
-        there = (units[:, 0] >= 0).nonzero()[:, 0]
-        rows = there[units[there, 0].argsort(stable=True)]
-        extent = (windows[0, 2:] - windows[0, :2]).tolist() if len(windows) else (0, 0)
-        picture = (example.shape[1], *extent)
-        bytes_each = 2 * max(1, torch.Size(picture).numel()) * example.element_size()
-        size = max(1, min(_MOST, _CHUNK // bytes_each))
-        return cls(units, windows, rows, size, picture)
-
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.size)
-
-    def rows_of(self, index: int) -> Tensor:
-        return self.rows[index * self.size : (index + 1) * self.size]
-
-    def __getitem__(self, index: int) -> list[int]:  # type: ignore[override]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self.units[self.rows_of(index), 0].unique().tolist()
+def _by_chunks(
+    spotter: Spotter,
+    source: Images,
+    layer: str,
+    units: Tensor,
+    windows: Tensor,
+    memory: int,
+    shard: Shard,
+    shown: bool,
+) -> Iterator[tuple[Tensor, UnitPatches]]:
+    """Rows of ``units`` [P,4] and what was seen of them: at rank 0 of every process's chunks."""
+    chunks = _chunks(units, windows, spotter.example)
+    own = shard.own(chunks)
+    groups = [units[rows, 0].unique().tolist() for rows in own]
+    blocks = zip(own, read_blocks(source, groups, source.workers, spotter.example), strict=True)
+    title, total = f"projections of {layer}", sum(map(len, chunks))
+    with progress_bar(total, shown and shard.first, title) as advance:
+        for start in range(0, len(chunks), shard.world):
+            part = None
+            if (mine := next(blocks, None)) is not None:
+                part = _project(spotter, layer, units[mine[0]], windows[mine[0]], mine[1], memory)
+            blank = windows[:1].expand(len(chunks[0]), 4)
+            found = _gathered(part, blank, spotter.example, shard)
+            for rows, seen in zip(chunks[start:], found, strict=False):
+                advance(len(rows))
+                yield rows, seen.first(len(rows))
 
 
-@dataclass(frozen=True, eq=False)
-class _Work:
-    """A process's share of a layer's chunks, and of all of them at rank 0."""
+def _chunks(units: Tensor, windows: Tensor, example: Tensor) -> list[Tensor]:
+    """The rows of units that are there, by image, in groups: all but the last of one size."""
+    there = (units[:, 0] >= 0).nonzero()[:, 0]
+    rows = there[units[there, 0].argsort(stable=True)]
+    bytes_each = 2 * max(1, math.prod(_picture(windows, example))) * example.element_size()
+    size = max(1, min(_MOST, _CHUNK // bytes_each))
+    return [*rows.split(size)] if len(rows) else []
 
-    spotter: Spotter
-    source: Images
-    layer: str
-    chunks: _Chunks
-    memory: int
-    shard: Shard
-    shown: bool
 
-    def all(self) -> Iterator[tuple[Tensor, View]]:
-        """Rows and what was seen of them: at rank 0 of every process's chunks."""
-        own = self.shard.own(range(len(self.chunks)))
-        groups = [self.chunks[index] for index in own]
-        read = read_blocks(self.source, groups, self.source.workers, self.spotter.example)
-        blocks = zip(own, read, strict=True)
-        title = f"projections of {self.layer}"
-        shown = self.shown and self.shard.first
-        with progress_bar(len(self.chunks.rows), shown, title) as advance:
-            for start in range(0, len(self.chunks), self.shard.world):
-                mine = next(blocks, None)
-                part = None if mine is None else self._project(*mine)
-                for rank, view in enumerate(self._gathered(part)):
-                    if start + rank < len(self.chunks):
-                        rows = self.chunks.rows_of(start + rank)
-                        advance(len(rows))
-                        yield rows, view.first(len(rows))
-
-    def _project(self, index: int, block: Block) -> View:
-        images = block.read_again().to(self.spotter.example.device)
-        rows = self.chunks.rows_of(index)
-        units = self.chunks.units[rows].clone()
-        units[:, 0] = torch.searchsorted(torch.tensor(block.numbers), units[:, 0].contiguous())
-        found = project_listed(self.spotter.model, images, {self.layer: units}, self.memory)
-        view = View.empty(self.chunks.windows[rows], self.spotter.example)
-        view.fill(torch.arange(len(rows)), images[units[:, 0]], *found[self.layer])
-        return view
-
-    def _gathered(self, own: View | None) -> list[View]:
-        """Every rank's view at rank 0, padded to a chunk's size where there are several."""
-        if self.shard.world == 1:
-            return [] if own is None else [own]
-        blank = View.empty(
-            self.chunks.windows[:1].expand(self.chunks.size, 4), self.spotter.example
+def _project(
+    spotter: Spotter, layer: str, units: Tensor, windows: Tensor, block: Block, memory: int
+) -> UnitPatches:
+    if block.images is None or block.problems:
+        wrong = next(iter(block.problems.values()))
+        raise RuntimeError(
+            f"an image cannot be read a second time: {wrong}; start again when it can be"
         )
-        if own is not None:
-            blank.put(torch.arange(len(own.reproduced)), own)
-        parts = (blank.projections, blank.patches, blank.reproduced)
-        ranks = zip(*map(self.shard.gather, parts), strict=True)
-        return [View(blank.windows, *one) for one in ranks]
+    images = block.images.to(spotter.example.device)
+    units[:, 0] = torch.searchsorted(torch.tensor(block.numbers), units[:, 0].contiguous())
+    found = project_listed(spotter.model, images, {layer: units}, memory)
+    seen = UnitPatches.empty(windows, spotter.example)
+    seen.fill(torch.arange(len(units)), images[units[:, 0]], *found[layer])
+    return seen
+
+
+def _gathered(
+    own: UnitPatches | None, windows: Tensor, example: Tensor, shard: Shard
+) -> list[UnitPatches]:
+    """Every rank's at rank 0, padded to a chunk's size where there are several."""
+    if shard.world == 1:
+        return [] if own is None else [own]
+    padded = UnitPatches.empty(windows, example)
+    if own is not None:
+        padded.put(torch.arange(len(own.reproduced)), own)
+    parts = (padded.projections, padded.patches, padded.reproduced)
+    return [UnitPatches(windows, *one) for one in zip(*map(shard.gather, parts), strict=True)]

@@ -139,3 +139,24 @@ def test_one_rule_for_memory(recorded):
 def test_recorded_memory_does_not_depend_on_what_is_free():
     assert memory_limit(None, torch.device("cpu"), recorded=True) == 2**27
     assert memory_limit(None, torch.device("cuda"), recorded=True) == 2**30
+
+
+def test_a_model_that_agreed_is_not_asked_again_and_answers_to_the_bit():
+    model, x = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)),
+        torch.randn(20, 3, 8, 8),
+    )
+    sizes = []
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    first, calls = zfcuda.predict(model, x).logits, len(sizes)
+    assert torch.equal(zfcuda.predict(model, x).logits, first)
+    assert len(sizes) == 2 * calls - 1
+
+
+def test_a_model_that_changed_since_it_agreed_is_asked_again():
+    model, x = Viewing().eval(), torch.randn(20, 3, 8, 8)
+    model.forward = lambda x: model.classifier(model.features(x).flatten(1))
+    zfcuda.predict(model, x)
+    del model.forward
+    with torch.no_grad():
+        torch.testing.assert_close(zfcuda.predict(model, x).logits, model(x))

@@ -1,9 +1,5 @@
 """Whether a network takes a part of different objects for the same thing (Zeiler & Fergus 2014,
-section 4.4, table 1).
-
-:mod:`.experiment` hides parts at :mod:`.places` and compares the :mod:`.signs` of what changes;
-:mod:`.result` is what comes out.
-"""
+section 4.4, table 1)."""
 
 from __future__ import annotations
 

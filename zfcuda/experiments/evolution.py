@@ -1,8 +1,4 @@
-"""How features come to be during training (Zeiler & Fergus 2014, figure 4).
-
-:mod:`.experiment` looks for the strongest activations at each of the :mod:`.checkpoints`,
-:mod:`.result` is what comes out.
-"""
+"""How features come to be during training (Zeiler & Fergus 2014, figure 4)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,5 @@
 """The first layer's filters: which of them are dead, and how much of them aliases (Zeiler & Fergus
-2014, section 4.1 and figure 6).
-
-:mod:`.first_layer` looks at one model (what images make of its filters is :mod:`.looking`, what the
-stride cannot represent :mod:`.aliasing`), :mod:`.comparing` at several; :mod:`.result` is what
-comes out.
-"""
+2014, section 4.1 and figure 6)."""
 
 from __future__ import annotations
 

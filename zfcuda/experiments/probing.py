@@ -24,6 +24,7 @@ from zfcuda.inference.passes import (
     Layers,
     Passes,
     find_layers,
+    gives_features,
     memory_limit,
     outputs_by_call,
     progress_bar,
@@ -44,9 +45,6 @@ __all__ = [
 ]
 
 
-_PASSING = (nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity)
-
-
 def layers_by_depth(model: nn.Module, x: Tensor, most: int = 8) -> list[str]:
     """Layers to probe, by depth: of every block with weights the features that the next one takes.
 
@@ -64,7 +62,7 @@ def layers_by_depth(model: nn.Module, x: Tensor, most: int = 8) -> list[str]:
     for name, output in found.items():
         if any(isinstance(module, nn.Conv2d | nn.Linear) for module in blocks[name].modules()):
             stages.append(name)
-        elif stages and not isinstance(blocks[name], _PASSING) and _is_features(output):
+        elif stages and gives_features(blocks[name], output):
             stages[-1] = name
     stages = stages[:-1]
     if not stages:
@@ -82,10 +80,6 @@ def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
             yield from _blocks(child, inner)
         else:
             yield inner, child
-
-
-def _is_features(output: Any) -> bool:
-    return isinstance(output, Tensor) and output.dim() in (2, 4)
 
 
 PARTS = ("training", "validation", "test")

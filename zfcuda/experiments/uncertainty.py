@@ -1,8 +1,4 @@
-"""How certain a network is, and how far that can be trusted (the talk's supplement).
-
-:mod:`.experiment` asks the network and keeps the pictures that it is :mod:`.least_certain` of,
-:mod:`.result` is what comes out.
-"""
+"""How certain a network is, and how far that can be trusted (the talk's supplement)."""
 
 from __future__ import annotations
 

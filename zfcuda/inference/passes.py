@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from numbers import Real
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -241,6 +242,9 @@ _WORTH = 8
 # Larger blocks glibc's malloc takes from the system, and their pages are faulted in, every time.
 _REUSED = 2**25
 
+# By model, for which images its answers in channels_last were those in contiguous memory.
+_agreed: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
+
 Receive = Callable[[str, Tensor], Any]  # (layer, maps [n,C,H,W]) -> what is kept of them
 
 
@@ -324,29 +328,22 @@ class Passes:
             Logits [N,count,K] and each layer's numbers [N,count], on the CPU.
         """
         x = x.to(memory_format=self.layout)
-        rows: list[Tensor] = []
-        numbers: dict[str, list[Tensor]] = {layer: [] for layer in self._layers}
-        for images in even_spans(0, len(x), max(1, self.together // count)):
-            blocks: list[Tensor] = []
-            parts: dict[str, list[Tensor]] = {layer: [] for layer in self._layers}
-            for variants in even_spans(0, count, self.together):
-                copies = make(x[images], variants)
-                shape = copies.shape[:2]
 
-                def receive(
-                    layer: str, maps: Tensor, shape: Any = shape, images: Any = images
-                ) -> Tensor:
-                    return to_result(measure(layer, maps.unflatten(0, shape), images))
+        def block(images: slice, variants: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            copies = make(x[images], variants)
+            shape = copies.shape[:2]
+            logits, found = self._run(
+                copies.flatten(0, 1),
+                lambda layer, maps: to_result(measure(layer, maps.unflatten(0, shape), images)),
+            )
+            advance(shape.numel())
+            return to_result(logits).unflatten(0, shape), found
 
-                logits, found = self._run(copies.flatten(0, 1), receive)
-                blocks.append(to_result(logits).unflatten(0, shape))
-                for layer in self._layers:
-                    parts[layer].append(found[layer])
-                advance(shape.numel())
-            rows.append(torch.cat(blocks, 1))
-            for layer in self._layers:
-                numbers[layer].append(torch.cat(parts[layer], 1))
-        return torch.cat(rows), {layer: torch.cat(parts) for layer, parts in numbers.items()}
+        rows = [
+            _joined([block(images, some) for some in even_spans(0, count, self.together)], 1)
+            for images in even_spans(0, len(x), max(1, self.together // count))
+        ]
+        return _joined(rows, 0)
 
     def outputs(self, said: Outputs | None, logits: Tensor) -> Outputs:
         """What the ``logits`` [N,K] of :meth:`images` are; see :func:`outputs_of`."""
@@ -354,21 +351,35 @@ class Passes:
 
     def _first(self, image: Tensor, receive: Receive, count: int) -> tuple[Tensor, dict[str, Any]]:
         """The first of ``count`` passes in all, which decides how the others are run."""
-        calls = fast_forward(measure=True)
-        with self._seen:
-            given = self._run(image.clone(), receive, calls)
-        self._seen.end(given[0])
-        self.together = self._best_batch(calls, image)
-        found = {torch.preserve_format: given}
+        tried: dict[torch.memory_format, tuple[Interception, tuple[Tensor, dict[str, Any]]]] = {}
 
         def answers(layout: torch.memory_format) -> list[Tensor]:
-            if layout not in found:
-                found[layout] = self._run(image.to(memory_format=layout, copy=True), receive)
-            return [found[layout][0]]
+            calls, copy = fast_forward(measure=True), image.to(memory_format=layout, copy=True)
+            with self._seen:
+                tried[layout] = calls, self._run(copy, receive, calls)
+            return [tried[layout][1][0]]
 
-        if count >= _WORTH:
-            self.layout = fastest_layout(image, answers)
-        return found[self.layout]
+        self.layout = self._layout(image, answers) if count >= _WORTH else torch.preserve_format
+        if self.layout not in tried:
+            answers(self.layout)
+        calls, found = tried[self.layout]
+        self._seen.end(found[0])
+        self.together = self._best_batch(calls, image)
+        return found
+
+    def _layout(
+        self, image: Tensor, answers: Callable[[torch.memory_format], list[Tensor]]
+    ) -> torch.memory_format:
+        """As :func:`fastest_layout`; a model that agreed before need not run as given again."""
+        agreed = _agreed.setdefault(self._model, set())
+        kind = (image.shape[1:], image.dtype, image.device, *map(type, self._model.modules()))
+        if kind in agreed:
+            with suppress(Exception):  # it may have changed in between
+                answers(torch.channels_last)
+                return torch.channels_last
+        layout = fastest_layout(image, answers)
+        (agreed.add if layout is torch.channels_last else agreed.discard)(kind)
+        return layout
 
     def _best_batch(self, calls: Interception, image: Tensor) -> int:
         most = fitting(calls, image, self._limit)
@@ -389,7 +400,22 @@ class Passes:
         ) as found:
             logits = _forward(self._model, batch, calls or fast_forward())
         require_called(self._layers, found)
-        return logits, found
+        return logits, {layer: found[layer] for layer in self._layers}
+
+
+def _joined(
+    parts: Sequence[tuple[Tensor, dict[str, Tensor]]], dim: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and each layer's numbers of several parts, along a dimension."""
+    layers = parts[0][1]
+    numbers = {layer: torch.cat([found[layer] for _, found in parts], dim) for layer in layers}
+    return torch.cat([logits for logits, _ in parts], dim), numbers
+
+
+def gives_features(module: nn.Module, output: Any) -> bool:
+    """Whether a module's output is maps or vectors of its own making."""
+    passing = isinstance(module, nn.Dropout | nn.Dropout2d | nn.Flatten | nn.Identity)
+    return isinstance(output, Tensor) and output.dim() in (2, 4) and not passing
 
 
 def answers(

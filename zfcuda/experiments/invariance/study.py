@@ -20,7 +20,7 @@ from zfcuda.experiments.invariance.experiment import (
     transformed,
 )
 from zfcuda.inference.checks import check_input, to_result
-from zfcuda.inference.passes import find_layers, outputs_by_call
+from zfcuda.inference.passes import find_layers, gives_features, outputs_by_call
 from zfcuda.results.base import Outputs
 from zfcuda.results.invariance import InvarianceStudy
 
@@ -39,10 +39,9 @@ def early_and_late(model: nn.Module, x: Tensor) -> list[str]:
     found = outputs_by_call(model, x, [*modules], lambda _, output: output)
     order: list[str] = []
     for name, output in found.items():
-        maps_or_vectors = isinstance(output, Tensor) and output.dim() in (2, 4)
-        passing = isinstance(modules[name], nn.Dropout | nn.Dropout2d | nn.Flatten | nn.Identity)
         # A container gives what its last module gives: the innermost name says more.
-        if maps_or_vectors and not passing and all(found[other] is not output for other in order):
+        known = any(found[other] is output for other in order)
+        if gives_features(modules[name], output) and not known:
             order.append(name)
 
     def of(*kinds: type[nn.Module]) -> list[str]:

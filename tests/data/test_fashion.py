@@ -160,7 +160,7 @@ def test_the_pictures_that_come_with_zfcuda_in_three_parts(tmp_path, monkeypatch
     split = data.split(models.preprocessing("zfnet_small"), "garments")
     parts = [getattr(split, part) for part in ("training", "validation", "test")]
     assert [part.labels.bincount().tolist() for part in parts] == [[6] * 10, [3] * 10, [3] * 10]
-    numbers = torch.cat([part.numbers for part in parts])
+    numbers = torch.cat([part.indices for part in parts])
     assert sorted(numbers.tolist()) == [*range(120)]
     (tmp_path / "garments").mkdir()  # a folder of one's own goes before
     assert not data.are_samples("garments")

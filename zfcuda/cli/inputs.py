@@ -77,8 +77,8 @@ def images_of(options: argparse.Namespace, network: Network) -> tuple[Images, st
     from zfcuda.data.examples import Part
     from zfcuda.data.fashion import are_samples
     from zfcuda.data.folder import split
-    from zfcuda.data.idx import idx_folder
     from zfcuda.data.images import ImageFiles, numbered
+    from zfcuda.data.reading import idx_folder
 
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit {options.limit}: expected at least 1")

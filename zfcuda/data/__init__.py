@@ -18,9 +18,16 @@ from zfcuda.data.fashion import (
     garments_split,
 )
 from zfcuda.data.folder import image_folder, split
-from zfcuda.data.idx import idx_folder, read_idx
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.data.reading import IMAGE_SUFFIXES, list_images, read_alpha, read_image, to_rgb
+from zfcuda.data.reading import (
+    IMAGE_SUFFIXES,
+    idx_folder,
+    list_images,
+    read_alpha,
+    read_idx,
+    read_image,
+    to_rgb,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",

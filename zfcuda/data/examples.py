@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from zfcuda.data.preprocessing import Preprocessing
 
@@ -269,7 +268,7 @@ def generator(seed: int, *path: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state) >> 1)  # torch takes 63 bits without a fuss
 
 
-class Part(Examples):
+class Part(Subset, Examples):
     """The pictures of ``examples`` with these numbers, in this order.
 
     Args:
@@ -278,18 +277,15 @@ class Part(Examples):
     """
 
     def __init__(self, examples: Examples, numbers: Tensor) -> None:
-        self.examples, self.numbers = examples, numbers
+        super().__init__(examples, numbers)
         self.class_names, self.preprocessing = examples.class_names, examples.preprocessing
-
-    def __len__(self) -> int:
-        return len(self.numbers)
 
     @property
     def labels(self) -> Tensor:
-        return self.examples.labels[self.numbers]
+        return self.dataset.labels[self.indices]
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        return self.examples.batch(self.numbers[indices], rng)
+        return self.dataset.batch(self.indices[indices], rng)
 
 
 class Relabelled(Examples):
@@ -354,7 +350,7 @@ def by_share(labels: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]
     return order[chosen], order[~chosen]
 
 
-class Joined(Examples):
+class Joined(ConcatDataset, Examples):
     """The pictures of all ``parts``, one part after the other.
 
     Args:
@@ -367,28 +363,22 @@ class Joined(Examples):
     def __init__(self, parts: Sequence[Examples]) -> None:
         if len({tuple(part.class_names) for part in parts}) != 1:
             raise ValueError(f"{len(parts)} parts to join: expected some, of the same classes")
-        self.parts = tuple(parts)
+        super().__init__(parts)
         self.class_names, self.preprocessing = parts[0].class_names, parts[0].preprocessing
-        self._starts = torch.tensor([0, *accumulate(map(len, parts))])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
 
     @property
     def labels(self) -> Tensor:
-        return torch.cat([part.labels for part in self.parts])
+        return torch.cat([part.labels for part in self.datasets])
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        owners = torch.searchsorted(self._starts, indices, right=True) - 1
+        starts = torch.tensor([0, *self.cumulative_sizes])
+        owners = torch.searchsorted(starts, indices, right=True) - 1
         found = []
-        for number, part in enumerate(self.parts):
+        for number in owners.unique().tolist() or [0]:
             here = (owners == number).nonzero()[:, 0]
-            if len(here):
-                found.append((here, *part.batch(indices[here] - self._starts[number], rng)))
+            found.append((here, *self.datasets[number].batch(indices[here] - starts[number], rng)))
         if len(found) == 1:
             return found[0][1:]
-        if not found:
-            return self.parts[0].batch(indices, rng)
-        order = torch.cat([one[0] for one in found]).argsort()
-        first, second = (torch.cat([one[i] for one in found])[order] for i in (1, 2))
-        return first, second
+        places, x, labels = (torch.cat(each) for each in zip(*found, strict=True))
+        order = places.argsort()
+        return x[order], labels[order]

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from zfcuda.data.examples import Examples, Part, Pictures, Split, by_share, check_labels, generator
-from zfcuda.data.idx import find_idx, read_idx
 from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.data.reading import find_idx, read_idx
 
 __all__ = [
     "CLASS_NAMES",

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from zfcuda.data.examples import Pictures, Split, by_share, generator
 from zfcuda.data.fashion import are_samples, fashion_mnist, garments_split
-from zfcuda.data.idx import idx_folder
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.data.reading import left_out, list_images, read_image, tell_left_out
+from zfcuda.data.reading import idx_folder, left_out, list_images, read_image, tell_left_out
 
 __all__ = ["image_folder", "split"]
 

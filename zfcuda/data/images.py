@@ -263,22 +263,27 @@ class Images(ABC):
     ) -> Block:
         """The same, each image as :meth:`read` gives it; none where none of those that are
         ``wanted`` (all, for None) can be read."""
-        found = {number: self.tried(number) for number in (numbers if wanted is None else wanted)}
-        if any(isinstance(x, Tensor) for x in found.values()):
-            found |= {number: self.tried(number) for number in numbers if number not in found}
-        problems = {number: x for number, x in found.items() if isinstance(x, str)}
-        good = {number: found[number] for number in numbers if number in found.keys() - problems}
-        if not good:
-            return Block(numbers, None, problems)
-        shape, dtype = kind or _kind_of(next(iter(good.values())))
-        for number, x in good.items():
-            if _kind_of(x) != (shape, dtype):
+        wanted = numbers if wanted is None else wanted
+        place = {number: index for index, number in enumerate(numbers)}
+        images: Tensor | None = None
+        problems: dict[int, str] = {}
+        for number in [*wanted, *sorted(place.keys() - wanted)]:
+            if images is None and len(problems) == len(wanted):
+                break
+            x = self.tried(number)
+            if isinstance(x, str):
+                problems[number] = x
+                continue
+            shape, dtype = kind = kind or (x.shape, x.dtype)
+            if (x.shape, x.dtype) != kind:
                 raise ValueError(
                     f"images of a run must all be alike: {self.names[number]} is {list(x.shape)} "
                     f"{x.dtype}, the first one {list(shape)} {dtype}"
                 )
-        blank = torch.zeros(shape, dtype=dtype)
-        return Block(numbers, torch.stack([good.get(n, blank) for n in numbers]), problems)
+            if images is None:
+                images = x.new_zeros(len(numbers), *shape)
+            images[place[number]] = x
+        return Block(numbers, images, problems)
 
     # --- a pass ---
 
@@ -358,10 +363,6 @@ class Images(ABC):
 
 
 Kind = tuple[torch.Size, torch.dtype]
-
-
-def _kind_of(x: Tensor) -> Kind:
-    return x.shape, x.dtype
 
 
 def _digest(*parts: object) -> str:

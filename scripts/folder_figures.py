@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
 
     reasons: dict[Path, list[str]] = {}
     for job, reason in outcome.failed:
-        reasons.setdefault(job.folder.parent, []).append(f"{job.arguments[0]}: {reason}")
+        reasons.setdefault(job.folder.parent, []).append(f"{job.command}: {reason}")
     index = report.write_index(
         out / "index.html",
         f"What {options.model} sees in {options.folder}",
@@ -78,31 +78,27 @@ def _complete(options: argparse.Namespace, network: Network) -> None:
     options.layer = options.layer or early_and_late(network.model, network.blank())
     # An occluder moves over maps; a vector has no strongest one.
     maps = [name for name, shape in shapes.items() if len(shape) == 4 and shape[2] * shape[3] > 1]
-    options.watched = ([n for n in options.layer if n in maps] or maps)[-1:]
+    (options.watched,) = ([n for n in options.layer if n in maps] or maps or [None])[-1:]
     network.fill(options.fill)
 
 
 def _jobs(options: argparse.Namespace, image: Path, folder: Path) -> Iterable[batch.Job]:
     """The experiments on one image."""
-    layers = [part for layer in options.layer for part in ("--layer", layer)]
-    occluder = {"--size": options.size, "--stride": options.stride}
+    layer, fill = {"layer": options.layer}, {"fill": options.fill}
+    occluder = {"layer": options.watched, "size": options.size, "stride": options.stride}
     settings = {
-        "predict": [],
-        "deconv": layers,
-        "background": layers,
-        "occlude": [
-            *(part for layer in options.watched for part in ("--layer", layer)),
-            *(part for flag, n in occluder.items() if n for part in (flag, str(n))),
-            "--fill", options.fill,
-        ],
-        "rotate": [*layers, f"--angles={options.angles}", "--fill", options.fill],
-        "invariance": [*layers, "--fill", options.fill],
-    }  # fmt: skip
-    network = ["--model", options.model, "--device", options.device]
-    network += ["--weights", options.weights] if options.weights else []
+        "predict": {},
+        "deconv": layer,
+        "background": layer,
+        "occlude": {name: value for name, value in occluder.items() if value} | fill,
+        "rotate": layer | {"angles": options.angles} | fill,
+        "invariance": layer | fill,
+    }
+    network = {"model": options.model, "device": options.device}
+    network |= {"weights": options.weights} if options.weights else {}
     for experiment in options.experiments:
-        arguments = (experiment, *network, "--image", str(image), *settings[experiment])
-        yield batch.Job(folder / experiment, arguments, (image,))
+        own = network | {"image": [str(image)]} | settings[experiment]
+        yield batch.Job(folder / experiment, experiment, own, (image,))
 
 
 def _section(folder: Path, jobs: Iterable[batch.Job], reasons: Sequence[str]) -> report.Section:

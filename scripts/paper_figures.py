@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,133 +59,118 @@ class _Picture:
     label: str | None = None
 
 
+Settings = dict[str, Any]  # of a command's options, by name
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What the experiments are made with.
 
     Attributes:
-        network: the options that name it.
+        network: the settings that name it.
         layers: the model's layers, in order of execution.
         maps: those of them that have maps.
         side: of the network's input, pixels.
         pictures: what is looked at one by one.
-        data: the options that name the data set.
-        checkpoints: the options that name those of the model's training; None without any.
+        data: the settings that name the data set.
+        checkpoints: the settings that name those of the model's training; None without any.
         quick: whether trainings are very short.
     """
 
-    network: list[str]
+    network: Settings
     layers: list[str]
     maps: list[str]
     side: int
     pictures: list[_Picture]
-    data: list[str]
-    checkpoints: list[str] | None
+    data: Settings
+    checkpoints: Settings | None
     quick: bool
 
-    def layer(self, *wanted: str) -> list[str]:
-        """--layer options for those that the model has; none, so the command's own choice, if it
-        lacks one."""
-        if any(name not in self.layers for name in wanted):
-            return []
-        return [part for name in wanted for part in ("--layer", name)]
+    def layer(self, *wanted: str) -> Settings:
+        """Those layers, if the model has all of them; if not none, so the command's own choice."""
+        return {"layer": [*wanted]} if {*wanted} <= {*self.layers} else {}
+
+    def layer_or_last(self, *wanted: str) -> Settings:
+        """Those layers, or the last that has maps."""
+        return self.layer(*wanted) or {"layer": [self.maps[-1]]}
+
+    def each(self, count: int, settings: Settings, target: bool = False) -> Commands:
+        """A command for each of the first pictures; ``target``: about the picture's class."""
+        return [
+            (
+                picture.name,
+                {**self.network, "image": [str(picture.image)], **settings}
+                | ({"target": picture.label} if target and picture.label else {}),
+            )
+            for picture in self.pictures[:count]
+        ]
 
 
 # ------------------------------------------------------------------------------ the experiments
 
-Commands = list[tuple[str, list[str]]]  # what it is about, and the command's own arguments
+Commands = list[tuple[str, Settings]]  # what it is about, and the command's own settings
 
 
 def _diagram(plan: _Plan) -> Commands:
-    first = plan.pictures[0]
-    return [("", [*plan.network, "--image", str(first.image)])]
+    return [("", settings) for _, settings in plan.each(1, {})]
 
 
 def _projections(plan: _Plan) -> Commands:
-    layers = plan.layer("relu1", "relu2", "relu3", "relu5") or ["--layer", plan.maps[-1]]
-    return [
-        (picture.name, [*plan.network, "--image", str(picture.image), *layers, "-k", "4"])
-        for picture in plan.pictures[:2]
-    ]
+    return plan.each(2, plan.layer_or_last("relu1", "relu2", "relu3", "relu5") | {"k": 4})
 
 
 def _predict(plan: _Plan) -> Commands:
-    return [
-        (picture.name, [*plan.network, "--image", str(picture.image)])
-        for picture in plan.pictures[:3]
-    ]
+    return plan.each(3, {})
 
 
 def _background(plan: _Plan) -> Commands:
-    layers = plan.layer("relu1", "relu2", "relu3")
+    commands = plan.each(3, plan.layer("relu1", "relu2", "relu3"), target=True)
     return [
-        (
-            picture.name,
-            [*plan.network, "--image", str(picture.image), *layers, *_target(picture)]
-            + (["--mask", str(picture.mask)] if picture.mask else []),
-        )
-        for picture in plan.pictures[:3]
+        (about, settings | ({"mask": str(picture.mask)} if picture.mask else {}))
+        for (about, settings), picture in zip(commands, plan.pictures, strict=False)
     ]
 
 
 def _occlude(plan: _Plan) -> Commands:
     # The square is about a fifth of the image, and goes over it in some two dozen steps.
     size, stride = max(plan.side * 50 // 227, 1), max(plan.side * 8 // 227, 1)
-    settings = ["--size", str(size), "--stride", str(stride)]
-    layers = plan.layer("relu5") or ["--layer", plan.maps[-1]]
-    return [
-        (
-            picture.name,
-            [*plan.network, "--image", str(picture.image), *layers, *settings, *_target(picture)],
-        )
-        for picture in plan.pictures[:3]
-    ]
+    (layer,) = plan.layer_or_last("relu5")["layer"]
+    return plan.each(3, {"layer": layer, "size": size, "stride": stride}, target=True)
 
 
 def _rotate(plan: _Plan) -> Commands:
-    layers = plan.layer("pool1", "relu5", "relu7")
-    return [
-        (
-            picture.name,
-            [*plan.network, "--image", str(picture.image), *layers, *_target(picture)],
-        )
-        for picture in plan.pictures[:2]
-    ]
+    return plan.each(2, plan.layer("pool1", "relu5", "relu7"), target=True)
 
 
 def _invariance(plan: _Plan) -> Commands:
     images = [str(picture.image) for picture in plan.pictures]
     labels = [picture.label for picture in plan.pictures]
-    targets = ["--target", *labels] if all(labels) else []
-    return [("", [*plan.network, "--image", *images, *plan.layer("pool1", "relu7"), *targets])]
+    targets = {"target": labels} if all(labels) else {}
+    return [("", plan.network | {"image": images} | plan.layer("pool1", "relu7") | targets)]
 
 
 def _over_data(plan: _Plan) -> Commands:
-    return [("", [*plan.network, *plan.data])]
+    return [("", plan.network | plan.data)]
 
 
 def _evolve(plan: _Plan) -> Commands:
     if plan.checkpoints is None:
         return []
-    return [("", [*plan.network, *plan.data, *plan.checkpoints])]
+    return [("", plan.network | plan.data | plan.checkpoints)]
 
 
 def _filters(plan: _Plan) -> Commands:
-    epochs = ["--epochs", "1", "--limit", "2000"] if plan.quick else []
-    return [("", ["--train", *plan.data, *epochs])]
+    quick = {"epochs": 1, "limit": 2000} if plan.quick else {}
+    return [("", {"train": True} | plan.data | quick)]
 
 
 def _ablate(plan: _Plan) -> Commands:
     # Not the model: what is trained are zfnet_small and its variants.
-    return [("", [*plan.data, *(["--epochs", "1"] if plan.quick else [])])]
+    return [("", plan.data | ({"epochs": 1} if plan.quick else {}))]
 
 
 def _correspond(plan: _Plan) -> Commands:
-    return [("", [*plan.network, "--faces", "20" if plan.quick else "50"])]
-
-
-def _target(picture: _Picture) -> list[str]:
-    return ["--target", picture.label] if picture.label else []
+    return [("", plan.network | {"faces": 20 if plan.quick else 50})]
 
 
 # In the gallery's order.
@@ -240,39 +226,41 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace, network: Network, out: Path) -> _Plan:
-    spec = ["--model", options.model, "--device", options.device]
-    spec += ["--weights", options.weights] if options.weights else []
+    spec = {"model": options.model, "device": options.device}
+    spec |= {"weights": options.weights} if options.weights else {}
     pictures = _own(options.images) if options.images else _garments(network, out / ".pictures")
     shapes = {name: shape for name, _, shape, _ in network.layers()}
     maps = [name for name, shape in shapes.items() if len(shape) == 4 and shape[2] > 1]
-    folder = ["--data", options.data] if options.data else []
-    limit = ["--limit", "2000"] if options.quick else []
+    folder = {"data": options.data} if options.data else {}
+    limit = {"limit": 2000} if options.quick else {}
     own = options.model == "zfnet_small" and not options.weights
-    checkpoints = ["--checkpoints", *options.checkpoints] if options.checkpoints else []
+    checkpoints = {"checkpoints": options.checkpoints} if options.checkpoints else {}
     return _Plan(
         spec,
         [*shapes],
         maps,
         network.preprocessing.side,
         pictures,
-        [*folder, *limit],
+        folder | limit,
         checkpoints if checkpoints or own else None,
         options.quick,
     )
 
 
 def _jobs(names: Sequence[str], plan: _Plan, out: Path) -> list[batch.Job]:
-    files = [path for picture in plan.pictures for path in (picture.image, picture.mask) if path]
-    files += [path for path in map(Path, [*plan.data, *(plan.checkpoints or [])]) if path.exists()]
     return [
-        batch.Job(
-            out / name / about,
-            (name, "--pdf", *arguments),
-            tuple(path for path in files if str(path) in arguments),
-        )
+        batch.Job(out / name / about, name, {"pdf": True} | settings, _read(settings))
         for name in names
-        for about, arguments in EXPERIMENTS[name](plan)
+        for about, settings in EXPERIMENTS[name](plan)
     ]
+
+
+def _read(settings: Settings) -> tuple[Path, ...]:
+    """The files and folders that a command with these settings reads, besides weights."""
+    named = [*settings.get("image", [])]
+    named += [settings[name] for name in ("mask", "data") if name in settings]
+    named += settings.get("checkpoints", [])
+    return tuple(path for path in map(Path, named) if path.exists())
 
 
 def _curves(record: Path, stem: Path) -> None:

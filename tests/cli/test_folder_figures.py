@@ -57,14 +57,14 @@ def quick(monkeypatch):
 def test_what_a_kill_left_is_not_taken_for_the_settings_before(tmp_path, monkeypatch):
     """The files of other settings were there already, but not their record."""
 
-    def call(arguments):
-        (tmp_path / "job").mkdir(exist_ok=True)
-        (tmp_path / "job" / "numbers").write_text(arguments[0])
-        if arguments[0] == "other":
+    def call(command, folder, **_settings):
+        folder.mkdir(exist_ok=True)
+        (folder / "numbers").write_text(command)
+        if command == "other":
             raise KeyboardInterrupt
 
     monkeypatch.setattr(batch.cli, "call", call)
-    jobs = {name: [batch.Job(tmp_path / "job", (name,))] for name in ("one", "other")}
+    jobs = {name: [batch.Job(tmp_path / "job", name)] for name in ("one", "other")}
     assert batch.run(jobs["one"], "", quiet=True).done == 1
     assert batch.run(jobs["one"], "", quiet=True).skipped == 1
     with pytest.raises(KeyboardInterrupt):
@@ -74,14 +74,14 @@ def test_what_a_kill_left_is_not_taken_for_the_settings_before(tmp_path, monkeyp
 
 
 def test_a_file_that_was_damaged_is_made_again(tmp_path, monkeypatch):
-    def call(arguments):
-        (tmp_path / "job").mkdir(exist_ok=True)
-        (tmp_path / "job" / "numbers").write_text("1")
-        if "--pdf" in arguments:
-            (tmp_path / "job" / "picture.pdf").write_text("%PDF")
+    def call(_command, folder, pdf=False):
+        folder.mkdir(exist_ok=True)
+        (folder / "numbers").write_text("1")
+        if pdf:
+            (folder / "picture.pdf").write_text("%PDF")
 
     monkeypatch.setattr(batch.cli, "call", call)
-    jobs = [batch.Job(tmp_path / "job", ("one",))]
+    jobs = [batch.Job(tmp_path / "job", "one")]
     assert batch.run(jobs, "", quiet=True).done == 1
     (tmp_path / "job" / "numbers").write_text("7")
     assert batch.run(jobs, "", quiet=True).done == 1
@@ -90,15 +90,23 @@ def test_a_file_that_was_damaged_is_made_again(tmp_path, monkeypatch):
     record = tmp_path / "job" / "done.json"
     record.write_text(record.read_text().replace("numbers", "mumbers"))
     assert batch.run(jobs, "", quiet=True).done == 1
-    jobs = [batch.Job(tmp_path / "job", ("one", "--pdf"))]
+    jobs = [batch.Job(tmp_path / "job", "one", {"pdf": True})]
     assert batch.run(jobs, "", quiet=True).done == 1
     assert batch.run(jobs, "", quiet=True).skipped == 1
+
+
+def test_a_job_is_recorded_as_the_command_line_that_does_the_same(tmp_path):
+    settings = {"layer": ["0", "3"], "angles": "-5,5", "pdf": True, "train": True, "k": 4}
+    job = batch.Job(tmp_path, "rotate", {"image": ["a", "b"]} | settings)
+    assert " ".join(job.words()) == (
+        "rotate --pdf --image a b --layer 0 --layer 3 --angles=-5,5 --train -k 4"
+    )
 
 
 def test_folders_that_a_job_reads(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    job = batch.Job(tmp_path / "job", ("probe",), (folder,))
+    job = batch.Job(tmp_path / "job", "probe", reads=(folder,))
     (folder / "a \udcff.png").write_bytes(b"1")  # a name that is no UTF-8
     (folder / "gone.png").symlink_to(tmp_path / "nowhere")
     before = job.digest("")

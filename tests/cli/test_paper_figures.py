@@ -11,7 +11,7 @@ from PIL import Image
 
 from zfcuda import cli
 from zfcuda.cli.network import Network
-from zfcuda.cli.terminal import RaisingParser
+from zfcuda.cli.terminal import Parser
 from zfcuda.report.gallery import read_entry
 from zfcuda.results import Predictions
 from zfcuda.training import TrainingResult
@@ -34,11 +34,12 @@ def test_every_experiment_is_a_command_with_these_options(script, tmp_path):
     network = Network.load(options.model, "cpu")
     plan = script._plan(options, network, tmp_path)
     jobs = script._jobs(options.only, plan, tmp_path)
-    assert {job.arguments[0] for job in jobs} == set(script.EXPERIMENTS) <= {*cli.COMMANDS}
+    assert {job.command for job in jobs} == set(script.EXPERIMENTS) <= {*cli.COMMANDS}
     assert len({job.folder for job in jobs}) == len(jobs)
     for job in jobs:
-        parsed = cli._parser(RaisingParser).parse_args([*job.arguments, "--out", str(job.folder)])
-        for layer in parsed.layer or () if isinstance(getattr(parsed, "layer", None), list) else ():
+        parsed = vars(cli._parser(Parser).parse_args(job.words()))
+        assert job.settings.items() <= parsed.items()
+        for layer in job.settings.get("layer", []) if job.command != "occlude" else ():
             network.model.get_submodule(layer)
 
 
@@ -55,8 +56,8 @@ def test_a_training_without_checkpoints_has_no_evolution(script, tmp_path):
     options = script._parser().parse_args(["--model", "zfnet_small?weights=none"])
     plan = script._plan(options, Network.load(options.model, "cpu"), tmp_path)
     assert script._jobs(["evolve"], plan, tmp_path) == []
-    assert plan.layer("pool1", "relu7") == ["--layer", "pool1", "--layer", "relu7"]
-    assert plan.layer("pool1", "features.3") == []
+    assert plan.layer("pool1", "relu7") == {"layer": ["pool1", "relu7"]}
+    assert plan.layer("pool1", "features.3") == {}
 
 
 def test_the_pictures_are_right_but_not_beyond_doubt(script, tmp_path, monkeypatch):

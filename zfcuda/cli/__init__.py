@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
 # In the order of `zfcuda --help`: what this is, one image, many images, training, the page.
 COMMANDS = (
@@ -60,17 +61,24 @@ def _run(arguments: Sequence[str] | None) -> int:
     return status[0]
 
 
-def call(arguments: Sequence[str]) -> None:
-    """Run one command for a script, in a folder of its own: what goes wrong is raised.
+def call(command: str, out: Path, **settings: object) -> None:
+    """Run one command for a script, quietly, in a folder of its own: what goes wrong is raised.
+
+    Args:
+        settings: the command's options by name, as argparse stores them; the others have the
+            defaults of the command line.
 
     Raises:
-        ValueError: arguments that the command line would refuse, in its words.
+        TypeError: an option that the command does not have.
         Exception: whatever the command raises.
     """
-    from zfcuda.cli.terminal import RaisingParser
+    from zfcuda.cli.terminal import Parser
 
-    options = _parser(RaisingParser).parse_args(arguments)
-    options.alone = True
+    options = _parser(Parser).parse_args([command])
+    unknown = settings.keys() - vars(options).keys()
+    if unknown:
+        raise TypeError(f"zfcuda {command} has no option {min(unknown)!r}")
+    vars(options).update(settings, out=str(out), quiet=True, alone=True)
     options.run(options)
 
 

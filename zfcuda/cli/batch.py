@@ -1,7 +1,7 @@
 """Many commands one after another, each done once: for the scripts.
 
-A job is a command line and the folder that it writes into. When it is done, its settings' hash is
-written there last; a later run with the same settings finds it and goes on to the next job.
+A job is a command, its settings and the folder that it writes into. When it is done, its settings'
+hash is written there last; a later run with the same settings finds it and goes on to the next job.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zfcuda import cli
 from zfcuda.cli.terminal import USER_ERRORS, one_line, resumable
@@ -24,7 +25,6 @@ from zfcuda.storage.terminal import progress
 __all__ = ["Job", "Outcome", "run"]
 
 RECORD = "done.json"
-_PDF = "--pdf"
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,29 @@ class Job:
     """One command.
 
     Attributes:
-        folder: where it writes; --out is added to its arguments.
-        arguments: of `zfcuda`.
+        folder: where it writes.
+        command: of `zfcuda`.
+        settings: of the command's options those that are not left as they are, by name.
         reads: files and folders that it depends on; files by content, folders by names and sizes.
     """
 
     folder: Path
-    arguments: tuple[str, ...]
+    command: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
     reads: tuple[Path, ...] = ()
+
+    def words(self) -> list[str]:
+        """The command line that does the same, as records have named a job since 0.1.0."""
+        words = [self.command, *(["--pdf"] if self.settings.get("pdf") else [])]
+        for name, value in self.settings.items():
+            flag = f"-{name}" if len(name) == 1 else f"--{name}"
+            if name == "layer":
+                words += [word for layer in _listed(value) for word in (flag, layer)]
+            elif name == "angles":  # may begin with a minus
+                words.append(f"{flag}={value}")
+            elif name != "pdf":
+                words += [flag, *([] if value is True else map(str, _listed(value)))]
+        return words
 
     def digest(self, identity: str) -> str:
         """The hash of everything its results depend on.
@@ -48,8 +63,8 @@ class Job:
             OSError: a file that it reads cannot be read.
         """
         # Not whether there are PDFs beside the pictures: 0.1.0 always made them.
-        arguments = [one for one in self.arguments if one != _PDF]
-        digest = hashlib.sha256(json.dumps([identity, *arguments]).encode())
+        words = [word for word in self.words() if word != "--pdf"]
+        digest = hashlib.sha256(json.dumps([identity, *words]).encode())
         for path in self.reads:
             if path.is_dir():
                 for file in sorted(path.rglob("*")):
@@ -91,7 +106,7 @@ def run(jobs: Sequence[Job], identity: str, unit: str = "job", quiet: bool = Fal
     outcome = Outcome()
     with resumable(), progress(jobs, unit=unit, disable=quiet) as bar:
         for job in bar:
-            bar.set_postfix_str(visible(f"{job.folder.name}: {job.arguments[0]}"))
+            bar.set_postfix_str(visible(f"{job.folder.name}: {job.command}"))
             try:
                 digest = job.digest(identity)
                 if _is_done(job, digest):
@@ -110,7 +125,7 @@ def _do(job: Job, digest: str) -> bool:
     if settings:  # cut short, what lies there would be partly of these, partly of those settings
         _record(job, "", old)
     with contextlib.redirect_stdout(io.StringIO()):  # the names of its files
-        cli.call([*job.arguments, "--out", str(job.folder), "--quiet"])
+        cli.call(job.command, job.folder, **job.settings)
     new = {name for name, time in _times(job.folder).items() if before.get(name) != time}
     for name in old:  # of other settings: not to be taken for these
         if name not in new and Path(name).name == name:
@@ -120,7 +135,7 @@ def _do(job: Job, digest: str) -> bool:
 
 
 def _record(job: Job, settings: str, files: Sequence[str]) -> None:
-    content = {"settings": settings, "command": list(job.arguments), "files": list(files)}
+    content = {"settings": settings, "command": job.words(), "files": list(files)}
     there = [name for name in files if settings and (job.folder / name).is_file()]
     content["sha256"] = {name: digest_of(job.folder / name) for name in there}
     write_json(job.folder / RECORD, content)
@@ -131,7 +146,7 @@ def _is_done(job: Job, digest: str) -> bool:
     settings, files = _recorded(job)
     if settings != digest or not all((job.folder / name).is_file() for name in files):
         return False
-    if _PDF in job.arguments and not any(name.endswith(".pdf") for name in files):
+    if job.settings.get("pdf") and not any(name.endswith(".pdf") for name in files):
         return False
     sums = read_json(job.folder / RECORD).get("sha256") or {}
     return all(digest_of(job.folder / name) == sums.get(name) for name in files if sums)
@@ -144,6 +159,10 @@ def _recorded(job: Job) -> tuple[str, list[str]]:
         return str(record["settings"]), [str(name) for name in record["files"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none yet, or not ours
         return "", []
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _times(folder: Path) -> dict[str, int]:

@@ -47,8 +47,8 @@ def interrupted(program: str, stop: KeyboardInterrupt) -> int:
     return 143 if stop.args == (signal.SIGTERM,) else 130
 
 
-class _Helpful(argparse.ArgumentParser):
-    """Knows what it was given, so that an error can say what was probably meant."""
+class Parser(argparse.ArgumentParser):
+    """Errors in one line that says what was probably meant, instead of usage and error."""
 
     _given: Sequence[str] = ()
 
@@ -56,7 +56,7 @@ class _Helpful(argparse.ArgumentParser):
         self._given = [*(sys.argv[1:] if args is None else args)]
         return super().parse_known_args(self._given, namespace)
 
-    def explained(self, message: str) -> str:
+    def _explained(self, message: str) -> str:
         """argparse's message, with what was probably meant."""
         if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             known = re.findall(r"[^', ]+", wrong[2])
@@ -74,20 +74,9 @@ class _Helpful(argparse.ArgumentParser):
                     return f"{message}; one that begins with a minus is joined by =: {flag}={value}"
         return message
 
-
-class Parser(_Helpful):
-    """Errors in one line, as everywhere else, instead of usage and error."""
-
     def error(self, message: str) -> NoReturn:
-        message = visible(self.explained(message))
+        message = visible(self._explained(message))
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-class RaisingParser(_Helpful):
-    """Errors as exceptions, for scripts."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{self.prog}: {self.explained(message)}")
 
 
 @contextlib.contextmanager

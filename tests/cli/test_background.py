@@ -1,5 +1,6 @@
 """`zfcuda background`: where the object is told from."""
 
+import builtins
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from zfcuda import cli
+from zfcuda.cli.commands.background import cut_out
 from zfcuda.results import BackgroundResult
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -24,7 +26,7 @@ def square(low=0, high=255):
 
 
 @pytest.fixture
-def cut_out(photo):
+def transparent(photo):
     """A picture whose alpha channel is that square."""
     path = photo("cut.png")
     picture = Image.open(path).convert("RGB")
@@ -40,8 +42,8 @@ def expected():
     return np.asarray(fitted, dtype=np.float32) / 255
 
 
-def test_the_alpha_channel_tells(cut_out, tmp_path, capsys):
-    assert run("--image", cut_out, "--out", tmp_path / "out", "--target", "dog") == 0
+def test_the_alpha_channel_tells(transparent, tmp_path, capsys):
+    assert run("--image", transparent, "--out", tmp_path / "out", "--target", "dog") == 0
     captured = capsys.readouterr()
     assert "the object is told by its alpha channel" in captured.err
     result = BackgroundResult.load(tmp_path / "out" / "cut-background")
@@ -74,7 +76,6 @@ def test_what_is_transparent_in_a_mask_file_is_no_object(photo, tmp_path):
 
 
 def test_a_box_tells(tmp_path, capsys):
-    pytest.importorskip("skimage")
     pixels = np.random.default_rng(0).integers(0, 60, (40, 48, 3))
     pixels[square() > 0] += 180
     path = tmp_path / "thing.png"
@@ -89,7 +90,7 @@ def test_a_box_tells(tmp_path, capsys):
         assert (found & (expected() > 0.5)).sum() / (found | (expected() > 0.5)).sum() > 0.9
 
 
-def test_what_is_wrong_is_said_in_one_line(photo, cut_out, tmp_path, capsys):
+def test_what_is_wrong_is_said_in_one_line(photo, transparent, tmp_path, capsys):
     small, empty = tmp_path / "small.png", tmp_path / "empty.png"
     Image.new("L", (7, 9), 255).save(small)
     Image.fromarray(np.zeros((40, 48), dtype=np.uint8)).save(empty)
@@ -97,13 +98,107 @@ def test_what_is_wrong_is_said_in_one_line(photo, cut_out, tmp_path, capsys):
     for arguments, message in (
         (["--image", image, "--mask", small], "has 7×9 pixels, "),
         (["--image", image, "--mask", empty], "the mask leaves nothing"),
-        (["--image", image, cut_out, "--mask", small], "--mask is that of one image, 2 are given"),
+        (
+            ["--image", image, transparent, "--mask", small],
+            "--mask is that of one image, 2 are given",
+        ),
         (["--image", image, "--mask", small, "--box", "1,2,3,4"], "not allowed with argument"),
         (["--image", image, "--box", "1,2,3"], "expected LEFT,TOP,RIGHT,BOTTOM"),
         (["--image", image, "--box", "0,0,90,10"], "within the 48×40 picture"),
-        (["--image", cut_out, "--colour", "reddish"], "--colour 'reddish': expected a colour"),
+        (["--image", transparent, "--colour", "reddish"], "--colour 'reddish': expected a colour"),
         ([], "background needs --image FILE"),
     ):
         assert run(*arguments, "--out", tmp_path / "out", "--quiet") == 2
         assert message in capsys.readouterr().err
     assert not [*tmp_path.glob("out/*")]
+
+
+# --- objects cut out of a box ---------------------------------------------------------------------
+
+
+def scene(height=120, width=160, seed=0):
+    """A striped ellipse with a hole on a mottled background, and where it is."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    ellipse = ((y - height / 2) / (0.3 * height)) ** 2 + ((x - width / 2) / (0.25 * width)) ** 2
+    truth = (ellipse < 1) & ~((abs(y - height / 2) < 0.06 * height) & (abs(x - width / 2) < 8))
+    stripes = np.where((x // 5 % 2 == 0)[..., None], [200, 60, 40], [240, 220, 120])
+    ground = np.where((y > height * 0.6)[..., None], [90, 110, 80], [110, 140, 190])
+    picture = np.where(truth[..., None], stripes, ground) + random.normal(0, 8, (height, width, 3))
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8)), truth
+
+
+def overlap(mask, truth):
+    """Intersection over union."""
+    found = np.asarray(mask) > 127
+    return (found & truth).sum() / (found | truth).sum()
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [((120, 160), (30, 15, 130, 105)), ((120, 160), None), ((480, 700), (120, 60, 580, 420)),
+     ((60, 64), (4, 4, 60, 56))],
+)  # fmt: skip
+def test_an_object_is_found_in_its_box(size, box):
+    picture, truth = scene(*size)
+    mask = cut_out(picture, box)
+    assert mask.mode == "L" and mask.size == picture.size
+    assert overlap(mask, truth) > 0.9
+    if box:
+        outside = np.asarray(mask).copy()
+        outside[box[1] : box[3], box[0] : box[2]] = 0
+        assert not outside.any()
+
+
+def test_plain_colours():
+    """A picture without any noise: clusters of one colour, no differences to scale by."""
+    picture = np.full((40, 50, 3), (20, 90, 200), dtype=np.uint8)
+    picture[10:30, 15:35] = (250, 240, 230)
+    truth = np.zeros((40, 50), dtype=bool)
+    truth[10:30, 15:35] = True
+    assert overlap(cut_out(Image.fromarray(picture)), truth) == 1
+
+
+def test_the_same_picture_gives_the_same_mask():
+    picture, _ = scene()
+    box = (30, 15, 130, 105)
+    first = np.random.get_state()[1].copy()
+    assert cut_out(picture, box).tobytes() == cut_out(picture, box).tobytes()
+    assert (np.random.get_state()[1] == first).all()
+
+
+def test_any_mode_is_read():
+    picture, truth = scene()
+    assert overlap(cut_out(picture.convert("P"), (30, 15, 130, 105)), truth) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((0, 0, 160, 120), "must leave some background of the 160×120 picture"),
+        ((10, 10, 10, 50), "expected left, top, right, bottom, in pixels within the 160×120"),
+        ((-1, 0, 20, 20), r"box \(-1, 0, 20, 20\): expected"),
+        ((0, 0, 20, 121), "expected left, top, right, bottom"),
+    ],
+)
+def test_boxes_that_make_no_sense(box, message):
+    with pytest.raises(ValueError, match=message):
+        cut_out(scene()[0], box)
+
+
+def test_a_box_without_an_object():
+    with pytest.raises(ValueError, match="no object stands out in the box"):
+        cut_out(Image.new("RGB", (60, 50), (90, 90, 90)), (10, 10, 50, 40))
+
+
+def test_without_opencv_the_extra_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **settings):
+        if name.partition(".")[0] == "cv2":
+            raise ModuleNotFoundError(name)
+        return real(name, *arguments, **settings)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "zfcuda\[demo\]"'):
+        cut_out(scene()[0])

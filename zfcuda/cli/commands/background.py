@@ -13,6 +13,7 @@ from zfcuda.cli import arguments
 from zfcuda.cli.command import Finding, each_image, figure_title
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
     from torch import Tensor
 
@@ -153,7 +154,6 @@ def _object(path: str, image: Image, options: argparse.Namespace) -> tuple[Image
     from PIL import ImageChops
 
     from zfcuda import data
-    from zfcuda.cli.segmentation import segment
 
     if options.mask:
         mask = data.read_image(options.mask).convert("L")
@@ -169,7 +169,78 @@ def _object(path: str, image: Image, options: argparse.Namespace) -> tuple[Image
     if alpha is not None and alpha.getextrema()[0] < 255:
         return alpha, "its alpha channel"
     source = "its colours and edges in the box" if options.box else "what stands out in the middle"
-    return segment(image, options.box), source
+    return cut_out(image, options.box), source
+
+
+_SIDE = 256  # pixels; larger pictures are cut out at this size
+_ROUNDS = 3  # of GrabCut: more change nothing that is seen
+_MARGIN = 0.05  # of the picture, that is background where no box is given
+
+
+def cut_out(image: Image, box: Sequence[float] | None = None) -> Image:
+    """The object in `box`, as a mask: "L", of the picture's size, 255 on the object, soft edges.
+
+    By OpenCV's GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004).
+
+    Args:
+        image: any picture that has a meaning as RGB.
+        box: (left, top, right, bottom) in pixels; outside it, all is background. Something of the
+            background must be seen outside it, or there is nothing to tell the object from. None
+            takes the picture without its outermost twentieth on each side.
+
+    Raises:
+        ValueError: a box that is empty, not in the picture or all of it, or no object in it (its
+            colours are those of the background).
+        ModuleNotFoundError: OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'cutting objects out needs OpenCV; install it with: pip install "zfcuda[demo]"'
+        ) from None
+    import numpy as np
+    from PIL.Image import fromarray
+
+    picture = np.asarray(zfcuda.data.to_rgb(image))[..., ::-1]  # BGR, as OpenCV has it
+    inside = _inside(picture.shape[:2], box)
+    scale = min(1.0, _SIDE / max(inside.shape))
+    small = tuple(max(1, round(side * scale)) for side in inside.shape[::-1])
+    mask = cv2.resize(inside, small, interpolation=cv2.INTER_NEAREST) * np.uint8(cv2.GC_PR_FGD)
+    small_picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
+    mixtures = np.zeros((1, 65)), np.zeros((1, 65))  # what GrabCut works with
+    cv2.setRNGSeed(0)  # the same picture, the same mask
+    try:
+        cv2.grabCut(small_picture, mask, None, *mixtures, _ROUNDS, cv2.GC_INIT_WITH_MASK)
+    except cv2.error:  # less than a handful of pixels on one side
+        mask[:] = cv2.GC_BGD
+    found = mask == cv2.GC_PR_FGD
+    if not found.any():
+        raise ValueError("no object stands out in the box; draw it closer, or give a mask file")
+    soft = cv2.resize(found * np.uint8(255), inside.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return fromarray(soft * inside)
+
+
+def _inside(shape: tuple[int, int], box: Sequence[float] | None) -> np.ndarray:
+    """Where the object may be: 1 in uint8 [H,W]."""
+    import numpy as np
+
+    height, width = shape
+    if box is None:
+        box = [round(side * part) for part in (_MARGIN, 1 - _MARGIN) for side in (width, height)]
+    left, top, right, bottom = box
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise ValueError(
+            f"box {tuple(box)}: expected left, top, right, bottom, in pixels within the "
+            f"{width}×{height} picture"
+        )
+    inside = np.zeros(shape, dtype=np.uint8)
+    inside[round(top) : round(bottom), round(left) : round(right)] = 1
+    if inside.all() or not inside.any():
+        raise ValueError(
+            f"box {tuple(box)} must leave some background of the {width}×{height} picture"
+        )
+    return inside
 
 
 def _fitted(mask: Image, network: Network, path: str) -> Tensor:

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
@@ -164,11 +164,11 @@ class _PickledDtype:
 
     __slots__ = ("little_endian",)
 
-    def __init__(self, code, align=False, copy=False):
+    def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
         if code != "f4":
             raise pickle.UnpicklingError(f"dtype {code!r} is not float32")
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.little_endian = state[1] == "<"
 
 
@@ -177,10 +177,10 @@ class _PickledArray:
 
     __slots__ = ("array",)
 
-    def __init__(self, kind, shape, code):
+    def __init__(self, kind: Any, shape: Any, code: Any) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         _version, shape, dtype, fortran_order, content = state
         if type(dtype) is not _PickledDtype or not dtype.little_endian:
             raise pickle.UnpicklingError("an array is not of little-endian float32")
@@ -200,7 +200,7 @@ _ALLOWED = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
         except KeyError:

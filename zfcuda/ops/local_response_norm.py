@@ -28,12 +28,12 @@ def local_response_norm(
 
 
 @torch.library.register_fake("zfcuda::local_response_norm")
-def _(x, size, alpha, beta, k):
+def _(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     return empty(x, x.shape)
 
 
 @torch.library.register_fake("zfcuda::local_response_norm_backward")
-def _(grad, x, size, alpha, beta, k):
+def _(grad: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     return empty(x, x.shape)
 
 

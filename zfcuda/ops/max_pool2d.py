@@ -72,7 +72,15 @@ def switches_to_indices(
 
 
 @torch.library.register_fake("zfcuda::max_pool2d")
-def _(x, kernel_size, stride, padding, dilation, ceil_mode, relu):
+def _(
+    x: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil_mode: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     size = [
         pooled_size(length, k, s, p, d, ceil_mode)
@@ -83,7 +91,8 @@ def _(x, kernel_size, stride, padding, dilation, ceil_mode, relu):
 
 
 @torch.library.register_fake("zfcuda::max_pool2d_backward")
-def _(grad, switches, y, kernel_size, stride, padding, dilation, input_size):
+def _(grad: Tensor, switches: Tensor, y: Tensor | None, *settings: Any) -> Tensor:
+    input_size = settings[-1]
     return empty(switches, (*grad.shape[:2], *input_size), grad.dtype)
 
 

@@ -71,12 +71,13 @@ def max_unpool2d(
 
 
 @torch.library.register_fake("zfcuda::max_unpool2d")
-def _(y, switches, kernel_size, stride, padding, dilation, output_size, relu, overwrite, check):
+def _(y: Tensor, switches: Tensor, *settings: Any) -> Tensor:
+    *_, output_size, _, _, _ = settings
     return empty(y, (*y.shape[:2], *output_size))
 
 
 @torch.library.register_fake("zfcuda::max_unpool2d_backward")
-def _(grad, switches, out, kernel_size, stride, padding, dilation, overwrite):
+def _(grad: Tensor, switches: Tensor, out: Tensor | None, *settings: Any) -> Tensor:
     return empty(switches, switches.shape, grad.dtype)
 
 

@@ -30,7 +30,7 @@ def occlude(x: Tensor, boxes: Tensor, fill: float | Tensor = 0.0) -> Tensor:
 
 
 @torch.library.register_fake("zfcuda::occlude")
-def _(x, boxes, fill):
+def _(x: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
     return empty_copies(x, boxes.shape[0])
 
 

@@ -28,7 +28,7 @@ def spatial_max(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.register_fake("zfcuda::spatial_max")
-def _(x):
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2], dtype=torch.int64)
 
 

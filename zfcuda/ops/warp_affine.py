@@ -48,12 +48,12 @@ def warp_affine(x: Tensor, matrices: Tensor, fill: float | Tensor = 0.0) -> Tens
 
 
 @torch.library.register_fake("zfcuda::warp_affine")
-def _(x, matrices, fill):
+def _(x: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
     return empty_copies(x, matrices.shape[0])
 
 
 @torch.library.register_fake("zfcuda::warp_affine_backward")
-def _(grad, matrices, channels_last):
+def _(grad: Tensor, matrices: Tensor, channels_last: bool) -> Tensor:
     n, _, c, h, w = grad.shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty((n, c, h, w), dtype=grad.dtype, device=grad.device, memory_format=layout)

@@ -78,7 +78,8 @@ def check_shapes(result: Any) -> None:
     """
     lengths: dict[str, int] = {}
     by_key: defaultdict[str, ChainMap[str, int]] = defaultdict(lambda: ChainMap({}, lengths))
-    for field, keys, letters in _stated_shapes(type(result)):
+    kind: type = type(result)
+    for field, keys, letters in _stated_shapes(kind):
         value = getattr(result, field)
         if isinstance(value, tuple | list):
             lengths[letters[0]] = len(value)
@@ -148,7 +149,7 @@ def _is(value: Any, hint: Any) -> bool:
             return False
         each = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
         return len(value) == len(each) and all(map(_is, value, each))
-    if dataclasses.is_dataclass(hint) and isinstance(value, hint):
+    if dataclasses.is_dataclass(value) and isinstance(value, hint):
         expect_types(value)
         return True
     wanted = (int, float) if hint is float else hint  # JSON's 1.0 may have been written as 1
@@ -157,7 +158,7 @@ def _is(value: Any, hint: Any) -> bool:
 
 def _rebuilt(value: Any, hint: Any) -> Any:
     """``value``, in it dataclasses in the place of dicts where ``hint`` has them."""
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
         hints = get_type_hints(hint)
         return hint(**{name: _rebuilt(item, hints.get(name)) for name, item in value.items()})
     of = [one for one in get_args(hint) if one not in (types.NoneType, ...)]
@@ -309,7 +310,7 @@ class Result:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__repr__ = Result.__repr__  # or @dataclass writes one that prints whole tensors
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign] # or @dataclass writes one that prints whole tensors
 
     def __post_init__(self) -> None:
         check_shapes(self)

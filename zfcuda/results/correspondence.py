@@ -50,7 +50,7 @@ class CorrespondenceResult(Result):
     def pairs(self, layer: str, part: str) -> Tensor:
         """float64 [R,N(N-1)/2], each pair's Hamming distance as a share of the elements."""
         counts = self.differing[layer][part]
-        first, second = torch.triu_indices(*counts.shape[1:], offset=1)
+        first, second = torch.triu_indices(counts.shape[1], counts.shape[2], offset=1)
         return counts[:, first, second].double() / self.elements[layer]
 
     def mean(self, layer: str, part: str) -> float:

@@ -46,7 +46,7 @@ def write(
     npz, header_path = pair(path)
     with atomic_path(npz) as temporary:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # projections are mostly zeros
+            np.savez_compressed(file, **dict[str, Any](arrays))  # projections are mostly zeros
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     header = {
         "kind": kind,

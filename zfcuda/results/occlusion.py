@@ -101,7 +101,7 @@ class OcclusionResult(Result):
     def probabilities(self) -> Tensor:
         """[N,P,K], of the classes that ``logits`` holds: the softmax over all classes, the sigmoid
         of one logit, or as the model gives them; a regression's values as they are."""
-        if self.classes is None or self.outputs != "logits":
+        if self.classes is None or self.log_total is None or self.outputs != "logits":
             return probabilities_of(self.logits, self.outputs)
         return (self.logits - self.log_total[..., None]).exp()
 

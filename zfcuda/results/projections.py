@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -85,7 +85,8 @@ class Patches(Result):
         [C,H,W])."""
         one = isinstance(indices, Integral)
         order = torch.arange(len(self))
-        chosen = order if indices is None else order[[int(indices)] if one else indices]
+        some: Any = [indices] if one else indices
+        chosen = order if indices is None else order[some]
         # calloc'ed: what no patch touches costs no page
         shape = (len(chosen), *self.images.shape[1:])
         pictures = torch.from_numpy(np.zeros(shape, self.values.numpy().dtype))

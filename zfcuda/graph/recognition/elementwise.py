@@ -225,7 +225,11 @@ def _prelu(input: Any, weight: Any) -> Reading | None:
 
 
 def _rrelu(
-    input: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace=False
+    input: Any,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
 ) -> Reading | None:
     if training:
         raise NotDeterministic("rrelu draws random numbers")

@@ -32,6 +32,7 @@ from networks import build
 from torch import Tensor, nn
 
 import zfcuda
+from zfcuda.inference.passes import outputs_by_call
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2
@@ -42,15 +43,9 @@ Unit = tuple[int, int, int]  # channel, row, column
 
 def strongest_units(model: nn.Module, x: Tensor, layer: str, count: int) -> list[Unit]:
     """The strongest unit of each of the first ``count`` maps of a layer."""
-    maps: list[Tensor] = []
-    handle = model.get_submodule(layer).register_forward_hook(
-        lambda module, args, output: maps.append(output.detach().clone())
-    )
-    with torch.no_grad():
-        model(x)
-    handle.remove()
-    width = maps[0].shape[-1]
-    places = maps[0][0, :count].flatten(1).argmax(1).tolist()
+    maps = outputs_by_call(model, x, [layer], lambda _, output: output.clone())[layer]
+    width = maps.shape[-1]
+    places = maps[0, :count].flatten(1).argmax(1).tolist()
     return [(channel, place // width, place % width) for channel, place in enumerate(places)]
 
 

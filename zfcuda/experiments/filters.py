@@ -15,7 +15,7 @@ from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.top import Maps
 from zfcuda.inference.checks import check_input, to_result
 from zfcuda.inference.guards import evaluating
-from zfcuda.inference.passes import Layer, find_layers, layer_outputs, require_called
+from zfcuda.inference.passes import Layer, find_layers, layer_outputs
 from zfcuda.results.filters import FilterComparison, FilterResult
 
 __all__ = [
@@ -134,9 +134,8 @@ def look(model: nn.Module, name: str, module: nn.Conv2d, source: Source) -> Seen
         for images in source.batches():
             images = images.to(module.weight.device)
             check_input(model, images)
-            with layer_outputs(model, name, receive, stop=1, with_input=True) as found:
+            with layer_outputs(model, name, receive, stop=1, with_input=True):
                 model(images.clone())
-            require_called([name], found)
             count += len(images)
     if strongest is None or spectrum is None:
         raise ValueError("there are no images, or none without NaN")

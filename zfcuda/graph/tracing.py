@@ -77,7 +77,9 @@ def _answer(model: nn.Module, images: Tensor, end: End) -> Any:
     if end.module is None:
         return model(images)
     calls: list[Any] = []
-    with layer_outputs(model, end.module, lambda _, out: calls.append(out), stop=end.times):
+    with layer_outputs(
+        model, end.module, lambda _, output: calls.append(output), stop=end.times, required=False
+    ):
         model(images)
     if len(calls) >= end.times:
         return calls[-1]

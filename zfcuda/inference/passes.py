@@ -96,6 +96,7 @@ def layer_outputs(
     receive: Callable[[str, Any], Any] = lambda layer, output: output,
     stop: int | None = None,
     with_input: bool = False,
+    required: bool = True,
 ) -> Iterator[dict[str, Any]]:
     """Collect ``receive(layer, output)`` for each layer at the moment it returns, before anything
     can change its output in place. Layers come in the order in which they return.
@@ -108,6 +109,10 @@ def layer_outputs(
         stop: the forward ends, and the ``with`` block with it, when the layers have returned so
             often in all.
         with_input: ``receive`` takes (first argument, output) of the call as its output.
+        required: all of the layers must return.
+
+    Raises:
+        RuntimeError: on leaving, a required layer was never called.
     """
     found: dict[str, Any] = {}
     wrong: dict[str, ValueError] = {}
@@ -128,29 +133,28 @@ def layer_outputs(
 
         return hook
 
+    modules = find_layers(model, layers)
     with ExitStack() as stack:
-        for name, module in find_layers(model, layers).items():
+        for name, module in modules.items():
             stack.callback(module.register_forward_hook(hook_of(name)).remove)
         with suppress(_Enough):
             yield found
         for error in wrong.values():
             raise error
+        for name in modules if required else ():
+            if name not in found:
+                raise RuntimeError(
+                    f"layer {name!r} is in the model, but its forward never called it"
+                )
 
 
 def outputs_by_call(
     model: nn.Module, x: Tensor, layers: Layers, receive: Callable[[str, Any], Any]
 ) -> dict[str, Any]:
     """What :func:`layer_outputs` collects in one pass of the first image of ``x``, in eval mode."""
-    with evaluating(model), layer_outputs(model, layers, receive) as found:
+    with evaluating(model), layer_outputs(model, layers, receive, required=False) as found:
         model(x[:1].clone())
     return found
-
-
-def require_called(layers: Sequence[str], found: dict[str, Any]) -> None:
-    """Raise a RuntimeError unless each of the layers was heard; see :func:`layer_outputs`."""
-    for layer in layers:
-        if layer not in found:
-            raise RuntimeError(f"layer {layer!r} is in the model, but its forward never called it")
 
 
 def require_shape(layer: str, maps: Tensor, shape: Sequence[int]) -> None:
@@ -399,7 +403,6 @@ class Passes:
             self._model, self._layers, lambda name, out: receive(name, feature_maps(out, name, n))
         ) as found:
             logits = _forward(self._model, batch, calls or fast_forward())
-        require_called(self._layers, found)
         return logits, {layer: found[layer] for layer in self._layers}
 
 

@@ -46,7 +46,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_different(tmp_path, contents, k
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-@pytest.fixture(scope="module", params=[2, 3, 4])
+@pytest.fixture(scope="module", params=[2, 4])
 def shared(request, tmp_path_factory):
     """The folder that so many processes left."""
     folder = tmp_path_factory.mktemp("shared")
@@ -80,7 +80,7 @@ def test_a_dead_process_ends_the_run_and_another_world_goes_on(shared, tmp_path,
     left = {*(folder / "dead").glob("images/*/[0-9]*.json")}
     assert len(left) < COUNT and not (folder / "dead" / "summary.json").exists()
     whole_files(folder / "dead")
-    start({2: 1, 3: 4, 4: 2}[world], go_on, folder)
+    start({2: 1, 4: 3}[world], go_on, folder)
     groups_of(3)
     zfcuda.occlusion_over(network(), Slow(images(), 0), tmp_path, **SETTINGS)
     assert contents(folder / "dead") == contents(tmp_path)

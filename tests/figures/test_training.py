@@ -45,7 +45,7 @@ def test_lowered_rates_are_marked():
         assert [line.get_xdata()[0] for line in ax.lines[3:]] == [5.5, 8.5]
 
 
-@pytest.mark.parametrize("epochs", [1, 4, 30, 90])
+@pytest.mark.parametrize("epochs", [1, 4, 90])
 def test_nothing_lies_on_the_curves(epochs):
     rates = 0.1 / torch.arange(1, epochs + 1, dtype=torch.float64)  # lowered after every epoch
     perfect = dataclasses.replace(result(epochs, epochs, rates), test_accuracy=1.0, test_loss=0.0)

@@ -106,15 +106,3 @@ def test_output_of_a_layer_is_not_overwritten_by_the_next(pair):
         pair["zfcuda"](torch.randn(1, 3, 224, 224))
     hook.remove()
     assert (kept["y"] < 0).any()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ({"num_classes": 0}, "num_classes 0: expected at least 1"),
-        ({"ops": "caffe"}, "ops 'caffe': expected 'zfcuda' or 'torch'"),
-    ],
-)
-def test_impossible_arguments_are_refused(arguments, match):
-    with pytest.raises(ValueError, match=match):
-        zfnet(**arguments)

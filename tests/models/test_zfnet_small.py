@@ -1,10 +1,12 @@
-"""The small ZF network, and what both networks share: fused pools."""
+"""The small ZF network, and what the networks share: fused pools, arguments that are refused."""
 
 import pytest
 import torch
 from torch import nn
 
-from zfcuda.models import zfnet, zfnet_small
+from zfcuda.models import squeezenet1_1, zfnet, zfnet_small
+
+BUILDS = (zfnet, zfnet_small)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_fused_torch_and_plain_are_one_network(x, lrn):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("build", [zfnet, zfnet_small])
+@pytest.mark.parametrize("build", BUILDS)
 def test_fused_loads_into_plain(build):
     with torch.device("meta"):
         fused, plain = build(fused=True), build()
@@ -63,13 +65,18 @@ def test_fused_loads_into_plain(build):
     assert isinstance(plain.relu1, nn.ReLU)
 
 
-@pytest.mark.parametrize("build", [zfnet, zfnet_small])
+CAFFE = "ops 'caffe': expected 'zfcuda' or 'torch'"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "match"),
+    ("build", "arguments", "match"),
     [
-        ({"num_classes": 0}, "num_classes 0: expected at least 1"),
-        ({"ops": "caffe"}, "ops 'caffe'"),
-        ({"ops": "torch", "fused": True}, "torch's pooling does not rectify"),
+        *(
+            (b, {"num_classes": 0}, "num_classes 0: .* at least 1")
+            for b in (*BUILDS, squeezenet1_1)
+        ),
+        *((build, {"ops": "caffe"}, CAFFE) for build in BUILDS),
+        *((b, {"ops": "torch", "fused": True}, "torch's pooling does not rectify") for b in BUILDS),
     ],
 )
 def test_impossible_arguments(build, arguments, match):

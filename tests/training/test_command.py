@@ -63,27 +63,23 @@ def test_killed_and_called_again(idx_folder, tmp_path):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not (cut / "weights.safetensors").exists()
-    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+    assert cli.main(command(folder, cut)) == 0
     assert weights_of(cut) == weights_of(whole)
 
 
-def test_full_disk(idx_folder, tmp_path):
+def test_full_disk(idx_folder, tmp_path, capsys):
     """A limit on the size of files fails as a full disk does: in the middle of a write."""
-    folder, out = idx_folder(), tmp_path / "out"
-    arguments = [sys.executable, "-m", "zfcuda", *command(folder, out)]
-    limit = 1 << 20
-
-    def limited():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    ended = subprocess.run(arguments, preexec_fn=limited, capture_output=True, text=True)
-    assert ended.returncode == 2
-    (line,) = ended.stderr.splitlines()
+    arguments, out = command(idx_folder(), tmp_path / "out"), tmp_path / "out"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        assert cli.main(arguments) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (line,) = capsys.readouterr().err.splitlines()
     assert "cannot write" in line and "epoch-0001.safetensors" in line
     assert not out.exists()
-    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
-    assert (out / "weights.safetensors").exists()
+    assert cli.main(arguments) == 0 and (out / "weights.safetensors").exists()
 
 
 @pytest.mark.parametrize(

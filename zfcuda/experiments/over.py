@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,8 @@ def first_readable(images: Images) -> Tensor:
             return x
     raise ValueError(f"none of the {len(images):,} images can be read; the last: {x}")
 
+
+_Summary = TypeVar("_Summary", bound=Result)
 
 _A_FOLDER = 1000  # images: more files in one are a nuisance to every tool
 
@@ -260,8 +262,15 @@ class Run:
         total = len(self.images) if alone else wanted
         title = "images" if alone else f"images of rank 0 of {self.shard.world}"
         shown = progress and self.shard.first
-        bar = _bar(total, total - wanted, shown, title)
-        with threads(self._begun["threads"]), bar as moved:
+        bar = terminal.progress(
+            total=total,
+            initial=total - wanted,  # where an earlier run stopped
+            desc=title,
+            unit=" images",
+            leave=False,
+            disable=not shown,
+        )
+        with threads(self._begun["threads"]), bar:
             missing = [some for _, some in own]
             like = torch.empty(
                 1, *self.settings["image"], dtype=getattr(torch, self.settings["dtype"])
@@ -269,7 +278,7 @@ class Run:
             blocks = read_blocks(self.images, [all for all, _ in own], workers, like, missing)
             for block, some in zip(blocks, missing, strict=True):
                 self._do(block, some, answer)
-                moved(len(some))
+                bar.update(len(some))
         self.shard.wait()
 
     def _agreed(self) -> list[int]:
@@ -307,11 +316,28 @@ class Run:
             }
         }
 
-    def save_summary(self, summary: Result, entry: Mapping[str, Any] | None) -> None:
-        """Write what all results come to; ``entry`` is what the gallery says about it."""
-        said = {**self.said_of(None), **({"entry": entry} if entry else {})}
+    def summed_up(
+        self,
+        merged: Callable[[Sequence[int], Sequence[str]], _Summary],
+        write_tables: Callable[[_Summary, Path], None],
+        entry: Callable[[_Summary], Mapping[str, Any] | None] | None = None,
+    ) -> _Summary | None:
+        """Read all results and write what they come to; None in all processes but the first.
+
+        Args:
+            merged: of the numbers of the images that have no result, and why they have none.
+            write_tables: of the summary, into the folder.
+            entry: of the summary, what the gallery says about it.
+        """
+        if not self.shard.first:
+            return None
+        missing = self.missing()
+        summary = merged(missing, self.skipped(missing))
+        said = {"entry": entry(summary)} if entry else {}
         require_there(self.folder)
-        summary.save(self.folder / "summary", said)
+        summary.save(self.folder / "summary", {**self.said_of(None), **said})
+        write_tables(summary, self.folder)
+        return summary
 
     def skipped(self, missing: Sequence[int]) -> list[str]:
         """Why the missing images have no result, a sentence each.
@@ -345,17 +371,3 @@ def _groups(missing: Sequence[int], together: int, count: int) -> list[tuple[ran
         (range(group * together, min((group + 1) * together, count)), some)
         for group, some in sorted(found.items())
     ]
-
-
-class _bar:
-    """A progress bar, with rate and time left, that starts where an earlier run stopped."""
-
-    def __init__(self, total: int, done: int, shown: bool, title: str) -> None:
-        self._settings = {"total": total, "initial": done, "desc": title, "disable": not shown}
-
-    def __enter__(self) -> Callable[[int], Any]:
-        self._bar = terminal.progress(unit=" images", leave=False, **self._settings)
-        return self._bar.update
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

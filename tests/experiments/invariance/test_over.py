@@ -123,8 +123,8 @@ def test_moments_leave_out_what_is_no_number():
     for one in values:
         moments.add(one)
     kept = values[[0, 1, 2, 5, 6, 7, 8], 0]
-    torch.testing.assert_close(moments.found(), torch.stack([kept.mean(), values[:, 1].mean()]))
+    torch.testing.assert_close(moments.average(), torch.stack([kept.mean(), values[:, 1].mean()]))
     torch.testing.assert_close(moments.spread(), torch.stack([kept.std(), values[:, 1].std()]))
     none = Moments.like(values[0])
     none.add(torch.full((2,), math.nan, dtype=torch.float64))
-    assert none.found().isnan().all() and none.spread().isnan().all()
+    assert none.average().isnan().all() and none.spread().isnan().all()

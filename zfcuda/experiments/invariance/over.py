@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Moments:
         self.mean += step / self.count.clamp_min(1)
         self.squares += torch.where(finite, step * (values - self.mean), 0)
 
-    def found(self) -> Tensor:
+    def average(self) -> Tensor:
         return torch.where(self.count > 0, self.mean, math.nan)
 
     def spread(self) -> Tensor:
@@ -110,53 +110,42 @@ def _unknown(values: Tensor) -> Tensor:
 # --- of many ------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
-class _Family:
-    distances: Moments
-    probabilities: Moments
-    unchanged: Moments
-
-
-@dataclass(eq=False)
-class _Columns:
-    """One entry an image."""
-
-    names: list[str] = field(default_factory=list)
-    numbers: list[Tensor] = field(default_factory=list)
-    target: list[Tensor] = field(default_factory=list)
-    base: list[Tensor] = field(default_factory=list)
-    undefined: int = 0
+_AVERAGED = ("distances", "probabilities", "unchanged")
 
 
 def merged(ones: Iterable[InvarianceSummary], skipped: Sequence[str]) -> InvarianceSummary:
     """The summaries of single images as one; one in memory at a time."""
-    families: dict[str, _Family] = {}
-    columns = _Columns()
+    moments: dict[str, dict[str, Moments]] = {quantity: {} for quantity in _AVERAGED}
+    names: list[str] = []
+    columns: dict[str, list[Tensor]] = {"numbers": [], "target": [], "base": []}
+    undefined = 0
     for one in ones:
-        for family in one.values:
-            if family not in families:
-                some = (one.distances, one.probabilities, one.unchanged)
-                families[family] = _Family(*(Moments.like(values[family]) for values in some))
-            families[family].distances.add(one.distances[family])
-            families[family].probabilities.add(one.probabilities[family])
-            families[family].unchanged.add(one.unchanged[family])
-        columns.names += one.names
-        columns.undefined += one.undefined
-        for name in ("numbers", "target", "base"):
-            getattr(columns, name).append(getattr(one, name))
+        for quantity, families in moments.items():
+            for family in one.values:
+                own = getattr(one, quantity)[family]
+                families.setdefault(family, Moments.like(own)).add(own)
+        names += one.names
+        undefined += one.undefined
+        for name, column in columns.items():
+            column.append(getattr(one, name))
+
+    def means(quantity: str) -> dict[str, Tensor]:
+        return {family: own.average() for family, own in moments[quantity].items()}
+
+    def spreads(quantity: str) -> dict[str, Tensor]:
+        return {family: own.spread() for family, own in moments[quantity].items()}
+
     return InvarianceSummary(
-        names=tuple(columns.names),
-        numbers=torch.cat(columns.numbers),
-        target=torch.cat(columns.target),
-        base=torch.cat(columns.base),
+        names=tuple(names),
+        **{name: torch.cat(column) for name, column in columns.items()},
         layers=one.layers,
         values=one.values,
-        distances={name: own.distances.found() for name, own in families.items()},
-        distance_spread={name: own.distances.spread() for name, own in families.items()},
-        probabilities={name: own.probabilities.found() for name, own in families.items()},
-        probability_spread={name: own.probabilities.spread() for name, own in families.items()},
-        unchanged={name: own.unchanged.found() for name, own in families.items()},
-        undefined=columns.undefined,
+        distances=means("distances"),
+        distance_spread=spreads("distances"),
+        probabilities=means("probabilities"),
+        probability_spread=spreads("probabilities"),
+        unchanged=means("unchanged"),
+        undefined=undefined,
         skipped=tuple(skipped),
         outputs=one.outputs,
     )
@@ -290,14 +279,11 @@ class InvarianceRun:
         Args:
             entry: what the gallery says about the summary.
         """
-        if not self.run.shard.first:
-            return None
-        missing = self.run.missing()
-        skipped = self.run.skipped(missing)
-        found = merged((one for _, one in self.run.results(missing)), skipped)
-        self.run.save_summary(found, entry)
-        write_tables(found, self.run.folder)
-        return found
+        return self.run.summed_up(
+            lambda missing, skipped: merged((one for _, one in self.run.results(missing)), skipped),
+            write_tables,
+            None if entry is None else lambda _: entry,
+        )
 
 
 @contextmanager

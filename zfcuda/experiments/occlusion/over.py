@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
@@ -301,13 +302,7 @@ class OcclusionRun:
         Args:
             entry: of the summary, what the gallery says about it.
         """
-        if not self.run.shard.first:
-            return None
-        missing = self.run.missing()
-        found = summarised(self.run, missing, self.run.skipped(missing))
-        self.run.save_summary(found, entry(found) if entry else None)
-        write_tables(found, self.run.folder)
-        return found
+        return self.run.summed_up(partial(summarised, self.run), write_tables, entry)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ _MOVED = {
     "results.scores": "results.base",
     "rules": "graph.rules",
     "runs": "experiments.invariance.over experiments.occlusion.over",
-    "sensitivity": "experiments.occlusion.experiment experiments.occlusion.request",
+    "sensitivity": "experiments.occlusion.experiment experiments.occlusion.engines",
     "steps": "cones.steps",
     "training.filters": "training.recipe",
     "training.result": "results.training",

@@ -14,7 +14,7 @@ from torch import nn
 
 import zfcuda
 from zfcuda import ops
-from zfcuda.experiments.occlusion.request import occluder_grid
+from zfcuda.experiments.occlusion.engines import occluder_grid
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from small_runs import SETTINGS, Faulty, images, network
 import zfcuda
 from zfcuda.data import Preprocessing
 from zfcuda.data.images import ImageFiles
-from zfcuda.experiments.occlusion import prepared
+from zfcuda.experiments.occlusion import engines
 from zfcuda.storage.run_folder import write as write_settings
 
 
@@ -121,7 +121,7 @@ def test_images_that_vanish_after_their_results(net, x, tmp_path):
 
 
 def test_a_folder_that_is_renamed_during_a_run(net, x, tmp_path, contents, monkeypatch):
-    monkeypatch.setattr(prepared.Prepared, "together", lambda *_: 4)
+    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
 
     class Renaming(Faulty):
         seen = 0

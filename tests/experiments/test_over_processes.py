@@ -13,14 +13,14 @@ from shared import COUNTS, FAMILIES, all_runs, go_on, start
 from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network, whole_files
 
 import zfcuda
-from zfcuda.experiments.occlusion import prepared
+from zfcuda.experiments.occlusion import engines
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 @pytest.fixture(autouse=True)
 def _usual_groups(monkeypatch):
-    monkeypatch.setattr(prepared.Prepared, "together", prepared.Prepared.together)
+    monkeypatch.setattr(engines.Cones, "together", engines.Cones.together)
 
 
 def python(*arguments):

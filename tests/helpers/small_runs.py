@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from zfcuda.experiments.occlusion import prepared
+from zfcuda.experiments.occlusion import engines
 
 COUNT = 13
 SETTINGS = {"size": 6, "stride": 4}
@@ -67,7 +67,7 @@ class Faulty(Dataset):
 
 def groups_of(count: int) -> None:
     """From here on so many images are occluded together."""
-    prepared.Prepared.together = lambda *_: count
+    engines.Cones.together = lambda *_: count
 
 
 def whole_files(folder: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from zfcuda.cones.boxes import forward_boxes
-from zfcuda.cones.steps import Step, Steps
+from zfcuda.cones.steps import Schedule, Step
 from zfcuda.graph.pixelwise import fan_in
 from zfcuda.graph.rules import Conv, MaxPool, Opaque
 from zfcuda.storage.files import text_table, visible
@@ -129,19 +129,17 @@ _CONE_CALL = 15e6  # a step's call on patches: tables, buckets, a few small call
 _CONE = 1.08  # a multiply-add on windows
 
 
-def costed(
-    steps: Steps, step: Step, boxes: dict[int, np.ndarray], batch: int, element: int
-) -> PlannedStep:
+def costed(schedule: Schedule, step: Step, batch: int, element: int) -> PlannedStep:
     """What a step costs both ways.
 
     Args:
-        boxes: by step value int64 [P,4], what each position can change; missing past a barrier.
         batch: positions computed together.
         element: bytes of a number.
     """
+    graph, boxes = schedule.graph, schedule.boxes
     shape = tuple(step.shape or ())
     outputs = float(np.prod(shape)) if shape else 0.0
-    inputs = sum(float(np.prod(steps.graph.nodes[i].shape or ())) for i in step.inputs)
+    inputs = sum(float(np.prod(graph.nodes[i].shape or ())) for i in step.inputs)
     weights = _weights_per_output(step)
     rate = 1.0
     if isinstance(step.rule, Conv) and step.rule.groups > 1:
@@ -162,9 +160,7 @@ def costed(
     sides = boxes[step.value][:, 2:] - boxes[step.value][:, :2]
     area = float(sides.prod(1).mean())
     computed = area * shape[0]
-    read = (
-        area * _window_growth(step, sides) * sum(steps.graph.nodes[i].shape[0] for i in step.inputs)
-    )
+    read = area * _window_growth(step, sides) * sum(graph.nodes[i].shape[0] for i in step.inputs)
     cost = computed * weights * rate * _CONE
     cost += (2 * read + computed) * element * BYTE + _CONE_CALL / batch
     return PlannedStep(
@@ -199,73 +195,59 @@ def _name(step: Step) -> str:
 _WORTH = 1.1  # predicted gain below which cones are not worth their risk
 
 
-@dataclass(frozen=True, eq=False)
-class Schedule:
-    """Which steps run inside cones, and on what.
-
-    Attributes:
-        steps: the network's.
-        cones: by step value, the steps that run inside cones.
-        boxes: by step value int64 [P,4], the rectangle each position can change.
-    """
-
-    steps: Steps
-    cones: frozenset[int]
-    boxes: dict[int, np.ndarray]
-
-
-def boxes_of(steps: Steps, occluders: np.ndarray) -> dict[int, np.ndarray]:
+def boxes_of(schedule: Schedule, occluders: np.ndarray) -> dict[int, np.ndarray]:
     """By step value, what each occluder [P,4] can change; steps past a barrier are missing."""
-    graph = steps.graph
+    nodes = schedule.graph.nodes
     found = {0: occluders}
-    for step in steps.steps[1:]:
-        if not step.local or not all(i in found for i in step.inputs):
-            continue
-        sizes = [graph.nodes[i].shape[1:] for i in step.inputs]
-        found[step.value] = forward_boxes(
-            step.rule, [found[i] for i in step.inputs], sizes, step.shape[1:]
-        )
+    for step in schedule.steps[1:]:
+        if step.local and all(i in found for i in step.inputs):
+            sizes = [nodes[i].shape[1:] for i in step.inputs]
+            found[step.value] = forward_boxes(
+                step.rule, [found[i] for i in step.inputs], sizes, step.shape[1:]
+            )
     return found
 
 
 def planned(
-    steps: Steps, boxes: dict[int, np.ndarray], batch: int, element: int, force: bool
+    schedule: Schedule, occluders: np.ndarray, batch: int, element: int, force: bool
 ) -> tuple[Schedule, tuple[PlannedStep, ...]]:
-    """The cheapest schedule: cones down to some step, whole maps from there.
+    """The cheapest way: cones down to some step, whole maps from there.
 
     Args:
+        schedule: the network's steps.
+        occluders: int64 [P,4], boxes of the image.
         batch: positions computed together.
         element: bytes of a number.
         force: use cones wherever possible, whatever they cost.
     """
-    rows = [costed(steps, step, boxes, batch, element) for step in steps.steps[1:]]
-    order = [step.value for step in steps.steps[1:]]
-    cut = len(rows) if force else _cheapest_cut(steps, rows, boxes, element)
-    cones = set()
-    for value, row in zip(order[:cut], rows[:cut], strict=True):
-        if np.isfinite(row.cone_cost):
-            cones.add(value)
-    chosen = tuple(
-        row if value in cones else replace(row, dense=True)
-        for value, row in zip(order, rows, strict=True)
+    schedule = replace(schedule, boxes=boxes_of(schedule, occluders))
+    steps = schedule.steps[1:]
+    rows = [costed(schedule, step, batch, element) for step in steps]
+    cut = len(rows) if force else _cheapest_cut(schedule, rows, element)
+    cones = frozenset(
+        step.value
+        for step, row in zip(steps[:cut], rows[:cut], strict=True)
+        if np.isfinite(row.cone_cost)
     )
-    return Schedule(steps, frozenset(cones), boxes), chosen
+    chosen = (
+        row if step.value in cones else replace(row, dense=True)
+        for step, row in zip(steps, rows, strict=True)
+    )
+    return replace(schedule, cones=cones), tuple(chosen)
 
 
-def _cheapest_cut(
-    steps: Steps, rows: list[PlannedStep], boxes: dict[int, np.ndarray], element: int
-) -> int:
+def _cheapest_cut(schedule: Schedule, rows: list[PlannedStep], element: int) -> int:
     """How many steps to run inside cones where possible."""
     dense = np.array([row.dense_cost for row in rows])
     cones = np.array([row.cone_cost for row in rows])
     best = np.where(np.isfinite(cones), cones, dense)
-    last_use = {i: at for at, step in enumerate(steps.steps[1:]) for i in step.inputs}
+    place = {step.value: at for at, step in enumerate(schedule.steps)}
     # What is alive across a cut has to be written out as whole maps.
     handed = np.zeros(len(rows) + 1)
-    for at, step in enumerate(steps.steps):
-        if step.value in boxes and step.value in last_use:
+    for at, step in enumerate(schedule.steps):
+        if step.value in schedule.boxes:
             cost = 2 * BYTE * element * float(np.prod(step.shape))
-            handed[at : last_use[step.value] + 1] += cost
+            handed[at : place[schedule.last_takers[step.value]]] += cost
     totals = [
         best[:cut].sum() + dense[cut:].sum() + handed[cut] * (cut < len(rows))
         for cut in range(len(rows) + 1)

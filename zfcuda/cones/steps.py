@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from zfcuda.graph.rules import (
     Pixelwise,
     Pointwise,
     Rule,
+    Shape,
 )
 
 # What cones understand.
@@ -65,20 +68,70 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
-    """All of a graph's steps in order; ``source`` tells, for every node, whose value it shares."""
+class Schedule:
+    """All of a graph's steps in order, and which of them run inside cones, on what.
+
+    Attributes:
+        source: for every node, whose value it shares.
+        boxes: by step value int64 [P,4], the rectangle that each of P occluders can change; steps
+            past a barrier are missing.
+        cones: by step value, the steps that run inside cones.
+    """
 
     graph: Graph
     steps: tuple[Step, ...]
     source: Mapping[int, int]
+    boxes: Mapping[int, np.ndarray] = field(default_factory=dict)
+    cones: frozenset[int] = frozenset()
 
     @property
     def output(self) -> int:
         return self.source[self.graph.output]
 
+    @cached_property
+    def last_takers(self) -> dict[int, int]:
+        """See :func:`last_takers`; by value, the value of a step."""
+        return last_takers((step.value, step.inputs) for step in self.steps)
 
-def fuse(graph: Graph, wanted: Collection[int] = ()) -> Steps:
-    """The graph's steps, such that the value of every ``wanted`` node is made by some step."""
+    @cached_property
+    def released(self) -> dict[int, list[int]]:
+        """By step, the values that no later step takes; the output stays."""
+        return released(self.last_takers, {self.output})
+
+    @cached_property
+    def handed_over(self) -> frozenset[int]:
+        """The values that leave the cones: what steps on whole maps take, and the output."""
+        inside = {0, *self.cones}
+        taken = {
+            value
+            for step in self.steps[1:]
+            if step.value not in self.cones and not isinstance(step.rule, Shape)
+            for value in step.inputs
+        }
+        return frozenset((taken | {self.output}) & inside)
+
+
+def last_takers(calls: Iterable[tuple[int, Sequence[int]]]) -> dict[int, int]:
+    """Of calls in order, each the value that it makes and those that it takes: by value, the call
+    that takes it last; the one that makes it where none does."""
+    found: dict[int, int] = {}
+    for value, inputs in calls:
+        found |= dict.fromkeys((*inputs, value), value)
+    return found
+
+
+def released(takers: Mapping[int, int], kept: Collection[int] = ()) -> dict[int, list[int]]:
+    """By call, the values that nothing needs once it is done, but for those to be ``kept``."""
+    found: dict[int, list[int]] = {}
+    for value, call in takers.items():
+        if value not in kept:
+            found.setdefault(call, []).append(value)
+    return found
+
+
+def fuse(graph: Graph, wanted: Collection[int] = ()) -> Schedule:
+    """The graph's steps, such that the value of every ``wanted`` node is made by some step; none
+    inside cones yet."""
     kept = {*wanted, graph.output}
     source: dict[int, int] = {}
     made: dict[int, Step] = {}  # by value
@@ -100,7 +153,7 @@ def fuse(graph: Graph, wanted: Collection[int] = ()) -> Steps:
         made[step.value] = step
     shared = {0, *(source[node] for node in kept)}
     taken = Counter(value for step in made.values() for value in step.inputs)
-    return Steps(
+    return Schedule(
         graph,
         tuple(
             replace(
@@ -179,14 +232,14 @@ _INPLACE = (
 )
 
 
-def run(steps: Steps, step: Step, values: Mapping[int, Any]) -> Any:
+def run(schedule: Schedule, step: Step, values: Mapping[int, Any]) -> Any:
     """The step's value for a batch, from the values of its inputs (by node)."""
     rule = step.rule
     called = step.node.function
     if step.inputs and type(called) is nn.Linear and "forward" not in vars(called):
         return linear(values[step.inputs[0]], called.weight, called.bias)
     if not step.local:
-        return steps.graph.evaluate(step.node, Values(steps.source, values))
+        return schedule.graph.evaluate(step.node, Values(schedule.source, values))
     x = values[step.inputs[0]]
     match rule:
         case Conv():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zfcuda
-from zfcuda.experiments.occlusion.request import occluder_grid, usual_occluder
+from zfcuda.experiments.occlusion.engines import occluder_grid, usual_occluder
 
 
 def loop(net, x, size, stride, fill):

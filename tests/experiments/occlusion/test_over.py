@@ -15,8 +15,7 @@ from small_runs import SETTINGS, Faulty, images, network
 from torch.utils.data import Dataset, TensorDataset
 
 import zfcuda
-from zfcuda.experiments.occlusion import prepared
-from zfcuda.experiments.occlusion.experiment import prepare
+from zfcuda.experiments.occlusion import engines
 from zfcuda.experiments.occlusion.over import localisation, sensitivity_of
 from zfcuda.results import OcclusionResult
 from zfcuda.storage.ranks import Shard
@@ -59,7 +58,9 @@ def test_every_image_has_the_result_that_it_has_alone(net, x, tmp_path):
 def test_images_in_one_batch_do_not_touch_each_other(net, x, method):
     net, x = net.double(), x.double()
     x[2, :, 3, 3] = math.nan
-    ready = prepare(net, x, **SETTINGS, layers=("0", "3"), method=method)
+    ready = engines.engine_for(
+        net, x, engines.Request(**SETTINGS, layers=("0", "3"), method=method)
+    )
     assert ready.together(x) >= 5
     found = ready(x[:5])
     for number in range(5):
@@ -75,9 +76,9 @@ def test_images_in_one_batch_do_not_touch_each_other(net, x, method):
 
 def test_the_model_is_traced_once(net, x, tmp_path, monkeypatch):
     traced = []
-    trace = prepared.trace
-    monkeypatch.setattr(prepared, "trace", lambda *a: traced.append(0) or trace(*a))
-    monkeypatch.setattr(prepared.Prepared, "together", lambda *_: 4)
+    trace = engines.trace
+    monkeypatch.setattr(engines, "trace", lambda *a: traced.append(0) or trace(*a))
+    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
     zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
     assert len(traced) == 1
 
@@ -163,7 +164,7 @@ def test_numbers_of_a_map_by_hand():
 
 
 def test_whatever_is_missing_is_computed_again_to_the_bit(net, x, tmp_path, contents, monkeypatch):
-    monkeypatch.setattr(prepared.Prepared, "together", lambda *_: 4)
+    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
     whole = tmp_path / "whole"
     zfcuda.occlusion_over(net, x, whole, **SETTINGS)
     expected = contents(whole)
@@ -186,7 +187,7 @@ def test_whatever_is_missing_is_computed_again_to_the_bit(net, x, tmp_path, cont
 
 def test_a_finished_run_computes_nothing(net, x, tmp_path, monkeypatch):
     first = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
-    monkeypatch.setattr(prepared.Prepared, "__call__", None)
+    monkeypatch.setattr(engines.Engine, "__call__", None)
     again = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
     assert torch.equal(first.mean, again.mean)
 
@@ -197,9 +198,9 @@ def test_a_run_goes_on_with_the_threads_it_was_begun_with(net, x, tmp_path, monk
     (tmp_path / "images" / "0000" / "0000001-image-1.json").unlink()
     torch.set_num_threads(1)
     seen = []
-    run = prepared.Prepared.__call__
+    run = engines.Engine.__call__
     monkeypatch.setattr(
-        prepared.Prepared,
+        engines.Engine,
         "__call__",
         lambda *a: seen.append(torch.get_num_threads()) or run(*a),
     )
@@ -210,7 +211,7 @@ def test_a_run_goes_on_with_the_threads_it_was_begun_with(net, x, tmp_path, monk
 def test_images_that_cannot_be_read_are_listed_and_change_nothing(
     net, x, tmp_path, contents, monkeypatch
 ):
-    monkeypatch.setattr(prepared.Prepared, "together", lambda *_: 4)
+    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
     zfcuda.occlusion_over(net, x, tmp_path / "all", **SETTINGS)
     summary = zfcuda.occlusion_over(net, Faulty(x, {0, 6, 12}), tmp_path / "some", **SETTINGS)
     assert [line.partition(":")[0] for line in summary.skipped] == [
@@ -355,7 +356,7 @@ class Filling(Dataset):
 
 
 def test_a_full_disk(net, x, tmp_path, contents, monkeypatch):
-    monkeypatch.setattr(prepared.Prepared, "together", lambda *_: 4)
+    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
     images = Filling(x)
     try:
         with pytest.raises(OSError, match=r"cannot write '.*0000004-image-4\.npz'.*too large"):

@@ -184,19 +184,21 @@ def _against(name: str, base: Tensor, values: Tensor) -> str:
 
 def _over_data(options: argparse.Namespace) -> None:
     """Compute what is missing, then sum it up; or print how it would be done."""
+    from zfcuda.experiments.occlusion.engines import Request
     from zfcuda.experiments.occlusion.over import occlusion_run
     from zfcuda.experiments.over import first_readable
 
     how = {"size": options.size, "stride": options.stride, "method": options.method}
-    layers = [options.layer] if options.layer else []
+    how["layers"] = [options.layer] if options.layer else []
     with data_set(options) as (network, images):
         if options.plan:
             x = first_readable(images)[None].to(network.device)
-            plan = zfcuda.plan(network.model, x, layers=layers, **how)
+            plan = zfcuda.plan(network.model, x, **how)
             say(*str(plan).splitlines())
             return
         settings = run_settings(options, network, images, options.target)
-        settings |= {"layers": layers, **how}
+        how |= {name: settings.pop(name) for name in ("fill", "outputs")}
+        settings["request"] = Request(score="probability", **how)
         with resumable(), occlusion_run(network.model, images, **settings) as work:
             _do(options, network, work)
 
@@ -211,7 +213,7 @@ def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> No
         )
 
     if work.run.shard.first and not options.quiet:
-        remark(str(work.prepared.plan).partition("\n")[0])
+        remark(str(work.engine.plan).partition("\n")[0])
     work.carry_out(options.workers, not options.quiet)
     if options.pictures:
         draw_run(work.run, work.run.shard.own(work.run.there()), figure_of, options.pdf)
@@ -234,16 +236,17 @@ def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> No
 def _entry(work: OcclusionRun, summary: OcclusionSummary) -> dict[str, Any]:
     from zfcuda.results.base import in_words
 
-    rows, columns = work.prepared.request.grid or (1, work.prepared.positions)
-    (height, width), (down, right) = work.prepared.request.size, work.prepared.request.stride
-    values = work.prepared.outputs == "value"
+    request = work.engine.request
+    rows, columns = request.grid or (1, len(request.positions))
+    (height, width), (down, right) = request.size, request.stride
+    values = request.outputs == "value"
     text = (
         f"An occluder of {height}×{width} pixels was moved over each of {len(work.run.images):,} "
         f"images in steps of {down}×{right} ({rows}×{columns} positions). How much of the "
         f"{'value' if values else 'probability'} of its class an image loses, on average over the "
         "positions (a) and at most (b); and in how small a part of the image"
         + _extremes(summary)
-        + in_words(work.prepared.outputs)
+        + in_words(request.outputs)
     )
     return {
         "title": "Occlusion of a data set",

@@ -1,23 +1,25 @@
-"""The experiment, its plan beforehand, and the part that many images share."""
+"""The experiment, and its plan beforehand."""
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zfcuda.cones.planning import Plan
-from zfcuda.experiments.occlusion.prepared import Prepared
-from zfcuda.experiments.occlusion.request import Method, checked
+from zfcuda.experiments.occlusion.engines import (
+    Method,
+    Request,
+    Score,
+    engine_for,
+    warn_if_not_traced,
+)
 from zfcuda.inference.checks import plain
 from zfcuda.inference.passes import Layers, progress_bar
 from zfcuda.results.base import Outputs
 from zfcuda.results.occlusion import OcclusionResult
-from zfcuda.storage.files import visible
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
@@ -30,7 +32,7 @@ def occlusion(
     fill: float | Sequence[float] | Tensor = 0.0,
     layers: Layers = (),
     method: Method = "auto",
-    score: Literal["logit", "probability"] = "logit",
+    score: Score = "logit",
     positions: Tensor | None = None,
     classes: Sequence[int] | Tensor | None = None,
     max_memory: int | None = None,
@@ -81,38 +83,13 @@ def occlusion(
     """
     start = time.perf_counter()
     x = plain(x)
-    request = checked(model, x, size, stride, positions, method, max_memory)
-    prepared = Prepared.of(model, x, request, fill, layers, score, outputs)
-    if isinstance(prepared.network, str) and method == "auto":
-        warnings.warn(
-            visible(f"occlusion runs dense passes, since {prepared.network}"), stacklevel=3
-        )
-    with progress_bar(len(x) * len(request.boxes), progress, "occlusion") as advance:
-        return prepared(x, target, classes, advance, start)
+    request = Request(size, stride, fill, layers, method, score, positions, max_memory, outputs)
+    engine = engine_for(model, x, request)
+    warn_if_not_traced(engine, stacklevel=3)
+    with progress_bar(len(x) * engine.plan.positions, progress, "occlusion") as advance:
+        return engine(x, target, classes, advance, start)
 
 
-@torch.inference_mode(False)
-def prepare(
-    model: nn.Module,
-    x: Tensor,
-    size: int | tuple[int, int] | None = None,
-    stride: int | tuple[int, int] | None = None,
-    fill: float | Sequence[float] | Tensor = 0.0,
-    layers: Layers = (),
-    method: Method = "auto",
-    score: Literal["logit", "probability"] = "logit",
-    max_memory: int | None = None,
-    outputs: Outputs | None = None,
-) -> Prepared:
-    """The part of :func:`occlusion` that all images of one size share, done once: checks, trace,
-    plan. The arguments and the errors are those of :func:`occlusion`; ``x`` is any of the images.
-    """
-    x = plain(x)
-    request = checked(model, x, size, stride, None, method, max_memory)
-    return Prepared.of(model, x, request, fill, layers, score, outputs)
-
-
-@torch.inference_mode(False)
 def plan(
     model: nn.Module,
     x: Tensor,
@@ -132,6 +109,7 @@ def plan(
     Raises:
         TypeError, ValueError: as :func:`occlusion`.
     """
-    x = plain(x)
-    request = checked(model, x, size, stride, positions, method, max_memory)
-    return Prepared.of(model, x, request, 0.0, layers, "logit").plan
+    request = Request(
+        size, stride, layers=layers, method=method, positions=positions, max_memory=max_memory
+    )
+    return engine_for(model, x, request).plan

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zfcuda.data.images import Images, numbered
-from zfcuda.experiments.occlusion.experiment import prepare
-from zfcuda.experiments.occlusion.prepared import Prepared
-from zfcuda.experiments.occlusion.request import Method
+from zfcuda.experiments.occlusion.engines import (
+    Engine,
+    Method,
+    Request,
+    Score,
+    engine_for,
+    warn_if_not_traced,
+)
 from zfcuda.experiments.over import (
     Run,
     first_readable,
@@ -33,7 +37,7 @@ from zfcuda.inference.checks import device_of, per_image
 from zfcuda.inference.passes import Layers, memory_limit
 from zfcuda.results.base import Outputs, probabilities_of
 from zfcuda.results.occlusion import IMAGE_NUMBERS, LayerSums, OcclusionResult, OcclusionSummary
-from zfcuda.storage.files import visible, write_csv
+from zfcuda.storage.files import write_csv
 from zfcuda.storage.ranks import current_shard
 
 __all__ = [
@@ -211,7 +215,7 @@ def occlusion_over(
     fill: float | Sequence[float] | Tensor = 0.0,
     layers: Layers = (),
     method: Method = "auto",
-    score: Literal["logit", "probability"] = "probability",
+    score: Score = "probability",
     classes: Sequence[int] | None = (),
     max_memory: int | None = None,
     workers: int = 0,
@@ -258,10 +262,8 @@ def occlusion_over(
             be read; a folder that holds a run with other settings, with what differs, or in which
             another run is at work.
     """
-    with occlusion_run(
-        model, images, folder, target, size, stride, fill, layers, method, score, classes,
-        max_memory, about, outputs,
-    ) as run:  # fmt: skip
+    request = Request(size, stride, fill, layers, method, score, None, max_memory, outputs)
+    with occlusion_run(model, images, folder, request, target, classes, about) as run:
         run.carry_out(workers, progress)
         return run.summary()
 
@@ -272,26 +274,26 @@ class OcclusionRun:
 
     Attributes:
         run: the folder.
-        prepared: the model and its occluder.
+        engine: the model and its occluder.
         example: an image [C,H,W].
         target: int64 [N]; None for what the model predicts.
         classes: those whose logits are kept besides the target's; None for all.
     """
 
     run: Run
-    prepared: Prepared
+    engine: Engine
     example: Tensor
     target: Tensor | None
     classes: Sequence[int] | None
 
     def carry_out(self, workers: int = 0, progress: bool = False) -> None:
         """Compute what is missing."""
-        together = self.prepared.together(self.example[None])
+        together = self.engine.together(self.example[None])
         self.run.carry_out(together, self._answer, workers, progress)
 
     def _answer(self, x: Tensor, numbers: list[int]) -> list[OcclusionResult]:
         target = None if self.target is None else self.target[numbers]
-        found = self.prepared(x.to(device_of(self.prepared.model)), target, self.classes)
+        found = self.engine(x.to(device_of(self.engine.model)), target, self.classes)
         return [_of_one(found, index, self.classes) for index in range(len(numbers))]
 
     def summary(
@@ -310,32 +312,23 @@ def occlusion_run(
     model: nn.Module,
     images: Images | Tensor | Dataset[Any],
     folder: str | os.PathLike[str],
+    request: Request,
     target: int | Sequence[int] | Tensor | None = None,
-    size: int | tuple[int, int] | None = None,
-    stride: int | tuple[int, int] | None = None,
-    fill: float | Sequence[float] | Tensor = 0.0,
-    layers: Layers = (),
-    method: Method = "auto",
-    score: Literal["logit", "probability"] = "probability",
     classes: Sequence[int] | None = (),
-    max_memory: int | None = None,
     about: Mapping[str, Any] | None = None,
-    outputs: Outputs | None = None,
 ) -> Iterator[OcclusionRun]:
     """Check, trace and plan; begin the folder, or find that it holds another run. Within, the
     folder is this run's alone."""
     images = numbered(images)
     example = first_readable(images)
     device = device_of(model)
-    limit = memory_limit(max_memory, device, recorded=True)
+    limit = memory_limit(request.max_memory, device, recorded=True)
     x = example[None].to(device)
-    prepared = prepare(model, x, size, stride, fill, layers, method, score, limit, outputs)
-    if isinstance(prepared.network, str) and method == "auto":
-        warnings.warn(
-            visible(f"occlusion runs dense passes, since {prepared.network}"), stacklevel=5
-        )
-    said_of_first = predict(model, x, limit, outputs)
-    prepared = replace(prepared, outputs=said_of_first.outputs)
+    engine = engine_for(model, x, replace(request, max_memory=limit))
+    warn_if_not_traced(engine, stacklevel=5)
+    said_of_first = predict(model, x, limit, request.outputs)
+    request = replace(engine.request, outputs=said_of_first.outputs)
+    engine = replace(engine, request=request)
     known = said_of_first.logits.shape[1]
     targets, said = targets_of(target, len(images), known)
     if classes:
@@ -343,21 +336,21 @@ def occlusion_run(
     settings = {
         "experiment": "occlusion",
         **identity_of(model, images, example),
-        "size": prepared.request.size,
-        "stride": prepared.request.stride,
-        "fill": prepared.fill,
-        "layers": prepared.layers,
-        "method": method,
-        "score": score,
+        "size": request.size,
+        "stride": request.stride,
+        "fill": request.fill,
+        "layers": request.layers,
+        "method": request.method,
+        "score": request.score,
         "target": said,
         "classes": None if classes is None else sorted({*map(int, classes)}),
         "max_memory": limit,
-        "images together": prepared.together(x),
+        "images together": engine.together(x),
         **outputs_setting(said_of_first.outputs),
     }
     run = Run(Path(folder), images, OcclusionResult, settings, about or {}, current_shard())
     with run.begun():
-        yield OcclusionRun(run, prepared, example, targets, classes)
+        yield OcclusionRun(run, engine, example, targets, classes)
 
 
 def _of_one(result: OcclusionResult, index: int, classes: Sequence[int] | None) -> OcclusionResult:

@@ -3,26 +3,45 @@ autograd everywhere else."""
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
-from zfcuda.experiments.deconvnet import by_autograd, on_cones
-from zfcuda.experiments.deconvnet.request import Carried, CarriedListed, Requests
+from zfcuda.cones.descent import Projected, descend
+from zfcuda.cones.observing import Observed, arranged, forward_bytes, observe, obstacle
+from zfcuda.experiments.deconvnet.request import WHOLE, Carried, Listed, Requests, Seed
+from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph
+from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import check_input
+from zfcuda.inference.deconvnet_rules import calls_left_to_gradient
 from zfcuda.inference.guards import undisturbed
-from zfcuda.inference.passes import Layers, find_layers, memory_limit, progress_bar
+from zfcuda.inference.interception import Interception
+from zfcuda.inference.passes import (
+    Layers,
+    feature_maps,
+    find_layers,
+    layer_outputs,
+    memory_limit,
+    progress_bar,
+    spans,
+)
 from zfcuda.storage.files import visible
 
-Asked = TypeVar("Asked")
-Answer = TypeVar("Answer")
-
+_log = logging.getLogger(__name__)
 _SHOWN = 3  # modules of one class that a warning names
+
+Answer = tuple[dict[str, Carried], list[str]]
+"""By layer its units, and the calls that were left to their gradient."""
 
 
 def checked(model: nn.Module, x: Tensor, layers: Layers) -> tuple[Tensor, list[str]]:
@@ -38,57 +57,31 @@ def checked(model: nn.Module, x: Tensor, layers: Layers) -> tuple[Tensor, list[s
 
 
 def carry(
-    model: nn.Module, x: Tensor, requests: Requests, max_memory: int | None, progress: bool
+    model: nn.Module,
+    x: Tensor,
+    requests: Requests,
+    max_memory: int | None,
+    progress: bool = False,
 ) -> dict[str, Carried]:
     """The requested units of every layer, for the images ``x`` [N,C,H,W]."""
     limit = memory_limit(max_memory, x.device)
+    carried: dict[str, Carried] = {}
+    left: list[str] = []
     with (
         undisturbed(model),
         progress_bar(len(x) * len(requests), progress, "projections") as advance,
     ):
-        carried, left = _by_both(
-            model, x, requests,
-            lambda graph, own: on_cones.carry_on_cones(graph, x.detach(), own, limit, advance),
-            lambda own: by_autograd.carry_by_autograd(model, x, own, limit, advance),
-        )  # fmt: skip
+        graph, reached = _followed(model, x, [*requests])
+        others = [layer for layer in requests if layer not in reached]
+        for engine, layers in (
+            (Cones(graph, x.detach(), limit), reached),
+            (Autograd(model, x, limit), others),
+        ):
+            if layers:
+                own, unruled = engine.carry({layer: requests[layer] for layer in layers}, advance)
+                carried, left = carried | own, left + unruled
     _warn(left)
     return carried
-
-
-def carry_listed(
-    model: nn.Module, x: Tensor, listed: Mapping[str, np.ndarray], max_memory: int | None
-) -> dict[str, CarriedListed]:
-    """By layer the units int64 [P,4], (image, channel, row, column), of the images ``x``."""
-    limit = memory_limit(max_memory, x.device)
-    with undisturbed(model):
-        carried, left = _by_both(
-            model, x, listed,
-            lambda graph, own: on_cones.carry_listed_on_cones(graph, x.detach(), own, limit),
-            lambda own: by_autograd.carry_listed_by_autograd(model, x, own, limit),
-        )  # fmt: skip
-    _warn(left)
-    return carried
-
-
-def _by_both(
-    model: nn.Module,
-    x: Tensor,
-    asked: Mapping[str, Asked],
-    cones: Callable[[Graph, Mapping[str, Asked]], tuple[dict[str, Answer], list[str]]],
-    autograd: Callable[[Mapping[str, Asked]], tuple[dict[str, Answer], list[str]]],
-) -> tuple[dict[str, Answer], list[str]]:
-    """What is asked of every layer, and the calls that were left to their gradient."""
-    graph, reached = on_cones.followed(model, x, [*asked])
-    answers: dict[str, Answer] = {}
-    left: list[str] = []
-    if reached:
-        with torch.no_grad():
-            answers, left = cones(graph, {layer: asked[layer] for layer in reached})
-    others = {layer: own for layer, own in asked.items() if layer not in reached}
-    if others:
-        more, also_left = autograd(others)
-        answers, left = answers | more, left + also_left
-    return answers, left
 
 
 def _warn(left: list[str]) -> None:
@@ -111,3 +104,237 @@ def _listed(names: list[str]) -> str:
         more = f" and {len(modules) - _SHOWN} more" if len(modules) > _SHOWN else ""
         shown.append(f"{kind} {', '.join(modules[:_SHOWN])}{more}".strip())
     return ", ".join(shown)
+
+
+# --- inside backward cones, where the model can be followed as a graph ----------------------------
+
+
+def _followed(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Graph | None, list[str]]:
+    """The model as a graph, and those of these layers from which cones lead down to the images
+    ``x`` [N,C,H,W]."""
+    try:
+        graph = _traced(model, x[:1], layers)
+    except Untraceable as error:
+        _log.debug("projections by autograd: %s", visible(error))
+        return None, []
+    reached = []
+    for layer in layers:
+        node = graph.layer(layer)
+        blocked = node and obstacle(graph, [node.index])
+        if node is None:
+            _log.debug("projection of %r by autograd: it is not in the graph", layer)
+        elif blocked is not None:
+            _log.debug(
+                "projection of %r by autograd: no cone through %s", layer, visible(blocked.name)
+            )
+        else:
+            reached.append(layer)
+    return graph, reached
+
+
+def _traced(model: nn.Module, image: Tensor, layers: Sequence[str]) -> Graph:
+    if torch.is_autocast_enabled(image.device.type):
+        raise Untraceable("autocast is on")
+    if any(weight.is_inference() for weight in chain(model.parameters(), model.buffers())):
+        raise Untraceable("weights were made under inference_mode")
+    try:
+        return trace(model, arranged(image), layers)
+    except Untraceable:  # perhaps a view that only the model's own arrangement allows
+        return trace(model, image, layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Cones:
+    """Carries units of the images ``x`` [N,C,H,W] down inside their backward cones.
+
+    Attributes:
+        limit: bytes for the activations of one batch of images, and for one batch's signals.
+    """
+
+    graph: Graph
+    x: Tensor
+    limit: int
+
+    @torch.no_grad()
+    def carry(self, requests: Requests, advance: Callable[[int], Any]) -> Answer:
+        """The requested units, of layers from which cones lead down to the images.
+
+        Args:
+            advance: called with the number of images that a layer is done with.
+        """
+        graph, x = self.graph, self.x
+        nodes = {layer: graph.layer(layer).index for layer in requests}
+        manner = next(iter(requests.values())).manner
+        parts: dict[str, list[Carried]] = {layer: [] for layer in requests}
+        left: list[str] = []
+        each = forward_bytes(graph, nodes.values(), x.element_size())
+        for images in spans(0, len(x), max(1, self.limit // each)):
+            observed = observe(graph, x[images], nodes.values(), manner)
+            left = observed.left
+            for layer, request in requests.items():
+                maps = observed.outputs[nodes[layer]]
+                chosen = request.choice.choose(maps, layer, images, len(x))
+                projected = self._down(observed, nodes[layer], chosen.units, request.seed)
+                parts[layer].append(Carried.of(maps, chosen, projected, images))
+                advance(len(maps))
+        return {layer: Carried.joined(own) for layer, own in parts.items()}, left
+
+    def _down(self, observed: Observed, node: int, units: Tensor, seed: Seed) -> list[Projected]:
+        """The ``units`` [p,4] of a node, carried down; a patch [C,0,0] of those that depend on
+        nothing."""
+        nothing = observed.outputs[node].new_empty(self.graph.nodes[0].shape[0], 0, 0)
+        projected = [Projected((0, 0, 0, 0), nothing)] * len(units)
+        if projected:
+            image, places = units[:, 0].cpu().numpy(), units[:, 1:].cpu().numpy()
+            start = None if seed == "activation" else float(seed)
+            for unit, patch in descend(observed, node, image, places, start, self.limit):
+                projected[unit] = patch
+        return projected
+
+
+# --- by autograd, whose backward pass goes wherever calls can be differentiated -------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Autograd:
+    """Carries units of the images ``x`` [N,C,H,W] down by a forward pass under the deconvnet's
+    rules and a backward pass for every unit of an image. It takes any model whose calls autograd
+    follows.
+
+    Attributes:
+        limit: bytes that the graph of one batch of images may hold.
+    """
+
+    model: nn.Module
+    x: Tensor
+    limit: int
+
+    @torch.enable_grad()
+    def carry(self, requests: Requests, advance: Callable[[int], Any]) -> Answer:
+        """The requested units, as whole pictures.
+
+        Args:
+            advance: called with the number of images that a layer is done with.
+
+        Raises:
+            RuntimeError: the model did not call a layer, cuts its graph below it, or recomputes in
+                backward.
+        """
+        model, x, last = self.model, self.x, [*requests][-1]
+        common = requests[last]
+        parts: dict[str, list[Carried]] = {layer: [] for layer in requests}
+        left: list[str] = []
+
+        def run(images: slice, measure: bool = False) -> Interception:
+            source = x[images].detach().clone().requires_grad_()
+            rules = common.rules(measure)
+            with rules.told_by(model) if measure else nullcontext():
+                outputs = _outputs(model, source, [*requests], rules)
+            for layer, request in requests.items():
+                maps = outputs[layer]
+                with _naming_quantised(model, layer):
+                    if measure:
+                        unruled = calls_left_to_gradient(maps, source)
+                        left.extend(unruled if request.rule == "deconv" else ())
+                    values = maps.detach()
+                    chosen = request.choice.choose(values, layer, images, len(x))
+                    projected = _down_by_autograd(
+                        maps, source, layer, chosen.units, request.seed, layer == last
+                    )
+                    parts[layer].append(Carried.of(values, chosen, projected, images))
+                advance(len(source))
+            return rules
+
+        # Backward adds about half of what the forward pass keeps.
+        needed = run(slice(0, 1), measure=True).total_bytes * 3 // 2
+        # Listed units are not equally many of every image, which passes are shared by.
+        together = 1 if isinstance(common.choice, Listed) else self.limit // max(1, needed)
+        for images in spans(1, len(x), max(1, together)):
+            run(images)
+        return {layer: Carried.joined(own) for layer, own in parts.items()}, left
+
+
+@contextmanager
+def _naming_quantised(model: nn.Module, layer: str) -> Iterator[None]:
+    """Errors that quantised modules are the cause of, in a sentence about them."""
+    try:
+        yield
+    except RuntimeError as error:
+        for name, module in model.named_modules():
+            origin = type(module).__module__
+            if origin.startswith("torch.ao.nn.") and ".quantized.modules" in origin:
+                raise RuntimeError(
+                    f"layer {layer!r} lies behind quantised modules, such as {name!r} "
+                    f"({type(module).__name__}), which no signal passes; project the network as it "
+                    "was before it was quantised"
+                ) from error
+        raise
+
+
+def _outputs(
+    model: nn.Module, source: Tensor, layers: list[str], rules: Interception
+) -> dict[str, Tensor]:
+    """The layers' outputs as functions of ``source``; cloned, since a later call may be in
+    place."""
+
+    def receive(layer: str, output: Any) -> Tensor:
+        return feature_maps(output, layer, len(source)).clone()
+
+    # Weights made under inference_mode cannot take part in a graph; copies of them can.
+    weights = chain(model.named_parameters(), model.named_buffers())
+    copies = {name: weight.clone() for name, weight in weights if weight.is_inference()}
+    with layer_outputs(model, layers, receive) as outputs, rules:
+        batch = source.clone()  # a model may work in place on its input; a leaf forbids that
+        if copies:
+            torch.func.functional_call(model, copies, (batch,))
+        else:
+            model(batch)
+    return outputs
+
+
+def _down_by_autograd(
+    maps: Tensor, source: Tensor, layer: str, units: Tensor, seed: Seed, last: bool
+) -> list[Projected]:
+    """The ``units`` [p,4] of ``maps`` [n,C,h,w], carried down to ``source``, one of every image at
+    a time; ``last`` if nothing else will be."""
+    box = (0, 0, *source.shape[2:])
+    image = units[:, 0].cpu().numpy()
+    rank = np.arange(len(image)) - np.searchsorted(image, image)  # among its image's
+    projected: dict[int, Projected] = {}
+    for turn in range(rank.max(initial=-1) + 1):
+        rows = np.flatnonzero(rank == turn).tolist()
+        start = _start(maps.detach(), units[rows], seed)
+        signal = _gradient(maps, source, layer, start, keep=not (last and turn == rank.max()))
+        projected |= {row: Projected(box, signal[image[row]]) for row in rows}
+    return [projected[row] for row in range(len(units))]
+
+
+def _start(values: Tensor, units: Tensor, seed: Seed) -> Tensor:
+    """The signal that begins at one unit each of some images, ``units`` [q,4], zero everywhere
+    else."""
+    start = torch.zeros_like(values)
+    for image, channel, row, column in units.tolist():
+        at = (image, channel) if row == WHOLE else (image, channel, row, column)
+        start[at] = values[at] if seed == "activation" else seed
+    return start
+
+
+def _gradient(maps: Tensor, source: Tensor, layer: str, start: Tensor, keep: bool) -> Tensor:
+    """What arrives at ``source`` of the signal ``start``; ``keep`` the graph for other signals."""
+    signal = None
+    if maps.requires_grad:
+        try:
+            (signal,) = torch.autograd.grad(
+                maps, source, start, retain_graph=keep, allow_unused=True
+            )
+        except CheckpointError as error:
+            raise RuntimeError(
+                "the model recomputes calls during backward (torch.utils.checkpoint), where "
+                "they cannot be followed; switch its checkpointing off"
+            ) from error
+    if signal is None:
+        raise RuntimeError(
+            f"the output of layer {layer!r} does not depend on x by differentiable calls "
+            "(is there a detach or no_grad inside the model?)"
+        )
+    return signal

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zfcuda.cones.descent import Projected
-from zfcuda.experiments.deconvnet.engines import carry, carry_listed, checked
+from zfcuda.experiments.deconvnet.engines import carry, checked
 from zfcuda.experiments.deconvnet.request import (
     Channel,
+    Listed,
     Norm,
     OneChoice,
     Overlap,
@@ -70,13 +71,16 @@ def project(
     chosen = _by_layer(by_name(model, units), names)
     requests = {name: Request(parse(chosen[name]), seed, overlap, rule, norm) for name in names}
     carried = carry(model, x, requests, max_memory, progress)
+    units = torch.cat([carried[name].units for name in names]).cpu()
     projected = [p for name in names for p in carried[name].projected]
     return Patches(
         layers=tuple(names),
-        layer=_numbered([carried[name].places.shape[:2].numel() for name in names]),
-        image=torch.cat([_numbered([carried[name].places.shape[1]] * len(x)) for name in names]),
-        units=torch.cat([carried[name].places.flatten(0, 1) for name in names]).cpu(),
-        activations=to_result(torch.cat([carried[name].activations.flatten() for name in names])),
+        layer=torch.arange(len(names)).repeat_interleave(
+            torch.tensor([len(carried[name].units) for name in names])
+        ),
+        image=units[:, 0],
+        units=units[:, 1:],
+        activations=to_result(torch.cat([carried[name].activations for name in names])),
         boxes=torch.tensor([p.box for p in projected]),
         values=_end_to_end([p.patch for p in projected]),
         images=to_result(x),
@@ -102,8 +106,8 @@ def project_listed(
         TypeError, ValueError, RuntimeError: as :func:`project`.
     """
     x, names = checked(model, x, [*units])
-    listed = {name: units[name].cpu().numpy() for name in names}
-    carried = carry_listed(model, x, listed, max_memory)
+    requests = {name: Request(Listed(units[name].cpu())) for name in names}
+    carried = carry(model, x, requests, max_memory)
     return {name: (own.activations, own.projected) for name, own in carried.items()}
 
 
@@ -113,11 +117,6 @@ def _by_layer(units: Any, names: list[str]) -> dict[str, Units]:
     if {*units} != {*names}:
         raise ValueError(f"units name the layers {list(units)}, layer names {names}")
     return {**units}
-
-
-def _numbered(counts: Sequence[int]) -> Tensor:
-    """0 so many times, then 1 so many times, ..."""
-    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
 
 def _end_to_end(patches: list[Tensor]) -> Tensor:
@@ -222,8 +221,8 @@ def projections(
     return Projections(
         layers=tuple(names),
         columns=tuple(columns),
-        units={name: carried[name].places.flatten(0, 1).cpu() for name in names},
-        activations={name: to_result(carried[name].activations.flatten()) for name in names},
+        units={name: carried[name].units[:, 1:].cpu() for name in names},
+        activations={name: to_result(carried[name].activations) for name in names},
         projections={name: to_result(_pictures(carried[name].projected, x)) for name in names},
         images=to_result(x).repeat_interleave(k, 0),
         sizes={name: carried[name].size for name in names},

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,19 +26,33 @@ WHOLE = -1
 class Choice(Protocol):
     """A rule by which units are chosen."""
 
-    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
-        """The units int64 [n,k,3] among the layer's ``maps`` [n,C,h,w] of these ``images`` out of
-        ``total``."""
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Chosen:
+        """Among the layer's ``maps`` [n,C,h,w] of these ``images`` out of ``total``."""
 
 
-def activations_of(maps: Tensor, places: Tensor) -> Tensor:
-    """The units' values [n,k]; of a whole map the largest."""
-    image = torch.arange(len(maps), device=maps.device)[:, None]
-    channel, row, column = places.unbind(-1)
+class Chosen(NamedTuple):
+    """p units of a batch of images: int64 [p,4], (image of the batch, channel, row, column), and
+    their places int64 [p] among the units of all images."""
+
+    units: Tensor
+    numbers: Tensor
+
+    @classmethod
+    def of_every_image(cls, places: Tensor, images: slice) -> Self:
+        """From as many of each image, [n,k,3]."""
+        n, k, _ = places.shape
+        image = torch.arange(n, device=places.device)[:, None, None].expand(-1, k, 1)
+        units = torch.cat([image, places], -1).flatten(0, 1)
+        return cls(units, torch.arange(n * k) + images.start * k)
+
+
+def activations_of(maps: Tensor, units: Tensor) -> Tensor:
+    """The values [p] of units [p,4] of ``maps``; of a whole map the largest."""
+    image, channel, row, column = units.unbind(-1)
     values = maps[image, channel, row, column]
     whole = row == WHOLE
     if whole.any():
-        values = torch.where(whole, maps.amax((2, 3)).gather(1, channel), values)
+        values = torch.where(whole, maps.amax((2, 3))[image, channel], values)
     return values
 
 
@@ -82,7 +95,7 @@ class OneChoice:
                     f"channel and position name one unit, but k is {self.k}; leave one of them out"
                 )
 
-    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Chosen:
         n, count, height, width = maps.shape
         if self.channel is None:
             _require(self.k, count, layer, "maps")
@@ -102,7 +115,7 @@ class OneChoice:
                     f"got {self.position!r}"
                 )
             chosen[..., 1], chosen[..., 2] = row, column
-        return chosen
+        return Chosen.of_every_image(chosen, images)
 
 
 @dataclass(frozen=True)
@@ -111,10 +124,10 @@ class Strongest:
 
     k: int | None = None
 
-    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Chosen:
         if self.k is not None:
             _require(self.k, maps.shape[1], layer, "maps")
-        return _strongest(maps, self.k)
+        return Chosen.of_every_image(_strongest(maps, self.k), images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +137,7 @@ class Given:
     places: Tensor
     vectors_only: bool  # only the channels were given
 
-    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Chosen:
         places = self.places
         if self.vectors_only and maps.shape[2:] != (1, 1):
             raise ValueError(
@@ -144,11 +157,24 @@ class Given:
                 f"(channels, rows, columns), got {self._shown(wrong)}"
             )
         own = places.expand(total, -1, -1) if places.dim() == 2 else places
-        return own[images].to(maps.device)
+        return Chosen.of_every_image(own[images].to(maps.device), images)
 
     def _shown(self, number: int) -> tuple[int, ...]:
         channel, row, column = self.places.reshape(-1, 3)[number].tolist()
         return (channel,) if self.vectors_only or row == WHOLE else (channel, row, column)
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """Units int64 [P,4], (image, channel, row, column), all on the maps, in any order."""
+
+    units: Tensor
+
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Chosen:
+        image = self.units[:, 0]
+        numbers = ((image >= images.start) & (image < images.stop)).nonzero()[:, 0]
+        own = self.units[numbers] - torch.tensor([images.start, 0, 0, 0])
+        return Chosen(own.to(maps.device), numbers)
 
 
 def parse(units: Units) -> Choice:
@@ -192,60 +218,39 @@ def parse(units: Units) -> Choice:
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """Units of one layer, as many of every image.
+    """P units of one layer, carried down to their images.
 
     Attributes:
-        places: int64 [n,k,3], (channel, row, column).
-        activations: [n,k], their values.
-        projected: n*k, image by image.
+        units: int64 [P,4], (image, channel, row, column).
+        activations: [P], their values.
+        projected: P of them.
         size: of the layer, (maps, rows, columns).
+        numbers: int64 [P], their places among all units asked for.
     """
 
-    places: Tensor
+    units: Tensor
     activations: Tensor
     projected: list[Projected]
     size: tuple[int, ...]
+    numbers: Tensor
+
+    @classmethod
+    def of(cls, maps: Tensor, chosen: Chosen, projected: list[Projected], images: slice) -> Self:
+        """Those of a batch of images, of which the layer has these ``maps`` [n,C,h,w]."""
+        units = chosen.units + chosen.units.new_tensor([images.start, 0, 0, 0])
+        values = activations_of(maps, chosen.units)
+        return cls(units, values, projected, tuple(maps.shape[1:]), chosen.numbers)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Those of all batches of images, in their order."""
-        return cls(
-            torch.cat([part.places for part in parts]),
-            torch.cat([part.activations for part in parts]),
-            [projected for part in parts for projected in part.projected],
-            parts[0].size,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class CarriedListed:
-    """P units of one layer, of any images, filled in as batches of images are done.
-
-    Attributes:
-        activations: [P], their values.
-        projected: P of them.
-    """
-
-    activations: Tensor
-    projected: list[Projected]
-
-    @classmethod
-    def none_yet(cls, x: Tensor, count: int) -> Self:
-        """Room for ``count`` units of the images ``x`` [N,C,H,W]."""
-        return cls(x.new_zeros(count), [nowhere(x, x.shape[1])] * count)
-
-    def fill(
-        self, numbers: np.ndarray, activations: Tensor, projected: Sequence[Projected]
-    ) -> None:
-        """Set the units with these ``numbers``, int64 [p]."""
-        self.activations[numbers] = activations
-        for number, one in zip(numbers, projected, strict=True):
-            self.projected[number] = one
-
-
-def nowhere(like: Tensor, channels: int) -> Projected:
-    """A unit that depends on nothing: a patch [channels,0,0] of ``like``'s dtype and device."""
-    return Projected((0, 0, 0, 0), like.new_empty(channels, 0, 0))
+        """Those of all batches of images, in the order asked for."""
+        numbers, order = torch.cat([part.numbers for part in parts]).sort()
+        projected = [one for part in parts for one in part.projected]
+        units = torch.cat([part.units for part in parts])
+        values = torch.cat([part.activations for part in parts])
+        there = order.to(units.device)
+        projected = [projected[place] for place in order.tolist()]
+        return cls(units[there], values[there], projected, parts[0].size, numbers)
 
 
 Seed = Literal["activation"] | float

@@ -20,7 +20,7 @@ from zfcuda.cones.downwards import (
     unpooled,
 )
 from zfcuda.cones.observing import Observed
-from zfcuda.cones.signals import Ints, Points, Signal, Windows, as_maps, at, frames, merged
+from zfcuda.cones.signals import Ints, Points, Signal, Windows, at, frames, merged
 from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.rules import (
     Affine,
@@ -33,6 +33,7 @@ from zfcuda.graph.rules import (
     MaxPool,
     Pointwise,
 )
+from zfcuda.ops.windows import as_maps
 
 State = dict[int, list[Signal]]  # by node: what its consumers have sent so far
 

@@ -19,15 +19,14 @@ from zfcuda.cones.signals import (
     Points,
     Signal,
     Windows,
-    as_maps,
     at,
     frames,
     gather,
-    pixels,
     table,
 )
 from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.rules import AvgPool, Conv, Lrn, MaxPool, Pixelwise
+from zfcuda.ops.windows import as_maps, pixels
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,7 @@ from zfcuda.graph.rules import (
     Pixelwise,
     Pointwise,
 )
+from zfcuda.ops.windows import as_maps, window_table
 
 # Windows gathered for one convolution call, bytes: they should still be in the cache when it
 # reads them.
@@ -60,16 +61,6 @@ class Patches:
     @property
     def boxes(self) -> Boxes:
         return self.rows[:, 4:]
-
-
-def pixels(maps: Tensor) -> Tensor:
-    """Maps [n,C,h,w] as the window ops take them: [n,h,w,C], without a copy for channels_last."""
-    return maps.permute(0, 2, 3, 1).contiguous()
-
-
-def maps(pixels: Tensor) -> Tensor:
-    """[n,h,w,C] as channels_last maps [n,C,h,w]."""
-    return pixels.permute(0, 3, 1, 2)
 
 
 def occluders(fill: Tensor, boxes: Boxes, images: np.ndarray) -> Patches:
@@ -122,7 +113,7 @@ def full(source: Patches, base: Tensor) -> Tensor:
     _, height, width, channels = base.shape
     boxes = np.tile(np.array([0, 0, height, width], np.int64), (len(source.rows), 1))
     out = _gathered([(source, base)], boxes)
-    return maps(out.view(-1, height, width, channels))
+    return as_maps(out.view(-1, height, width, channels))
 
 
 def map_sums(source: Patches, base: Tensor, channels: Tensor) -> Tensor:
@@ -149,8 +140,8 @@ def _sum_up(sums: Tensor, source: Patches, base: Tensor, image: int, channel: in
     """Write the sums over one map of an image, every pixel added."""
     members = np.flatnonzero(source.rows[:, 0] == image)
     buffers = [buffer[:, channel : channel + 1] for buffer in source.buffers]
-    maps_ = full(Patches(buffers, source.rows[members]), base[..., channel : channel + 1].clone())
-    sums[torch.from_numpy(members).to(sums.device)] = maps_.double().sum((1, 2, 3))
+    whole = full(Patches(buffers, source.rows[members]), base[..., channel : channel + 1].clone())
+    sums[torch.from_numpy(members).to(sums.device)] = whole.double().sum((1, 2, 3))
 
 
 def _patch_sums(source: Patches, channels: Tensor) -> Tensor:
@@ -213,7 +204,7 @@ def _windowed(step: Step, source: Patches, base: Tensor, boxes: Boxes) -> Patche
             corner = start * stride - padding
             inputs = np.concatenate([corner, corner + window], 1)
             gathered = _gathered([(_some(source, some), base)], inputs)
-            x = maps(gathered.view(len(some), *window.tolist(), -1))
+            x = as_maps(gathered.view(len(some), *window.tolist(), -1))
             y = _apply(step, x)
             if isinstance(rule, AvgPool) and rule.divisor is None:
                 y = _corrected(y, rule, base, start)
@@ -323,8 +314,8 @@ def _added(step: Step, own: Patches, other: Patches, base: Tensor) -> Patches:
         members = np.flatnonzero(own.rows[:, 1] == index)
         if not len(members):
             continue
-        rows = [other.rows[members], own.rows[members, 4:], own.rows[members, 2:3]]
-        windows = torch.from_numpy(np.concatenate(rows, 1)).to(buffer.device, non_blocking=True)
+        rows = own.rows[members]
+        windows = window_table(other.rows[members], rows[:, 4:], rows[:, 2], buffer.device)
         largest = int(_areas(own.boxes[members]).max())
         ops.gather_windows(base, other.buffers, windows, buffer, largest, add=True)
     return Patches([_flat(finish(step, _row(buffer))) for buffer in own.buffers], own.rows)
@@ -363,7 +354,7 @@ def buckets(boxes: Boxes, call: float) -> list[tuple[np.ndarray, tuple[int, int]
 
 def _row(pixels: Tensor) -> Tensor:
     """Pixels [n,C] as one row of maps [1,C,1,n]."""
-    return maps(pixels[None, None])
+    return as_maps(pixels[None, None])
 
 
 def _areas(boxes: Boxes) -> np.ndarray:
@@ -401,11 +392,7 @@ def _table(
     areas = _areas(boxes)
     ends = np.cumsum(areas)
     out = like[0].new_empty(int(ends[-1]) if len(ends) else 0, channels)
-    own = np.concatenate([boxes, (ends - areas)[:, None]], 1)
-    windows = [
-        torch.from_numpy(np.concatenate([rows, own], 1)).to(out.device, non_blocking=True)
-        for rows in sources
-    ]
+    windows = [window_table(rows, boxes, ends - areas, out.device) for rows in sources]
     return out, windows, int(areas.max(initial=0))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from zfcuda import ops
-from zfcuda.cones.signals import pixels
+from zfcuda.cones.steps import last_takers, released
 from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.rules import (
     Affine,
@@ -28,6 +28,7 @@ from zfcuda.graph.rules import (
     Pointwise,
 )
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient, claim
+from zfcuda.ops.windows import pixels
 
 # The calls that count as ReLU, and what their arguments must be for it.
 _RECTIFIERS: dict[str, dict[str, float]] = {
@@ -123,23 +124,18 @@ def forward_bytes(graph: Graph, tops: Collection[int], itemsize: int) -> int:
 
 def observe(graph: Graph, x: Tensor, tops: Collection[int], manner: Manner) -> Observed:
     """Run the graph on ``x`` up to the nodes ``tops``, and no further."""
-    needed = graph.ancestors(tops)
-    uses = dict.fromkeys(needed, 0)
-    for index in needed:
-        for source in graph.nodes[index].inputs:
-            uses[source] += 1
+    needed = [graph.nodes[index] for index in sorted(graph.ancestors(tops))]
+    done = released(last_takers((node.index, node.inputs) for node in needed))
     observed = Observed(graph, manner)
     values: dict[int, Any] = {0: arranged(x)}
-    for index in sorted(needed):
-        node = graph.nodes[index]
+    for node in needed:
+        index = node.index
         if index:
             values[index] = _evaluate(node, values, observed)
         if index in tops:
             observed.outputs[index] = values[index]
-        for source in node.inputs:
-            uses[source] -= 1
-            if not uses[source]:
-                del values[source]
+        for value in done.get(index, ()):
+            del values[value]
     return observed
 
 

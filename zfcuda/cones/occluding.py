@@ -21,11 +21,11 @@ from zfcuda.cones.forward import (
     full,
     map_sums,
     occluders,
-    pixels,
     treats_pixels_alone,
 )
 from zfcuda.cones.steps import Schedule, Step, run
 from zfcuda.graph.rules import Shape
+from zfcuda.ops.windows import pixels
 
 _TAIL = 512  # positions whose vectors are worth collecting for one pass of the linear layers
 # On a CPU: bytes of patches, and of one batch of maps. More together is no faster, and malloc takes

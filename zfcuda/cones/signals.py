@@ -13,18 +13,9 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.cones.boxes import join_boxes
+from zfcuda.ops.windows import window_table
 
 Ints = np.ndarray  # int64
-
-
-def pixels(maps: Tensor) -> Tensor:
-    """Maps [n,C,h,w] as [n,h,w,C]; without a copy for channels_last."""
-    return maps.permute(0, 2, 3, 1).contiguous()
-
-
-def as_maps(data: Tensor) -> Tensor:
-    """[n,h,w,C] as channels_last maps [n,C,h,w]."""
-    return data.permute(0, 3, 1, 2)
 
 
 def at(tensor: Tensor, *index: Ints) -> Tensor:
@@ -163,8 +154,7 @@ def merged(signals: list[Signal], shape: Sequence[int]) -> Signal:
     data = windows[0].data.new_zeros(len(units), height, width, channels)
     for signal in windows:
         into = np.searchsorted(units, signal.units)
-        rows = table(np.zeros_like(into), signal, origins[into], height, width, data.device)
-        rows[:, 12] = torch.from_numpy(into * (height * width))
+        rows = table(np.zeros_like(into), signal, origins[into], height, width, data.device, into)
         gather(None, signal, rows, data, add=True)
     return Windows(units, data, origins, joined)
 
@@ -179,26 +169,31 @@ def frames(boxes: Ints, size: Sequence[int]) -> tuple[Ints, int, int]:
 
 
 def table(
-    images: Ints, source: Windows | None, origins: Ints, height: int, width: int, device: Any
+    images: Ints,
+    source: Windows | None,
+    origins: Ints,
+    height: int,
+    width: int,
+    device: Any,
+    places: Ints | None = None,
 ) -> Tensor:
-    """Rows for the window ops (:data:`zfcuda.ops.WINDOW_COLUMNS`): from the windows of ``source``
-    to those at ``origins``."""
-    rows = np.zeros((len(origins), ops.WINDOW_COLUMNS), np.int64)
+    """Rows for the window ops: from the windows of ``source`` to those at ``origins``, which are
+    the first, the second, ... of the result, or its ``places``."""
     numbers = np.arange(len(origins))
-    rows[:, 0] = images
-    rows[:, 1] = -1
+    patches = np.zeros((len(origins), 8), np.int64)
+    patches[:, 0] = images
+    patches[:, 1] = -1
     if source is not None:
         h, w = source.data.shape[1:3]
         inside = source.boxes[:, :2] - source.origins
         filled = (source.boxes[:, 2:] > source.boxes[:, :2]).all(1)
-        rows[:, 1] = np.where(filled, 0, -1)
-        rows[:, 2] = np.where(filled, numbers * (h * w) + inside[:, 0] * w + inside[:, 1], 0)
-        rows[:, 3] = w
-        rows[:, 4:8] = source.boxes
-    rows[:, 8:10] = origins
-    rows[:, 10:12] = origins + np.array([height, width])
-    rows[:, 12] = numbers * (height * width)
-    return torch.from_numpy(rows).to(device)
+        patches[:, 1] = np.where(filled, 0, -1)
+        patches[:, 2] = np.where(filled, numbers * (h * w) + inside[:, 0] * w + inside[:, 1], 0)
+        patches[:, 3] = w
+        patches[:, 4:] = source.boxes
+    boxes = np.concatenate([origins, origins + np.array([height, width])], 1)
+    begins = (numbers if places is None else places) * (height * width)
+    return window_table(patches, boxes, begins, device)
 
 
 def gather(

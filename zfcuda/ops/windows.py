@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,30 @@ y0, x0, y1, x1 on its map; 8 to 11 the window's box; 12 the pixel of ``out`` whe
 
 Boxes are half open; windows may hang over the edge, and either box may be empty.
 """
+
+
+def pixels(maps: Tensor) -> Tensor:
+    """Maps [n,C,h,w] as [n,h,w,C]; without a copy for channels_last."""
+    return maps.permute(0, 2, 3, 1).contiguous()
+
+
+def as_maps(pixels: Tensor) -> Tensor:
+    """[n,h,w,C] as channels_last maps [n,C,h,w]."""
+    return pixels.permute(0, 3, 1, 2)
+
+
+def window_table(
+    patches: np.ndarray, boxes: np.ndarray, begins: np.ndarray, device: torch.device
+) -> Tensor:
+    """The table of Q windows.
+
+    Args:
+        patches: int64 [Q,8], columns 0 to 7.
+        boxes: int64 [Q,4], of the windows.
+        begins: int64 [Q], where in ``out`` they begin.
+    """
+    rows = np.concatenate([patches, boxes, begins[:, None]], 1)
+    return torch.from_numpy(rows).to(device, non_blocking=True)
 
 
 def _refuse_derivative(op: str, *tensors: Tensor | None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import zfcuda
 from zfcuda.cones.observing import Manner, observe
-from zfcuda.experiments.deconvnet import on_cones
+from zfcuda.experiments.deconvnet import engines
 from zfcuda.inference.passes import feature_maps, layer_outputs
 from zfcuda.results import Patches
 
@@ -28,7 +28,7 @@ def by_autograd(monkeypatch):
 
     def run(*args, **named):
         with monkeypatch.context() as patch:
-            patch.setattr(on_cones, "followed", lambda *_: (None, []))
+            patch.setattr(engines, "followed", lambda *_: (None, []))
             return zfcuda.project(*args, **named)
 
     return run

@@ -71,7 +71,7 @@ def carry(
         undisturbed(model),
         progress_bar(len(x) * len(requests), progress, "projections") as advance,
     ):
-        graph, reached = _followed(model, x, [*requests])
+        graph, reached = followed(model, x, [*requests])
         others = [layer for layer in requests if layer not in reached]
         for engine, layers in (
             (Cones(graph, x.detach(), limit), reached),
@@ -109,7 +109,7 @@ def _listed(names: list[str]) -> str:
 # --- inside backward cones, where the model can be followed as a graph ----------------------------
 
 
-def _followed(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Graph | None, list[str]]:
+def followed(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Graph | None, list[str]]:
     """The model as a graph, and those of these layers from which cones lead down to the images
     ``x`` [N,C,H,W]."""
     try:

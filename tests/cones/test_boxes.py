@@ -20,7 +20,7 @@ from zfcuda.cones.boxes import (
     propagate_boxes,
 )
 from zfcuda.graph import trace
-from zfcuda.graph.rules import (
+from zfcuda.graph.nodes import (
     Affine,
     AvgPool,
     Binary,

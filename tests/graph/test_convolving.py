@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zfcuda.graph.convolving import linear
+from zfcuda.graph.pixelwise import linear
 
 INPUTS = {
     "vectors": torch.randn(5, 4),

@@ -6,7 +6,7 @@ from traces import traced, values_of
 
 import zfcuda
 from zfcuda.graph import trace
-from zfcuda.graph.rules import Opaque
+from zfcuda.graph.nodes import Opaque
 
 
 @pytest.mark.parametrize("make", [zfcuda.models.zfnet, zfcuda.models.squeezenet1_1])

@@ -8,7 +8,7 @@ from traces import Model, images, rules, traced
 
 import zfcuda
 from zfcuda.graph import fan_in, trace
-from zfcuda.graph.rules import Pixelwise
+from zfcuda.graph.nodes import Pixelwise
 
 
 class ChannelsLast(nn.Module):

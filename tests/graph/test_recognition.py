@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from traces import Model, images, only, rules, traced, values_of
 
 import zfcuda
-from zfcuda.graph.rules import (
+from zfcuda.graph.nodes import (
     Affine,
     AvgPool,
     Binary,

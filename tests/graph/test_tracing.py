@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from traces import Model, images, only, rules, traced, values_of
 
 from zfcuda.graph import Untraceable, fan_in, trace
-from zfcuda.graph.rules import Affine, AvgPool, Conv, Identity, MaxPool, Opaque, Pointwise
+from zfcuda.graph.nodes import Affine, AvgPool, Conv, Identity, MaxPool, Opaque, Pointwise
 
 
 def test_in_place_calls_make_new_values():

@@ -16,17 +16,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zfcuda.graph.nodes import Graph, Node
-from zfcuda.graph.rules import (
+from zfcuda.graph.nodes import (
     Affine,
     AvgPool,
     Binary,
     Concat,
     Conv,
+    Graph,
     Identity,
     Input,
     Lrn,
     MaxPool,
+    Node,
     Pair,
     Pixelwise,
     Pointwise,

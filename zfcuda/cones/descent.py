@@ -21,16 +21,17 @@ from zfcuda.cones.downwards import (
 )
 from zfcuda.cones.observing import Observed
 from zfcuda.cones.signals import Ints, Points, Signal, Windows, at, frames, merged
-from zfcuda.graph.nodes import Graph, Node
-from zfcuda.graph.rules import (
+from zfcuda.graph.nodes import (
     Affine,
     AvgPool,
     Binary,
     Concat,
     Conv,
+    Graph,
     Identity,
     Lrn,
     MaxPool,
+    Node,
     Pointwise,
 )
 from zfcuda.ops.windows import as_maps

@@ -24,8 +24,7 @@ from zfcuda.cones.signals import (
     gather,
     table,
 )
-from zfcuda.graph.nodes import Graph, Node
-from zfcuda.graph.rules import AvgPool, Conv, Lrn, MaxPool, Pixelwise
+from zfcuda.graph.nodes import AvgPool, Conv, Graph, Lrn, MaxPool, Node, Pixelwise
 from zfcuda.ops.windows import as_maps, pixels
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from zfcuda import ops
 from zfcuda.cones.boxes import Boxes
 from zfcuda.cones.steps import Step, affine, finish
-from zfcuda.graph.rules import (
+from zfcuda.graph.nodes import (
     Affine,
     AvgPool,
     Binary,

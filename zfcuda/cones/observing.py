@@ -13,17 +13,18 @@ from torch.utils._pytree import tree_leaves
 
 from zfcuda import ops
 from zfcuda.cones.steps import last_takers, released
-from zfcuda.graph.nodes import Graph, Node
-from zfcuda.graph.rules import (
+from zfcuda.graph.nodes import (
     Affine,
     AvgPool,
     Binary,
     Concat,
     Conv,
+    Graph,
     Identity,
     Input,
     Lrn,
     MaxPool,
+    Node,
     Pixelwise,
     Pointwise,
 )

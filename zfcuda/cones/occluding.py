@@ -24,7 +24,7 @@ from zfcuda.cones.forward import (
     treats_pixels_alone,
 )
 from zfcuda.cones.steps import Schedule, Step, run
-from zfcuda.graph.rules import Shape
+from zfcuda.graph.nodes import Shape
 from zfcuda.ops.windows import pixels
 
 _TAIL = 512  # positions whose vectors are worth collecting for one pass of the linear layers

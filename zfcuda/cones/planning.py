@@ -8,8 +8,8 @@ import numpy as np
 
 from zfcuda.cones.boxes import forward_boxes
 from zfcuda.cones.steps import Schedule, Step
+from zfcuda.graph.nodes import Conv, MaxPool, Opaque
 from zfcuda.graph.pixelwise import fan_in
-from zfcuda.graph.rules import Conv, MaxPool, Opaque
 from zfcuda.storage.files import text_table, visible
 
 

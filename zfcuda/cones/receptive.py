@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import Graph, Node
-from zfcuda.graph.rules import AvgPool, Conv, Input, MaxPool, Opaque, Shape
+from zfcuda.graph.nodes import AvgPool, Conv, Graph, Input, MaxPool, Node, Opaque, Shape
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import plain
 from zfcuda.inference.passes import Layers, find_layers

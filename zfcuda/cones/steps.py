@@ -14,25 +14,64 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.graph.convolving import Convolution, linear
-from zfcuda.graph.nodes import Graph, Node
-from zfcuda.graph.rules import (
+from zfcuda.graph.nodes import (
     Affine,
     AvgPool,
     Binary,
     Concat,
     Conv,
+    Graph,
     Identity,
     Lrn,
     MaxPool,
+    Node,
     Pixelwise,
     Pointwise,
     Rule,
     Shape,
 )
+from zfcuda.graph.pixelwise import linear
 
 # What cones understand.
 LOCAL = (Conv, MaxPool, AvgPool, Affine, Pointwise, Pixelwise, Lrn, Concat, Binary)
+
+
+class Convolution:
+    """``rule`` as a function of channels_last maps, followed by a ReLU if ``relu``; over many small
+    batches with the same weights.
+
+    torch's convolution stays. Laying the weights out in oneDNN's own formats beforehand was tried
+    and left out: formats differ from shape to shape of the windows, so that copies pile up, and
+    batches of windows are large enough to pay for it at each call.
+    """
+
+    def __init__(self, rule: Conv, relu: bool) -> None:
+        self.rule, self.relu = rule, relu
+        self._weight: Tensor | None = None
+
+    def __call__(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
+        rule = self.rule
+        if self._weight is None:  # in the layout of the maps: one reordering less at every call
+            self._weight = rule.weight.contiguous(memory_format=torch.channels_last)
+        return self._rectified(
+            F.conv2d(x, self._weight, rule.bias, rule.stride, padding, rule.dilation, rule.groups)
+        )
+
+    @property
+    def per_pixel(self) -> bool:
+        """Whether every pixel is convolved by itself."""
+        rule = self.rule
+        one = rule.kernel == (1, 1) and rule.stride == (1, 1) and rule.padding == (0, 0)
+        return one and rule.groups == 1
+
+    def of_pixels(self, pixels: Tensor) -> Tensor:
+        """The same for pixels [n,C], if it is ``per_pixel``."""
+        # A BLAS, since oneDNN would compile, and keep, code for every number of pixels.
+        return self._rectified(F.linear(pixels, self.rule.weight.flatten(1), self.rule.bias))
+
+    def _rectified(self, out: Tensor) -> Tensor:
+        # oneDNN could do this before the result leaves the registers, but turns NaN into zero.
+        return torch.relu_(out) if self.relu else out
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +250,7 @@ def _folded(conv: Conv, affine: Affine) -> Conv:
     bias = shift if conv.bias is None else conv.bias.to(wide) * scale + shift
     dtype = conv.weight.dtype
     bias = bias.expand(len(conv.weight)).to(dtype)
-    # In the layout that convolving.py wants, so that it makes no copy of this one.
+    # In the layout that Convolution wants, so that it makes no copy of this one.
     weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
     return replace(conv, weight=weight, bias=bias)
 

@@ -19,24 +19,25 @@ from zfcuda import ops
 from zfcuda.cones.observing import Manner
 from zfcuda.experiments.deconvnet.projecting import projections
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import Graph, Node
-from zfcuda.graph.pixelwise import fan_in
-from zfcuda.graph.rules import (
+from zfcuda.graph.nodes import (
     Affine,
     AvgPool,
     Binary,
     Concat,
     Conv,
+    Graph,
     Identity,
     Input,
     Lrn,
     MaxPool,
+    Node,
     Opaque,
     Pair,
     Pixelwise,
     Pointwise,
     Shape,
 )
+from zfcuda.graph.pixelwise import fan_in
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import check_input, to_result
 from zfcuda.inference.guards import evaluating

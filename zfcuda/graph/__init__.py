@@ -5,8 +5,8 @@ uses that. The user's model is neither changed nor copied; rules hold its own we
 
 From a model to its graph: :mod:`.tracing` has the calls followed (:mod:`.symbolic`), run once on
 real images (:mod:`.interpreter`), read (:mod:`.recognition`, :mod:`.pixelwise`) and the answer held
-against the model's own. :mod:`.nodes` is the graph itself, :mod:`.chain` what :mod:`.pixelwise`
-finds, as a function.
+against the model's own. :mod:`.nodes` is the graph itself, and what its nodes
+can do.
 """
 
 from zfcuda.graph.guards import Untraceable

@@ -17,22 +17,27 @@ from torch import Tensor
 from torch.fx.node import map_aggregate
 
 from zfcuda.graph.guards import CallFailed, Untraceable, version
-from zfcuda.graph.nodes import Graph, Node, Value, filled, pruned, values_in
-from zfcuda.graph.pixelwise import chain_to
-from zfcuda.graph.recognition.reading import read
-from zfcuda.graph.recognition.spellings import NotDeterministic
-from zfcuda.graph.rules import (
+from zfcuda.graph.nodes import (
     Affine,
     Binary,
+    Graph,
     Identity,
     Input,
     Lrn,
+    Node,
     Opaque,
     Pixelwise,
     Pointwise,
     Rule,
     Shape,
+    Value,
+    filled,
+    pruned,
+    values_in,
 )
+from zfcuda.graph.pixelwise import chain_to
+from zfcuda.graph.recognition.reading import read
+from zfcuda.graph.recognition.spellings import NotDeterministic
 from zfcuda.graph.symbolic import End, Tracer
 
 

@@ -19,9 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zfcuda.graph.convolving import linear
-from zfcuda.graph.nodes import Node, Value, values_in
-from zfcuda.graph.rules import Affine, Binary, Conv, Identity, Opaque, Pixelwise, Pointwise, Shape
+from zfcuda.graph.nodes import (
+    Affine,
+    Binary,
+    Conv,
+    Identity,
+    Node,
+    Opaque,
+    Pixelwise,
+    Pointwise,
+    Shape,
+    Value,
+    values_in,
+)
 
 _BLOCK = 1024  # pixels
 
@@ -80,6 +90,33 @@ class Chain:
             else:
                 passes.append((call, call))
         return passes
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """``F.linear``, followed by ``F.gelu`` if ``gelu``. oneDNN's matrix product, where there is
+    one, is a tenth to a fifth faster here than the BLAS that torch calls, and a GELU comes with it.
+
+    It compiles, and keeps, code for every number of rows: only for few different ones.
+    """
+    if not _with_onednn(weight) or x.dtype != weight.dtype or 0 in x.shape or x.requires_grad:
+        out = F.linear(x, weight, bias)
+        return F.gelu(out) if gelu else out
+    bias = None if bias is None else bias.contiguous()  # taken for that, whatever its strides
+    return torch.ops.mkldnn._linear_pointwise(
+        x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else ""
+    )
+
+
+def _with_onednn(weight: Tensor) -> bool:
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and not torch.is_autocast_enabled("cpu")
+        and not (torch.is_grad_enabled() and weight.requires_grad)
+    )
 
 
 def _is_linear(call: Node) -> bool:

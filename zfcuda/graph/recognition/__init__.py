@@ -1,4 +1,4 @@
-"""From a call that a model makes to its rule (:mod:`zfcuda.graph.rules`), however it is spelled.
+"""From a call that a model makes to its rule (:mod:`zfcuda.graph.nodes`), however it is spelled.
 
 A convolution may be a module or a function; a ReLU also a method, and in place; a sum an operator.
 Every spelling comes down to one *reader* here: a function of the call's arguments, in which values

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zfcuda.graph.nodes import Value
+from zfcuda.graph.nodes import Affine, Binary, Pointwise, Value
 from zfcuda.graph.recognition.spellings import (
     NotDeterministic,
     Reader,
@@ -20,7 +20,6 @@ from zfcuda.graph.recognition.spellings import (
     is_map,
     is_number,
 )
-from zfcuda.graph.rules import Affine, Binary, Pointwise
 
 
 def _scaled(function: Callable[..., Tensor], alpha: Any) -> Callable[..., Tensor]:

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zfcuda.graph.nodes import Value
+from zfcuda.graph.nodes import Concat, Identity, Shape, Value
 from zfcuda.graph.recognition.spellings import NotDeterministic, Reading, Spellings, is_map
-from zfcuda.graph.rules import Concat, Identity, Shape
 
 
 def _cat(tensors: Any, dim: Any = 0) -> Reading | None:

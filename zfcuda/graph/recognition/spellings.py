@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zfcuda.graph.nodes import Value
-from zfcuda.graph.rules import Pair, Rule
+from zfcuda.graph.nodes import Pair, Rule, Value
 
 Reading = tuple[Rule, tuple[Value, ...]]
 Reader = Callable[..., Reading | None]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zfcuda.nn
+from zfcuda.graph.nodes import Affine, AvgPool, Conv, Identity, Lrn, MaxPool, Pair
 from zfcuda.graph.recognition.spellings import (
     NotDeterministic,
     Reading,
@@ -16,7 +17,6 @@ from zfcuda.graph.recognition.spellings import (
     known,
     pair,
 )
-from zfcuda.graph.rules import Affine, AvgPool, Conv, Identity, Lrn, MaxPool, Pair
 
 
 def _batch_norm(

@@ -22,7 +22,7 @@ def test_info_states_what_runs_here():
 
 def test_info_text_has_every_fact_on_a_line_of_its_own():
     found = info.collect()
-    lines = dict(line.split(maxsplit=1) for line in info.text().splitlines())
+    lines = dict(line.split(maxsplit=1) for line in str(found).splitlines())
     assert lines["CUDA"] == found.cuda_verdict
     assert lines["SIMD"] == found.simd_level
     assert found.folder in lines["zfcuda"]

@@ -133,7 +133,7 @@ def model(parser: argparse.ArgumentParser, default: str = "squeezenet1_1") -> No
 
 
 def images(parser: argparse.ArgumentParser) -> None:
-    """--image: what `_images.each_image` goes through."""
+    """--image: what `zfcuda.cli.command.each_image` goes through."""
     parser.add_argument("--image", nargs="+", metavar="FILE", help="one or more image files")
 
 
@@ -167,6 +167,13 @@ def score(parser: argparse.ArgumentParser, what: str, more: str = "") -> None:
         metavar="COLOUR",
         help=f"{what}: grey, black, #ff8000, ..., or mean, the model's mean (default: %(default)s)",
     )
+
+
+def number(
+    parser: argparse.ArgumentParser, flag: str, default: int | None, help: str, metavar: str = "N"
+) -> None:
+    """An option that is a whole number."""
+    parser.add_argument(flag, type=int, default=default, metavar=metavar, help=help)
 
 
 def labelled_data(parser: argparse.ArgumentParser, default: str | None = None) -> None:

@@ -91,11 +91,6 @@ def collect() -> Info:
     )
 
 
-def text() -> str:
-    """What ``zfcuda info`` prints."""
-    return str(collect())
-
-
 def _waiting(threads: int) -> str:
     """libgomp, which torch comes with, reads its environment when it is loaded: too late now."""
     if threads < 2 or "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:

@@ -23,7 +23,7 @@ from zfcuda.inference.passes import outputs_by_call
 from zfcuda.models import imagenet
 from zfcuda.models.specs import outputs_in
 from zfcuda.results.base import Outputs
-from zfcuda.storage.files import class_name, short_spec
+from zfcuda.storage.files import class_name
 from zfcuda.storage.identity import weights_digest
 
 if TYPE_CHECKING:
@@ -209,11 +209,6 @@ def shown_pictures(network: Network, patches: Mapping[str, Tensor]) -> dict[str,
     return {layer: _shown(own, network.display) for layer, own in patches.items()}
 
 
-def grid_title(spec: str) -> str:
-    """A model's spec without the folders of its file."""
-    return short_spec(spec)
-
-
 def silent_layers(layers: Sequence[tuple[Tensor, Tensor]]) -> str:
     """What is to be said of maps that never fire; of each layer the shown maps' strongest values
     and their images (-1: none), [A,k] both."""
@@ -228,8 +223,6 @@ def silent_layers(layers: Sequence[tuple[Tensor, Tensor]]) -> str:
 
 
 def _shown(own: Tensor, show: Callable[[Tensor], Any]) -> Any:
-    import torch
-
     from zfcuda.figures.maxima import reduced
 
     small = torch.from_numpy(reduced(own))

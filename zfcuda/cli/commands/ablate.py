@@ -44,15 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     arguments.labelled_data(parser)
     arguments.plain(parser)
-    parser.add_argument(
-        "--epochs", type=int, default=4, metavar="N", help="of each training (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=1,
-        metavar="N",
-        help="trainings of each network, from --seed on (default: %(default)s)",
+    arguments.number(parser, "--epochs", 4, "of each training (default: %(default)s)")
+    arguments.number(
+        parser, "--seeds", 1, "trainings of each network, from --seed on (default: %(default)s)"
     )
     arguments.seed(parser)
     arguments.output(parser, "zfcuda-ablate")

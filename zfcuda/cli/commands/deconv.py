@@ -41,9 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="max|ROW,COLUMN",
         help="unit of the map (default: its largest activation)",
     )
-    parser.add_argument(
-        "-k", type=int, default=1, metavar="K", help="project the K strongest units (default: 1)"
-    )
+    arguments.number(parser, "-k", 1, "project the K strongest units (default: 1)", metavar="K")
     parser.add_argument(
         "--rule",
         choices=("deconv", "gradient"),

@@ -38,12 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "convolution's)",
         several=False,
     )
-    parser.add_argument(
-        "--depth",
-        type=int,
-        default=10,
-        metavar="N",
-        help="draw at most N calls one after the other (default: %(default)s)",
+    arguments.number(
+        parser, "--depth", 10, "draw at most N calls one after the other (default: %(default)s)"
     )
     arguments.output(parser)
 

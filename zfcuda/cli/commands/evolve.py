@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import zfcuda
 from zfcuda.cli import arguments, inputs
 from zfcuda.cli.command import Finding, one_result
+from zfcuda.storage.files import short_spec
 from zfcuda.storage.terminal import skipped
 
 if TYPE_CHECKING:
@@ -93,12 +94,10 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
 
 def _name(options: argparse.Namespace, network: Network) -> str:
     """Of the training: its folder's, or the model's."""
-    from zfcuda.cli.network import grid_title
-
     first = Path(options.checkpoints[0]) if options.checkpoints else None
     if first is not None and first.is_dir():
         return first.resolve().name
-    return grid_title(network.spec)
+    return short_spec(network.spec)
 
 
 def _network(options: argparse.Namespace) -> Network:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import zfcuda
 from zfcuda.cli import arguments, inputs
 from zfcuda.cli.command import Finding, one_result
+from zfcuda.storage.files import short_spec
 from zfcuda.storage.terminal import skipped
 
 if TYPE_CHECKING:
@@ -48,9 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train", action="store_true", help="train zfnet_small and a coarser twin on --data first"
     )
-    parser.add_argument(
-        "--epochs", type=int, default=3, metavar="N", help="of --train (default: %(default)s)"
-    )
+    arguments.number(parser, "--epochs", 3, "of --train (default: %(default)s)")
     arguments.seed(parser)
     arguments.output(parser)
 
@@ -98,12 +97,12 @@ def _look(network: Network | None, options: argparse.Namespace) -> Finding:
 
 def _named(network: Network, options: argparse.Namespace) -> dict[str, Network]:
     """The network and that of --against, by names that tell them apart."""
-    from zfcuda.cli.network import Network, grid_title
+    from zfcuda.cli.network import Network
 
     both = [network]
     if options.against:
         both.append(Network.load(options.against, options.device))
-    names = [grid_title(own.spec) for own in both]
+    names = [short_spec(own.spec) for own in both]
     if len({*names}) < len(names):  # files of one name in two folders
         names = [own.spec for own in both]
     if len({*names}) < len(names):

@@ -44,12 +44,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     arguments.layers(parser, "layers to probe (default: what each stage gives to the next)")
     arguments.labelled_data(parser)
     arguments.plain(parser)
-    parser.add_argument(
+    arguments.number(
+        parser,
         "--size",
-        type=int,
-        default=1024,
-        metavar="N",
-        help="larger maps are averaged to at most N numbers (default: %(default)s)",
+        1024,
+        "larger maps are averaged to at most N numbers (default: %(default)s)",
     )
     arguments.seed(parser)
     arguments.output(parser)

@@ -10,6 +10,7 @@ import zfcuda
 from zfcuda.cli import arguments, inputs
 from zfcuda.cli.command import Finding, list_layers, one_result
 from zfcuda.cli.terminal import resumable
+from zfcuda.storage.files import short_spec
 from zfcuda.storage.terminal import say, skipped
 
 if TYPE_CHECKING:
@@ -29,15 +30,12 @@ def store_options(parser: argparse.ArgumentParser) -> None:
         "manifest, for `zfcuda gallery`; a run that was interrupted goes on where it was; under "
         "torchrun, by several processes",
     )
-    parser.add_argument(
-        "--batch", type=int, default=64, metavar="N", help="with --store, images at a time"
-    )
-    parser.add_argument(
+    arguments.number(parser, "--batch", 64, "with --store, images at a time")
+    arguments.number(
+        parser,
         "--every",
-        type=int,
-        default=10_000,
-        metavar="N",
-        help="with --store, write down what is done after so many images, and each minute "
+        10_000,
+        "with --store, write down what is done after so many images, and each minute "
         "(default: %(default)s)",
     )
 
@@ -113,9 +111,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     arguments.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
     arguments.maps(parser, 9)
-    parser.add_argument(
-        "-k", type=int, default=9, metavar="K", help="activations of each map (default: 9)"
-    )
+    arguments.number(parser, "-k", 9, "activations of each map (default: 9)", metavar="K")
     store_options(parser)
     arguments.output(parser)
 
@@ -139,7 +135,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:
-    from zfcuda.cli.network import grid_title, shown_pictures, shown_signals, silent_layers
+    from zfcuda.cli.network import shown_pictures, shown_signals, silent_layers
 
     layers = arguments.mapped_layers(options, network)
     images, what = inputs.images_of(options, network)
@@ -156,7 +152,7 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
         result,
         shown_signals(network, result.projections),
         shown_pictures(network, result.patches),
-        title=f"{grid_title(network.spec)}: strongest activations",
+        title=f"{short_spec(network.spec)}: strongest activations",
     )
     text = (
         f"The {result.k} strongest activations of some maps of each layer over {what}, at "

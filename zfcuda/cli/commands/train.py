@@ -43,31 +43,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--model", choices=MODELS, default=MODELS[0], help="what to train (default: %(default)s)"
     )
     parser.add_argument("--data", metavar="DIR", help="IDX files or folders of pictures; see below")
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help="train on N pictures, drawn by --seed"
-    )
+    arguments.number(parser, "--limit", None, "train on N pictures, drawn by --seed")
     arguments.plain(parser)
-    parser.add_argument(
-        "--epochs", type=int, default=70, metavar="N", help="at most (default: %(default)s)"
-    )
+    arguments.number(parser, "--epochs", 70, "at most (default: %(default)s)")
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="begin no epoch that would end later than this"
     )
     parser.add_argument(
         "--rate", type=float, default=1e-2, metavar="R", help="learning rate (default: %(default)s)"
     )
-    parser.add_argument(
-        "--batch", type=int, default=128, metavar="N", help="pictures a step (default: %(default)s)"
-    )
-    parser.add_argument(
+    arguments.number(parser, "--batch", 128, "pictures a step (default: %(default)s)")
+    arguments.number(
+        parser,
         "--patience",
-        type=int,
-        default=5,
-        metavar="N",
-        help="epochs without a lower validation error before the rate is lowered to a tenth; the "
+        5,
+        "epochs without a lower validation error before the rate is lowered to a tenth; the "
         "third time training ends (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="default: torch's own choice")
+    arguments.number(parser, "--threads", None, "default: torch's own choice")
     arguments.seed(parser)
     arguments.output(parser, "zfcuda-train")
     parser.set_defaults(alone=True)  # what lies in its folder is of the same training

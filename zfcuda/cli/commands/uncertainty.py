@@ -44,13 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="validation",
         help="of the data (default: %(default)s)",
     )
-    parser.add_argument(
-        "--bins",
-        type=int,
-        default=15,
-        metavar="N",
-        help="of the reliability curve (default: %(default)s)",
-    )
+    arguments.number(parser, "--bins", 15, "of the reliability curve (default: %(default)s)")
     arguments.seed(parser)
     arguments.output(parser)
 

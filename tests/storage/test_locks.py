@@ -13,7 +13,7 @@ import pytest
 import zfcuda
 from zfcuda.storage.files import read_json, write_json
 from zfcuda.storage.ranks import Shard
-from zfcuda.storage.run_folder import claimed
+from zfcuda.storage.run_folder import claimed, run_folder
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 BUSY = "another run is at work in '.*': wait until it is done, or name another folder"
@@ -130,6 +130,16 @@ def test_a_link_in_the_place_of_the_lock_is_not_written_through(tmp_path):
     with pytest.raises(OSError, match="symbolic links"), claimed(tmp_path / "run", Shard()):
         pytest.fail("claimed")
     assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_what_a_kill_left_is_removed_but_not_of_a_run_in_a_folder_in_it(tmp_path):
+    """Another process may be writing there."""
+    left = [tmp_path / name for name in ("images", "another")]
+    for folder in left:
+        folder.mkdir()
+        (folder / ".a.0123abcd.npz").touch()
+    with claimed(tmp_path / "another", Shard()), run_folder(tmp_path / "run.json", {}):
+        assert [(folder / ".a.0123abcd.npz").exists() for folder in left] == [False, True]
 
 
 def test_files_take_the_place_of_links(tmp_path):

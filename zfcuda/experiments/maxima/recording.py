@@ -173,7 +173,8 @@ def record_activations(
     with _begun(folder, settings, about, shard) as manifest:
         if not _complete(folder, manifest):
             run = _Run(folder, manifest, spotter, source, shard, progress)
-            state, rates = run.look(batch, every, seconds)
+            with evaluating(model):
+                state, rates = run.look(batch, every, seconds)
             found = run.project(state, maps, memory)
             if shard.first:
                 # JSON knows no infinity: there it is None.
@@ -311,10 +312,6 @@ class _Run:
 
     def look(self, batch: int, every: int, seconds: float) -> tuple[State, dict[str, Any]]:
         """Go through what no process has gone through yet; all of it merged, at every rank."""
-        with evaluating(self.spotter.model):
-            return self._look(batch, every, seconds)
-
-    def _look(self, batch: int, every: int, seconds: float) -> tuple[State, dict[str, Any]]:
         blocks = in_blocks(self.source.total, batch)
         like = State.none(self.spotter.tops(self.settings["k"]), len(blocks))
         before, files, name = self._before(like)

@@ -15,7 +15,7 @@ import torch
 
 from zfcuda.cli import arguments, inputs
 from zfcuda.cli.network import Network
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import evaluating
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import zfcuda
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import evaluating
 from zfcuda.inference.passes import Passes, layer_outputs, memory_limit
 
 

@@ -35,7 +35,7 @@ def workers(wanted: int | None, device: torch.device) -> int:
 def cores_shared_with(workers: int, device: torch.device) -> Iterator[None]:
     """The network on the cores that its workers leave: threads that wait for each other wait for
     the one that shares its core. OMP_NUM_THREADS, where it is set, has the last word."""
-    from zfcuda.inference.guards import threads
+    from zfcuda.inference.checks import threads
 
     on_cpu = workers and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ
     with threads(max(1, cores() - workers)) if on_cpu else nullcontext():

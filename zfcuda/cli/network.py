@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import zfcuda
 from zfcuda.cli import info
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import evaluating
 from zfcuda.inference.passes import outputs_by_call
 from zfcuda.models import imagenet
 from zfcuda.models.specs import outputs_in

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.data.examples import Split
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import evaluating
 from zfcuda.models import zfnet_small
 from zfcuda.results.ablation import AblationResult
 from zfcuda.results.training import TrainingResult

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.inference.checks import check_input, fill_setting, plain
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import check_input, evaluating, fill_setting, plain
 from zfcuda.inference.passes import (
     Layers,
     Passes,

@@ -27,8 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.data.images import Block, Images, read_blocks
-from zfcuda.inference.checks import device_of, is_int, per_image
-from zfcuda.inference.guards import threads
+from zfcuda.inference.checks import device_of, is_int, per_image, threads
 from zfcuda.results.base import Outputs, Result
 from zfcuda.storage import terminal
 from zfcuda.storage.files import checksum, read_json

@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfcuda.data.examples import Examples, Split
-from zfcuda.inference.checks import as_weights, check_input
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import as_weights, check_input, evaluating
 from zfcuda.inference.passes import (
     Layers,
     Passes,

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.data.examples import Examples
-from zfcuda.inference.checks import as_weights, check_input, to_result
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import as_weights, check_input, evaluating, to_result
 from zfcuda.inference.passes import Passes, memory_limit, progress_bar
 from zfcuda.results.base import Outputs, check_outputs, entropy_of
 from zfcuda.results.uncertainty import Reliability, UncertaintyResult, class_probabilities

@@ -15,8 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from zfcuda.inference.checks import to_result
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import evaluating, to_result
 from zfcuda.inference.interception import Interception, Operations, fast_forward
 from zfcuda.results.base import Outputs, check_outputs, looks_like_probabilities
 from zfcuda.storage import terminal

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import evaluating
 from zfcuda.models import from_code, from_onnx, from_torchvision, own
 from zfcuda.models.specs import Spec, parse
 from zfcuda.storage.files import visible

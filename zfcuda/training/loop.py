@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zfcuda.data.examples import Examples, Part, Split, generator
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import evaluating
 from zfcuda.inference.passes import answers, logits_of
 from zfcuda.models.weights import Metadata, load_checked
 from zfcuda.results.training import TrainingResult

@@ -22,9 +22,8 @@ from zfcuda.experiments.deconvnet.request import WHOLE, Carried, Listed, Request
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.tracing import trace
-from zfcuda.inference.checks import check_input
+from zfcuda.inference.checks import check_input, undisturbed
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient
-from zfcuda.inference.guards import undisturbed
 from zfcuda.inference.interception import Interception
 from zfcuda.inference.passes import (
     Layers,

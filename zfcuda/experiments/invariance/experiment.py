@@ -11,8 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.inference.checks import check_input, choose_target, fill_setting, plain, to_result
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import (
+    check_input,
+    choose_target,
+    evaluating,
+    fill_setting,
+    plain,
+    to_result,
+)
 from zfcuda.inference.passes import (
     Layers,
     Passes,

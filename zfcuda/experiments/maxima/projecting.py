@@ -20,8 +20,7 @@ from zfcuda.experiments.maxima.scanning import Spotter
 from zfcuda.experiments.maxima.top import Top, units_of
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.tracing import trace
-from zfcuda.inference.checks import to_result
-from zfcuda.inference.guards import undisturbed
+from zfcuda.inference.checks import to_result, undisturbed
 from zfcuda.inference.passes import progress_bar
 from zfcuda.storage.files import tensor_file
 from zfcuda.storage.ranks import Shard

@@ -26,8 +26,7 @@ from zfcuda.experiments.maxima.finding import check_k, warn_beyond
 from zfcuda.experiments.maxima.projecting import project_layer
 from zfcuda.experiments.maxima.scanning import Spotter, check_maps
 from zfcuda.experiments.maxima.top import Maps, State, chosen
-from zfcuda.inference.checks import check_input, device_of, is_int
-from zfcuda.inference.guards import evaluating, threads
+from zfcuda.inference.checks import check_input, device_of, evaluating, is_int, threads
 from zfcuda.inference.passes import Layers, by_name, find_layers, memory_limit, progress_bar
 from zfcuda.results.stored import (
     FORMAT,

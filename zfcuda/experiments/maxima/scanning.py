@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from zfcuda import ops
 from zfcuda.data.images import Block, Source
 from zfcuda.experiments.maxima.top import Maps, Top, chosen
-from zfcuda.inference.checks import check_input, device_of
-from zfcuda.inference.guards import evaluating
+from zfcuda.inference.checks import check_input, device_of, evaluating
 from zfcuda.inference.interception import fast_forward
 from zfcuda.inference.passes import (
     fastest_layout,

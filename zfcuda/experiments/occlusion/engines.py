@@ -31,13 +31,13 @@ from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import (
     check_input,
     choose_target,
+    evaluating,
     fill_setting,
     holds_ints,
     pair,
     plain,
     to_result,
 )
-from zfcuda.inference.guards import evaluating
 from zfcuda.inference.interception import Operations
 from zfcuda.inference.passes import (
     Layers,

@@ -176,15 +176,13 @@ def number(
     parser.add_argument(flag, type=int, default=default, metavar=metavar, help=help)
 
 
-def labelled_data(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+def labelled_data(parser: argparse.ArgumentParser) -> None:
     """--data, a folder of images or of IDX files, and --limit."""
     parser.add_argument(
         "--data",
-        default=default,
         metavar="DIR",
         help="folder of images (one folder a class, if labels are needed) or of IDX files, as "
-        f"Fashion-MNIST's; '{SAMPLES}': the pictures that come with zfcuda"
-        + (" (default: %(default)s)" if default else ""),
+        f"Fashion-MNIST's; '{SAMPLES}': the pictures that come with zfcuda",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="use N of the images only")
 

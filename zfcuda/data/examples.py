@@ -276,8 +276,11 @@ class Part(Subset, Examples):
         numbers: int64 [n], positions in ``examples``.
     """
 
+    dataset: Examples
+    indices: Tensor  # type: ignore[assignment]
+
     def __init__(self, examples: Examples, numbers: Tensor) -> None:
-        super().__init__(examples, numbers)
+        super().__init__(examples, numbers)  # type: ignore[arg-type]
         self.class_names, self.preprocessing = examples.class_names, examples.preprocessing
 
     @property
@@ -359,6 +362,8 @@ class Joined(ConcatDataset, Examples):
     Raises:
         ValueError: no parts, or class names that differ.
     """
+
+    datasets: list[Examples]  # type: ignore[assignment]
 
     def __init__(self, parts: Sequence[Examples]) -> None:
         if len({tuple(part.class_names) for part in parts}) != 1:

@@ -175,7 +175,7 @@ class _Groups(Dataset[Block]):
         return self._images.one_by_one(numbers, self._wanted[index], self._kind)
 
 
-def _as_it_is(block: Block) -> Block:
+def _as_it_is(block: Any) -> Any:
     return block
 
 
@@ -395,7 +395,7 @@ class ImageFiles(Images):
     ) -> None:
         super().__init__(batch, workers)
         self._paths = [Path(path) for path in paths]
-        self._innermost = os.path.commonpath([path.parent for path in self._paths] or ["."])
+        self._innermost = os.path.commonpath([path.parent for path in self._paths] or [Path()])
         self._folder = self._innermost if folder is None else folder
         self._preprocessing = preprocessing
 

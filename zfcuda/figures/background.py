@@ -15,18 +15,17 @@ from zfcuda.figures.style import (
     PALETTE,
     Array,
     class_name,
-    display_images,
     display_signal,
     draws,
     fit,
     fit_name,
+    input_pictures,
     new_figure,
     number,
     scale_of,
     score_name,
     score_source,
     show_image,
-    stretched_inputs,
     styled,
     to_array,
 )
@@ -57,11 +56,7 @@ def background_effect(
     colours; without, the network's three channels stand for red, green and blue, images stretched
     to 0..1 (of other than three channels, grey).
     """
-    if images is None:
-        display = preprocessing.to_display if preprocessing else stretched_inputs
-        shown = display(result.images)
-    else:
-        shown = display_images(images)
+    shown = input_pictures(result.images, preprocessing, images)
     own = result.projections if projections is None else projections
     scale = (
         preprocessing.signal_to_display if preprocessing and projections is None else display_signal
@@ -130,7 +125,7 @@ def _draw_classes(
     name = fit(class_name(class_names, result.target, len(p)), room - 9, 1)
     name = score_name(result.outputs, name)
     letter = "value" if result.outputs == "value" else "P"
-    source = score_source(result.outputs).replace(" ", "\n", 1)
+    source = score_source(result.outputs, "\n")
     text = f"{name} {p[result.target]:.2f}{source}"
     if column:
         change = round(p[result.target] - probabilities[0][result.target], 2)

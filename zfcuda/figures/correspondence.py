@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from zfcuda.figures.style import (
@@ -15,6 +12,7 @@ from zfcuda.figures.style import (
     MUTED,
     PALETTE,
     Array,
+    add_box,
     display_images,
     draws,
     fit,
@@ -74,23 +72,12 @@ def correspondence(
                 ax = place(_NAME + column * _THUMB, y, _THUMB - 0.03, _THUMB - 0.03)
                 show_image(ax, picture)
                 scale = scale_of(picture, *result.image_size)
-                ax.add_patch(_cover(scaled(to_array(result.boxes[part])[0, column], scale)))
+                box = scaled(to_array(result.boxes[part])[0, column], scale)
+                add_box(ax, box, facecolor="#808080", edgecolor="white", linewidth=0.6)
     for column, layer in enumerate(result.layers):
         x = left + column * (_PLOT + _NUMBERS + _GAP)
         _draw_layer(place(x, top, _PLOT, rows * _ROW), result, layer)
     return figure
-
-
-def _cover(box: Sequence[float]) -> Rectangle:
-    y0, x0, y1, x1 = box
-    return Rectangle(
-        (x0 - 0.5, y0 - 0.5),
-        x1 - x0,
-        y1 - y0,
-        facecolor="#808080",
-        edgecolor="white",
-        linewidth=0.6,
-    )
 
 
 def _draw_layer(ax: Axes, result: CorrespondenceResult, layer: str) -> None:

@@ -17,8 +17,8 @@ from zfcuda.figures.style import (
     display_signal,
     draws,
     fit_name,
+    input_pictures,
     new_figure,
-    stretched_inputs,
     styled,
     to_array,
 )
@@ -54,9 +54,8 @@ def diagram(
 
 def _pictures(result: Diagram, preprocessing: Preprocessing | None) -> tuple[Array, Array]:
     image, projection = result.image[None], result.projection[None]
-    if preprocessing is None:
-        return stretched_inputs(image)[0], display_signal(projection)[0]
-    return preprocessing.to_display(image)[0], preprocessing.signal_to_display(projection)[0]
+    signal = preprocessing.signal_to_display if preprocessing else display_signal
+    return input_pictures(image, preprocessing)[0], signal(projection)[0]
 
 
 # -------------------------------------------------------------------------------- the switches

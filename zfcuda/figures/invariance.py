@@ -31,6 +31,7 @@ from zfcuda.figures.style import (
     show_image,
     styled,
     to_array,
+    y_grid,
 )
 from zfcuda.results.invariance import InvarianceResult
 
@@ -85,9 +86,8 @@ def invariance_curve(
     name = score_name(
         result.outputs, fit(class_name(class_names, target, result.logits.shape[-1]), 22, 1)
     )
-    curve.set_ylabel(name + score_source(result.outputs).replace(" ", "\n", 1))
-    curve.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    curve.set_axisbelow(True)
+    curve.set_ylabel(name + score_source(result.outputs, "\n"))
+    y_grid(curve)
 
     if several:
         known = pick_labels(labels, first=target)

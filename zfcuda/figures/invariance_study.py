@@ -24,13 +24,14 @@ from zfcuda.figures.style import (
     fit,
     fit_name,
     fold_name,
+    input_pictures,
     new_figure,
     number,
     score_source,
     show_image,
-    stretched_inputs,
     styled,
     to_array,
+    y_grid,
 )
 from zfcuda.results.invariance import InvarianceResult, InvarianceStudy, InvarianceSummary
 
@@ -39,14 +40,14 @@ if TYPE_CHECKING:
 
 
 _COLUMN = 1.5  # inches
-_WIDTH = 7.0  # inches: the text of a page; more layers than three take more
+WIDTH = 7.0  # inches: the text of a page; a summary of more layers than three takes more
 _SUMMARY_PANEL = 1.4  # inches, height of a row
-# Of each family: what the row and its x axis are called.
-_SUMMARY_AXES = {
-    "vertical translation": ("vertical\ntranslation", "pixels down"),
-    "horizontal translation": ("horizontal\ntranslation", "pixels right"),
-    "scale": ("scale", "factor"),
-    "rotation": ("rotation,\ncounter-clockwise", "degrees"),
+# Of each family: what the row and its x axis are called, and the unit behind an example's value.
+_AXES = {
+    "vertical translation": ("vertical\ntranslation", "pixels down", " px"),
+    "horizontal translation": ("horizontal\ntranslation", "pixels right", " px"),
+    "scale": ("scale", "factor", "×"),
+    "rotation": ("rotation,\ncounter-clockwise", "degrees", "°"),
 }
 _DISTANCE, _PROBABILITY, _LABEL = PALETTE[0], PALETTE[2], PALETTE[5]
 
@@ -68,11 +69,11 @@ def invariance_summary(
     """
     families = list(result.values)
     columns = len(result.layers) + 1
-    width = max(_WIDTH, 0.6 + _COLUMN * columns)
+    width = max(WIDTH, 0.6 + _COLUMN * columns)
     figure = new_figure(width, 0.8 + 0.3 * bool(title) + _SUMMARY_PANEL * len(families), title)
     axes = figure.subplots(len(families), columns, squeeze=False, sharey="col")
     for row, family in enumerate(families):
-        name, label = _SUMMARY_AXES.get(family, (family, ""))
+        name = _AXES.get(family, (family,))[0]
         x = to_array(result.values[family])
         for column, layer in enumerate(result.layers):
             ax = axes[row, column]
@@ -85,13 +86,7 @@ def invariance_summary(
                 ax.set_title(f"distance at\n{where}", fontsize=8)
         _draw_answers(axes[row, -1], result, family, x, first=row == 0)
         for ax in axes[row]:
-            ax.axvline(1 if family == "scale" else 0, color=MUTED, linewidth=0.5, linestyle=":")
-            ax.set_xlim(x.min(), x.max()) if x.size > 1 else None
-            ax.set_xlabel(label, labelpad=1)
-            turns = family == "rotation" and np.ptp(x) > 180
-            ax.xaxis.set_major_locator(MultipleLocator(90) if turns else MaxNLocator(4))
-            ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
-            ax.set_axisbelow(True)
+            _name_values(ax, family, x, turns=family == "rotation" and np.ptp(x) > 180)
         axes[row, 0].set_ylabel(f"{name}\n", fontweight="bold")
     for column in range(columns - 1):
         low = [_lowest(result.distances[f][column], result.distance_spread[f][column])
@@ -102,6 +97,17 @@ def invariance_summary(
         # Below: inside, it would lie on some network's curves.
         figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return figure
+
+
+def _name_values(ax: Axes, family: str, x: Array, turns: bool, **line: float) -> None:
+    """The x axis of a family's values, with a mark at the untransformed image's."""
+    unchanged = 1 if family == "scale" else 0
+    ax.axvline(unchanged, color=MUTED, linewidth=0.5, linestyle=":", **line)
+    if x.size > 1:
+        ax.set_xlim(x.min(), x.max())
+    ax.set_xlabel(_AXES.get(family, ("", ""))[1], labelpad=1)
+    ax.xaxis.set_major_locator(MultipleLocator(90) if turns else MaxNLocator(4))
+    y_grid(ax, 0.5)
 
 
 def _lowest(mean: Tensor, spread: Tensor) -> float:
@@ -139,22 +145,14 @@ def _draw_answers(ax: Axes, result: InvarianceSummary, family: str, x: Array, fi
     ax.plot(x[order], stays, color=_LABEL, linewidth=1.0, linestyle="--", label="label stays")
     ax.set_yticks([0, 0.5, 1])
     if first:
-        title = "probability of the class" + score_source(result.outputs).replace(" ", "\n", 1)
+        title = "probability of the class" + score_source(result.outputs, "\n")
         ax.set_title(title, fontsize=8)
 
 
-WIDTH = 7.0  # inches: the text of a page
 _IN_A_ROW = 7  # images along the top; as many as there are colours
 _STRIP, _PANEL = 1.32, 1.28  # inches, heights of a row
 _NUMBERED = 9  # lines; the numbers of more would not fit
 _LINE = 0.11  # height of a number, as a share of a panel's
-# Of each family: what the row and its x axis are called, and the unit behind an example's value.
-_AXES = {
-    "vertical translation": ("vertical\ntranslation", "pixels down", " px"),
-    "horizontal translation": ("horizontal\ntranslation", "pixels right", " px"),
-    "scale": ("scale", "factor", "×"),
-    "rotation": ("rotation,\ncounter-\nclockwise", "degrees", "°"),
-}
 
 
 @draws(InvarianceStudy)
@@ -174,8 +172,7 @@ def invariance_study(
     without it the network's three channels, stretched to 0..1, stand for red, green and blue (of
     other than three channels, grey).
     """
-    display = preprocessing.to_display if preprocessing else stretched_inputs
-    shown = display(result.images)
+    shown = input_pictures(result.images, preprocessing)
     families = list(result.experiments)
     heights = [_STRIP * -(-len(shown) // _IN_A_ROW), _PANEL * len(families) + 0.25]
     figure = new_figure(WIDTH, 0.1 + 0.3 * bool(title) + sum(heights), title)
@@ -187,7 +184,7 @@ def invariance_study(
     curves: list[Axes] = []
     shared: list[Axes | None] = [None] * (1 + len(result.layers))
     for row, family in enumerate(families):
-        examples = display(result.examples[family])
+        examples = input_pictures(result.examples[family], preprocessing)
         _draw_examples(cells[row, 0], result, family, examples, first=row == 0)
         for column, reference in enumerate(shared):
             ax = figure.add_subplot(cells[row, 1 + column], sharey=reference)
@@ -238,7 +235,7 @@ def _draw_examples(
     ax = spec.get_gridspec().figure.add_subplot(spec)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
-    ax.set_ylabel(name, fontweight="bold")
+    ax.set_ylabel(name.replace("counter-", "counter-\n"), fontweight="bold")
     if first:
         ax.set_title("image 1,\ntransformed", fontsize=8)
     for index, (image, value) in enumerate(
@@ -271,14 +268,13 @@ def _draw_curves(ax: Axes, result: InvarianceStudy, family: str, column: int, fi
         title = f"distance at\n{fit_name(layer, room)}"
     else:
         curves = to_array(experiment.target_probability)
-        source = score_source(experiment.outputs).replace(" ", "\n", 1)
+        source = score_source(experiment.outputs, "\n")
         title = "probability\nof the class" + source
         title = "value" if experiment.outputs == "value" else title
     order = np.argsort(x, kind="stable")
     for index, curve in enumerate(curves):
         ax.plot(x[order], curve[order], linewidth=1.1, gid=str(index + 1), **_style(index))
-    ax.axvline(1 if family == "scale" else 0, color=MUTED, linewidth=0.5, linestyle=":", zorder=0)
-    ax.set_xlim(x.min(), x.max()) if x.size > 1 else None
+    _name_values(ax, family, x, turns=family == "rotation", zorder=0)
     if column < len(result.layers):
         ax.set_ylim(bottom=0, auto=True)  # the rows below may need more
         ax.yaxis.set_major_locator(MaxNLocator(4))
@@ -287,10 +283,6 @@ def _draw_curves(ax: Axes, result: InvarianceStudy, family: str, column: int, fi
         ax.set_yticks([0, 0.5, 1])
     if column == 0:
         ax.set_ylabel("share of norm", labelpad=2)
-    ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
-    ax.set_axisbelow(True)
-    ax.xaxis.set_major_locator(MultipleLocator(90) if family == "rotation" else MaxNLocator(4))
-    ax.set_xlabel(_AXES[family][1], labelpad=1)
     if first:
         ax.set_title(title, fontsize=8)
 

@@ -9,11 +9,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
 from zfcuda.figures.style import (
     NO_DATA,
     Array,
+    add_box,
     below,
     class_name,
     colour_bar,
@@ -99,7 +100,7 @@ def occlusion_row(
         )
     limits = _limits(heat, base)
     heading = "value" if result.outputs == "value" else "P(class)"
-    heading += source.replace(" ", "\n", 1)
+    heading += score_source(result.outputs, "\n")
     mesh = _draw_map(next(axes), heat, edges, result, shown, heading, "viridis", limits)
     label = f"{fit(name, 30, 1)}{_span(heat)}\n▾ without occluder: {number(base)}"
     colour_bar(mesh.axes, mesh, label, base)
@@ -183,18 +184,9 @@ def _edges(centres: Array, lone: float) -> Array:
 def _draw_occluder(ax: Axes, result: OcclusionResult, scale: tuple[float, float]) -> None:
     """The occluder of the grid's middle position, filled grey and outlined, to scale."""
     rows, cols = result.grid
-    y0, x0, y1, x1 = scaled(to_array(result.boxes)[(rows // 2) * cols + cols // 2], scale)
+    box = scaled(to_array(result.boxes)[(rows // 2) * cols + cols // 2], scale)
     for face, edge, width in (("#808080", "white", 2.2), ("none", "black", 0.9)):
-        ax.add_patch(
-            Rectangle(
-                (x0 - 0.5, y0 - 0.5),
-                x1 - x0,
-                y1 - y0,
-                facecolor=face,
-                edgecolor=edge,
-                linewidth=width,
-            )
-        )
+        add_box(ax, box, facecolor=face, edgecolor=edge, linewidth=width)
 
 
 def _draw_map(

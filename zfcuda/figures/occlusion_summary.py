@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
@@ -21,18 +20,19 @@ from zfcuda.figures.style import (
     NO_DATA,
     PALETTE,
     Array,
+    add_box,
     class_name,
-    display_images,
     draws,
     fit,
     fit_ends,
+    input_pictures,
     new_figure,
     number,
+    panel_title,
     scale_of,
     scaled,
     score_source,
     show_image,
-    stretched_inputs,
     styled,
     to_array,
 )
@@ -76,19 +76,12 @@ def occlusion_summary(
     left, right = rows[0].subgridspec(1, 2, width_ratios=[1.15, 1])
     _draw_classes(figure.add_subplot(left), result, class_names)
     _draw_images(figure.add_subplot(right), result)
-    if images is None:
-        shown = (preprocessing.to_display if preprocessing else stretched_inputs)(result.images)
-    else:
-        shown = display_images(images)
+    shown = input_pictures(result.images, preprocessing, images)
     for row, (name, colour, members) in enumerate(kinds, 1):
         _draw_extremes(
             rows[row], result, shown, class_names, members, f"{'bcd'[row]}  {name}", colour
         )
     return figure
-
-
-def _heading(ax: Axes, text: str) -> None:
-    ax.set_title(text, loc="left", fontsize=8.5, fontweight="bold")
 
 
 def _outputs_of(result: OcclusionSummary) -> int | None:
@@ -123,11 +116,11 @@ def _draw_classes(ax: Axes, result: OcclusionSummary, class_names: Sequence[str]
     ax.axvline(0, color=MUTED, linewidth=0.6)
     score, *source = _score(result).split("\n")
     ax.set_xlabel("\n".join([f"mean drop of {score}, ± spread over images", *source]))
-    _heading(ax, "a  sensitivity of the classes (images)")
+    panel_title(ax, "a  sensitivity of the classes (images)")
 
 
 def _score(result: OcclusionSummary) -> str:
-    source = score_source(result.outputs).replace(" ", "\n", 1)
+    source = score_source(result.outputs, "\n")
     return "value" if result.outputs == "value" else "P(class)" + source
 
 
@@ -148,7 +141,7 @@ def _draw_images(ax: Axes, result: OcclusionSummary) -> None:
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set_xlabel("localisation: 1 − (Σw)² / (P Σw²),\nw = max(0, drop)")
     ax.set_ylabel(f"largest drop of {_score(result)}")
-    _heading(ax, f"b  {x.size:,} image{'s' * (x.size != 1)}")
+    panel_title(ax, f"b  {x.size:,} image{'s' * (x.size != 1)}")
 
 
 def _draw_extremes(
@@ -166,7 +159,7 @@ def _draw_extremes(
     head, panels = spec.subgridspec(2, 1, height_ratios=[0.05, 1])
     heading = figure.add_subplot(head)
     heading.axis("off")
-    _heading(heading, f"{title}, maps of {_score(result)}".replace("\n", " "))
+    panel_title(heading, f"{title}, maps of {_score(result)}".replace("\n", " "))
     cells = panels.subgridspec(2, _COLUMNS)
     edges = cell_edges(to_array(result.boxes), result.grid)
     for column, member in enumerate(members):
@@ -204,14 +197,8 @@ def _beside(ax: Axes, size: tuple[int, int]) -> Axes:
 
 def _mark(ax: Axes, box: tuple[float, float, float, float]) -> None:
     """The occluder that takes away most."""
-    y0, x0, y1, x1 = box
     for edge, width in (("white", 2.0), ("black", 0.8)):
-        ax.add_patch(
-            Rectangle(
-                (x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, facecolor="none", edgecolor=edge,
-                linewidth=width,
-            )
-        )  # fmt: skip
+        add_box(ax, box, facecolor="none", edgecolor=edge, linewidth=width)
 
 
 def _draw_map(

@@ -9,7 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zfcuda.figures.style import INK, MUTED, PALETTE, draws, fold_name, new_figure, styled, to_array
+from zfcuda.figures.style import (
+    INK,
+    MUTED,
+    PALETTE,
+    draws,
+    fold_name,
+    new_figure,
+    styled,
+    to_array,
+    y_grid,
+)
 from zfcuda.results.probe import ProbeResult
 
 
@@ -38,8 +48,7 @@ def probe(result: ProbeResult, title: str | None = None) -> Figure:
     ax.set_ylim(-0.03, 1.03)  # the marks of 0 and 100 % are whole
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    ax.set_axisbelow(True)
+    y_grid(ax)
     pictures = [f"{n:,}".replace(",", "\N{THIN SPACE}") for n in result.pictures]
     ax.set_ylabel(f"accuracy of {len(result.class_names)} classes")
     ax.set_xlabel(f"pictures: {pictures[0]} training, {pictures[1]} validation, {pictures[2]} test")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.figures.style import (
     Array,
+    add_box,
     class_name,
     cut_out,
     display_images,
@@ -32,8 +32,6 @@ from zfcuda.results.projections import Patches, Projections
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from zfcuda.data.preprocessing import Preprocessing
 
 
 CELL = 1.85  # inches
@@ -99,19 +97,9 @@ def outline(
     """A thin square in pixels, readable on any picture (of that :func:`scale_of`); whole where it
     lies at the picture's edge, which would cut off half of its lines."""
     top, left, side = square
-    y0, x0, y1, x1 = scaled((top, left, top + side, left + side), scale)
+    box = scaled((top, left, top + side, left + side), scale)
     for edge, width in (("white", 1.6), (colour, 0.9)):
-        ax.add_patch(
-            Rectangle(
-                (x0 - 0.5, y0 - 0.5),
-                x1 - x0,
-                y1 - y0,
-                fill=False,
-                edgecolor=edge,
-                linewidth=width,
-                clip_on=False,
-            )
-        )
+        add_box(ax, box, fill=False, edgecolor=edge, linewidth=width, clip_on=False)
 
 
 def draw_grid(

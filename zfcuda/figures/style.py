@@ -25,7 +25,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation, Transform
 
@@ -34,44 +34,7 @@ from zfcuda.storage.files import class_name, printable
 if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
 
-
-__all__ = [
-    "DPI",
-    "INK",
-    "LINE_STYLES",
-    "MUTED",
-    "NO_DATA",
-    "PALETTE",
-    "Array",
-    "below",
-    "class_name",
-    "colour_bar",
-    "cut_out",
-    "defined_labels",
-    "display_images",
-    "display_signal",
-    "draw",
-    "draws",
-    "fit",
-    "fit_ends",
-    "fit_name",
-    "fold_name",
-    "label_colours",
-    "label_legend",
-    "new_figure",
-    "number",
-    "pick_labels",
-    "scale_of",
-    "scaled",
-    "score_axis",
-    "score_name",
-    "score_source",
-    "show_image",
-    "show_with_pyplot",
-    "stretched_inputs",
-    "styled",
-    "to_array",
-]
+    from zfcuda.data.preprocessing import Preprocessing
 
 
 # Backends that draw into files: nothing is ever shown.
@@ -223,6 +186,14 @@ def stretched_inputs(x: Any) -> Array:
     return display_images(np.moveaxis(inputs, 1, -1))
 
 
+def input_pictures(inputs: Any, preprocessing: Preprocessing | None, images: Any = None) -> Array:
+    """Network inputs as pictures: the display arrays `images`, if there are any, or as the
+    network's preprocessing shows them, or stretched."""
+    if images is not None:
+        return display_images(images)
+    return (preprocessing.to_display if preprocessing else stretched_inputs)(inputs)
+
+
 def display_signal(x: Any) -> Array:
     """``[N,H,W,3]`` in 0..1 of a signed signal, zero at mid grey.
 
@@ -300,6 +271,23 @@ def show_image(ax: Axes, image: Array, title: str = "", caption: str = "") -> No
         ax.set_title(title)
     if caption:
         ax.set_xlabel(caption, labelpad=4, fontsize=7.5)
+
+
+def add_box(ax: Axes, box: Sequence[float], **style: Any) -> None:
+    """A box (y0, x0, y1, x1) in pixels of the image in `ax`, half open."""
+    y0, x0, y1, x1 = box
+    ax.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, **style))
+
+
+def panel_title(ax: Axes, text: str) -> None:
+    """Bold, at the panel's left: "a  what it shows"."""
+    ax.set_title(text, loc="left", fontsize=8.5, fontweight="bold")
+
+
+def y_grid(ax: Axes, linewidth: float = 0.6) -> None:
+    """Pale lines behind what is drawn."""
+    ax.grid(axis="y", color="#e6e6e6", linewidth=linewidth)
+    ax.set_axisbelow(True)
 
 
 def below(ax: Axes) -> Transform:
@@ -446,10 +434,10 @@ def score_name(outputs: str, name: str) -> str:
     return f"value of {name}" if outputs == "value" else f"P({name})"
 
 
-def score_source(outputs: str) -> str:
+def score_source(outputs: str, before: str = " ") -> str:
     """Where probabilities come from, if not from a softmax of logits: " (sigmoid)"."""
     usual = outputs in ("logits", "value")
-    return "" if usual else f" ({_SOURCES[outputs]})"
+    return "" if usual else f"{before}({_SOURCES[outputs]})"
 
 
 def score_axis(outputs: str) -> str:

@@ -17,6 +17,7 @@ from zfcuda.figures.style import (
     number,
     styled,
     to_array,
+    y_grid,
 )
 from zfcuda.results.training import TrainingResult
 
@@ -61,8 +62,7 @@ def _curves(
     ax.set_xlim(1 - margin, epoch[-1] + margin)
     ax.set_ylim(bottom=-0.03 * ax.get_ylim()[1])  # and those at 0
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    ax.set_axisbelow(True)
+    y_grid(ax)
     labelled = -np.inf
     for last in np.flatnonzero(np.diff(rate)):
         ax.axvline(epoch[last] + 0.5, color=MUTED, linewidth=0.8, linestyle=":", zorder=0)

@@ -19,13 +19,13 @@ from zfcuda.figures.style import (
     PALETTE,
     Array,
     class_name,
-    display_images,
     draws,
     fit,
+    input_pictures,
     new_figure,
+    panel_title,
     score_source,
     show_image,
-    stretched_inputs,
     styled,
     to_array,
 )
@@ -65,16 +65,9 @@ def uncertainty(
     _draw_reliability(right, result)
     left, right = rows[1].subgridspec(1, 2, width_ratios=[1.75, 1])
     _draw_confusion(figure.add_subplot(left), counts, hits, names)
-    if images is None:
-        shown = (preprocessing.to_display if preprocessing else stretched_inputs)(result.images)
-    else:
-        shown = display_images(images)
+    shown = input_pictures(result.images, preprocessing, images)
     _draw_least_certain(right, result, shown[:_IMAGES], class_names, lower)
     return figure
-
-
-def _heading(ax: Axes, text: str) -> None:
-    ax.set_title(text, loc="left", fontsize=8.5, fontweight="bold")
 
 
 def _draw_entropy(ax: Axes, result: UncertaintyResult) -> None:
@@ -105,7 +98,7 @@ def _draw_entropy(ax: Axes, result: UncertaintyResult) -> None:
     ax.legend(loc="upper right", handlelength=1.8, borderaxespad=0.1)
     bottom, top = ax.get_ylim()
     ax.set_ylim(top=bottom * (top / bottom) ** 1.35)  # room for the legend: a quarter of the axis
-    _heading(ax, "a  entropy of right and wrong answers")
+    panel_title(ax, "a  entropy of right and wrong answers")
 
 
 def _draw_reliability(spec: SubplotSpec, result: UncertaintyResult) -> None:
@@ -136,7 +129,7 @@ def _draw_reliability(spec: SubplotSpec, result: UncertaintyResult) -> None:
     )
     counts.set(xlabel=f"confidence{score_source(result.outputs)}\n{note}", ylabel="images")
     counts.locator_params(axis="y", nbins=2)
-    _heading(curve, f"b  reliability ({result.bins} bins)")
+    panel_title(curve, f"b  reliability ({result.bins} bins)")
 
 
 def _pair(spec: SubplotSpec) -> tuple[Axes, Axes]:
@@ -174,7 +167,7 @@ def _draw_confusion(ax: Axes, counts: Array, hits: Array, names: Sequence[str]) 
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="predicted class", ylabel="true class, share right")
-    _heading(ax, "c  confusion matrix (shade: share of the row)")
+    panel_title(ax, "c  confusion matrix (shade: share of the row)")
 
 
 def _joined(confusion: Array, class_names: Sequence[str] | None) -> tuple[Array, Array, list[str]]:
@@ -207,7 +200,7 @@ def _draw_least_certain(
     panel of so many inches' height."""
     panel = spec.get_gridspec().figure.add_subplot(spec)
     panel.axis("off")
-    _heading(panel, "d  least certain images")
+    panel_title(panel, "d  least certain images")
     probabilities, labels = to_array(result.probabilities), to_array(result.labels)
     height = min(1 / max(len(shown), 1), 0.75 / inches)
     for row, image in enumerate(shown):

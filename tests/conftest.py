@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +21,26 @@ from torch import Tensor, nn
 from zoo import ZOO
 
 matplotlib.use("Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
 
 # No deadline: on a busy machine the first example pays for compilation and caches.
 hypothesis.settings.register_profile("zfcuda", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("zfcuda")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Plain `pytest` runs all tests with a process a core (`-n 0`: with this one only), where
+    pytest-xdist is installed; tests that are named run as they always do."""
+    everything = config.args_source is not pytest.Config.ArgsSource.ARGS
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    options = config.option
+    if everything and not worker and getattr(options, "numprocesses", 0) is None:
+        if not (options.collectonly or options.usepdb):
+            options.numprocesses = min(8, len(os.sched_getaffinity(0)))
+            options.dist = "worksteal"
 
 
 @pytest.fixture(autouse=True)

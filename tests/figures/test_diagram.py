@@ -106,7 +106,7 @@ def test_diagrams_of_any_shape(make, kind, preprocessing):
         {"image": torch.randn(1, 32, 48), "projection": torch.randn(1, 32, 48)},
         {"image": torch.randn(5, 48, 32), "projection": torch.randn(5, 48, 32)},
     ],
-    ids=str,
+    ids=["no switch", "a long name", "no activation", "tiny", "grey", "five channels"],
 )
 def test_awkward_diagrams(make, changes):
     assert_tidy(figures.diagram(make(**changes)))

@@ -37,10 +37,10 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     everything = config.args_source is not pytest.Config.ArgsSource.ARGS
     worker = "PYTEST_XDIST_WORKER" in os.environ
     options = config.option
-    if everything and not worker and getattr(options, "numprocesses", 0) is None:
-        if not (options.collectonly or options.usepdb):
-            options.numprocesses = min(8, len(os.sched_getaffinity(0)))
-            options.dist = "worksteal"
+    chosen = getattr(options, "numprocesses", 0) is not None  # 0: there is no pytest-xdist
+    if everything and not (worker or chosen or options.collectonly or options.usepdb):
+        options.numprocesses = min(8, len(os.sched_getaffinity(0)))
+        options.dist = "worksteal"
 
 
 @pytest.fixture(autouse=True)

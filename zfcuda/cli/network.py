@@ -20,7 +20,7 @@ from zfcuda.cli import info
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.inference.checks import evaluating
 from zfcuda.inference.passes import outputs_by_call
-from zfcuda.models import imagenet
+from zfcuda.models.from_files import imagenet_names
 from zfcuda.models.specs import outputs_in
 from zfcuda.results.base import Outputs
 from zfcuda.storage.files import class_name
@@ -64,7 +64,7 @@ class Network:
     @property
     def own_names(self) -> tuple[str, ...] | None:
         """The class names, unless they are ImageNet's, which everybody has."""
-        return None if self.class_names == imagenet.class_names() else self.class_names
+        return None if self.class_names == imagenet_names() else self.class_names
 
     @cached_property
     def weights_digest(self) -> str:

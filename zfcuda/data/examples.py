@@ -16,20 +16,6 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from zfcuda.data.preprocessing import Preprocessing
 
-__all__ = [
-    "Examples",
-    "FromDataset",
-    "Joined",
-    "Part",
-    "Pictures",
-    "Relabelled",
-    "Split",
-    "by_share",
-    "crop",
-    "drawn",
-    "flip",
-]
-
 
 class Examples(Dataset, ABC):
     """N labelled pictures as network input; also a `torch.utils.data.Dataset` of (x, label).

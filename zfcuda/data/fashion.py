@@ -21,19 +21,6 @@ from zfcuda.data.examples import Examples, Part, Pictures, Split, by_share, chec
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.data.reading import find_idx, read_idx
 
-__all__ = [
-    "CLASS_NAMES",
-    "FOLDER",
-    "ColouredFashion",
-    "Garments",
-    "are_samples",
-    "fashion_mnist",
-    "garments",
-    "garments_split",
-    "read_pair",
-]
-
-
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package
 PACKAGE = "dataset-fashion-mnist"
 ADDRESS = "https://github.com/zalandoresearch/fashion-mnist (data/fashion)"

@@ -17,8 +17,6 @@ from zfcuda.data.fashion import are_samples, fashion_mnist, garments_split
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.data.reading import idx_folder, left_out, list_images, read_image, tell_left_out
 
-__all__ = ["image_folder", "split"]
-
 _MARGIN = 8 / 7  # pictures are kept larger than the input by the paper's 256 to 224, for crops
 _SHARE = 10  # one picture in so many is for validation, and for test
 _PARTS = {"training": ("train", "training"), "validation": ("val", "validation"), "test": ("test",)}

@@ -37,19 +37,6 @@ from zfcuda.data.reading import read_image
 from zfcuda.inference.checks import plain
 from zfcuda.storage.identity import tensor_digest
 
-__all__ = [
-    "Batches",
-    "Block",
-    "ImageData",
-    "ImageFiles",
-    "Images",
-    "Source",
-    "in_blocks",
-    "numbered",
-    "read_blocks",
-    "source_of",
-]
-
 # What decoders, and Datasets that call them, raise on bad bytes.
 UNREADABLE = (OSError, EOFError, SyntaxError, ValueError)
 _INSPECTED = 8  # images whose inputs are part of a data set's identity

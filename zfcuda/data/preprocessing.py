@@ -15,8 +15,6 @@ from torch import Tensor
 
 from zfcuda.data.reading import to_rgb
 
-__all__ = ["Preprocessing"]
-
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,

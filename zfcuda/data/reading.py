@@ -23,19 +23,6 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-__all__ = [
-    "FORMATS",
-    "IMAGE_SUFFIXES",
-    "find_idx",
-    "idx_folder",
-    "list_images",
-    "opened",
-    "read_alpha",
-    "read_idx",
-    "read_image",
-    "to_rgb",
-]
-
 
 def _readable(format: str) -> bool:
     """Whether the running Pillow was built with this format's library; the rest is always there."""

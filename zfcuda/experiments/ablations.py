@@ -27,8 +27,6 @@ from zfcuda.training.checkpoints import check_budget
 from zfcuda.training.loop import train
 from zfcuda.training.recipe import Recipe
 
-__all__ = ["TABLE_3", "AblationResult", "Variant", "ablation", "altered"]
-
 
 @dataclass(frozen=True)
 class Variant:

@@ -23,8 +23,6 @@ from zfcuda.inference.passes import (
 )
 from zfcuda.results.correspondence import CorrespondenceResult
 
-__all__ = ["CorrespondenceResult", "correspondence", "random_places"]
-
 
 def random_places(
     count: int,

@@ -43,19 +43,6 @@ from zfcuda.inference.checks import check_input, evaluating, to_result
 from zfcuda.inference.passes import Layer, find_layers
 from zfcuda.results.diagram import Diagram, Source, Step, SwitchExample
 
-__all__ = [
-    "Diagram",
-    "Naming",
-    "Source",
-    "Step",
-    "SwitchExample",
-    "diagram_of",
-    "module_name",
-    "naming",
-    "switch_example",
-]
-
-
 _MANNER = Manner()
 _SPOKEN = {
     "relu": "ReLU",

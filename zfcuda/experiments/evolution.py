@@ -20,9 +20,6 @@ from zfcuda.inference.passes import Layers, by_name, find_layers
 from zfcuda.models.weights import load_checked, read_state
 from zfcuda.results.maxima import EvolutionResult, TopActivations
 
-__all__ = ["Checkpoint", "EvolutionResult", "evolution"]
-
-
 Checkpoint = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
 
 

@@ -17,14 +17,6 @@ from zfcuda.inference.checks import check_input, evaluating, to_result
 from zfcuda.inference.passes import Layer, find_layers, layer_outputs
 from zfcuda.results.filters import FilterComparison, FilterResult
 
-__all__ = [
-    "FilterComparison",
-    "FilterResult",
-    "aliased_share",
-    "compare_filters",
-    "first_layer_filters",
-]
-
 
 def aliased_share(
     filters: Tensor, stride: Sequence[int], dilation: Sequence[int] = (1, 1)

@@ -41,15 +41,6 @@ from zfcuda.storage.identity import (
 from zfcuda.storage.ranks import Shard
 from zfcuda.storage.run_folder import read, require_there, run_folder
 
-__all__ = [
-    "Run",
-    "first_readable",
-    "identity_of",
-    "outputs_setting",
-    "targets_of",
-]
-
-
 FILE = "settings.json"
 
 

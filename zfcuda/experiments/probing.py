@@ -30,19 +30,6 @@ from zfcuda.inference.passes import (
 )
 from zfcuda.results.probe import PIXELS, ProbeResult
 
-__all__ = [
-    "PARTS",
-    "PIXELS",
-    "Array",
-    "Features",
-    "Fit",
-    "ProbeResult",
-    "fitted",
-    "layers_by_depth",
-    "linear_probe",
-    "require_sklearn",
-]
-
 
 def layers_by_depth(model: nn.Module, x: Tensor, most: int = 8) -> list[str]:
     """Layers to probe, by depth: of every block with weights the features that the next one takes.

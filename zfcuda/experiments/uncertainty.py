@@ -11,9 +11,7 @@ from zfcuda.data.examples import Examples
 from zfcuda.inference.checks import as_weights, check_input, evaluating, to_result
 from zfcuda.inference.passes import Passes, memory_limit, progress_bar
 from zfcuda.results.base import Outputs, check_outputs, entropy_of
-from zfcuda.results.uncertainty import Reliability, UncertaintyResult, class_probabilities
-
-__all__ = ["Reliability", "UncertaintyResult", "uncertainty_of"]
+from zfcuda.results.uncertainty import UncertaintyResult, class_probabilities
 
 
 class LeastCertain:

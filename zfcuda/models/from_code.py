@@ -15,8 +15,6 @@ from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.models.specs import Spec, did_you_mean, model_meant
 from zfcuda.models.weights import load_checked, read_state
 
-__all__ = ["class_names", "load", "preprocessing"]
-
 
 def load(spec: Spec) -> nn.Module:
     """What the function that `spec` names returns, with the weights in the spec's file if it has

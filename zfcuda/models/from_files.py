@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import resources
 from itertools import takewhile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from zfcuda.models import imagenet
 from zfcuda.models.weights import Metadata, load_checked, read_state
 from zfcuda.models.zeiler_fergus import zfnet_small
 
-__all__ = ["Build", "State", "class_names", "convolutions", "epochs", "load", "run_record"]
-
-
 _PACKAGE = Path(__file__).parents[1]
+IMAGENET_CLASSES = 1000
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """ImageNet's classes in label order, as torchvision calls them."""
+    names = resources.files("zfcuda.models").joinpath("imagenet_classes.txt")
+    return tuple(names.read_text(encoding="utf-8").splitlines())
 
 
 def run_record(package: Path = _PACKAGE) -> Path:
@@ -76,17 +80,17 @@ def class_names(file: Path, builder_of: Callable[[State], Build]) -> tuple[str, 
     if said := Metadata.read(file).class_names:
         return said
     state = read_state(file)
-    known = _num_classes(builder_of(state), state) == imagenet.CLASSES
-    return imagenet.class_names() if known else None
+    known = _num_classes(builder_of(state), state) == IMAGENET_CLASSES
+    return imagenet_names() if known else None
 
 
 def _num_classes(build: Build, state: State) -> int:
     """The outputs of the last layer in `state`, if nothing else about that layer differs."""
     try:
         with torch.device("meta"):  # names and shapes only
-            model = build(num_classes=imagenet.CLASSES)
+            model = build(num_classes=IMAGENET_CLASSES)
     except RuntimeError:  # a few of torchvision's models (RegNet) compute while they are built
-        model = build(num_classes=imagenet.CLASSES)
+        model = build(num_classes=IMAGENET_CLASSES)
     expected = model.state_dict()
     layer = list(expected)[-1].rpartition(".")[0]
     last = {name: tensor for name, tensor in expected.items() if name.rpartition(".")[0] == layer}
@@ -95,5 +99,5 @@ def _num_classes(build: Build, state: State) -> int:
     lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in found.values()}
     fits = all(found[name].shape[1:] == last[name].shape[1:] for name in found)
     if len(found) < len(last) or len(lengths) != 1 or not fits:
-        return imagenet.CLASSES
+        return IMAGENET_CLASSES
     return max(*lengths, 1)

@@ -6,10 +6,8 @@ from __future__ import annotations
 from torch import nn
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.models import imagenet
+from zfcuda.models.from_files import IMAGENET_CLASSES, imagenet_names
 from zfcuda.models.specs import Spec
-
-__all__ = ["class_names", "load", "preprocessing"]
 
 
 def load(spec: Spec) -> nn.Module:
@@ -36,4 +34,4 @@ def preprocessing(spec: Spec) -> Preprocessing:
 def class_names(spec: Spec, model: nn.Module | None) -> tuple[str, ...] | None:
     """ImageNet's where the last layer of `model` has as many outputs: the files do not say them."""
     *_, last = (None, *(model.state_dict().values() if model else ()))
-    return imagenet.class_names() if last is not None and len(last) == imagenet.CLASSES else None
+    return imagenet_names() if last is not None and len(last) == IMAGENET_CLASSES else None

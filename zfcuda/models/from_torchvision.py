@@ -14,8 +14,6 @@ from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.models import from_files
 from zfcuda.models.specs import Spec, did_you_mean
 
-__all__ = ["class_names", "load", "preprocessing"]
-
 
 def load(spec: Spec) -> nn.Module:
     """torchvision's model with the weights that `spec` means: in a file, or downloaded once.

@@ -21,8 +21,6 @@ from zfcuda.models.specs import Spec, parse
 from zfcuda.storage.files import visible
 from zfcuda.storage.identity import seeded
 
-__all__ = ["class_names", "load", "preprocessing"]
-
 _SEED = 0  # of random weights
 
 _KINDS = {"own": own, "torchvision": from_torchvision, "code": from_code, "onnx": from_onnx}

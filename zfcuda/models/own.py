@@ -11,14 +11,12 @@ import torch
 from torch import nn
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.models import from_files, imagenet
+from zfcuda.models import from_files
 from zfcuda.models.from_files import Build, State
 from zfcuda.models.specs import MODELS, Spec
 from zfcuda.models.squeezenet import squeezenet1_1
 from zfcuda.models.weights import Metadata, imagenet_squeezenet, load_checked, read_state
 from zfcuda.models.zeiler_fergus import zfnet, zfnet_small
-
-__all__ = ["class_names", "is_untrained", "load", "preprocessing"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def class_names(spec: Spec, model: nn.Module | None) -> tuple[str, ...] | None:
     """
     if (file := _file(spec)) is not None:
         return from_files.class_names(file, partial(_builder, spec))
-    return imagenet.class_names() if _has_imagenets(spec) else None
+    return from_files.imagenet_names() if _has_imagenets(spec) else None
 
 
 def is_untrained(spec: Spec) -> bool:

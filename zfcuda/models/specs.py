@@ -39,8 +39,6 @@ from typing import Any, Literal
 from zfcuda.models.weights import SUFFIXES
 from zfcuda.results.base import OUTPUTS, Outputs
 
-__all__ = ["MODELS", "Spec", "did_you_mean", "model_meant", "outputs_in", "parse", "with_weights"]
-
 MODELS = ("squeezenet1_1", "zfnet_small", "zfnet")  # those that a spec names without a prefix
 _TORCHVISION = "torchvision"
 _ONNX = ".onnx"

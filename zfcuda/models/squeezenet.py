@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 import zfcuda.nn
 
-__all__ = ["SqueezeNet", "squeezenet1_1"]
-
 
 class Fire(nn.Module):
     """Squeeze with 1x1 filters, expand with 1x1 and 3x3 filters, concatenate."""

@@ -28,9 +28,6 @@ from torch import Tensor, nn
 
 from zfcuda.data.preprocessing import Preprocessing
 
-__all__ = ["SUFFIXES", "Metadata", "imagenet_squeezenet", "load_checked", "read_state"]
-
-
 _KEY = "zfcuda"
 _LARGEST = 4096  # pixels a side: a file of kilobytes must not ask for gigabytes of input
 

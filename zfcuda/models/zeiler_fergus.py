@@ -11,8 +11,6 @@ from torch import nn
 
 import zfcuda.nn
 
-__all__ = ["zfnet", "zfnet_small"]
-
 Ops = Literal["zfcuda", "torch"]
 
 # AlexNet's constants (the paper gives none) in the convention of torch, Caffe and cuda-convnet,

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from zfcuda.results.base import Result
 
-__all__ = ["Diagram", "Source", "Step", "SwitchExample"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Source:

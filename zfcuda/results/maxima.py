@@ -9,8 +9,6 @@ from torch import Tensor
 
 from zfcuda.results.base import Result
 
-__all__ = ["TopActivations"]
-
 
 @dataclass(frozen=True, eq=False)
 class TopActivations(Result):

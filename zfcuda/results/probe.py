@@ -11,8 +11,6 @@ from torch import Tensor
 from zfcuda.results.base import Result, wilson, with_interval
 from zfcuda.storage.files import text_table
 
-__all__ = ["PIXELS", "ProbeResult"]
-
 PIXELS = "input pixels"  # a row of the result that is no layer: no module's name has a space
 
 

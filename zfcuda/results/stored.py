@@ -26,8 +26,6 @@ from torch import Tensor
 from zfcuda.results.maxima import TopActivations
 from zfcuda.storage.files import digest, inside, read_json, write_csv, write_json
 
-__all__ = ["COLUMNS", "FORMAT", "KIND", "Layer", "StoredActivations", "file_of", "write_index"]
-
 KIND, FORMAT = "strongest activations", 1
 COLUMNS = (
     *("layer", "map", "rank", "image", "name", "row", "column", "value"),

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from zfcuda.results.base import Result, wilson
 
-__all__ = ["TrainingResult"]
-
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult(Result):

@@ -13,17 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "architecture_digest",
-    "precision",
-    "same_versions",
-    "seeded",
-    "tensor_digest",
-    "versions",
-    "weights_digest",
-]
-
-
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # as the default repr has it: another in every process
 
 

@@ -24,9 +24,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Shard", "current_shard", "from_environment"]
-
-
 _Item = TypeVar("_Item")
 
 # A rank that is done waits for the slowest one, for hours if need be: that is no failure. One that

@@ -30,8 +30,6 @@ from zfcuda.storage.files import (
 from zfcuda.storage.identity import same_versions, tensor_digest
 from zfcuda.storage.ranks import Shard
 
-__all__ = ["claimed", "other_run", "read", "require_there", "run_folder", "write"]
-
 # --- what it is a run of -------------------------------------------------------------------------
 
 

@@ -27,8 +27,6 @@ from zfcuda.storage.files import digest, read_json, visible, write_json, write_t
 from zfcuda.storage.run_folder import other_run, run_folder
 from zfcuda.training.recipe import Epoch, Recipe
 
-__all__ = ["Checkpoints", "check_budget", "draws_by_class", "training_run"]
-
 
 class Checkpoints:
     """The checkpoints in a folder.

@@ -28,8 +28,6 @@ from zfcuda.storage.run_folder import require_there
 from zfcuda.training.checkpoints import Checkpoints, training_run
 from zfcuda.training.recipe import Epoch, FilterRadius, Recipe, next_rate
 
-__all__ = ["evaluate", "train"]
-
 _ORDER, _STEP, _DROPOUT = range(3)  # what randomness is for
 _EVALUATED = 250  # pictures a batch, without gradients
 _SHOWN = 10  # steps between updates of the progress bar's numbers

@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from zfcuda.data.preprocessing import Preprocessing
 
-__all__ = ["Epoch", "FilterRadius", "Recipe", "next_rate"]
-
-
 _PAPERS_RANGE = 128.0  # the paper's inputs are "roughly in the [-128, 128] range"
 
 

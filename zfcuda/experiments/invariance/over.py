@@ -31,16 +31,6 @@ from zfcuda.results.invariance import InvarianceStudy, InvarianceSummary
 from zfcuda.storage.files import write_csv
 from zfcuda.storage.ranks import current_shard
 
-__all__ = [
-    "InvarianceRun",
-    "Moments",
-    "invariance_over",
-    "invariance_run",
-    "merged",
-    "of_one",
-    "write_tables",
-]
-
 
 @dataclass(eq=False)
 class Moments:

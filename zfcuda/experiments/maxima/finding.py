@@ -18,8 +18,6 @@ from zfcuda.inference.checks import device_of, is_int, to_result
 from zfcuda.inference.passes import Layers, by_name, find_layers, memory_limit
 from zfcuda.results.maxima import TopActivations
 
-__all__ = ["check_k", "top_activations", "warn_beyond"]
-
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
 def top_activations(

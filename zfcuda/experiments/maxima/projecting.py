@@ -25,8 +25,6 @@ from zfcuda.inference.passes import progress_bar
 from zfcuda.storage.files import tensor_file
 from zfcuda.storage.ranks import Shard
 
-__all__ = ["UnitPatches", "difference", "field_windows", "project_layer", "project_units"]
-
 
 @dataclass(frozen=True, eq=False)
 class UnitPatches:

@@ -48,8 +48,6 @@ from zfcuda.storage.identity import (
 from zfcuda.storage.ranks import Shard, current_shard
 from zfcuda.storage.run_folder import require_there, run_folder
 
-__all__ = ["Progress", "record_activations"]
-
 
 @dataclass(frozen=True)
 class Progress:

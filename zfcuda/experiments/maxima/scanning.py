@@ -23,8 +23,6 @@ from zfcuda.inference.passes import (
     spans,
 )
 
-__all__ = ["Seen", "Spotter", "check_maps", "scan"]
-
 
 @dataclass(frozen=True, eq=False)
 class Seen:

@@ -19,8 +19,6 @@ from zfcuda.inference.checks import is_int
 from zfcuda.storage.files import write_tensors
 from zfcuda.storage.identity import tensor_digest
 
-__all__ = ["Maps", "State", "Top", "chosen", "units_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Top:

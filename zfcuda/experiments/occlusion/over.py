@@ -40,17 +40,6 @@ from zfcuda.results.occlusion import IMAGE_NUMBERS, LayerSums, OcclusionResult, 
 from zfcuda.storage.files import write_csv
 from zfcuda.storage.ranks import current_shard
 
-__all__ = [
-    "OcclusionRun",
-    "Sensitivity",
-    "localisation",
-    "occlusion_over",
-    "occlusion_run",
-    "sensitivity_of",
-    "summarised",
-    "write_tables",
-]
-
 
 @dataclass(frozen=True)
 class Sensitivity:

@@ -10,20 +10,6 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "BATCH",
-    "Call",
-    "Layer",
-    "Made",
-    "Maker",
-    "Operand",
-    "Operator",
-    "Pads",
-    "Table",
-    "needed",
-]
-
-
 # The number of images while a network is made: no other length in it is this prime, or a multiple.
 BATCH = 999_983
 

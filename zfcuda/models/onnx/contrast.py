@@ -16,8 +16,6 @@ from torch import nn
 from zfcuda.models.onnx.call import Made, Operand, needed
 from zfcuda.models.onnx.layers import Elementwise, Function
 
-__all__ = ["with_contrast_normalisation"]
-
 _LARGEST = 2**24  # numbers of one image that are tried out
 _BETWEEN = ("Pad", "Reshape", "Squeeze", "Unsqueeze")
 

@@ -29,20 +29,6 @@ from zfcuda.models.onnx.reading import DTYPES, OnnxFile, tensor
 from zfcuda.models.onnx.shaping import SHAPING
 from zfcuda.models.onnx.windows import CONVOLUTION, POOLING
 
-__all__ = [
-    "OPERATORS",
-    "assemble",
-    "converted",
-    "layer_names",
-    "needed_nodes",
-    "pads_explicitly",
-    "require_known",
-    "taken",
-    "version_of",
-    "without_softmax",
-]
-
-
 OPERATORS = CONVOLUTION | POOLING | NORMALISATION | LINEAR | ACTIVATIONS | ARITHMETIC | SHAPING
 
 

@@ -19,9 +19,6 @@ from zfcuda.models.onnx.layers import (
 )
 from zfcuda.models.onnx.reading import DTYPES
 
-__all__ = ["ACTIVATIONS", "ARITHMETIC", "LINEAR", "NORMALISATION", "of_operands"]
-
-
 ARITHMETIC = Table()
 
 

@@ -12,21 +12,6 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = [
-    "AveragePool",
-    "Concat",
-    "Conv2d",
-    "Elementwise",
-    "FlatSoftmax",
-    "Function",
-    "HardSigmoid",
-    "OnnxNetwork",
-    "Reshape",
-    "Slice",
-    "Step",
-    "with_parameters",
-]
-
 
 class Conv2d(nn.Conv2d):
     """Convolution with another zero padding above (left) than below (right).

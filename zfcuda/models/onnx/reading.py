@@ -18,8 +18,6 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-__all__ = ["DTYPES", "OnnxFile", "read", "tensor"]
-
 _LARGEST = 2**31 - 1  # bytes; no protobuf holds more
 _OLDEST = 7  # opset; before, a sum named the axis to broadcast along
 

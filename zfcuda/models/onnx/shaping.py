@@ -19,9 +19,6 @@ from zfcuda.models.onnx.layers import Concat, Function, Reshape, Slice
 from zfcuda.models.onnx.reading import Beside, tensor
 from zfcuda.models.onnx.windows import LARGEST
 
-__all__ = ["MAKERS", "SHAPING"]
-
-
 SHAPING = Table()
 
 

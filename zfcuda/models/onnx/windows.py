@@ -11,9 +11,6 @@ from torch import nn
 from zfcuda.models.onnx.call import Call, Layer, Pads, Table
 from zfcuda.models.onnx.layers import AveragePool, Conv2d, with_parameters
 
-__all__ = ["CONVOLUTION", "LARGEST", "POOLING", "Window", "window_of"]
-
-
 Pair = tuple[int, int]
 
 LARGEST = 2**20  # of kernels, strides, dilations and paddings

@@ -85,7 +85,7 @@ class Patches(Result):
         [C,H,W])."""
         one = isinstance(indices, Integral)
         order = torch.arange(len(self))
-        some: Any = [indices] if one else indices
+        some: Any = [int(indices)] if one else indices  # a uint8 would be a mask
         chosen = order if indices is None else order[some]
         # calloc'ed: what no patch touches costs no page
         shape = (len(chosen), *self.images.shape[1:])

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from zfcuda.data.images import Block, Images, in_blocks, numbered, read_blocks
+from zfcuda.data.batches import Block, in_blocks, read_blocks
+from zfcuda.data.images import Images, numbered
 from zfcuda.experiments import over
 
 

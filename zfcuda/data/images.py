@@ -11,162 +11,33 @@ import hashlib
 import operator
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from mmap import PAGESIZE
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-)
+from torch.utils.data import Dataset, IterableDataset
 
+from zfcuda.data.batches import (
+    Batches,
+    Block,
+    Kind,
+    batch_in,
+    in_blocks,
+    loader_of,
+    read_blocks,
+    tensor_in,
+)
 from zfcuda.data.examples import Examples
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.data.reading import read_image
-from zfcuda.inference.checks import plain
 from zfcuda.storage.identity import tensor_digest
 
 # What decoders, and Datasets that call them, raise on bad bytes.
 UNREADABLE = (OSError, EOFError, SyntaxError, ValueError)
 _INSPECTED = 8  # images whose inputs are part of a data set's identity
-
-
-# --- blocks ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Some images of a data set.
-
-    Attributes:
-        numbers: of the images.
-        images: [n,C,H,W], zeros in place of those that could not be read; None if none could.
-        problems: what is wrong with these, a sentence each, by number.
-    """
-
-    numbers: Sequence[int]
-    images: Tensor | None
-    problems: Mapping[int, str] = field(default_factory=dict)
-
-    def left_out(self) -> Tensor:
-        """bool [n], the images that could not be read."""
-        return torch.tensor([number in self.problems for number in self.numbers])
-
-    def read_again(self) -> Tensor:
-        """The images [n,C,H,W], all of which could be read before.
-
-        Raises:
-            RuntimeError: one cannot be read any more.
-        """
-        if self.images is None or self.problems:
-            wrong = next(iter(self.problems.values()))
-            raise RuntimeError(
-                f"an image cannot be read a second time: {wrong}; start again when it can be"
-            )
-        return self.images
-
-    def pin_memory(self) -> Self:
-        """For a DataLoader that hands blocks to a GPU; images that are there already stay."""
-        if self.images is None or self.images.device.type != "cpu":
-            return self
-        return replace(self, images=self.images.pin_memory())
-
-
-def in_blocks(total: int, size: int) -> list[range]:
-    """The numbers 0 to ``total`` - 1 in stretches of ``size``, the last one shorter."""
-    return [range(first, min(first + size, total)) for first in range(0, total, size)]
-
-
-def read_blocks(
-    images: Images,
-    groups: Sequence[Sequence[int]],
-    workers: int = 0,
-    like: Tensor | None = None,
-    wanted: Sequence[Sequence[int]] | None = None,
-) -> Iterator[Block]:
-    """The images of each group of numbers, in this order.
-
-    Workers read ahead, two blocks each, so that what is held does not grow with the number of
-    groups.
-
-    Args:
-        workers: processes that read; 0 reads in this one.
-        like: [1,C,H,W], what all images are like; they go to its device next.
-        wanted: of each group the numbers that matter: its images are then read one by one, and
-            those that matter first, for where none of these can be read nobody wants the others.
-
-    Raises:
-        ValueError: images of several sizes or types.
-    """
-    workers = min(workers, len(groups))
-    pinned = like is not None and like.device.type == "cuda"
-    loader = DataLoader(
-        _Groups(images, groups, wanted, None if like is None else (like.shape[1:], like.dtype)),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),  # a number is drawn, else from torch's own state
-        pin_memory=pinned,
-    )
-    return _received(iter(loader)) if workers and not pinned else iter(loader)
-
-
-def _received(blocks: Iterator[Block]) -> Iterator[Block]:
-    """Blocks from workers, each received by a thread while the one before is computed on: a new
-    block is new shared memory, which costs a CPU's network some percent of its time. (For a GPU the
-    DataLoader has such a thread.)"""
-
-    def receive() -> Block | None:
-        block = next(blocks, None)
-        if block is not None and block.images is not None:
-            # One byte of each page: it is mapped here.
-            data = torch.empty(0, dtype=torch.uint8).set_(block.images.untyped_storage())
-            data[::PAGESIZE].any()
-        return block
-
-    with ThreadPoolExecutor(1) as receiver:
-        coming = receiver.submit(receive)
-        while (block := coming.result()) is not None:
-            coming = receiver.submit(receive)
-            yield block
-
-
-class _Groups(Dataset[Block]):
-    def __init__(
-        self,
-        images: Images,
-        groups: Sequence[Sequence[int]],
-        wanted: Sequence[Sequence[int]] | None,
-        kind: Kind | None,
-    ) -> None:
-        self._images, self._groups, self._wanted, self._kind = images, groups, wanted, kind
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def __getitem__(self, index: int) -> Block:
-        numbers = self._groups[index]
-        if self._wanted is None:
-            return self._images.block(numbers, self._kind)
-        return self._images.one_by_one(numbers, self._wanted[index], self._kind)
-
-
-def _as_it_is(block: Any) -> Any:
-    return block
-
-
-# --- images by number -----------------------------------------------------------------------------
 
 
 class Images(ABC):
@@ -349,9 +220,6 @@ class Images(ABC):
             yield number, self.tried(number)
 
 
-Kind = tuple[torch.Size, torch.dtype]
-
-
 def _digest(*parts: object) -> str:
     """sha256 of texts, and of tensors with their dtype and shape."""
     digest = hashlib.sha256()
@@ -461,7 +329,7 @@ class _Items(Images):
             item = self._items[number]
         except UNREADABLE as error:
             raise ValueError(f"image {number} cannot be read: {error}") from error
-        return _tensor_in(item, 3, f"an image must be a tensor [C,H,W], image {number} is")
+        return tensor_in(item, 3, f"an image must be a tensor [C,H,W], image {number} is")
 
 
 def _labels_of(items: Any) -> Tensor:
@@ -476,25 +344,11 @@ def _labels_of(items: Any) -> Tensor:
     return found.long() if whole and found.shape == unknown.shape else unknown
 
 
-def _tensor_in(item: Any, dims: int, expected: str) -> Tensor:
-    """A tensor, or the first one of the pair or list that begins with it."""
-    while isinstance(item, list | tuple) and item:
-        item = item[0]
-    if not isinstance(item, Tensor) or item.dim() != dims:
-        got = f"shape {list(item.shape)}" if isinstance(item, Tensor) else type(item).__name__
-        raise TypeError(f"{expected} {got}")
-    return plain(item)
-
-
-def _batch_in(item: Any) -> Tensor:
-    return _tensor_in(item, 4, "images must come in batches [n,C,H,W], got")
-
-
 class _Held(_Items):
     """A tensor [N,C,H,W], which no worker needs to read."""
 
     def __init__(self, images: Tensor, batch: int = 64) -> None:
-        super().__init__(_batch_in(images), batch)
+        super().__init__(batch_in(images), batch)
 
     def batches(self) -> Iterator[Tensor]:
         return iter(self._items.split(self.batch))
@@ -532,86 +386,13 @@ class _Indexed(_Items):
 
     def __init__(self, dataset: Dataset[Any], batch: int = 64, workers: int = 0) -> None:
         super().__init__(dataset, batch, workers)
-        self._pass = Batches(_loading(dataset, batch, workers))
+        self._pass = Batches(loader_of(dataset, batch, workers))
 
     def batches(self) -> Iterator[Tensor]:
         return self._pass.batches()
 
     def pick(self, numbers: Sequence[int]) -> Iterator[Tensor]:
         return self._pass.pick(numbers)
-
-
-# --- images in their order only -------------------------------------------------------------------
-
-
-class Batches:
-    """Anything that gives the same batches [n,C,H,W] each time.
-
-    Attributes:
-        total: how many images there are, where that is known before the end: of a DataLoader that
-            goes through a Dataset in order, from which images can be picked directly.
-
-    Raises:
-        ValueError: a DataLoader that shuffles.
-    """
-
-    def __init__(self, batches: Iterable[Any]) -> None:
-        self._given = batches
-        self.total: int | None = None
-        if isinstance(batches, DataLoader) and _in_order(batches):
-            self.total = len(batches.dataset)  # type: ignore[arg-type]
-        self._direct = self.total is not None
-
-    def batches(self) -> Iterator[Tensor]:
-        """All images, [n,C,H,W] at a time."""
-        seen = 0
-        for batch in map(_batch_in, self._given):
-            yield batch
-            seen += len(batch)
-        # A collate function may leave images out (broken files): then numbers are not indices.
-        self._direct &= seen == self.total
-
-    def pick(self, numbers: Sequence[int]) -> Iterator[Tensor]:
-        """The images with these numbers (ascending), in this order, [n,C,H,W] at a time."""
-        if self._direct:
-            loader: Any = self._given
-            yield from map(
-                _batch_in,
-                DataLoader(
-                    Subset(loader.dataset, numbers),
-                    loader.batch_size,
-                    num_workers=loader.num_workers,
-                    collate_fn=loader.collate_fn,
-                    generator=loader.generator,
-                ),
-            )
-            return
-        wanted, start = torch.tensor(numbers), 0
-        for batch in map(_batch_in, self._given):
-            stop = start + len(batch)
-            here = wanted[(wanted >= start) & (wanted < stop)] - start
-            if len(here):
-                yield batch[here.to(batch.device)]
-            start = stop
-            if not len(wanted) or stop > wanted[-1]:
-                return
-
-
-def _in_order(loader: DataLoader[Any]) -> bool:
-    """Whether a loader's numbers are its Dataset's."""
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    if isinstance(sampler, RandomSampler):
-        raise ValueError(
-            "the DataLoader shuffles, so that no image can be found again; make it with "
-            "shuffle=False"
-        )
-    # A batch sampler of the user's own may choose anything; without one the Dataset batches.
-    return isinstance(sampler, SequentialSampler) and type(loader.batch_sampler) is BatchSampler
-
-
-def _loading(dataset: Dataset[Any], batch: int, workers: int) -> DataLoader[Any]:
-    """A DataLoader that draws its number from a stream of its own, not from torch's own state."""
-    return DataLoader(dataset, batch, num_workers=workers, generator=torch.Generator())
 
 
 # --- what a user gives ----------------------------------------------------------------------------
@@ -643,7 +424,7 @@ def source_of(images: ImageData | Source, batch: int = 64, workers: int = 0) -> 
     if isinstance(images, Examples):
         return _Labelled(images, batch, workers)
     if isinstance(images, IterableDataset):
-        return Batches(_loading(images, batch, workers))
+        return Batches(loader_of(images, batch, workers))
     if isinstance(images, Dataset):
         return _Indexed(images, batch, workers)
     if isinstance(images, Iterator):

@@ -21,12 +21,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from zfcuda.data.images import Block, Images, read_blocks
+from zfcuda.data.batches import Block, read_blocks
+from zfcuda.data.images import Images
 from zfcuda.inference.checks import device_of, is_int, per_image, threads
 from zfcuda.results.base import Outputs, Result
 from zfcuda.storage import terminal
@@ -95,13 +96,14 @@ def first_readable(images: Images) -> Tensor:
     raise ValueError(f"none of the {len(images):,} images can be read; the last: {x}")
 
 
+_Found = TypeVar("_Found", bound=Result)  # of an image
 _Summary = TypeVar("_Summary", bound=Result)
 
 _A_FOLDER = 1000  # images: more files in one are a nuisance to every tool
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(Generic[_Found]):
     """One experiment on the images of a data set.
 
     Attributes:
@@ -115,7 +117,7 @@ class Run:
 
     folder: Path
     images: Images
-    kind: type[Result]
+    kind: type[_Found]
     settings: Mapping[str, Any]
     about: Mapping[str, Any]
     shard: Shard
@@ -156,7 +158,7 @@ class Run:
         missing = {*self.missing()}
         return [number for number in range(len(self.images)) if number not in missing]
 
-    def results(self, missing: Sequence[int]) -> Iterator[tuple[int, Result]]:
+    def results(self, missing: Sequence[int]) -> Iterator[tuple[int, _Found]]:
         """The results of all images but these, by number.
 
         Raises:
@@ -167,7 +169,7 @@ class Run:
             if number not in left_out:
                 yield number, self.result(number)
 
-    def result(self, number: int) -> Result:
+    def result(self, number: int) -> _Found:
         """An image's result.
 
         Raises:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from zfcuda.cones.boxes import descend_boxes
 from zfcuda.cones.descent import Projected
-from zfcuda.data.images import Block, Images, Source, read_blocks
+from zfcuda.data.batches import Block, read_blocks
+from zfcuda.data.images import Images, Source
 from zfcuda.experiments.deconvnet.projecting import project_listed
 from zfcuda.experiments.maxima.scanning import Spotter
 from zfcuda.experiments.maxima.top import Top, units_of
@@ -282,12 +283,7 @@ def _chunks(units: Tensor, windows: Tensor, example: Tensor) -> list[Tensor]:
 def _project(
     spotter: Spotter, layer: str, units: Tensor, windows: Tensor, block: Block, memory: int
 ) -> UnitPatches:
-    if block.images is None or block.problems:
-        wrong = next(iter(block.problems.values()))
-        raise RuntimeError(
-            f"an image cannot be read a second time: {wrong}; start again when it can be"
-        )
-    images = block.images.to(spotter.example.device)
+    images = block.read_again().to(spotter.example.device)
     units[:, 0] = torch.searchsorted(torch.tensor(block.numbers), units[:, 0].contiguous())
     found = project_listed(spotter.model, images, {layer: units}, memory)
     seen = UnitPatches.empty(windows, spotter.example)

@@ -21,7 +21,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from zfcuda.data.images import Block, ImageData, Images, in_blocks, read_blocks, source_of
+from zfcuda.data.batches import Block, in_blocks, read_blocks
+from zfcuda.data.images import ImageData, Images, source_of
 from zfcuda.experiments.maxima.finding import check_k, warn_beyond
 from zfcuda.experiments.maxima.projecting import project_layer
 from zfcuda.experiments.maxima.scanning import Spotter, check_maps

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.data.images import Block, Source
+from zfcuda.data.batches import Block
+from zfcuda.data.images import Source
 from zfcuda.experiments.maxima.top import Maps, Top, chosen
 from zfcuda.inference.checks import check_input, device_of, evaluating
 from zfcuda.inference.interception import fast_forward

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +102,19 @@ def _unknown(values: Tensor) -> Tensor:
 # --- of many ------------------------------------------------------------------------------------
 
 
-_AVERAGED = ("distances", "probabilities", "unchanged")
+# By field of the summary of many, of which field of each single one it is what moment.
+_AVERAGED = {
+    "distances": ("distances", "average"),
+    "distance_spread": ("distances", "spread"),
+    "probabilities": ("probabilities", "average"),
+    "probability_spread": ("probabilities", "spread"),
+    "unchanged": ("unchanged", "average"),
+}
 
 
 def merged(ones: Iterable[InvarianceSummary], skipped: Sequence[str]) -> InvarianceSummary:
     """The summaries of single images as one; one in memory at a time."""
-    moments: dict[str, dict[str, Moments]] = {quantity: {} for quantity in _AVERAGED}
+    moments: dict[str, dict[str, Moments]] = {quantity: {} for quantity, _ in _AVERAGED.values()}
     names: list[str] = []
     columns: dict[str, list[Tensor]] = {"numbers": [], "target": [], "base": []}
     undefined = 0
@@ -119,25 +128,17 @@ def merged(ones: Iterable[InvarianceSummary], skipped: Sequence[str]) -> Invaria
         for name, column in columns.items():
             column.append(getattr(one, name))
 
-    def means(quantity: str) -> dict[str, Tensor]:
-        return {family: own.average() for family, own in moments[quantity].items()}
-
-    def spreads(quantity: str) -> dict[str, Tensor]:
-        return {family: own.spread() for family, own in moments[quantity].items()}
-
-    return InvarianceSummary(
+    found: dict[str, dict[str, Tensor]] = {
+        name: {family: getattr(own, value)() for family, own in moments[quantity].items()}
+        for name, (quantity, value) in _AVERAGED.items()
+    }
+    return dataclasses.replace(
+        one,
         names=tuple(names),
         **{name: torch.cat(column) for name, column in columns.items()},
-        layers=one.layers,
-        values=one.values,
-        distances=means("distances"),
-        distance_spread=spreads("distances"),
-        probabilities=means("probabilities"),
-        probability_spread=spreads("probabilities"),
-        unchanged=means("unchanged"),
+        **found,
         undefined=undefined,
         skipped=tuple(skipped),
-        outputs=one.outputs,
     )
 
 
@@ -215,9 +216,9 @@ def invariance_over(
     Raises:
         TypeError, ValueError: as :func:`zfcuda.invariance_study` and :func:`zfcuda.occlusion_over`.
     """
-    with invariance_run(
-        model, images, folder, layers, target, transformations, fill, max_memory, about, outputs
-    ) as run:
+    study = {"layers": layers, "fill": fill, "max_memory": max_memory, "outputs": outputs}
+    study["transformations"] = transformations
+    with invariance_run(model, images, folder, target, about, **study) as run:
         run.carry_out(workers, progress)
         return run.summary()
 
@@ -228,20 +229,13 @@ class InvarianceRun:
 
     Attributes:
         run: the folder.
-        layers: whose features are compared.
-        transformations: values by family.
-        fill: what shows outside the image.
-        limit: bytes that a batch may take.
+        study: of some images, the arguments ``target`` and ``names`` left open.
         target: int64 [N]; None for what the model predicts.
         outputs: what the model's outputs are.
     """
 
-    run: Run
-    model: nn.Module
-    layers: list[str]
-    transformations: Mapping[str, Values]
-    fill: float | Tensor
-    limit: int
+    run: Run[InvarianceSummary]
+    study: Callable[..., InvarianceStudy]
     target: Tensor | None
     outputs: Outputs
 
@@ -250,17 +244,8 @@ class InvarianceRun:
         self.run.carry_out(_TOGETHER, self._answer, workers, progress)
 
     def _answer(self, x: Tensor, numbers: list[int]) -> list[InvarianceSummary]:
-        study = invariance_study(
-            self.model,
-            x.to(device_of(self.model)),
-            self.layers,
-            None if self.target is None else self.target[numbers],
-            [self.run.images.names[number] for number in numbers],
-            self.transformations,
-            self.fill,
-            self.limit,
-            outputs=self.outputs,
-        )
+        own = None if self.target is None else self.target[numbers]
+        study = self.study(x, target=own, names=[self.run.images.names[n] for n in numbers])
         return [of_one(study, index, number) for index, number in enumerate(numbers)]
 
     def summary(self, entry: Mapping[str, Any] | None = None) -> InvarianceSummary | None:
@@ -281,12 +266,12 @@ def invariance_run(
     model: nn.Module,
     images: Images | Tensor | Dataset[Any],
     folder: str | os.PathLike[str],
-    layers: Layers | None = None,
     target: int | Sequence[int] | Tensor | None = None,
+    about: Mapping[str, Any] | None = None,
+    layers: Layers | None = None,
     transformations: Mapping[str, Values] | None = None,
     fill: float | Sequence[float] | Tensor = 0.0,
     max_memory: int | None = None,
-    about: Mapping[str, Any] | None = None,
     outputs: Outputs | None = None,
 ) -> Iterator[InvarianceRun]:
     """Check, and begin the folder, or find that it holds another run. Within, the folder is this
@@ -299,18 +284,20 @@ def invariance_run(
     names = early_and_late(model, x) if layers is None else [*find_layers(model, layers)]
     families = families_of(transformations, x)
     shown = fill_setting(fill, x, with_image=False)
+    study = partial(invariance_study, model, layers=names, fill=shown, max_memory=limit)
     # One image with everything that can be wrong in it, before a folder is made.
-    study = invariance_study(
-        model, x, names, None, None, _few(families), shown, limit, outputs=outputs
-    )
-    first = next(iter(study.experiments.values()))
-    known = first.logits.shape[2]
-    targets, said = targets_of(target, len(images), known)
+    few = {family: values[:1] for family, values in families.items()}
+    tried = study(x, transformations=few, outputs=outputs)
+    first = next(iter(tried.experiments.values()))
+    targets, said = targets_of(target, len(images), first.logits.shape[2])
     settings = {
         "experiment": "invariance",
         **identity_of(model, images, example),
         "layers": names,
-        "transformations": {family: _listed(values) for family, values in families.items()},
+        "transformations": {
+            family: values.tolist() if isinstance(values, Tensor) else [*values]
+            for family, values in families.items()
+        },
         "fill": shown,
         "target": said,
         "max_memory": limit,
@@ -318,13 +305,6 @@ def invariance_run(
         **outputs_setting(first.outputs),
     }
     run = Run(Path(folder), images, InvarianceSummary, settings, about or {}, current_shard())
+    study = partial(study, transformations=families, outputs=first.outputs)
     with run.begun():
-        yield InvarianceRun(run, model, names, families, shown, limit, targets, first.outputs)
-
-
-def _listed(values: Values) -> Any:
-    return values.tolist() if isinstance(values, Tensor) else [*values]
-
-
-def _few(families: Mapping[str, Values]) -> dict[str, Values]:
-    return {family: values[:1] for family, values in families.items()}
+        yield InvarianceRun(run, lambda x, **of: study(x.to(device), **of), targets, first.outputs)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zfcuda.figures.style import INK, MUTED, PALETTE, draws, fit, new_figure, styled, to_array
+from zfcuda.figures.style import INK, MUTED, PALETTE, draws, fit, new_figure, to_array
 from zfcuda.results.ablation import AblationResult
 
 # Inches. Names and numbers must stand beside their rows of the panel, so that everything is placed.
@@ -17,7 +17,6 @@ _HEADS = "test error\n(95% interval)", "test error\n(± standard error)"  # of o
 
 
 @draws(AblationResult)
-@styled
 def ablation(result: AblationResult, title: str | None = None) -> Figure:
     """Table 3 as a table with marks: a row for each network, its size, and its errors.
 

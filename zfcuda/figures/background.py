@@ -26,7 +26,6 @@ from zfcuda.figures.style import (
     score_name,
     score_source,
     show_image,
-    styled,
     to_array,
 )
 from zfcuda.results.background import BackgroundResult
@@ -36,7 +35,6 @@ _OTHER = "#c9d9e6"  # bars of all classes but the target
 
 
 @draws(BackgroundResult)
-@styled
 def background_effect(
     result: BackgroundResult,
     images: Array | None = None,

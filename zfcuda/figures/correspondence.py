@@ -21,7 +21,6 @@ from zfcuda.figures.style import (
     scale_of,
     scaled,
     show_image,
-    styled,
     to_array,
 )
 from zfcuda.results.correspondence import CorrespondenceResult
@@ -33,7 +32,6 @@ _TITLE, _HEAD, _FOOT = 0.3, 0.36, 0.52
 
 
 @draws(CorrespondenceResult)
-@styled
 def correspondence(
     result: CorrespondenceResult,
     images: Array | None = None,

@@ -19,7 +19,6 @@ from zfcuda.figures.style import (
     fit_name,
     input_pictures,
     new_figure,
-    styled,
     to_array,
 )
 from zfcuda.results.diagram import Diagram, SwitchExample
@@ -29,7 +28,6 @@ _READABLE = 7  # cells a side, of which the numbers can be read
 
 
 @draws(Diagram)
-@styled
 def diagram(
     result: Diagram, preprocessing: Preprocessing | None = None, title: str | None = None
 ) -> Figure:

@@ -20,7 +20,6 @@ from zfcuda.figures.style import (
     fit,
     fit_name,
     new_figure,
-    styled,
     to_array,
 )
 from zfcuda.results.maxima import EvolutionResult
@@ -30,7 +29,6 @@ _LARGEST = 0.5  # inches of a cell
 
 
 @draws(EvolutionResult)
-@styled
 def feature_evolution(
     result: EvolutionResult,
     projections: Mapping[str, Array] | None = None,

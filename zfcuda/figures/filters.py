@@ -25,7 +25,6 @@ from zfcuda.figures.style import (
     new_figure,
     number,
     show_image,
-    styled,
     to_array,
 )
 from zfcuda.results.filters import FilterComparison, FilterResult
@@ -36,7 +35,6 @@ _LETTERS = 112  # of a caption across the page
 
 
 @draws(FilterResult)
-@styled
 def first_layer_filters(
     result: FilterResult, filters: Array | None = None, title: str | None = None
 ) -> Figure:
@@ -56,7 +54,6 @@ def first_layer_filters(
 
 
 @draws(FilterComparison)
-@styled
 def first_layers(
     result: FilterComparison,
     filters: Sequence[Array] | None = None,

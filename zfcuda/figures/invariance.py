@@ -29,7 +29,6 @@ from zfcuda.figures.style import (
     score_name,
     score_source,
     show_image,
-    styled,
     to_array,
     y_grid,
 )
@@ -43,7 +42,6 @@ _AXES = {
 
 
 @draws(InvarianceResult)
-@styled
 def invariance_curve(
     result: InvarianceResult,
     images: Array | None = None,

@@ -29,7 +29,6 @@ from zfcuda.figures.style import (
     number,
     score_source,
     show_image,
-    styled,
     to_array,
     y_grid,
 )
@@ -53,7 +52,6 @@ _DISTANCE, _PROBABILITY, _LABEL = PALETTE[0], PALETTE[2], PALETTE[5]
 
 
 @draws(InvarianceSummary)
-@styled
 def invariance_summary(
     result: InvarianceSummary,
     images: Array | None = None,
@@ -156,7 +154,6 @@ _LINE = 0.11  # height of a number, as a share of a panel's
 
 
 @draws(InvarianceStudy)
-@styled
 def invariance_study(
     result: InvarianceStudy,
     preprocessing: Preprocessing | None = None,

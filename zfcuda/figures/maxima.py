@@ -24,7 +24,6 @@ from zfcuda.figures.style import (
     new_figure,
     number,
     show_image,
-    styled,
     to_array,
 )
 from zfcuda.results.maxima import TopActivations
@@ -134,7 +133,6 @@ def heading(part: Any, layer: str, index: int, text: str) -> None:
 
 
 @draws(TopActivations)
-@styled
 def top_activations(
     result: TopActivations,
     projections: Mapping[str, Array] | None = None,

@@ -34,7 +34,6 @@ from zfcuda.figures.style import (
     score_name,
     score_source,
     show_image,
-    styled,
     to_array,
 )
 from zfcuda.results.occlusion import OcclusionResult
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 
 
 @draws(OcclusionResult)
-@styled
 def occlusion_row(
     result: OcclusionResult,
     images: Array | None = None,

@@ -33,7 +33,6 @@ from zfcuda.figures.style import (
     scaled,
     score_source,
     show_image,
-    styled,
     to_array,
 )
 from zfcuda.results.occlusion import OcclusionSummary
@@ -49,7 +48,6 @@ _MOST, _LEAST = PALETTE[5], PALETTE[0]
 
 
 @draws(OcclusionSummary)
-@styled
 def occlusion_summary(
     result: OcclusionSummary,
     images: Array | None = None,

@@ -18,14 +18,12 @@ from zfcuda.figures.style import (
     new_figure,
     score_axis,
     show_image,
-    styled,
     to_array,
 )
 from zfcuda.results.predictions import Predictions
 
 
 @draws(Predictions)
-@styled
 def prediction(
     result: Predictions,
     images: Array | None = None,

@@ -16,7 +16,6 @@ from zfcuda.figures.style import (
     draws,
     fold_name,
     new_figure,
-    styled,
     to_array,
     y_grid,
 )
@@ -24,7 +23,6 @@ from zfcuda.results.probe import ProbeResult
 
 
 @draws(ProbeResult)
-@styled
 def probe(result: ProbeResult, title: str | None = None) -> Figure:
     """Accuracy against depth: test (with its 95 % interval), validation and training part.
 

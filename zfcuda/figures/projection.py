@@ -25,7 +25,6 @@ from zfcuda.figures.style import (
     scale_of,
     scaled,
     show_image,
-    styled,
     to_array,
 )
 from zfcuda.results.projections import Patches, Projections
@@ -141,7 +140,6 @@ def draw_grid(
 
 
 @draws(Projections)
-@styled
 def projection_grid(
     result: Projections,
     images: Array | None = None,
@@ -210,7 +208,6 @@ def displayed(patch: Tensor, preprocessing: Preprocessing) -> Array:
 
 
 @draws(Patches)
-@styled
 def projection_patches(
     result: Patches,
     images: Array | None = None,

@@ -1,7 +1,8 @@
 """What all figures share: typography, palettes, panels. Object-oriented matplotlib only.
 
 Only what shows figures touches pyplot, and nothing leaves a trace in ``matplotlib.rcParams``: a
-figure function is wrapped in `styled`, which applies the style for as long as the figure is built.
+figure function is registered by `draws`, which applies the style for as long as the figure is
+built.
 """
 
 from __future__ import annotations
@@ -349,7 +350,7 @@ _RC: dict[str, Any] = {
 }
 
 
-def styled(build: Callable[P, Figure]) -> Callable[P, Figure]:
+def _styled(build: Callable[P, Figure]) -> Callable[P, Figure]:
     """Run a figure function under the house style, and lay the figure out before returning it.
     Names may hold what no font has, as file names do; it is shown as a question mark.
 
@@ -403,7 +404,8 @@ def draw(result: object, **kwargs: Any) -> Figure:
 
 
 def draws(kind: type) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
-    """Register a figure function for a class of results, whose ``plot`` it then is.
+    """Have a figure function draw in the house style, and register it for a class of results, whose
+    ``plot`` it then is.
 
     Raises:
         ValueError: the class has one already.
@@ -412,8 +414,7 @@ def draws(kind: type) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
     def register(function: Callable[P, Figure]) -> Callable[P, Figure]:
         if kind in draw.registry:
             raise ValueError(f"{kind.__name__} is drawn by {draw.registry[kind].__name__} already")
-        draw.register(kind, function)
-        return function
+        return draw.register(kind, _styled(function))
 
     return register
 

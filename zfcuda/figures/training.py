@@ -15,7 +15,6 @@ from zfcuda.figures.style import (
     draws,
     new_figure,
     number,
-    styled,
     to_array,
     y_grid,
 )
@@ -23,7 +22,6 @@ from zfcuda.results.training import TrainingResult
 
 
 @draws(TrainingResult)
-@styled
 def training_curves(result: TrainingResult, title: str | None = None) -> Figure:
     """Cross-entropy and error of training and validation against the epoch.
 

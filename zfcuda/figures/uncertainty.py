@@ -26,7 +26,6 @@ from zfcuda.figures.style import (
     panel_title,
     score_source,
     show_image,
-    styled,
     to_array,
 )
 from zfcuda.results.uncertainty import UncertaintyResult
@@ -40,7 +39,6 @@ _UPPER = 2.5  # inches, height of the first row
 
 
 @draws(UncertaintyResult)
-@styled
 def uncertainty(
     result: UncertaintyResult,
     images: Array | None = None,

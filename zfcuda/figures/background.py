@@ -9,7 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.figures.projection import LAYER_COLOURS, is_of_vectors, magnify, outline, support
+from zfcuda.figures.projection import (
+    is_of_vectors,
+    layer_colour,
+    magnify,
+    name_row,
+    outline,
+    support,
+)
 from zfcuda.figures.style import (
     MUTED,
     PALETTE,
@@ -18,7 +25,6 @@ from zfcuda.figures.style import (
     display_signal,
     draws,
     fit,
-    fit_name,
     input_pictures,
     new_figure,
     number,
@@ -75,7 +81,7 @@ def background_effect(
     axes[0][0].set_ylabel("network input")
     axes[1][0].set_ylabel(f"top {k}")
     for row, (layer, signal) in enumerate(signals.items(), start=2):
-        colour = LAYER_COLOURS[(row - 2) % len(LAYER_COLOURS)]
+        colour = layer_colour(row - 2)
         for column, ax in enumerate(axes[row]):
             show_image(ax, signal[column], caption=_caption(result, layer, column))
             ax.xaxis.label.set_fontsize(6.8)
@@ -85,9 +91,7 @@ def background_effect(
                 outline(ax, square, colour)
                 scale = scale_of(shown[column], *signal[column].shape[:2])
                 outline(axes[0][column], square, colour, scale)
-        axes[row][0].set_ylabel(
-            fit_name(layer, int(14 * cell) + 4), color=colour, fontweight="bold"
-        )
+        name_row(axes[row][0], layer, int(14 * cell) + 4, row - 2)
     return figure
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zfcuda.figures.maxima import PAGE, SHARP, displayed, fired, given, mosaic
-from zfcuda.figures.projection import LAYER_COLOURS
+from zfcuda.figures.maxima import PAGE, SHARP, fired, given_or_own, mosaic, require_one_size
+from zfcuda.figures.projection import layer_colour
 from zfcuda.figures.style import (
     MUTED,
     NO_DATA,
@@ -62,19 +62,11 @@ def feature_evolution(
     for row, group in zip(rows, groups, strict=True):
         axes = row.subplots(1, columns, squeeze=False)[0]
         for ax, layer in zip(axes, group, strict=False):
-            if projections is None:
-                signals = displayed(result.projections[layer], display_signal)
-            else:
-                signals = given(projections[layer])
-            if patches is None:
-                seen = displayed(result.patches[layer][-1:], display_images)[-1]
-            else:
-                seen = given(patches[layer][-1])
-            if signals.shape[2:4] != seen.shape[1:3]:
-                raise ValueError(
-                    f"{layer}: projections of {signals.shape[2]}×{signals.shape[3]} pixels beside "
-                    f"patches of {seen.shape[1]}×{seen.shape[2]}: expected one size"
-                )
+            given = [None if some is None else some[layer] for some in (projections, patches)]
+            signals = given_or_own(given[0], result.projections[layer], display_signal)
+            last = None if given[1] is None else given[1][-1:]
+            seen = given_or_own(last, result.patches[layer][-1:], display_images)[-1]
+            require_one_size(layer, signals, seen)
             _draw_block(ax, result, layer, shown, signals[shown], seen)
         for ax in axes[len(group) :]:
             ax.axis("off")
@@ -127,11 +119,8 @@ def _draw_block(
     )
     ax.set_yticks(down + grid.height / 2, [str(channel) for channel in channels], fontsize=5.5)
     ax.tick_params(length=0, pad=1.5)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     layers = [name for name in result.layers if len(result.channels[name])]
-    colour = LAYER_COLOURS[layers.index(layer) % len(LAYER_COLOURS)]
-    ax.set_title(
-        fit_name(layer, 30), loc="left", color=colour, fontsize=8, fontweight="bold", pad=12
-    )
+    style = {"color": layer_colour(layers.index(layer)), "fontsize": 8, "fontweight": "bold"}
+    ax.set_title(fit_name(layer, 30), loc="left", pad=12, **style)
     ax.set_ylabel("map", fontsize=6, color=MUTED, labelpad=1)

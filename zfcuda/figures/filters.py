@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
-from zfcuda.figures.maxima import PAGE, SHARP, displayed, fired, given, mosaic
+from zfcuda.figures.maxima import PAGE, SHARP, fired, given_or_own, mosaic
 from zfcuda.figures.style import (
     INK,
     LINE_STYLES,
@@ -161,7 +161,8 @@ def _draw_projections(
     ax: Axes, top: Any, layer: str, projections: Mapping[str, Array] | None, letters: int
 ) -> None:
     own = top.projections[layer]
-    shown = displayed(own, display_signal) if projections is None else given(projections[layer])
+    given = None if projections is None else projections[layer]
+    shown = given_or_own(given, own, display_signal)
     maps = to_array(top.channels[layer])
     there = fired(*(to_array(one[layer])[maps, 0] for one in (top.images, top.values)))
     cells = [one[0] if ok else None for one, ok in zip(shown, there, strict=True)]

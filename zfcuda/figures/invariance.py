@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,6 +40,10 @@ _AXES = {
     "scaling": "scale factor",
     "translation": "translation (px)",
 }
+# Where a legend stands: right of its panel.
+_BESIDE: dict[str, Any] = {
+    "loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0, "alignment": "left"
+}  # fmt: skip
 
 
 @draws(InvarianceResult)
@@ -96,12 +101,9 @@ def invariance_curve(
         curve.legend(
             handles=label_legend(labels, known, class_names, 28),
             title="largest value" if result.outputs == "value" else "predicted label",
-            loc="upper left",
-            bbox_to_anchor=(1.02, 1.0),
-            borderaxespad=0,
-            alignment="left",
             handlelength=1,
             handleheight=1,
+            **_BESIDE,
         )
     for ax in rest:
         _draw_distances(ax, x, distances)
@@ -137,8 +139,7 @@ def _draw_thumbnails(
     """Each thumbnail above its value, or side by side where they would overlap, and captioned."""
     ax.set_yticks([])
     ax.tick_params(length=0, labelbottom=False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     ax.set_xlim(edges[0], edges[-1])
     width = (edges[-1] - edges[0]) / (len(thumbnails) + 1)
     places = np.asarray(values, dtype=float)
@@ -165,12 +166,4 @@ def _draw_distances(ax: Axes, x: Array, distances: dict[str, Array]) -> None:
     ax.set_ylim(-0.03, 1.05)
     ax.set_ylabel("feature distance\n(share of maximum)")
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    ax.legend(
-        title="layer",
-        loc="upper left",
-        bbox_to_anchor=(1.02, 1.0),
-        borderaxespad=0,
-        alignment="left",
-        labelcolor=INK,
-        edgecolor=MUTED,
-    )
+    ax.legend(title="layer", labelcolor=INK, edgecolor=MUTED, **_BESIDE)

@@ -220,8 +220,7 @@ def _draw_images(
         name = result.names[index]
         short = name if len(name) <= room - 4 else f"{name[: room - 5]}…"
         ax.set_title(f"{index + 1}  {short}", fontsize=7.5)
-        for spine in ax.spines.values():
-            spine.set(visible=True, linewidth=2.2, **_style(index))
+        ax.spines[:].set(visible=True, linewidth=2.2, **_style(index))
 
 
 def _draw_examples(

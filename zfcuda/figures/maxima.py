@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from zfcuda.figures.projection import LAYER_COLOURS
+from zfcuda.figures.projection import layer_colour
 from zfcuda.figures.style import (
     MUTED,
     NO_DATA,
@@ -54,17 +54,32 @@ def reduced(pictures: Any) -> Array:
     return whole.reshape(*leading, rows, factor, columns, factor).mean((-3, -1))
 
 
-def given(pictures: Any) -> Array:
-    """Display arrays in 0..1, whatever they were given as: uint8 as shares of 255."""
-    shown = to_array(pictures)
-    return shown / 255 if shown.dtype == np.uint8 else shown
-
-
 def displayed(pictures: Any, display: Callable[[Any], Array]) -> Array:
     """Raw pictures [M,k,C,h,w] as ``display`` shows them, reduced: [M,k,h,w,3]."""
     small = reduced(pictures)
     shown = display(small.reshape(-1, *small.shape[2:]))
     return shown.reshape(*small.shape[:2], *shown.shape[1:])
+
+
+def given_or_own(shown: Any, own: Any, display: Callable[[Any], Array]) -> Array:
+    """Display arrays [M,k,h,w,3] in 0..1 as they were given (uint8 as shares of 255); where there
+    are none, a result's own pictures as ``display`` shows them."""
+    if shown is None:
+        return displayed(own, display)
+    shown = to_array(shown)
+    return shown / 255 if shown.dtype == np.uint8 else shown
+
+
+def require_one_size(layer: str, signals: Array, seen: Array) -> None:
+    """Raises:
+    ValueError: projections [M,k,h,w,3] and patches [...,h,w,3] that do not fit beside each other.
+    """
+    sizes = [f"{one.shape[-3]}×{one.shape[-2]}" for one in (signals, seen)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{layer}: projections of {sizes[0]} pixels beside patches of {sizes[1]}: expected one "
+            "size"
+        )
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,24 @@ def mosaic(cells: Sequence[Array | None], columns: int, line: str = "white") -> 
     return canvas, grid
 
 
+def sheet(
+    signals: Array,
+    seen: Array,
+    there: Sequence[bool],
+    columns: int,
+    line: str = NO_DATA,
+    gap: int = 1,
+) -> Array:
+    """A map's projections [k,h,w,3] and, beside them, the patches of the images: cells that are
+    `there`, others grey, with at least so many pixels between the halves."""
+    halves = [
+        mosaic([c if ok else None for c, ok in zip(cells, there, strict=True)], columns, colour)[0]
+        for cells, colour in ((signals, "white"), (seen, line))  # images may be white themselves
+    ]
+    between = np.ones((len(halves[0]), max(gap, halves[0].shape[1] // 24), 3))
+    return np.concatenate([halves[0], between, halves[1]], 1)
+
+
 def fired(images: Array, values: Array) -> Array:
     """Which places of a ranking hold an activation: where a map never fires, images that it is zero
     for rank as its strongest. (Values below zero are those of maps without a ReLU.)"""
@@ -128,8 +161,8 @@ def fired(images: Array, values: Array) -> Array:
 
 def heading(part: Any, layer: str, index: int, text: str) -> None:
     """A layer's name in its colour, and what else is to be said, above a part of a figure."""
-    colour = LAYER_COLOURS[index % len(LAYER_COLOURS)]
-    part.suptitle(f"{fit_name(layer, 40)}   {text}", x=0.01, ha="left", fontsize=8.5, color=colour)
+    title = f"{fit_name(layer, 40)}   {text}"
+    part.suptitle(title, x=0.01, ha="left", fontsize=8.5, color=layer_colour(index))
 
 
 @draws(TopActivations)
@@ -170,20 +203,10 @@ def top_activations(
     for index, (layer, part) in enumerate(zip(layers, parts, strict=False)):
         height, width = sizes[index]
         heading(part, layer, index, f"windows of {height}×{width} px")
-        if projections is None:
-            signals = displayed(result.projections[layer], display_signal)
-        else:
-            signals = given(projections[layer])
-        seen = (
-            displayed(result.patches[layer], display_images)
-            if patches is None
-            else given(patches[layer])
-        )
-        if signals.shape[2:4] != seen.shape[2:4]:
-            raise ValueError(
-                f"{layer}: projections of {signals.shape[2]}×{signals.shape[3]} pixels beside "
-                f"patches of {seen.shape[2]}×{seen.shape[3]}: expected one size"
-            )
+        given = [None if some is None else some[layer] for some in (projections, patches)]
+        signals = given_or_own(given[0], result.projections[layer], display_signal)
+        seen = given_or_own(given[1], result.patches[layer], display_images)
+        require_one_size(layer, signals, seen)
         axes = part.subplots(rows[index], across[index], squeeze=False).flat
         for row, ax in enumerate(axes):
             if row < len(signals):
@@ -222,14 +245,8 @@ def _draw_block(
     channel = int(result.channels[layer][row])
     numbers = to_array(result.images[layer])[channel]
     there = fired(numbers, to_array(result.values[layer])[channel])
-    columns = _across(len(there))
-    halves = [
-        mosaic([c if ok else None for c, ok in zip(cells, there, strict=True)], columns, line)[0]
-        for cells, line in ((signals, "white"), (seen, NO_DATA))  # images may be white themselves
-    ]
-    gap = np.ones((len(halves[0]), max(1, halves[0].shape[1] // 24), 3))
     values = to_array(result.values[layer])[channel][there]
     nothing = "never fires" if (numbers >= 0).any() else "nothing"
     span = f"  ·  {number(values[0])} – {number(values[-1])}" if len(values) else f"  ·  {nothing}"
-    show_image(ax, np.concatenate([halves[0], gap, halves[1]], 1))
+    show_image(ax, sheet(signals, seen, there, _across(len(there))))
     ax.set_xlabel(f"map {channel}{span}", labelpad=2, fontsize=6, color=MUTED)

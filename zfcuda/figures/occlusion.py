@@ -210,6 +210,24 @@ def _draw_map(
         )
     if values.ndim == 2 and not np.isfinite(values).all():
         title += "\n(grey: not a number)"
+    mesh = draw_cells(ax, values, edges, result.image_size, colours, limits)
+    ax.set_facecolor(NO_DATA if values.ndim == 2 and background is None else "white")
+    ax.set_title(title)
+    ax.set_xlabel("occluder centre, x (px)")
+    ax.set_ylabel("y (px)", labelpad=1)
+    ax.locator_params(nbins=5)
+    return mesh
+
+
+def draw_cells(
+    ax: Axes,
+    values: Array,
+    edges: tuple[Array, Array],
+    size: tuple[int, int],
+    colours: str,
+    limits: tuple[float, float],
+) -> QuadMesh:
+    """A grid of values (or of RGB colours) on axes of an input's size, grey where there is none."""
     mesh = ax.pcolormesh(
         edges[1],
         edges[0],
@@ -219,10 +237,5 @@ def _draw_map(
         vmax=limits[1],
         rasterized=True,
     )
-    ax.set_facecolor(NO_DATA if values.ndim == 2 and background is None else "white")
-    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
-    ax.set_title(title)
-    ax.set_xlabel("occluder centre, x (px)")
-    ax.set_ylabel("y (px)", labelpad=1)
-    ax.locator_params(nbins=5)
+    ax.set(xlim=(0, size[1]), ylim=(size[0], 0), aspect="equal")
     return mesh

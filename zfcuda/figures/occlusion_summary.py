@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.figures.occlusion import cell_edges
+from zfcuda.figures.occlusion import cell_edges, draw_cells
 from zfcuda.figures.style import (
     INK,
     MUTED,
@@ -165,8 +165,7 @@ def _draw_extremes(
         above = figure.add_subplot(cells[0, column])
         show_image(above, shown[member])
         above.set_title(fit_ends(result.names[index].rpartition("/")[2], 18), fontsize=7)
-        for spine in above.spines.values():
-            spine.set(visible=True, edgecolor=colour, linewidth=1.2)
+        above.spines[:].set(visible=True, edgecolor=colour, linewidth=1.2)
         scale = scale_of(shown[member], *result.image_size)
         _mark(above, scaled(to_array(result.strongest)[index], scale))
         ax = figure.add_subplot(cells[1, column])
@@ -202,15 +201,9 @@ def _mark(ax: Axes, box: tuple[float, float, float, float]) -> None:
 def _draw_map(
     ax: Axes, values: Array, edges: tuple[Array, Array], result: OcclusionSummary
 ) -> QuadMesh:
-    height, width = result.image_size
     low, high = 0.0, 1.0
     if result.outputs == "value":
         maps = to_array(result.maps).astype(float)
         low, high = np.nanmin(maps), np.nanmax(maps)
-    mesh = ax.pcolormesh(
-        edges[1], edges[0], np.ma.masked_invalid(values), cmap="viridis", vmin=low, vmax=high,
-        rasterized=True,
-    )  # fmt: skip
-    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
-    ax.set_facecolor(NO_DATA)
-    return mesh
+    ax.set(xticks=[], yticks=[], facecolor=NO_DATA)
+    return draw_cells(ax, values, edges, result.image_size, "viridis", (low, high))

@@ -35,7 +35,17 @@ if TYPE_CHECKING:
 
 CELL = 1.85  # inches
 # Okabe and Ito's colours that are dark enough for text on white.
-LAYER_COLOURS = ("#0072B2", "#C24F00", "#00805D", "#A8508A", "#222222")
+_LAYER_COLOURS = ("#0072B2", "#C24F00", "#00805D", "#A8508A", "#222222")
+
+
+def layer_colour(index: int) -> str:
+    """Of a figure's layers, each its own as far as they reach."""
+    return _LAYER_COLOURS[index % len(_LAYER_COLOURS)]
+
+
+def name_row(ax: Axes, layer: str, letters: int, index: int) -> None:
+    """A layer's name in its colour, left of its row, which `ax` begins."""
+    ax.set_ylabel(fit_name(layer, letters), color=layer_colour(index), fontweight="bold")
 
 
 def unit_caption(
@@ -86,8 +96,7 @@ def magnify(ax: Axes, shown: Array, image: Array | None, square: tuple[int, int,
         box = (top, left, top + side, left + side)
         inset = ax.inset_axes((x, y, 0.39, 0.39))
         show_image(inset, cut_out(whole, box, scale_of(whole, height, width)))
-        for spine in inset.spines.values():
-            spine.set(visible=True, color="white", linewidth=0.8)
+        inset.spines[:].set(visible=True, color="white", linewidth=0.8)
 
 
 def outline(
@@ -123,7 +132,7 @@ def draw_grid(
             show_image(ax, shown, fit(columns[column], 20), caption)
         axes[0][0].set_ylabel("network input")
     for row, (layer, shown) in enumerate(projections.items(), start=int(top)):
-        colour = LAYER_COLOURS[(row - top) % len(LAYER_COLOURS)]
+        colour = layer_colour(row - top)
         for column, ax in enumerate(axes[row]):
             heading = "" if top or row else fit(columns[column], 20)
             show_image(ax, shown[column], heading, captions[layer][column])
@@ -135,7 +144,7 @@ def draw_grid(
             if images is not None:
                 scale = scale_of(images[column], *shown[column].shape[:2])
                 outline(axes[0][column], square, colour, scale)
-        axes[row][0].set_ylabel(fit_name(layer, 26), color=colour, fontweight="bold")
+        name_row(axes[row][0], layer, 26, row - top)
     return figure
 
 
@@ -251,9 +260,5 @@ def projection_patches(
                 scale = scale_of(picture, *result.images.shape[-2:])
                 seen.append(cut_out(picture, result.boxes[unit].tolist(), scale))
             show_image(axes[row][1], mosaic(seen, columns, 0.5))
-        axes[row][0].set_ylabel(
-            fit_name(layer, 40),
-            color=LAYER_COLOURS[row % len(LAYER_COLOURS)],
-            fontweight="bold",
-        )
+        name_row(axes[row][0], layer, 40, row)
     return figure

@@ -266,8 +266,7 @@ def show_image(ax: Axes, image: Array, title: str = "", caption: str = "") -> No
     ax.imshow(np.clip(image, 0, 1), interpolation="antialiased")
     ax.set_xticks([])
     ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     if title:
         ax.set_title(title)
     if caption:

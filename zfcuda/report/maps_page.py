@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.figures.maxima import displayed, mosaic
+from zfcuda.figures.maxima import displayed, sheet
 from zfcuda.report.page import template
 from zfcuda.results.stored import KIND, Layer, StoredActivations
 from zfcuda.storage.files import atomic_path, printable, read_csv
@@ -134,8 +134,8 @@ def _section(
     layer, about = stored.layer(name), stored.about(name)
     sheets = stored.folder / "sheets" / Path(about["file"]).stem
     maps = []
-    for channel, sheet in _sheets(stored, layer, sheets):
-        with Image.open(sheet, formats=["WEBP"]) as picture:
+    for channel, file in _sheets(stored, layer, sheets):
+        with Image.open(file, formats=["WEBP"]) as picture:
             width, height = picture.size
         values, images = layer.values[channel].tolist(), layer.images[channel].tolist()
         rows = [
@@ -144,7 +144,7 @@ def _section(
             if image >= 0
         ]
         span = f"{rows[0][1]} – {rows[-1][1]}" if rows else "nothing"
-        maps.append(_Map(channel, _href(sheet, base), width, height, span, rows))
+        maps.append(_Map(channel, _href(file, base), width, height, span, rows))
     return _Section(printable(name), f"layer-{index}", maps, about)
 
 
@@ -184,17 +184,10 @@ def _displays(stored: StoredActivations) -> tuple[_Display, _Display]:
 
 
 def _draw(path: Path, signals: np.ndarray, seen: np.ndarray, there: Sequence[bool]) -> None:
-    columns = int(np.ceil(np.sqrt(len(there))))
-    halves = [
-        mosaic([c if ok else None for c, ok in zip(cells, there, strict=True)], columns, line)[0]
-        for cells, line in ((signals, "white"), (seen, _NO_DATA))  # images may be white themselves
-    ]
-    gap = np.ones((len(halves[0]), max(2, halves[0].shape[1] // 24), 3))
-    sheet = np.concatenate([halves[0], gap, halves[1]], 1)
+    whole = sheet(signals, seen, there, int(np.ceil(np.sqrt(len(there)))), _NO_DATA, gap=2)
     buffer = io.BytesIO()
-    Image.fromarray((sheet.clip(0, 1) * 255).round().astype(np.uint8)).save(
-        buffer, "WEBP", quality=_QUALITY, method=2
-    )
+    picture = Image.fromarray((whole.clip(0, 1) * 255).round().astype(np.uint8))
+    picture.save(buffer, "WEBP", quality=_QUALITY, method=2)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.figures import style
 from zfcuda.figures.projection import (
     is_of_vectors,
     layer_colour,
@@ -17,23 +18,7 @@ from zfcuda.figures.projection import (
     outline,
     support,
 )
-from zfcuda.figures.style import (
-    MUTED,
-    PALETTE,
-    Array,
-    class_name,
-    display_signal,
-    draws,
-    fit,
-    input_pictures,
-    new_figure,
-    number,
-    scale_of,
-    score_name,
-    score_source,
-    show_image,
-    to_array,
-)
+from zfcuda.figures.style import MUTED, PALETTE, Array, draws, fit, new_figure, to_array
 from zfcuda.results.background import BackgroundResult
 
 WIDTH = 7.0  # inches: the text of a page
@@ -60,10 +45,12 @@ def background_effect(
     colours; without, the network's three channels stand for red, green and blue, images stretched
     to 0..1 (of other than three channels, grey).
     """
-    shown = input_pictures(result.images, preprocessing, images)
+    shown = style.input_pictures(result.images, preprocessing, images)
     own = result.projections if projections is None else projections
     scale = (
-        preprocessing.signal_to_display if preprocessing and projections is None else display_signal
+        preprocessing.signal_to_display
+        if preprocessing and projections is None
+        else style.display_signal
     )
     signals = {layer: scale(signal) for layer, signal in own.items()}
     columns = len(result.variants)
@@ -76,20 +63,20 @@ def background_effect(
     room = int(15 * cell)  # characters
 
     for column, variant in enumerate(result.variants):
-        show_image(axes[0][column], shown[column], fit(variant, room - 4, 1))
+        style.show_image(axes[0][column], shown[column], fit(variant, room - 4, 1))
         _draw_classes(axes[1][column], result, column, k, class_names, room)
     axes[0][0].set_ylabel("network input")
     axes[1][0].set_ylabel(f"top {k}")
     for row, (layer, signal) in enumerate(signals.items(), start=2):
         colour = layer_colour(row - 2)
         for column, ax in enumerate(axes[row]):
-            show_image(ax, signal[column], caption=_caption(result, layer, column))
+            style.show_image(ax, signal[column], caption=_caption(result, layer, column))
             ax.xaxis.label.set_fontsize(6.8)
             square = support(signal[column])
             if square is not None:
                 magnify(ax, signal[column], shown[column], square)
                 outline(ax, square, colour)
-                scale = scale_of(shown[column], *signal[column].shape[:2])
+                scale = style.scale_of(shown[column], *signal[column].shape[:2])
                 outline(axes[0][column], square, colour, scale)
         name_row(axes[row][0], layer, int(14 * cell) + 4, row - 2)
     return figure
@@ -119,15 +106,15 @@ def _draw_classes(
         ax.barh(row, 1, height=0.2, color="#f0f0f0")
         ax.barh(row, max(p[label] / full, 0), height=0.2, color=PALETTE[0] if target else _OTHER)
         weight = "bold" if target else "normal"
-        name = class_name(class_names, int(label), len(p))
+        name = style.class_name(class_names, int(label), len(p))
         name = fit(name or "the output", room - 4, 1)
-        style = {"fontsize": 6.5, "fontweight": weight, "va": "bottom"}
-        ax.text(0, row - 0.14, name, ha="left", **style)
-        ax.text(1, row - 0.14, f"{p[label]:.2f}", ha="right", **style)
-    name = fit(class_name(class_names, result.target, len(p)), room - 9, 1)
-    name = score_name(result.outputs, name)
+        props = {"fontsize": 6.5, "fontweight": weight, "va": "bottom"}
+        ax.text(0, row - 0.14, name, ha="left", **props)
+        ax.text(1, row - 0.14, f"{p[label]:.2f}", ha="right", **props)
+    name = fit(style.class_name(class_names, result.target, len(p)), room - 9, 1)
+    name = style.score_name(result.outputs, name)
     letter = "value" if result.outputs == "value" else "P"
-    source = score_source(result.outputs, "\n")
+    source = style.score_source(result.outputs, "\n")
     text = f"{name} {p[result.target]:.2f}{source}"
     if column:
         change = round(p[result.target] - probabilities[0][result.target], 2)
@@ -138,7 +125,7 @@ def _draw_classes(
 def _caption(result: BackgroundResult, layer: str, column: int) -> str:
     """What a projection shows and how far it is from the original's."""
     channel = int(to_array(result.units[layer])[column][0])
-    activation = number(to_array(result.activations[layer])[column])
+    activation = style.number(to_array(result.activations[layer])[column])
     change = float(to_array(result.projection_change[layer])[column])
     if column == 0:
         moved = "the reference"

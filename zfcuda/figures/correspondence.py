@@ -7,22 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from zfcuda.figures.style import (
-    INK,
-    MUTED,
-    PALETTE,
-    Array,
-    add_box,
-    display_images,
-    draws,
-    fit,
-    fit_name,
-    new_figure,
-    scale_of,
-    scaled,
-    show_image,
-    to_array,
-)
+from zfcuda.figures import style
+from zfcuda.figures.style import INK, MUTED, PALETTE, Array, draws, fit, new_figure, to_array
 from zfcuda.results.correspondence import CorrespondenceResult
 
 _SHOWN = 5  # images a row, as many as the paper has
@@ -63,15 +49,15 @@ def correspondence(
         weight = "normal" if part in result.controls else "bold"
         names.text(0.08, row, fit(part, 15, 3), va="center", fontweight=weight)
     if shown:
-        pictures = display_images(images)[:shown]
+        pictures = style.display_images(images)[:shown]
         for row, part in enumerate(result.parts):
             for column, picture in enumerate(pictures):
                 y = top + row * _ROW + (_ROW - _THUMB) / 2
                 ax = place(_NAME + column * _THUMB, y, _THUMB - 0.03, _THUMB - 0.03)
-                show_image(ax, picture)
-                scale = scale_of(picture, *result.image_size)
-                box = scaled(to_array(result.boxes[part])[0, column], scale)
-                add_box(ax, box, facecolor="#808080", edgecolor="white", linewidth=0.6)
+                style.show_image(ax, picture)
+                scale = style.scale_of(picture, *result.image_size)
+                box = style.scaled(to_array(result.boxes[part])[0, column], scale)
+                style.add_box(ax, box, facecolor="#808080", edgecolor="white", linewidth=0.6)
     for column, layer in enumerate(result.layers):
         x = left + column * (_PLOT + _NUMBERS + _GAP)
         _draw_layer(place(x, top, _PLOT, rows * _ROW), result, layer)
@@ -110,5 +96,5 @@ def _draw_layer(ax: Axes, result: CorrespondenceResult, layer: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(3))
     ax.set_xlabel("signs that differ", fontsize=7.5)
     elements = f"{result.elements[layer]:,}".replace(",", "\N{THIN SPACE}")
-    ax.set_title(fit_name(layer, 22), loc="left", fontweight="bold", fontsize=8.5, pad=15)
+    ax.set_title(style.fit_name(layer, 22), loc="left", fontweight="bold", fontsize=8.5, pad=15)
     ax.text(0, 1.02, f"{elements} elements", transform=ax.transAxes, fontsize=7, color=MUTED)

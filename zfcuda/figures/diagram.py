@@ -10,17 +10,9 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Rectangle
 
 from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.figures import style
 from zfcuda.figures.layer_drawing import SWITCHES, WIDTH, LayerDrawing
-from zfcuda.figures.style import (
-    PALETTE,
-    Array,
-    display_signal,
-    draws,
-    fit_name,
-    input_pictures,
-    new_figure,
-    to_array,
-)
+from zfcuda.figures.style import PALETTE, Array, draws, new_figure, to_array
 from zfcuda.results.diagram import Diagram, SwitchExample
 
 _WINDOWS = (PALETTE[0], PALETTE[5], PALETTE[3], "#8a6d00")  # dark enough for numbers on white
@@ -52,8 +44,8 @@ def diagram(
 
 def _pictures(result: Diagram, preprocessing: Preprocessing | None) -> tuple[Array, Array]:
     image, projection = result.image[None], result.projection[None]
-    signal = preprocessing.signal_to_display if preprocessing else display_signal
-    return input_pictures(image, preprocessing)[0], signal(projection)[0]
+    signal = preprocessing.signal_to_display if preprocessing else style.display_signal
+    return style.input_pictures(image, preprocessing)[0], signal(projection)[0]
 
 
 # -------------------------------------------------------------------------------- the switches
@@ -72,7 +64,7 @@ def _draw_switches(spec: SubplotSpec, example: SwitchExample) -> None:
         _outline_windows(ax, example)
     _draw_maxima(pooled, example, bound, power)
 
-    name = fit_name(example.name, 14)
+    name = style.fit_name(example.name, 14)
     before.set_title(f"map {example.channel} before {name}", fontsize=8)
     pooled.set_title("maxima and switches", fontsize=8)
     after.set_title("unpooled by the switches", fontsize=8)
@@ -90,9 +82,9 @@ def _draw_switches(spec: SubplotSpec, example: SwitchExample) -> None:
     for ax, caption in zip((before, pooled, after), captions, strict=True):
         ax.set_xlabel(caption, fontsize=7, labelpad=3)
     for ax, word in ((before, "pool"), (pooled, "unpool")):
-        style = {"transform": ax.transAxes, "ha": "center", "clip_on": False}
-        ax.text(1.16, 0.5, "→", va="center", fontsize=13, color=SWITCHES, **style)
-        ax.text(1.16, 0.6, word, va="bottom", fontsize=7, color=SWITCHES, **style)
+        props = {"transform": ax.transAxes, "ha": "center", "clip_on": False}
+        ax.text(1.16, 0.5, "→", va="center", fontsize=13, color=SWITCHES, **props)
+        ax.text(1.16, 0.6, word, va="bottom", fontsize=7, color=SWITCHES, **props)
 
 
 def _power(bound: float) -> int:
@@ -133,13 +125,13 @@ def _outline_windows(ax: Axes, example: SwitchExample) -> None:
         inset = 0.05 + 0.05 * index  # overlapping windows keep their own lines
         corner = (left - 0.5 + inset, top - 0.5 + inset)
         sides = (example.kernel[1] - 2 * inset, example.kernel[0] - 2 * inset)
-        style = {"fill": False, "edgecolor": colour, "linewidth": 1.8 if bold else 1.0, "zorder": 3}
-        ax.add_patch(Rectangle(corner, *sides, **style))
+        props = {"fill": False, "edgecolor": colour, "linewidth": 1.8 if bold else 1.0, "zorder": 3}
+        ax.add_patch(Rectangle(corner, *sides, **props))
         tap = divmod(int(example.switches[row, column]), example.kernel[1])
         if tap[0] < example.kernel[0]:  # else the window has no maximum
             inset = 0.1 + 0.03 * index
             place = (left + tap[1] - 0.5 + inset, top + tap[0] - 0.5 + inset)
-            ax.add_patch(Rectangle(place, 1 - 2 * inset, 1 - 2 * inset, **style))
+            ax.add_patch(Rectangle(place, 1 - 2 * inset, 1 - 2 * inset, **props))
 
 
 def _draw_maxima(ax: Axes, example: SwitchExample, bound: float, power: int) -> None:
@@ -159,11 +151,11 @@ def _draw_maxima(ax: Axes, example: SwitchExample, bound: float, power: int) -> 
                 linewidth=1.8 if bold else 1.0,
             )
         )
-        style = {"ha": "center", "fontweight": "bold" if bold else "normal"}
+        props = {"ha": "center", "fontweight": "bold" if bold else "normal"}
         text = _short(value / 10.0**power)
-        ax.text(column, row - 0.08, text, va="center", fontsize=9, **style)
+        ax.text(column, row - 0.08, text, va="center", fontsize=9, **props)
         switch = int(example.switches[row, column])
-        ax.text(column, row + 0.28, f"switch {switch}", va="center", fontsize=6.5, **style)
+        ax.text(column, row + 0.28, f"switch {switch}", va="center", fontsize=6.5, **props)
     _frame(ax, rows, columns)
 
 

@@ -8,20 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from zfcuda.figures import style
 from zfcuda.figures.maxima import PAGE, SHARP, fired, given_or_own, mosaic, require_one_size
 from zfcuda.figures.projection import layer_colour
-from zfcuda.figures.style import (
-    MUTED,
-    NO_DATA,
-    Array,
-    display_images,
-    display_signal,
-    draws,
-    fit,
-    fit_name,
-    new_figure,
-    to_array,
-)
+from zfcuda.figures.style import MUTED, NO_DATA, Array, draws, fit, new_figure, to_array
 from zfcuda.results.maxima import EvolutionResult
 
 _LABELS, _TOP, _NOTE = 0.42, 0.55, 0.30  # inches beside, above a block, and for the note
@@ -63,9 +53,9 @@ def feature_evolution(
         axes = row.subplots(1, columns, squeeze=False)[0]
         for ax, layer in zip(axes, group, strict=False):
             given = [None if some is None else some[layer] for some in (projections, patches)]
-            signals = given_or_own(given[0], result.projections[layer], display_signal)
+            signals = given_or_own(given[0], result.projections[layer], style.display_signal)
             last = None if given[1] is None else given[1][-1:]
-            seen = given_or_own(last, result.patches[layer][-1:], display_images)[-1]
+            seen = given_or_own(last, result.patches[layer][-1:], style.display_images)[-1]
             require_one_size(layer, signals, seen)
             _draw_block(ax, result, layer, shown, signals[shown], seen)
         for ax in axes[len(group) :]:
@@ -121,6 +111,6 @@ def _draw_block(
     ax.tick_params(length=0, pad=1.5)
     ax.spines[:].set_visible(False)
     layers = [name for name in result.layers if len(result.channels[name])]
-    style = {"color": layer_colour(layers.index(layer)), "fontsize": 8, "fontweight": "bold"}
-    ax.set_title(fit_name(layer, 30), loc="left", pad=12, **style)
+    props = {"color": layer_colour(layers.index(layer)), "fontsize": 8, "fontweight": "bold"}
+    ax.set_title(style.fit_name(layer, 30), loc="left", pad=12, **props)
     ax.set_ylabel("map", fontsize=6, color=MUTED, labelpad=1)

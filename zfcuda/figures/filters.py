@@ -11,22 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
+from zfcuda.figures import style
 from zfcuda.figures.maxima import PAGE, SHARP, fired, given_or_own, mosaic
-from zfcuda.figures.style import (
-    INK,
-    LINE_STYLES,
-    MUTED,
-    PALETTE,
-    Array,
-    display_signal,
-    draws,
-    fit,
-    fit_name,
-    new_figure,
-    number,
-    show_image,
-    to_array,
-)
+from zfcuda.figures.style import INK, MUTED, PALETTE, Array, draws, fit, new_figure, to_array
 from zfcuda.results.filters import FilterComparison, FilterResult
 
 DEAD = "#D55E00"
@@ -85,7 +72,7 @@ def first_layers(
         own = None if filters is None else filters[index]
         _draw_filters(ax, result.filters[index], own, _LETTERS // count)
         ax.set_title(
-            fit(fit_name(result.names[index], 140 // count), 70 // count),
+            fit(style.fit_name(result.names[index], 140 // count), 70 // count),
             color=PALETTE[index % 2],
             fontweight="bold",
         )
@@ -143,8 +130,8 @@ def _draw_filters(
             f" ({int(weak.sum())} below {result.threshold:.0%} of the largest, "
             f"{int(silent.sum())} never active)"
         )
-    name = fit_name(result.layer, 24)
-    show_image(
+    name = style.fit_name(result.layer, 24)
+    style.show_image(
         ax, picture, caption="\n".join(fit(part, letters) for part in (f"{name}: {size}", dead))
     )
     for index in np.flatnonzero(weak | silent):
@@ -162,18 +149,18 @@ def _draw_projections(
 ) -> None:
     own = top.projections[layer]
     given = None if projections is None else projections[layer]
-    shown = given_or_own(given, own, display_signal)
+    shown = given_or_own(given, own, style.display_signal)
     maps = to_array(top.channels[layer])
     there = fired(*(to_array(one[layer])[maps, 0] for one in (top.images, top.values)))
     cells = [one[0] if ok else None for one, ok in zip(shown, there, strict=True)]
     height, width = to_array(own).shape[-2:]
-    caption = (
-        f"{fit_name(layer, 24)}: strongest activations of {len(cells)} maps, {height}×{width} px"
-    )
+    name = style.fit_name(layer, 24)
+    caption = f"{name}: strongest activations of {len(cells)} maps, {height}×{width} px"
     if not cells:
         ax.axis("off")
         return
-    show_image(ax, mosaic(cells, _columns(len(cells)))[0], caption=fit(caption, letters))
+    picture = mosaic(cells, _columns(len(cells)))[0]
+    style.show_image(ax, picture, caption=fit(caption, letters))
 
 
 def _pair(numbers: Sequence[int]) -> str:
@@ -187,7 +174,7 @@ def _draw_sizes(ax: Axes, results: Sequence[FilterResult], names: Sequence[str])
         share = rms / (rms.max(initial=0.0) or 1.0)
         ax.plot(
             np.linspace(0, 1, len(share)), np.maximum(share, 1e-3),
-            color=PALETTE[index % 2], linestyle=LINE_STYLES[index % 4], label=name,
+            color=PALETTE[index % 2], linestyle=style.LINE_STYLES[index % 4], label=name,
         )  # fmt: skip
     ax.axhline(results[0].threshold, color=DEAD, linewidth=0.8)
     ax.text(
@@ -198,7 +185,7 @@ def _draw_sizes(ax: Axes, results: Sequence[FilterResult], names: Sequence[str])
     lowest = min(0.02, max(results[0].threshold / 2, 1e-3))
     ax.set_ylim(lowest, 1.3)
     marks = [mark for mark in (0.001, 0.01, 0.1, 1.0) if mark >= lowest]
-    ax.set_yticks(marks, [number(mark) for mark in marks])
+    ax.set_yticks(marks, [style.number(mark) for mark in marks])
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("filters, strongest first (share)")
     ax.set_ylabel("RMS / largest RMS")
@@ -222,7 +209,7 @@ def _draw_aliasing(ax: Axes, results: Sequence[FilterResult]) -> None:
             inside = share > 0.25
             ax.text(
                 share - 0.015 if inside else share + 0.02, at,
-                number(share if not abs(share) < 1e-9 else 0.0), va="center",
+                style.number(share if not abs(share) < 1e-9 else 0.0), va="center",
                 ha="right" if inside else "left", fontsize=6.5, color="white" if inside else INK,
             )  # fmt: skip
         noise = result.aliasing_of_noise

@@ -10,29 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from zfcuda.figures.style import (
-    INK,
-    LINE_STYLES,
-    MUTED,
-    PALETTE,
-    Array,
-    class_name,
-    defined_labels,
-    display_images,
-    draws,
-    fit,
-    fit_name,
-    label_colours,
-    label_legend,
-    new_figure,
-    number,
-    pick_labels,
-    score_name,
-    score_source,
-    show_image,
-    to_array,
-    y_grid,
-)
+from zfcuda.figures import style
+from zfcuda.figures.style import INK, MUTED, PALETTE, Array, draws, fit, new_figure, to_array
 from zfcuda.results.invariance import InvarianceResult
 
 _AXES = {
@@ -65,7 +44,7 @@ def invariance_curve(
     order = np.argsort(x, kind="stable")
     x = x[order]
     probability = to_array(result.target_probability)[image][order].astype(float)
-    labels = defined_labels(to_array(result.labels)[image][order], probability)
+    labels = style.defined_labels(to_array(result.labels)[image][order], probability)
     distances = {name: to_array(d)[image][order] for name, d in result.distances.items()}
     target = int(result.target[image])
 
@@ -75,7 +54,7 @@ def invariance_curve(
     axes = list(figure.subplots(len(heights), 1, height_ratios=heights, sharex=True))
     edges = _edges(x)
     if images is not None:
-        thumbnails = display_images(images)
+        thumbnails = style.display_images(images)
         if image_values is None:
             image_values = np.linspace(x[0], x[-1], len(thumbnails)).tolist()
         _draw_thumbnails(
@@ -86,20 +65,20 @@ def invariance_curve(
     curve.plot(x, probability, color=PALETTE[0], marker=".", markersize=4)
     if result.outputs != "value":
         curve.set_ylim(-0.03, 1.03)
-    name = score_name(
-        result.outputs, fit(class_name(class_names, target, result.logits.shape[-1]), 22, 1)
+    name = style.score_name(
+        result.outputs, fit(style.class_name(class_names, target, result.logits.shape[-1]), 22, 1)
     )
-    curve.set_ylabel(name + score_source(result.outputs, "\n"))
-    y_grid(curve)
+    curve.set_ylabel(name + style.score_source(result.outputs, "\n"))
+    style.y_grid(curve)
 
     if several:
-        known = pick_labels(labels, first=target)
+        known = style.pick_labels(labels, first=target)
         strip = rest.pop(0)
-        strip.pcolormesh(edges, [0, 1], label_colours(labels, known)[None], rasterized=True)
+        strip.pcolormesh(edges, [0, 1], style.label_colours(labels, known)[None], rasterized=True)
         strip.set_yticks([])
         strip.set_ylabel("label", rotation=0, ha="right", va="center")
         curve.legend(
-            handles=label_legend(labels, known, class_names, 28),
+            handles=style.label_legend(labels, known, class_names, 28),
             title="largest value" if result.outputs == "value" else "predicted label",
             handlelength=1,
             handleheight=1,
@@ -149,7 +128,7 @@ def _draw_thumbnails(
         cell = ax.inset_axes(
             (place - width / 2, 0.0, width, 1.0), transform=ax.get_xaxis_transform()
         )
-        show_image(cell, thumbnail, caption=number(value) + unit)
+        style.show_image(cell, thumbnail, caption=style.number(value) + unit)
 
 
 def _draw_distances(ax: Axes, x: Array, distances: dict[str, Array]) -> None:
@@ -160,8 +139,8 @@ def _draw_distances(ax: Axes, x: Array, distances: dict[str, Array]) -> None:
             x,
             distance / (largest if largest > 0 else 1.0),
             color=(INK, *PALETTE[1:])[index % len(PALETTE)],
-            linestyle=LINE_STYLES[index % len(LINE_STYLES)],
-            label=f"{fit_name(layer, 20)} (max {number(largest)})",
+            linestyle=style.LINE_STYLES[index % len(style.LINE_STYLES)],
+            label=f"{style.fit_name(layer, 20)} (max {style.number(largest)})",
         )
     ax.set_ylim(-0.03, 1.05)
     ax.set_ylabel("feature distance\n(share of maximum)")

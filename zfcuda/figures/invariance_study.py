@@ -14,24 +14,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.figures.style import (
-    LINE_STYLES,
-    MUTED,
-    PALETTE,
-    Array,
-    class_name,
-    draws,
-    fit,
-    fit_name,
-    fold_name,
-    input_pictures,
-    new_figure,
-    number,
-    score_source,
-    show_image,
-    to_array,
-    y_grid,
-)
+from zfcuda.figures import style
+from zfcuda.figures.style import MUTED, PALETTE, Array, draws, fit, new_figure, to_array
 from zfcuda.results.invariance import InvarianceResult, InvarianceStudy, InvarianceSummary
 
 if TYPE_CHECKING:
@@ -80,7 +64,7 @@ def invariance_summary(
             _draw(ax, x, mean, spread, _DISTANCE)
             ax.yaxis.set_major_locator(MaxNLocator(4))
             if row == 0:
-                where = fold_name(layer, int(12 * width / columns), 3)
+                where = style.fold_name(layer, int(12 * width / columns), 3)
                 ax.set_title(f"distance at\n{where}", fontsize=8)
         _draw_answers(axes[row, -1], result, family, x, first=row == 0)
         for ax in axes[row]:
@@ -105,7 +89,7 @@ def _name_values(ax: Axes, family: str, x: Array, turns: bool, **line: float) ->
         ax.set_xlim(x.min(), x.max())
     ax.set_xlabel(_AXES.get(family, ("", ""))[1], labelpad=1)
     ax.xaxis.set_major_locator(MultipleLocator(90) if turns else MaxNLocator(4))
-    y_grid(ax, 0.5)
+    style.y_grid(ax, 0.5)
 
 
 def _lowest(mean: Tensor, spread: Tensor) -> float:
@@ -143,7 +127,7 @@ def _draw_answers(ax: Axes, result: InvarianceSummary, family: str, x: Array, fi
     ax.plot(x[order], stays, color=_LABEL, linewidth=1.0, linestyle="--", label="label stays")
     ax.set_yticks([0, 0.5, 1])
     if first:
-        title = "probability of the class" + score_source(result.outputs, "\n")
+        title = "probability of the class" + style.score_source(result.outputs, "\n")
         ax.set_title(title, fontsize=8)
 
 
@@ -169,7 +153,7 @@ def invariance_study(
     without it the network's three channels, stretched to 0..1, stand for red, green and blue (of
     other than three channels, grey).
     """
-    shown = input_pictures(result.images, preprocessing)
+    shown = style.input_pictures(result.images, preprocessing)
     families = list(result.experiments)
     heights = [_STRIP * -(-len(shown) // _IN_A_ROW), _PANEL * len(families) + 0.25]
     figure = new_figure(WIDTH, 0.1 + 0.3 * bool(title) + sum(heights), title)
@@ -181,7 +165,7 @@ def invariance_study(
     curves: list[Axes] = []
     shared: list[Axes | None] = [None] * (1 + len(result.layers))
     for row, family in enumerate(families):
-        examples = input_pictures(result.examples[family], preprocessing)
+        examples = style.input_pictures(result.examples[family], preprocessing)
         _draw_examples(cells[row, 0], result, family, examples, first=row == 0)
         for column, reference in enumerate(shared):
             ax = figure.add_subplot(cells[row, 1 + column], sharey=reference)
@@ -197,7 +181,7 @@ def invariance_study(
 def _style(image: int) -> dict[str, str]:
     return {
         "color": PALETTE[image % len(PALETTE)],
-        "linestyle": LINE_STYLES[image // len(PALETTE) % len(LINE_STYLES)],
+        "linestyle": style.LINE_STYLES[image // len(PALETTE) % len(style.LINE_STYLES)],
     }
 
 
@@ -214,9 +198,9 @@ def _draw_images(
     for index, image in enumerate(shown):
         ax = spec.get_gridspec().figure.add_subplot(cells[divmod(index, columns)])
         room = int(98 / max(columns, 3))
-        name = class_name(class_names, int(targets[index]), experiment.logits.shape[-1])
+        name = style.class_name(class_names, int(targets[index]), experiment.logits.shape[-1])
         caption = f"{fit(name, room, 1)}\n{letter} {certainty[index]:.2f}"
-        show_image(ax, image, caption=caption.lstrip("\n"))
+        style.show_image(ax, image, caption=caption.lstrip("\n"))
         name = result.names[index]
         short = name if len(name) <= room - 4 else f"{name[: room - 5]}…"
         ax.set_title(f"{index + 1}  {short}", fontsize=7.5)
@@ -239,9 +223,9 @@ def _draw_examples(
     ):
         row, column = divmod(index, 2)
         cell = ax.inset_axes((0.51 * column, 0.51 * (1 - row), 0.49, 0.49))
-        show_image(cell, image)
+        style.show_image(cell, image)
         cell.set_anchor(("SE", "SW")[column] if row == 0 else ("NE", "NW")[column])
-        label = number(value) + unit
+        label = style.number(value) + unit
         cell.text(
             0.04,
             0.05,
@@ -261,10 +245,10 @@ def _draw_curves(ax: Axes, result: InvarianceStudy, family: str, column: int, fi
     if column < len(result.layers):
         layer = result.layers[column]
         curves = to_array(experiment.relative_distances(layer))
-        title = f"distance at\n{fit_name(layer, room)}"
+        title = f"distance at\n{style.fit_name(layer, room)}"
     else:
         curves = to_array(experiment.target_probability)
-        source = score_source(experiment.outputs, "\n")
+        source = style.score_source(experiment.outputs, "\n")
         title = "probability\nof the class" + source
         title = "value" if experiment.outputs == "value" else title
     order = np.argsort(x, kind="stable")

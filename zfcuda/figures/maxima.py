@@ -12,20 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from zfcuda.figures import style
 from zfcuda.figures.projection import layer_colour
-from zfcuda.figures.style import (
-    MUTED,
-    NO_DATA,
-    Array,
-    display_images,
-    display_signal,
-    draws,
-    fit_name,
-    new_figure,
-    number,
-    show_image,
-    to_array,
-)
+from zfcuda.figures.style import MUTED, NO_DATA, Array, draws, new_figure, to_array
 from zfcuda.results.maxima import TopActivations
 
 PAGE = 7.2  # inches, the width of a page's text
@@ -161,7 +150,7 @@ def fired(images: Array, values: Array) -> Array:
 
 def heading(part: Any, layer: str, index: int, text: str) -> None:
     """A layer's name in its colour, and what else is to be said, above a part of a figure."""
-    title = f"{fit_name(layer, 40)}   {text}"
+    title = f"{style.fit_name(layer, 40)}   {text}"
     part.suptitle(title, x=0.01, ha="left", fontsize=8.5, color=layer_colour(index))
 
 
@@ -204,8 +193,8 @@ def top_activations(
         height, width = sizes[index]
         heading(part, layer, index, f"windows of {height}×{width} px")
         given = [None if some is None else some[layer] for some in (projections, patches)]
-        signals = given_or_own(given[0], result.projections[layer], display_signal)
-        seen = given_or_own(given[1], result.patches[layer], display_images)
+        signals = given_or_own(given[0], result.projections[layer], style.display_signal)
+        seen = given_or_own(given[1], result.patches[layer], style.display_images)
         require_one_size(layer, signals, seen)
         axes = part.subplots(rows[index], across[index], squeeze=False).flat
         for row, ax in enumerate(axes):
@@ -247,6 +236,10 @@ def _draw_block(
     there = fired(numbers, to_array(result.values[layer])[channel])
     values = to_array(result.values[layer])[channel][there]
     nothing = "never fires" if (numbers >= 0).any() else "nothing"
-    span = f"  ·  {number(values[0])} – {number(values[-1])}" if len(values) else f"  ·  {nothing}"
-    show_image(ax, sheet(signals, seen, there, _across(len(there))))
+    span = (
+        f"  ·  {style.number(values[0])} – {style.number(values[-1])}"
+        if len(values)
+        else f"  ·  {nothing}"
+    )
+    style.show_image(ax, sheet(signals, seen, there, _across(len(there))))
     ax.set_xlabel(f"map {channel}{span}", labelpad=2, fontsize=6, color=MUTED)

@@ -11,31 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from zfcuda.figures.style import (
-    NO_DATA,
-    Array,
-    add_box,
-    below,
-    class_name,
-    colour_bar,
-    defined_labels,
-    display_images,
-    display_signal,
-    draws,
-    fit,
-    fit_name,
-    label_colours,
-    label_legend,
-    new_figure,
-    number,
-    pick_labels,
-    scale_of,
-    scaled,
-    score_name,
-    score_source,
-    show_image,
-    to_array,
-)
+from zfcuda.figures import style
+from zfcuda.figures.style import NO_DATA, Array, draws, fit, new_figure, to_array
 from zfcuda.results.occlusion import OcclusionResult
 
 if TYPE_CHECKING:
@@ -64,49 +41,49 @@ def occlusion_row(
         layer = next(iter(result.layers), None)
     elif layer not in result.layers:
         raise KeyError(f"layer {layer!r} is not among the result's layers {list(result.layers)}")
-    shown = None if images is None else display_images(images)[image]
+    shown = None if images is None else style.display_images(images)[image]
     projection = None if projections is None else projections.get(layer or "")
 
     several = result.base_logits.shape[1] > 1
     panels = 1 + several + sum(part is not None for part in (shown, projection, layer))
     heat = to_array(result.heatmap(image)).astype(float)
-    labels = defined_labels(result.label_map(image), heat)
+    labels = style.defined_labels(result.label_map(image), heat)
     target = int(result.target[image])
-    known = pick_labels(labels, first=target)
-    legend = label_legend(labels, known, class_names, 26)
+    known = style.pick_labels(labels, first=target)
+    legend = style.label_legend(labels, known, class_names, 26)
     lines = sum(1 + handle.get_label().count("\n") for handle in legend)
-    source = score_source(result.outputs)
+    source = style.score_source(result.outputs)
     height = 2.9 + max(1.05 if layer else 0.75, 0.16 * lines) + 0.17 * bool(source)
     figure = new_figure(2.2 * panels, height, title)
     axes = iter(figure.subplots(1, panels, squeeze=False)[0])
 
-    name = class_name(class_names, target, result.base_logits.shape[1])
-    name = score_name(result.outputs, name)
+    name = style.class_name(class_names, target, result.base_logits.shape[1])
+    name = style.score_name(result.outputs, name)
     base = float(to_array(result.base_probabilities)[image, target])
     edges = cell_edges(to_array(result.boxes), result.grid)
     if shown is not None:
-        said = f"{name} = {number(base)}\nwithout occluder"
+        said = f"{name} = {style.number(base)}\nwithout occluder"
         if len(said.splitlines()[0]) > 26:  # a line each
-            said = f"{fit(name, 23, 1)}\n= {number(base)} without occluder"
+            said = f"{fit(name, 23, 1)}\n= {style.number(base)} without occluder"
         _draw_input(next(axes), result, shown, said)
     if projection is not None:
-        show_image(
+        style.show_image(
             next(axes),
-            display_signal(projection)[image],
+            style.display_signal(projection)[image],
             "strongest map, projected",
-            f"{fit_name(str(layer), 26)}\n{_channel(result, layer, image)}",
+            f"{style.fit_name(str(layer), 26)}\n{_channel(result, layer, image)}",
         )
     limits = _limits(heat, base)
     heading = "value" if result.outputs == "value" else "P(class)"
-    heading += score_source(result.outputs, "\n")
+    heading += style.score_source(result.outputs, "\n")
     mesh = _draw_map(next(axes), heat, edges, result, shown, heading, "viridis", limits)
-    label = f"{fit(name, 30, 1)}{_span(heat)}\n▾ without occluder: {number(base)}"
-    colour_bar(mesh.axes, mesh, label, base)
+    label = f"{fit(name, 30, 1)}{_span(heat)}\n▾ without occluder: {style.number(base)}"
+    style.colour_bar(mesh.axes, mesh, label, base)
 
     if several:
         ax = next(axes)
         heading = "largest value" if result.outputs == "value" else "most probable label"
-        _draw_map(ax, label_colours(labels, known), edges, result, shown, heading)
+        _draw_map(ax, style.label_colours(labels, known), edges, result, shown, heading)
         _name_labels(ax, legend)
     if layer is not None:
         sums = to_array(result.layer_map(layer, image)).astype(float)
@@ -114,9 +91,9 @@ def occlusion_row(
         limits = _limits(sums, idle)
         title = "strongest map's activity"
         mesh = _draw_map(next(axes), sums, edges, result, shown, title, "cividis", limits)
-        name = f"sum of {_channel(result, layer, image)},\n{fit_name(layer, 30)}"
-        label = f"{name}{_span(sums)}\n▾ without occluder: {number(idle)}"
-        colour_bar(mesh.axes, mesh, label, idle)
+        name = f"sum of {_channel(result, layer, image)},\n{style.fit_name(layer, 30)}"
+        label = f"{name}{_span(sums)}\n▾ without occluder: {style.number(idle)}"
+        style.colour_bar(mesh.axes, mesh, label, idle)
     return figure
 
 
@@ -124,8 +101,8 @@ def _draw_input(ax: Axes, result: OcclusionResult, shown: Array, probability: st
     height, width = result.size
     down, right = result.stride
     caption = f"{probability}\noccluder {height}×{width} px,\nstep {down}×{right} px"
-    show_image(ax, shown, "input, one occluder drawn", caption)
-    _draw_occluder(ax, result, scale_of(shown, *result.image_size))
+    style.show_image(ax, shown, "input, one occluder drawn", caption)
+    _draw_occluder(ax, result, style.scale_of(shown, *result.image_size))
 
 
 def _name_labels(ax: Axes, legend: Sequence[Patch]) -> None:
@@ -133,7 +110,7 @@ def _name_labels(ax: Axes, legend: Sequence[Patch]) -> None:
         handles=legend,
         loc="upper left",
         bbox_to_anchor=(-0.02, 0.05),
-        bbox_transform=below(ax),
+        bbox_transform=style.below(ax),
         borderaxespad=0,
         handlelength=1,
         handleheight=1,
@@ -146,7 +123,7 @@ def _span(values: Array) -> str:
     known = values[np.isfinite(values)]
     if not known.size:
         return ""
-    low, high = number(known.min()), number(known.max())
+    low, high = style.number(known.min()), style.number(known.max())
     return f"\n{low} everywhere" if low == high else f"\n{low} to {high}"
 
 
@@ -182,9 +159,9 @@ def _edges(centres: Array, lone: float) -> Array:
 def _draw_occluder(ax: Axes, result: OcclusionResult, scale: tuple[float, float]) -> None:
     """The occluder of the grid's middle position, filled grey and outlined, to scale."""
     rows, cols = result.grid
-    box = scaled(to_array(result.boxes)[(rows // 2) * cols + cols // 2], scale)
+    box = style.scaled(to_array(result.boxes)[(rows // 2) * cols + cols // 2], scale)
     for face, edge, width in (("#808080", "white", 2.2), ("none", "black", 0.9)):
-        add_box(ax, box, facecolor=face, edgecolor=edge, linewidth=width)
+        style.add_box(ax, box, facecolor=face, edgecolor=edge, linewidth=width)
 
 
 def _draw_map(

@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.figures import style
 from zfcuda.figures.occlusion import cell_edges, draw_cells
 from zfcuda.figures.style import (
     INK,
@@ -20,19 +21,9 @@ from zfcuda.figures.style import (
     NO_DATA,
     PALETTE,
     Array,
-    add_box,
-    class_name,
     draws,
     fit,
-    fit_ends,
-    input_pictures,
     new_figure,
-    number,
-    panel_title,
-    scale_of,
-    scaled,
-    score_source,
-    show_image,
     to_array,
 )
 from zfcuda.results.occlusion import OcclusionSummary
@@ -74,7 +65,7 @@ def occlusion_summary(
     left, right = rows[0].subgridspec(1, 2, width_ratios=[1.15, 1])
     _draw_classes(figure.add_subplot(left), result, class_names)
     _draw_images(figure.add_subplot(right), result)
-    shown = input_pictures(result.images, preprocessing, images)
+    shown = style.input_pictures(result.images, preprocessing, images)
     for row, (name, colour, members) in enumerate(kinds, 1):
         _draw_extremes(
             rows[row], result, shown, class_names, members, f"{'bcd'[row]}  {name}", colour
@@ -95,7 +86,7 @@ def _draw_classes(ax: Axes, result: OcclusionSummary, class_names: Sequence[str]
         classes = [*classes[:half], *classes[-half:]]
     names = result.class_names if result.labelled else class_names
     count = None if result.labelled else _outputs_of(result)
-    called = [class_name(names, one.label, count) or "the output" for one in classes]
+    called = [style.class_name(names, one.label, count) or "the output" for one in classes]
     place = np.arange(len(classes))[::-1]
     spread = np.nan_to_num([one.spread for one in classes])
     ax.barh(
@@ -114,11 +105,11 @@ def _draw_classes(ax: Axes, result: OcclusionSummary, class_names: Sequence[str]
     ax.axvline(0, color=MUTED, linewidth=0.6)
     score, *source = _score(result).split("\n")
     ax.set_xlabel("\n".join([f"mean drop of {score}, ± spread over images", *source]))
-    panel_title(ax, "a  sensitivity of the classes (images)")
+    style.panel_title(ax, "a  sensitivity of the classes (images)")
 
 
 def _score(result: OcclusionSummary) -> str:
-    source = score_source(result.outputs, "\n")
+    source = style.score_source(result.outputs, "\n")
     return "value" if result.outputs == "value" else "P(class)" + source
 
 
@@ -139,7 +130,7 @@ def _draw_images(ax: Axes, result: OcclusionSummary) -> None:
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set_xlabel("localisation: 1 − (Σw)² / (P Σw²),\nw = max(0, drop)")
     ax.set_ylabel(f"largest drop of {_score(result)}")
-    panel_title(ax, f"b  {x.size:,} image{'s' * (x.size != 1)}")
+    style.panel_title(ax, f"b  {x.size:,} image{'s' * (x.size != 1)}")
 
 
 def _draw_extremes(
@@ -157,25 +148,25 @@ def _draw_extremes(
     head, panels = spec.subgridspec(2, 1, height_ratios=[0.05, 1])
     heading = figure.add_subplot(head)
     heading.axis("off")
-    panel_title(heading, f"{title}, maps of {_score(result)}".replace("\n", " "))
+    style.panel_title(heading, f"{title}, maps of {_score(result)}".replace("\n", " "))
     cells = panels.subgridspec(2, _COLUMNS)
     edges = cell_edges(to_array(result.boxes), result.grid)
     for column, member in enumerate(members):
         index = int(result.shown[member])
         above = figure.add_subplot(cells[0, column])
-        show_image(above, shown[member])
-        above.set_title(fit_ends(result.names[index].rpartition("/")[2], 18), fontsize=7)
+        style.show_image(above, shown[member])
+        above.set_title(style.fit_ends(result.names[index].rpartition("/")[2], 18), fontsize=7)
         above.spines[:].set(visible=True, edgecolor=colour, linewidth=1.2)
-        scale = scale_of(shown[member], *result.image_size)
-        _mark(above, scaled(to_array(result.strongest)[index], scale))
+        scale = style.scale_of(shown[member], *result.image_size)
+        _mark(above, style.scaled(to_array(result.strongest)[index], scale))
         ax = figure.add_subplot(cells[1, column])
         mesh = _draw_map(ax, to_array(result.maps)[member].astype(float), edges, result)
-        name = class_name(class_names, int(result.target[index]), _outputs_of(result))
+        name = style.class_name(class_names, int(result.target[index]), _outputs_of(result))
         name = fit(name or "the output", 18, 1)
         letter = "" if result.outputs == "value" else "P "
         ax.set_xlabel(
-            f"{name}\n{letter}{number(result.probability[index])} → "
-            f"{number(result.probability[index] - result.largest[index])}\n"
+            f"{name}\n{letter}{style.number(result.probability[index])} → "
+            f"{style.number(result.probability[index] - result.largest[index])}\n"
             f"localisation {float(result.localisation[index]):.0%}",
             fontsize=7,
         )
@@ -195,7 +186,7 @@ def _beside(ax: Axes, size: tuple[int, int]) -> Axes:
 def _mark(ax: Axes, box: tuple[float, float, float, float]) -> None:
     """The occluder that takes away most."""
     for edge, width in (("white", 2.0), ("black", 0.8)):
-        add_box(ax, box, facecolor="none", edgecolor=edge, linewidth=width)
+        style.add_box(ax, box, facecolor="none", edgecolor=edge, linewidth=width)
 
 
 def _draw_map(

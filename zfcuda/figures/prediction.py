@@ -7,19 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from zfcuda.figures.style import (
-    MUTED,
-    PALETTE,
-    Array,
-    class_name,
-    display_images,
-    draws,
-    fit,
-    new_figure,
-    score_axis,
-    show_image,
-    to_array,
-)
+from zfcuda.figures import style
+from zfcuda.figures.style import MUTED, PALETTE, Array, draws, fit, new_figure, to_array
 from zfcuda.results.predictions import Predictions
 
 
@@ -48,7 +37,7 @@ def prediction(
     widths = [1.0, 1.5] if images is not None else [1.0]
     axes = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     if images is not None:
-        show_image(axes[0], display_images(images)[image], caption="network input")
+        style.show_image(axes[0], style.display_images(images)[image], caption="network input")
 
     bars = axes[-1]
     rows = np.arange(k)
@@ -58,11 +47,11 @@ def prediction(
     for row, probability in zip(rows, probabilities, strict=True):
         bars.text(max(np.nan_to_num(probability), 0) + room, row, f"{probability:.3f}", va="center")
     count = result.logits.shape[-1]
-    names = [class_name(class_names, int(label), count) for label in labels]
+    names = [style.class_name(class_names, int(label), count) for label in labels]
     bars.set_yticks(rows, [fit(name or "the output", 24) for name in names])
     bars.tick_params(axis="y", length=0)
     bars.set_ylim(k - 0.5, -0.5)
-    bars.set_xlabel(score_axis(result.outputs))
+    bars.set_xlabel(style.score_axis(result.outputs))
     if result.outputs == "value":
         bars.margins(x=0.2)
         bars.axvline(0, color=MUTED, linewidth=0.6)

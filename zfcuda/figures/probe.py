@@ -9,16 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zfcuda.figures.style import (
-    INK,
-    MUTED,
-    PALETTE,
-    draws,
-    fold_name,
-    new_figure,
-    to_array,
-    y_grid,
-)
+from zfcuda.figures.style import INK, MUTED, PALETTE, draws, fold_name, new_figure, to_array, y_grid
 from zfcuda.results.probe import ProbeResult
 
 

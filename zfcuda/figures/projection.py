@@ -10,23 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.figures.style import (
-    Array,
-    add_box,
-    class_name,
-    cut_out,
-    display_images,
-    display_signal,
-    draws,
-    fit,
-    fit_name,
-    new_figure,
-    number,
-    scale_of,
-    scaled,
-    show_image,
-    to_array,
-)
+from zfcuda.figures import style
+from zfcuda.figures.style import Array, draws, fit, new_figure, to_array
 from zfcuda.results.projections import Patches, Projections
 
 if TYPE_CHECKING:
@@ -45,7 +30,7 @@ def layer_colour(index: int) -> str:
 
 def name_row(ax: Axes, layer: str, letters: int, index: int) -> None:
     """A layer's name in its colour, left of its row, which `ax` begins."""
-    ax.set_ylabel(fit_name(layer, letters), color=layer_colour(index), fontweight="bold")
+    ax.set_ylabel(style.fit_name(layer, letters), color=layer_colour(index), fontweight="bold")
 
 
 def unit_caption(
@@ -54,13 +39,13 @@ def unit_caption(
     """ "map 12 at (3, 4), activation 5.1" of one projected unit; of a layer of vectors "unit 12",
     with the class's name where there is one for each."""
     channel, row, col = (int(v) for v in to_array(result.units[layer])[column])
-    activation = number(to_array(result.activations[layer])[column])
+    activation = style.number(to_array(result.activations[layer])[column])
     size = result.sizes.get(layer)
     place = f"map {channel} at ({row}, {col})"
     if is_of_vectors(size):
         place = f"unit {channel}"
         if class_names is not None and len(class_names) == size[0]:
-            place = fit(f"{place}: {class_name(class_names, channel)}", 24, 1)
+            place = fit(f"{place}: {style.class_name(class_names, channel)}", 24, 1)
     return f"{place}\nactivation {activation}"
 
 
@@ -95,7 +80,7 @@ def magnify(ax: Axes, shown: Array, image: Array | None, square: tuple[int, int,
     for y, whole in crops:
         box = (top, left, top + side, left + side)
         inset = ax.inset_axes((x, y, 0.39, 0.39))
-        show_image(inset, cut_out(whole, box, scale_of(whole, height, width)))
+        style.show_image(inset, style.cut_out(whole, box, style.scale_of(whole, height, width)))
         inset.spines[:].set(visible=True, color="white", linewidth=0.8)
 
 
@@ -105,9 +90,9 @@ def outline(
     """A thin square in pixels, readable on any picture (of that :func:`scale_of`); whole where it
     lies at the picture's edge, which would cut off half of its lines."""
     top, left, side = square
-    box = scaled((top, left, top + side, left + side), scale)
+    box = style.scaled((top, left, top + side, left + side), scale)
     for edge, width in (("white", 1.6), (colour, 0.9)):
-        add_box(ax, box, fill=False, edgecolor=edge, linewidth=width, clip_on=False)
+        style.add_box(ax, box, fill=False, edgecolor=edge, linewidth=width, clip_on=False)
 
 
 def draw_grid(
@@ -129,20 +114,20 @@ def draw_grid(
     if images is not None:
         for column, (ax, shown) in enumerate(zip(axes[0], images, strict=True)):
             caption = image_captions[column] if image_captions else ""
-            show_image(ax, shown, fit(columns[column], 20), caption)
+            style.show_image(ax, shown, fit(columns[column], 20), caption)
         axes[0][0].set_ylabel("network input")
     for row, (layer, shown) in enumerate(projections.items(), start=int(top)):
         colour = layer_colour(row - top)
         for column, ax in enumerate(axes[row]):
             heading = "" if top or row else fit(columns[column], 20)
-            show_image(ax, shown[column], heading, captions[layer][column])
+            style.show_image(ax, shown[column], heading, captions[layer][column])
             square = support(shown[column])
             if square is None:
                 continue
             magnify(ax, shown[column], None if images is None else images[column], square)
             outline(ax, square, colour)
             if images is not None:
-                scale = scale_of(images[column], *shown[column].shape[:2])
+                scale = style.scale_of(images[column], *shown[column].shape[:2])
                 outline(axes[0][column], square, colour, scale)
         name_row(axes[row][0], layer, 26, row - top)
     return figure
@@ -173,7 +158,7 @@ def projection_grid(
                 for layer, signal in result.projections.items()
             }
     own = result.projections if projections is None else projections
-    shown = {layer: display_signal(own[layer]) for layer in result.layers}
+    shown = {layer: style.display_signal(own[layer]) for layer in result.layers}
     captions = {
         layer: [
             unit_caption(result, layer, column, class_names)
@@ -185,7 +170,7 @@ def projection_grid(
         result.columns,
         shown,
         captions,
-        None if images is None else display_images(images),
+        None if images is None else style.display_images(images),
         title=title,
     )
 
@@ -235,7 +220,7 @@ def projection_patches(
     """
     if images is None and preprocessing is not None:
         images = preprocessing.to_display(result.images)
-    pictures = None if images is None else display_images(images)
+    pictures = None if images is None else style.display_images(images)
     unknown = preprocessing is None and result.images.shape[1] == 3
     headings = ["projections (network channels as RGB)" if unknown else "projections"]
     headings += [] if pictures is None else ["image patches"]
@@ -250,15 +235,15 @@ def projection_patches(
         columns = int(np.ceil(np.sqrt(len(some))))
         signals = [displayed(result.patch(i), preprocessing or Preprocessing()) for i in some]
         count = str(len(units)) if len(some) == len(units) else f"{len(some)} of {len(units)}"
-        strongest = number(float(result.activations[units].max()))
+        strongest = style.number(float(result.activations[units].max()))
         caption = f"{count} units, strongest activation {strongest}"
-        show_image(axes[row][0], mosaic(signals, columns, 0.5), caption=caption)
+        style.show_image(axes[row][0], mosaic(signals, columns, 0.5), caption=caption)
         if pictures is not None:
             seen = []
             for unit in some:
                 picture = pictures[int(result.image[unit])]
-                scale = scale_of(picture, *result.images.shape[-2:])
-                seen.append(cut_out(picture, result.boxes[unit].tolist(), scale))
-            show_image(axes[row][1], mosaic(seen, columns, 0.5))
+                scale = style.scale_of(picture, *result.images.shape[-2:])
+                seen.append(style.cut_out(picture, result.boxes[unit].tolist(), scale))
+            style.show_image(axes[row][1], mosaic(seen, columns, 0.5))
         name_row(axes[row][0], layer, 40, row)
     return figure

@@ -7,17 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from zfcuda.figures.style import (
-    INK,
-    MUTED,
-    PALETTE,
-    Array,
-    draws,
-    new_figure,
-    number,
-    to_array,
-    y_grid,
-)
+from zfcuda.figures import style
+from zfcuda.figures.style import INK, MUTED, PALETTE, Array, draws, new_figure, to_array
 from zfcuda.results.training import TrainingResult
 
 
@@ -60,7 +51,7 @@ def _curves(
     ax.set_xlim(1 - margin, epoch[-1] + margin)
     ax.set_ylim(bottom=-0.03 * ax.get_ylim()[1])  # and those at 0
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    y_grid(ax)
+    style.y_grid(ax)
     labelled = -np.inf
     for last in np.flatnonzero(np.diff(rate)):
         ax.axvline(epoch[last] + 0.5, color=MUTED, linewidth=0.8, linestyle=":", zorder=0)
@@ -68,7 +59,7 @@ def _curves(
             continue
         labelled = epoch[last]
         ax.annotate(
-            f"rate {number(rate[last + 1])}",
+            f"rate {style.number(rate[last + 1])}",
             (epoch[last] + 0.5, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(0, 3),

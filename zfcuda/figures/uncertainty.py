@@ -12,20 +12,16 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from zfcuda.data.preprocessing import Preprocessing
+from zfcuda.figures import style
 from zfcuda.figures.style import (
     INK,
     MUTED,
     NO_DATA,
     PALETTE,
     Array,
-    class_name,
     draws,
     fit,
-    input_pictures,
     new_figure,
-    panel_title,
-    score_source,
-    show_image,
     to_array,
 )
 from zfcuda.results.uncertainty import UncertaintyResult
@@ -63,7 +59,7 @@ def uncertainty(
     _draw_reliability(right, result)
     left, right = rows[1].subgridspec(1, 2, width_ratios=[1.75, 1])
     _draw_confusion(figure.add_subplot(left), counts, hits, names)
-    shown = input_pictures(result.images, preprocessing, images)
+    shown = style.input_pictures(result.images, preprocessing, images)
     _draw_least_certain(right, result, shown[:_IMAGES], class_names, lower)
     return figure
 
@@ -96,7 +92,7 @@ def _draw_entropy(ax: Axes, result: UncertaintyResult) -> None:
     ax.legend(loc="upper right", handlelength=1.8, borderaxespad=0.1)
     bottom, top = ax.get_ylim()
     ax.set_ylim(top=bottom * (top / bottom) ** 1.35)  # room for the legend: a quarter of the axis
-    panel_title(ax, "a  entropy of right and wrong answers")
+    style.panel_title(ax, "a  entropy of right and wrong answers")
 
 
 def _draw_reliability(spec: SubplotSpec, result: UncertaintyResult) -> None:
@@ -125,9 +121,9 @@ def _draw_reliability(spec: SubplotSpec, result: UncertaintyResult) -> None:
         f"calibration error {found.ece:.3f}\naccuracy {result.accuracy:.1%}, "
         f"mean confidence {mean:.1%}"
     )
-    counts.set(xlabel=f"confidence{score_source(result.outputs)}\n{note}", ylabel="images")
+    counts.set(xlabel=f"confidence{style.score_source(result.outputs)}\n{note}", ylabel="images")
     counts.locator_params(axis="y", nbins=2)
-    panel_title(curve, f"b  reliability ({result.bins} bins)")
+    style.panel_title(curve, f"b  reliability ({result.bins} bins)")
 
 
 def _pair(spec: SubplotSpec) -> tuple[Axes, Axes]:
@@ -165,7 +161,7 @@ def _draw_confusion(ax: Axes, counts: Array, hits: Array, names: Sequence[str]) 
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="predicted class", ylabel="true class, share right")
-    panel_title(ax, "c  confusion matrix (shade: share of the row)")
+    style.panel_title(ax, "c  confusion matrix (shade: share of the row)")
 
 
 def _joined(confusion: Array, class_names: Sequence[str] | None) -> tuple[Array, Array, list[str]]:
@@ -177,7 +173,7 @@ def _joined(confusion: Array, class_names: Sequence[str] | None) -> tuple[Array,
         shown = shown[occurring[shown] > 0]
     else:
         shown = np.arange(len(confusion))
-    names = [class_name(class_names, int(label)) for label in shown]
+    names = [style.class_name(class_names, int(label)) for label in shown]
     groups = [[label] for label in shown]
     rest = np.setdiff1d(np.flatnonzero(occurring), shown)
     if rest.size:
@@ -198,20 +194,20 @@ def _draw_least_certain(
     panel of so many inches' height."""
     panel = spec.get_gridspec().figure.add_subplot(spec)
     panel.axis("off")
-    panel_title(panel, "d  least certain images")
+    style.panel_title(panel, "d  least certain images")
     probabilities, labels = to_array(result.probabilities), to_array(result.labels)
     height = min(1 / max(len(shown), 1), 0.75 / inches)
     for row, image in enumerate(shown):
         number, bottom = int(result.numbers[row]), 1 - (row + 1) * height
         ax = panel.inset_axes((0.0, bottom + 0.1 * height, 0.24, 0.88 * height))
-        show_image(ax, image)
+        style.show_image(ax, image)
         ax.set_anchor("NW")
         truth = int(labels[number])
         bars = panel.inset_axes((0.66, bottom + 0.28 * height, 0.22, 0.7 * height))
         _draw_distribution(bars, probabilities[number], truth, class_names)
         note = f"entropy {float(result.entropy[number]):.2f}"
         if truth not in np.argsort(-probabilities[number], kind="stable")[:_TOP]:
-            note += f", true: {fit(class_name(class_names, truth), 12, 1)}"
+            note += f", true: {fit(style.class_name(class_names, truth), 12, 1)}"
         panel.text(0.27, bottom + 0.23 * height, note, fontsize=6.5, va="top", color=MUTED)
 
 
@@ -223,7 +219,7 @@ def _draw_distribution(
     ax.barh(np.arange(len(best)), np.nan_to_num(probabilities[best]), color=colours, height=0.86)
     for row, label in enumerate(best):
         weight = "bold" if label == truth else "normal"
-        name = fit(class_name(class_names, int(label)), 15, 1)
+        name = fit(style.class_name(class_names, int(label)), 15, 1)
         ax.text(-0.06, row, name, va="center", ha="right", fontsize=6.5, fontweight=weight)
         ax.text(1.06, row, f"{probabilities[label]:.2f}", va="center", fontsize=6.5)
     ax.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5), xticks=[], yticks=[])

@@ -146,7 +146,7 @@ def test_an_interrupted_page_leaves_the_old_one(tmp_path, monkeypatch):
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_text", stop)
+    monkeypatch.setattr(Path, "write_bytes", stop)
     with pytest.raises(KeyboardInterrupt):
         write_index(path, "t", [])
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

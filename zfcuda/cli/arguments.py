@@ -154,19 +154,21 @@ def layers(
 
 
 def score(parser: argparse.ArgumentParser, what: str, more: str = "") -> None:
-    """--target (for `Network.label`; `more` says what else it may be) and --fill (for
-    `Network.fill`): `what` has that colour."""
-    parser.add_argument(
-        "--target",
-        metavar="LABEL|NAME",
-        help=f"class to watch (default: the most probable){more}",
-    )
-    parser.add_argument(
-        "--fill",
-        default="grey",
-        metavar="COLOUR",
-        help=f"{what}: grey, black, #ff8000, ..., or mean, the model's mean (default: %(default)s)",
-    )
+    """--target and --fill."""
+    target(parser, more)
+    fill(parser, what)
+
+
+def target(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """--target, for `Network.label`; `more` says what else it may be."""
+    text = f"class to watch (default: the most probable){more}"
+    parser.add_argument("--target", metavar="LABEL|NAME", help=text)
+
+
+def fill(parser: argparse.ArgumentParser, what: str) -> None:
+    """--fill, for `Network.fill`: `what` has that colour."""
+    text = f"{what}: grey, black, #ff8000, ..., or mean, the model's mean (default: %(default)s)"
+    parser.add_argument("--fill", default="grey", metavar="COLOUR", help=text)
 
 
 def number(

@@ -22,8 +22,6 @@ from zfcuda.storage.files import digest as digest_of
 from zfcuda.storage.files import read_json, visible, write_json
 from zfcuda.storage.terminal import progress
 
-__all__ = ["Job", "Outcome", "run"]
-
 RECORD = "done.json"
 
 

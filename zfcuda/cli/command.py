@@ -57,23 +57,33 @@ class Finding:
 
 
 def write(finding: Finding, stem: Path, provenance: Provenance) -> Entry:
-    """Write it under ``stem``: its numbers, then its picture.
+    """Save numbers, then the picture, under ``stem``: so no picture lacks its numbers.
+
+    Writes STEM.npz, STEM.json, STEM.png and, if the provenance says so, STEM.pdf, and what there is
+    `more` with a name appended; each file appears whole or not at all. Title, text and tag go into
+    the JSON file, for `zfcuda gallery`.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    from zfcuda.report import writing
+    from zfcuda.report.entries import Entry, facts_of
+    from zfcuda.report.writing import save_numbers, save_pictures
 
-    settings = {**provenance.settings, **finding.settings}
-    return writing.write(
-        finding.title,
-        finding.text,
-        finding.result,
-        finding.figure,
-        stem,
-        dataclasses.replace(provenance, settings=settings),
-        finding.tag,
-        finding.more,
+    facts = provenance.facts()
+    others = [
+        file
+        for name, other in finding.more.items()
+        for file in save_numbers(
+            other, stem.with_name(f"{stem.name}-{name}"), {"provenance": facts}
+        )
+    ]
+    said = {"title": finding.title, "text": finding.text, "figure": finding.tag}
+    about = {"provenance": facts, "entry": {**said, "files": [file.name for file in others]}}
+    numbers = save_numbers(finding.result, stem, about)
+    png, *pdf = save_pictures(finding.figure, stem, provenance.pdf)
+    files, shown = (*numbers, *others), facts_of(facts)
+    return Entry(
+        finding.title, png, files, finding.text, finding.tag, pdf[0] if pdf else None, shown
     )
 
 
@@ -147,8 +157,8 @@ def _conclude(finding: Finding, stem: Path, provenance: Provenance) -> None:
     from zfcuda.report.writing import place
 
     settings = {**provenance.settings, **finding.settings}
-    stem = place(stem, dataclasses.replace(provenance, settings=settings))
-    entry = write(finding, stem, provenance)
+    provenance = dataclasses.replace(provenance, settings=settings)
+    entry = write(finding, place(stem, provenance), provenance)
     say(*entry.files, *finding.lines, entry.text)
 
 

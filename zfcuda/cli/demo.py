@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -24,8 +23,6 @@ from zfcuda.models import from_files
 from zfcuda.report.writing import Provenance, writable_folder
 from zfcuda.results.training import TrainingResult
 from zfcuda.storage.terminal import progress as progress_bar
-
-__all__ = ["run"]
 
 # What an early, a middle and a late layer respond to: edges, textures, parts.
 _LAYERS = {
@@ -154,7 +151,7 @@ class _Subject:
 
 def _photographed(photo: _Photograph, network: Network) -> _Subject:
     image = photo.read()
-    mask = _mask(network, photo.mask(image.size))
+    mask = background.fitted(photo.mask(image.size), network, photo.name)
     return _Subject(photo.name, photo.title, network, network.input(image), mask)
 
 
@@ -162,7 +159,8 @@ def _garment(network: Network) -> _Subject:
     samples = garments(network.preprocessing)
     x, labels = samples.pictures.batch(torch.tensor([_GARMENT]))
     name = samples.pictures.class_names[int(labels[0])]
-    mask = _mask(network, Image.fromarray(samples.opacity[_GARMENT].numpy()))
+    opacity = Image.fromarray(samples.opacity[_GARMENT].numpy())
+    mask = background.fitted(opacity, network, name)
     title = f"{name.capitalize()}, seen by a ZF network"
     x = x.to(network.device)
     return _Subject(name.replace(" ", "-"), title, network, x, mask)
@@ -204,12 +202,6 @@ def _training(stem: Path) -> report.Entry:
     figure = figures.training_curves(result, title="The ZF network's training")
     finding = Finding("Training", text, result, figure, "paper section 3")
     return write(finding, stem, Provenance("demo"))
-
-
-def _mask(network: Network, mask: Image.Image) -> Tensor:
-    """The mask as the network's input shows it: [H,W] in 0..1, soft at the edge."""
-    fitted = np.asarray(network.preprocessing.fit(mask), dtype=np.float32)
-    return torch.from_numpy(fitted / 255)
 
 
 def _require_extra() -> None:

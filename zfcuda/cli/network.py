@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
@@ -25,9 +26,6 @@ from zfcuda.models.specs import outputs_in
 from zfcuda.results.base import Outputs
 from zfcuda.storage.files import class_name
 from zfcuda.storage.identity import weights_digest
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,10 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "cpu":
         return torch.device("cpu")
-    usable, reason = _cuda_verdict()
+    usable, reason = False, "torch sees no CUDA device"
+    if torch.cuda.is_available():
+        facts = info.collect()
+        usable, reason = facts.cuda, facts.cuda_verdict
     if name == "auto":
         return torch.device("cuda" if usable else "cpu")
     try:
@@ -191,22 +192,16 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _cuda_verdict() -> tuple[bool, str]:
-    if not torch.cuda.is_available():
-        return False, "torch sees no CUDA device"
-    facts = info.collect()
-    return facts.cuda, facts.cuda_verdict
+def shown(
+    layers: Mapping[str, Tensor], display: Callable[[Tensor], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Pictures [A,B,C,h,w] by layer as ``display`` shows them, reduced: [A,B,h,w,3]."""
+    from zfcuda.figures.maxima import displayed
 
-
-def shown_signals(network: Network, projections: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Projections [A,B,C,h,w] by layer as RGB pictures [A,B,h,w,3], zero at mid grey."""
-    show = network.preprocessing.signal_to_display
-    return {layer: _shown(own, show) for layer, own in projections.items()}
-
-
-def shown_pictures(network: Network, patches: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Patches of network inputs [A,B,C,h,w] by layer as RGB pictures [A,B,h,w,3]."""
-    return {layer: _shown(own, network.display) for layer, own in patches.items()}
+    return {
+        layer: displayed(own, lambda small: display(torch.from_numpy(small)))
+        for layer, own in layers.items()
+    }
 
 
 def silent_layers(layers: Sequence[tuple[Tensor, Tensor]]) -> str:
@@ -220,11 +215,3 @@ def silent_layers(layers: Sequence[tuple[Tensor, Tensor]]) -> str:
     if not silent:
         return ""
     return f" {silent} of the {count} maps shown never fire{'s' * (silent == 1)} (light grey)."
-
-
-def _shown(own: Tensor, show: Callable[[Tensor], Any]) -> Any:
-    from zfcuda.figures.maxima import reduced
-
-    small = torch.from_numpy(reduced(own))
-    shown = show(small.flatten(0, 1))
-    return shown.reshape(*small.shape[:2], *shown.shape[1:])

@@ -18,8 +18,6 @@ from zfcuda.report.entries import Entry, Section, facts_of
 from zfcuda.report.page import write_index
 from zfcuda.storage.files import subject
 
-__all__ = ["collect", "read_entry", "write_gallery"]
-
 # The experiments' headings, by the command that makes them.
 _HEADINGS = {
     "ablate": "Ablations",

@@ -9,14 +9,11 @@ is shown.
 from __future__ import annotations
 
 import csv
-import io
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -24,11 +21,9 @@ from PIL import Image
 
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.figures.maxima import displayed, sheet
-from zfcuda.report.page import template
+from zfcuda.report.page import link_to, template, webp
 from zfcuda.results.stored import KIND, Layer, StoredActivations
-from zfcuda.storage.files import atomic_path, printable, read_csv
-
-__all__ = ["stored_folders", "write_maps_page"]
+from zfcuda.storage.files import printable, read_csv, write_bytes
 
 _TOGETHER = 16  # maps that are read at a time
 _QUALITY = 85
@@ -47,24 +42,6 @@ def stored_folders(folder: str | os.PathLike[str]) -> list[Path]:
             continue
         found.append(path.parent)
     return found
-
-
-@dataclass(frozen=True)
-class _Map:
-    number: int
-    sheet: str
-    width: int
-    height: int
-    span: str
-    rows: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class _Section:
-    name: str
-    anchor: str
-    maps: Sequence[_Map]
-    about: Mapping[str, Any]
 
 
 def write_maps_page(
@@ -95,7 +72,7 @@ def write_maps_page(
         _section(stored, index, name, names, page.parent)
         for index, name in enumerate(stored.layers)
     ]
-    count = sum(len(section.maps) for section in sections)
+    count = sum(len(section["maps"]) for section in sections)
     about = stored.manifest.get("about") or {}
     content = page_template.render(
         title=printable(title or _title(stored)),
@@ -106,11 +83,11 @@ def write_maps_page(
         k=stored.k,
         skipped=len(stored.skipped),
         files=[
-            _href(file, page.parent) for file in (stored.index, stored.folder / "manifest.json")
+            link_to(file, page.parent).href
+            for file in (stored.index, stored.folder / "manifest.json")
         ],
     )
-    with atomic_path(page) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+    write_bytes(page, content.encode())
     return page, count
 
 
@@ -130,7 +107,8 @@ def _names(stored: StoredActivations) -> dict[int, str]:
 
 def _section(
     stored: StoredActivations, index: int, name: str, names: Mapping[int, str], base: Path
-) -> _Section:
+) -> dict[str, Any]:
+    """A layer's maps, as the template takes them."""
     layer, about = stored.layer(name), stored.about(name)
     sheets = stored.folder / "sheets" / Path(about["file"]).stem
     maps = []
@@ -144,8 +122,10 @@ def _section(
             if image >= 0
         ]
         span = f"{rows[0][1]} – {rows[-1][1]}" if rows else "nothing"
-        maps.append(_Map(channel, _href(file, base), width, height, span, rows))
-    return _Section(printable(name), f"layer-{index}", maps, about)
+        href = link_to(file, base).href
+        maps.append({"number": channel, "sheet": href, "width": width, "height": height,
+                     "span": span, "rows": rows})  # fmt: skip
+    return {"name": printable(name), "anchor": f"layer-{index}", "maps": maps, "about": about}
 
 
 def _sheets(stored: StoredActivations, layer: Layer, folder: Path) -> Iterator[tuple[int, Path]]:
@@ -185,12 +165,5 @@ def _displays(stored: StoredActivations) -> tuple[_Display, _Display]:
 
 def _draw(path: Path, signals: np.ndarray, seen: np.ndarray, there: Sequence[bool]) -> None:
     whole = sheet(signals, seen, there, int(np.ceil(np.sqrt(len(there)))), _NO_DATA, gap=2)
-    buffer = io.BytesIO()
     picture = Image.fromarray((whole.clip(0, 1) * 255).round().astype(np.uint8))
-    picture.save(buffer, "WEBP", quality=_QUALITY, method=2)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-
-
-def _href(path: Path, base: Path) -> str:
-    return quote(os.fsencode(os.path.relpath(path, base).replace(os.sep, "/")))
+    write_bytes(path, webp(picture, _QUALITY))

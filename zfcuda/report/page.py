@@ -16,10 +16,8 @@ from urllib.parse import quote
 from PIL import Image
 
 from zfcuda.data.reading import opened
-from zfcuda.report.entries import Entry, Section
-from zfcuda.storage.files import atomic_path, printable
-
-__all__ = ["Link", "Picture", "link_to", "picture_of", "value_shown", "write_index"]
+from zfcuda.report.entries import Section
+from zfcuda.storage.files import printable, write_bytes
 
 
 @dataclass(frozen=True)
@@ -105,37 +103,17 @@ def picture_of(path: Path, folder: Path, small: bool) -> Picture:
 def _data_uri(image: Image.Image, limit: int) -> str:
     small = image.convert("RGB")
     small.thumbnail((limit, limit), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return f"data:image/webp;base64,{base64.b64encode(webp(small, _QUALITY)).decode()}"
+
+
+def webp(image: Image.Image, quality: int) -> bytes:
+    """The picture as a WebP file."""
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=_QUALITY, method=2)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    image.save(buffer, "WEBP", quality=quality, method=2)
+    return buffer.getvalue()
 
 
 _MANY = 9  # figures of a section, from which on they are shown smaller
-
-
-@dataclass(frozen=True)
-class _Card:
-    title: str
-    text: str
-    tags: Sequence[str]
-    problem: str
-    picture: Picture
-    files: Sequence[Link]
-    facts: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Group:
-    anchor: str
-    title: str
-    text: str
-    tags: Sequence[str]
-    problem: str
-    cards: Sequence[_Card]
-
-    @property
-    def many(self) -> bool:
-        return len(self.cards) >= _MANY
 
 
 def write_index(
@@ -164,44 +142,49 @@ def write_index(
         title=printable(title),
         intro=printable(intro),
         empty=empty,
-        facts={printable(name): value_shown(value) for name, value in (facts or {}).items()},
+        facts=_facts(facts or {}),
         groups=_groups(sections, path.parent),
     )
-    with atomic_path(path) as temporary:
-        Path(temporary).write_text(page, encoding="utf-8")
+    write_bytes(path, page.encode())
     return path
 
 
-def _groups(sections: Sequence[Section], folder: Path) -> list[_Group]:
+def _groups(sections: Sequence[Section], folder: Path) -> list[dict[str, Any]]:
+    """What the template is made of; what a section says is not said again by its figures."""
     anchors: set[str] = set()
     groups = []
     for section in sections:
-        texts = {entry.text for entry in section.entries}
+        texts, many = {entry.text for entry in section.entries}, len(section.entries) >= _MANY
         shared = texts.pop() if len(section.entries) > 1 and len(texts) == 1 else ""
+        anchor = section.tag if re.search(r"\d", section.tag) else section.title
+        cards = [
+            {
+                "title": printable(entry.title),
+                "text": "" if entry.text == shared else printable(entry.text),
+                "tags": [] if entry.tag == section.tag else _tags(entry.tag),
+                "problem": printable(entry.problem),
+                "picture": picture_of(entry.figure, folder, many),
+                "files": [link_to(f, folder, _label(f, entry.figure)) for f in entry.files],
+                "facts": _facts(entry.facts),
+            }
+            for entry in section.entries
+        ]
         groups.append(
-            _Group(
-                _anchor(section.tag if re.search(r"\d", section.tag) else section.title, anchors),
-                printable(section.title),
-                printable(section.text or shared),
-                _tags(section.tag),
-                printable(section.problem),
-                [_card(entry, section, shared, folder) for entry in section.entries],
-            )
+            {
+                "anchor": _anchor(anchor, anchors),
+                "title": printable(section.title),
+                "text": printable(section.text or shared),
+                "tags": _tags(section.tag),
+                "problem": printable(section.problem),
+                "cards": cards,
+                "many": many,
+            }
         )
     return groups
 
 
-def _card(entry: Entry, section: Section, shared: str, folder: Path) -> _Card:
-    """What the section says already is not said again."""
-    return _Card(
-        printable(entry.title),
-        "" if entry.text == shared else printable(entry.text),
-        [] if entry.tag == section.tag else _tags(entry.tag),
-        printable(entry.problem),
-        picture_of(entry.figure, folder, small=len(section.entries) >= _MANY),
-        [link_to(path, folder, _label(path, entry.figure)) for path in entry.files],
-        {printable(name): value_shown(value) for name, value in entry.facts.items()},
-    )
+def _facts(facts: Mapping[str, object]) -> dict[str, str]:
+    return {printable(name): value_shown(value) for name, value in facts.items()}
 
 
 def _anchor(name: str, taken: set[str]) -> str:

@@ -21,9 +21,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zfcuda.report.entries import Entry, facts_of
 from zfcuda.results.base import Result
-from zfcuda.storage.files import absent, atomic_path, digest, read_json
+from zfcuda.storage.files import absent, digest, read_json, write_bytes
 from zfcuda.storage.terminal import remark
 
 # Options that say how a command is run, not what it computes.
@@ -117,41 +116,6 @@ def place(stem: Path, provenance: Provenance) -> Path:
     return stem.with_name(name)
 
 
-def write(
-    title: str,
-    text: str,
-    result: Result,
-    figure: Figure,
-    stem: Path,
-    provenance: Provenance | None = None,
-    tag: str = "",
-    more: Mapping[str, Result] | None = None,
-) -> Entry:
-    """Save numbers, then the picture, under `stem`: so no picture lacks its numbers.
-
-    Writes STEM.npz, STEM.json, STEM.png and, if the provenance says so, STEM.pdf; each appears
-    whole or not at all. `title`, `text` (what to see, in plain words) and `tag` ("paper figure 7",
-    "talk figure 5") go into the JSON file, for `zfcuda gallery`. `more_numbers` are files that
-    belong to the picture too.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    provenance = provenance or Provenance()
-    facts = provenance.facts()
-    others = [
-        file
-        for name, other in (more or {}).items()
-        for file in _save(other, stem.with_name(f"{stem.name}-{name}"), {"provenance": facts})
-    ]
-    files = [file.name for file in others]
-    entry = {"title": title, "text": text, "figure": tag, "files": files}
-    numbers = _save(result, stem, {"provenance": facts, "entry": entry})
-    png, *pdf = save_pictures(figure, stem, provenance.pdf)
-    pdf = pdf[0] if pdf else None
-    return Entry(title, png, (*numbers, *others), text, tag, pdf, facts_of(facts))
-
-
 def save_pictures(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
     """Save a figure as STEM.png, and as STEM.pdf if asked for; returns what was written.
 
@@ -163,15 +127,15 @@ def save_pictures(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
     if pdf:
         contents[print_too] = _pdf(figure)
     for path, content in contents.items():
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(path, content)
     if not pdf and print_too.is_file():
         print_too.unlink()
         remark(f"'{print_too}' showed an earlier result and is removed; --pdf makes it anew")
     return [*contents]
 
 
-def _save(result: Result, stem: Path, about: Mapping[str, object]) -> tuple[Path, Path]:
+def save_numbers(result: Result, stem: Path, about: Mapping[str, object]) -> tuple[Path, Path]:
+    """Save a result as STEM.npz and STEM.json, which says `about`, too; returns both."""
     result.save(stem, about)
     return stem.with_name(f"{stem.name}.npz"), stem.with_name(f"{stem.name}.json")
 

@@ -116,16 +116,17 @@ def write_tensors(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    _write(path, save(plain, dict(metadata or {})))
+    write_bytes(path, save(plain, dict(metadata or {})))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """`content`, with its checksum, as a JSON file that appears whole or not at all."""
     sealed = {**content, _CHECKSUM: checksum(content)}
-    _write(path, json.dumps(sealed, indent=1, allow_nan=False).encode())
+    write_bytes(path, json.dumps(sealed, indent=1, allow_nan=False).encode())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file that appears whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 

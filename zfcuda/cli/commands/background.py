@@ -54,9 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="backgrounds: black, #ff8000, ... (default: black white blue)",
     )
     arguments.layers(parser, "layers to project (default: an early and a late layer)")
-    parser.add_argument(
-        "--target", metavar="LABEL|NAME", help="class to watch (default: the most probable)"
-    )
+    arguments.target(parser)
     arguments.output(parser)
 
 
@@ -91,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
             network,
             x,
             Path(path).name,
-            _fitted(mask, network, path),
+            fitted(mask, network, path),
             options.layer or early_and_late(network.model, x),
             colours,
             network.label(options.target),
@@ -243,8 +241,8 @@ def _inside(shape: tuple[int, int], box: Sequence[float] | None) -> np.ndarray:
     return inside
 
 
-def _fitted(mask: Image, network: Network, path: str) -> Tensor:
-    """The mask as the network's input shows it: [H,W] in 0..1."""
+def fitted(mask: Image, network: Network, path: str) -> Tensor:
+    """The mask as the network's input shows it: [H,W] in 0..1, soft at the edge."""
     import numpy as np
     import torch
 

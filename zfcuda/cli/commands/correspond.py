@@ -51,13 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     arguments.number(
         parser, "--places", 10, "how often random places are drawn (default: %(default)s)"
     )
-    parser.add_argument(
-        "--fill",
-        default="grey",
-        metavar="COLOUR",
-        help="what is shown instead: grey, black, #ff8000, ..., or mean, the model's mean "
-        "(default: %(default)s)",
-    )
+    arguments.fill(parser, "what is shown instead")
     arguments.seed(parser)
     arguments.output(parser)
 

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:
-    from zfcuda.cli.network import shown_pictures, shown_signals, silent_layers
+    from zfcuda.cli.network import shown, silent_layers
 
     layers = arguments.mapped_layers(options, network)
     checkpoints, model = _checkpoints(options, network)
@@ -74,8 +74,8 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
     skipped(images.skipped)
     figure = zfcuda.figures.feature_evolution(
         result,
-        shown_signals(network, result.projections),
-        shown_pictures(network, result.patches),
+        shown(result.projections, network.preprocessing.signal_to_display),
+        shown(result.patches, network.display),
         title=f"{_name(options, network)}: features during training",
     )
     text = (

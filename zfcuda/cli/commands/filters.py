@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _look(network: Network | None, options: argparse.Namespace) -> Finding:
-    from zfcuda.cli.network import shown_signals
+    from zfcuda.cli.network import shown
 
     networks = _named(network, options) if network else _trained(options, Path(options.out))
     images = {name: inputs.images_of(options, own)[0] for name, own in networks.items()}
@@ -80,7 +80,7 @@ def _look(network: Network | None, options: argparse.Namespace) -> Finding:
             for own, filters in zip(networks.values(), result.filters, strict=True)
         ],
         [
-            shown_signals(own, top.projections)
+            shown(top.projections, own.preprocessing.signal_to_display)
             for own, top in zip(networks.values(), result.tops, strict=True)
         ],
         title="First layers" + (f" after {options.epochs} epochs" if options.train else ""),

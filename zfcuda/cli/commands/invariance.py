@@ -47,13 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="true class of each image, or one for all (default: the most probable); with --data "
         "one for all, or 'true': each image's own, by its folder or its label",
     )
-    parser.add_argument(
-        "--fill",
-        default="grey",
-        metavar="COLOUR",
-        help="outside the image: grey, black, #ff8000, ..., or mean, the model's mean "
-        "(default: %(default)s)",
-    )
+    arguments.fill(parser, "outside the image")
     arguments.output(parser)
 
 

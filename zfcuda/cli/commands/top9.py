@@ -135,7 +135,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:
-    from zfcuda.cli.network import shown_pictures, shown_signals, silent_layers
+    from zfcuda.cli.network import shown, silent_layers
 
     layers = arguments.mapped_layers(options, network)
     images, what = inputs.images_of(options, network)
@@ -150,8 +150,8 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
     skipped(images.skipped)
     figure = zfcuda.figures.top_activations(
         result,
-        shown_signals(network, result.projections),
-        shown_pictures(network, result.patches),
+        shown(result.projections, network.preprocessing.signal_to_display),
+        shown(result.patches, network.display),
         title=f"{short_spec(network.spec)}: strongest activations",
     )
     text = (

@@ -46,8 +46,9 @@ def reduced(pictures: Any) -> Array:
 def displayed(pictures: Any, display: Callable[[Any], Array]) -> Array:
     """Raw pictures [M,k,C,h,w] as ``display`` shows them, reduced: [M,k,h,w,3]."""
     small = reduced(pictures)
-    shown = display(small.reshape(-1, *small.shape[2:]))
-    return shown.reshape(*small.shape[:2], *shown.shape[1:])
+    maps, k, *rest = small.shape
+    shown = display(small.reshape(maps * k, *rest))
+    return shown.reshape(maps, k, *shown.shape[1:])
 
 
 def given_or_own(shown: Any, own: Any, display: Callable[[Any], Array]) -> Array:

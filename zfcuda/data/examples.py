@@ -89,6 +89,18 @@ class Split:
     skipped: tuple[str, ...] = ()
     drawn: str = ""
 
+    def parts(self) -> dict[str, Examples]:
+        """The three parts by name.
+
+        Raises:
+            ValueError: one is empty.
+        """
+        parts = {part: getattr(self, part) for part in ("training", "validation", "test")}
+        for part, examples in parts.items():
+            if len(examples) == 0:
+                raise ValueError(f"the {part} part is empty: expected at least one picture")
+        return parts
+
 
 class Pictures(Examples):
     """Pictures held in memory as bytes.

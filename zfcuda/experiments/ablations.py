@@ -222,7 +222,7 @@ def ablation(
         test_error=each(lambda run: 1 - run.test_accuracy),
         epoch=each(lambda run: run.best).long(),
         seconds=each(lambda run: float(run.seconds_in_all.sum())),
-        pictures=tuple(len(part) for part in (data.training, data.validation, data.test)),
+        pictures=tuple(map(len, data.parts().values())),
         data=data.kind,
         recipe=settings,
         threads=torch.get_num_threads(),

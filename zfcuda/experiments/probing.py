@@ -68,7 +68,6 @@ def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
             yield inner, child
 
 
-PARTS = ("training", "validation", "test")
 _READ = 250  # pictures at a time
 
 Array = npt.NDArray[Any]
@@ -82,7 +81,7 @@ class Features:
     ) -> None:
         self._model, self._data, self._size = model, data, size
         self._max_memory, self._progress = max_memory, progress
-        self._count = sum(len(getattr(data, part)) for part in PARTS)
+        self._count = sum(map(len, data.parts().values()))
         self._answers: Array | None = None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.pooled: dict[str, tuple[int, ...]] = {}
@@ -121,8 +120,7 @@ class Features:
         found: dict[str, list[Array]] = {name: [] for name in names}
         title, passes = f"features of {len(names)} layers", self._passes(names)
         with evaluating(self._model), progress_bar(self._count, self._progress, title) as advance:
-            for part in PARTS:
-                examples = getattr(self._data, part)
+            for examples in self._data.parts().values():
                 for name, arrays in found.items():
                     width = math.prod(self.pooled[name])
                     arrays.append(np.empty((len(examples), width), np.float32))
@@ -331,16 +329,14 @@ def linear_probe(
     strengths = _strengths(regularisation)
     if size < 1 or steps < 1:
         raise ValueError(f"size and steps must be at least 1, got {size} and {steps}")
-    for part in PARTS:
-        if len(getattr(data, part)) == 0:
-            raise ValueError(f"the {part} part is empty: expected at least one picture")
+    parts = data.parts()
     features = Features(model, data, size, max_memory, progress)
     names = layers_by_depth(model, features.example) if layers is None else layers
     names = [PIXELS] * pixels + [*find_layers(model, names)]
     if not names:
         raise ValueError("layers must name at least one layer")
     features.measure(names)
-    labels = [getattr(data, part).labels.numpy() for part in PARTS]
+    labels = [part.labels.numpy() for part in parts.values()]
     if len(np.unique(labels[0])) < 2:
         raise ValueError("the training part has a single class: there is nothing to tell apart")
 

@@ -190,11 +190,10 @@ def _labels_digest(data: Split) -> str:
 
 def _description(name: str, data: Split, recipe: Recipe) -> dict[str, Any]:
     numbers = dataclasses.asdict(recipe)
-    parts = ("training", "validation", "test")
     return {
         "model": name,
         "data": data.kind,
-        "pictures": [len(getattr(data, part)) for part in parts],
+        "pictures": [*map(len, data.parts().values())],
         "classes": list(data.training.class_names),
         "drawn": data.drawn,
         "preprocessing": dataclasses.asdict(data.training.preprocessing),

@@ -8,8 +8,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zfcuda.data.examples import Examples, Part, Split, generator
-from zfcuda.inference.checks import evaluating
+from zfcuda.inference.checks import device_of, evaluating
 from zfcuda.inference.passes import answers, logits_of
 from zfcuda.models.weights import Metadata, load_checked
 from zfcuda.results.training import TrainingResult
@@ -70,11 +69,10 @@ def train(
         OSError: the folder cannot be written, or is full; what was finished stays.
     """
     recipe, folder = recipe or Recipe(), Path(folder)
-    for part in ("training", "validation", "test"):
-        if len(getattr(data, part)) == 0:
-            raise ValueError(f"the {part} part is empty: expected at least one picture")
+    data.parts()  # none of them is empty
     _check_answers(model, data)
-    checkpoints = Checkpoints(folder, _metadata(data, name))
+    about = Metadata(name, data.training.class_names, data.training.preprocessing)
+    checkpoints = Checkpoints(folder, about.strings())
     modes = [(module, module.training) for module in model.modules()]
     with training_run(folder, name, data, recipe):
         try:
@@ -91,7 +89,7 @@ def evaluate(model: nn.Module, examples: Examples, progress: bool = False) -> tu
     The model runs in eval mode; every part of it is in its own again afterwards. With `progress`
     there is a bar once this has taken ten seconds.
     """
-    device = _device(model)
+    device = device_of(model)
     logits, labels = [], []
     bar = terminal.progress(
         total=len(examples),
@@ -122,7 +120,7 @@ class _Run:
     ) -> None:
         self.model, self.data, self.recipe = model, data, recipe
         self.checkpoints, self.progress = checkpoints, progress
-        self.device = _device(model)
+        self.device = device_of(model)
         self.optimizer = torch.optim.SGD(model.parameters(), recipe.rate, recipe.momentum)
         self.radius = FilterRadius(model, recipe, data.training.preprocessing)
 
@@ -177,7 +175,8 @@ class _Run:
         bar = terminal.progress(
             total=count, desc=f"epoch {epoch}", unit=" images", disable=not self.progress
         )
-        with bar, _own_random_state(self.device):
+        drawing: list[Any] = [self.device] if self.device.type == "cuda" else []
+        with bar, torch.random.fork_rng(devices=drawing):
             for step, indices in enumerate(order.split(self.recipe.batch)):
                 x, y = self.data.training.batch(indices, generator(seed, _STEP, epoch, step))
                 _seed(self.device, generator(seed, _DROPOUT, epoch, step).initial_seed())
@@ -275,7 +274,7 @@ def _check_answers(model: nn.Module, data: Split) -> None:
             f"logits of the {classes} classes of the data"
         )
     x, _ = data.training.batch(torch.tensor([0]))
-    if answers(model, _placed(x, _device(model)), None, None)[1] == "probabilities":
+    if answers(model, _placed(x, device_of(model)), None, None)[1] == "probabilities":
         warnings.warn(
             "the model answers with probabilities, of which the loss takes the softmax again: "
             "expected logits; leave out its last softmax or sigmoid",
@@ -283,25 +282,9 @@ def _check_answers(model: nn.Module, data: Split) -> None:
         )
 
 
-def _metadata(data: Split, name: str) -> dict[str, str]:
-    part = data.training
-    return Metadata(name, part.class_names, part.preprocessing).strings()
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
 def _placed(x: Tensor, device: torch.device) -> Tensor:
     # The layout that oneDNN's and cuDNN's convolutions and our pools are fastest in.
     return x.to(device, memory_format=torch.channels_last)
-
-
-@contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
-    devices: list[Any] = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
 
 
 def _seed(device: torch.device, seed: int) -> None:
@@ -330,7 +313,7 @@ def _result_of(
         "data": data.kind,
         "source": data.source,
         "skipped": len(data.skipped),
-        "pictures": [len(data.training), len(data.validation), len(data.test)],
+        "pictures": [*map(len, data.parts().values())],
         "recipe": dataclasses.asdict(recipe),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

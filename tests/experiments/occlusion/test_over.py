@@ -152,12 +152,12 @@ def test_numbers_of_a_map_by_hand():
     one = sensitivity_of(found)
     before, after = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(3))
     drops = [0, before - 0.5, before - after]
-    assert one.probability == pytest.approx(before, rel=1e-6)
-    assert one.mean == pytest.approx(sum(drops) / 3, rel=1e-6)
-    assert one.largest == pytest.approx(drops[2], rel=1e-6) and one.strongest == 2
-    assert one.changed == pytest.approx(1 / 3)
+    assert one["probability"] == pytest.approx(before, rel=1e-6)
+    assert one["mean"] == pytest.approx(sum(drops) / 3, rel=1e-6)
+    assert one["largest"] == pytest.approx(drops[2], rel=1e-6) and one["strongest"] == 2
+    assert one["changed"] == pytest.approx(1 / 3)
     lost = 1 - sum(drops) ** 2 / (3 * sum(d * d for d in drops))
-    assert one.localisation == pytest.approx(lost, rel=1e-6)
+    assert one["localisation"] == pytest.approx(lost, rel=1e-6)
 
 
 # --- going on -------------------------------------------------------------------------------------

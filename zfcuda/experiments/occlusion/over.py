@@ -41,44 +41,22 @@ from zfcuda.storage.files import write_csv
 from zfcuda.storage.ranks import current_shard
 
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """One image's occlusion map in numbers.
-
-    Attributes:
-        probability: of the target class without occluder, P_0.
-        mean: of the drops P_0 - P_p over all positions p.
-        largest: drop.
-        strongest: the position of the largest drop (of equal ones the first).
-        changed: share of the positions where another class is the most probable than without
-            occluder, or a single probability is on the other side of one half; NaN of values.
-        localisation: see :func:`localisation`.
-    """
-
-    probability: float
-    mean: float
-    largest: float
-    strongest: int
-    changed: float
-    localisation: float
-
-
-def sensitivity_of(result: OcclusionResult, image: int = 0) -> Sensitivity:
-    """The numbers of one image, in float64."""
+def sensitivity_of(result: OcclusionResult, image: int = 0) -> dict[str, float]:
+    """One image's occlusion map in the numbers of :class:`OcclusionSummary`, in float64, by name;
+    "strongest" is the position of the largest drop, of equal ones the first."""
     target, base = result.target[image], result.base_logits[image].double()
     before = probabilities_of(base, result.outputs)[target]
     drops = before - result.target_probability[image].double()
     strongest = int(drops.argmax())
-    return Sensitivity(
-        float(before),
-        float(drops.mean()),
-        float(drops[strongest]),
-        strongest,
-        math.nan
-        if result.outputs == "value"
-        else float((~result.unchanged[image]).double().mean()),
-        float(localisation(drops)),
-    )
+    changed = (~result.unchanged[image]).double().mean()
+    return {
+        "probability": float(before),
+        "mean": float(drops.mean()),
+        "largest": float(drops[strongest]),
+        "strongest": strongest,
+        "changed": math.nan if result.outputs == "value" else float(changed),
+        "localisation": float(localisation(drops)),
+    }
 
 
 def localisation(drops: Tensor) -> Tensor:
@@ -110,7 +88,9 @@ TELLING = 0.1
 # --- from all results ---------------------------------------------------------------------------
 
 
-def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> OcclusionSummary:
+def summarised(
+    run: Run[OcclusionResult], missing: Sequence[int], skipped: Sequence[str]
+) -> OcclusionSummary:
     """One image's result in memory at a time."""
     numbers, targets, found, like = [], [], [], None
     for number, like in run.results(missing):
@@ -118,7 +98,7 @@ def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> Occl
         targets.append(int(like.target[0]))
         found.append(sensitivity_of(like))
     columns = {
-        name: torch.tensor([getattr(one, name) for one in found], dtype=torch.float64)
+        name: torch.tensor([one[name] for one in found], dtype=torch.float64)
         for name in IMAGE_NUMBERS
     }
     least = 0.0 if like.outputs == "value" else TELLING
@@ -129,6 +109,7 @@ def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> Occl
     shown, most = [*compress(shown, still)], sum(still[:most])
     results = [run.result(numbers[index]) for index in shown]
     none = torch.zeros(0, *run.settings["image"])
+    no_maps = like.log_total.new_zeros(0, *like.grid) if like.grid else torch.zeros(0, 0, 0)
     return OcclusionSummary(
         names=tuple(run.images.names[number] for number in numbers),
         numbers=torch.tensor(numbers),
@@ -136,11 +117,11 @@ def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> Occl
         class_names=run.images.class_names,
         target=torch.tensor(targets),
         **columns,
-        strongest=like.boxes[[one.strongest for one in found]],
+        strongest=like.boxes[[one["strongest"] for one in found]],
         shown=torch.tensor(shown, dtype=torch.int64),
         most=most,
         telling=least,
-        maps=torch.stack([one.heatmap() for one in results]) if results else _no_maps(like),
+        maps=torch.stack([one.heatmap() for one in results]) if results else no_maps,
         images=torch.stack([x for x in inputs if isinstance(x, Tensor)]) if shown else none,
         boxes=like.boxes,
         grid=like.grid,
@@ -150,10 +131,6 @@ def summarised(run: Run, missing: Sequence[int], skipped: Sequence[str]) -> Occl
         skipped=tuple(skipped),
         outputs=like.outputs,
     )
-
-
-def _no_maps(like: OcclusionResult) -> Tensor:
-    return like.log_total.new_zeros(0, *like.grid) if like.grid else torch.zeros(0, 0, 0)
 
 
 def _extremes(values: Tensor, among: Tensor) -> tuple[list[int], int]:
@@ -269,7 +246,7 @@ class OcclusionRun:
         classes: those whose logits are kept besides the target's; None for all.
     """
 
-    run: Run
+    run: Run[OcclusionResult]
     engine: Engine
     example: Tensor
     target: Tensor | None
@@ -350,17 +327,16 @@ def _of_one(result: OcclusionResult, index: int, classes: Sequence[int] | None) 
     if classes is not None:
         own = torch.tensor([*map(int, classes), int(result.target[index])]).unique()
         logits = logits[..., torch.searchsorted(result.classes, own)]
+    names = ("base_logits", "target", "best", "log_total")  # the last two come with classes only
+    rows = {name: getattr(result, name) for name in names}
     return replace(
         result,
         logits=logits,
-        base_logits=result.base_logits[one],
-        target=result.target[one],
+        **{name: None if own is None else own[one] for name, own in rows.items()},
         layers={
             name: LayerSums(name, sums.channels[one], sums.base[one], sums.sums[one])
             for name, sums in result.layers.items()
         },
         seconds=math.nan,
         classes=own,
-        best=None if result.best is None else result.best[one],
-        log_total=None if result.log_total is None else result.log_total[one],
     )

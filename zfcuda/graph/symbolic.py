@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zfcuda.graph.guards import Untraceable, is_compiled
 from zfcuda.graph.recognition.reading import module_kind
-from zfcuda.inference.passes import author_of
+from zfcuda.inference.interception import author_of
 
 _one_at_a_time = threading.RLock()  # torch.fx patches nn.Module for as long as it traces
 

@@ -87,6 +87,15 @@ def holds_ints(tensor: Tensor) -> bool:
     return not (kind.is_floating_point or kind.is_complex or kind is torch.bool)
 
 
+def as_ints(value: Any) -> Tensor | None:
+    """Whole numbers, in whatever form, as an int64 tensor; None if they are none."""
+    try:
+        tensor = plain(torch.as_tensor(value))
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return tensor.long() if holds_ints(tensor) or tensor.shape == (0,) else None
+
+
 def pair(value: Any, name: str) -> tuple[int, int]:
     """A positive int or a pair of them as (height, width).
 
@@ -106,13 +115,9 @@ def per_image(value: Any, n: int, stop: int, name: str) -> Tensor:
     Raises:
         ValueError: ``value`` is neither, or out of range; ``name`` says whose it is.
     """
-    try:
-        chosen = plain(torch.as_tensor(value))
-    except (TypeError, ValueError, RuntimeError):
-        chosen = torch.empty(0)
-    if not holds_ints(chosen) or chosen.shape not in ((), (n,)):
+    chosen = as_ints(value)
+    if chosen is None or chosen.shape not in ((), (n,)):
         raise ValueError(f"{name} must be an int or {n} of them (one per image), got {value!r}")
-    chosen = chosen.long()
     if bool(((chosen < 0) | (chosen >= stop)).any()):
         raise ValueError(f"{name} must be between 0 and {stop - 1}, got {value!r}")
     return chosen.expand(n).clone()
@@ -124,7 +129,8 @@ def choose_target(target: Any, logits: Tensor) -> Tensor:
     Raises:
         ValueError: it names no class of the ``logits`` [N,K].
     """
-    return logits.argmax(1) if target is None else per_image(target, *logits.shape, "target")
+    n, classes = logits.shape
+    return logits.argmax(1) if target is None else per_image(target, n, classes, "target")
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -19,12 +19,12 @@ from zfcuda.inference.interception import (
     Call,
     Handler,
     Interception,
+    author_of,
     contrast_norm,
     every_spelling,
     fixed_batch_norm,
     ours_takes,
 )
-from zfcuda.inference.passes import author_of
 
 _LARGER_OF_TWO = ("maximum", "max", "fmax", "clamp", "clip", "clamp_min")
 

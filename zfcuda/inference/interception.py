@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zfcuda import ops
@@ -123,6 +123,14 @@ class Operations(TorchFunctionMode):
 
     def _remember(self, tensor: Tensor, name: str) -> None:
         self._made[id(tensor)] = (weakref.ref(tensor), name)
+
+
+def author_of(module: nn.Module, name: str) -> str:
+    """What the model's author knows the calls of a module by, as ``PReLU 'prelu2'``: "" for those
+    that a module with others in it makes itself."""
+    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.", "zfcuda.nn"))
+    alone = own or not any(True for _ in module.children())
+    return f"{type(module).__name__} {name!r}" if name and alone else ""
 
 
 def every_spelling(*rows: tuple[str, Handler]) -> dict[Any, Handler]:

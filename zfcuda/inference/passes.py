@@ -55,14 +55,6 @@ def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     return {name: modules[name] for name in names}
 
 
-def author_of(module: nn.Module, name: str) -> str:
-    """What the model's author knows the calls of a module by, as ``PReLU 'prelu2'``: "" for those
-    that a module with others in it makes itself."""
-    own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.", "zfcuda.nn"))
-    alone = own or not any(True for _ in module.children())
-    return f"{type(module).__name__} {name!r}" if name and alone else ""
-
-
 def by_name(model: nn.Module, by_layer: Any) -> Any:
     """A mapping by layer, with names where it has modules; anything else as it is."""
     if not isinstance(by_layer, Mapping):
@@ -228,15 +220,15 @@ def progress_bar(total: int, shown: bool, title: str) -> Iterator[Callable[[int]
         yield bar.update
 
 
-_SOFTMAX = {"softmax", "softmin", "specialsoftmax"}
-_SIGMOID = {"sigmoid", "hardsigmoid", "specialexpit", "expit"}
+_SOFTMAX_OR_SIGMOID = {
+    "softmax", "softmin", "specialsoftmax", "sigmoid", "hardsigmoid", "specialexpit", "expit",
+}  # fmt: skip
 # What no probability comes out of; the softmax of log-probabilities are the probabilities.
 _SCORES = {
     "linear", "conv2d", "conv1d", "convolution", "addmm", "addbmm", "bmm", "baddbmm", "matmul",
     "mm", "rmatmul", "bilinear", "einsum", "batchnorm", "layernorm", "logsoftmax", "logsigmoid",
     "speciallogsoftmax",
 }  # fmt: skip
-
 
 # Of the largest value: how far another memory format's rounding may be off.
 _ROUNDING = 1e-3
@@ -494,7 +486,7 @@ def outputs_of(said: Outputs | None, base: Tensor, seen: Operations) -> Outputs:
     if said is not None:
         check_outputs(said, count)
         return said
-    if seen.last in _SOFTMAX | _SIGMOID:
+    if seen.last in _SOFTMAX_OR_SIGMOID:
         return "probability" if count == 1 else "probabilities"
     if count == 1:
         return "logit"

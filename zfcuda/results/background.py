@@ -7,12 +7,12 @@ from typing import Annotated
 
 from torch import Tensor
 
-from zfcuda.results.base import Outputs, Result, check_outputs, probabilities_of
+from zfcuda.results.base import Answers, Outputs
 from zfcuda.results.predictions import Predictions
 
 
 @dataclass(frozen=True, eq=False)
-class BackgroundResult(Result):
+class BackgroundResult(Answers):
     """One object on its own background, on plain colours and cut out (the talk's figures 3 and 4).
 
     Attributes:
@@ -44,16 +44,6 @@ class BackgroundResult(Result):
     on_object: Annotated[dict[str, Tensor], "V"] = field(default_factory=dict)
     outputs: Outputs = "logits"
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_outputs(self.outputs, self.logits.shape[1])
-
-    @property
-    def probabilities(self) -> Tensor:
-        """[V,K]: the softmax of the logits, the sigmoid of one logit, or as the model gives them; a
-        regression's values as they are."""
-        return probabilities_of(self.logits, self.outputs)
 
     @property
     def probability_change(self) -> Tensor:

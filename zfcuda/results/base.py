@@ -361,3 +361,56 @@ class Result:
         nothing."""
         figures = import_module("zfcuda.figures")  # by name: results know nothing of figures
         return figures.show_with_pyplot(figures.draw(self, **kwargs))
+
+
+class Answers(Result):
+    """Results that hold what the model answers, ``logits`` [...,K], which are ``outputs``."""
+
+    if TYPE_CHECKING:  # no fields of their own
+        logits: Tensor
+        outputs: Outputs
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_outputs(self.outputs, self.logits.shape[-1])
+
+    @property
+    def probabilities(self) -> Tensor:
+        """[...,K]: the softmax of the logits, the sigmoid of one logit, or as the model gives them;
+        a regression's values as they are."""
+        return probabilities_of(self.logits, self.outputs)
+
+
+class ChangedAnswers(Answers):
+    """Answers to V variants of each of N images, ``logits`` [N,V,K], beside those to the images
+    themselves, ``base_logits`` [N,K]; ``target`` int64 [N] is the class that scores are about."""
+
+    if TYPE_CHECKING:
+        base_logits: Tensor
+        target: Tensor
+
+    @property
+    def base_probabilities(self) -> Tensor:
+        """[N,K], as :attr:`probabilities`, of the images themselves and all classes."""
+        return probabilities_of(self.base_logits, self.outputs)
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N,V], the most probable class of every variant."""
+        return self.logits.argmax(-1)
+
+    @property
+    def unchanged(self) -> Tensor:
+        """bool [N,V], whether the most probable class is that of the image itself; where there is
+        only one, whether its probability stays on its side of one half."""
+        return same_answers(self.logits, self.labels, self.base_logits, self.outputs)
+
+    @property
+    def target_probability(self) -> Tensor:
+        """[N,V], probability of the target class."""
+        return of_target(self.probabilities, self._target_column)
+
+    @property
+    def _target_column(self) -> Tensor:
+        """int64 [N], where ``logits`` holds the target class."""
+        return self.target

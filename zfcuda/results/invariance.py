@@ -8,18 +8,15 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 from zfcuda.results.base import (
+    ChangedAnswers,
     Outputs,
     Result,
-    check_outputs,
     expect_shape,
-    of_target,
-    probabilities_of,
-    same_answers,
 )
 
 
 @dataclass(frozen=True, eq=False)
-class InvarianceResult(Result):
+class InvarianceResult(ChangedAnswers):
     """The model's output under a family of transformations (Zeiler & Fergus 2014, section 4.1,
     figure 5).
 
@@ -56,34 +53,6 @@ class InvarianceResult(Result):
         expect_shape("values", self.values, *((None, 2) if self.kind == "translation" else (None,)))
         expect_shape("logits", self.logits, None, len(self.values), None)
         super().__post_init__()
-        check_outputs(self.outputs, self.logits.shape[2])
-
-    @property
-    def probabilities(self) -> Tensor:
-        """[N,M,K]: the softmax of the logits, the sigmoid of one logit, or as the model gives them;
-        a regression's values as they are."""
-        return probabilities_of(self.logits, self.outputs)
-
-    @property
-    def base_probabilities(self) -> Tensor:
-        """[N,K], likewise, of the untransformed images."""
-        return probabilities_of(self.base_logits, self.outputs)
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 [N,M], the most probable class under every transformation."""
-        return self.logits.argmax(-1)
-
-    @property
-    def unchanged(self) -> Tensor:
-        """bool [N,M], whether the most probable class is the one of the untransformed image; where
-        there is only one, whether its probability stays on its side of one half."""
-        return same_answers(self.logits, self.labels, self.base_logits, self.outputs)
-
-    @property
-    def target_probability(self) -> Tensor:
-        """[N,M], probability of the target class under every transformation."""
-        return of_target(self.probabilities, self.target)
 
     def relative_distances(self, layer: str) -> Tensor:
         """[N,M], the layer's distances over the norm of its output for the untransformed image:

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from zfcuda.results.base import (
+    ChangedAnswers,
     Outputs,
     Result,
     check_outputs,
     check_shapes,
     expect_shape,
     of_target,
-    probabilities_of,
-    same_answers,
 )
 
 
@@ -42,7 +41,7 @@ class LayerSums:
 
 
 @dataclass(frozen=True, eq=False)
-class OcclusionResult(Result):
+class OcclusionResult(ChangedAnswers):
     """The model's output at every position of an occluder (Zeiler & Fergus 2014, section 4.2).
 
     Attributes:
@@ -85,7 +84,7 @@ class OcclusionResult(Result):
     def __post_init__(self) -> None:
         count = self.grid[0] * self.grid[1] if self.grid else None
         expect_shape("logits", self.logits, None, count, None)
-        super().__post_init__()
+        check_shapes(self)
         n, positions, classes = self.logits.shape
         if self.classes is None:
             expect_shape("base_logits", self.base_logits, n, classes)
@@ -102,29 +101,13 @@ class OcclusionResult(Result):
         """[N,P,K], of the classes that ``logits`` holds: the softmax over all classes, the sigmoid
         of one logit, or as the model gives them; a regression's values as they are."""
         if self.classes is None or self.log_total is None or self.outputs != "logits":
-            return probabilities_of(self.logits, self.outputs)
+            return super().probabilities
         return (self.logits - self.log_total[..., None]).exp()
-
-    @property
-    def base_probabilities(self) -> Tensor:
-        """[N,K], likewise, without occluder, of all classes."""
-        return probabilities_of(self.base_logits, self.outputs)
 
     @property
     def labels(self) -> Tensor:
         """int64 [N,P], the most probable class at every position."""
-        return self.logits.argmax(-1) if self.best is None else self.best
-
-    @property
-    def unchanged(self) -> Tensor:
-        """bool [N,P], whether the most probable class is the one without occluder; where
-        there is only one, whether its probability stays on its side of one half."""
-        return same_answers(self.logits, self.labels, self.base_logits, self.outputs)
-
-    @property
-    def target_probability(self) -> Tensor:
-        """[N,P], probability of the target class at every position."""
-        return of_target(self.probabilities, self._target_column)
+        return super().labels if self.best is None else self.best
 
     @property
     def _target_column(self) -> Tensor:

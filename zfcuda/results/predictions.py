@@ -8,11 +8,9 @@ from typing import Annotated, NamedTuple
 from torch import Tensor
 
 from zfcuda.results.base import (
+    Answers,
     Outputs,
-    Result,
-    check_outputs,
     entropy_of,
-    probabilities_of,
 )
 
 
@@ -30,7 +28,7 @@ class Top(_Pair):
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions(Result):
+class Predictions(Answers):
     """What the model says about N images.
 
     Attributes:
@@ -47,19 +45,12 @@ class Predictions(Result):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_outputs(self.outputs, self.logits.shape[1])
         count = self.logits.shape[1]
         if self.class_names and len(self.class_names) not in ((1, 2) if count == 1 else (count,)):
             raise ValueError(
                 f"{len(self.class_names)} class names for {count} outputs: expected one for each, "
                 "or two for a single output"
             )
-
-    @property
-    def probabilities(self) -> Tensor:
-        """[N,K]: the softmax of the logits, the sigmoid of one logit, or as the model gives them;
-        a regression's values as they are."""
-        return probabilities_of(self.logits, self.outputs)
 
     @property
     def entropy(self) -> Tensor:

@@ -85,7 +85,8 @@ class Patches(Result):
         [C,H,W])."""
         one = isinstance(indices, Integral)
         order = torch.arange(len(self))
-        some: Any = [int(indices)] if one else indices  # a uint8 would be a mask
+        some: Any = indices
+        some = [int(some)] if one else some  # a uint8 would be a mask
         chosen = order if indices is None else order[some]
         # calloc'ed: what no patch touches costs no page
         shape = (len(chosen), *self.images.shape[1:])

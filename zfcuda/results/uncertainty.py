@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from zfcuda.results.base import (
+    Answers,
     Outputs,
-    Result,
     answer_of,
-    check_outputs,
     entropy_of,
     of_target,
     probabilities_of,
@@ -48,7 +47,7 @@ class Reliability:
 
 
 @dataclass(frozen=True, eq=False)
-class UncertaintyResult(Result):
+class UncertaintyResult(Answers):
     """A network's answers to N labelled pictures, and the M pictures it is least certain of.
 
     Attributes:
@@ -72,7 +71,6 @@ class UncertaintyResult(Result):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_outputs(self.outputs, self.logits.shape[1])
         if self.bins < 1:
             raise ValueError(f"bins must be at least 1, got {self.bins}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -81,18 +82,13 @@ def _shifts(side: int) -> list[float]:
     return sorted({float(round(side * 60 / 224 * step / 12)) for step in range(-12, 13)})
 
 
-def _downwards(values: Values) -> Tensor:
-    return numbers(values, "values", pairs=True)
-
-
 def _rightwards(values: Values) -> Tensor:
-    shifts = numbers(values, "values")
+    shifts = _plain(values)
     return torch.stack([torch.zeros_like(shifts), shifts], dim=1)
 
 
-def _plain(values: Values) -> Tensor:
-    return numbers(values, "values")
-
+_plain = partial(numbers, name="values")
+_downwards = partial(numbers, name="values", pairs=True)
 
 _FAMILIES = {
     "vertical translation": _Family("translation", _downwards, lambda h, w: _shifts(h)),

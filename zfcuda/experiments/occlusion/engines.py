@@ -29,11 +29,11 @@ from zfcuda.cones.steps import Schedule, fuse
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import (
+    as_ints,
     check_input,
     choose_target,
     evaluating,
     fill_setting,
-    holds_ints,
     pair,
     plain,
     to_result,
@@ -415,14 +415,9 @@ def kept_classes(classes: object, target: Tensor, count: int) -> Tensor | None:
     """The chosen classes and the targets [N], int64, ascending; None for all."""
     if classes is None:
         return None
-    try:
-        chosen = plain(torch.as_tensor(classes))
-        chosen = chosen.long() if chosen.shape == (0,) else chosen  # none but the targets
-    except (TypeError, ValueError, RuntimeError):
-        chosen = torch.empty(0)
-    if chosen.dim() != 1 or not holds_ints(chosen):
+    chosen = as_ints(classes)  # none: none but the targets
+    if chosen is None or chosen.dim() != 1:
         raise ValueError(f"classes must be ints, one for each class to keep, got {classes!r}")
-    chosen = chosen.long()
     if bool(((chosen < 0) | (chosen >= count)).any()):
         raise ValueError(f"classes must be between 0 and {count - 1}, got {classes!r}")
     return torch.cat([chosen.cpu(), target]).unique()

@@ -71,6 +71,22 @@ def test_images_of_a_block_are_alike(other, shown, like):
             next(read_blocks(images, [range(9, 10)], like=like))
 
 
+def test_images_of_several_kinds_are_refused_in_one_line_by_a_worker_too():
+    images = Some({8: torch.ones(3, 4, 5), 9: torch.ones(3, 4, 6)})
+    with pytest.raises(ValueError, match=r"^images of a run must all be alike: image 9 .*$"):
+        next(read_blocks(images, [range(8, 10)], workers=1))
+
+
+class Endless(Dataset):
+    def __getitem__(self, number):
+        return torch.zeros(3, 4, 4)
+
+
+def test_a_dataset_without_a_length_is_refused_in_words():
+    with pytest.raises(TypeError, match=r"a Dataset that knows its length.*, got Endless"):
+        numbered(Endless())
+
+
 def test_only_what_is_in_memory_is_pinned():
     """Images on a GPU cannot be; "meta" stands for it."""
     block = Block([0], torch.ones(1, 3, 4, 5, device="meta"))

@@ -112,16 +112,26 @@ def read_blocks(
         generator=torch.Generator(),  # a number is drawn, else from torch's own state
         pin_memory=pinned,
     )
-    return _received(iter(loader)) if workers and not pinned else iter(loader)
+    blocks = map(_block, iter(loader))
+    return _received(blocks) if workers and not pinned else blocks
 
 
 def _read(
     images: Numbered, kind: Kind | None, group: tuple[Sequence[int], Sequence[int] | None]
-) -> Block:
+) -> Block | ValueError:
     numbers, wanted = group
-    if wanted is None:
-        return images.block(numbers, kind)
-    return images.one_by_one(numbers, wanted, kind)
+    try:
+        if wanted is None:
+            return images.block(numbers, kind)
+        return images.one_by_one(numbers, wanted, kind)
+    except ValueError as error:  # handed on: torch raises a worker's with its traceback for a text
+        return error
+
+
+def _block(read: Block | ValueError) -> Block:
+    if isinstance(read, ValueError):
+        raise read
+    return read
 
 
 def _received(blocks: Iterator[Block]) -> Iterator[Block]:

@@ -454,9 +454,9 @@ def numbered(images: Images | Tensor | Dataset[Any], batch: int = 64, workers: i
     """
     if isinstance(images, Tensor) and images.dim() != 4:
         raise ValueError(f"images must be [N,C,H,W], got shape {list(images.shape)}")
-    known = isinstance(images, Images | Tensor | Dataset)
+    known = isinstance(images, Images | Tensor | Dataset) and hasattr(images, "__len__")
     found = source_of(images, batch, workers) if known else None
-    if not isinstance(found, Images) or not hasattr(images, "__len__"):
+    if not isinstance(found, Images):
         raise TypeError(
             "images must be a tensor [N,C,H,W] or a Dataset that knows its length, so that each "
             f"can be read by its number, got {type(images).__name__}"

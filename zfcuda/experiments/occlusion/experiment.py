@@ -104,7 +104,7 @@ def plan(
     whole maps begin, and the predicted speed-up. Runs the model on one image.
 
     Returns:
-        A :class:`zfcuda.cones.Plan`; ``print`` shows it as a table.
+        A :class:`zfcuda.Plan`; ``print`` shows it as a table.
 
     Raises:
         TypeError, ValueError: as :func:`occlusion`.

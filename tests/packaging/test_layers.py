@@ -9,6 +9,7 @@ them by what it names.
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 from collections.abc import Mapping
 from functools import cache
@@ -113,3 +114,13 @@ def test_foundations_know_little(room, known):
 def test_nothing_imports_what_is_on_top(top):
     above = {name for name, others in rooms().items() if top in others}
     assert above <= {"cli", "__main__"}
+
+
+def test_the_modules_that_docstrings_name_exist():
+    dead = set()
+    for name, file in FILES.items():
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        text = file.read_text(encoding="utf-8")
+        named = re.findall(r":mod:`~?(\.+\w[\w.]*|zfcuda[\w.]*)`", text)
+        dead |= {(name, one) for one in named if resolve_name(one, package) not in FILES}
+    assert not dead

@@ -1,8 +1,8 @@
 """What each part of an architecture is worth: networks with layers removed or resized, trained anew
 (Zeiler & Fergus 2014, section 5.1, table 3).
 
-:mod:`.variants` are changes, :mod:`.altering` makes them, :mod:`.trainings` trains what comes of
-them, :mod:`.result` is the table.
+A :class:`Variant` is a change, :func:`altered` makes it, :func:`ablation` trains what comes of
+them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A convnet layer with its attached deconvnet layer (Zeiler & Fergus 2014, figure 1), as data.
 
-:mod:`.building` reads the layer off the model's own graph, :mod:`.naming` says what each call does
-on the way up and on the way down, :mod:`.switching` takes a real example of pooling and unpooling,
-:mod:`.result` is what comes out.
+:func:`diagram_of` reads the layer off the model's own graph, :func:`naming` says what each call
+does on the way up and on the way down, :func:`switch_example` takes a real example of pooling and
+unpooling.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A folder of results as one page: every picture in it with its numbers and settings.
 
-What a picture shows is read from the JSON file beside it (see `zfcuda.report.writing.write`);
+What a picture shows is read from the JSON file beside it (see `zfcuda.cli.command.write`);
 pictures of others, without one, are shown as well.
 """
 

@@ -14,8 +14,8 @@ that cover a pixel and returns float32; deconvolution starts from 1, rectifies a
 modules only and takes the gradient of everything else (functional ReLU, ReLU6, contrast
 normalisation).
 
-:mod:`.occlusion` and :mod:`.deconvolution` have the classes, :mod:`.rule` Captum's deconvolution
-inside cones; :mod:`.accepting` says what zfcuda takes on, :mod:`.path` what it said.
+:mod:`.occlusion` and :mod:`.deconvolution` have the classes; :mod:`.accepting` says what zfcuda
+takes on.
 """
 
 from __future__ import annotations

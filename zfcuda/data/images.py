@@ -40,6 +40,11 @@ UNREADABLE = (OSError, EOFError, SyntaxError, ValueError)
 _INSPECTED = 8  # images whose inputs are part of a data set's identity
 
 
+def none_readable(count: int, last: object) -> ValueError:
+    """The error that not one of so many images can be read; ``last``: what is wrong with that."""
+    return ValueError(f"none of the {count:,} images can be read; the last: {last}")
+
+
 class Images(ABC):
     """N images, any of which can be read at any time.
 
@@ -157,10 +162,7 @@ class Images(ABC):
             if block.images is not None:
                 yield block.images[~block.left_out()] if block.problems else block.images
         if self.problems and len(self.problems) == len(self):
-            raise ValueError(
-                f"none of the {len(self):,} images can be read; the last: "
-                f"{self.problems[len(self) - 1]}"
-            )
+            raise none_readable(len(self), self.problems[len(self) - 1])
 
     def pick(self, numbers: Sequence[int]) -> Iterator[Tensor]:
         """The images that had these numbers (ascending) in the last pass, in this order, [n,C,H,W]

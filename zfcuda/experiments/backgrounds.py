@@ -50,9 +50,7 @@ def background_effect(
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range.
     """
-    x = check_input(model, x)
-    if len(x) != 1:
-        raise ValueError(f"x must hold one image [1,C,H,W], got shape {list(x.shape)}")
+    x = check_input(model, x, one=True)
     if not isinstance(mask, Tensor) or mask.shape != x.shape[2:]:
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,7 @@ _SHAPED = "flatten view reshape unflatten squeeze unsqueeze permute transpose co
 _AVERAGED = "adaptive_avg_pool2d adaptiveavgpool2d avg_pool2d mean"
 
 
-@dataclass(frozen=True)
-class Naming:
+class Naming(NamedTuple):
     """What a call does, and what the deconvnet does in its place; see :class:`Step`."""
 
     kind: str
@@ -310,9 +309,7 @@ def diagram_of(model: nn.Module, x: Tensor, layer: Layer, depth: int = _DEPTH) -
             called, or a model that cannot be followed as a graph, with the reason.
     """
     start = time.perf_counter()
-    x = check_input(model, x)
-    if len(x) != 1:
-        raise ValueError(f"x must hold one image [1,C,H,W], got shape {list(x.shape)}")
+    x = check_input(model, x, one=True)
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
     (name,) = find_layers(model, [layer])
@@ -414,18 +411,7 @@ def _arrows(
             if origin not in place:
                 sources.setdefault(origin, len(sources))
             inputs.append(place[origin] if origin in place else -1 - sources[origin])
-        what = naming(node)
-        steps.append(
-            Step(
-                name=module_name(node),
-                kind=what.kind,
-                detail=what.detail,
-                back=what.back,
-                back_detail=what.back_detail,
-                inputs=tuple(inputs),
-                shape=node.shape or (),
-            )
-        )
+        steps.append(Step(module_name(node), *naming(node), tuple(inputs), node.shape or ()))
     return tuple(steps), tuple(_source(graph, index) for index in sources)
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.data.batches import Block, read_blocks
-from zfcuda.data.images import Images
+from zfcuda.data.images import Images, none_readable
 from zfcuda.inference.checks import device_of, is_int, per_image, threads
 from zfcuda.results.base import Outputs, Result
 from zfcuda.storage import terminal
@@ -93,7 +93,7 @@ def first_readable(images: Images) -> Tensor:
         x = images.tried(number)
         if isinstance(x, Tensor):
             return x
-    raise ValueError(f"none of the {len(images):,} images can be read; the last: {x}")
+    raise none_readable(len(images), x)
 
 
 _Found = TypeVar("_Found", bound=Result)  # of an image
@@ -347,10 +347,8 @@ class Run(Generic[_Found]):
                     "again to do it"
                 )
         if len(sentences) == len(self.images):
-            raise ValueError(
-                f"none of the {len(sentences):,} images can be read; the last: {sentences[-1]}; "
-                "run again when they can be"
-            )
+            again = "run again when they can be"
+            raise none_readable(len(sentences), f"{sentences[-1]}; {again}")
         return [str(sentence) for sentence in sentences]
 
 

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 
-def check_input(model: nn.Module, x: Tensor) -> Tensor:
-    """``x`` as a plain tensor; raise unless it is a batch of images that ``model`` can take.
+def check_input(model: nn.Module, x: Tensor, one: bool = False) -> Tensor:
+    """``x`` as a plain tensor; raise unless it is a batch of images (a single ``one``) that
+    ``model`` can take.
 
     Raises:
         TypeError: no module, or one that takes more than the images; no dense floating-point
             tensor, or of another dtype than the weights.
-        ValueError: ``x`` is not [N,C,H,W], is empty, or lies on another device than the weights.
+        ValueError: ``x`` is not [N,C,H,W], is empty, holds more images than it may, or lies on
+            another device than the weights.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -45,6 +47,8 @@ def check_input(model: nn.Module, x: Tensor) -> Tensor:
     if dtypes and x.dtype not in dtypes and not torch.is_autocast_enabled(x.device.type):
         names = ", ".join(sorted(map(str, dtypes)))
         raise TypeError(f"x is {x.dtype}, the model's weights are {names}; convert one of them")
+    if one and len(x) != 1:
+        raise ValueError(f"x must hold one image [1,C,H,W], got shape {list(x.shape)}")
     return x
 
 

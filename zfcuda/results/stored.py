@@ -31,6 +31,7 @@ COLUMNS = (
     *("layer", "map", "rank", "image", "name", "row", "column", "value"),
     *("y0", "x0", "y1", "x1"),
 )
+_WHOLE = ("values", "images", "positions", "channels", "boxes")  # read as a whole
 
 
 def file_of(index: int, layer: str) -> str:
@@ -62,10 +63,9 @@ class Layer:
         """
         try:
             with safe_open(path, "pt") as file:
-                names = ("values", "images", "positions", "channels", "boxes")
                 difference = float(file.get_tensor("difference"))
                 shape = tuple(file.get_slice("projections").get_shape())
-                return cls(path, *map(file.get_tensor, names), difference, shape)
+                return cls(path, *map(file.get_tensor, _WHOLE), difference, shape)
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"'{path}' is damaged: {error}") from error
 
@@ -179,14 +179,12 @@ class StoredActivations:
         about = {name: self.about(name) for name in names}
         return TopActivations(
             layers=tuple(names),
-            values={name: one.values for name, one in found.items()},
-            images={name: one.images for name, one in found.items()},
-            positions={name: one.positions for name, one in found.items()},
-            channels={name: one.channels for name, one in found.items()},
-            boxes={name: one.boxes for name, one in found.items()},
+            **{
+                field: {name: getattr(one, field) for name, one in found.items()}
+                for field in (*_WHOLE, "difference")
+            },
             projections={name: both[0] for name, both in pictures.items()},
             patches={name: both[1] for name, both in pictures.items()},
-            difference={name: one.difference for name, one in found.items()},
             undefined={name: int(about[name]["undefined"]) for name in names},
             count=self.count,
             image_size=tuple(self.manifest["image_size"]),

@@ -9,8 +9,8 @@ import os
 import platform
 import secrets
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from zfcuda.data.batches import Block, in_blocks, read_blocks
-from zfcuda.data.images import ImageData, Images, source_of
+from zfcuda.data.images import ImageData, Images, none_readable, source_of
 from zfcuda.experiments.maxima.finding import check_k, warn_beyond
 from zfcuda.experiments.maxima.projecting import project_layer
 from zfcuda.experiments.maxima.scanning import Spotter, check_maps
@@ -165,10 +165,20 @@ def record_activations(
         raise ValueError(f"batch must be a positive int, got {batch!r}")
     batch = int(batch)
     shard, folder = current_shard(), Path(folder)
-    spotter, memory = _prepared(model, source, names, batch, max_memory)
+    with evaluating(model):
+        example = _example(source, batch, device_of(model))
+        check_input(model, example)
+        memory = memory_limit(max_memory, example.device, recorded=True)
+        spotter = Spotter.of(model, names, example, memory, batch)
     settings = _settings(spotter, source, int(k), maps, batch, memory)
     shard.agree(json.dumps(settings), "the settings")
-    with _begun(folder, settings, about, shard) as manifest:
+    more = {"kind": KIND, "format": FORMAT, "complete": False, "about": about or {}, "layers": []}
+    begun = run_folder(
+        folder / "manifest.json", settings, more, shard,
+        results="layers/*.safetensors", names=_NAMES, option="--store",
+    )  # fmt: skip
+    # In as many threads as it was begun with, and with the settings as they were written then.
+    with begun as manifest, threads(manifest["threads"]):
         if not _complete(folder, manifest):
             run = _Run(folder, manifest, spotter, source, shard, progress)
             with evaluating(model):
@@ -181,17 +191,6 @@ def record_activations(
                 warn_beyond(differences, tolerance, spotter.example.dtype)
                 run.finish(state, found, about, rates, perf_counter() - began)
     return StoredActivations.open(folder)
-
-
-def _prepared(
-    model: nn.Module, source: Images, names: list[str], batch: int, max_memory: int | None
-) -> tuple[Spotter, int]:
-    """What goes through the model, and the bytes that a batch may take."""
-    with evaluating(model):
-        example = _example(source, batch, device_of(model))
-        check_input(model, example)
-        memory = memory_limit(max_memory, example.device, recorded=True)
-        return Spotter.of(model, names, example, memory, batch), memory
 
 
 def _example(source: Images, batch: int, device: torch.device) -> Tensor:
@@ -207,8 +206,7 @@ def _example(source: Images, batch: int, device: torch.device) -> Tensor:
         if block.images is not None:
             first = block.left_out().int().argmin()
             return block.images[first : first + 1].to(device).clone()
-    last = block.problems[source.total - 1]
-    raise ValueError(f"none of the {source.total:,} images can be read; the last: {last}")
+    raise none_readable(source.total, block.problems[source.total - 1])
 
 
 # Of the settings, those that other runs call otherwise.
@@ -254,28 +252,6 @@ def _plain(maps: Any) -> Any:
     if is_int(maps):
         return int(maps)
     return maps if isinstance(maps, str) else [int(channel) for channel in maps]
-
-
-@contextmanager
-def _begun(
-    folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any] | None, shard: Shard
-) -> Iterator[dict[str, Any]]:
-    """The folder for this run alone, in as many threads as it was begun with; its manifest, with
-    the settings as they were written then.
-
-    Raises:
-        ValueError: the folder holds another run, one that is under way, or one that nobody knows.
-        OSError: it cannot be written.
-    """
-    more = {"kind": KIND, "format": FORMAT, "complete": False, "about": about or {}, "layers": []}
-    with (
-        run_folder(
-            folder / "manifest.json", settings, more, shard,
-            results="layers/*.safetensors", names=_NAMES, option="--store",
-        ) as manifest,
-        threads(manifest["threads"]),
-    ):  # fmt: skip
-        yield manifest
 
 
 def _complete(folder: Path, manifest: Mapping[str, Any]) -> bool:
@@ -338,10 +314,7 @@ class _Run:
         """Raise ValueError at every rank if no image could be read."""
         if self.shard.share(len(state.problems) == self.source.total):
             last = state.problems.get(self.source.total - 1, "")
-            raise ValueError(
-                f"none of the {self.source.total:,} images can be read; the last: {last}; start "
-                "again when they can be"
-            )
+            raise none_readable(self.source.total, f"{last}; start again when they can be")
 
     def _before(self, like: State) -> tuple[State, list[str], str]:
         """What was done (the blocks at every rank, the rest at rank 0), its files, and the name of

@@ -105,12 +105,8 @@ class Top:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, by name."""
-        return {
-            "values": self.values,
-            "numbers": self.numbers,
-            "places": self.places,
-            "undefined": self.undefined,
-        }
+        names = ("values", "numbers", "places", "undefined")
+        return {name: getattr(self, name) for name in names}
 
     def like(self, tensors: Mapping[str, Tensor]) -> Self:
         """Of maps like these, from :meth:`tensors`.

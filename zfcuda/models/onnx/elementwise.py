@@ -138,19 +138,13 @@ for _name, _newest, _module in (
     ACTIVATIONS.add_module(_name, _newest, _module)
 
 
-@ACTIVATIONS.add("LeakyRelu", 16)
-def _leaky_relu(call: Call) -> Layer:
-    return Layer(nn.LeakyReLU(call.attribute("alpha", 0.01)))
+def _with_alpha(module: Callable[[float], nn.Module], usual: float) -> Maker:
+    return lambda call: Layer(module(call.attribute("alpha", usual)))
 
 
-@ACTIVATIONS.add("Elu", 22)
-def _elu(call: Call) -> Layer:
-    return Layer(nn.ELU(call.attribute("alpha", 1.0)))
-
-
-@ACTIVATIONS.add("Celu", 28)
-def _celu(call: Call) -> Layer:
-    return Layer(nn.CELU(call.attribute("alpha", 1.0)))
+ACTIVATIONS.add("LeakyRelu", 16)(_with_alpha(nn.LeakyReLU, 0.01))
+ACTIVATIONS.add("Elu", 22)(_with_alpha(nn.ELU, 1.0))
+ACTIVATIONS.add("Celu", 28)(_with_alpha(nn.CELU, 1.0))
 
 
 @ACTIVATIONS.add("Selu", 22)

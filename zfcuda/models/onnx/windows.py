@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from zfcuda.models.onnx.call import Call, Layer, Pads, Table
+from zfcuda.models.onnx.call import Call, Layer, Operand, Pads, Table
 from zfcuda.models.onnx.layers import AveragePool, Conv2d, with_parameters
 
 Pair = tuple[int, int]
@@ -100,9 +100,7 @@ def window_of(call: Call, kernel: Pair | None = None, pool: bool = False) -> Win
     Raises:
         ValueError: the input is no map [N,C,H,W], or numbers are out of range.
     """
-    given = call.input(0)
-    if len(given.shape) != 4:
-        raise call.error(f"takes maps [N,C,H,W], got {len(given.shape)} dimensions")
+    given = _maps(call)
     size = given.shape[2:]
     kernel = _numbers(call, "kernel_shape", 2, kernel, 1)
     stride = _numbers(call, "strides", 2, (1, 1), 1)
@@ -131,6 +129,13 @@ def window_of(call: Call, kernel: Pair | None = None, pool: bool = False) -> Win
             f"no window of {kernel[0]}x{kernel[1]} fits on its maps of {size[0]}x{size[1]}"
         )
     return Window(kernel, stride, dilation, pads, size, count)
+
+
+def _maps(call: Call) -> Operand:
+    given = call.input(0)
+    if len(given.shape) != 4:
+        raise call.error(f"takes maps [N,C,H,W], got {len(given.shape)} dimensions")
+    return given
 
 
 def _numbers(
@@ -205,19 +210,14 @@ def _average_pool_3d(call: Call) -> Layer:
 
 @POOLING.add("GlobalAveragePool", 22)
 def _global_average_pool(call: Call) -> Layer:
-    _require_maps(call)
+    _maps(call)
     return Layer(nn.AdaptiveAvgPool2d(1))
 
 
 @POOLING.add("GlobalMaxPool", 22)
 def _global_max_pool(call: Call) -> Layer:
-    _require_maps(call)
+    _maps(call)
     return Layer(nn.AdaptiveMaxPool2d(1))
-
-
-def _require_maps(call: Call) -> None:
-    if len(call.input(0).shape) != 4:
-        raise call.error(f"takes maps [N,C,H,W], got {len(call.input(0).shape)} dimensions")
 
 
 CONVOLUTION = Table()

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,8 +45,10 @@ def __getattr__(name: str) -> Any:
             if home == "zfcuda"
             else getattr(import_module(home), name)
         )
-    if name in _MOVED:
-        return import_module(f"zfcuda.{name}")
+    if name in _MOVED:  # not by import_module, which the warning would be told of
+        old = _spec_of(f"zfcuda.{name}", stacklevel=3)
+        module = globals()[name] = sys.modules.setdefault(old.name, module_from_spec(old))
+        return module
     raise AttributeError(f"module 'zfcuda' has no attribute {name!r}")
 
 
@@ -130,11 +133,7 @@ class _MovedFinder:
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        places = _places(name)
-        if not places:
-            return None
-        warnings.warn(f"{name} is {' and '.join(places)} now", DeprecationWarning, stacklevel=2)
-        return ModuleSpec(name, _MovedFinder, is_package=True)  # type: ignore[arg-type]
+        return _spec_of(name, stacklevel=3) if _places(name) else None
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> ModuleType:
@@ -143,6 +142,12 @@ class _MovedFinder:
     @staticmethod
     def exec_module(module: ModuleType) -> None:
         """All is elsewhere."""
+
+
+def _spec_of(old: str, stacklevel: int) -> ModuleSpec:
+    now = " and ".join(_places(old))
+    warnings.warn(f"{old} is {now} now", DeprecationWarning, stacklevel=stacklevel)
+    return ModuleSpec(old, _MovedFinder, is_package=True)  # type: ignore[arg-type]
 
 
 def _places(old: str) -> list[str]:

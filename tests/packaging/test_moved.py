@@ -62,6 +62,16 @@ def test_as_an_attribute_and_by_from():
     assert split is zfcuda.data.split
 
 
+@pytest.mark.parametrize(
+    "code", ["zfcuda.datasets", "from zfcuda import datasets", "import zfcuda.datasets.folder"]
+)
+def test_whoever_uses_an_old_name_is_told(code):
+    """The warning is of their line: of others' Python shows none."""
+    with pytest.warns(DeprecationWarning) as told:
+        exec(compile(code, "theirs.py", "exec"), {"zfcuda": zfcuda})
+    assert {warning.filename for warning in told} == {"theirs.py"}
+
+
 def test_nothing_of_ours_uses_an_old_name():
     code = (
         "import torch, zfcuda, zfcuda.cli.demo; [getattr(zfcuda, name) for name in zfcuda.__all__]"

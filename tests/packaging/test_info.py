@@ -1,6 +1,7 @@
 """`zfcuda info`, and what is installed, against what was built."""
 
 from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def test_info_text_has_every_fact_on_a_line_of_its_own():
     lines = dict(line.split(maxsplit=1) for line in str(found).splitlines())
     assert lines["CUDA"] == found.cuda_verdict
     assert lines["SIMD"] == found.simd_level
-    assert found.folder in lines["zfcuda"]
+    assert found.folder in lines["zfcuda"] and found.folder == str(Path(zfcuda.__file__).parent)
     assert found.torch in lines["torch"]
     assert lines["threads"].startswith(f"{found.threads} on {found.cores} cores")
 

@@ -76,7 +76,7 @@ def collect() -> Info:
 
     return Info(
         zfcuda=zfcuda.__version__,
-        folder=str(Path(__file__).resolve().parent),
+        folder=str(Path(zfcuda.__file__).resolve().parent),
         python=f"{platform.python_version()} on {sys.platform} {platform.machine()}",
         torch=torch.__version__,
         built_against=facts.TORCH_VERSION,

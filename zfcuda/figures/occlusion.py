@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from zfcuda.figures import style
 from zfcuda.figures.style import NO_DATA, Array, draws, fit, new_figure, to_array
@@ -84,7 +83,16 @@ def occlusion_row(
         ax = next(axes)
         heading = "largest value" if result.outputs == "value" else "most probable label"
         _draw_map(ax, style.label_colours(labels, known), edges, result, shown, heading)
-        _name_labels(ax, legend)
+        ax.legend(
+            handles=legend,
+            loc="upper left",
+            bbox_to_anchor=(-0.02, 0.05),
+            bbox_transform=style.below(ax),
+            borderaxespad=0,
+            handlelength=1,
+            handleheight=1,
+            labelspacing=0.35,
+        )
     if layer is not None:
         sums = to_array(result.layer_map(layer, image)).astype(float)
         idle = float(result.layers[layer].base[image])
@@ -103,19 +111,6 @@ def _draw_input(ax: Axes, result: OcclusionResult, shown: Array, probability: st
     caption = f"{probability}\noccluder {height}×{width} px,\nstep {down}×{right} px"
     style.show_image(ax, shown, "input, one occluder drawn", caption)
     _draw_occluder(ax, result, style.scale_of(shown, *result.image_size))
-
-
-def _name_labels(ax: Axes, legend: Sequence[Patch]) -> None:
-    ax.legend(
-        handles=legend,
-        loc="upper left",
-        bbox_to_anchor=(-0.02, 0.05),
-        bbox_transform=style.below(ax),
-        borderaxespad=0,
-        handlelength=1,
-        handleheight=1,
-        labelspacing=0.35,
-    )
 
 
 def _span(values: Array) -> str:

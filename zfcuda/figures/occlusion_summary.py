@@ -158,7 +158,9 @@ def _draw_extremes(
         above.set_title(style.fit_ends(result.names[index].rpartition("/")[2], 18), fontsize=7)
         above.spines[:].set(visible=True, edgecolor=colour, linewidth=1.2)
         scale = style.scale_of(shown[member], *result.image_size)
-        _mark(above, style.scaled(to_array(result.strongest)[index], scale))
+        box = style.scaled(to_array(result.strongest)[index], scale)
+        for edge, width in (("white", 2.0), ("black", 0.8)):  # the occluder that takes away most
+            style.add_box(above, box, facecolor="none", edgecolor=edge, linewidth=width)
         ax = figure.add_subplot(cells[1, column])
         mesh = _draw_map(ax, to_array(result.maps)[member].astype(float), edges, result)
         name = style.class_name(class_names, int(result.target[index]), _outputs_of(result))
@@ -181,12 +183,6 @@ def _beside(ax: Axes, size: tuple[int, int]) -> Axes:
     width = min(_COLUMN, _SIDE * size[1] / size[0])
     shift = ScaledTranslation(0.1 + max(0, _CAPTION - width) / 2, 0, ax.figure.dpi_scale_trans)
     return ax.inset_axes((1, 0, 0.06 / width, 1), transform=ax.transAxes + shift)
-
-
-def _mark(ax: Axes, box: tuple[float, float, float, float]) -> None:
-    """The occluder that takes away most."""
-    for edge, width in (("white", 2.0), ("black", 0.8)):
-        style.add_box(ax, box, facecolor="none", edgecolor=edge, linewidth=width)
 
 
 def _draw_map(

@@ -95,44 +95,6 @@ def outline(
         style.add_box(ax, box, fill=False, edgecolor=edge, linewidth=width, clip_on=False)
 
 
-def draw_grid(
-    columns: Sequence[str],
-    projections: Mapping[str, Array],
-    captions: Mapping[str, Sequence[str]],
-    images: Array | None = None,
-    image_captions: Sequence[str] | None = None,
-    title: str | None = None,
-) -> Figure:
-    """The grid both projection figures share: inputs on top, then a row of projections a layer.
-
-    Squares in a layer's colour mark, in the input and in the projection, what its unit saw.
-    """
-    top = images is not None
-    rows = len(projections) + top
-    figure = new_figure(0.45 + CELL * max(len(columns), 2), 0.3 + (CELL + 0.42) * rows, title)
-    axes = figure.subplots(rows, len(columns), squeeze=False)
-    if images is not None:
-        for column, (ax, shown) in enumerate(zip(axes[0], images, strict=True)):
-            caption = image_captions[column] if image_captions else ""
-            style.show_image(ax, shown, fit(columns[column], 20), caption)
-        axes[0][0].set_ylabel("network input")
-    for row, (layer, shown) in enumerate(projections.items(), start=int(top)):
-        colour = layer_colour(row - top)
-        for column, ax in enumerate(axes[row]):
-            heading = "" if top or row else fit(columns[column], 20)
-            style.show_image(ax, shown[column], heading, captions[layer][column])
-            square = support(shown[column])
-            if square is None:
-                continue
-            magnify(ax, shown[column], None if images is None else images[column], square)
-            outline(ax, square, colour)
-            if images is not None:
-                scale = style.scale_of(images[column], *shown[column].shape[:2])
-                outline(axes[0][column], square, colour, scale)
-        name_row(axes[row][0], layer, 26, row - top)
-    return figure
-
-
 @draws(Projections)
 def projection_grid(
     result: Projections,
@@ -143,6 +105,7 @@ def projection_grid(
     preprocessing: Preprocessing | None = None,
 ) -> Figure:
     """Deconvnet projections: rows are layers, columns inputs, each with its unit and activation.
+    Squares in a layer's colour mark, in the input and in the projection, what its unit saw.
 
     `images` ``[V,H,W,3]`` in 0..1 (the inputs, drawn on top) and `projections` (display arrays a
     layer) come from the result's own tensors where `preprocessing`, the network's
@@ -157,22 +120,35 @@ def projection_grid(
                 layer: preprocessing.signal_to_display(signal)
                 for layer, signal in result.projections.items()
             }
+    pictures = None if images is None else style.display_images(images)
     own = result.projections if projections is None else projections
-    shown = {layer: style.display_signal(own[layer]) for layer in result.layers}
-    captions = {
-        layer: [
-            unit_caption(result, layer, column, class_names)
-            for column in range(len(result.columns))
-        ]
-        for layer in result.layers
-    }
-    return draw_grid(
-        result.columns,
-        shown,
-        captions,
-        None if images is None else style.display_images(images),
-        title=title,
-    )
+    top, headings = int(pictures is not None), [fit(name, 20) for name in result.columns]
+    rows, columns = len(result.layers) + top, len(headings)
+    figure = new_figure(0.45 + CELL * max(columns, 2), 0.3 + (CELL + 0.42) * rows, title)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    if pictures is not None:
+        for ax, picture, heading in zip(axes[0], pictures, headings, strict=True):
+            style.show_image(ax, picture, heading)
+        axes[0][0].set_ylabel("network input")
+    for row, layer in enumerate(result.layers, start=top):
+        shown = style.display_signal(own[layer])
+        for column, ax in enumerate(axes[row]):
+            caption = unit_caption(result, layer, column, class_names)
+            style.show_image(ax, shown[column], "" if row else headings[column], caption)
+            square = support(shown[column])
+            if square is None:
+                continue
+            colour, picture = (
+                layer_colour(row - top),
+                None if pictures is None else pictures[column],
+            )
+            magnify(ax, shown[column], picture, square)
+            outline(ax, square, colour)
+            if picture is not None:
+                scale = style.scale_of(picture, *shown[column].shape[:2])
+                outline(axes[0][column], square, colour, scale)
+        name_row(axes[row][0], layer, 26, row - top)
+    return figure
 
 
 PANEL = 3.4  # inches

@@ -97,7 +97,10 @@ def _draw_entropy(ax: Axes, result: UncertaintyResult) -> None:
 
 def _draw_reliability(spec: SubplotSpec, result: UncertaintyResult) -> None:
     """Accuracy against confidence; below, how many images each point stands for."""
-    curve, counts = _pair(spec)
+    figure = spec.get_gridspec().figure
+    cells = spec.subgridspec(2, 1, height_ratios=[3, 1], hspace=0.05)
+    curve = figure.add_subplot(cells[0])
+    counts = figure.add_subplot(cells[1], sharex=curve)
     found = result.reliability()
     edges = to_array(found.edges)
     sure, right, number = map(to_array, (found.confidence, found.accuracy, found.counts))
@@ -124,13 +127,6 @@ def _draw_reliability(spec: SubplotSpec, result: UncertaintyResult) -> None:
     counts.set(xlabel=f"confidence{style.score_source(result.outputs)}\n{note}", ylabel="images")
     counts.locator_params(axis="y", nbins=2)
     style.panel_title(curve, f"b  reliability ({result.bins} bins)")
-
-
-def _pair(spec: SubplotSpec) -> tuple[Axes, Axes]:
-    cells = spec.subgridspec(2, 1, height_ratios=[3, 1], hspace=0.05)
-    figure = spec.get_gridspec().figure
-    upper = figure.add_subplot(cells[0])
-    return upper, figure.add_subplot(cells[1], sharex=upper)
 
 
 def _draw_confusion(ax: Axes, counts: Array, hits: Array, names: Sequence[str]) -> None:

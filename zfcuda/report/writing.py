@@ -82,13 +82,15 @@ class Provenance:
 
     def facts(self) -> dict[str, Any]:
         """All of it as JSON, with weights hash, device, versions and seconds."""
+        import torch
+
         facts: dict[str, Any] = {"command": self.command, "settings": _plain(self.settings)}
         facts |= self.model
         if self.seed is not None:
             facts["seed"] = self.seed
         return facts | {
             "versions": _versions(),
-            "threads": _threads(),
+            "threads": torch.get_num_threads(),
             "seconds": round(perf_counter() - self.began, 3),
         }
 
@@ -241,12 +243,8 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | str) else _other(value)
-
-
-def _other(value: Any) -> Any:
     finite = isinstance(value, float) and value - value == 0
-    return value if finite else str(value)
+    return value if value is None or finite or isinstance(value, bool | int | str) else str(value)
 
 
 @cache
@@ -255,9 +253,3 @@ def _versions() -> dict[str, str]:
 
     packages = ("zfcuda", "torch", "numpy", "matplotlib", "pillow")
     return {"python": platform.python_version()} | versions(*packages)
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()

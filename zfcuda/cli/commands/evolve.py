@@ -115,11 +115,15 @@ def _network(options: argparse.Namespace) -> Network:
 
 
 def _named(checkpoints: Sequence[str]) -> dict[str, Path]:
-    """The weights files that --checkpoints means, in the order of training."""
+    """The weights files that --checkpoints means, in the order of training, by epoch or by their
+    names without suffixes; by numbers where two are the same."""
     paths = [Path(path) for path in checkpoints]
     if len(paths) == 1 and paths[0].is_dir():
         return _of_folder(paths[0])
-    return dict(zip(_names(paths), paths, strict=True))
+    names = [path.stem for path in paths]
+    if len({*names}) < len(names):
+        names = [str(number) for number in range(1, len(names) + 1)]
+    return dict(zip(names, paths, strict=True))
 
 
 def _checkpoints(
@@ -159,11 +163,3 @@ def _of_folder(folder: Path) -> dict[str, Path]:
         if path.with_suffix(".json").is_file():
             Checkpoints(folder).require_intact(epoch)
     return {str(epoch): path for epoch, path in taken.items()}
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The files' names without suffixes; numbers where two are the same."""
-    stems = [path.stem for path in paths]
-    if len({*stems}) < len(stems):
-        return [str(number) for number in range(1, len(stems) + 1)]
-    return stems

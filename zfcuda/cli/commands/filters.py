@@ -14,7 +14,7 @@ from zfcuda.storage.files import short_spec
 from zfcuda.storage.terminal import skipped
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from zfcuda.cli.network import Network
     from zfcuda.results.filters import FilterComparison
@@ -76,7 +76,7 @@ def _look(network: Network | None, options: argparse.Namespace) -> Finding:
     figure = zfcuda.figures.first_layers(
         result,
         [
-            _in_rgb(own, filters.filters)
+            filters.filters.flip(1) if own.preprocessing.channels == "bgr" else filters.filters
             for own, filters in zip(networks.values(), result.filters, strict=True)
         ],
         [
@@ -108,10 +108,6 @@ def _named(network: Network, options: argparse.Namespace) -> dict[str, Network]:
     if len({*names}) < len(names):
         raise ValueError(f"--against {options.against}: it is the network of --model")
     return dict(zip(names, both, strict=True))
-
-
-def _in_rgb(network: Network, filters: Tensor) -> Any:
-    return (filters.flip(1) if network.preprocessing.channels == "bgr" else filters).numpy()
 
 
 def _findings(result: FilterComparison) -> str:

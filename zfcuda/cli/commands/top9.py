@@ -124,14 +124,10 @@ def run(options: argparse.Namespace) -> None:
     with from_environment(pick_device(options.device)) as shard:
         if shard.world > 1 and options.store is None:
             raise ValueError("several processes need --store DIR, a folder that all of them see")
-        _run(options)
-
-
-def _run(options: argparse.Namespace) -> None:
-    if options.store is not None:
-        store_activations(options)
-    else:
-        one_result(options, f"top{options.k}", lambda network: _look(network, options))
+        if options.store is not None:
+            store_activations(options)
+        else:
+            one_result(options, f"top{options.k}", lambda network: _look(network, options))
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:

@@ -72,6 +72,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _look(options: argparse.Namespace) -> Finding:
+    import torch
+
     from zfcuda.cli.network import pick_device
 
     recipe = zfcuda.training.Recipe(
@@ -82,7 +84,10 @@ def _look(options: argparse.Namespace) -> Finding:
         patience=options.patience,
         seed=options.seed,
     )
-    _set_threads(options.threads)
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"threads {options.threads}: expected at least 1")
+        torch.set_num_threads(options.threads)
     folder = Path(options.out)
     data = inputs.training_split(options, options.model, [folder])
     model = _fresh(options.model, len(data.training.class_names), recipe)
@@ -112,15 +117,6 @@ def _findings(result: TrainingResult) -> str:
             "be too good."
         )
     return text
-
-
-def _set_threads(threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads {threads}: expected at least 1")
-        torch.set_num_threads(threads)
 
 
 def _fresh(name: str, classes: int, recipe: Recipe) -> nn.Module:

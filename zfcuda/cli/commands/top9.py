@@ -21,25 +21,6 @@ if TYPE_CHECKING:
 _LONG = 5.0  # seconds; the rates of shorter passes say nothing
 
 
-def store_options(parser: argparse.ArgumentParser) -> None:
-    """--store, --batch, --every."""
-    parser.add_argument(
-        "--store",
-        metavar="DIR",
-        help="instead of a figure, a folder with a file for each layer, a table (index.csv) and a "
-        "manifest, for `zfcuda gallery`; a run that was interrupted goes on where it was; under "
-        "torchrun, by several processes",
-    )
-    arguments.number(parser, "--batch", 64, "with --store, images at a time")
-    arguments.number(
-        parser,
-        "--every",
-        10_000,
-        "with --store, write down what is done after so many images, and each minute "
-        "(default: %(default)s)",
-    )
-
-
 def store_activations(options: argparse.Namespace) -> None:
     """Do it, and say at rank 0 what is there and how fast it was."""
     from zfcuda.cli.network import Network
@@ -112,7 +93,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     arguments.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
     arguments.maps(parser, 9)
     arguments.number(parser, "-k", 9, "activations of each map (default: 9)", metavar="K")
-    store_options(parser)
+    parser.add_argument(
+        "--store",
+        metavar="DIR",
+        help="instead of a figure, a folder with a file for each layer, a table (index.csv) and a "
+        "manifest, for `zfcuda gallery`; a run that was interrupted goes on where it was; under "
+        "torchrun, by several processes",
+    )
+    arguments.number(parser, "--batch", 64, "with --store, images at a time")
+    arguments.number(
+        parser,
+        "--every",
+        10_000,
+        "with --store, write down what is done after so many images, and each minute "
+        "(default: %(default)s)",
+    )
     arguments.output(parser)
 
 

@@ -153,12 +153,6 @@ def layers(
     )
 
 
-def score(parser: argparse.ArgumentParser, what: str, more: str = "") -> None:
-    """--target and --fill."""
-    target(parser, more)
-    fill(parser, what)
-
-
 def target(parser: argparse.ArgumentParser, more: str = "") -> None:
     """--target, for `Network.label`; `more` says what else it may be."""
     text = f"class to watch (default: the most probable){more}"

@@ -79,7 +79,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan", action="store_true", help="print what would be computed, and stop"
     )
-    arguments.score(parser, "colour of the occluder", inputs.TARGET_HELP)
+    arguments.target(parser, inputs.TARGET_HELP)
+    arguments.fill(parser, "colour of the occluder")
     arguments.output(parser)
 
 

@@ -38,7 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="START:STOP:STEP|A,B,C",
         help="degrees, counter-clockwise (default: %(default)s)",
     )
-    arguments.score(parser, "colour outside the image")
+    arguments.target(parser)
+    arguments.fill(parser, "colour outside the image")
     arguments.output(parser)
 
 

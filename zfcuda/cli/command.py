@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zfcuda.storage.files import subject
+from zfcuda.storage.files import digest, subject
 from zfcuda.storage.terminal import remark, say, skipped
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def each_image(
     network = Network.of(options)
     names = stems(options.image, options.command)
     for path, name, image in zip(options.image, names, images, strict=True):
-        provenance = Provenance.of_image(options, network.facts(), path)
+        about = {"image": path, "image_sha256": digest(Path(path))}
+        provenance = Provenance.of(options, network.facts(), **about)
         finding = look(network, network.input(image), path)
         if finding is not None:
             _conclude(finding, folder / name, provenance)

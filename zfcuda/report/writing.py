@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zfcuda.results.base import Result
-from zfcuda.storage.files import absent, digest, read_json, write_bytes
+from zfcuda.storage.files import absent, read_json, write_bytes
 from zfcuda.storage.terminal import remark
 
 # Options that say how a command is run, not what it computes.
@@ -72,13 +72,6 @@ class Provenance:
             values.get("alone", False),
             pdf=values.get("pdf", False),
         )
-
-    @classmethod
-    def of_image(
-        cls, options: argparse.Namespace, model: Mapping[str, object], image: str, **more: object
-    ) -> Provenance:
-        """Of a command line that looks at this file."""
-        return cls.of(options, model, image=image, **{_DIGEST: digest(Path(image))}, **more)
 
     def facts(self) -> dict[str, Any]:
         """All of it as JSON, with weights hash, device, versions and seconds."""

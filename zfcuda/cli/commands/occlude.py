@@ -10,16 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zfcuda
-from zfcuda.cli import arguments, inputs
-from zfcuda.cli.command import (
-    Finding,
-    announce_run,
-    data_set,
-    draw_run,
-    each_image,
-    figure_title,
-    run_settings,
-)
+from zfcuda.cli import arguments, command, inputs
+from zfcuda.cli.command import Finding, each_image, figure_title
 from zfcuda.cli.terminal import resumable
 from zfcuda.storage.files import class_name, subject, text_table
 from zfcuda.storage.terminal import remark, say
@@ -191,13 +183,13 @@ def _over_data(options: argparse.Namespace) -> None:
 
     how = {"size": options.size, "stride": options.stride, "method": options.method}
     how["layers"] = [options.layer] if options.layer else []
-    with data_set(options) as (network, images):
+    with command.data_set(options) as (network, images):
         if options.plan:
             x = first_readable(images)[None].to(network.device)
             plan = zfcuda.plan(network.model, x, **how)
             say(*str(plan).splitlines())
             return
-        settings = run_settings(options, network, images, options.target)
+        settings = command.run_settings(options, network, images, options.target)
         how |= {name: settings.pop(name) for name in ("fill", "outputs")}
         settings["request"] = Request(score="probability", **how)
         with resumable(), occlusion_run(network.model, images, **settings) as work:
@@ -217,11 +209,11 @@ def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> No
         remark(str(work.engine.plan).partition("\n")[0])
     work.carry_out(options.workers, not options.quiet)
     if options.pictures:
-        draw_run(work.run, work.run.shard.own(work.run.there()), figure_of, options.pdf)
+        command.draw_run(work.run, work.run.shard.own(work.run.there()), figure_of, options.pdf)
     summary = work.summary(lambda found: _entry(work, found))
     if summary is None:  # another process has it
         return
-    draw_run(work.run, summary.numbers[summary.shown].tolist(), figure_of, options.pdf)
+    command.draw_run(work.run, summary.numbers[summary.shown].tolist(), figure_of, options.pdf)
     figure = zfcuda.figures.occlusion_summary(
         summary,
         images=network.display(summary.images) if len(summary.images) else None,
@@ -231,7 +223,7 @@ def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> No
     if not options.quiet:
         print(_table(summary, network.class_names), file=sys.stderr)
     text = _entry(work, summary)["text"]
-    announce_run(work.run, figure, summary.skipped, text, options.pdf)
+    command.announce_run(work.run, figure, summary.skipped, text, options.pdf)
 
 
 def _entry(work: OcclusionRun, summary: OcclusionSummary) -> dict[str, Any]:

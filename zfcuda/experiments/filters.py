@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,24 +82,11 @@ def _above_nyquist(size: Sequence[int], stride: Sequence[int]) -> Tensor:
     return (rows[:, None] | columns).double()
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """Of all images.
-
-    Attributes:
-        strongest: [M], the largest response of each filter.
-        spectrum: complex [Z,Z,H,W], the mean of conj(X_a) X_b, X_a the Fourier transform of what
-            the layer took in channel a.
-        count: number of images that were looked at.
-    """
-
-    strongest: Tensor
-    spectrum: Tensor
-    count: int
-
-
-def look(model: nn.Module, name: str, module: nn.Conv2d, source: Source) -> Seen:
-    """Show a convolution of the model all images of a source; those with NaN are left out.
+def responses(
+    model: nn.Module, name: str, module: nn.Conv2d, filters: Tensor, source: Source
+) -> dict[str, Any]:
+    """How a convolution of the model responds to all images of a source, but those with NaN: the
+    fields of :class:`FilterResult` that depend on images.
 
     Raises:
         TypeError, ValueError: the images do not fit the model, or there are none without NaN.
@@ -115,10 +102,10 @@ def look(model: nn.Module, name: str, module: nn.Conv2d, source: Source) -> Seen
         defined = ~taken.isnan().flatten(1).any(1)
         if not defined.any():
             return
-        responses = output[defined].amax((0, 2, 3))
+        largest = output[defined].amax((0, 2, 3))
         transforms = torch.fft.fft2(_faded(taken[defined].double()))
         cross = torch.einsum("nahw,nbhw->abhw", transforms.conj(), transforms)
-        strongest = responses if strongest is None else torch.maximum(strongest, responses)
+        strongest = largest if strongest is None else torch.maximum(strongest, largest)
         spectrum = cross if spectrum is None else spectrum + cross
 
     with evaluating(model):
@@ -130,7 +117,13 @@ def look(model: nn.Module, name: str, module: nn.Conv2d, source: Source) -> Seen
             count += len(images)
     if strongest is None or spectrum is None:
         raise ValueError("there are no images, or none without NaN")
-    return Seen(to_result(strongest), (spectrum / count).cpu(), count)
+    # The mean of conj(X_a) X_b, X_a the Fourier transform of what the layer took in channel a.
+    spectrum = (spectrum / count).cpu()
+    return {
+        "strongest": to_result(strongest),
+        "response_aliasing": aliased_responses(filters, spectrum, module.stride, module.dilation),
+        "count": count,
+    }
 
 
 def _faded(images: Tensor) -> Tensor:
@@ -182,7 +175,9 @@ def first_layer_filters(
     name, module = _first(model, layer)
     filters = to_result(module.weight).clone()
     rms = filters.square().mean((1, 2, 3)).sqrt()
-    seen = None if images is None else look(model, name, module, source_of(images, batch))
+    seen: dict[str, Any] = {"strongest": None}
+    if images is not None:
+        seen = responses(model, name, module, filters, source_of(images, batch))
     return FilterResult(
         layer=name,
         filters=filters,
@@ -190,11 +185,8 @@ def first_layer_filters(
         rms=rms,
         weak=rms < threshold * rms.nan_to_num(0.0).max(),
         threshold=float(threshold),
-        strongest=seen and seen.strongest,
         aliasing=aliased_share(filters, module.stride, module.dilation),
-        response_aliasing=seen
-        and aliased_responses(filters, seen.spectrum, module.stride, module.dilation),
-        count=seen.count if seen else 0,
+        **seen,
     )
 
 

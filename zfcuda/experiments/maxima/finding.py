@@ -75,15 +75,15 @@ def top_activations(
     source = source_of(images, batch, workers)
     limit = memory_limit(max_memory, device_of(model))
     k = int(k)
-    tops, seen = scan(model, source, names, k, maps, limit, progress)
+    tops, count, example = scan(model, source, names, k, maps, limit, progress)
     channels = {name: chosen(maps, name, top) for name, top in tops.items()}
     units = {name: units_of(top, channels[name]) for name, top in tops.items()}
     windows = field_windows(
-        model, seen.example, {name: (units[name][:, 2:], top.size) for name, top in tops.items()}
+        model, example, {name: (units[name][:, 2:], top.size) for name, top in tops.items()}
     )
-    views = project_units(model, source, units, windows, seen.example, max_memory, progress)
+    views = project_units(model, source, units, windows, example, max_memory, progress)
     differences = {name: difference(tops[name], channels[name], views[name]) for name in names}
-    warn_beyond(differences, tolerance, seen.example.dtype)
+    warn_beyond(differences, tolerance, example.dtype)
     return TopActivations(
         layers=tuple(names),
         values={name: to_result(top.values) for name, top in tops.items()},
@@ -95,8 +95,8 @@ def top_activations(
         patches={name: view.patches.unflatten(0, (-1, k)) for name, view in views.items()},
         difference=differences,
         undefined={name: int(top.undefined) for name, top in tops.items()},
-        count=seen.count,
-        image_size=tuple(seen.example.shape[2:]),
+        count=count,
+        image_size=tuple(example.shape[2:]),
         seconds=perf_counter() - began,
     )
 

@@ -25,14 +25,6 @@ from zfcuda.inference.passes import (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """Of all images: how many, and the first [1,C,H,W]."""
-
-    count: int
-    example: Tensor
-
-
 def scan(
     model: nn.Module,
     source: Source,
@@ -41,8 +33,9 @@ def scan(
     maps: Maps,
     limit: int,
     progress: bool,
-) -> tuple[dict[str, Top], Seen]:
-    """The strongest activations of every map of ``layers`` over ``source``.
+) -> tuple[dict[str, Top], int, Tensor]:
+    """The strongest activations of every map of ``layers`` over ``source``; how many images these
+    are, and the first [1,C,H,W].
 
     Raises:
         ValueError: no images, images of several sizes, or ``maps`` that a layer does not have.
@@ -65,7 +58,7 @@ def scan(
                 advance(part)
     if spotter is None:
         raise ValueError("there are no images")
-    return tops, Seen(count, spotter.example)
+    return tops, count, spotter.example
 
 
 def check_maps(maps: Maps, tops: Mapping[str, Top]) -> None:

@@ -326,3 +326,12 @@ def test_a_manifest_that_leads_elsewhere_or_nowhere(model, images, tmp_path, cha
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r"manifest\.json' is damaged: "):
         StoredActivations.open(folder)
+
+
+def test_a_run_goes_on_with_the_memory_it_was_begun_with(model, images, tmp_path):
+    """Defaults differ between devices and versions; what is given has to be the same."""
+    begun = record_activations(tmp_path, model, images, LAYERS, **QUICK, max_memory=2**24)
+    again = record_activations(tmp_path, model, images, LAYERS, **QUICK)
+    assert again.folder == begun.folder and again.count == 53
+    with pytest.raises(ValueError, match=r"max_memory 16777216 there, 33554432 here"):
+        record_activations(tmp_path, model, images, LAYERS, **QUICK, max_memory=2**25)

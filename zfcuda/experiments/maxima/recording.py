@@ -39,7 +39,7 @@ from zfcuda.results.stored import (
     write_index,
     write_manifest,
 )
-from zfcuda.storage.files import checksum, digest, visible
+from zfcuda.storage.files import checksum, digest, read_json, visible
 from zfcuda.storage.identity import (
     architecture_digest,
     precision,
@@ -140,8 +140,9 @@ def record_activations(
         batch: images of a block.
         workers: processes that read images ahead. On a CPU leave them cores
             (``torch.set_num_threads``): threads wait for the one that shares its core.
-        max_memory: bytes that the activations of one batch may take; None takes the default for
-            runs that are recorded of :func:`zfcuda.inference.passes.memory_limit`.
+        max_memory: bytes that the activations of one batch may take; None takes what the run was
+            begun with, or the default for runs that are recorded of
+            :func:`zfcuda.inference.passes.memory_limit`.
         every, seconds: what is done is written down after so many images of a process, or so much
             time, whichever comes first.
         about: anything that JSON can say, for the manifest.
@@ -168,6 +169,8 @@ def record_activations(
     with evaluating(model):
         example = _example(source, batch, device_of(model))
         check_input(model, example)
+        if max_memory is None:
+            max_memory = _memory_begun_with(folder)
         memory = memory_limit(max_memory, example.device, recorded=True)
         spotter = Spotter.of(model, names, example, memory, batch)
     settings = _settings(spotter, source, int(k), maps, batch, memory)
@@ -191,6 +194,14 @@ def record_activations(
                 warn_beyond(differences, tolerance, spotter.example.dtype)
                 run.finish(state, found, about, rates, perf_counter() - began)
     return StoredActivations.open(folder)
+
+
+def _memory_begun_with(folder: Path) -> int | None:
+    """None where nothing was begun, or nothing that can be read, which is told later."""
+    try:
+        return int(read_json(folder / "manifest.json")["settings"]["memory"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _example(source: Images, batch: int, device: torch.device) -> Tensor:

@@ -53,7 +53,7 @@ def test_store(store, tmp_path, capsys, monkeypatch):
 
 def test_several_processes_need_a_store(photos, monkeypatch, capsys):
     monkeypatch.setattr("zfcuda.storage.ranks._by_environment", lambda: None)
-    monkeypatch.setattr("zfcuda.cli.commands.top9._run", lambda options: pytest.fail("ran"))
+    monkeypatch.setattr("zfcuda.cli.commands.top9.one_result", lambda *_: pytest.fail("ran"))
 
     class Two:
         world = 2

@@ -43,5 +43,6 @@ def test_a_call_passes_few_files(name: str, most: int) -> None:
     ).eval()  # fmt: skip
     x = torch.randn(1, 3, 32, 32)
     arguments = {"occlusion": {"size": 8, "stride": 8}, "deconv": {"layer": "4"}, "rotation": {}}
-    passed = files_passed(lambda: getattr(zfcuda, name)(net, x, **arguments[name]))
+    experiment = getattr(zfcuda, name)
+    passed = files_passed(lambda: experiment(net, x, **arguments[name]))
     assert len(passed) <= most, sorted(passed)

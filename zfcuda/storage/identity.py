@@ -73,7 +73,8 @@ def versions(*packages: str) -> dict[str, str]:
 
 def same_versions(there: Any, here: Any) -> bool:
     """Whether two records of :func:`versions` are alike. What zfcuda 0.1.0 began goes on: it
-    computed the same but for rounding. Its records may lack the build of torch, which then does not count."""
+    computed the same but for rounding. Its records may lack the build of torch, which then
+    does not count."""
     if not (isinstance(there, dict) and isinstance(here, dict)):
         return bool(there == here)
     if there.get("zfcuda") == "0.1.0":

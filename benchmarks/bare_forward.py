@@ -20,9 +20,10 @@ from zfcuda.inference.checks import evaluating
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.model(parser, "zfnet_small")
-    inputs.data_options(parser)
+    arguments.add(parser, *arguments.MODEL)
+    arguments.data(parser)
     parser.add_argument("--device", default="cpu")
+    parser.set_defaults(model="zfnet_small")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()

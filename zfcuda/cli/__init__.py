@@ -57,7 +57,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     except SystemExit as end:  # --help, --version, or an error already reported
         return int(end.code or 0)
     with guarded("zfcuda", options.traceback) as status:
-        options.run(options)
+        if getattr(options, "list_layers", False):
+            from zfcuda.cli.command import list_layers
+
+            list_layers(options)
+        else:
+            options.run(options)
     return status[0]
 
 
@@ -100,11 +105,13 @@ def _parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     )
     for name in COMMANDS:
         module = import_module(f"zfcuda.cli.commands.{name}")
+        summary, _, rest = (module.__doc__ or "").strip().partition("\n\n")
+        about, _, examples = rest.partition("\n\n")
         command = commands.add_parser(
             name,
-            help=module.HELP,
-            description=textwrap.fill(module.DESCRIPTION, 78),
-            epilog=module.EXAMPLES or None,
+            help=summary.partition(": ")[2].rstrip("."),
+            description=textwrap.fill(about, 78),
+            epilog=examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument(

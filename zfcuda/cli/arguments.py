@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -42,162 +42,57 @@ def cores_shared_with(workers: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-_PAPERS = tuple(f"relu{number}" for number in range(1, 6))
-
-
-def maps(parser: argparse.ArgumentParser, default: int) -> None:
-    """--maps."""
-    parser.add_argument(
-        "--maps",
-        type=chosen_maps,
-        default=default,
-        metavar="N|all|A,B,C",
-        help="so many maps of each layer, evenly spread over those that respond, all of them, or "
-        "these; one number with a comma behind it is a map (default: %(default)s)",
-    )
-
-
-def chosen_maps(text: str) -> int | str | list[int]:
-    """A number of maps, "all", or channels."""
-    if text == "all":
-        return text
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected N, all or channels A,B,C")
-    return numbers if "," in text else numbers[0]
-
-
-def mapped_layers(options: argparse.Namespace, network: Network) -> list[str]:
-    """The --layer options, or the five layers of a ZF network.
-
-    Raises:
-        ValueError: none were named, and the network has other layers.
-    """
-    if options.layer:
-        return options.layer
-    if {*_PAPERS} <= {name for name, _ in network.model.named_modules()}:
-        return [*_PAPERS]
-    raise ValueError(
-        f"{options.command} needs --layer NAME for this network; --list-layers prints the names"
-    )
-
-
-_MODEL = (
-    "squeezenet1_1, zfnet_small, zfnet, torchvision:NAME; a weights file (.safetensors, .pt, "
-    ".pth), if need be with its architecture: squeezenet1_1:FILE; an .onnx file; or "
-    "MODULE:FUNCTION, a function of your own that returns the model, whose code is then run. "
-    "?size=64 and the like say what such a model expects of images, ?outputs=value that it answers "
-    "with values of a regression, ?classes=FILE what its classes are called (default: %(default)s)"
-)
-
 SAMPLES = "garments"  # as --data: the pictures that come with zfcuda
-FASHION = """
-
-Fashion-MNIST's four files are at https://github.com/zalandoresearch/fashion-mnist, in data/fashion;
-torchvision.datasets.FashionMNIST("DIR", download=True) fetches them, too; then --data DIR.
-`--data garments` are 120 of its pictures, which come with zfcuda"""
-
-
-def output(parser: argparse.ArgumentParser, folder: str = "zfcuda-out", pdf: bool = True) -> None:
-    """--out (default: `folder`), --pdf where it can be had, --device, --quiet."""
-    parser.add_argument(
-        "--out", default=folder, metavar="DIR", help="folder (default: %(default)s)"
-    )
-    if pdf:
-        parser.add_argument("--pdf", action="store_true", help="figures as PDF, too, for print")
-    device(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+PARTS = ("training", "validation", "test")
+ALL = "all"
+MODEL = ("model", "weights", "classes")  # what `Network.of(options)` loads
+LAYERS = ("layer", "list_layers")
+OUTPUT = ("out", "pdf", "device", "quiet")
 
 
-def device(parser: argparse.ArgumentParser) -> None:
-    """--device."""
-    parser.add_argument(
-        "--device", default="auto", metavar="auto|cpu|cuda", help="where to compute (default: auto)"
-    )
-
-
-def model(parser: argparse.ArgumentParser, default: str = "squeezenet1_1") -> None:
-    """--model, --weights, --classes: what `Network.of(options)` loads."""
-    parser.add_argument("--model", default=default, metavar="SPEC", help=_MODEL)
-    parser.add_argument("--weights", metavar="FILE", help="weights for the model, as in SPEC:FILE")
-    parser.add_argument(
-        "--classes",
-        metavar="FILE",
-        help="names of the model's classes, one a line in label order (default: those that its "
-        "file tells, ImageNet's for a thousand outputs, CLASS_NAMES in the MODULE of a "
-        "MODULE:FUNCTION)",
-    )
-
-
-def images(parser: argparse.ArgumentParser) -> None:
-    """--image: what `zfcuda.cli.command.each_image` goes through."""
-    parser.add_argument("--image", nargs="+", metavar="FILE", help="one or more image files")
-
-
-def layers(
-    parser: argparse.ArgumentParser, help: str = "one or more layers", several: bool = True
-) -> None:
-    """--layer (a list, or None; one name unless `several`) and --list-layers."""
-    if several:
-        flags = ("--layer", "--layers")
-        parser.add_argument(*flags, action="extend", nargs="+", metavar="NAME", help=help)
-    else:
-        parser.add_argument("--layer", metavar="NAME", help=help)
-    parser.add_argument(
-        "--list-layers",
-        action="store_true",
-        help="print the model's layers with their output shapes",
-    )
-
-
-def target(parser: argparse.ArgumentParser, more: str = "") -> None:
-    """--target, for `Network.label`; `more` says what else it may be."""
-    text = f"class to watch (default: the most probable){more}"
-    parser.add_argument("--target", metavar="LABEL|NAME", help=text)
-
-
-def fill(parser: argparse.ArgumentParser, what: str) -> None:
-    """--fill, for `Network.fill`: `what` has that colour."""
-    text = f"{what}: grey, black, #ff8000, ..., or mean, the model's mean (default: %(default)s)"
-    parser.add_argument("--fill", default="grey", metavar="COLOUR", help=text)
+def add(parser: argparse.ArgumentParser, *names: str, **words: str) -> None:
+    """Add options that several commands have; `words` are the command's own in their help."""
+    for name in names:
+        flags = ["--layer", "--layers"] if name == "layer" else [f"--{name.replace('_', '-')}"]
+        text, settings = _SHARED[name]
+        parser.add_argument(*flags, help=text.format(words.get(name, "")), **settings)
 
 
 def number(
-    parser: argparse.ArgumentParser, flag: str, default: int | None, help: str, metavar: str = "N"
+    parser: argparse.ArgumentParser, flag: str, default: float, help: str, metavar: str = "N"
 ) -> None:
-    """An option that is a whole number."""
-    parser.add_argument(flag, type=int, default=default, metavar=metavar, help=help)
+    """An option that is a number of the default's kind."""
+    text = f"{help} (default: %(default)s)"
+    parser.add_argument(flag, type=type(default), default=default, metavar=metavar, help=text)
 
 
-def labelled_data(parser: argparse.ArgumentParser) -> None:
-    """--data, a folder of images or of IDX files, and --limit."""
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="folder of images (one folder a class, if labels are needed) or of IDX files, as "
-        f"Fashion-MNIST's; '{SAMPLES}': the pictures that come with zfcuda",
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="use N of the images only")
+def data(parser: argparse.ArgumentParser, run: bool = False, workers: str = "none") -> None:
+    """--data, --limit, --part, --workers.
+
+    Args:
+        run: whether --data, which names every image of a run then, may be left out.
+        workers: how many there are by default, in words.
+    """
+    given = "with --data: " if run else ""
+    default = "Fashion-MNIST on coloured backgrounds where Debian's package puts it, otherwise"
+    more = ". What was begun is gone on with" if run else f" (default: {default} {SAMPLES})"
+    add(parser, "data", "limit", data=more, limit=f"{given}the first N images")
+    add(parser, "part", "workers", part=given, workers=workers)
 
 
-def plain(parser: argparse.ArgumentParser) -> None:
-    """--plain: of IDX files."""
-    parser.add_argument(
-        "--plain", action="store_true", help="IDX data on black instead of coloured backgrounds"
-    )
+def labelled_data(parser: argparse.ArgumentParser, of: str = "the training images") -> None:
+    """--data, --limit, --plain and --seed, and what data that may be."""
+    add(parser, "data", "limit", "plain", "seed", limit=f"N of {of}, drawn by --seed,")
+    parser.epilog = f"{parser.epilog}{_LABELLED}"
 
 
-def seed(parser: argparse.ArgumentParser) -> None:
-    """--seed, of everything random in the command."""
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)"
-    )
+_LABELLED = """
 
-
-# ------------------------------------------------------------------------------------ values
+data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
+one folder of pictures per class, or the same in train, val and test.
+Fashion-MNIST's four files are at https://github.com/zalandoresearch/fashion-mnist, in data/fashion;
+torchvision.datasets.FashionMNIST("DIR", download=True) fetches them, too; then --data DIR.
+`--data garments` are 120 of its pictures, which come with zfcuda"""
 
 
 def position(text: str) -> str | tuple[int, int]:
@@ -222,3 +117,86 @@ def pair(text: str) -> int | tuple[int, int]:
     if len(numbers) != 2:
         raise argparse.ArgumentTypeError(f"{text!r}: expected N or HEIGHTxWIDTH in pixels")
     return numbers[0], numbers[1]
+
+
+def chosen_maps(text: str) -> int | str | list[int]:
+    """A number of maps, "all", or channels."""
+    if text == "all":
+        return text
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected N, all or channels A,B,C")
+    return numbers if "," in text else numbers[0]
+
+
+_PAPERS = tuple(f"relu{number}" for number in range(1, 6))
+
+
+def mapped_layers(options: argparse.Namespace, network: Network) -> list[str]:
+    """The --layer options, or the five layers of a ZF network.
+
+    Raises:
+        ValueError: none were named, and the network has other layers.
+    """
+    if options.layer:
+        return options.layer
+    if {*_PAPERS} <= {name for name, _ in network.model.named_modules()}:
+        return [*_PAPERS]
+    raise ValueError(
+        f"{options.command} needs --layer NAME for this network; --list-layers prints the names"
+    )
+
+
+# --- the options that several commands have: help, and what else argparse is told ---
+
+_SHARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "model": (
+        "squeezenet1_1, zfnet_small, zfnet, torchvision:NAME; a weights file (.safetensors, .pt, "
+        ".pth), if need be with its architecture: squeezenet1_1:FILE; an .onnx file; or "
+        "MODULE:FUNCTION, a function of your own that returns the model, whose code is then run. "
+        "?size=64 and the like say what such a model expects of images, ?outputs=value that it "
+        "answers with values of a regression, ?classes=FILE what its classes are called (default: "
+        "%(default)s)",
+        {"default": "squeezenet1_1", "metavar": "SPEC"},
+    ),
+    "weights": ("weights for the model, as in SPEC:FILE", {"metavar": "FILE"}),
+    "classes": (
+        "names of the model's classes, one a line in label order (default: those that its file "
+        "tells, ImageNet's for a thousand outputs, CLASS_NAMES in the MODULE of a MODULE:FUNCTION)",
+        {"metavar": "FILE"},
+    ),
+    "image": ("one or more image files", {"nargs": "+", "metavar": "FILE"}),
+    "data": (
+        "folder of images, those in its folders included (one folder a class, if labels are "
+        "needed), or of IDX files as Fashion-MNIST's; "
+        f"'{SAMPLES}': the pictures that come with zfcuda{{}}",
+        {"metavar": "DIR"},
+    ),
+    "limit": ("use {} only", {"type": int, "metavar": "N"}),
+    "part": (
+        "{}of IDX files (default: %(default)s)",
+        {"choices": (*PARTS, ALL), "default": "validation"},
+    ),
+    "plain": ("IDX data on black instead of coloured backgrounds", {"action": "store_true"}),
+    "workers": ("processes that read images ahead (default: {})", {"type": int, "metavar": "N"}),
+    "layer": ("{}", {"action": "extend", "nargs": "+", "metavar": "NAME"}),
+    "list_layers": ("print the model's layers with their output shapes", {"action": "store_true"}),
+    "maps": (
+        "so many maps of each layer, evenly spread over those that respond, all of them, or these; "
+        "one number with a comma behind it is a map (default: %(default)s)",
+        {"type": chosen_maps, "metavar": "N|all|A,B,C"},
+    ),
+    "target": ("class to watch (default: the most probable){}", {"metavar": "LABEL|NAME"}),
+    "fill": (
+        "{}: grey, black, #ff8000, ..., or mean, the model's mean (default: %(default)s)",
+        {"default": "grey", "metavar": "COLOUR"},
+    ),
+    "seed": ("of all that is random (default: 0)", {"type": int, "default": 0, "metavar": "N"}),
+    "out": ("folder (default: %(default)s)", {"default": "zfcuda-out", "metavar": "DIR"}),
+    "pdf": ("figures as PDF, too, for print", {"action": "store_true"}),
+    "device": ("where to compute (default: auto)", {"default": "auto", "metavar": "auto|cpu|cuda"}),
+    "quiet": ("no progress bars", {"action": "store_true"}),
+}

@@ -105,9 +105,6 @@ def each_image(
     from zfcuda.data import read_image
     from zfcuda.report.writing import Provenance, writable_folder
 
-    if getattr(options, "list_layers", False):
-        list_layers(Network.of(options))
-        return
     if not options.image:
         raise ValueError(f"{options.command} needs --image FILE")
     images = [read_image(path) for path in options.image]
@@ -127,30 +124,27 @@ def each_image(
 def one_result(
     options: argparse.Namespace,
     name: str,
-    look: Callable[[Network], Finding],
-    load: Callable[[argparse.Namespace], Network | None] | None = None,
+    look: Callable[[Any, argparse.Namespace], Finding],
 ) -> None:
-    """One finding, in files that are called ``name``.
-
-    Args:
-        look: ``network -> finding``.
-        load: ``options -> network``, None for a command that trains its own; default: the network
-            that the options name.
+    """One finding, ``look(network, options)``, in files that are called ``name``.
 
     Raises:
         ValueError: a folder that cannot be written.
     """
-    from zfcuda.cli.network import Network
     from zfcuda.report.writing import Provenance, writable_folder
 
-    load = load or Network.of
-    if getattr(options, "list_layers", False):
-        list_layers(load(options))
-        return
     folder = writable_folder(options.out)
-    network = load(options)
+    network = loaded(options)
     provenance = Provenance.of(options, network.facts() if network else None)
-    _conclude(look(network), folder / name, provenance)
+    _conclude(look(network, options), folder / name, provenance)
+
+
+def loaded(options: argparse.Namespace) -> Any:
+    """The network that the options name; of a command that has its own way, what that gives, as
+    None where it trains one."""
+    from zfcuda.cli.network import Network
+
+    return getattr(options, "load", Network.of)(options)
 
 
 def _conclude(finding: Finding, stem: Path, provenance: Provenance) -> None:
@@ -189,11 +183,12 @@ def stems(paths: Sequence[str], command: str) -> list[str]:
     return names
 
 
-def list_layers(network: Network) -> None:
-    """Print the names, kinds and output shapes of the network's layers."""
+def list_layers(options: argparse.Namespace) -> None:
+    """Print the names, kinds and output shapes of the network's layers, for --list-layers."""
     from zfcuda.storage.files import text_table
 
-    rows = [(name, kind, "×".join(map(str, shape))) for name, kind, shape, _ in network.layers()]
+    layers = loaded(options).layers()
+    rows = [(name, kind, "×".join(map(str, shape))) for name, kind, shape, _ in layers]
     say(*text_table(rows, tablefmt="plain").splitlines())
 
 

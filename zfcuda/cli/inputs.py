@@ -20,49 +20,7 @@ if TYPE_CHECKING:
     from zfcuda.data.preprocessing import Preprocessing
 
 
-PARTS = ("training", "validation", "test")
-ALL = "all"
 _SHIPPED_SIDE = 64  # pixels a side of the pictures that come with zfcuda
-
-
-def data_options(parser: argparse.ArgumentParser, run: bool = False, workers: str = "none") -> None:
-    """--data, --limit, --part, --workers.
-
-    Args:
-        run: whether --data, which names every image of a run then, may be left out.
-        workers: how many there are by default, in words.
-    """
-    given = "with --data: " if run else ""
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="every image of a folder, those in its folders included, or of IDX files as "
-        f"Fashion-MNIST's; '{arguments.SAMPLES}': the pictures that come with zfcuda. What was "
-        "begun is gone on with"
-        if run
-        else "folder of images, those in its folders included, or of IDX files as Fashion-MNIST's; "
-        f"'{arguments.SAMPLES}': the pictures that come with zfcuda (default: Fashion-MNIST on "
-        "coloured backgrounds where Debian's package puts it, otherwise garments)",
-    )
-    parser.add_argument(
-        "--limit",
-        type=int,
-        metavar="N",
-        help=f"{given}the first N only" if run else "use the first N images only",
-    )
-    parser.add_argument(
-        "--part",
-        choices=PARTS if run else (*PARTS, ALL),
-        default="validation",
-        help=f"{given}of IDX files (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=0 if run else None,
-        metavar="N",
-        help=f"{given}processes that read images ahead (default: {'0' if run else workers})",
-    )
 
 
 def images_of(options: argparse.Namespace, network: Network) -> tuple[Images, str]:
@@ -96,7 +54,7 @@ def images_of(options: argparse.Namespace, network: Network) -> tuple[Images, st
     examples, kind = _part_of(options, preprocessing, lambda: split(preprocessing, folder))
     if options.limit is not None and options.limit < len(examples):
         examples = Part(examples, torch.arange(options.limit))
-    part = "" if options.part == ALL else f"{options.part} "
+    part = "" if options.part == arguments.ALL else f"{options.part} "
     what = f"{part}images ({kind})" if kind else "images that come with zfcuda"
     return numbered(examples, workers=workers), f"{len(examples):,} {what}"
 
@@ -116,7 +74,7 @@ def _part_of(
             if options.data is not None or max(preprocessing.shape) > _SHIPPED_SIDE:
                 raise
         else:
-            parts = PARTS if options.part == ALL else (options.part,)
+            parts = arguments.PARTS if options.part == arguments.ALL else (options.part,)
             found = [getattr(data, part) for part in parts]
             return Joined(found) if len(found) > 1 else found[0], data.kind
     return garments(preprocessing).pictures, ""

@@ -28,7 +28,7 @@ from zfcuda.storage.terminal import remark
 # Options that say how a command is run, not what it computes.
 _NOT_SETTINGS = {
     "run", "command", "traceback", "quiet", "out", "pdf", "list_layers", "device", "seed", "image",
-    "alone",
+    "alone", "load",
 }  # fmt: skip
 _DIGEST = "image_sha256"  # in the settings, of the image, or of each of them
 

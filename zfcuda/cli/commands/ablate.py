@@ -1,4 +1,16 @@
-"""`zfcuda ablate`: what layers are worth, by training without them."""
+"""`zfcuda ablate`: train the network with layers removed or resized.
+
+Trains zfnet_small, and the same network with layers removed or resized, from scratch with equal
+short budgets (section 5.1, table 3). Interrupted in any way, the same command goes on where it was.
+
+examples:
+  zfcuda ablate
+  zfcuda ablate --epochs 8 --limit 55000 --seeds 3
+  zfcuda ablate --variant conv5=0 --variant fc6=0,fc7=64
+
+--variant says what to change, as LAYER=WIDTH with commas between: so many maps or units, 0 removes
+the layer; conv1 to conv5, fc6, fc7. Without it the changes of the paper's table 3 are made.
+"""
 
 from __future__ import annotations
 
@@ -15,52 +27,27 @@ if TYPE_CHECKING:
     from zfcuda.experiments.ablations import Variant
     from zfcuda.results.ablation import AblationResult
 
-HELP = "train the network with layers removed or resized"
-DESCRIPTION = (
-    "Trains zfnet_small, and the same network with layers removed or resized, from scratch with "
-    "equal short budgets (section 5.1, table 3). Interrupted in any way, the same command goes on "
-    "where it was."
-)
-EXAMPLES = f"""examples:
-  zfcuda ablate
-  zfcuda ablate --epochs 8 --limit 55000 --seeds 3
-  zfcuda ablate --variant conv5=0 --variant fc6=0,fc7=64
-
---variant says what to change, as LAYER=WIDTH with commas between: so many maps or units, 0 removes
-the layer; conv1 to conv5, fc6, fc7. Without it the changes of the paper's table 3 are made.
-
-data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
-one folder of pictures per class, or the same in train, val and test; --limit draws training
-pictures by --seed{arguments.FASHION}"""
-
 _MODEL = "zfnet_small"
-_LIMIT = 12_000
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The changes and the budget."""
     parser.add_argument(
         "--variant", action="append", metavar="LAYER=WIDTH,...", help="see below; may be repeated"
     )
     arguments.labelled_data(parser)
-    arguments.plain(parser)
-    arguments.number(parser, "--epochs", 4, "of each training (default: %(default)s)")
-    arguments.number(
-        parser, "--seeds", 1, "trainings of each network, from --seed on (default: %(default)s)"
-    )
-    arguments.seed(parser)
-    arguments.output(parser, "zfcuda-ablate")
-    parser.set_defaults(limit=_LIMIT)
+    arguments.number(parser, "--epochs", 4, "of each training")
+    arguments.number(parser, "--seeds", 1, "trainings of each network, from --seed on")
+    arguments.add(parser, *arguments.OUTPUT)
+    parser.set_defaults(limit=12_000, out="zfcuda-ablate", load=lambda options: None)
 
 
 def run(options: argparse.Namespace) -> None:
-    """All trainings, then one table."""
     if options.seeds < 1:
         raise ValueError(f"--seeds {options.seeds}: expected at least 1")
-    one_result(options, "ablation", lambda _network: _look(options), lambda options: None)
+    one_result(options, "ablation", _look)
 
 
-def _look(options: argparse.Namespace) -> Finding:
+def _look(_network: None, options: argparse.Namespace) -> Finding:
     from zfcuda.cli.network import pick_device
     from zfcuda.experiments.ablations import TABLE_3
 

@@ -1,4 +1,15 @@
-"""`zfcuda background`: what an object's background contributes."""
+"""`zfcuda background`: put an object on other backgrounds, watch answers and projections.
+
+Shows the network an object on its own background, on plain colours and cut out: the most probable
+classes, the projections of the layers' strongest units, and how far both move. The object is what
+the image's alpha channel, a mask file or a box tells; without any of them it is looked for in the
+middle of the picture.
+
+examples:
+  zfcuda background --image cup.png --layer features.3 --layer features.12
+  zfcuda background --image cat.jpg --mask cat-mask.png --colour black white "#1a4dcc"
+  zfcuda background --image cat.jpg --box 30,0,400,290
+"""
 
 from __future__ import annotations
 
@@ -19,23 +30,9 @@ if TYPE_CHECKING:
 
     from zfcuda.cli.network import Network
 
-HELP = "put an object on other backgrounds, watch answers and projections"
-DESCRIPTION = (
-    "Shows the network an object on its own background, on plain colours and cut out: the most "
-    "probable classes, the projections of the layers' strongest units, and how far both move. The "
-    "object is what the image's alpha channel, a mask file or a box tells; without any of them it "
-    "is looked for in the middle of the picture."
-)
-EXAMPLES = """examples:
-  zfcuda background --image cup.png --layer features.3 --layer features.12
-  zfcuda background --image cat.jpg --mask cat-mask.png --colour black white "#1a4dcc"
-  zfcuda background --image cat.jpg --box 30,0,400,290"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Where the object is, and what it is put on."""
-    arguments.model(parser)
-    arguments.images(parser)
+    arguments.add(parser, *arguments.MODEL, "image")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--mask", metavar="FILE", help="picture of the image's size, white on the object"
@@ -53,9 +50,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="COLOUR",
         help="backgrounds: black, #ff8000, ... (default: black white blue)",
     )
-    arguments.layers(parser, "layers to project (default: an early and a late layer)")
-    arguments.target(parser)
-    arguments.output(parser)
+    words = "layers to project (default: an early and a late layer)"
+    arguments.add(parser, *arguments.LAYERS, "target", *arguments.OUTPUT, layer=words)
 
 
 def _box(text: str) -> tuple[int, ...]:
@@ -69,7 +65,6 @@ def _box(text: str) -> tuple[int, ...]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Every image on every background."""
     from zfcuda.experiments.invariance.study import early_and_late
     from zfcuda.storage.terminal import remark
 

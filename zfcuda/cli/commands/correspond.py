@@ -1,4 +1,18 @@
-"""`zfcuda correspond`: whether hiding the same part changes every image's features alike."""
+"""`zfcuda correspond`: hide the same part of several images, compare what changes.
+
+Hides the same part of several images (section 4.4, table 1) and compares, between each two of them,
+in which direction the features of an early and of a late layer change: the fewer signs differ, the
+more the network takes the part for the same thing. By default on faces that come with scikit-image:
+right eye, left eye and nose, against random places.
+
+examples:
+  zfcuda correspond
+  zfcuda correspond --model zfnet_small --faces 100 --layer pool1 --layer relu7
+  zfcuda correspond --parts dogs.csv
+
+--parts names a table of your own images, with the columns image, part, left, top, right, bottom
+(pixels of the image) and every part for every image; image files are looked for beside it
+"""
 
 from __future__ import annotations
 
@@ -22,46 +36,28 @@ if TYPE_CHECKING:
     from zfcuda.data.preprocessing import Preprocessing
     from zfcuda.results.correspondence import CorrespondenceResult
 
-HELP = "hide the same part of several images, compare what changes"
-DESCRIPTION = (
-    "Hides the same part of several images (section 4.4, table 1) and compares, between each two "
-    "of them, in which direction the features of an early and of a late layer change: the fewer "
-    "signs differ, the more the network takes the part for the same thing. By default on faces "
-    "that come with scikit-image: right eye, left eye and nose, against random places."
-)
-EXAMPLES = """examples:
-  zfcuda correspond
-  zfcuda correspond --model zfnet_small --faces 100 --layer pool1 --layer relu7
-  zfcuda correspond --parts dogs.csv
-
---parts names a table of your own images, with the columns image, part, left, top, right, bottom
-(pixels of the image) and every part for every image; image files are looked for beside it"""
-
 _OWN, _SAME = "random, each image its own", "random, the same for all"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The images, their parts, and what they are compared with."""
-    arguments.model(parser)
-    arguments.layers(parser, "layers to compare at (default: an early and a late)")
+    arguments.add(parser, *arguments.MODEL)
     parser.add_argument(
         "--parts", metavar="FILE.csv", help="images and parts of your own; see below"
     )
-    arguments.number(parser, "--faces", 50, "how many faces (default: %(default)s)")
-    arguments.number(
-        parser, "--places", 10, "how often random places are drawn (default: %(default)s)"
-    )
-    arguments.fill(parser, "what is shown instead")
-    arguments.seed(parser)
-    arguments.output(parser)
+    arguments.number(parser, "--faces", 50, "how many faces")
+    arguments.number(parser, "--places", 10, "how often random places are drawn")
+    words = {
+        "layer": "layers to compare at (default: an early and a late)",
+        "fill": "what is shown instead",
+    }
+    arguments.add(parser, *arguments.LAYERS, "fill", "seed", *arguments.OUTPUT, **words)
 
 
 def run(options: argparse.Namespace) -> None:
-    """One table."""
-    if options.places < 1 and not options.list_layers:
+    if options.places < 1:
         raise ValueError(f"--places {options.places}: expected at least 1")
     (name,) = stems([options.parts or "faces"], options.command)
-    one_result(options, name, lambda network: _look(network, options))
+    one_result(options, name, _look)
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:

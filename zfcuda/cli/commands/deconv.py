@@ -1,4 +1,13 @@
-"""`zfcuda deconv`: projections of a layer's units."""
+"""`zfcuda deconv`: project a layer's units back to the image.
+
+Projects units of a layer back to the image with a deconvnet (Zeiler & Fergus 2014, section 2.1):
+what in the image made them respond.
+
+examples:
+  zfcuda deconv --list-layers
+  zfcuda deconv --image cat.jpg --layer features.3 --layer features.12
+  zfcuda deconv --image cat.jpg --layer features.6 --channel 12 -k 5 --out projections
+"""
 
 from __future__ import annotations
 
@@ -17,22 +26,8 @@ if TYPE_CHECKING:
 
     from zfcuda.cli.network import Network
 
-HELP = "project a layer's units back to the image"
-DESCRIPTION = (
-    "Projects units of a layer back to the image with a deconvnet (Zeiler & Fergus 2014, "
-    "section 2.1): what in the image made them respond."
-)
-EXAMPLES = """examples:
-  zfcuda deconv --list-layers
-  zfcuda deconv --image cat.jpg --layer features.3 --layer features.12
-  zfcuda deconv --image cat.jpg --layer features.6 --channel 12 -k 5 --out projections"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which units, by which rules."""
-    arguments.model(parser)
-    arguments.images(parser)
-    arguments.layers(parser)
     parser.add_argument("--channel", type=int, help="feature map (default: the strongest)")
     parser.add_argument(
         "--position",
@@ -41,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="max|ROW,COLUMN",
         help="unit of the map (default: its largest activation)",
     )
-    arguments.number(parser, "-k", 1, "project the K strongest units (default: 1)", metavar="K")
+    arguments.number(parser, "-k", 1, "project the K strongest units", metavar="K")
     parser.add_argument(
         "--rule",
         choices=("deconv", "gradient"),
@@ -54,12 +49,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="sum",
         help="what overlapping pooling windows do on the way down (default: %(default)s)",
     )
-    arguments.output(parser)
+    names = (*arguments.MODEL, "image", *arguments.LAYERS, *arguments.OUTPUT)
+    arguments.add(parser, *names, layer="one or more layers")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Project every image's units."""
-    if not options.layer and not options.list_layers:
+    if not options.layer:
         raise ValueError("deconv needs --layer NAME; --list-layers prints the names")
     names = ("layer", "channel", "position", "k", "rule", "overlap")
     settings = {name: getattr(options, name) for name in names}

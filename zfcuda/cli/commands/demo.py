@@ -1,4 +1,9 @@
-"""`zfcuda demo`: photographs that ship with scikit-image, and a garment, explained."""
+"""`zfcuda demo`: explain two photographs and a garment with trained networks.
+
+Explains two photographs with a trained SqueezeNet, and a garment with the ZF network that ships
+with zfcuda: predictions, projections with and without the background, occlusion, rotation; and the
+curves of that network's training. Writes figures, their numbers and index.html.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +11,13 @@ import argparse
 
 from zfcuda.cli import arguments
 
-HELP = "explain two photographs and a garment with trained networks"
-DESCRIPTION = (
-    "Explains two photographs with a trained SqueezeNet, and a garment with the ZF network that "
-    "ships with zfcuda: predictions, projections with and without the background, occlusion, "
-    "rotation; and the curves of that network's training. Writes figures, their numbers and "
-    "index.html."
-)
-EXAMPLES = ""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Where to, on what."""
-    arguments.output(parser, "zfcuda-demo", pdf=False)
+    arguments.add(parser, "out", "device", "quiet")
+    parser.set_defaults(out="zfcuda-demo")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Make the demo's page and print where it is."""
     from zfcuda.cli import demo
     from zfcuda.storage.terminal import say
 

@@ -1,4 +1,14 @@
-"""`zfcuda diagram`: a convnet layer with its deconvnet layer."""
+"""`zfcuda diagram`: draw a layer of the model with its deconvnet layer.
+
+Draws a convnet layer of the model with the deconvnet layer attached to it (section 2.1, figure 1),
+read off the model's own graph: every call, the shapes, what goes down in its place, and how pooling
+windows of the image are pooled and unpooled by their switches.
+
+examples:
+  zfcuda diagram --image cat.jpg
+  zfcuda diagram --image cat.jpg --layer features.3
+  zfcuda diagram --model torchvision:resnet18 --image cat.jpg --layer layer2.0
+"""
 
 from __future__ import annotations
 
@@ -15,37 +25,20 @@ if TYPE_CHECKING:
 
     from zfcuda.cli.network import Network
 
-HELP = "draw a layer of the model with its deconvnet layer"
-DESCRIPTION = (
-    "Draws a convnet layer of the model with the deconvnet layer attached to it (section 2.1, "
-    "figure 1), read off the model's own graph: every call, the shapes, what goes down in its "
-    "place, and how pooling windows of the image are pooled and unpooled by their switches."
-)
-EXAMPLES = """examples:
-  zfcuda diagram --image cat.jpg
-  zfcuda diagram --image cat.jpg --layer features.3
-  zfcuda diagram --model torchvision:resnet18 --image cat.jpg --layer layer2.0"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which layer, on which image."""
-    arguments.model(parser)
-    arguments.images(parser)
-    arguments.layers(
-        parser,
-        "layer to draw, or a block of several; of one that is called several times the last call "
-        "(default: the first max-pooling's, ordered by last calls; without any, the first "
+    parser.add_argument(
+        "--layer",
+        metavar="NAME",
+        help="layer to draw, or a block of several; of one that is called several times the last "
+        "call (default: the first max-pooling's, ordered by last calls; without any, the first "
         "convolution's)",
-        several=False,
     )
-    arguments.number(
-        parser, "--depth", 10, "draw at most N calls one after the other (default: %(default)s)"
-    )
-    arguments.output(parser)
+    arguments.number(parser, "--depth", 10, "draw at most N calls one after the other")
+    arguments.add(parser, *arguments.MODEL, "image", "list_layers", *arguments.OUTPUT)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw the layer with every image's numbers."""
     from zfcuda.experiments.invariance.study import early_and_late
 
     def look(network: Network, x: Tensor, path: str) -> Finding:

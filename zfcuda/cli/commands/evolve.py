@@ -1,4 +1,15 @@
-"""`zfcuda evolve`: how features come to be during training."""
+"""`zfcuda evolve`: how features come to be during training.
+
+Follows some maps of each layer through the checkpoints of a training (figure 4): at each, the
+strongest activation over a data set, projected back to the image. By default the checkpoints of
+zfnet_small that come with zfcuda.
+
+examples:
+  zfcuda evolve
+  zfcuda evolve --checkpoints zfcuda-train --layer relu2 --layer relu5 --maps 8
+  zfcuda evolve --model torchvision:resnet18 --checkpoints e1.pt e5.pt e20.pt --data photos \\
+      --layer layer1 --layer layer3
+"""
 
 from __future__ import annotations
 
@@ -19,25 +30,11 @@ if TYPE_CHECKING:
 
     from zfcuda.cli.network import Network
 
-HELP = "how features come to be during training"
-DESCRIPTION = (
-    "Follows some maps of each layer through the checkpoints of a training (figure 4): at each, "
-    "the strongest activation over a data set, projected back to the image. By default the "
-    "checkpoints of zfnet_small that come with zfcuda."
-)
-EXAMPLES = """examples:
-  zfcuda evolve
-  zfcuda evolve --checkpoints zfcuda-train --layer relu2 --layer relu5 --maps 8
-  zfcuda evolve --model torchvision:resnet18 --checkpoints e1.pt e5.pt e20.pt --data photos \\
-      --layer layer1 --layer layer3"""
-
 _MODEL = "zfnet_small"
 PAPERS = (1, 2, 5, 10, 20, 30, 40, 64)  # epochs
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which checkpoints, images, layers and maps."""
-    arguments.model(parser, _MODEL)
     parser.add_argument(
         "--checkpoints",
         nargs="+",
@@ -46,15 +43,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "in the order of training (default: those that come with zfcuda); what `zfcuda train` "
         "wrote says what network it is",
     )
-    inputs.data_options(parser)
-    arguments.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
-    arguments.maps(parser, 6)
-    arguments.output(parser)
+    arguments.data(parser)
+    names = (*arguments.MODEL, *arguments.LAYERS, "maps", *arguments.OUTPUT)
+    arguments.add(parser, *names, layer="layers (default: relu1 to relu5 of a ZF network)")
+    parser.set_defaults(model=_MODEL, maps=6, load=_network)
 
 
 def run(options: argparse.Namespace) -> None:
-    """One figure, a part for each layer."""
-    one_result(options, "evolution", lambda network: _look(network, options), _network)
+    one_result(options, "evolution", _look)
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:

@@ -1,4 +1,16 @@
-"""`zfcuda filters`: first-layer filters, alone or of two networks side by side."""
+"""`zfcuda filters`: first-layer filters of two networks: dead ones, aliasing.
+
+Shows the filters of the first layer on one scale, without clipping, and what maps of the first two
+layers respond to (figure 6); counts dead filters and measures how much of them aliases at the
+layer's stride. --against puts a second network beside the first, --train two that are trained alike
+for it: 7×7 at stride 2, and 11×11 at stride 4.
+
+examples:
+  zfcuda filters
+  zfcuda filters --model squeezenet1_1 --data photos
+  zfcuda filters --model torchvision:alexnet --against torchvision:vgg16 --data photos
+  zfcuda filters --train --epochs 3 --out filters
+"""
 
 from __future__ import annotations
 
@@ -19,45 +31,29 @@ if TYPE_CHECKING:
     from zfcuda.cli.network import Network
     from zfcuda.results.filters import FilterComparison
 
-HELP = "first-layer filters of two networks: dead ones, aliasing"
-DESCRIPTION = (
-    "Shows the filters of the first layer on one scale, without clipping, and what maps of the "
-    "first two layers respond to (figure 6); counts dead filters and measures how much of them "
-    "aliases at the layer's stride. --against puts a second network beside the first, --train two "
-    "that are trained alike for it: 7×7 at stride 2, and 11×11 at stride 4."
-)
-EXAMPLES = """examples:
-  zfcuda filters
-  zfcuda filters --model squeezenet1_1 --data photos
-  zfcuda filters --model torchvision:alexnet --against torchvision:vgg16 --data photos
-  zfcuda filters --train --epochs 3 --out filters"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which networks and images, or how to train."""
-    arguments.model(parser, "zfnet_small")
+    arguments.add(parser, *arguments.MODEL)
     parser.add_argument("--against", metavar="SPEC", help="a second model, as --model")
-    inputs.data_options(parser)
-    arguments.maps(parser, 48)
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="filters below this share of the largest (RMS) are dead (default: %(default)s)",
-    )
+    arguments.data(parser)
+    words = "filters below this share of the largest (RMS) are dead"
+    arguments.number(parser, "--threshold", 0.05, words, "SHARE")
     parser.add_argument(
         "--train", action="store_true", help="train zfnet_small and a coarser twin on --data first"
     )
-    arguments.number(parser, "--epochs", 3, "of --train (default: %(default)s)")
-    arguments.seed(parser)
-    arguments.output(parser)
+    arguments.number(parser, "--epochs", 3, "of --train")
+    arguments.add(parser, "maps", "seed", *arguments.OUTPUT)
+    parser.set_defaults(model="zfnet_small", maps=48, load=_network)
 
 
 def run(options: argparse.Namespace) -> None:
-    """One figure, a column for each network."""
-    load = (lambda options: None) if options.train else None
-    one_result(options, "filters", lambda network: _look(network, options), load)
+    one_result(options, "filters", _look)
+
+
+def _network(options: argparse.Namespace) -> Network | None:
+    from zfcuda.cli.network import Network
+
+    return None if options.train else Network.of(options)
 
 
 def _look(network: Network | None, options: argparse.Namespace) -> Finding:

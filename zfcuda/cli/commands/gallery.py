@@ -1,24 +1,22 @@
-"""`zfcuda gallery`: a folder of results as one page."""
+"""`zfcuda gallery`: show a folder of results as one page.
+
+Writes one static page with every figure in a folder: thumbnails that lead to the full size, the
+numbers and the settings of each. It needs no network and no server, and runs no script. Folders
+that `zfcuda top9 --store` filled get a page of their own, with every projected map and a filter by
+layer and map.
+
+examples:
+  zfcuda gallery zfcuda-out
+  zfcuda gallery results --title "What my network sees" --out results/index.html
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "show a folder of results as one page"
-DESCRIPTION = (
-    "Writes one static page with every figure in a folder: thumbnails that lead to the full size, "
-    "the numbers and the settings of each. It needs no network and no server, and runs no script. "
-    "Folders that `zfcuda top9 --store` filled get a page of their own, with every projected map "
-    "and a filter by layer and map."
-)
-EXAMPLES = """examples:
-  zfcuda gallery zfcuda-out
-  zfcuda gallery results --title "What my network sees" --out results/index.html"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which folder, which page."""
     parser.add_argument("folder", metavar="DIR", help="folder of results, with folders in it")
     parser.add_argument(
         "--out", metavar="FILE", help="the page (default: gallery.html in the folder)"
@@ -27,7 +25,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the page and print where it is."""
     from zfcuda.report.gallery import write_gallery
     from zfcuda.report.maps_page import stored_folders, write_maps_page
     from zfcuda.storage.terminal import say

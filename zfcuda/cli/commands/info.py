@@ -1,20 +1,18 @@
-"""`zfcuda info`: what this installation is."""
+"""`zfcuda info`: print versions, devices and how this zfcuda was built.
+
+Prints versions, devices, and how this zfcuda was built, with the reason about CUDA.
+"""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "print versions, devices and how this zfcuda was built"
-DESCRIPTION = "Prints versions, devices, and how this zfcuda was built, with the reason about CUDA."
-EXAMPLES = ""
-
 
 def add_options(_parser: argparse.ArgumentParser) -> None:
-    """None."""
+    pass
 
 
 def run(_options: argparse.Namespace) -> None:
-    """Print it."""
     from zfcuda.cli import info
     from zfcuda.storage.terminal import say
 

@@ -1,4 +1,17 @@
-"""`zfcuda invariance`: how far the answer survives moving, scaling and turning several images."""
+"""`zfcuda invariance`: move, enlarge and turn images, watch features and answers.
+
+Moves, enlarges and turns several images (section 4.1, figure 5): how far the features of an early
+and of a late layer move, and what becomes of the probability of each image's class. With --data
+every image of a data set, each result in its own files, and the mean over them with its spread;
+stopped at any moment, the same command goes on.
+
+examples:
+  zfcuda invariance --image cat.jpg cup.jpg dog.jpg
+  zfcuda invariance --image cat.jpg cup.jpg --target "Egyptian cat" espresso
+  zfcuda invariance --image cat.jpg --layer features.3 --layer features.12 --fill black
+  zfcuda invariance --model zfnet_small --data garments --target true
+  torchrun --nproc-per-node 4 -m zfcuda invariance --data imagenet/val --workers 2
+"""
 
 from __future__ import annotations
 
@@ -19,27 +32,10 @@ if TYPE_CHECKING:
     from zfcuda.cli.network import Network
     from zfcuda.experiments.invariance.over import InvarianceRun
 
-HELP = "move, enlarge and turn images, watch features and answers"
-DESCRIPTION = (
-    "Moves, enlarges and turns several images (section 4.1, figure 5): how far the features of an "
-    "early and of a late layer move, and what becomes of the probability of each image's class. "
-    "With --data every image of a data set, each result in its own files, and the mean over them "
-    "with its spread; stopped at any moment, the same command goes on."
-)
-EXAMPLES = """examples:
-  zfcuda invariance --image cat.jpg cup.jpg dog.jpg
-  zfcuda invariance --image cat.jpg cup.jpg --target "Egyptian cat" espresso
-  zfcuda invariance --image cat.jpg --layer features.3 --layer features.12 --fill black
-  zfcuda invariance --model zfnet_small --data garments --target true
-  torchrun --nproc-per-node 4 -m zfcuda invariance --data imagenet/val --workers 2"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The images, and what is watched."""
-    arguments.model(parser)
-    arguments.images(parser)
-    inputs.data_options(parser, run=True)
-    arguments.layers(parser, "layers whose features are compared (default: an early and a late)")
+    arguments.add(parser, *arguments.MODEL, "image")
+    arguments.data(parser, run=True)
     parser.add_argument(
         "--target",
         nargs="+",
@@ -47,21 +43,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="true class of each image, or one for all (default: the most probable); with --data "
         "one for all, or 'true': each image's own, by its folder or its label",
     )
-    arguments.fill(parser, "outside the image")
-    arguments.output(parser)
+    words = {
+        "layer": "layers whose features are compared (default: an early and a late)",
+        "fill": "outside the image",
+    }
+    arguments.add(parser, *arguments.LAYERS, "fill", *arguments.OUTPUT, **words)
+    parser.set_defaults(workers=0)
 
 
 def run(options: argparse.Namespace) -> None:
-    """One study of all images."""
-    if options.data is not None and not options.list_layers:
+    if options.data is not None:
         _over_data(options)
         return
-    paths = options.image or []
-    if not (paths or options.list_layers):
+    if not options.image:
         raise ValueError("invariance needs --image FILE [FILE ...]")
-    images = [zfcuda.data.read_image(path) for path in paths]
-    name = "".join(stems(paths[:1], options.command))
-    one_result(options, name, lambda network: _study(network, options, images))
+    images = [zfcuda.data.read_image(path) for path in options.image]
+    (name,) = stems(options.image[:1], options.command)
+    one_result(options, name, lambda network, options: _study(network, options, images))
 
 
 def _study(network: Network, options: argparse.Namespace, images: Sequence[Image]) -> Finding:

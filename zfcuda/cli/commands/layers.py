@@ -1,4 +1,16 @@
-"""`zfcuda layers`: the names that --layer takes, and what units of each layer see."""
+"""`zfcuda layers`: list a model's layers: shapes, receptive fields, strides.
+
+Lists the layers of a model in the order in which they run: kind, shape of the output, and, computed
+from the model's own graph, what a unit sees: the extent of its receptive field, the step from one
+unit's field to the next, and the centre of the first, in pixels of the input (down × right). Where
+a unit has no such field, the reason stands below the table. A layer that is called several times is
+shown at its last call, as all experiments look at it.
+
+examples:
+  zfcuda layers
+  zfcuda layers --model torchvision:vgg16 --weights vgg16.safetensors
+  zfcuda layers --model "mynet:build?size=64" --json
+"""
 
 from __future__ import annotations
 
@@ -16,29 +28,13 @@ if TYPE_CHECKING:
     Row = tuple[str, str, tuple[int, ...], int]  # name, kind, shape with the batch, calls
     Fields = dict[str, ReceptiveField | str]
 
-HELP = "list a model's layers: shapes, receptive fields, strides"
-DESCRIPTION = (
-    "Lists the layers of a model in the order in which they run: kind, shape of the output, and, "
-    "computed from the model's own graph, what a unit sees: the extent of its receptive field, "
-    "the step from one unit's field to the next, and the centre of the first, in pixels of the "
-    "input (down × right). Where a unit has no such field, the reason stands below the table. A "
-    "layer that is called several times is shown at its last call, as all experiments look at it."
-)
-EXAMPLES = """examples:
-  zfcuda layers
-  zfcuda layers --model torchvision:vgg16 --weights vgg16.safetensors
-  zfcuda layers --model "mynet:build?size=64" --json"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Of which model, and how it is printed."""
-    arguments.model(parser)
+    arguments.add(parser, *arguments.MODEL, "device")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    arguments.device(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the table."""
     from zfcuda.cli.network import Network
     from zfcuda.cones.receptive import receptive_fields
     from zfcuda.storage.terminal import say

@@ -1,4 +1,18 @@
-"""`zfcuda occlude`: which part of the image carries the decision."""
+"""`zfcuda occlude`: move a square over the image, watch the answer.
+
+Moves a square over the image (section 4.2): where it hides what matters, the probability of the
+class falls, its label changes and the layer's strongest map falls silent. With --data every image
+of a data set, each result in its own files, and what they come to; stopped at any moment, the same
+command goes on.
+
+examples:
+  zfcuda occlude --image cat.jpg --layer features.12
+  zfcuda occlude --image cat.jpg dog.jpg --target "Egyptian cat" --size 32 --stride 4
+  zfcuda occlude --image cat.jpg --size 16 --stride 4 --plan
+  zfcuda occlude --model torchvision:resnet18 --image cat.jpg --layer layer4 --fill black
+  zfcuda occlude --model zfnet_small --data garments --size 16 --stride 4 --target true
+  torchrun --nproc-per-node 4 -m zfcuda occlude --data imagenet/val --workers 2
+"""
 
 from __future__ import annotations
 
@@ -24,31 +38,14 @@ if TYPE_CHECKING:
     from zfcuda.experiments.occlusion.over import OcclusionRun
     from zfcuda.results.occlusion import OcclusionResult, OcclusionSummary
 
-HELP = "move a square over the image, watch the answer"
-DESCRIPTION = (
-    "Moves a square over the image (section 4.2): where it hides what matters, the "
-    "probability of the class falls, its label changes and the layer's strongest map falls silent. "
-    "With --data every image of a data set, each result in its own files, and what they come to; "
-    "stopped at any moment, the same command goes on."
-)
-EXAMPLES = """examples:
-  zfcuda occlude --image cat.jpg --layer features.12
-  zfcuda occlude --image cat.jpg dog.jpg --target "Egyptian cat" --size 32 --stride 4
-  zfcuda occlude --image cat.jpg --size 16 --stride 4 --plan
-  zfcuda occlude --model torchvision:resnet18 --image cat.jpg --layer layer4 --fill black
-  zfcuda occlude --model zfnet_small --data garments --size 16 --stride 4 --target true
-  torchrun --nproc-per-node 4 -m zfcuda occlude --data imagenet/val --workers 2"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The occluder, and what is watched."""
-    arguments.model(parser)
-    arguments.images(parser)
-    inputs.data_options(parser, run=True)
+    arguments.add(parser, *arguments.MODEL, "image", "list_layers")
+    arguments.data(parser, run=True)
     parser.add_argument(
         "--pictures", action="store_true", help="with --data: a picture of every image's result"
     )
-    arguments.layers(parser, "layer whose strongest map is watched too", several=False)
+    parser.add_argument("--layer", metavar="NAME", help="layer whose strongest map is watched too")
     parser.add_argument(
         "--size",
         type=arguments.pair,
@@ -71,14 +68,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan", action="store_true", help="print what would be computed, and stop"
     )
-    arguments.target(parser, inputs.TARGET_HELP)
-    arguments.fill(parser, "colour of the occluder")
-    arguments.output(parser)
+    words = {"target": inputs.TARGET_HELP, "fill": "colour of the occluder"}
+    arguments.add(parser, "target", "fill", *arguments.OUTPUT, **words)
+    parser.set_defaults(workers=0)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Occlude every image, or print how it would be done."""
-    if options.data is not None and not options.list_layers:
+    if options.data is not None:
         _over_data(options)
         return
     settings = {"size": options.size, "stride": options.stride, "method": options.method}

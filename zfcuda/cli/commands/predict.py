@@ -1,4 +1,12 @@
-"""`zfcuda predict`: what the network says."""
+"""`zfcuda predict`: say what the image shows, and how sure that is.
+
+The five most probable classes of each image with their probabilities, and the entropy of the whole
+distribution: how uncertain the answer is.
+
+examples:
+  zfcuda predict --image cat.jpg dog.jpg
+  zfcuda predict --model mine/weights.safetensors --image cat.jpg
+"""
 
 from __future__ import annotations
 
@@ -15,25 +23,12 @@ if TYPE_CHECKING:
 
     from zfcuda.cli.network import Network
 
-HELP = "say what the image shows, and how sure that is"
-DESCRIPTION = (
-    "The five most probable classes of each image with their probabilities, and the entropy of "
-    "the whole distribution: how uncertain the answer is."
-)
-EXAMPLES = """examples:
-  zfcuda predict --image cat.jpg dog.jpg
-  zfcuda predict --model mine/weights.safetensors --image cat.jpg"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The model and the images."""
-    arguments.model(parser)
-    arguments.images(parser)
-    arguments.output(parser)
+    arguments.add(parser, *arguments.MODEL, "image", *arguments.OUTPUT)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Predict every image."""
     each_image(options, lambda network, x, path: predict(network, x, Path(path).name))
 
 

@@ -1,4 +1,16 @@
-"""`zfcuda probe`: what each layer's features are worth to a linear classifier."""
+"""`zfcuda probe`: fit a linear classifier to each layer's features.
+
+Freezes the network and fits a linear classifier to the features of each layer (section 5.2, table
+7): how accuracy grows with depth says what a layer has made explicit. The strength of
+regularisation is chosen on the validation part; the test part is read once.
+
+examples:
+  zfcuda probe --model zfnet_small
+  zfcuda probe --model squeezenet1_1 --data photos --limit 2000 --layer features.3
+  zfcuda probe --model mine/weights.safetensors --data pictures --size 2048
+
+The data's classes need not be those that the network was trained on.
+"""
 
 from __future__ import annotations
 
@@ -19,45 +31,18 @@ if TYPE_CHECKING:
     from zfcuda.data.examples import Split
     from zfcuda.results.probe import ProbeResult
 
-HELP = "fit a linear classifier to each layer's features"
-DESCRIPTION = (
-    "Freezes the network and fits a linear classifier to the features of each layer (section 5.2, "
-    "table 7): how accuracy grows with depth says what a layer has made explicit. The strength of "
-    "regularisation is chosen on the validation part; the test part is read once."
-)
-EXAMPLES = f"""examples:
-  zfcuda probe --model zfnet_small
-  zfcuda probe --model squeezenet1_1 --data photos --limit 2000 --layer features.3
-  zfcuda probe --model mine/weights.safetensors --data pictures --size 2048
-
-data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
-one folder of pictures per class, or the same in train, val and test; the classes need not be those
-that the network was trained on. --limit draws training pictures by --seed, and at most as many of
-validation and test{arguments.FASHION}"""
-
-_LIMIT = 5000
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The model, its layers, the pictures."""
-    arguments.model(parser, "zfnet_small")
-    arguments.layers(parser, "layers to probe (default: what each stage gives to the next)")
-    arguments.labelled_data(parser)
-    arguments.plain(parser)
-    arguments.number(
-        parser,
-        "--size",
-        1024,
-        "larger maps are averaged to at most N numbers (default: %(default)s)",
-    )
-    arguments.seed(parser)
-    arguments.output(parser)
-    parser.set_defaults(limit=_LIMIT)
+    names = (*arguments.MODEL, *arguments.LAYERS, *arguments.OUTPUT)
+    words = "layers to probe (default: what each stage gives to the next)"
+    arguments.add(parser, *names, layer=words)
+    arguments.labelled_data(parser, "each part")
+    arguments.number(parser, "--size", 1024, "larger maps are averaged to at most N numbers")
+    parser.set_defaults(model="zfnet_small", limit=5000)
 
 
 def run(options: argparse.Namespace) -> None:
-    """One table."""
-    one_result(options, "layers-probe", lambda network: _look(network, options))
+    one_result(options, "layers-probe", _look)
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:

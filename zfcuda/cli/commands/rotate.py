@@ -1,4 +1,13 @@
-"""`zfcuda rotate`: how far the answer survives turning the image."""
+"""`zfcuda rotate`: turn the image, watch the answer.
+
+Turns the image about its centre (section 4.1): the probability of the class, the predicted label
+and the layers' features against the angle.
+
+examples:
+  zfcuda rotate --image cat.jpg --layer features.3 --layer features.12
+  zfcuda rotate --image cat.jpg --angles=-45:45:1
+  zfcuda rotate --image cat.jpg --angles 0,90,180,270 --target 285
+"""
 
 from __future__ import annotations
 
@@ -16,35 +25,23 @@ if TYPE_CHECKING:
 
     from zfcuda.cli.network import Network
 
-HELP = "turn the image, watch the answer"
-DESCRIPTION = (
-    "Turns the image about its centre (section 4.1): the probability of the class, the "
-    "predicted label and the layers' features against the angle."
-)
-EXAMPLES = """examples:
-  zfcuda rotate --image cat.jpg --layer features.3 --layer features.12
-  zfcuda rotate --image cat.jpg --angles=-45:45:1
-  zfcuda rotate --image cat.jpg --angles 0,90,180,270 --target 285"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The angles, and what is watched."""
-    arguments.model(parser)
-    arguments.images(parser)
-    arguments.layers(parser, "layers whose features are compared with the upright image's")
+    arguments.add(parser, *arguments.MODEL, "image")
     parser.add_argument(
         "--angles",
         default="0:360:5",
         metavar="START:STOP:STEP|A,B,C",
         help="degrees, counter-clockwise (default: %(default)s)",
     )
-    arguments.target(parser)
-    arguments.fill(parser, "colour outside the image")
-    arguments.output(parser)
+    words = {
+        "layer": "layers whose features are compared with the upright image's",
+        "fill": "colour outside the image",
+    }
+    arguments.add(parser, *arguments.LAYERS, "target", "fill", *arguments.OUTPUT, **words)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Turn every image."""
     angles = _angles(options.angles)
 
     def look(network: Network, x: Tensor, path: str) -> Finding:

@@ -1,4 +1,16 @@
-"""`zfcuda top9`: what excites the maps of each layer most."""
+"""`zfcuda top9`: the strongest activations of each map over a data set, projected.
+
+Finds, over a data set, the nine images that excite each map of a layer most (figure 2), projects
+each of these activations back to the image, and shows it beside the image there.
+
+examples:
+  zfcuda top9
+  zfcuda top9 --data imagenet/val --workers 8 --maps all --store imagenet-top9
+  torchrun --nproc-per-node 4 -m zfcuda top9 --data imagenet/val --store imagenet-top9
+  zfcuda top9 --layer relu2 --layer relu5 --maps 3,17,40
+  zfcuda top9 --model squeezenet1_1 --data photos --layer features.4 --layer features.12 --maps 12
+  zfcuda top9 --model torchvision:vgg16 --data imagenet/val --workers 8 --layer features.29
+"""
 
 from __future__ import annotations
 
@@ -8,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import zfcuda
 from zfcuda.cli import arguments, inputs
-from zfcuda.cli.command import Finding, list_layers, one_result
+from zfcuda.cli.command import Finding, one_result
 from zfcuda.cli.terminal import resumable
 from zfcuda.storage.files import short_spec
 from zfcuda.storage.terminal import say, skipped
@@ -28,9 +40,6 @@ def store_activations(options: argparse.Namespace) -> None:
     from zfcuda.storage.ranks import current_shard
 
     network = Network.of(options)
-    if options.list_layers:
-        list_layers(network)
-        return
     layers = arguments.mapped_layers(options, network)
     provenance = Provenance.of(options, network.facts(), layer=layers)
     options.workers = arguments.workers(options.workers, network.device)
@@ -70,29 +79,13 @@ def _tell_stored(stored: StoredActivations) -> None:
     say(stored.index, stored.folder / "manifest.json")
 
 
-HELP = "the strongest activations of each map over a data set, projected"
-DESCRIPTION = (
-    "Finds, over a data set, the nine images that excite each map of a layer most (figure 2), "
-    "projects each of these activations back to the image, and shows it beside the image there."
-)
-EXAMPLES = """examples:
-  zfcuda top9
-  zfcuda top9 --data imagenet/val --workers 8 --maps all --store imagenet-top9
-  torchrun --nproc-per-node 4 -m zfcuda top9 --data imagenet/val --store imagenet-top9
-  zfcuda top9 --layer relu2 --layer relu5 --maps 3,17,40
-  zfcuda top9 --model squeezenet1_1 --data photos --layer features.4 --layer features.12 --maps 12
-  zfcuda top9 --model torchvision:vgg16 --data imagenet/val --workers 8 --layer features.29"""
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which images, layers and maps."""
-    arguments.model(parser, "zfnet_small")
-    inputs.data_options(
-        parser, workers="none; with --store a quarter of the cores, on a GPU all but one"
-    )
-    arguments.layers(parser, "layers (default: relu1 to relu5 of a ZF network)")
-    arguments.maps(parser, 9)
-    arguments.number(parser, "-k", 9, "activations of each map (default: 9)", metavar="K")
+    workers = "none; with --store a quarter of the cores, on a GPU all but one"
+    arguments.data(parser, workers=workers)
+    names = (*arguments.MODEL, *arguments.LAYERS, "maps", *arguments.OUTPUT)
+    arguments.add(parser, *names, layer="layers (default: relu1 to relu5 of a ZF network)")
+    parser.set_defaults(model="zfnet_small", maps=9)
+    arguments.number(parser, "-k", 9, "activations of each map", metavar="K")
     parser.add_argument(
         "--store",
         metavar="DIR",
@@ -101,18 +94,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "torchrun, by several processes",
     )
     arguments.number(parser, "--batch", 64, "with --store, images at a time")
-    arguments.number(
-        parser,
-        "--every",
-        10_000,
-        "with --store, write down what is done after so many images, and each minute "
-        "(default: %(default)s)",
-    )
-    arguments.output(parser)
+    words = "with --store, write down what is done after so many images, and each minute"
+    arguments.number(parser, "--every", 10_000, words)
 
 
 def run(options: argparse.Namespace) -> None:
-    """One figure, a part for each layer; with --store, a folder of results."""
     from zfcuda.cli.network import pick_device
     from zfcuda.storage.ranks import from_environment
 
@@ -122,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
         if options.store is not None:
             store_activations(options)
         else:
-            one_result(options, f"top{options.k}", lambda network: _look(network, options))
+            one_result(options, f"top{options.k}", _look)
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:

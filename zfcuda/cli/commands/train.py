@@ -1,4 +1,17 @@
-"""`zfcuda train`: a ZF network by the paper's recipe."""
+"""`zfcuda train`: train a ZF network by the paper's recipe.
+
+Trains zfnet_small or zfnet (section 3.1): SGD with momentum 0.9, batches of 128, learning rate 1e-2
+lowered when the validation error stalls, at the latest in time for the end, dropout, filters kept
+within a radius, crops and flips. Writes a checkpoint an epoch; interrupted in any way, the same
+command goes on where it was and ends with the same weights. The test part is read once, at the end,
+and once more if a training that had ended goes on.
+
+examples:
+  zfcuda train --minutes 90
+  zfcuda train --plain --epochs 5 --out plain
+  zfcuda train --data pictures --epochs 30 --out mine
+  zfcuda predict --model mine/weights.safetensors --image cat.jpg
+"""
 
 from __future__ import annotations
 
@@ -17,61 +30,33 @@ if TYPE_CHECKING:
     from zfcuda.results.training import TrainingResult
     from zfcuda.training.recipe import Recipe
 
-HELP = "train a ZF network by the paper's recipe"
-DESCRIPTION = (
-    "Trains zfnet_small or zfnet (section 3.1): SGD with momentum 0.9, batches of 128, learning "
-    "rate 1e-2 lowered when the validation error stalls, at the latest in time for the end, "
-    "dropout, filters kept within a radius, crops and flips. Writes a checkpoint an epoch; "
-    "interrupted in any way, the same command goes on where it was and ends with the same weights. "
-    "The test part is read once, at the end, and once more if a training that had ended goes on."
-)
-EXAMPLES = f"""examples:
-  zfcuda train --minutes 90
-  zfcuda train --plain --epochs 5 --out plain
-  zfcuda train --data pictures --epochs 30 --out mine
-  zfcuda predict --model mine/weights.safetensors --image cat.jpg
-
-data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist), or a folder with
-one folder of pictures per class, or the same in train, val and test{arguments.FASHION}"""
-
 MODELS = ("zfnet_small", "zfnet")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The data, the recipe, the budget."""
     parser.add_argument(
         "--model", choices=MODELS, default=MODELS[0], help="what to train (default: %(default)s)"
     )
-    parser.add_argument("--data", metavar="DIR", help="IDX files or folders of pictures; see below")
-    arguments.number(parser, "--limit", None, "train on N pictures, drawn by --seed")
-    arguments.plain(parser)
-    arguments.number(parser, "--epochs", 70, "at most (default: %(default)s)")
+    arguments.labelled_data(parser)
+    arguments.number(parser, "--epochs", 70, "at most")
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="begin no epoch that would end later than this"
     )
-    parser.add_argument(
-        "--rate", type=float, default=1e-2, metavar="R", help="learning rate (default: %(default)s)"
-    )
-    arguments.number(parser, "--batch", 128, "pictures a step (default: %(default)s)")
-    arguments.number(
-        parser,
-        "--patience",
-        5,
-        "epochs without a lower validation error before the rate is lowered to a tenth; the "
-        "third time training ends (default: %(default)s)",
-    )
-    arguments.number(parser, "--threads", None, "default: torch's own choice")
-    arguments.seed(parser)
-    arguments.output(parser, "zfcuda-train")
-    parser.set_defaults(alone=True)  # what lies in its folder is of the same training
+    arguments.number(parser, "--rate", 1e-2, "learning rate", "R")
+    arguments.number(parser, "--batch", 128, "pictures a step")
+    words = "epochs without a lower validation error before the rate is lowered to a tenth; the "
+    arguments.number(parser, "--patience", 5, f"{words}third time training ends")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: torch's own choice")
+    arguments.add(parser, *arguments.OUTPUT)
+    # What lies in its folder is of the same training.
+    parser.set_defaults(out="zfcuda-train", alone=True, load=lambda options: None)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, or go on; then write the curves."""
-    one_result(options, "training", lambda _network: _look(options), lambda options: None)
+    one_result(options, "training", _look)
 
 
-def _look(options: argparse.Namespace) -> Finding:
+def _look(_network: None, options: argparse.Namespace) -> Finding:
     import torch
 
     from zfcuda.cli.network import pick_device

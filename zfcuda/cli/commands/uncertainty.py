@@ -1,4 +1,18 @@
-"""`zfcuda uncertainty`: how certain the network is, and how far that can be trusted."""
+"""`zfcuda uncertainty`: say how certain the network is of a data set, and how often it is right.
+
+Asks the network about labelled pictures it was not trained on: the entropy of its right and of its
+wrong answers, whether its probabilities can be taken at their word (reliability curve and expected
+calibration error), which classes it confuses, and the pictures it is least certain of with its
+answers (the talk's supplement).
+
+examples:
+  zfcuda uncertainty --model zfnet_small
+  zfcuda uncertainty --model mine/weights.safetensors --data pictures --part test
+  zfcuda uncertainty --model squeezenet1_1 --data photos --limit 2000
+
+Folders are named as the network names its classes. Where Fashion-MNIST is not installed the default
+are the pictures that come with zfcuda.
+"""
 
 from __future__ import annotations
 
@@ -15,43 +29,22 @@ if TYPE_CHECKING:
     from zfcuda.cli.network import Network
     from zfcuda.results.uncertainty import UncertaintyResult
 
-HELP = "say how certain the network is of a data set, and how often it is right"
-DESCRIPTION = (
-    "Asks the network about labelled pictures it was not trained on: the entropy of its right and "
-    "of its wrong answers, whether its probabilities can be taken at their word (reliability curve "
-    "and expected calibration error), which classes it confuses, and the pictures it is least "
-    "certain of with its answers (the talk's supplement)."
-)
-EXAMPLES = f"""examples:
-  zfcuda uncertainty --model zfnet_small
-  zfcuda uncertainty --model mine/weights.safetensors --data pictures --part test
-  zfcuda uncertainty --model squeezenet1_1 --data photos --limit 2000
-
-data: IDX files (default: Fashion-MNIST of Debian's package dataset-fashion-mnist
-where it is installed, otherwise pictures that come with zfcuda), or a folder with one folder of
-pictures per class, named as the network names it, or the same in train, val and test; --limit draws
-pictures by --seed{arguments.FASHION}"""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The model and the pictures."""
-    arguments.model(parser, "zfnet_small")
-    arguments.labelled_data(parser)
-    arguments.plain(parser)
+    arguments.add(parser, *arguments.MODEL, *arguments.OUTPUT)
+    arguments.labelled_data(parser, "the images")
     parser.add_argument(
         "--part",
         choices=("validation", "test"),
         default="validation",
         help="of the data (default: %(default)s)",
     )
-    arguments.number(parser, "--bins", 15, "of the reliability curve (default: %(default)s)")
-    arguments.seed(parser)
-    arguments.output(parser)
+    arguments.number(parser, "--bins", 15, "of the reliability curve")
+    parser.set_defaults(model="zfnet_small")
 
 
 def run(options: argparse.Namespace) -> None:
-    """One page of figures."""
-    one_result(options, f"{options.part}-uncertainty", lambda network: _look(network, options))
+    one_result(options, f"{options.part}-uncertainty", _look)
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:

@@ -27,18 +27,13 @@ RECORD = "done.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One command.
+    """One command of `zfcuda`."""
 
-    Attributes:
-        folder: where it writes.
-        command: of `zfcuda`.
-        settings: of the command's options those that are not left as they are, by name.
-        reads: files and folders that it depends on; files by content, folders by names and sizes.
-    """
-
-    folder: Path
+    folder: Path  # where it writes
     command: str
+    # Of the command's options those that are not left as they are, by name.
     settings: Mapping[str, Any] = field(default_factory=dict)
+    # What it depends on: files by content, folders by names and sizes.
     reads: tuple[Path, ...] = ()
 
     def words(self) -> list[str]:
@@ -74,18 +69,12 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of the jobs.
+    """What became of the jobs."""
 
-    Attributes:
-        done, skipped: how many were run, and how many were done before.
-        replaced: of those that were run, how many replace what other settings had made.
-        failed: the jobs that failed, each with the reason in one sentence.
-    """
-
-    done: int = 0
-    skipped: int = 0
-    replaced: int = 0
-    failed: list[tuple[Job, str]] = field(default_factory=list)
+    done: int = 0  # run
+    skipped: int = 0  # done before
+    replaced: int = 0  # of those that were run: in place of what other settings had made
+    failed: list[tuple[Job, str]] = field(default_factory=list)  # each with the reason
 
     def __str__(self) -> str:
         text = f"{self.done} done, {self.skipped} skipped, {len(self.failed)} failed"

@@ -34,26 +34,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a command found, as it is written and said.
+    """What a command found, as it is written and said."""
 
-    Attributes:
-        title: heading on a page of results.
-        text: what to see, in plain words.
-        result, figure: the numbers and their picture.
-        tag: which figures of the talk or the paper it is, as "talk figure 5, paper figure 7".
-        more: further results, by what is appended to the name of their files.
-        settings: what was computed with, where that is not what the options say.
-        lines: what is printed before the text.
-    """
-
-    title: str
-    text: str
+    title: str  # heading on a page of results
+    text: str  # what to see, in plain words
     result: Result
     figure: Figure
-    tag: str
+    tag: str  # which figures of the talk or the paper it is, as "talk figure 5, paper figure 7"
+    # Further results, by what is appended to the name of their files.
     more: Mapping[str, Result] = field(default_factory=dict)
+    # What was computed with, where that is not what the options say.
     settings: Mapping[str, object] = field(default_factory=dict)
-    lines: Sequence[object] = ()
+    lines: Sequence[object] = ()  # printed before the text
 
 
 def write(finding: Finding, stem: Path, provenance: Provenance) -> Entry:
@@ -70,21 +62,17 @@ def write(finding: Finding, stem: Path, provenance: Provenance) -> Entry:
     from zfcuda.report.writing import save_numbers, save_pictures
 
     facts = provenance.facts()
-    others = [
-        file
-        for name, other in finding.more.items()
-        for file in save_numbers(
-            other, stem.with_name(f"{stem.name}-{name}"), {"provenance": facts}
-        )
-    ]
+    others: list[Path] = []
+    for name, other in finding.more.items():
+        place = stem.with_name(f"{stem.name}-{name}")
+        others += save_numbers(other, place, {"provenance": facts})
     said = {"title": finding.title, "text": finding.text, "figure": finding.tag}
     about = {"provenance": facts, "entry": {**said, "files": [file.name for file in others]}}
     numbers = save_numbers(finding.result, stem, about)
     png, *pdf = save_pictures(finding.figure, stem, provenance.pdf)
-    files, shown = (*numbers, *others), facts_of(facts)
-    return Entry(
-        finding.title, png, files, finding.text, finding.tag, pdf[0] if pdf else None, shown
-    )
+    files, print_too = (*numbers, *others), pdf[0] if pdf else None
+    shown = facts_of(facts)
+    return Entry(finding.title, png, files, finding.text, finding.tag, print_too, shown)
 
 
 def each_image(
@@ -101,7 +89,6 @@ def each_image(
     Raises:
         ValueError: no image, one that cannot be read, or a folder that cannot be written.
     """
-    from zfcuda.cli.network import Network
     from zfcuda.data import read_image
     from zfcuda.report.writing import Provenance, writable_folder
 
@@ -111,7 +98,7 @@ def each_image(
     for path, image in zip(options.image, images, strict=True):
         check(path, image)
     folder = writable_folder(options.out)
-    network = Network.of(options)
+    network = loaded(options)
     names = stems(options.image, options.command)
     for path, name, image in zip(options.image, names, images, strict=True):
         about = {"image": path, "image_sha256": digest(Path(path))}
@@ -148,7 +135,6 @@ def loaded(options: argparse.Namespace) -> Any:
 
 
 def _conclude(finding: Finding, stem: Path, provenance: Provenance) -> None:
-    """Write it beside what lies there of others, and print its files and what was found."""
     from zfcuda.report.writing import place
 
     settings = {**provenance.settings, **finding.settings}

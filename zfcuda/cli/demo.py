@@ -22,6 +22,7 @@ from zfcuda.data.fashion import garments
 from zfcuda.models import from_files
 from zfcuda.report.writing import Provenance, writable_folder
 from zfcuda.results.training import TrainingResult
+from zfcuda.storage.terminal import extra
 from zfcuda.storage.terminal import progress as progress_bar
 
 # What an early, a middle and a late layer respond to: edges, textures, parts.
@@ -30,11 +31,7 @@ _LAYERS = {
     "zfnet_small": ("relu1", "relu2", "relu5"),
 }
 _GARMENT = 0  # which of the pictures that come with zfcuda
-_COLOURS = {
-    "on black": (0.0, 0.0, 0.0),
-    "on white": (1.0, 1.0, 1.0),
-    "on blue": (0.1, 0.3, 0.8),
-}
+_COLOURS = {"on black": (0.0, 0.0, 0.0), "on white": (1.0, 1.0, 1.0), "on blue": (0.1, 0.3, 0.8)}
 _ANGLES = [float(degrees) for degrees in range(0, 361, 5)]
 _GREY = (0.5, 0.5, 0.5)
 
@@ -99,7 +96,9 @@ def run(
     """
     began = perf_counter()
     folder = writable_folder(out)
-    _require_extra()
+    for module in ("skimage", "jinja2"):
+        with extra(f"the demo needs {module}"):
+            __import__(module)
     network = Network.load("squeezenet1_1", device)
     subjects = [_photographed(photo, network) for photo in (_CAT, _COFFEE)]
     subjects.append(_garment(Network.load("zfnet_small", device)))
@@ -133,20 +132,13 @@ def run(
 
 @dataclass(frozen=True)
 class _Subject:
-    """A picture as its network takes it.
+    """A picture as its network takes it."""
 
-    Attributes:
-        name, title: for files, for people.
-        network: answers.
-        x: [1,C,H,W].
-        mask: [H,W] in 0..1, 1 on the object.
-    """
-
-    name: str
-    title: str
+    name: str  # for files
+    title: str  # for people
     network: Network
-    x: Tensor
-    mask: Tensor
+    x: Tensor  # [1,C,H,W]
+    mask: Tensor  # [H,W] in 0..1, 1 on the object
 
 
 def _photographed(photo: _Photograph, network: Network) -> _Subject:
@@ -157,13 +149,12 @@ def _photographed(photo: _Photograph, network: Network) -> _Subject:
 
 def _garment(network: Network) -> _Subject:
     samples = garments(network.preprocessing)
-    x, labels = samples.pictures.batch(torch.tensor([_GARMENT]))
-    name = samples.pictures.class_names[int(labels[0])]
+    x, label = samples.pictures[_GARMENT]
+    name = samples.pictures.class_names[label]
     opacity = Image.fromarray(samples.opacity[_GARMENT].numpy())
     mask = background.fitted(opacity, network, name)
     title = f"{name.capitalize()}, seen by a ZF network"
-    x = x.to(network.device)
-    return _Subject(name.replace(" ", "-"), title, network, x, mask)
+    return _Subject(name.replace(" ", "-"), title, network, x[None].to(network.device), mask)
 
 
 def _steps(
@@ -175,13 +166,9 @@ def _steps(
     layers = _LAYERS[network.spec]
     fill = network.preprocessing.display_value(_GREY)
     about = (network, subject.x, subject.name)
-    yield "prediction", "predict", {}, lambda: predict.predict(*about)
-    yield (
-        "background",
-        "background",
-        {"layer": layers, **_COLOURS},
-        lambda: background.background(*about, subject.mask, layers, _COLOURS),
-    )
+    yield "prediction", "predict", {}, partial(predict.predict, *about)
+    look = partial(background.background, *about, subject.mask, layers, _COLOURS)
+    yield "background", "background", {"layer": layers, **_COLOURS}, look
     settings: dict[str, object] = {"layer": layers, "k": 4}
     yield "projections", "deconv", settings, partial(deconv.deconv, *about, **settings)
     settings = {"layer": layers[-1], "fill": fill}
@@ -202,13 +189,3 @@ def _training(stem: Path) -> report.Entry:
     figure = figures.training_curves(result, title="The ZF network's training")
     finding = Finding("Training", text, result, figure, "paper section 3")
     return write(finding, stem, Provenance("demo"))
-
-
-def _require_extra() -> None:
-    for module in ("skimage", "jinja2"):
-        try:
-            __import__(module)
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                f'the demo needs {module}; install it with: pip install "zfcuda[demo]"'
-            ) from None

@@ -6,50 +6,35 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 import zfcuda
 from zfcuda import load_library
+from zfcuda.storage.identity import versions
 
 PACKAGES = ("numpy", "matplotlib", "pillow", "safetensors", "scikit-image", "torchvision")
 
 
 @dataclass(frozen=True)
 class Info:
-    """What :func:`collect` found. ``print(info)`` shows it as aligned lines.
+    """What :func:`collect` found. ``print(info)`` shows it as aligned lines."""
 
-    Attributes:
-        zfcuda: version of this package.
-        folder: the folder that it was imported from.
-        python: version of Python, and its platform.
-        torch: version of torch that is running.
-        built_against: version of torch that the kernels were compiled against.
-        packages: versions of the packages that zfcuda works with; None where one is not installed.
-        cuda: whether CUDA kernels were compiled in.
-        cuda_verdict: the build's sentence about CUDA, with its reason.
-        devices: what torch can run on, such as ``("cpu", "cuda:0 (NVIDIA H200)")``.
-        threads: threads that the CPU kernels use (``torch.get_num_threads()``).
-        cores: cores that this process may use.
-        waiting: what to know where other work shares the cores: threads that wait do not sleep,
-            unless OMP_WAIT_POLICY or GOMP_SPINCOUNT says so.
-        simd_level: instruction set that the CPU kernels chose when they were loaded.
-    """
-
-    zfcuda: str
-    folder: str
-    python: str
-    torch: str
-    built_against: str
-    packages: dict[str, str | None]
-    cuda: bool
-    cuda_verdict: str
-    devices: tuple[str, ...]
-    threads: int
-    cores: int
-    simd_level: str
+    zfcuda: str  # version
+    folder: str  # that it was imported from
+    python: str  # version and platform
+    torch: str  # version that is running
+    built_against: str  # version of torch that the kernels were compiled against
+    packages: dict[str, str | None]  # their versions; None where one is not installed
+    cuda: bool  # whether CUDA kernels were compiled in
+    cuda_verdict: str  # the build's sentence about CUDA, with its reason
+    devices: tuple[str, ...]  # as ("cpu", "cuda:0 (NVIDIA H200)")
+    threads: int  # that the CPU kernels use (torch.get_num_threads())
+    cores: int  # that this process may use
+    simd_level: str  # instruction set that the CPU kernels chose when they were loaded
+    # What to know where other work shares the cores: threads that wait do not sleep, unless
+    # OMP_WAIT_POLICY or GOMP_SPINCOUNT says so.
     waiting: str = ""
 
     def __str__(self) -> str:
@@ -74,13 +59,14 @@ def collect() -> Info:
     loaded = load_library()
     from zfcuda import _build_facts as facts
 
+    installed = versions(*PACKAGES)
     return Info(
         zfcuda=zfcuda.__version__,
         folder=str(Path(zfcuda.__file__).resolve().parent),
         python=f"{platform.python_version()} on {sys.platform} {platform.machine()}",
         torch=torch.__version__,
         built_against=facts.TORCH_VERSION,
-        packages={name: _version(name) for name in PACKAGES},
+        packages={name: installed.get(name) for name in PACKAGES},
         cuda=bool(facts.WITH_CUDA),
         cuda_verdict=facts.CUDA_VERDICT,
         devices=("cpu", *_gpus()),
@@ -103,10 +89,3 @@ def _gpus() -> list[str]:
         return []
     indices = range(torch.cuda.device_count())
     return [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in indices]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

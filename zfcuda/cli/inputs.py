@@ -164,17 +164,20 @@ def labels_of(names: Sequence[str], network: Network) -> list[int]:
 def list_all(folder: Path) -> list[Path]:
     """The image files of a folder, then those of the folders in it, by name, each once; hidden ones
     are left out, as they are in data sets of classes."""
-    from zfcuda.data.reading import left_out, list_images, tell_left_out
+    from zfcuda.data.reading import images_and_others, require_folder, tell_left_out
 
-    paths, seen = list_images(folder), {folder.resolve()}
-    others = left_out(folder)
-    for inner in sorted(path for path in folder.rglob("*") if path.is_dir()):
+    require_folder(folder, "of images")
+    paths: list[Path] = []
+    others: list[Path] = []
+    seen: set[Path] = set()
+    for inner in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir())):
         hidden = any(part.startswith(".") for part in inner.relative_to(folder).parts)
         if hidden or inner.resolve() in seen:  # a link to a folder that was counted
             continue
         seen.add(inner.resolve())
-        paths += list_images(inner)
-        others += left_out(inner)
+        images, more = images_and_others(inner)
+        paths += images
+        others += more
     tell_left_out(others)
     return paths
 

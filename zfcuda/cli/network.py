@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -204,14 +204,13 @@ def shown(
     }
 
 
-def silent_layers(layers: Sequence[tuple[Tensor, Tensor]]) -> str:
+def silent_layers(layers: Iterable[tuple[Tensor, Tensor]]) -> str:
     """What is to be said of maps that never fire; of each layer the shown maps' strongest values
     and their images (-1: none), [A,k] both."""
-    count = sum(len(values) for values, _ in layers)
-    silent = sum(
-        int((((values == 0) | (images < 0)).all(1) & (images >= 0).any(1)).sum())
-        for values, images in layers
-    )
+    count = silent = 0
+    for values, images in layers:
+        count += len(values)
+        silent += int((((values == 0) | (images < 0)).all(1) & (images >= 0).any(1)).sum())
     if not silent:
         return ""
     return f" {silent} of the {count} maps shown never fire{'s' * (silent == 1)} (light grey)."

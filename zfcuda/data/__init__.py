@@ -8,46 +8,23 @@ that a figure can show an input, or a projection onto it, as the picture it stan
 
 from __future__ import annotations
 
-from zfcuda.data.examples import Examples, FromDataset, Pictures, Split
-from zfcuda.data.fashion import (
-    ColouredFashion,
-    Garments,
-    are_samples,
-    fashion_mnist,
-    garments,
-    garments_split,
-)
-from zfcuda.data.folder import image_folder, split
-from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.data.reading import (
-    IMAGE_SUFFIXES,
-    idx_folder,
-    list_images,
-    read_alpha,
-    read_idx,
-    read_image,
-    to_rgb,
-)
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "ColouredFashion",
-    "Examples",
-    "FromDataset",
-    "Garments",
-    "Pictures",
-    "Preprocessing",
-    "Split",
-    "are_samples",
-    "fashion_mnist",
-    "garments",
-    "garments_split",
-    "idx_folder",
-    "image_folder",
-    "list_images",
-    "read_alpha",
-    "read_idx",
-    "read_image",
-    "split",
-    "to_rgb",
-]
+from zfcuda.data.examples import Examples as Examples
+from zfcuda.data.examples import FromDataset as FromDataset
+from zfcuda.data.examples import Pictures as Pictures
+from zfcuda.data.examples import Split as Split
+from zfcuda.data.fashion import ColouredFashion as ColouredFashion
+from zfcuda.data.fashion import Garments as Garments
+from zfcuda.data.fashion import are_samples as are_samples
+from zfcuda.data.fashion import fashion_mnist as fashion_mnist
+from zfcuda.data.fashion import garments as garments
+from zfcuda.data.fashion import garments_split as garments_split
+from zfcuda.data.folder import image_folder as image_folder
+from zfcuda.data.folder import split as split
+from zfcuda.data.preprocessing import Preprocessing as Preprocessing
+from zfcuda.data.reading import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from zfcuda.data.reading import idx_folder as idx_folder
+from zfcuda.data.reading import list_images as list_images
+from zfcuda.data.reading import read_alpha as read_alpha
+from zfcuda.data.reading import read_idx as read_idx
+from zfcuda.data.reading import read_image as read_image
+from zfcuda.data.reading import to_rgb as to_rgb

@@ -23,13 +23,15 @@ class Examples(Dataset, ABC):
     Attributes:
         preprocessing: what the network expects of its input.
         class_names: names in label order.
+        labels: int64 [N], every picture's.
     """
 
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    labels: Tensor
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.labels)
 
     @abstractmethod
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -42,11 +44,6 @@ class Examples(Dataset, ABC):
             indices: int64 [n], positions in the data set.
             rng: a CPU generator.
         """
-
-    @property
-    @abstractmethod
-    def labels(self) -> Tensor:
-        """int64 [N], every picture's label."""
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         index = range(len(self))[index]
@@ -130,19 +127,12 @@ class Pictures(Examples):
                 f"images of {list(images.shape[2:])} pixels: expected at least {size} a side"
             )
         check_labels(labels, len(images), class_names)
-        self.images, self._labels = images, labels
+        self.images, self.labels = images, labels
         self.class_names, self.preprocessing = tuple(class_names), preprocessing
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def labels(self) -> Tensor:
-        return self._labels
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         images = varied(self.images[indices], self.preprocessing.side, rng)
-        return self.normalised(images.float() / 255), self._labels[indices]
+        return self.normalised(images.float() / 255), self.labels[indices]
 
 
 class FromDataset(Examples):
@@ -179,7 +169,7 @@ class FromDataset(Examples):
         return len(self.dataset)
 
     @property
-    def labels(self) -> Tensor:
+    def labels(self) -> Tensor:  # type: ignore[override]
         return torch.tensor([self._item(index)[1] for index in range(len(self))])
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -237,26 +227,16 @@ def varied(images: Tensor, size: int, rng: torch.Generator | None) -> Tensor:
     if rng is None:
         top, left = (round((length - size) / 2) for length in images.shape[2:])
         return images[:, :, top : top + size, left : left + size]
-    return flip(crop(images, size, rng), rng)
-
-
-def crop(images: Tensor, size: int, rng: torch.Generator) -> Tensor:
-    """A random square [n,C,size,size] of every image [n,C,H,W]."""
     count, channels, *sides = images.shape
-    if sides == [size, size]:
-        return images
-    rows, columns = (
-        torch.randint(length - size + 1, (count, 1), generator=rng) + torch.arange(size)
-        for length in sides
-    )
-    which = torch.arange(count).view(-1, 1, 1, 1)
-    planes = torch.arange(channels).view(-1, 1, 1)
-    return images[which, planes, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def flip(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Every image [n,C,H,W], mirrored left to right half of the time."""
-    mirrored = torch.rand(len(images), generator=rng) < 0.5
+    if sides != [size, size]:
+        rows, columns = (
+            torch.randint(length - size + 1, (count, 1), generator=rng) + torch.arange(size)
+            for length in sides
+        )
+        which = torch.arange(count).view(-1, 1, 1, 1)
+        planes = torch.arange(channels).view(-1, 1, 1)
+        images = images[which, planes, rows[:, None, :, None], columns[:, None, None, :]]
+    mirrored = torch.rand(count, generator=rng) < 0.5
     return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 
@@ -282,7 +262,7 @@ class Part(Subset, Examples):
         self.class_names, self.preprocessing = examples.class_names, examples.preprocessing
 
     @property
-    def labels(self) -> Tensor:
+    def labels(self) -> Tensor:  # type: ignore[override]
         return self.dataset.labels[self.indices]
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -308,7 +288,7 @@ class Relabelled(Examples):
         return len(self.examples)
 
     @property
-    def labels(self) -> Tensor:
+    def labels(self) -> Tensor:  # type: ignore[override]
         return self._new[self.examples.labels]
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -370,7 +350,7 @@ class Joined(ConcatDataset, Examples):
         self.class_names, self.preprocessing = parts[0].class_names, parts[0].preprocessing
 
     @property
-    def labels(self) -> Tensor:
+    def labels(self) -> Tensor:  # type: ignore[override]
         return torch.cat([part.labels for part in self.datasets])
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -76,17 +76,10 @@ class ColouredFashion(Examples):
                 f"images must be uint8 [N,h,w], got {images.dtype} {list(images.shape)}"
             )
         check_labels(labels, len(images), class_names)
-        self.images, self._labels = images, labels
+        self.images, self.labels = images, labels
         self.class_names, self.preprocessing = tuple(class_names), preprocessing
         self.coloured = coloured
         self._own = torch.rand(len(images), 6, generator=generator(seed, _PLACES))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def labels(self) -> Tensor:
-        return self._labels
 
     def batch(self, indices: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         draws, mirrored = self._own[indices], None
@@ -101,7 +94,7 @@ class ColouredFashion(Examples):
         if pre.channels == "bgr":
             colours = colours.flip(1)
         x = _composited(grey, colours, gain, offset)
-        return x, self._labels[indices]
+        return x, self.labels[indices]
 
     def composite(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The unvaried pictures [n,3,size,size], RGB in 0..1, and how opaque the garments are

@@ -15,7 +15,13 @@ from torch import Tensor
 from zfcuda.data.examples import Pictures, Split, by_share, generator
 from zfcuda.data.fashion import are_samples, fashion_mnist, garments_split
 from zfcuda.data.preprocessing import Preprocessing
-from zfcuda.data.reading import idx_folder, left_out, list_images, read_image, tell_left_out
+from zfcuda.data.reading import (
+    idx_folder,
+    images_and_others,
+    read_image,
+    require_folder,
+    tell_left_out,
+)
 
 _MARGIN = 8 / 7  # pictures are kept larger than the input by the paper's 256 to 224, for crops
 _SHARE = 10  # one picture in so many is for validation, and for test
@@ -43,9 +49,7 @@ def image_folder(
             too few pictures for three parts, or classes of val or test that train lacks.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        state = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(f"'{folder}' {state}: expected a folder with one folder per class")
+    require_folder(folder, "with one folder per class")
     parts = _part_folders(folder)
     names = _class_names(parts.get("training", folder))
     skipped: list[str] = []
@@ -112,15 +116,17 @@ def _read(
     labels: list[int] = []
     for label, name in enumerate(names):
         before = len(images)
-        for path in list_images(folder / name) if (folder / name).is_dir() else ():
+        of_class = folder / name
+        paths, others = images_and_others(of_class) if of_class.is_dir() else ([], [])
+        for path in paths:
             try:
                 images.append(_squared(read_image(path), side))
             except ValueError as error:
                 skipped.append(str(error))
-        left += left_out(folder / name) if (folder / name).is_dir() else ()
+        left += others
         labels += [label] * (len(images) - before)
         if everything and len(images) == before:
-            raise ValueError(f"'{folder / name}' holds no picture that can be read")
+            raise ValueError(f"'{of_class}' holds no picture that can be read")
     tell_left_out(left)
     return torch.stack(images) if images else torch.empty(0, 3, side, side), torch.tensor(labels)
 

@@ -33,28 +33,20 @@ def _readable(format: str) -> bool:
     )
 
 
-# Pillow's names of formats by the suffixes of their files; those it loads at once come first.
-_FORMAT_OF = {
-    suffix: format
-    for suffix, format in {
-        ".bmp": "BMP",
-        ".gif": "GIF",
-        ".jfif": "JPEG",
-        ".jpeg": "JPEG",
-        ".jpg": "JPEG",
-        ".pgm": "PPM",
-        ".ppm": "PPM",
-        ".png": "PNG",
-        ".tif": "TIFF",
-        ".tiff": "TIFF",
-        ".webp": "WEBP",
-        ".jp2": "JPEG2000",
-        ".avif": "AVIF",
-    }.items()
-    if _readable(format)
+# The suffixes of files by Pillow's names of formats; those it loads at once come first.
+_SUFFIXES = {
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "JPEG": ".jfif .jpeg .jpg",
+    "PPM": ".pgm .ppm",
+    "PNG": ".png",
+    "TIFF": ".tif .tiff",
+    "WEBP": ".webp",
+    "JPEG2000": ".jp2",
+    "AVIF": ".avif",
 }
-IMAGE_SUFFIXES = frozenset(_FORMAT_OF)
-FORMATS = tuple(dict.fromkeys(_FORMAT_OF.values()))  # what is decoded, whatever a file is called
+FORMATS = tuple(filter(_readable, _SUFFIXES))  # what is decoded, whatever a file is called
+IMAGE_SUFFIXES = frozenset(suffix for format in FORMATS for suffix in _SUFFIXES[format].split())
 
 _WHITE = (255, 255, 255, 255)
 
@@ -69,28 +61,25 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         ValueError: `folder` does not exist or is not a folder.
     """
-    folder = Path(folder)
+    return images_and_others(Path(folder))[0]
+
+
+def images_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What `list_images` gives of `folder`, and the other files directly in it that are not
+    hidden."""
+    require_folder(folder, "of images")
+    files = sorted(
+        path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()
+    )
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    return images, [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+
+
+def require_folder(folder: Path, expected: str) -> None:
+    """Raise ValueError unless there is this folder, which is to be one ``expected``."""
     if not folder.is_dir():
         state = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(f"'{folder}' {state}: expected a folder of images")
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
-
-
-def left_out(folder: str | os.PathLike[str]) -> list[Path]:
-    """The other files directly in `folder`: those that `list_images` does not take, hidden ones
-    apart."""
-    taken = {*list_images(folder)}
-    return sorted(
-        path
-        for path in Path(folder).iterdir()
-        if path not in taken and not path.name.startswith(".") and path.is_file()
-    )
+        raise ValueError(f"'{folder}' {state}: expected a folder {expected}")
 
 
 def tell_left_out(files: Sequence[Path]) -> None:
@@ -197,10 +186,9 @@ def _convert(
 ) -> Converted:
     """`convert(upright image)`, with whatever goes wrong told as one ValueError."""
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"'{path}' is a folder: expected an image file")
-    if not path.exists():
-        raise ValueError(f"'{path}' does not exist: expected an image file")
+    if not path.exists() or path.is_dir():
+        state = "is a folder" if path.exists() else "does not exist"
+        raise ValueError(f"'{path}' {state}: expected an image file")
     try:
         with opened(path) as image:
             image.load()

@@ -18,6 +18,7 @@ from PIL import Image
 from zfcuda.data.reading import opened
 from zfcuda.report.entries import Section
 from zfcuda.storage.files import printable, write_bytes
+from zfcuda.storage.terminal import extra
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,8 @@ def template(name: str) -> Any:
     Raises:
         ModuleNotFoundError: Jinja2 (the "demo" extra) is not installed.
     """
-    try:
+    with extra("the index page needs Jinja2"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'the index page needs Jinja2; install it with: pip install "zfcuda[demo]"'
-        ) from None
     environment = Environment(
         loader=PackageLoader("zfcuda", "report"),
         autoescape=True,

@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 _Item = TypeVar("_Item")
 
@@ -86,15 +85,6 @@ class Shard:
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, own)
         return found
-
-    def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's tensor, all of one shape and dtype, at rank 0; the others have an empty
-        list."""
-        if self.world == 1:
-            return [tensor]
-        found = [torch.empty_like(tensor) for _ in range(self.world)] if self.first else None
-        dist.gather(tensor, found, 0)
-        return found or []
 
     def share(self, own: _Item) -> _Item:
         """Rank 0's object; those of the others do not matter. Tensors in it on the CPU."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,17 @@ from zfcuda.storage.files import visible
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+@contextmanager
+def extra(needs: str, name: str = "demo", more: str = "") -> Iterator[None]:
+    """Around the import of an optional package: says which extra of zfcuda brings it."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f'{needs}; install it with: pip install "zfcuda[{name}]"{more}'
+        ) from None
 
 
 def say(*lines: object) -> None:

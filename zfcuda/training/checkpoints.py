@@ -97,7 +97,9 @@ class Checkpoints:
         rows = self.rows()
         while rows:
             try:
-                return rows, *self._read(rows[-1].epoch)
+                paths = self.weights(len(rows)), self._momentum(len(rows))
+                self.require_intact(len(rows), *paths)
+                return rows, *map(load_file, paths)
             except (OSError, KeyError, ValueError, SafetensorError) as error:
                 damaged = rows.pop()
                 warnings.warn(
@@ -107,18 +109,11 @@ class Checkpoints:
                 )
         return [], {}, {}
 
-    def _read(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        paths = self.weights(epoch), self._momentum(epoch)
-        self._require_intact(epoch, *paths)
-        return load_file(paths[0]), load_file(paths[1])
-
-    def require_intact(self, epoch: int) -> None:
-        """Raise ValueError unless an epoch's weights have the hash that its record says."""
-        self._require_intact(epoch, self.weights(epoch))
-
-    def _require_intact(self, epoch: int, *paths: Path) -> None:
+    def require_intact(self, epoch: int, *paths: Path) -> None:
+        """Raise ValueError unless an epoch's files, by default its weights, have the hashes that
+        its record says."""
         expected = read_json(self.weights(epoch).with_suffix(".json")).get("sha256") or {}
-        for path in paths:
+        for path in paths or [self.weights(epoch)]:
             if digest(path) != expected.get(path.name):
                 raise ValueError(f"'{path}' is damaged")
 

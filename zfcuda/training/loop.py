@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,8 +77,8 @@ def train(
     modes = [(module, module.training) for module in model.modules()]
     with training_run(folder, name, data, recipe):
         try:
-            rows = _Run(model, data, recipe, checkpoints, progress).epochs()
-            return _concluded(model, data, recipe, checkpoints, rows, name, progress)
+            run = _Run(model, data, recipe, checkpoints, progress)
+            return run.concluded(run.epochs(), name)
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -157,7 +158,7 @@ class _Run:
             training_loss=loss,
             training_accuracy=accuracy,
             validation_loss=validation_loss,
-            validation_accuracy=float((logits.argmax(1) == labels).double().mean()),
+            validation_accuracy=_accuracy(logits, labels),
             rescaled=rescaled,
             seconds=seconds,
             seconds_in_all=time.perf_counter() - begin,
@@ -223,45 +224,77 @@ class _Run:
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
 
+    def concluded(self, rows: list[Epoch], name: str) -> TrainingResult:
+        """Choose an epoch by its validation error, read the test part, write weights and result."""
+        checkpoints = self.checkpoints
+        stem, weights_file = (
+            checkpoints.folder / "training",
+            checkpoints.folder / "weights.safetensors",
+        )
+        best = max(rows, key=lambda row: (row.validation_accuracy, -row.epoch)).epoch
+        require_there(checkpoints.folder)
+        try:
+            checkpoints.require_intact(best)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}, and its validation error is the lowest: put a copy of it back, or train "
+                "in another folder"
+            ) from error
+        weights = load_file(checkpoints.weights(best))
+        load_checked(self.model, weights, f"checkpoint '{checkpoints.weights(best)}'")
+        write_tensors(weights_file, weights, checkpoints.metadata)
+        found = digest(weights_file)
+        read: set[int] = set()
+        with suppress(FileNotFoundError, ValueError):  # there is none; or a kill left half of it
+            done = TrainingResult.load(stem)
+            if done.weights_sha256 == found and len(done.epoch) == len(rows):
+                return done
+            read = {*done.test_read, len(done.epoch)}
+        logits, labels = evaluate(self.model, self.data.test, self.progress)
+        names = self.data.training.class_names
+        pairs = labels * len(names) + logits.argmax(1)
+        result = TrainingResult(
+            **_columns(rows),
+            best=best,
+            test_loss=float(F.cross_entropy(logits.double(), labels)),
+            test_accuracy=_accuracy(logits, labels),
+            confusion=pairs.bincount(minlength=len(names) ** 2).view(len(names), -1),
+            class_names=tuple(names),
+            settings=self._settings(name),
+            weights_sha256=found,
+            test_read=tuple(sorted({*read, len(rows)})),
+        )
+        require_there(checkpoints.folder)
+        result.save(stem)
+        return result
 
-def _concluded(
-    model: nn.Module,
-    data: Split,
-    recipe: Recipe,
-    checkpoints: Checkpoints,
-    rows: list[Epoch],
-    name: str,
-    progress: bool,
-) -> TrainingResult:
-    """Choose an epoch by its validation error, read the test part, write weights and result."""
-    from safetensors.torch import load_file
+    def _settings(self, name: str) -> dict[str, Any]:
+        return {
+            "model": name,
+            "data": self.data.kind,
+            "source": self.data.source,
+            "skipped": len(self.data.skipped),
+            "pictures": [*map(len, self.data.parts().values())],
+            "recipe": dataclasses.asdict(self.recipe),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
 
-    stem, weights_file = checkpoints.folder / "training", checkpoints.folder / "weights.safetensors"
-    best = max(rows, key=lambda row: (row.validation_accuracy, -row.epoch))
-    require_there(checkpoints.folder)
-    try:
-        checkpoints.require_intact(best.epoch)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}, and its validation error is the lowest: put a copy of it back, or train in "
-            "another folder"
-        ) from error
-    weights = load_file(checkpoints.weights(best.epoch))
-    load_checked(model, weights, f"checkpoint '{checkpoints.weights(best.epoch)}'")
-    write_tensors(weights_file, weights, checkpoints.metadata)
-    found = digest(weights_file)
-    read: set[int] = set()
-    with suppress(FileNotFoundError, ValueError):  # there is none; or a kill left half of it
-        done = TrainingResult.load(stem)
-        if done.weights_sha256 == found and len(done.epoch) == len(rows):
-            return done
-        read = {*done.test_read, len(done.epoch)}
-    logits, labels = evaluate(model, data.test, progress)
-    read_after = tuple(sorted({*read, len(rows)}))
-    result = _result_of(rows, best.epoch, logits, labels, data, recipe, name, found, read_after)
-    require_there(checkpoints.folder)
-    result.save(stem)
-    return result
+
+def _columns(rows: list[Epoch]) -> dict[str, Tensor]:
+    """The epochs' records by what they say, a tensor each."""
+    kinds = {"epoch": torch.int64, "images": torch.int64}
+    return {
+        name: torch.tensor(
+            [getattr(row, name) for row in rows], dtype=kinds.get(name, torch.float64)
+        )
+        for name in (field.name for field in dataclasses.fields(Epoch))
+    }
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).double().mean())
 
 
 def _check_answers(model: nn.Module, data: Split) -> None:
@@ -293,46 +326,3 @@ def _seed(device: torch.device, seed: int) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
-
-
-def _result_of(
-    rows: list[Epoch],
-    best: int,
-    logits: Tensor,
-    labels: Tensor,
-    data: Split,
-    recipe: Recipe,
-    name: str,
-    weights_sha256: str,
-    test_read: tuple[int, ...] = (),
-) -> TrainingResult:
-    """From the epochs' records and the chosen epoch's answers [N,K] to the test part."""
-    names = data.training.class_names
-    numbers = {
-        "model": name,
-        "data": data.kind,
-        "source": data.source,
-        "skipped": len(data.skipped),
-        "pictures": [*map(len, data.parts().values())],
-        "recipe": dataclasses.asdict(recipe),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    pairs = labels * len(names) + logits.argmax(1)
-    return TrainingResult(
-        **{
-            field.name: torch.tensor([getattr(row, field.name) for row in rows]).to(
-                torch.int64 if field.name in ("epoch", "images") else torch.float64
-            )
-            for field in dataclasses.fields(rows[0])
-        },
-        best=best,
-        test_loss=float(F.cross_entropy(logits.double(), labels)),
-        test_accuracy=float((logits.argmax(1) == labels).double().mean()),
-        confusion=pairs.bincount(minlength=len(names) ** 2).view(len(names), -1),
-        class_names=tuple(names),
-        settings=numbers,
-        weights_sha256=weights_sha256,
-        test_read=test_read,
-    )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import zfcuda
 from zfcuda.cli import arguments
 from zfcuda.cli.command import Finding, each_image, figure_title
+from zfcuda.storage.terminal import extra, remark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,13 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="LEFT,TOP,RIGHT,BOTTOM",
         help="the object is cut out of this box, in pixels of the image, by its colours and edges",
     )
-    parser.add_argument(
-        "--colour",
-        nargs="+",
-        default=["black", "white", "blue"],
-        metavar="COLOUR",
-        help="backgrounds: black, #ff8000, ... (default: black white blue)",
-    )
+    default = ["black", "white", "blue"]
+    words = "backgrounds: black, #ff8000, ... (default: black white blue)"
+    parser.add_argument("--colour", nargs="+", default=default, metavar="COLOUR", help=words)
     words = "layers to project (default: an early and a late layer)"
     arguments.add(parser, *arguments.LAYERS, "target", *arguments.OUTPUT, layer=words)
 
@@ -66,7 +63,6 @@ def _box(text: str) -> tuple[int, ...]:
 
 def run(options: argparse.Namespace) -> None:
     from zfcuda.experiments.invariance.study import early_and_late
-    from zfcuda.storage.terminal import remark
 
     colours = {f"on {name}": _rgb(name) for name in options.colour}
     masks: dict[str, tuple[Image, str]] = {}  # by the image's path, with what told them
@@ -80,15 +76,9 @@ def run(options: argparse.Namespace) -> None:
         mask, source = masks[path]
         if not options.quiet:
             remark(f"{path}: the object is told by {source}")
-        found = background(
-            network,
-            x,
-            Path(path).name,
-            fitted(mask, network, path),
-            options.layer or early_and_late(network.model, x),
-            colours,
-            network.label(options.target),
-        )
+        layer = options.layer or early_and_late(network.model, x)
+        about = (network, x, Path(path).name, fitted(mask, network, path), layer, colours)
+        found = background(*about, network.label(options.target))
         return replace(found, settings={"object": source})
 
     each_image(options, look, check)
@@ -114,13 +104,9 @@ def background(
     result = zfcuda.background_effect(
         network.model, x, mask, list(layer), target, fills, outputs=network.outputs
     )
-    figure = zfcuda.figures.background_effect(
-        result,
-        images=network.display(result.images),
-        projections=network.signals(result.projections),
-        class_names=network.class_names,
-        title=figure_title(network, name, "the background's effect", layer),
-    )
+    title = figure_title(network, name, "the background's effect", layer)
+    shown = network.display(result.images), network.signals(result.projections)
+    figure = zfcuda.figures.background_effect(result, *shown, network.class_names, title)
     text = (
         "The same object on its own background, on plain colours and cut out (on the mean "
         "colour): what the network says, and what the strongest unit of each layer responds to. "
@@ -129,8 +115,8 @@ def background(
         "object” the share of its energy (sum of squares) that lies on the object."
         + in_words(result.outputs)
     )
-    title = "What the background contributes"
-    return Finding(title, text, result, figure, "talk figures 3 and 4")
+    heading = "What the background contributes"
+    return Finding(heading, text, result, figure, "talk figures 3 and 4")
 
 
 def _rgb(colour: str) -> tuple[float, float, float]:
@@ -186,12 +172,8 @@ def cut_out(image: Image, box: Sequence[float] | None = None) -> Image:
             colours are those of the background).
         ModuleNotFoundError: OpenCV is not installed.
     """
-    try:
+    with extra("cutting objects out needs OpenCV"):
         import cv2
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'cutting objects out needs OpenCV; install it with: pip install "zfcuda[demo]"'
-        ) from None
     import numpy as np
     from PIL.Image import fromarray
 

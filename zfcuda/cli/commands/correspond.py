@@ -27,6 +27,7 @@ import zfcuda
 from zfcuda.cli import arguments
 from zfcuda.cli.command import Finding, one_result, stems
 from zfcuda.storage.files import short_spec
+from zfcuda.storage.terminal import extra
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,15 +69,11 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
     else:
         x, parts = _faces(options.faces, network.preprocessing)
     x = x.to(network.device)
-    result = zfcuda.correspondence(
-        network.model,
-        x,
-        parts | _controls(parts, x, options),
-        options.layer or early_and_late(network.model, x),
-        controls=(_OWN, _SAME),
-        fill=network.fill(options.fill),
-        progress=not options.quiet,
-    )
+    layers = options.layer or early_and_late(network.model, x)
+    settings = {"controls": (_OWN, _SAME), "fill": network.fill(options.fill)}
+    settings["progress"] = not options.quiet
+    parts |= _controls(parts, x, options)
+    result = zfcuda.correspondence(network.model, x, parts, layers, **settings)
     what = f"{len(x)} {'images' if options.parts else 'faces'}"
     figure = zfcuda.figures.correspondence(
         result, network.display(x), f"{what}: the same part hidden, {short_spec(network.spec)}"
@@ -97,13 +94,8 @@ def _controls(
 
     boxes = torch.cat([boxes.reshape(-1, 4) for boxes in parts.values()])
     height, width = (boxes[:, 2:] - boxes[:, :2]).median(0).values.tolist()
-    size = (x.shape[2], x.shape[3])
-    return {
-        name: random_places(
-            options.places, len(x), size, (height, width), options.seed, together=name == _SAME
-        )
-        for name in (_OWN, _SAME)
-    }
+    where = (options.places, len(x), tuple(x.shape[2:]), (height, width), options.seed)
+    return {name: random_places(*where, together=name == _SAME) for name in (_OWN, _SAME)}
 
 
 def _findings(result: CorrespondenceResult) -> str:
@@ -154,13 +146,10 @@ def _faces(count: int, preprocessing: Preprocessing) -> tuple[Tensor, dict[str, 
 
     if not 2 <= count <= _FACES:
         raise ValueError(f"--faces {count}: expected 2 to {_FACES}")
-    try:
+    with extra(
+        "the faces come with scikit-image", more=", or name images of your own with --parts"
+    ):
         from skimage import data
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'the faces come with scikit-image; install it with: pip install "zfcuda[demo]", or '
-            "name images of your own with --parts"
-        ) from None
     # All of the face is to be seen, also where photographs are cropped.
     whole = replace(preprocessing, resize=None)
     pictures = [

@@ -70,13 +70,9 @@ def deconv(
     k = len(result.columns)
     columns = (name,) if k == 1 else ("strongest", *(f"no. {i}" for i in range(2, k + 1)))
     result = replace(result, columns=columns)
-    figure = zfcuda.figures.projection_grid(
-        result,
-        images=network.display(result.images),
-        projections=network.signals(result.projections),
-        class_names=network.class_names,
-        title=figure_title(network, name, "projections", layer, settings.get("channel")),
-    )
+    title = figure_title(network, name, "projections", layer, settings.get("channel"))
+    shown = network.display(result.images), network.signals(result.projections)
+    figure = zfcuda.figures.projection_grid(result, *shown, network.class_names, title)
     chosen = settings.get("channel") is not None or settings.get("position", "max") != "max"
     text = (
         f"What the {'chosen' if chosen else 'strongest'} {'unit' if k == 1 else 'units'} of each "

@@ -59,14 +59,8 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
     layers = arguments.mapped_layers(options, network)
     checkpoints, model = _checkpoints(options, network)
     images, what = inputs.images_of(options, network)
-    result = zfcuda.evolution(
-        checkpoints,
-        images,
-        layers,
-        model=model,
-        maps=options.maps,
-        progress=not options.quiet,
-    )
+    settings = {"model": model, "maps": options.maps, "progress": not options.quiet}
+    result = zfcuda.evolution(checkpoints, images, layers, **settings)
     skipped(images.skipped)
     figure = zfcuda.figures.feature_evolution(
         result,
@@ -78,14 +72,10 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
         f"Some maps of each layer at the checkpoints {', '.join(checkpoints)}: the strongest "
         f"activation over {what}, projected. Jumps come from another image "
         "becoming the strongest, where there is a dot."
-        + silent_layers(
-            [(result.values[layer].T, result.images[layer].T) for layer in result.layers]
-        )
+        + silent_layers((result.values[name].T, result.images[name].T) for name in result.layers)
     )
-    settings = {"layer": layers, "checkpoints": [*checkpoints]}
-    return Finding(
-        "Features during training", text, result, figure, "paper figure 4", settings=settings
-    )
+    title, settings = "Features during training", {"layer": layers, "checkpoints": [*checkpoints]}
+    return Finding(title, text, result, figure, "paper figure 4", settings=settings)
 
 
 def _name(options: argparse.Namespace, network: Network) -> str:

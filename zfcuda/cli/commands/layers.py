@@ -52,31 +52,16 @@ def run(options: argparse.Namespace) -> None:
 def _content(network: Network, shape: Any, rows: Sequence[Row], fields: Fields) -> dict[str, Any]:
     layers = []
     for name, kind, output, calls in rows:
-        field = fields[name]
-        known = not isinstance(field, str)
-        layers.append(
-            {
-                "name": name,
-                "kind": kind,
-                "calls": calls,
-                "shape": list(output[1:]),
-                "receptive_field": {
-                    "size": list(field.size),
-                    "stride": list(field.stride),
-                    "start": list(field.start),
-                    "centre": list(field.centre),
-                }
-                if known
-                else None,
-                "reason": None if known else field,
-            }
-        )
-    return {
-        "model": network.spec,
-        "weights_sha256": network.weights_digest,
-        "input": list(shape[1:]),
-        "layers": layers,
-    }
+        about = {"name": name, "kind": kind, "calls": calls, "shape": list(output[1:])}
+        field, reason = fields[name], None
+        if isinstance(field, str):
+            field, reason = None, field
+        else:
+            keys = ("size", "stride", "start", "centre")
+            field = {key: list(getattr(field, key)) for key in keys}
+        layers.append({**about, "receptive_field": field, "reason": reason})
+    about = {"model": network.spec, "weights_sha256": network.weights_digest}
+    return {**about, "input": list(shape[1:]), "layers": layers}
 
 
 def _table(rows: Sequence[Row], fields: Fields) -> list[str]:
@@ -90,11 +75,8 @@ def _table(rows: Sequence[Row], fields: Fields) -> list[str]:
             seen = (_pair(field.size), _pair(field.stride), _pair(field.centre))
         kind += f" (call {calls} of {calls})" if calls > 1 else ""
         lines.append((name, kind, output, *seen))
-    table = text_table(
-        lines,
-        headers=("layer", "kind", "output", "field", "stride", "first centre"),
-        colalign=("left", "left", "left", "right", "right", "right"),
-    )
+    headers = ("layer", "kind", "output", "field", "stride", "first centre")
+    table = text_table(lines, headers, colalign=("left",) * 3 + ("right",) * 3)
     return [*table.splitlines(), *_notes(rows, fields)]
 
 

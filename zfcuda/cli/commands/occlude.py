@@ -27,7 +27,7 @@ import zfcuda
 from zfcuda.cli import arguments, command, inputs
 from zfcuda.cli.command import Finding, each_image, figure_title
 from zfcuda.cli.terminal import resumable
-from zfcuda.storage.files import class_name, subject, text_table
+from zfcuda.storage.files import class_name, short_spec, text_table
 from zfcuda.storage.terminal import remark, say
 
 if TYPE_CHECKING:
@@ -112,12 +112,9 @@ def occlude(
         channel = int(result.layers[layer].channels[0])
         more["projection"] = zfcuda.projections(network.model, x, layers, channel=channel)
         signals = network.signals(more["projection"].projections)
+    title = figure_title(network, name, "occlusion", layer, channel)
     figure = zfcuda.figures.occlusion_row(
-        result,
-        images=network.display(x),
-        projections=signals,
-        class_names=network.class_names,
-        title=figure_title(network, name, "occlusion", layer, channel),
+        result, network.display(x), signals, network.class_names, title=title
     )
     text = _said(result, network) + in_words(result.outputs)
     return Finding("Occlusion", text, result, figure, "talk figure 5, paper figure 7", more)
@@ -129,28 +126,20 @@ def _said(result: OcclusionResult, network: Network) -> str:
 
     (height, width), (down, right) = result.size, result.stride
     target = int(result.target[0])
-    found = [
-        _against(
-            called(result.outputs, network.name(target, result.base_logits.shape[1])),
-            result.base_probabilities[0, target],
-            result.target_probability[0],
-        )
-    ]
-    if result.base_logits.shape[1] > 1 and result.outputs != "value":
+    classes = result.base_logits.shape[1]
+    name = called(result.outputs, network.name(target, classes))
+    base, values = result.base_probabilities[0, target], result.target_probability[0]
+    found = [_against(name, base, values)]
+    if classes > 1 and result.outputs != "value":
         changed = int((~result.unchanged[0]).sum())
         found.append(
             f"the most probable label changes at {changed:,} position{'s' * (changed > 1)}"
             if changed
             else "the most probable label stays"
         )
-    found += [
-        _against(
-            f"the sum of the strongest map of {layer} ({int(sums.channels[0])})",
-            sums.base[0],
-            sums.sums[0],
-        )
-        for layer, sums in result.layers.items()
-    ]
+    for layer, sums in result.layers.items():
+        name = f"the sum of the strongest map of {layer} ({int(sums.channels[0])})"
+        found.append(_against(name, sums.base[0], sums.sums[0]))
     said = "; ".join(found)
     return (
         f"An occluder of {height}×{width} pixels is moved over the image in steps of "
@@ -194,11 +183,9 @@ def _over_data(options: argparse.Namespace) -> None:
 
 def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> None:
     def figure_of(result: OcclusionResult, x: Tensor, name: str) -> Figure:
+        title = figure_title(network, name, "occlusion", options.layer)
         return zfcuda.figures.occlusion_row(
-            result,
-            images=network.display(x),
-            class_names=network.class_names,
-            title=figure_title(network, name, "occlusion", options.layer),
+            result, network.display(x), None, network.class_names, title=title
         )
 
     if work.run.shard.first and not options.quiet:
@@ -210,12 +197,9 @@ def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> No
     if summary is None:  # another process has it
         return
     command.draw_run(work.run, summary.numbers[summary.shown].tolist(), figure_of, options.pdf)
-    figure = zfcuda.figures.occlusion_summary(
-        summary,
-        images=network.display(summary.images) if len(summary.images) else None,
-        class_names=network.class_names,
-        title=f"{options.data}: occlusion, {subject(network.spec)}",
-    )
+    images = network.display(summary.images) if len(summary.images) else None
+    title = f"{options.data}: occlusion, {short_spec(network.spec)}"
+    figure = zfcuda.figures.occlusion_summary(summary, images, network.class_names, title)
     if not options.quiet:
         print(_table(summary, network.class_names), file=sys.stderr)
     text = _entry(work, summary)["text"]

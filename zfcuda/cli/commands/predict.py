@@ -41,12 +41,8 @@ def predict(network: Network, x: Tensor, name: str) -> Finding:
     )
     count = result.logits.shape[1]
     values, labels = (found[0].tolist() for found in result.top(min(5, count)))
-    figure = zfcuda.figures.prediction(
-        result,
-        images=network.display(x),
-        class_names=network.class_names,
-        title=figure_title(network, name, "prediction"),
-    )
+    title = figure_title(network, name, "prediction")
+    figure = zfcuda.figures.prediction(result, network.display(x), network.class_names, title=title)
     found = ", ".join(f"{network.name(i)} {p:.3f}" for i, p in zip(labels, values, strict=True))
     if count == 1:
         score = called(result.outputs, network.name(0, 1))

@@ -28,7 +28,6 @@ from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
     from zfcuda.cli.network import Network
-    from zfcuda.data.examples import Split
     from zfcuda.results.probe import ProbeResult
 
 
@@ -46,8 +45,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:
+    from zfcuda.data.examples import drawn
 
-    data = _some(inputs.labelled_split(options, network), options)
+    data = inputs.labelled_split(options, network)
+    count, seed = options.limit, options.seed
+    data = replace(data, **{name: drawn(part, count, seed) for name, part in data.parts().items()})
     result = zfcuda.linear_probe(
         network.model, data, options.layer, options.size, progress=not options.quiet
     )
@@ -59,16 +61,6 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
     )
     lines, title = result.table().splitlines(), "What each layer knows"
     return Finding(title, _findings(result), result, figure, "paper table 7", lines=lines)
-
-
-def _some(data: Split, options: argparse.Namespace) -> Split:
-    """At most --limit pictures of each part."""
-    from zfcuda.data.examples import drawn
-
-    parts = ("training", "validation", "test")
-    return replace(
-        data, **{part: drawn(getattr(data, part), options.limit, options.seed) for part in parts}
-    )
 
 
 def _findings(result: ProbeResult) -> str:

@@ -45,12 +45,9 @@ def run(options: argparse.Namespace) -> None:
     angles = _angles(options.angles)
 
     def look(network: Network, x: Tensor, path: str) -> Finding:
-        settings = {
-            "fill": network.fill(options.fill),
-            "target": network.label(options.target),
-            "progress": not options.quiet,
-        }
-        return rotate(network, x, Path(path).name, angles, options.layer or [], **settings)
+        settings = {"fill": network.fill(options.fill), "target": network.label(options.target)}
+        about = (network, x, Path(path).name, angles, options.layer or [])
+        return rotate(*about, progress=not options.quiet, **settings)
 
     each_image(options, look)
 

@@ -116,14 +116,8 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
 
     layers = arguments.mapped_layers(options, network)
     images, what = inputs.images_of(options, network)
-    result = zfcuda.top_activations(
-        network.model,
-        images,
-        layers,
-        options.k,
-        options.maps,
-        progress=not options.quiet,
-    )
+    about = (network.model, images, layers, options.k, options.maps)
+    result = zfcuda.top_activations(*about, progress=not options.quiet)
     skipped(images.skipped)
     figure = zfcuda.figures.top_activations(
         result,
@@ -137,13 +131,9 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
         "signal), and the image there (right). The activations found in the pass and those that "
         f"were projected differ by at most {max(result.difference.values()):.1g} of the largest."
         + silent_layers(
-            [
-                (result.values[layer][own], result.images[layer][own])
-                for layer, own in result.channels.items()
-            ]
+            (result.values[layer][own], result.images[layer][own])
+            for layer, own in result.channels.items()
         )
     )
-    settings = {"layer": layers}
-    return Finding(
-        "Strongest activations", text, result, figure, "paper figure 2", settings=settings
-    )
+    title, settings = "Strongest activations", {"layer": layers}
+    return Finding(title, text, result, figure, "paper figure 2", settings=settings)

@@ -56,16 +56,11 @@ def _look(_network: None, options: argparse.Namespace) -> Finding:
         variants = (variants[0], *map(_variant, options.variant))
     folder = Path(options.out)
     data = inputs.training_split(options, _MODEL, folder.glob("*-seed*"))
+    recipe = zfcuda.training.Recipe(epochs=options.epochs)
+    seeds = range(options.seed, options.seed + options.seeds)
+    how = {"device": pick_device(options.device), "progress": not options.quiet}
     with resumable():
-        result = zfcuda.ablation(
-            data,
-            folder,
-            variants,
-            zfcuda.training.Recipe(epochs=options.epochs),
-            range(options.seed, options.seed + options.seeds),
-            device=pick_device(options.device),
-            progress=not options.quiet,
-        )
+        result = zfcuda.ablation(data, folder, variants, recipe, seeds, **how)
     figure = zfcuda.figures.ablation(result, f"{_MODEL} with layers removed or resized")
     lines = result.table().splitlines()
     return Finding("Ablations", _findings(result), result, figure, "paper table 3", lines=lines)
@@ -91,15 +86,13 @@ def _variant(text: str) -> Variant:
 
 def _findings(result: AblationResult) -> str:
     error, (low, high) = result.test_error.mean(1), (100 * result.interval[0]).tolist()
-    changes = [
-        f"{name}: {100 * float(error[i] - error[0]):+.1f} points"
-        for i, name in enumerate(result.variants)
-        if i
-    ]
+    changes = (
+        f"{name}: {100 * float(own - error[0]):+.1f} points"
+        for name, own in zip(result.variants[1:], error[1:], strict=True)
+    )
     return (
         f"Test error {error[0]:.1%} ({result.interval_name}: {low:.1f} to {high:.1f}%) for the "
-        "network as it is; against it "
-        + ", ".join(changes)
-        + f". Equal budgets: {result.budget}; far from converged, so that the table compares how "
-        "fast these networks learn as well as what they can."
+        f"network as it is; against it {', '.join(changes)}. Equal budgets: {result.budget}; far "
+        "from converged, so that the table compares how fast these networks learn as well as what "
+        "they can."
     )

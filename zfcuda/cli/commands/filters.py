@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import zfcuda
 from zfcuda.cli import arguments, inputs
@@ -61,26 +61,18 @@ def _look(network: Network | None, options: argparse.Namespace) -> Finding:
 
     networks = _named(network, options) if network else _trained(options, Path(options.out))
     images = {name: inputs.images_of(options, own)[0] for name, own in networks.items()}
-    result = zfcuda.compare_filters(
-        {name: own.model for name, own in networks.items()},
-        images,
-        maps=options.maps,
-        threshold=options.threshold,
-        progress=not options.quiet,
-    )
+    models = {name: own.model for name, own in networks.items()}
+    settings = {"maps": options.maps, "threshold": options.threshold}
+    settings["progress"] = not options.quiet
+    result = zfcuda.compare_filters(models, images, **settings)
     skipped(next(iter(images.values())).skipped)
-    figure = zfcuda.figures.first_layers(
-        result,
-        [
-            filters.filters.flip(1) if own.preprocessing.channels == "bgr" else filters.filters
-            for own, filters in zip(networks.values(), result.filters, strict=True)
-        ],
-        [
-            shown(top.projections, own.preprocessing.signal_to_display)
-            for own, top in zip(networks.values(), result.tops, strict=True)
-        ],
-        title="First layers" + (f" after {options.epochs} epochs" if options.train else ""),
-    )
+    filters, projections = [], []
+    for own, found, top in zip(networks.values(), result.filters, result.tops, strict=True):
+        bgr = own.preprocessing.channels == "bgr"
+        filters.append(found.filters.flip(1) if bgr else found.filters)
+        projections.append(shown(top.projections, own.preprocessing.signal_to_display))
+    title = "First layers" + (f" after {options.epochs} epochs" if options.train else "")
+    figure = zfcuda.figures.first_layers(result, filters, projections, title)
     text = _findings(result)
     if options.train:
         text = (
@@ -126,9 +118,12 @@ def _findings(result: FilterComparison) -> str:
 
 def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
     """Both networks after the same short training, in folders of their own."""
+    import torch
+
     from zfcuda import models, training
     from zfcuda.cli.network import Network, pick_device
     from zfcuda.cli.terminal import resumable
+    from zfcuda.data.examples import Part
     from zfcuda.data.folder import split
 
     if options.against or options.weights:
@@ -141,26 +136,17 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
     if options.limit is not None:
         if options.limit < 1:
             raise ValueError(f"--limit {options.limit}: expected at least 1")
-        data = _shortened(data, options.limit)
+        kept = torch.arange(min(options.limit, len(data.training)))
+        data = replace(data, training=Part(data.training, kept))
     names = data.training.class_names
     networks = {}
-    for name, coarse in (("11×11, stride 4", True), ("7×7, stride 2", False)):
-        model = _fresh(len(names), options.seed, coarse).to(device)
-        stem = "coarse" if coarse else "fine"
+    for name, stem in (("11×11, stride 4", "coarse"), ("7×7, stride 2", "fine")):
+        model = _fresh(len(names), options.seed, stem == "coarse").to(device)
         training.check_budget(folder / stem, recipe)
         with resumable():
             training.train(model, data, folder / stem, recipe, stem, not options.quiet)
         networks[name] = Network(name, model.eval(), preprocessing, names, device)
     return networks
-
-
-def _shortened(data: Any, limit: int) -> Any:
-    import torch
-
-    from zfcuda.data.examples import Part
-
-    kept = torch.arange(min(limit, len(data.training)))
-    return replace(data, training=Part(data.training, kept))
 
 
 def _fresh(classes: int, seed: int, coarse: bool) -> nn.Module:

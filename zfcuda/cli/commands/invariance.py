@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from zfcuda.cli.network import Network
     from zfcuda.experiments.invariance.over import InvarianceRun
+    from zfcuda.results.base import Outputs
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -65,39 +66,39 @@ def run(options: argparse.Namespace) -> None:
 def _study(network: Network, options: argparse.Namespace, images: Sequence[Image]) -> Finding:
     import torch
 
-    from zfcuda.results.base import in_words
-
     names = [Path(path).stem for path in options.image]
     digests = [digest(Path(path)) for path in options.image]
-    result = zfcuda.invariance_study(
-        network.model,
-        torch.cat([network.input(image) for image in images]),
-        options.layer,
-        _targets(options.target, len(names), network),
-        names,
-        fill=network.fill(options.fill),
-        progress=not options.quiet,
-        outputs=network.outputs,
-    )
+    x = torch.cat([network.input(image) for image in images])
+    target = _targets(options.target, len(names), network)
+    settings = {"fill": network.fill(options.fill), "progress": not options.quiet}
+    settings["outputs"] = network.outputs
+    result = zfcuda.invariance_study(network.model, x, options.layer, target, names, **settings)
     first = next(iter(result.experiments.values()))
+    title = f"Invariance of {short_spec(network.spec)} to translation, scale and rotation"
     figure = zfcuda.figures.invariance_study(
-        result,
-        network.preprocessing,
-        network.class_names,
-        title=f"Invariance of {short_spec(network.spec)} to translation, scale and rotation",
+        result, network.preprocessing, network.class_names, title
     )
-    text = (
+    lines = (
         "Each image is moved, enlarged and turned. Lines are the images, numbered and coloured as "
-        "along the top. Distances are Euclidean, between the features of the transformed and of "
-        "the untransformed image, as shares of the latter's norm; the last column is the "
-        + ("value" if first.outputs == "value" else "probability")
-        + " of "
-        + ("the true class." if options.target else "the class predicted for the image as it is.")
-        + in_words(first.outputs)
+        "along the top."
     )
+    text = _text(lines, first.outputs, "the true class" if options.target else None)
     settings = {"images": options.image, "image_sha256": digests}
-    tag = "paper figure 5, talk figure 6"
-    return Finding("Invariance", text, result, figure, tag, settings=settings)
+    return Finding("Invariance", text, result, figure, _TAG, settings=settings)
+
+
+_TAG = "paper figure 5, talk figure 6"
+
+
+def _text(lines: str, outputs: Outputs, target: str | None, more: str = "") -> str:
+    from zfcuda.results.base import in_words
+
+    return (
+        f"{lines} Distances are Euclidean, between the features of the transformed and of the "
+        "untransformed image, as shares of the latter's norm; the last column is the "
+        f"{'value' if outputs == 'value' else 'probability'} of "
+        f"{target or 'the class predicted for the image as it is'}{more}.{in_words(outputs)}"
+    )
 
 
 def _targets(texts: Sequence[str] | None, images: int, network: Network) -> list[int] | None:
@@ -140,25 +141,12 @@ def _over_data(options: argparse.Namespace) -> None:
 
 
 def _entry(work: InvarianceRun, options: argparse.Namespace) -> dict[str, Any]:
-    from zfcuda.results.base import in_words
-
-    values = work.outputs == "value"
-    text = (
+    lines = (
         f"Each of {len(work.run.images):,} images was moved, enlarged and turned. Lines are means "
-        "over the images, bands one standard deviation to either side. Distances are Euclidean, "
-        "between the features of the transformed and of the untransformed image, as shares of the "
-        f"latter's norm; the last column is the {'value' if values else 'probability'} of "
-        + (
-            "the class asked for"
-            if options.target
-            else "the class predicted for the image as it is"
-        )
-        + ("." if values else ", and (dashed) the share of images whose answer stays.")
-        + in_words(work.outputs)
+        "over the images, bands one standard deviation to either side."
     )
-    return {
-        "title": "Invariance over a data set",
-        "text": text,
-        "figure": "paper figure 5, talk figure 6",
-        "files": ["images.csv", "curves.csv"],
-    }
+    dashed = ", and (dashed) the share of images whose answer stays"
+    more = "" if work.outputs == "value" else dashed
+    text = _text(lines, work.outputs, "the class asked for" if options.target else None, more)
+    about = {"title": "Invariance over a data set", "text": text, "figure": _TAG}
+    return {**about, "files": ["images.csv", "curves.csv"]}

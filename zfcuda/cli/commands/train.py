@@ -61,14 +61,8 @@ def _look(_network: None, options: argparse.Namespace) -> Finding:
 
     from zfcuda.cli.network import pick_device
 
-    recipe = zfcuda.training.Recipe(
-        epochs=options.epochs,
-        minutes=options.minutes,
-        batch=options.batch,
-        rate=options.rate,
-        patience=options.patience,
-        seed=options.seed,
-    )
+    names = ("epochs", "minutes", "batch", "rate", "patience", "seed")
+    recipe = zfcuda.training.Recipe(**{name: getattr(options, name) for name in names})
     if options.threads is not None:
         if options.threads < 1:
             raise ValueError(f"threads {options.threads}: expected at least 1")

@@ -51,16 +51,12 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
     from zfcuda.results.base import in_words
 
     examples, what = inputs.labelled_part(options, network)
-    result = zfcuda.uncertainty_of(
-        network.model, examples, bins=options.bins, progress=not options.quiet,
-        outputs=network.outputs,
-    )  # fmt: skip
+    settings = {"bins": options.bins, "progress": not options.quiet, "outputs": network.outputs}
+    result = zfcuda.uncertainty_of(network.model, examples, **settings)
     curve = result.reliability()
+    title = f"Uncertainty of {short_spec(network.spec)}: {what}"
     figure = zfcuda.figures.uncertainty(
-        result,
-        network.display(result.images),
-        examples.class_names,
-        f"Uncertainty of {short_spec(network.spec)}: {what}",
+        result, network.display(result.images), examples.class_names, title
     )
     low, high = result.interval.tolist()
     text = (

@@ -168,14 +168,11 @@ sys.meta_path.append(_MovedFinder)  # type: ignore[arg-type]
 
 def _with_torch() -> None:
     """Load the library: at once where torch is there, otherwise when it is imported. Without torch
-    an op is of no use, and torch is all that is slow in ``import zfcuda``.
-
-    Raises:
-        ImportError: as :func:`load_library`, also before torch is imported.
-    """
+    an op is of no use, and torch is all that is slow in ``import zfcuda``."""
     _step_aside()
     fits = _minor(_facts().TORCH_VERSION) == _minor(_torch_on_disk())
-    if "torch" not in sys.modules and fits and _library_on_disk():
+    compiled = PathFinder.find_spec("zfcuda._C", sys.modules["zfcuda"].__path__)
+    if "torch" not in sys.modules and fits and compiled is not None:
         sys.meta_path.insert(0, _TorchFinder())
     else:
         load_library()
@@ -242,10 +239,6 @@ def _torch_on_disk() -> str:
         return ""
     found = re.search(r"^__version__ *= *['\"]([^'\"]+)", text, re.MULTILINE)
     return found[1] if found else ""
-
-
-def _library_on_disk() -> bool:
-    return PathFinder.find_spec("zfcuda._C", sys.modules["zfcuda"].__path__) is not None
 
 
 def _facts() -> ModuleType:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from zfcuda import cli
 from zfcuda.cli.network import Network
-from zfcuda.cli.terminal import Parser
 from zfcuda.report.gallery import read_entry
 from zfcuda.results import Predictions
 from zfcuda.training import TrainingResult
@@ -37,7 +36,7 @@ def test_every_experiment_is_a_command_with_these_options(script, tmp_path):
     assert {job.command for job in jobs} == set(script.EXPERIMENTS) <= {*cli.COMMANDS}
     assert len({job.folder for job in jobs}) == len(jobs)
     for job in jobs:
-        parsed = vars(cli._parser(Parser).parse_args(job.words()))
+        parsed = vars(cli._parser().parse_args(job.words()))
         assert job.settings.items() <= parsed.items()
         for layer in job.settings.get("layer", []) if job.command != "occlude" else ():
             network.model.get_submodule(layer)

@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    from zfcuda.cli.terminal import Parser, guarded
+    from zfcuda.cli.terminal import guarded
 
     try:
-        options = _parser(Parser).parse_args(arguments)
+        options = _parser().parse_args(arguments)
     except SystemExit as end:  # --help, --version, or an error already reported
         return int(end.code or 0)
     with guarded("zfcuda", options.traceback) as status:
@@ -77,9 +77,7 @@ def call(command: str, out: Path, **settings: object) -> None:
         TypeError: an option that the command does not have.
         Exception: whatever the command raises.
     """
-    from zfcuda.cli.terminal import Parser
-
-    options = _parser(Parser).parse_args([command])
+    options = _parser().parse_args([command])
     unknown = settings.keys() - vars(options).keys()
     if unknown:
         raise TypeError(f"zfcuda {command} has no option {min(unknown)!r}")
@@ -87,13 +85,14 @@ def call(command: str, out: Path, **settings: object) -> None:
     options.run(options)
 
 
-def _parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     import argparse
     import textwrap
 
     from zfcuda import __version__
+    from zfcuda.cli.terminal import Parser
 
-    parser = kind(
+    parser = Parser(
         prog="zfcuda",
         description="Shows what a CNN sees: Zeiler and Fergus's experiments on any network.",
         epilog="`zfcuda COMMAND --help` explains a command.",

@@ -95,28 +95,27 @@ torchvision.datasets.FashionMNIST("DIR", download=True) fetches them, too; then 
 `--data garments` are 120 of its pictures, which come with zfcuda"""
 
 
-def position(text: str) -> str | tuple[int, int]:
+def integers(text: str, count: int, expected: str, separator: str = ",") -> tuple[int, ...]:
+    """So many whole numbers."""
+    try:
+        found = tuple(int(part) for part in text.split(separator))
+    except ValueError:
+        found = ()
+    if len(found) != count:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}")
+    return found
+
+
+def position(text: str) -> str | tuple[int, ...]:
     """ "max", or ROW,COLUMN as a pair."""
-    if text == "max":
-        return text
-    try:
-        row, column = (int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected max or ROW,COLUMN") from None
-    return row, column
+    return text if text == "max" else integers(text, 2, "max or ROW,COLUMN")
 
 
-def pair(text: str) -> int | tuple[int, int]:
+def pair(text: str) -> int | tuple[int, ...]:
     """N, or HEIGHTxWIDTH as a pair."""
-    try:
-        numbers = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        numbers = ()
-    if len(numbers) == 1:
-        return numbers[0]
-    if len(numbers) != 2:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected N or HEIGHTxWIDTH in pixels")
-    return numbers[0], numbers[1]
+    if text.isdecimal():
+        return int(text)
+    return integers(text.lower(), 2, "N or HEIGHTxWIDTH in pixels", "x")
 
 
 def chosen_maps(text: str) -> int | str | list[int]:
@@ -136,11 +135,7 @@ _PAPERS = tuple(f"relu{number}" for number in range(1, 6))
 
 
 def mapped_layers(options: argparse.Namespace, network: Network) -> list[str]:
-    """The --layer options, or the five layers of a ZF network.
-
-    Raises:
-        ValueError: none were named, and the network has other layers.
-    """
+    """The --layer options, or the five layers of a ZF network."""
     if options.layer:
         return options.layer
     if {*_PAPERS} <= {name for name, _ in network.model.named_modules()}:

@@ -50,11 +50,7 @@ class Job:
         return words
 
     def digest(self, identity: str) -> str:
-        """The hash of everything its results depend on.
-
-        Raises:
-            OSError: a file that it reads cannot be read.
-        """
+        """The hash of everything its results depend on."""
         # Not whether there are PDFs beside the pictures: 0.1.0 always made them.
         words = [word for word in self.words() if word != "--pdf"]
         digest = hashlib.sha256(json.dumps([identity, *words]).encode())
@@ -84,12 +80,7 @@ class Outcome:
 
 def run(jobs: Sequence[Job], identity: str, unit: str = "job", quiet: bool = False) -> Outcome:
     """Run what is not done yet. A job that fails stops no other; Ctrl-C stops all, and keeps what
-    is done.
-
-    Args:
-        identity: what all jobs depend on besides their own settings, as version and weights.
-        unit: what the progress bar counts.
-    """
+    is done. All jobs depend on `identity`, as version and weights, besides their own settings."""
     outcome = Outcome()
     with resumable(), progress(jobs, unit=unit, disable=quiet) as bar:
         for job in bar:

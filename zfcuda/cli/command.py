@@ -49,15 +49,9 @@ class Finding:
 
 
 def write(finding: Finding, stem: Path, provenance: Provenance) -> Entry:
-    """Save numbers, then the picture, under ``stem``: so no picture lacks its numbers.
-
-    Writes STEM.npz, STEM.json, STEM.png and, if the provenance says so, STEM.pdf, and what there is
-    `more` with a name appended; each file appears whole or not at all. Title, text and tag go into
-    the JSON file, for `zfcuda gallery`.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Save numbers (STEM.npz, STEM.json), then the picture (STEM.png, and STEM.pdf if the
+    provenance says so): no picture lacks its numbers. What there is `more` has a name appended;
+    title, text and tag go into the JSON file, for `zfcuda gallery`."""
     from zfcuda.report.entries import Entry, facts_of
     from zfcuda.report.writing import save_numbers, save_pictures
 
@@ -80,15 +74,8 @@ def each_image(
     look: Callable[[Network, Tensor, str], Finding | None],
     check: Callable[[str, Image], None] = lambda path, image: None,
 ) -> None:
-    """Look at every --image; all of them are read before the network is loaded.
-
-    Args:
-        look: ``(network, x [1,C,H,W], path) -> finding``, or None where there is nothing to write.
-        check: ``(path, image)``, called for every image before the network is loaded.
-
-    Raises:
-        ValueError: no image, one that cannot be read, or a folder that cannot be written.
-    """
+    """Look at every --image: ``look(network, x [1,C,H,W], path)`` gives None where there is nothing
+    to write. All are read, and `check` has seen them, before the network is loaded."""
     from zfcuda.data import read_image
     from zfcuda.report.writing import Provenance, writable_folder
 
@@ -113,11 +100,7 @@ def one_result(
     name: str,
     look: Callable[[Any, argparse.Namespace], Finding],
 ) -> None:
-    """One finding, ``look(network, options)``, in files that are called ``name``.
-
-    Raises:
-        ValueError: a folder that cannot be written.
-    """
+    """One finding, ``look(network, options)``, in files that are called ``name``."""
     from zfcuda.report.writing import Provenance, writable_folder
 
     folder = writable_folder(options.out)
@@ -183,11 +166,7 @@ def list_layers(options: argparse.Namespace) -> None:
 
 @contextmanager
 def data_set(options: argparse.Namespace) -> Iterator[tuple[Network, Images]]:
-    """The network and the images of --data, among the processes that torchrun started.
-
-    Raises:
-        ValueError: --image as well, or what :func:`zfcuda.cli.inputs.images_of` raises.
-    """
+    """The network and the images of --data, among the processes that torchrun started."""
     from zfcuda.cli.inputs import images_of
     from zfcuda.cli.network import Network, pick_device
     from zfcuda.storage.ranks import from_environment
@@ -202,9 +181,8 @@ def data_set(options: argparse.Namespace) -> Iterator[tuple[Network, Images]]:
 def run_settings(
     options: argparse.Namespace, network: Network, images: Images, target: str | None
 ) -> dict[str, Any]:
-    """What every run over a data set is given: its folder, which lies in --out, is called after
-    data and command, and can be written; the colour outside or of the occluder; the classes; and
-    what its files say besides what results depend on."""
+    """What every run over a data set is given; its folder lies in --out, called after data and
+    command."""
     from zfcuda.cli.inputs import TRUE, true_labels
     from zfcuda.report.writing import writable_folder
 
@@ -225,11 +203,8 @@ def run_settings(
 def draw_run(
     run: Run, numbers: Sequence[int], figure_of: Callable[[Any, Tensor, str], Figure], pdf: bool
 ) -> None:
-    """Pictures of these images' results, beside them; those that are there stay.
-
-    Args:
-        figure_of: ``(result, x [1,C,H,W], name) -> figure``.
-    """
+    """Pictures of these images' results, ``figure_of(result, x [1,C,H,W], name)``, beside them;
+    those that are there stay."""
     from zfcuda.report.writing import save_pictures
 
     for number in numbers:

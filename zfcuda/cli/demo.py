@@ -180,7 +180,6 @@ def _steps(
 
 
 def _training(stem: Path) -> report.Entry:
-    """The curves of the training that the ZF network's weights come from."""
     result = TrainingResult.load(from_files.run_record())
     text = (
         f"Loss and accuracy of each epoch. Epoch {result.best} has the lowest validation error and "

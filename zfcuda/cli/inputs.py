@@ -25,11 +25,7 @@ _SHIPPED_SIDE = 64  # pixels a side of the pictures that come with zfcuda
 
 def images_of(options: argparse.Namespace, network: Network) -> tuple[Images, str]:
     """The images that --data means, as the network takes them, and what they are, as "5,000
-    validation images (Fashion-MNIST)".
-
-    Raises:
-        ValueError: no such folder, no images in it, a --limit below 1, --workers below 0.
-    """
+    validation images (Fashion-MNIST)"."""
     import torch
 
     from zfcuda.data.examples import Part
@@ -81,11 +77,8 @@ def _part_of(
 
 
 def labelled_split(options: argparse.Namespace, network: Network) -> Split:
-    """The data set that --data means, as the network takes it, in three parts by --seed.
-
-    Of a network that zfcuda 0.1.0 trained, the parts are those of its training. What could not be
-    read is told on standard error.
-    """
+    """The data set that --data means, as the network takes it, in three parts by --seed; of a
+    network that zfcuda 0.1.0 trained, those of its training."""
     from zfcuda.data.folder import split
 
     data = split(
@@ -96,8 +89,7 @@ def labelled_split(options: argparse.Namespace, network: Network) -> Split:
 
 
 def training_split(options: argparse.Namespace, spec: str, folders: Iterable[Path]) -> Split:
-    """The data set that --data means, of whose training part --limit pictures are drawn, for
-    networks that are trained on it in ``folders``."""
+    """The same for networks that are trained in ``folders``, of --limit training pictures."""
     from zfcuda.data.examples import drawn
     from zfcuda.data.folder import split
     from zfcuda.models import preprocessing
@@ -124,14 +116,7 @@ def _by_class(network: Network) -> bool:
 
 def labelled_part(options: argparse.Namespace, network: Network) -> tuple[Examples, str]:
     """--limit pictures of the --part of the data, drawn by --seed, with the network's own labels,
-    and what they are in words.
-
-    With `--data garments`, or without --data and without Fashion-MNIST, these are all the pictures
-    that come with zfcuda.
-
-    Raises:
-        ValueError: the data has a class that the network does not know.
-    """
+    and what they are in words."""
     from zfcuda.data.examples import Relabelled, drawn
 
     examples, kind = _part_of(
@@ -146,11 +131,7 @@ def labelled_part(options: argparse.Namespace, network: Network) -> tuple[Exampl
 
 
 def labels_of(names: Sequence[str], network: Network) -> list[int]:
-    """The network's labels of the classes with these names, whatever their case.
-
-    Raises:
-        ValueError: a class that the network does not know.
-    """
+    """The network's labels of the classes with these names, whatever their case."""
     known = {name.casefold(): label for label, name in enumerate(network.class_names or ())}
     unknown = [name for name in names if name.casefold() not in known]
     if unknown:
@@ -187,11 +168,7 @@ TARGET_HELP = f"; with --data also '{TRUE}': each image's own, by its folder or 
 
 
 def true_labels(images: Images, network: Network) -> Tensor:
-    """Each image's own class, int64 [N], as the network numbers it.
-
-    Raises:
-        ValueError: images without a class, or with one that the network does not know.
-    """
+    """Each image's own class, int64 [N], as the network numbers it."""
     import torch
 
     if not images.class_names or bool((images.labels < 0).any()):

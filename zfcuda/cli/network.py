@@ -127,7 +127,6 @@ class Network:
         )
 
     def _output_of(self, label: int) -> int:
-        """Which output stands for a class that is known by name."""
         if self.class_names is None or len(self.class_names) != 2:
             return label
         with evaluating(self.model):
@@ -143,11 +142,7 @@ class Network:
 
     def layers(self) -> list[tuple[str, str, tuple[int, ...], int]]:
         """(name, kind, output shape, number of calls) of every layer that gives one tensor, in
-        order of execution.
-
-        Found by one forward pass over an empty picture; a layer that is called twice is listed
-        once, as its last call gives it, which is the one that experiments look at.
-        """
+        order of execution; of several calls the last counts, which experiments look at."""
         kinds = {name: module for name, module in self.model.named_modules() if name}
         calls = dict.fromkeys(kinds, 0)
 
@@ -166,11 +161,7 @@ class Network:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `name` (auto, cpu, cuda, cuda:N) means here.
-
-    Raises:
-        ValueError: the name is unknown, or the device cannot be used, with the reason.
-    """
+    """The device that `name` (auto, cpu, cuda, cuda:N) means here."""
     if name == "cpu":
         return torch.device("cpu")
     usable, reason = False, "torch sees no CUDA device"

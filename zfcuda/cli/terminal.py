@@ -57,7 +57,6 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(self._given, namespace)
 
     def _explained(self, message: str) -> str:
-        """argparse's message, with what was probably meant."""
         if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             known = re.findall(r"[^', ]+", wrong[2])
             if close := difflib.get_close_matches(wrong[1], known, n=2):

@@ -26,28 +26,18 @@ from zfcuda.inference.checks import plain
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some images of a data set.
-
-    Attributes:
-        numbers: of the images.
-        images: [n,C,H,W], zeros in place of those that could not be read; None if none could.
-        problems: what is wrong with these, a sentence each, by number.
-    """
+    """Some images of a data set."""
 
     numbers: Sequence[int]
-    images: Tensor | None
-    problems: Mapping[int, str] = field(default_factory=dict)
+    images: Tensor | None  # [n,C,H,W], zeros where one could not be read; None if none could
+    problems: Mapping[int, str] = field(default_factory=dict)  # what is wrong, by number
 
     def left_out(self) -> Tensor:
         """bool [n], the images that could not be read."""
         return torch.tensor([number in self.problems for number in self.numbers])
 
     def read_again(self) -> Tensor:
-        """The images [n,C,H,W], all of which could be read before.
-
-        Raises:
-            RuntimeError: one cannot be read any more.
-        """
+        """The images [n,C,H,W], all of which could be read before; RuntimeError if not now."""
         if self.images is None or self.problems:
             wrong = next(iter(self.problems.values()))
             raise RuntimeError(
@@ -211,7 +201,6 @@ class Batches:
 
 
 def _in_order(loader: DataLoader[Any]) -> bool:
-    """Whether a loader's numbers are its Dataset's."""
     sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
     if isinstance(sampler, RandomSampler):
         raise ValueError(

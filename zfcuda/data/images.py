@@ -223,7 +223,6 @@ class Images(ABC):
 
 
 def _digest(*parts: object) -> str:
-    """sha256 of texts, and of tensors with their dtype and shape."""
     digest = hashlib.sha256()
     for part in parts:
         text = tensor_digest(part) if isinstance(part, Tensor) else part

@@ -146,8 +146,8 @@ class Preprocessing:
                 "of a uint8 array [H, W, 3])"
             )
         pixels = self._reorder(np.asarray(self.fit(to_rgb(image))))
-        # A plane a channel, each step in place: the same values as _normalise's, up to eight times
-        # as fast, which counts where a data set is read.
+        # A plane a channel, each step in place: up to eight times as fast, which counts where a
+        # data set is read.
         x = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
         mean, std = (np.float32(each)[:, None, None] for each in (self.mean, self.std))
         x /= 255
@@ -190,10 +190,8 @@ class Preprocessing:
         colour = np.asarray(rgb, dtype=np.float32)
         if colour.shape != (3,) or not ((colour >= 0) & (colour <= 1)).all():
             raise ValueError(f"colour {rgb!r}: expected three numbers (red, green, blue) in 0..1")
-        return torch.from_numpy(self._normalise(self._reorder(colour)))
-
-    def _normalise(self, values: np.ndarray) -> np.ndarray:
-        return (values * np.float32(self.scale) - np.float32(self.mean)) / np.float32(self.std)
+        values = self._reorder(colour) * np.float32(self.scale) - np.float32(self.mean)
+        return torch.from_numpy(values / np.float32(self.std))
 
     def _reorder(self, values: np.ndarray) -> np.ndarray:
         # RGB to the network's order and back: the same reversal.

@@ -273,7 +273,6 @@ def read_idx(path: str | os.PathLike[str]) -> Tensor:
 
 
 def _shape(path: Path, file: BinaryIO) -> list[int]:
-    """What the header at the beginning of a file promises."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise ValueError(f"'{path}' is not an IDX file: it does not begin with two zero bytes")

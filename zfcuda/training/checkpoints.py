@@ -128,16 +128,8 @@ _MAY_DIFFER = ("epochs", "minutes")
 @contextmanager
 def training_run(folder: Path, name: str, data: Split, recipe: Recipe) -> Iterator[None]:
     """Begin a training in a folder, or go on with it, as :func:`run_folder`; it is compared by the
-    folder's ``run.json``. How long it may take does not count.
-
-    Warns:
-        UserWarning: the number of threads is another than before: the weights may then differ in
-            their last bits from those of a run that was never interrupted.
-
-    Raises:
-        ValueError: it is another run; names every difference.
-        OSError: the folder cannot be written.
-    """
+    folder's ``run.json``. How long it may take does not count. Warns where the number of threads is
+    another than before."""
     labels = _labels_digest(data)
     # Each rank of a process group trains for itself, in a folder of its own. Before its first epoch
     # a training is nobody's: another recipe may follow.

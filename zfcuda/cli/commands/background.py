@@ -52,13 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _box(text: str) -> tuple[int, ...]:
-    try:
-        box = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        box = ()
-    if len(box) != 4:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected LEFT,TOP,RIGHT,BOTTOM in pixels")
-    return box
+    return arguments.integers(text, 4, "LEFT,TOP,RIGHT,BOTTOM in pixels")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -162,15 +156,8 @@ def cut_out(image: Image, box: Sequence[float] | None = None) -> Image:
     By OpenCV's GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004).
 
     Args:
-        image: any picture that has a meaning as RGB.
-        box: (left, top, right, bottom) in pixels; outside it, all is background. Something of the
-            background must be seen outside it, or there is nothing to tell the object from. None
-            takes the picture without its outermost twentieth on each side.
-
-    Raises:
-        ValueError: a box that is empty, not in the picture or all of it, or no object in it (its
-            colours are those of the background).
-        ModuleNotFoundError: OpenCV is not installed.
+        box: (left, top, right, bottom) in pixels, with some background outside; None takes the
+            picture without its outermost twentieth on each side.
     """
     with extra("cutting objects out needs OpenCV"):
         import cv2

@@ -99,7 +99,6 @@ def _controls(
 
 
 def _findings(result: CorrespondenceResult) -> str:
-    """What came out, as it is: which parts are more consistent than random, layer by layer."""
     parts = [part for part in result.parts if part not in result.controls]
     sentences = [
         "Mean share of the signs of change that differ between two images, ± standard deviation "
@@ -164,11 +163,7 @@ def _faces(count: int, preprocessing: Preprocessing) -> tuple[Tensor, dict[str, 
 
 
 def _parts_of_table(path: Path, preprocessing: Preprocessing) -> tuple[Tensor, dict[str, Tensor]]:
-    """The images that a table names [N,3,H,W], and by name the boxes int64 [N,4] of each part.
-
-    Raises:
-        ValueError: no such table or image, or parts that are not those of the other images.
-    """
+    """The images that a table names [N,3,H,W], and by name the boxes int64 [N,4] of each part."""
     import torch
 
     table = _table_of_parts(path)

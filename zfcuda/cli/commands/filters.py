@@ -117,7 +117,6 @@ def _findings(result: FilterComparison) -> str:
 
 
 def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
-    """Both networks after the same short training, in folders of their own."""
     import torch
 
     from zfcuda import models, training

@@ -115,7 +115,6 @@ def _targets(texts: Sequence[str] | None, images: int, network: Network) -> list
 
 
 def _over_data(options: argparse.Namespace) -> None:
-    """Compute what is missing, then sum it up."""
     from zfcuda.experiments.invariance.over import invariance_run
 
     with data_set(options) as (network, images):

@@ -81,7 +81,6 @@ def _table(rows: Sequence[Row], fields: Fields) -> list[str]:
 
 
 def _notes(rows: Sequence[Row], fields: Fields) -> list[str]:
-    """For each reason one line with the layers that it holds for."""
     without: dict[str, list[str]] = {}
     for name, *_ in rows:
         if isinstance(fields[name], str):

@@ -121,7 +121,6 @@ def occlude(
 
 
 def _said(result: OcclusionResult, network: Network) -> str:
-    """What was done to the one image, and what came out of what was watched."""
     from zfcuda.results.base import called
 
     (height, width), (down, right) = result.size, result.stride
@@ -161,7 +160,6 @@ def _against(name: str, base: Tensor, values: Tensor) -> str:
 
 
 def _over_data(options: argparse.Namespace) -> None:
-    """Compute what is missing, then sum it up; or print how it would be done."""
     from zfcuda.experiments.occlusion.engines import Request
     from zfcuda.experiments.occlusion.over import occlusion_run
     from zfcuda.experiments.over import first_readable

@@ -89,11 +89,7 @@ def rotate(
 
 
 def _angles(text: str) -> list[float]:
-    """Angles in degrees from "START:STOP:STEP" (both ends included) or "A,B,C".
-
-    Raises:
-        ValueError: anything else, a step that is not above 0, or more than 3,600 angles.
-    """
+    """Degrees from "START:STOP:STEP" (both ends included) or "A,B,C", at most 3,600."""
     wrong = ValueError(
         f"angles {text!r}: expected START:STOP:STEP (as 0:360:5) or A,B,C in degrees"
     )

@@ -99,7 +99,6 @@ def _findings(result: TrainingResult) -> str:
 
 
 def _fresh(name: str, classes: int, recipe: Recipe) -> nn.Module:
-    """A network with weights drawn from the recipe's seed."""
     from zfcuda import models
     from zfcuda.storage.identity import seeded
 

@@ -67,12 +67,8 @@ def number(
 
 
 def data(parser: argparse.ArgumentParser, run: bool = False, workers: str = "none") -> None:
-    """--data, --limit, --part, --workers.
-
-    Args:
-        run: whether --data, which names every image of a run then, may be left out.
-        workers: how many there are by default, in words.
-    """
+    """--data, which may be left out if it names every image of a `run`, --limit, --part, --workers;
+    `workers` says how many there are by default."""
     given = "with --data: " if run else ""
     default = "Fashion-MNIST on coloured backgrounds where Debian's package puts it, otherwise"
     more = ". What was begun is gone on with" if run else f" (default: {default} {SAMPLES})"

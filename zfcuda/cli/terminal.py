@@ -100,10 +100,8 @@ def guarded(program: str, traceback: bool = False) -> Iterator[list[int]]:
         except Exception as error:
             if traceback or not (stops or isinstance(error, USER_ERRORS)):
                 raise
-            if stops:
-                status[0] = interrupted(program, stops[0])
-            else:
-                status[0] = 2
+            status[0] = interrupted(program, stops[0]) if stops else 2
+            if not stops:
                 remark(one_line(error), program)
 
 

@@ -80,8 +80,7 @@ def _look(network: Network, options: argparse.Namespace) -> Finding:
 
 def _name(options: argparse.Namespace, network: Network) -> str:
     """Of the training: its folder's, or the model's."""
-    first = Path(options.checkpoints[0]) if options.checkpoints else None
-    if first is not None and first.is_dir():
+    if options.checkpoints and (first := Path(options.checkpoints[0])).is_dir():
         return first.resolve().name
     return short_spec(network.spec)
 
@@ -118,17 +117,17 @@ def _checkpoints(
     """Files by epoch, and the model that they belong to."""
     from zfcuda.models import from_files
 
-    if options.checkpoints is None:
-        if network.spec != "zfnet_small":
-            raise ValueError(f"evolve needs --checkpoints for {network.spec}")
-        found = from_files.epochs()
-        if not found:
-            raise ValueError(
-                "no checkpoints come with this zfcuda; name some with --checkpoints, as the folder "
-                "of a `zfcuda train`"
-            )
-        return {str(epoch): path for epoch, path in found.items()}, from_files.convolutions()
-    return _named(options.checkpoints), network.model
+    if options.checkpoints is not None:
+        return _named(options.checkpoints), network.model
+    if network.spec != _MODEL:
+        raise ValueError(f"evolve needs --checkpoints for {network.spec}")
+    found = from_files.epochs()
+    if not found:
+        raise ValueError(
+            "no checkpoints come with this zfcuda; name some with --checkpoints, as the folder of "
+            "a `zfcuda train`"
+        )
+    return {str(epoch): path for epoch, path in found.items()}, from_files.convolutions()
 
 
 def _of_folder(folder: Path) -> dict[str, Path]:

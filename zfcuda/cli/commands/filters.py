@@ -150,8 +150,7 @@ def _trained(options: argparse.Namespace, folder: Path) -> dict[str, Network]:
 
 def _fresh(classes: int, seed: int, coarse: bool) -> nn.Module:
     """zfnet_small; or with AlexNet's first layer, 11×11 at stride 4, whose maps are as large as
-    zfnet_small's after pool1, so that pool1 keeps their size and everything behind it is the
-    same."""
+    zfnet_small's after pool1: pool1 then keeps their size, and all behind it is the same."""
     from torch import nn
 
     import zfcuda.nn

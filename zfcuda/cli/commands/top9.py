@@ -44,24 +44,13 @@ def store_activations(options: argparse.Namespace) -> None:
     provenance = Provenance.of(options, network.facts(), layer=layers)
     options.workers = arguments.workers(options.workers, network.device)
     images, what = inputs.images_of(options, network)
+    expects = dataclasses.asdict(network.preprocessing)  # for the page
+    about = (network.model, images, layers, options.k, options.maps)
+    how = {name: getattr(options, name) for name in ("batch", "workers", "every")}
+    how["about"] = {"provenance": provenance.facts(), "images": what, "preprocessing": expects}
+    how["progress"] = not options.quiet
     with resumable(), arguments.cores_shared_with(options.workers, network.device):
-        stored = zfcuda.record_activations(
-            options.store,
-            network.model,
-            images,
-            layers,
-            options.k,
-            options.maps,
-            batch=options.batch,
-            workers=options.workers,
-            every=options.every,
-            about={
-                "provenance": provenance.facts(),
-                "images": what,
-                "preprocessing": dataclasses.asdict(network.preprocessing),  # for the page
-            },
-            progress=not options.quiet,
-        )
+        stored = zfcuda.record_activations(options.store, *about, **how)
     if current_shard().first:
         _tell_stored(stored)
 

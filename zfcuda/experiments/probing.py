@@ -29,6 +29,7 @@ from zfcuda.inference.passes import (
     progress_bar,
 )
 from zfcuda.results.probe import PIXELS, ProbeResult
+from zfcuda.storage.terminal import extra
 
 
 def layers_by_depth(model: nn.Module, x: Tensor, most: int = 8) -> list[str]:
@@ -194,15 +195,6 @@ def _pooled(maps: Tensor, shape: tuple[int, ...]) -> Tensor:
     return F.adaptive_avg_pool2d(maps, shape[1:])
 
 
-def require_sklearn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            'linear probes need scikit-learn; install it with: pip install "zfcuda[probe]"'
-        ) from None
-
-
 @dataclass(frozen=True)
 class Fit:
     """The classifiers of one layer.
@@ -325,7 +317,8 @@ def linear_probe(
             ``max_features``.
     """
     start = time.perf_counter()
-    require_sklearn()
+    with extra("linear probes need scikit-learn", "probe"):
+        import sklearn  # noqa: F401
     strengths = _strengths(regularisation)
     if size < 1 or steps < 1:
         raise ValueError(f"size and steps must be at least 1, got {size} and {steps}")

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -109,15 +110,14 @@ def guarded(program: str, traceback: bool = False) -> Iterator[list[int]]:
 def _any_name_on(stream: Any) -> Iterator[None]:
     """Escape what the stream cannot write, as standard error does: file names may hold anything,
     and a file that was written must not become an error when its name is printed."""
-    before = getattr(stream, "errors", None)
-    if before is None or not hasattr(stream, "reconfigure"):
-        yield
-        return
-    stream.reconfigure(errors="backslashreplace")
+    before = stream.errors if hasattr(stream, "reconfigure") else None
+    if before:
+        stream.reconfigure(errors="backslashreplace")
     try:
         yield
     finally:
-        stream.reconfigure(errors=before)
+        if before:
+            stream.reconfigure(errors=before)
 
 
 @contextlib.contextmanager
@@ -133,13 +133,8 @@ def _stoppable() -> Iterator[list[KeyboardInterrupt]]:
     own = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         own.append(signal.SIGINT)
-    before = {}
-    try:
-        for number in own:
-            before[number] = signal.signal(number, stop)
-    except ValueError:  # not the main thread, which alone may set handlers
-        yield stops
-        return
+    may = threading.current_thread() is threading.main_thread()  # set handlers
+    before = {number: signal.signal(number, stop) for number in own if may}
     try:
         yield stops
     finally:

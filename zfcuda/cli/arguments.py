@@ -78,7 +78,7 @@ def data(parser: argparse.ArgumentParser, run: bool = False, workers: str = "non
 
 def labelled_data(parser: argparse.ArgumentParser, of: str = "the training images") -> None:
     """--data, --limit, --plain and --seed, and what data that may be."""
-    add(parser, "data", "limit", "plain", "seed", limit=f"N of {of}, drawn by --seed,")
+    add(parser, "data", "limit", "plain", "seed", limit=f"N of {of}, drawn by --seed")
     parser.epilog = f"{parser.epilog}{_LABELLED}"
 
 
@@ -166,7 +166,7 @@ _SHARED: dict[str, tuple[str, dict[str, Any]]] = {
         f"'{SAMPLES}': the pictures that come with zfcuda{{}}",
         {"metavar": "DIR"},
     ),
-    "limit": ("use {} only", {"type": int, "metavar": "N"}),
+    "limit": ("use only {}", {"type": int, "metavar": "N"}),
     "part": (
         "{}of IDX files (default: %(default)s)",
         {"choices": (*PARTS, ALL), "default": "validation"},

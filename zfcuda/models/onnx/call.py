@@ -10,6 +10,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from zfcuda.models.onnx.reading import Beside
+
 # The number of images while a network is made: no other length in it is this prime, or a multiple.
 BATCH = 999_983
 
@@ -18,21 +20,13 @@ Pads = tuple[int, int, int, int]  # top, left, bottom, right
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """A value that a node takes.
-
-    Attributes:
-        name: of the value.
-        shape: its first length is ``BATCH``, unless it is a constant.
-        dtype: of its numbers.
-        constant: the value, if it does not depend on the images.
-        padding: zeros that a convolution is to see around it.
-    """
+    """A value that a node takes."""
 
     name: str
-    shape: torch.Size
+    shape: torch.Size  # the first length is BATCH, unless it is a constant
     dtype: torch.dtype
-    constant: Tensor | None = None
-    padding: Pads = (0, 0, 0, 0)
+    constant: Tensor | None = None  # the value, if it does not depend on the images
+    padding: Pads = (0, 0, 0, 0)  # zeros that a convolution is to see around it
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,42 +39,37 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A node.
-
-    Attributes:
-        node: as the file has it.
-        version: of its operator: the opset in which that was last changed.
-        inputs: what it takes; None for what is left out.
-        images: how many the file was made for, None if any number.
-    """
+    """A node, and what its layer depends on."""
 
     node: onnx.NodeProto
-    version: int
-    inputs: tuple[Operand | None, ...]
-    images: int | None
+    version: int  # of its operator: the opset in which that was last changed
+    inputs: tuple[Operand | None, ...]  # None for what is left out
+    images: int | None  # how many the file was made for, None if any number
+    beside: Beside
 
     def error(self, message: str) -> ValueError:
-        return ValueError(f"node {self.label} ({self.node.op_type}): {message}")
+        return ValueError(f"node {label(self.node)} ({self.node.op_type}): {message}")
 
     @property
-    def label(self) -> str:
-        return label(self.node)
+    def shape(self) -> torch.Size:
+        """Of the first input."""
+        return self.input(0).shape
+
+    @property
+    def of_constant(self) -> bool:
+        """Whether the first input does not depend on the images."""
+        return self.input(0).constant is not None
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute: a number, a string, a list of numbers or a TensorProto."""
         for attribute in self.node.attribute:
             if attribute.name == name:
                 value = onnx.helper.get_attribute_value(attribute)
-                value = value.decode(errors="replace") if isinstance(value, bytes) else value
-                return value
+                return value.decode(errors="replace") if isinstance(value, bytes) else value
         return default
 
     def choice(self, name: str, default: Any, *known: Any) -> Any:
-        """An attribute that may have one of the ``known`` values only.
-
-        Raises:
-            ValueError: it has another.
-        """
+        """An attribute that may have one of the ``known`` values only."""
         value = self.attribute(name, default)
         if value not in known:
             expected = " or ".join(map(str, known))
@@ -89,26 +78,28 @@ class Call:
 
     def input(self, index: int) -> Operand:
         """An input that must be there."""
-        found = self.inputs[index] if index < len(self.inputs) else None
+        found = self._optional(index)
         if found is None:
             raise self.error(f"input {index} is missing")
         return found
 
-    def constant(self, index: int) -> Tensor | None:
-        """An input that must not depend on the images; None if it is left out.
+    def _optional(self, index: int) -> Operand | None:
+        return self.inputs[index] if index < len(self.inputs) else None
 
-        Raises:
-            ValueError: it depends on them.
-        """
-        found = self.inputs[index] if index < len(self.inputs) else None
+    def constant(self, index: int) -> Tensor | None:
+        """An input that must not depend on the images; None if it is left out."""
+        found = self._optional(index)
         if found is not None and found.constant is None:
             raise self.error(f"input {index} ({found.name!r}) must be a constant of the file")
         return None if found is None else found.constant
 
-    def weights(self, index: int, *lengths: int | None) -> Tensor:
-        """A constant that must be there, of real numbers and of this shape (None: any but 0)."""
-        self.input(index)
+    def weights(self, index: int, *lengths: int | None, optional: bool = False) -> Any:
+        """A constant of real numbers and of this shape (None: any length but 0); it must be there
+        unless it is ``optional``."""
         found = self.constant(index)
+        if found is None and optional:
+            return None
+        self.input(index)
         fits = found.dim() == len(lengths) and all(
             have > 0 and want in (None, have)
             for want, have in zip(lengths, found.shape, strict=True)
@@ -124,23 +115,20 @@ class Call:
     def integers(self, index: int, name: str, default: Any = None) -> Any:
         """What older opsets have as the attribute ``name`` and newer ones as an input."""
         found = self.constant(index)
-        if found is None:
-            return self.attribute(name, default)
-        return found.reshape(-1).tolist()
+        return self.attribute(name, default) if found is None else found.reshape(-1).tolist()
 
-    def axis(self, axis: int, rank: int, images: bool = False) -> int:
-        """An axis counted from the front.
+    def number(self, index: int, name: str, default: float) -> float:
+        """The same of one number."""
+        found = self.constant(index)
+        return self.attribute(name, default) if found is None else found.item()
 
-        Args:
-            rank: of what it is an axis of.
-            images: whether it may be the axis along which the images lie.
-
-        Raises:
-            ValueError: it is out of range, or lies along the images.
-        """
+    def axis(self, axis: int, rank: int | None = None, images: bool = False) -> int:
+        """An axis of the first input, or of ``rank`` axes, counted from the front; the images' own
+        only where there are none, or if ``images`` says so."""
+        rank = len(self.shape) if rank is None else rank
         if not -rank <= axis < rank:
             raise self.error(f"axis {axis} of {rank}")
-        if axis % rank == 0 and not images:
+        if axis % rank == 0 and not images and not self.of_constant:
             raise self.error("it mixes the images of a batch (axis 0)")
         return axis % rank
 
@@ -152,13 +140,7 @@ def label(node: onnx.NodeProto) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A node that became a layer.
-
-    Attributes:
-        node: the file's.
-        module: the layer.
-        inputs, outputs: names of the values that it takes and makes.
-    """
+    """A node that became a layer; the names of the values that this takes and makes."""
 
     node: onnx.NodeProto
     module: nn.Module
@@ -176,34 +158,23 @@ def needed(made: Sequence[Made], output: str) -> list[Made]:
     return found[::-1]
 
 
-Maker = Callable[[Call], Layer]  # its ValueErrors name the node
+# What makes a layer, or a constant, of a node; its ValueErrors name the node.
+Maker = Callable[[Call], Layer | Tensor]
 
 
-@dataclass(frozen=True)
-class Operator:
-    """An operator that is known.
-
-    Attributes:
-        layer: from a node to what it becomes.
-        newest: the latest of the operator's versions that ``layer`` was written for.
-    """
-
-    layer: Maker
-    newest: int
-
-
-class Table(dict[str, Operator]):
-    """Operators by name."""
+class Table(dict[str, tuple[Maker, int]]):
+    """By operator, what makes a layer of it and the latest of the operator's versions that this was
+    written for."""
 
     def add(self, name: str, newest: int) -> Callable[[Maker], Maker]:
         """A decorator that enters a maker."""
 
         def enter(maker: Maker) -> Maker:
-            self[name] = Operator(maker, newest)
+            self[name] = maker, newest
             return maker
 
         return enter
 
     def add_module(self, name: str, newest: int, module: Callable[[], nn.Module]) -> None:
         """Enter an operator without settings."""
-        self[name] = Operator(lambda call: Layer(module()), newest)
+        self[name] = lambda call: Layer(module()), newest

@@ -45,13 +45,10 @@ def _whole(last: Made, makers: Mapping[str, Made]) -> nn.LocalResponseNorm | Non
         part = makers.get(scale)
         if part is None or part.node.op_type != kind or len(part.inputs) != 1:
             return None
-        number = _number(part.module)
-        if number is None:
-            return None
-        numbers.append(number)
+        numbers.append(_number(part.module))
         (scale,) = part.inputs
     pool = _skip(scale, makers)
-    if pool is None or not isinstance(pool.module, nn.AvgPool3d):
+    if None in numbers or pool is None or not isinstance(pool.module, nn.AvgPool3d):
         return None
     squares = _skip(pool.inputs[0], makers)
     if squares is None or squares.node.op_type not in ("Mul", "Pow"):

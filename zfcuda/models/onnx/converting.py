@@ -11,26 +11,25 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TypeVar
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from zfcuda.models.onnx import shaping
-from zfcuda.models.onnx.call import BATCH, Call, Layer, Made, Operand, label, needed
+from zfcuda.models.onnx.call import BATCH, Call, Made, Operand, label, needed
 from zfcuda.models.onnx.contrast import with_contrast_normalisation
-from zfcuda.models.onnx.elementwise import ACTIVATIONS, ARITHMETIC, LINEAR, NORMALISATION
+from zfcuda.models.onnx.elementwise import ELEMENTWISE
 from zfcuda.models.onnx.layers import Function, OnnxNetwork, Step
-from zfcuda.models.onnx.reading import DTYPES, OnnxFile, tensor
-from zfcuda.models.onnx.shaping import SHAPING
-from zfcuda.models.onnx.windows import CONVOLUTION, POOLING
+from zfcuda.models.onnx.reading import DTYPES, OnnxFile, first_line, tensor
+from zfcuda.models.onnx.shaping import SHAPING, padding
+from zfcuda.models.onnx.windows import WINDOWS
 
-OPERATORS = CONVOLUTION | POOLING | NORMALISATION | LINEAR | ACTIVATIONS | ARITHMETIC | SHAPING
-
+OPERATORS = WINDOWS | ELEMENTWISE | SHAPING
+# Of every operator the latest version that is known.
+_NEWEST = {name: newest for name, (_, newest) in OPERATORS.items()} | {"If": 25}
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # torch's exporter from 2.5 on
 
@@ -57,27 +56,20 @@ def layer_names(nodes: Sequence[onnx.NodeProto]) -> list[str]:
 
 def _place(node: onnx.NodeProto, index: int) -> tuple[Path, str]:
     """Where a node comes from, and what it is there."""
-    path, operator = _told(node, index)
-    operator = _attribute(operator)
-    return tuple(map(_attribute, path)) or (operator,), operator
-
-
-def _told(node: onnx.NodeProto, index: int) -> tuple[Sequence[str], str]:
-    """The same as the file has it."""
     operator = node.op_type.lower()
+    name = node.name or node.output[0]
     scopes = _torchs_scopes(node)
     if len(scopes) > 1:
-        return [part for part in scopes[-2].split(".") if part], scopes[-1]
-    name = node.name or node.output[0]
-    if name.isdecimal():
-        name = f"{operator}_{index}"
-    parts = [part for part in name.split("/") if part]
-    if not name.startswith("/"):
-        return parts, operator
-    *scope, operator = parts or [operator]
-    # The children of torch's containers repeat the container's name: features/features.0
-    own = [part for part, child in pairwise((*scope, "")) if not child.startswith(f"{part}.")]
-    return [part for name in own for part in name.split(".") if part], operator.lower()
+        parts, operator = scopes[-2].split("."), scopes[-1]
+    elif name.startswith("/"):
+        *scope, operator = [part for part in name.split("/") if part] or [operator]
+        # The children of torch's containers repeat the container's name: features/features.0
+        own = [part for part, child in pairwise((*scope, "")) if not child.startswith(f"{part}.")]
+        parts, operator = ".".join(own).split("."), operator.lower()
+    else:
+        parts = [f"{operator}_{index}"] if name.isdecimal() else name.split("/")
+    operator = _attribute(operator)
+    return tuple(_attribute(part) for part in parts if part) or (operator,), operator
 
 
 def _torchs_scopes(node: onnx.NodeProto) -> list[str]:
@@ -126,14 +118,6 @@ def _attribute(part: str) -> str:
 _MODULE = OnnxNetwork((0, 0, 0))
 
 
-# Of every operator the latest version that is known.
-_NEWEST = (
-    {name: operator.newest for name, operator in OPERATORS.items()}
-    | {name: newest for name, (_, newest) in shaping.MAKERS.items()}
-    | {"If": 25}
-)
-
-
 def pads_explicitly(node: onnx.NodeProto, padded: str) -> bool:
     """Whether the node is a convolution of the value ``padded`` that says its own padding in
     numbers, to which more can be added."""
@@ -165,16 +149,11 @@ def taken(node: onnx.NodeProto) -> list[str]:
 
 
 def require_known(nodes: Iterable[onnx.NodeProto]) -> None:
-    """Raise unless all their operators are known.
-
-    Raises:
-        ValueError: it names each unknown operator, and the first node that has it.
-    """
+    """Raise a ValueError that names each unknown operator, and the first node that has it."""
     unknown: dict[str, str] = {}
     for node in nodes:
-        operator = (
-            node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-        )
+        domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}."
+        operator = f"{domain}{node.op_type}"
         if operator not in _NEWEST:
             unknown.setdefault(operator, label(node))
     if unknown:
@@ -183,11 +162,7 @@ def require_known(nodes: Iterable[onnx.NodeProto]) -> None:
 
 
 def version_of(node: onnx.NodeProto, opset: int) -> int:
-    """The version of the node's operator.
-
-    Raises:
-        ValueError: it is later than the latest that is known.
-    """
+    """The version of the node's operator, which must be known."""
     version = onnx.defs.get_schema(node.op_type, opset).since_version
     if version > _NEWEST[node.op_type]:
         raise ValueError(
@@ -247,15 +222,7 @@ _CHANNELS = (1, 3)  # of pictures
 
 
 def converted(file: OnnxFile, logits: bool, size: tuple[int, int]) -> OnnxNetwork:
-    """The network of a file.
-
-    Args:
-        logits: leave out a final softmax, and flatten an answer [N,K,1,1].
-        size: of the images, where the file leaves it open.
-
-    Raises:
-        ValueError: see :func:`zfcuda.models.onnx.load`.
-    """
+    """The network of a file; arguments and errors are those of :func:`zfcuda.models.onnx.load`."""
     conversion = _Conversion(file, size)
     answer = conversion.values[conversion.output]
     output = answer.name
@@ -274,15 +241,8 @@ def converted(file: OnnxFile, logits: bool, size: tuple[int, int]) -> OnnxNetwor
 
 
 class _Conversion:
-    """The layers of a file's graph.
-
-    Attributes:
-        image: name of the input.
-        image_shape: [C,H,W].
-        output: name of the output.
-        values: by name.
-        made: the layers, in order.
-    """
+    """The layers of a file's graph (``made``, in order), and its values by name, of which
+    ``image`` and ``output`` are the network's own."""
 
     def __init__(self, file: OnnxFile, size: tuple[int, int]) -> None:
         self._file = file
@@ -329,26 +289,36 @@ class _Conversion:
     def _convert(self, node: onnx.NodeProto) -> None:
         if self._transposed and self.image in node.input:
             self.values[node.output[0]] = self.values[self.image]
-            return None
+            return
         version = version_of(node, self._file.opset)
         given = tuple(self._value(node, name) if name else None for name in node.input)
-        call = Call(node, version, given, self.images)
-        if node.op_type in shaping.MAKERS:
-            maker, _ = shaping.MAKERS[node.op_type]
-            return self._keep(node.output[0], _asked(call, lambda: maker(call, self._file.beside)))
-        if node.op_type == "If":
+        call = Call(node, version, given, self.images, self._file.beside)
+        try:
+            self._enter(call)
+        except ValueError:
+            raise
+        except Exception as error:  # attributes of other types, shapes that do not fit
+            raise call.error(first_line(error)) from error
+
+    def _enter(self, call: Call) -> None:
+        """What the node becomes: values that are known, or a layer."""
+        if call.node.op_type == "If":
             return self._branch(call)
         if self._is_padding_of_convolutions(call):
             return None
-        layer = _asked(call, lambda: OPERATORS[node.op_type].layer(call))
-        operands = [call.input(index) for index in layer.takes]
-        metas = _asked(call, lambda: _tried(layer, operands))
-        outputs = tuple(node.output)[: len(metas)]
+        maker, _ = OPERATORS[call.node.op_type]
+        layer = maker(call)
+        if isinstance(layer, Tensor):
+            return self._keep(call.node.output[0], layer)
+        module, operands = layer.module, [call.input(index) for index in layer.takes]
+        metas = _tried(module, operands)
+        outputs = tuple(call.node.output)[: len(metas)]
         if all(operand.constant is not None for operand in operands):
             if sum(meta.numel() for meta in metas) > _LARGEST_CONSTANT:
                 raise call.error("makes a constant of too many numbers")
-            self._require_room(sum(meta.nbytes for meta in metas), call.label)
-            results = _asked(call, lambda: _computed(layer, operands))
+            self._require_room(sum(meta.nbytes for meta in metas), label(call.node))
+            with torch.no_grad():
+                results = _several(module(*(operand.constant for operand in operands)))
             for name, result in zip(outputs, results, strict=True):
                 self._keep(name, result)
             return None
@@ -358,12 +328,11 @@ class _Conversion:
             if meta.numel() // BATCH > _LARGEST:
                 raise call.error(f"makes {meta.numel() // BATCH:,} numbers of one image")
             self.values[name] = Operand(name, meta.shape, meta.dtype)
-        own = (*layer.module.parameters(), *layer.module.buffers())
+        own = (*module.parameters(), *module.buffers())
         made = [v for v in own if v.untyped_storage().data_ptr() not in self._files]
         self._bytes += sum(value.nbytes for value in made)
-        self._require_room(0, call.label)
-        names = tuple(operand.name for operand in operands)
-        self.made.append(Made(node, layer.module, names, outputs))
+        self._require_room(0, label(call.node))
+        self.made.append(Made(call.node, module, tuple(o.name for o in operands), outputs))
         return None
 
     def _value(self, node: onnx.NodeProto, name: str) -> Operand:
@@ -389,8 +358,7 @@ class _Conversion:
     def _branch(self, call: Call) -> None:
         """Take one branch of an If that does not depend on the images."""
         call.input(0)
-        chosen = _asked(call, lambda: call.constant(0).item())
-        branch = call.attribute("then_branch" if chosen else "else_branch")
+        branch = call.attribute("then_branch" if call.constant(0).item() else "else_branch")
         for stored in branch.initializer:
             self._keep(stored.name, tensor(stored, self._file.beside))
         inner = [value.name for value in branch.output]
@@ -400,17 +368,15 @@ class _Conversion:
 
     def _is_padding_of_convolutions(self, call: Call) -> bool:
         """Whether the node pads with zeros what only convolutions take; they then do it."""
-        if call.node.op_type != "Pad" or call.input(0).constant is not None:
+        if call.node.op_type != "Pad" or call.of_constant:
             return False
-        pads, mode, value = _asked(call, lambda: shaping.padding(call))
-        output = call.node.output[0]
-        takers = self._takers.get(output, [])
-        rank = len(call.input(0).shape)
-        fits = rank == 4 and [*pads[:2], *pads[4:6]] == [0] * 4 and min(pads) >= 0
+        pads, mode, value = padding(call)
+        own, output = call.input(0), call.node.output[0]
+        fits = len(own.shape) == 4 and [*pads[:2], *pads[4:6]] == [0] * 4 and min(pads) >= 0
         fits = fits and mode == "constant" and value == 0 and output != self.output
+        takers = self._takers.get(output, [])
         if not fits or not all(pads_explicitly(node, output) for node in takers):
             return False
-        own = call.input(0)
         more = (pads[2], pads[3], pads[6], pads[7])
         both = tuple(a + b for a, b in zip(own.padding, more, strict=True))
         self.values[output] = replace(own, padding=both)
@@ -460,33 +426,13 @@ def _image(
     return images or None, (channels, height, width), dtype
 
 
-_Answer = TypeVar("_Answer")
-
-
-def _asked(call: Call, question: Callable[[], _Answer]) -> _Answer:
-    """An answer; whatever goes wrong names the node."""
-    try:
-        return question()
-    except ValueError:
-        raise
-    except Exception as error:  # attributes of other types, shapes that do not fit
-        reason = str(error).strip().split("\n")[0]
-        raise call.error(reason or type(error).__name__) from error
-
-
-def _tried(layer: Layer, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
-    """What the layer makes, without numbers."""
+def _tried(module: nn.Module, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
+    """What the module makes, without numbers."""
     metas = (torch.empty(o.shape, dtype=o.dtype, device="meta") for o in operands)
-    named = (*layer.module.named_parameters(), *layer.module.named_buffers())
+    named = (*module.named_parameters(), *module.named_buffers())
     weights = {name: value.to("meta") for name, value in named}
     with torch.no_grad():
-        return _several(torch.func.functional_call(layer.module.eval(), weights, tuple(metas)))
-
-
-def _computed(layer: Layer, operands: Sequence[Operand]) -> tuple[Tensor, ...]:
-    """What the layer makes of constants."""
-    with torch.no_grad():
-        return _several(layer.module(*(operand.constant for operand in operands)))
+        return _several(torch.func.functional_call(module.eval(), weights, tuple(metas)))
 
 
 def _several(result: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

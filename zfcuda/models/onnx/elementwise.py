@@ -1,4 +1,4 @@
-"""ONNX's functions of one value, element by element or along an axis, in torch."""
+"""What ONNX's arithmetic, activations, norms and linear layers are in torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zfcuda.models.onnx.layers import (
 )
 from zfcuda.models.onnx.reading import DTYPES
 
-ARITHMETIC = Table()
+ELEMENTWISE = Table()
 
 
 def of_operands(function: Callable[[Any, Any], Tensor]) -> Maker:
@@ -33,17 +33,13 @@ def of_operands(function: Callable[[Any, Any], Tensor]) -> Maker:
             return Layer(Elementwise(function), tuple(range(len(given))))
         if len(fixed) > 1 or fixed[0] not in (0, len(given) - 1):
             raise call.error("takes several constants of the file")
-        _require_no_lengths(call, given[fixed[0]].constant)
+        constant = given[fixed[0]].constant
+        if constant.numel() == 1 and constant.item() and constant.item() % BATCH == 0:
+            raise call.error("computes with the number of images")
         taken = tuple(i for i in range(len(given)) if i not in fixed)
-        return Layer(Elementwise(function, given[fixed[0]].constant, fixed[0] == 0), taken)
+        return Layer(Elementwise(function, constant, fixed[0] == 0), taken)
 
     return layer
-
-
-def _require_no_lengths(call: Call, constant: Tensor) -> None:
-    """What is computed with the number of images is no constant of the network."""
-    if constant.numel() == 1 and constant.item() and constant.item() % BATCH == 0:
-        raise call.error("computes with the number of images")
 
 
 def _divided(a: Tensor, b: Tensor) -> Tensor:
@@ -62,10 +58,10 @@ for _name, _newest, _function in (
     ("Min", 13, torch.minimum),
     ("Equal", 19, torch.eq),
 ):
-    ARITHMETIC.add(_name, _newest)(of_operands(_function))
+    ELEMENTWISE.add(_name, _newest)(of_operands(_function))
 
 
-@ARITHMETIC.add("Pow", 15)
+@ELEMENTWISE.add("Pow", 15)
 def _pow(call: Call) -> Layer:
     exponent = call.input(1).constant
     if exponent is not None and exponent.numel() == 1 and exponent.dim() <= 1:
@@ -73,12 +69,10 @@ def _pow(call: Call) -> Layer:
     return of_operands(torch.pow)(call)
 
 
-NORMALISATION = Table()
-
 _MOST_MAPS = 2**14  # that one is normalised by; torch pads with as many
 
 
-@NORMALISATION.add("LRN", 13)
+@ELEMENTWISE.add("LRN", 13)
 def _lrn(call: Call) -> Layer:
     size = call.attribute("size")
     if not isinstance(size, int) or not 1 <= size <= _MOST_MAPS or size % 2 == 0:
@@ -87,34 +81,31 @@ def _lrn(call: Call) -> Layer:
     return Layer(nn.LocalResponseNorm(size, alpha, beta, k=call.attribute("bias", 1.0)))
 
 
-@NORMALISATION.add("BatchNormalization", 15)
+@ELEMENTWISE.add("BatchNormalization", 15)
 def _batch_norm(call: Call) -> Layer:
     call.choice("spatial", 1, 1)
     call.choice("training_mode", 0, 0)
-    shape = call.input(0).shape
-    if len(shape) not in (2, 4):
-        raise call.error(f"takes maps [N,C,H,W] or vectors [N,C], got {len(shape)} dimensions")
-    kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
-    module = kind(shape[1], call.attribute("epsilon", 1e-5), device="meta")
-    scale, shift, mean, variance = (call.weights(i, shape[1]) for i in (1, 2, 3, 4))
-    module.running_mean, module.running_var = mean, variance
+    rank = len(call.shape)
+    if rank not in (2, 4):
+        raise call.error(f"takes maps [N,C,H,W] or vectors [N,C], got {rank} dimensions")
+    channels = call.shape[1]
+    kind = nn.BatchNorm2d if rank == 4 else nn.BatchNorm1d
+    module = kind(channels, call.attribute("epsilon", 1e-5), device="meta")
+    scale, shift, module.running_mean, module.running_var = (
+        call.weights(i, channels) for i in (1, 2, 3, 4)
+    )
     module.num_batches_tracked = torch.tensor(0)
     return Layer(with_parameters(module, scale, shift))
 
 
-@NORMALISATION.add("LayerNormalization", 17)
+@ELEMENTWISE.add("LayerNormalization", 17)
 def _layer_norm(call: Call) -> Layer:
-    shape = call.input(0).shape
-    first = call.axis(call.attribute("axis", -1), len(shape))
-    weight = call.weights(1, *shape[first:])
-    bias = None if call.constant(2) is None else call.weights(2, *shape[first:])
-    module = nn.LayerNorm(
-        shape[first:], call.attribute("epsilon", 1e-5), bias=bias is not None, device="meta"
-    )
+    shape = call.shape[call.axis(call.attribute("axis", -1)) :]
+    weight, bias = call.weights(1, *shape), call.weights(2, *shape, optional=True)
+    epsilon = call.attribute("epsilon", 1e-5)
+    module = nn.LayerNorm(shape, epsilon, bias=bias is not None, device="meta")
     return Layer(with_parameters(module, weight, bias))
 
-
-ACTIVATIONS = Table()
 
 _SELU = (1.6732632423543772, 1.0507009873554805)  # alpha, gamma; torch has no others
 
@@ -134,20 +125,21 @@ for _name, _newest, _module in (
     ("Abs", 13, partial(Function, torch.abs)),
     ("Neg", 13, partial(Function, torch.neg)),
     ("Reciprocal", 13, partial(Function, torch.reciprocal)),
+    ("Identity", 25, nn.Identity),
 ):
-    ACTIVATIONS.add_module(_name, _newest, _module)
+    ELEMENTWISE.add_module(_name, _newest, _module)
 
 
 def _with_alpha(module: Callable[[float], nn.Module], usual: float) -> Maker:
     return lambda call: Layer(module(call.attribute("alpha", usual)))
 
 
-ACTIVATIONS.add("LeakyRelu", 16)(_with_alpha(nn.LeakyReLU, 0.01))
-ACTIVATIONS.add("Elu", 22)(_with_alpha(nn.ELU, 1.0))
-ACTIVATIONS.add("Celu", 28)(_with_alpha(nn.CELU, 1.0))
+ELEMENTWISE.add("LeakyRelu", 16)(_with_alpha(nn.LeakyReLU, 0.01))
+ELEMENTWISE.add("Elu", 22)(_with_alpha(nn.ELU, 1.0))
+ELEMENTWISE.add("Celu", 28)(_with_alpha(nn.CELU, 1.0))
 
 
-@ACTIVATIONS.add("Selu", 22)
+@ELEMENTWISE.add("Selu", 22)
 def _selu(call: Call) -> Layer:
     alpha, gamma = call.attribute("alpha", _SELU[0]), call.attribute("gamma", _SELU[1])
     if max(abs(alpha - _SELU[0]), abs(gamma - _SELU[1])) > 1e-6:  # as float32
@@ -155,25 +147,23 @@ def _selu(call: Call) -> Layer:
     return Layer(nn.SELU())
 
 
-@ACTIVATIONS.add("PRelu", 16)
+@ELEMENTWISE.add("PRelu", 16)
 def _prelu(call: Call) -> Layer:
-    channels = call.input(0).shape[1]
     slope = call.input(1).constant
     if slope is None:
         raise call.error("its slopes must be constants of the file")
-    per_channel = (channels, *(1 for _ in call.input(0).shape[2:]))
+    per_channel = (call.shape[1], *(1 for _ in call.shape[2:]))
     if slope.numel() != 1 and tuple(slope.shape) not in (per_channel, (1, *per_channel)):
         raise call.error(f"its slopes {list(slope.shape)} are not one for each channel")
     module = nn.PReLU(slope.numel(), device="meta")
     return Layer(with_parameters(module, slope.reshape(-1), None))
 
 
-@ACTIVATIONS.add("Clip", 13)
+@ELEMENTWISE.add("Clip", 13)
 def _clip(call: Call) -> Layer:
     ends = []
     for index, name, open_end in ((1, "min", -torch.inf), (2, "max", torch.inf)):
-        end = call.constant(index)
-        end = call.attribute(name, open_end) if end is None else end.item()
+        end = call.number(index, name, open_end)
         # What stands for "no limit" in old files.
         ends.append(open_end if abs(end) >= torch.finfo(torch.float32).max else end)
     low, high = ends
@@ -184,32 +174,31 @@ def _clip(call: Call) -> Layer:
     return Layer(Function(torch.clamp, min=low, max=high))
 
 
-@ACTIVATIONS.add("HardSigmoid", 22)
+@ELEMENTWISE.add("HardSigmoid", 22)
 def _hard_sigmoid(call: Call) -> Layer:
     alpha, beta = call.attribute("alpha", 0.2), call.attribute("beta", 0.5)
     torchs = abs(alpha - 1 / 6) < 1e-6 and beta == 0.5  # as a float32
     return Layer(nn.Hardsigmoid() if torchs else HardSigmoid(alpha, beta))
 
 
-@ACTIVATIONS.add("Gelu", 20)
+@ELEMENTWISE.add("Gelu", 20)
 def _gelu(call: Call) -> Layer:
     return Layer(nn.GELU(call.choice("approximate", "none", "none", "tanh")))
 
 
-@ACTIVATIONS.add("Swish", 24)
+@ELEMENTWISE.add("Swish", 24)
 def _swish(call: Call) -> Layer:
     call.choice("alpha", 1.0, 1.0)
     return Layer(nn.SiLU())
 
 
-@ACTIVATIONS.add("Dropout", 22)
+@ELEMENTWISE.add("Dropout", 22)
 def _dropout(call: Call) -> Layer:
     """The network is made for looking at: in eval mode, whatever the file says."""
-    ratio = call.constant(1)
-    return Layer(nn.Dropout(call.attribute("ratio", 0.5) if ratio is None else ratio.item()))
+    return Layer(nn.Dropout(call.number(1, "ratio", 0.5)))
 
 
-@ACTIVATIONS.add("Cast", 28)
+@ELEMENTWISE.add("Cast", 28)
 def _cast(call: Call) -> Layer:
     dtype = DTYPES.get(call.attribute("to"))
     if dtype is None:
@@ -217,28 +206,21 @@ def _cast(call: Call) -> Layer:
     return Layer(nn.Identity() if dtype == call.input(0).dtype else Function(Tensor.to, dtype))
 
 
-ACTIVATIONS.add_module("Identity", 25, nn.Identity)
-
-
 def _softmax(module: type[nn.Module], function: Callable[..., Tensor]) -> Maker:
     def layer(call: Call) -> Layer:
-        shape = call.input(0).shape
-        dim = call.axis(call.attribute("axis", -1 if call.version >= 13 else 1), len(shape))
-        if call.version >= 13 or all(length == 1 for length in shape[dim + 1 :]):
+        dim = call.axis(call.attribute("axis", -1 if call.version >= 13 else 1))
+        if call.version >= 13 or all(length == 1 for length in call.shape[dim + 1 :]):
             return Layer(module(dim=dim))
         return Layer(FlatSoftmax(function, dim))
 
     return layer
 
 
-ACTIVATIONS.add("Softmax", 13)(_softmax(nn.Softmax, torch.softmax))
-ACTIVATIONS.add("LogSoftmax", 13)(_softmax(nn.LogSoftmax, torch.log_softmax))
+ELEMENTWISE.add("Softmax", 13)(_softmax(nn.Softmax, torch.softmax))
+ELEMENTWISE.add("LogSoftmax", 13)(_softmax(nn.LogSoftmax, torch.log_softmax))
 
 
-LINEAR = Table()
-
-
-@LINEAR.add("Gemm", 13)
+@ELEMENTWISE.add("Gemm", 13)
 def _gemm(call: Call) -> Layer:
     call.choice("transA", 0, 0)
     weight = call.weights(1, None, None)
@@ -252,7 +234,7 @@ def _gemm(call: Call) -> Layer:
     return Layer(_linear(call, weight, bias))
 
 
-@LINEAR.add("MatMul", 13)
+@ELEMENTWISE.add("MatMul", 13)
 def _matmul(call: Call) -> Layer:
     right = call.input(1).constant
     if right is not None and right.dim() == 2 and call.input(0).constant is None:
@@ -261,8 +243,8 @@ def _matmul(call: Call) -> Layer:
 
 
 def _linear(call: Call, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    taken = call.input(0).shape
-    if taken[-1] != weight.shape[1]:
-        raise call.error(f"its weights take {weight.shape[1]} numbers, the input has {taken[-1]}")
-    module = nn.Linear(weight.shape[1], len(weight), bias is not None, device="meta")
+    given, taken = call.shape[-1], weight.shape[1]
+    if given != taken:
+        raise call.error(f"its weights take {taken} numbers, the input has {given}")
+    module = nn.Linear(taken, len(weight), bias is not None, device="meta")
     return with_parameters(module, weight.contiguous(), bias)

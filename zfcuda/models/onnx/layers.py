@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.fx
@@ -45,36 +44,37 @@ class Conv2d(nn.Conv2d):
         return f"{super().extra_repr()}, pads={self.pads}"
 
 
-class AveragePool(nn.Module):
+class _Settings(nn.Module):
+    """A module with the settings that its class annotates, printed with them."""
+
+    def __init__(self, *settings: Any) -> None:
+        super().__init__()
+        for name, value in zip(type(self).__annotations__, settings, strict=True):
+            setattr(self, name, value)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)}" for name in type(self).__annotations__)
+
+
+class AveragePool(_Settings):
     """Average over each window, for paddings that torch does not have.
 
-    Args:
+    Attributes:
         kernel, stride: (rows, columns).
         padding: (left, right, top, bottom), such that every window fits.
         counted: what of it counts as part of the map, which is zero there.
     """
 
-    def __init__(
-        self,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: tuple[int, int, int, int],
-        counted: tuple[int, int, int, int] = (0, 0, 0, 0),
-    ) -> None:
-        super().__init__()
-        self.kernel, self.stride, self.padding, self.counted = kernel, stride, padding, counted
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    counted: tuple[int, int, int, int]
 
     def forward(self, x: Tensor) -> Tensor:
         rest = tuple(all - some for all, some in zip(self.padding, self.counted, strict=True))
         inside = F.pad(torch.ones_like(x[:, :1]), self.counted, value=1.0)
         total = F.avg_pool2d(F.pad(x, self.padding), self.kernel, self.stride)
         return total / F.avg_pool2d(F.pad(inside, rest), self.kernel, self.stride)
-
-    def extra_repr(self) -> str:
-        return (
-            f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}, "
-            f"counted={self.counted}"
-        )
 
 
 class Elementwise(nn.Module):
@@ -131,24 +131,20 @@ def _described(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-class Reshape(nn.Module):
+class Reshape(_Settings):
     """ONNX's Reshape: 0 keeps a length, -1 is what remains.
 
-    Args:
+    Attributes:
         shape: without the last ``kept`` lengths.
         kept: how many lengths at the end stay what they are.
     """
 
-    def __init__(self, shape: Sequence[int], kept: int = 0) -> None:
-        super().__init__()
-        self.shape, self.kept = tuple(shape), kept
+    shape: tuple[int, ...]
+    kept: int
 
     def forward(self, x: Tensor) -> Tensor:
         lengths = [x.shape[i] if n == 0 else n for i, n in enumerate(self.shape)]
         return x.reshape(lengths + [x.shape[i] for i in range(-self.kept, 0)])
-
-    def extra_repr(self) -> str:
-        return f"shape={self.shape}, kept={self.kept}"
 
 
 class FlatSoftmax(nn.Module):
@@ -162,40 +158,29 @@ class FlatSoftmax(nn.Module):
         return self.function(x.flatten(self.dim), dim=-1).reshape(x.shape)
 
 
-class HardSigmoid(nn.Module):
+class HardSigmoid(_Settings):
     """max(0, min(1, alpha x + beta)); torch's alpha is 1/6."""
 
-    def __init__(self, alpha: float, beta: float) -> None:
-        super().__init__()
-        self.alpha, self.beta = alpha, beta
+    alpha: float
+    beta: float
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.clamp(x * self.alpha + self.beta, 0.0, 1.0)
 
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, beta={self.beta}"
 
-
-class Concat(nn.Module):
+class Concat(_Settings):
     """Values one behind the other along ``dim``."""
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
+    dim: int
 
     def forward(self, *values: Tensor) -> Tensor:
         return torch.cat(values, self.dim)
 
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}"
 
-
-class Slice(nn.Module):
+class Slice(_Settings):
     """A part of a value; one slice for each of its dimensions."""
 
-    def __init__(self, cuts: Sequence[slice]) -> None:
-        super().__init__()
-        self.cuts = tuple(cuts)
+    cuts: tuple[slice, ...]
 
     def forward(self, x: Tensor) -> Tensor:
         return x[self.cuts]
@@ -212,15 +197,8 @@ def with_parameters(module: Any, weight: Tensor, bias: Tensor | None) -> nn.Modu
     return module
 
 
-@dataclass(frozen=True)
-class Step:
-    """One call.
-
-    Attributes:
-        layer: name of the module.
-        inputs, outputs: names of the values that it takes and makes.
-        done: values that no later call takes.
-    """
+class Step(NamedTuple):
+    """The call of a layer, by names; ``done``: values that no later call takes."""
 
     layer: str
     inputs: tuple[str, ...]

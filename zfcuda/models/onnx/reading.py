@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,21 +36,13 @@ DTYPES = {
 
 @dataclass(frozen=True, eq=False)
 class OnnxFile:
-    """What is in a file.
+    """What is in a file."""
 
-    Attributes:
-        graph: without the weights.
-        opset: version of the operators.
-        weights: the graph's initialisers by name.
-        beside: what lies outside the file.
-        size: of the file, bytes.
-    """
-
-    graph: onnx.GraphProto
+    graph: onnx.GraphProto  # without the weights
     opset: int
     weights: dict[str, Tensor]
     beside: Beside
-    size: int
+    size: int  # bytes
 
 
 class Beside:
@@ -66,12 +57,8 @@ class Beside:
         self.taken: dict[Path, int] = {}
 
     def read(self, stored: TensorProto, wanted: int) -> bytes:
-        """The bytes of a tensor.
-
-        Raises:
-            ValueError: the place is outside the folder or too short, or tensors read it again and
-                again.
-        """
+        """The bytes of a tensor, if its place is in the folder, long enough, and not read again and
+        again."""
         name = stored.name
         told = {entry.key: entry.value for entry in stored.external_data}
         place = (self._folder / told.get("location", "")).resolve()
@@ -105,13 +92,7 @@ class Beside:
 
 
 def read(path: str | os.PathLike[str]) -> OnnxFile:
-    """The file's contents.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is broken, or no ONNX model; opset before 7; weights of other kinds of
-            numbers than torch's, or outside the file's folder.
-    """
+    """The file's contents; what it raises, :func:`zfcuda.models.onnx.load` does."""
     path = Path(path)
     model = _parsed(path)
     opset = _opset(model)
@@ -122,7 +103,7 @@ def read(path: str | os.PathLike[str]) -> OnnxFile:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # ValidationError, and what onnx makes of a hostile file
-        raise ValueError(f"not a valid ONNX model: {_first_line(error)}") from error
+        raise ValueError(f"not a valid ONNX model: {first_line(error)}") from error
     return OnnxFile(model.graph, opset, weights, beside, path.stat().st_size)
 
 
@@ -135,7 +116,7 @@ def _parsed(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # OSError, protobuf's DecodeError
-        raise ValueError(f"cannot be read as an ONNX model: {_first_line(error)}") from error
+        raise ValueError(f"cannot be read as an ONNX model: {first_line(error)}") from error
     names = (name for node in model.graph.node for name in (node.name, *node.input, *node.output))
     if any(isinstance(name, bytes) for name in names):
         raise ValueError("not a valid ONNX model: it has names that are no UTF-8")
@@ -144,7 +125,7 @@ def _parsed(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
@@ -185,11 +166,7 @@ def _taken_out(graph: onnx.GraphProto, beside: Beside) -> dict[str, Tensor]:
 
 
 def tensor(stored: TensorProto, beside: Beside) -> Tensor:
-    """A tensor of the file.
-
-    Raises:
-        ValueError: its numbers are not of a kind that torch has, or not as many as it claims.
-    """
+    """A tensor of the file, if its numbers are of a kind that torch has, and as many as it says."""
     name = stored.name or "a constant"
     dtype = DTYPES.get(stored.data_type)
     if dtype is None:
@@ -201,30 +178,23 @@ def tensor(stored: TensorProto, beside: Beside) -> Tensor:
     claimed = math.prod(stored.dims)
     outside = stored.data_location == TensorProto.EXTERNAL
     if outside or stored.HasField("raw_data"):
-        wanted = claimed * dtype.itemsize
-        raw = beside.read(stored, wanted) if outside else stored.raw_data
-        _require_as_many(name, list(stored.dims), wanted, len(raw), "bytes")
-        # uint8 first: NumPy has no bfloat16. Files are little-endian, and so are torch's machines.
-        # Without any, a view as wider numbers does not exist.
-        flat = torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
-        numbers = flat.view(dtype) if claimed else torch.empty(0, dtype=dtype)
+        wanted, what = claimed * dtype.itemsize, "bytes"
+        held = beside.read(stored, wanted) if outside else stored.raw_data
     else:
-        field = getattr(stored, onnx.helper.tensor_dtype_to_field(stored.data_type))
-        _require_as_many(name, list(stored.dims), claimed, len(field), "numbers")
-        numbers = _listed(field, dtype)
-    return numbers.reshape(tuple(stored.dims))
-
-
-def _require_as_many(name: str, shape: list[int], wanted: int, found: int, what: str) -> None:
-    if wanted != found:
+        wanted, what = claimed, "numbers"
+        held = getattr(stored, onnx.helper.tensor_dtype_to_field(stored.data_type))
+    if wanted != len(held):
         raise ValueError(
-            f"weights {name!r} {shape} need {wanted:,} {what}, but there are {found:,}"
+            f"weights {name!r} {list(stored.dims)} need {wanted:,} {what}, "
+            f"but there are {len(held):,}"
         )
-
-
-def _listed(field: Iterable[float], dtype: torch.dtype) -> Tensor:
-    """Numbers that are stored one by one; those of 16 bits as integers with their bits."""
-    if dtype in (torch.float16, torch.bfloat16):
-        bits = np.array(field, np.int64).astype(np.uint16)
-        return torch.from_numpy(bits).view(dtype)
-    return torch.tensor(list(field), dtype=dtype)
+    if not claimed:
+        return torch.empty(tuple(stored.dims), dtype=dtype)
+    if what == "bytes":
+        # uint8 first: NumPy has no bfloat16. Files are little-endian, and so are torch's machines.
+        numbers = torch.from_numpy(np.frombuffer(held, np.uint8).copy()).view(dtype)
+    elif dtype in (torch.float16, torch.bfloat16):  # listed as integers with their bits
+        numbers = torch.from_numpy(np.array(held, np.int64).astype(np.uint16)).view(dtype)
+    else:
+        numbers = torch.tensor(list(held), dtype=dtype)
+    return numbers.reshape(tuple(stored.dims))

@@ -7,7 +7,7 @@ Where a value depends on the images, its first length is theirs and must stay so
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import operator
 from itertools import takewhile
 
 import torch
@@ -16,22 +16,18 @@ from torch import Tensor, nn
 
 from zfcuda.models.onnx.call import BATCH, Call, Layer, Maker, Table
 from zfcuda.models.onnx.layers import Concat, Function, Reshape, Slice
-from zfcuda.models.onnx.reading import Beside, tensor
+from zfcuda.models.onnx.reading import tensor
 from zfcuda.models.onnx.windows import LARGEST
 
 SHAPING = Table()
 
 
-def _is_constant(call: Call) -> bool:
-    return call.input(0).constant is not None
-
-
 @SHAPING.add("Flatten", 25)
 def _flatten(call: Call) -> Layer:
-    shape = call.input(0).shape
+    rank = len(call.shape)
     axis = call.attribute("axis", 1)
-    axis = len(shape) if axis == len(shape) else call.axis(axis, len(shape), images=True)
-    if axis == 0 or any(length != 1 for length in shape[1:axis]):
+    axis = rank if axis == rank else call.axis(axis, images=True)
+    if axis == 0 or any(length != 1 for length in call.shape[1:axis]):
         raise call.error(f"axis {axis} mixes the images of a batch")
     return Layer(nn.Flatten(1))
 
@@ -43,44 +39,36 @@ def _reshape(call: Call) -> Layer:
         raise call.error("its shape is missing")
     if call.attribute("allowzero", 0) and 0 in target:
         raise call.error(f"to the shape {target} without any elements")
-    if not _is_constant(call):
-        images, *rest = target or [None]
-        have = call.input(0).shape[1:]
-        wanted = [have[i] if n == 0 and i < len(have) else n for i, n in enumerate(rest)]
-        apart = images in (0, BATCH) or images == call.images or (images == -1 and -1 not in rest)
-        if not apart or (-1 not in rest and math.prod(wanted) != have.numel()):
-            raise call.error(f"to the shape {target} mixes the images of a batch")
-        if wanted in ([-1], [have.numel()]):
-            return Layer(nn.Flatten(1))
-        kept = _alike_at_the_end(wanted, have)
-        return Layer(Reshape([0, *rest[: len(rest) - kept]], kept))
-    return Layer(Reshape(target))
-
-
-def _alike_at_the_end(some: list[int], others: Sequence[int]) -> int:
-    """How many lengths at the end are the same. Rows and columns that stay what they are, whatever
-    that is, leave a channel shuffle to be seen as one."""
-    pairs = zip(reversed(some), reversed(others), strict=False)
-    return len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
+    if call.of_constant:
+        return Layer(Reshape(tuple(target), 0))
+    images, *rest = target or [None]
+    have = call.shape[1:]
+    wanted = [have[i] if n == 0 and i < len(have) else n for i, n in enumerate(rest)]
+    apart = images in (0, BATCH) or images == call.images or (images == -1 and -1 not in rest)
+    if not apart or (-1 not in rest and math.prod(wanted) != have.numel()):
+        raise call.error(f"to the shape {target} mixes the images of a batch")
+    if wanted in ([-1], [have.numel()]):
+        return Layer(nn.Flatten(1))
+    # Rows and columns that stay what they are, whatever that is, let a channel shuffle be seen.
+    alike = map(operator.eq, reversed(wanted), reversed(have))
+    kept = len([*takewhile(bool, alike)])
+    return Layer(Reshape((0, *rest[: len(rest) - kept]), kept))
 
 
 @SHAPING.add("Squeeze", 25)
 def _squeeze(call: Call) -> Layer:
-    shape = call.input(0).shape
-    axes = call.integers(1, "axes")
-    if axes is None:
-        axes = [axis for axis, length in enumerate(shape) if length == 1]
-    axes = [call.axis(axis, len(shape), images=_is_constant(call)) for axis in axes]
-    if any(shape[axis] != 1 for axis in axes):
-        raise call.error(f"axes {axes} of {len(shape)} are not all of length 1")
+    short = [axis for axis, length in enumerate(call.shape) if length == 1]
+    axes = [call.axis(axis) for axis in call.integers(1, "axes", short)]
+    if not {*axes} <= {*short}:
+        raise call.error(f"axes {axes} of {len(call.shape)} are not all of length 1")
     return Layer(Function(torch.squeeze, tuple(axes)))
 
 
 @SHAPING.add("Unsqueeze", 25)
 def _unsqueeze(call: Call) -> Layer:
     axes = call.integers(1, "axes", [])
-    rank = len(call.input(0).shape) + len(axes)
-    axes = sorted(call.axis(axis, rank, images=_is_constant(call)) for axis in axes)
+    rank = len(call.shape) + len(axes)
+    axes = sorted(call.axis(axis, rank) for axis in axes)
     if len(axes) == 1:
         return Layer(Function(torch.unsqueeze, axes[0]))
     return Layer(nn.Sequential(*(Function(torch.unsqueeze, axis) for axis in axes)))
@@ -88,9 +76,9 @@ def _unsqueeze(call: Call) -> Layer:
 
 @SHAPING.add("Transpose", 25)
 def _transpose(call: Call) -> Layer:
-    rank = len(call.input(0).shape)
+    rank = len(call.shape)
     order = call.attribute("perm", list(reversed(range(rank))))
-    if sorted(order) != list(range(rank)) or (order[:1] != [0] and not _is_constant(call)):
+    if sorted(order) != list(range(rank)) or (order[:1] != [0] and not call.of_constant):
         raise call.error(f"perm is {order}: expected the images to stay in front (axis 0)")
     return Layer(Function(torch.permute, tuple(order)))
 
@@ -101,22 +89,18 @@ def _concat(call: Call) -> Layer:
     fixed = {operand.constant is not None for operand in given}
     if len(fixed) != 1:
         raise call.error("joins constants of the file with what depends on the images")
-    rank = len(given[0].shape)
-    axis = call.axis(call.attribute("axis", 1), rank, images=_is_constant(call))
+    axis = call.axis(call.attribute("axis", 1))
     return Layer(Concat(axis), tuple(range(len(given))))
 
 
 @SHAPING.add("Split", 18)
 def _split(call: Call) -> Layer:
-    shape = call.input(0).shape
-    axis = call.axis(call.attribute("axis", 0), len(shape), images=_is_constant(call))
-    sizes = call.integers(1, "split")
-    if sizes is None:
-        parts = len(call.node.output)
-        each = -(-shape[axis] // parts)
-        sizes = [min(each, shape[axis] - each * i) for i in range(parts)]
-    if sum(sizes) != shape[axis] or min(sizes) < 0 or len(sizes) != len(call.node.output):
-        raise call.error(f"of {shape[axis]} into {len(call.node.output)} parts: {sizes}")
+    axis = call.axis(call.attribute("axis", 0))
+    length, parts = call.shape[axis], len(call.node.output)
+    each = -(-length // parts)
+    sizes = call.integers(1, "split", [min(each, length - each * i) for i in range(parts)])
+    if sum(sizes) != length or min(sizes) < 0 or len(sizes) != parts:
+        raise call.error(f"of {length} into {parts} parts: {sizes}")
     if len(sizes) == 1:
         return Layer(nn.Identity())
     return Layer(Function(torch.split, sizes, axis))
@@ -124,7 +108,6 @@ def _split(call: Call) -> Layer:
 
 @SHAPING.add("Slice", 13)
 def _slice(call: Call) -> Layer:
-    shape = call.input(0).shape
     starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
     if starts is None or ends is None:
         raise call.error("where it starts or ends is missing")
@@ -132,14 +115,14 @@ def _slice(call: Call) -> Layer:
     steps = call.integers(4, "steps", [1] * len(starts))
     if not len(starts) == len(ends) == len(axes) == len(steps):
         raise call.error(f"from {starts} to {ends} along {list(axes)} in steps of {steps}")
-    if 0 in steps or (min(steps, default=1) < 0 and not _is_constant(call)):
+    if 0 in steps or (min(steps, default=1) < 0 and not call.of_constant):
         raise call.error(f"in steps of {steps}: expected positive ones")
-    cuts = [slice(None)] * len(shape)
+    cuts = [slice(None)] * len(call.shape)
     for axis, *cut in zip(axes, starts, ends, steps, strict=True):
-        cuts[call.axis(axis, len(shape), images=_is_constant(call))] = slice(*cut)
+        cuts[call.axis(axis)] = slice(*cut)
     if min(steps, default=1) > 0:
-        return Layer(Slice(cuts))
-    places = (range(length)[cut] for length, cut in zip(shape, cuts, strict=True))
+        return Layer(Slice(tuple(cuts)))
+    places = (range(length)[cut] for length, cut in zip(call.shape, cuts, strict=True))
     picks = (
         Function(torch.index_select, axis, constant=torch.tensor(place, dtype=torch.int64))
         for axis, place in enumerate(places)
@@ -149,13 +132,13 @@ def _slice(call: Call) -> Layer:
 
 @SHAPING.add("Gather", 13)
 def _gather(call: Call) -> Layer:
-    shape = call.input(0).shape
-    axis = call.axis(call.attribute("axis", 0), len(shape), images=_is_constant(call))
+    axis = call.axis(call.attribute("axis", 0))
+    length = call.shape[axis]
     call.input(1)
     places = call.constant(1)
-    if places.dim() > 1 or ((places < -shape[axis]) | (places >= shape[axis])).any():
-        raise call.error(f"of {shape[axis]} at {places.tolist()}")
-    places = places % shape[axis]
+    if places.dim() > 1 or ((places < -length) | (places >= length)).any():
+        raise call.error(f"of {length} at {places.tolist()}")
+    places = places % length
     if places.dim() == 0:
         return Layer(Function(torch.select, axis, places.item()))
     return Layer(Function(torch.index_select, axis, constant=places))
@@ -166,14 +149,15 @@ def _pad(call: Call) -> Layer:
     pads, mode, value = padding(call)
     if mode not in ("constant", "reflect", "edge"):
         raise call.error(f"mode is {mode!r}: expected constant, reflect or edge")
-    shape = call.input(0).shape
-    sides = list(zip(pads[: len(shape)], pads[len(shape) :], strict=True))
+    rank = len(call.shape)
+    sides = list(zip(pads[:rank], pads[rank:], strict=True))
+    maps_only = rank == 4 and sides[1] == (0, 0)
     if max(map(abs, pads), default=0) > LARGEST or sides[0] != (0, 0):
         raise call.error(f"pads are {pads}: expected none of the images (axis 0)")
     innermost_first = [pad for side in reversed(sides[1:]) for pad in side]
-    if mode == "constant" and (len(shape) != 4 or sides[1] != (0, 0)):
+    if mode == "constant" and not maps_only:
         return Layer(Function(F.pad, innermost_first, value=value))
-    if len(shape) != 4 or sides[1] != (0, 0):
+    if not maps_only:
         raise call.error(f"pads are {pads}: expected to pad the last two axes of maps [N,C,H,W]")
     around = tuple(innermost_first[:4])
     if mode == "constant":
@@ -184,7 +168,7 @@ def _pad(call: Call) -> Layer:
 def padding(call: Call) -> tuple[list[int], str, float]:
     """What a Pad node does: how much, for every axis before and then for every axis behind; in
     which mode; and with which number."""
-    rank = len(call.input(0).shape)
+    rank = len(call.shape)
     pads = call.integers(1, "pads")
     axes = call.integers(3, "", range(rank))
     if pads is None or len(pads) != 2 * len(axes) or len(axes) > rank:
@@ -193,19 +177,15 @@ def padding(call: Call) -> tuple[list[int], str, float]:
     for place, axis in enumerate(axes):
         axis = call.axis(axis, rank, images=True)
         every[axis], every[rank + axis] = pads[place], pads[len(axes) + place]
-    value = call.constant(2)
-    value = call.attribute("value", 0.0) if value is None else value.item()
-    return every, call.attribute("mode", "constant"), value
+    return every, call.attribute("mode", "constant"), call.number(2, "value", 0.0)
 
 
 def _reduced(function: object) -> Maker:
     def layer(call: Call) -> Layer:
-        rank = len(call.input(0).shape)
         axes = call.integers(1, "axes")
         if not axes and call.attribute("noop_with_empty_axes", 0):
             return Layer(nn.Identity())
-        axes = axes or range(rank)
-        axes = sorted(call.axis(axis, rank, images=_is_constant(call)) for axis in axes)
+        axes = sorted(call.axis(axis) for axis in axes or range(len(call.shape)))
         return Layer(Function(function, axes, bool(call.attribute("keepdims", 1))))
 
     return layer
@@ -219,10 +199,11 @@ SHAPING.add("ReduceMax", 20)(_reduced(torch.amax))
 _LARGEST = 2**20
 
 
-def _constant(call: Call, beside: Beside) -> Tensor:
+@SHAPING.add("Constant", 25)
+def _constant(call: Call) -> Tensor:
     stored = call.attribute("value")
     if stored is not None:
-        return tensor(stored, beside)
+        return tensor(stored, call.beside)
     for kind, dtype in (("float", torch.float32), ("int", torch.int64)):
         for name in (f"value_{kind}", f"value_{kind}s"):
             if (value := call.attribute(name)) is not None:
@@ -230,26 +211,20 @@ def _constant(call: Call, beside: Beside) -> Tensor:
     raise call.error("holds no numbers")
 
 
-def _shape(call: Call, beside: Beside) -> Tensor:
-    shape = call.input(0).shape[call.attribute("start", 0) : call.attribute("end")]
+@SHAPING.add("Shape", 25)
+def _shape(call: Call) -> Tensor:
+    shape = call.shape[call.attribute("start", 0) : call.attribute("end")]
     return torch.tensor(shape, dtype=torch.int64)
 
 
-def _constant_of_shape(call: Call, beside: Beside) -> Tensor:
+@SHAPING.add("ConstantOfShape", 25)
+def _constant_of_shape(call: Call) -> Tensor:
     call.input(0)
     shape = call.integers(0, "")
     if min(shape, default=0) < 0 or math.prod(shape) > _LARGEST or BATCH in shape:
         raise call.error(f"of the shape {shape}")
     stored = call.attribute("value")
-    value = torch.zeros(1) if stored is None else tensor(stored, beside)
+    value = torch.zeros(1) if stored is None else tensor(stored, call.beside)
     if value.numel() != 1:
         raise call.error(f"value has {value.numel()} numbers: expected one")
     return value.reshape(()).expand(shape).clone()
-
-
-# By operator, with the latest of its versions that is known.
-MAKERS: dict[str, tuple[Callable[[Call, Beside], Tensor], int]] = {
-    "Constant": (_constant, 25),
-    "Shape": (_shape, 25),
-    "ConstantOfShape": (_constant_of_shape, 25),
-}

@@ -1,14 +1,15 @@
-"""ONNX's convolution in torch."""
+"""What ONNX's convolution and pools are in torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
-from zfcuda.models.onnx.call import Call, Layer, Operand, Pads, Table
+from zfcuda.models.onnx.call import Call, Layer, Maker, Operand, Pads, Table
 from zfcuda.models.onnx.layers import AveragePool, Conv2d, with_parameters
 
 Pair = tuple[int, int]
@@ -39,15 +40,12 @@ class Window:
         """The padding above and on the left."""
         return self.pads[:2]
 
-    @property
-    def symmetric(self) -> bool:
-        return self.pads[:2] == self.pads[2:]
-
-    @property
-    def as_if_symmetric(self) -> bool:
-        """Whether ``before`` on both sides gives the same windows, since what is padded more (or
-        less) below is not reached."""
-        return self.count == tuple(self._torchs_count(axis, False) for axis in (0, 1))
+    def fits_torchs(self, ceil: bool = False) -> bool:
+        """Whether ``before`` on both sides gives the same windows in torch, since what is padded
+        more (or less) below is not reached."""
+        pads = zip(self.before, self.before, strict=True)
+        counted = map(_count, self.size, self.kernel, self.stride, self.dilation, pads, (ceil,) * 2)
+        return self.count == tuple(counted)
 
     @property
     def torchs_ceil_mode(self) -> bool | None:
@@ -55,39 +53,14 @@ class Window:
         windows; None: with neither."""
         if any(2 * pad > kernel for pad, kernel in zip(self.before, self.kernel, strict=True)):
             return None
-        for ceil in (False, True):
-            if self.count == tuple(self._torchs_count(axis, ceil) for axis in (0, 1)):
-                return ceil
-        return None
+        return next((ceil for ceil in (False, True) if self.fits_torchs(ceil)), None)
 
     @property
     def filling(self) -> Pads:
         """The padding (left, right, top, bottom) under which exactly these windows fit."""
-        below = (
-            (count - 1) * stride + dilation * (kernel - 1) + 1 - length - before
-            for count, stride, dilation, kernel, length, before in zip(
-                self.count,
-                self.stride,
-                self.dilation,
-                self.kernel,
-                self.size,
-                self.before,
-                strict=True,
-            )
-        )
-        (top, left), (bottom, right) = self.before, below
-        return left, right, top, bottom
-
-    def _torchs_count(self, axis: int, ceil: bool) -> int:
-        pad = self.before[axis]
-        return _count(
-            self.size[axis],
-            self.kernel[axis],
-            self.stride[axis],
-            self.dilation[axis],
-            (pad, pad),
-            ceil,
-        )
+        reached = map(_reach, self.count, self.kernel, self.stride, self.dilation)
+        (top, left), (high, wide) = self.before, reached
+        return left, wide - self.size[1] - left, top, high - self.size[0] - top
 
 
 def window_of(call: Call, kernel: Pair | None = None, pool: bool = False) -> Window:
@@ -96,9 +69,6 @@ def window_of(call: Call, kernel: Pair | None = None, pool: bool = False) -> Win
     Args:
         kernel: size, where the attribute may leave it out.
         pool: whether ``ceil_mode`` is heeded.
-
-    Raises:
-        ValueError: the input is no map [N,C,H,W], or numbers are out of range.
     """
     given = _maps(call)
     size = given.shape[2:]
@@ -108,22 +78,17 @@ def window_of(call: Call, kernel: Pair | None = None, pool: bool = False) -> Win
     how = call.choice("auto_pad", "NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
     ceil = pool and bool(call.attribute("ceil_mode", 0))
     if how.startswith("SAME"):
-        ceil = False
-        sides = [
-            _same(n, k, s, d, how == "SAME_LOWER")
-            for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)
-        ]
-        pads = (sides[0][0], sides[1][0], sides[0][1], sides[1][1])
+        ceil, lower = False, (how == "SAME_LOWER",) * 2
+        before, after = zip(*map(_same, size, kernel, stride, dilation, lower), strict=True)
+        pads = before + after
     else:
         pads = (0, 0, 0, 0) if how == "VALID" else _numbers(call, "pads", 4, (0, 0, 0, 0), 0)
         pads = tuple(own + more for own, more in zip(pads, given.padding, strict=True))
     rows, columns = (size[i] + pads[i] + pads[i + 2] for i in (0, 1))
     if given.shape[1] * rows * columns > _LARGEST_MAP:
         raise call.error(f"pads are {pads}: its maps would have {rows:,}x{columns:,} pixels")
-    count = tuple(
-        _count(size[i], kernel[i], stride[i], dilation[i], (pads[i], pads[i + 2]), ceil)
-        for i in (0, 1)
-    )
+    sides = zip(pads[:2], pads[2:], strict=True)
+    count = tuple(map(_count, size, kernel, stride, dilation, sides, (ceil,) * 2))
     if min(count) < 1:
         raise call.error(
             f"no window of {kernel[0]}x{kernel[1]} fits on its maps of {size[0]}x{size[1]}"
@@ -151,10 +116,14 @@ def _numbers(
     return tuple(numbers)
 
 
+def _reach(windows: int, kernel: int, stride: int, dilation: int) -> int:
+    """From where the first window begins to where the last ends."""
+    return (windows - 1) * stride + dilation * (kernel - 1) + 1
+
+
 def _same(size: int, kernel: int, stride: int, dilation: int, lower: bool) -> Pair:
     """The padding before and after such that there are ceil(size / stride) windows."""
-    windows = -(-size // stride)
-    total = max((windows - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    total = max(_reach(-(-size // stride), kernel, stride, dilation) - size, 0)
     shorter, longer = total // 2, total - total // 2
     return (longer, shorter) if lower else (shorter, longer)
 
@@ -168,10 +137,10 @@ def _count(size: int, kernel: int, stride: int, dilation: int, pads: Pair, ceil:
     return count - ((count - 1) * stride >= size + pads[0])
 
 
-POOLING = Table()
+WINDOWS = Table()
 
 
-@POOLING.add("MaxPool", 22)
+@WINDOWS.add("MaxPool", 22)
 def _max_pool(call: Call) -> Layer:
     window = window_of(call, pool=True)
     ceil = window.torchs_ceil_mode
@@ -181,15 +150,15 @@ def _max_pool(call: Call) -> Layer:
     return Layer(nn.Sequential(nn.ConstantPad2d(window.filling, -torch.inf), make()))
 
 
-@POOLING.add("AveragePool", 22)
+@WINDOWS.add("AveragePool", 22)
 def _average_pool(call: Call) -> Layer:
-    if len(call.input(0).shape) == 5:
+    if len(call.shape) == 5:
         return _average_pool_3d(call)
     window = window_of(call, pool=True)
     if window.dilation != (1, 1):
         raise call.error(f"dilations are {list(window.dilation)}: expected ones")
     counts = bool(call.attribute("count_include_pad", 0))
-    ceil = window.torchs_ceil_mode if window.symmetric or not counts else None
+    ceil = window.torchs_ceil_mode if window.pads[:2] == window.pads[2:] or not counts else None
     if ceil is None:
         top, left, bottom, right = window.pads if counts else (0, 0, 0, 0)
         counted = (left, right, top, bottom)
@@ -201,38 +170,35 @@ def _average_pool_3d(call: Call) -> Layer:
     """As torch's exporters write contrast normalisation, across maps (``contrast``)."""
     kernel, strides = call.attribute("kernel_shape"), call.attribute("strides", [1, 1, 1])
     plain = call.attribute("auto_pad", "NOTSET") == "NOTSET" and not call.attribute("ceil_mode", 0)
-    sizes = zip(call.input(0).shape[2:], kernel, strict=True)
+    sizes = zip(call.shape[2:], kernel, strict=True)
     small = all(1 <= k <= length for length, k in sizes) and min(strides) >= 1
     if any(call.attribute("pads", [0])) or not plain or not small:
         raise call.error("on five dimensions, with padding or windows that do not fit")
     return Layer(nn.AvgPool3d(tuple(kernel), tuple(strides)))
 
 
-@POOLING.add("GlobalAveragePool", 22)
-def _global_average_pool(call: Call) -> Layer:
-    _maps(call)
-    return Layer(nn.AdaptiveAvgPool2d(1))
+def _global_pool(module: Callable[[int], nn.Module]) -> Maker:
+    def layer(call: Call) -> Layer:
+        _maps(call)
+        return Layer(module(1))
+
+    return layer
 
 
-@POOLING.add("GlobalMaxPool", 22)
-def _global_max_pool(call: Call) -> Layer:
-    _maps(call)
-    return Layer(nn.AdaptiveMaxPool2d(1))
+WINDOWS.add("GlobalAveragePool", 22)(_global_pool(nn.AdaptiveAvgPool2d))
+WINDOWS.add("GlobalMaxPool", 22)(_global_pool(nn.AdaptiveMaxPool2d))
 
 
-CONVOLUTION = Table()
-
-
-@CONVOLUTION.add("Conv", 22)
+@WINDOWS.add("Conv", 22)
 def _conv(call: Call) -> Layer:
     weight = call.weights(1, None, None, None, None)
-    bias = None if call.constant(2) is None else call.weights(2, len(weight))
+    bias = call.weights(2, len(weight), optional=True)
     groups = call.attribute("group", 1)
     channels = weight.shape[1] * groups
-    if groups < 1 or len(weight) % groups or channels != call.input(0).shape[1]:
+    if groups < 1 or len(weight) % groups or channels != call.shape[1]:
         raise call.error(
             f"its filters {list(weight.shape)} in {groups} groups do not fit maps of "
-            f"{call.input(0).shape[1]} channels"
+            f"{call.shape[1]} channels"
         )
     window = window_of(call, tuple(weight.shape[2:]))
     if window.kernel != tuple(weight.shape[2:]):
@@ -249,14 +215,12 @@ def _conv(call: Call) -> Layer:
         device="meta",
     )
     top, left, bottom, right = window.pads
-    if window.as_if_symmetric:
+    if window.fits_torchs():
         return Layer(with_parameters(make(padding=window.before), weight, bias))
     apart = (top - bottom, left - right)
+    sides = zip(apart, window.kernel, window.dilation, strict=True)
     # Zeros around the filters, unless they would outgrow these.
-    few = all(
-        abs(d) <= k * n for d, k, n in zip(apart, window.kernel, window.dilation, strict=True)
-    )
-    if few and not any(d % n for d, n in zip(apart, window.dilation, strict=True)):
+    if all(d % n == 0 and abs(d) <= k * n for d, k, n in sides):
         make = partial(Conv2d, *make.args, **make.keywords)
         return Layer(with_parameters(make(pads=window.pads), weight, bias))
     zeros = nn.ZeroPad2d((left, right, top, bottom))

@@ -81,6 +81,7 @@ def test_arrays_survive_pickling(protocol):
         "a": [rng.random((2, 3, 4), dtype=np.float32), rng.random(4, dtype=np.float32)],
         "b": [np.asfortranarray(rng.random((3, 5), dtype=np.float32))],
         "none": [np.zeros((0, 3), dtype=np.float32)],
+        "big-endian": [rng.random(4, dtype=np.float32).astype(">f4")],
     }
     found = read_arrays(pickle.dumps(arrays, protocol))
     assert list(found) == list(arrays)
@@ -117,7 +118,6 @@ def hostile(tmp_path):
     yield "persistent id", b"\x80\x03X\x01\x00\x00\x00aQ."
     yield "objects", pickle.dumps({"a": [np.array([{}, array], dtype=object)]}, 3)
     yield "float64", pickle.dumps({"a": [array.astype(np.float64)]}, 3)
-    yield "big-endian", pickle.dumps({"a": [array.astype(">f4")]}, 3)
     yield "structured", pickle.dumps({"a": [array.view([("x", "<f4")])]}, 3)
     yield "a number", pickle.dumps({"a": [3]}, 3)
     yield "no list", pickle.dumps({"a": array}, 3)
@@ -139,7 +139,7 @@ def hostile(tmp_path):
 
 def test_nothing_but_arrays_can_be_made(tmp_path):
     cases = dict(hostile(tmp_path))
-    assert len(cases) == 23
+    assert len(cases) == 22
     for name, content in cases.items():
         with pytest.raises(ValueError, match="not a pickled dictionary of float32 arrays"):
             pytest.fail(f"{name} was read: {read_arrays(content)}")
@@ -154,7 +154,7 @@ def test_the_hostile_pickles_are_hostile(tmp_path):
 def test_array_must_fill_its_shape():
     array = np.arange(6, dtype=np.float32)
     content = pickle.dumps({"a": [array]}, 3).replace(b"K\x06\x85", b"K\x07\x85")
-    with pytest.raises(ValueError, match=r"bytes do not fill its shape \(7,\)"):
+    with pytest.raises(ValueError, match=r"not a pickled dictionary of float32 arrays: .*size"):
         read_arrays(content)
 
 

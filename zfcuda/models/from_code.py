@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -18,54 +19,7 @@ from zfcuda.models.weights import load_checked, read_state
 
 def load(spec: Spec) -> nn.Module:
     """What the function that `spec` names returns, with the weights in the spec's file if it has
-    one.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no such module, no such function in it (with close matches), or a file that
-            cannot be read or does not fit.
-        TypeError: the function returns something else than a model.
-    """
-    model = _built(spec)
-    if spec.file is not None:
-        load_checked(model, read_state(spec.file), f"weights file '{spec.file}'")
-    return model
-
-
-def preprocessing(spec: Spec) -> Preprocessing:
-    """The module's PREPROCESSING; the usual one if it has none.
-
-    Raises:
-        ValueError: no such module.
-        TypeError: it is something else than a `zfcuda.data.Preprocessing`.
-    """
-    with _from_here():
-        said = getattr(_module(spec), "PREPROCESSING", None)
-    if said is not None and not isinstance(said, Preprocessing):
-        raise TypeError(
-            f"'{spec.text}': PREPROCESSING is a {type(said).__name__}: expected a "
-            "zfcuda.data.Preprocessing"
-        )
-    return said or Preprocessing()
-
-
-def class_names(spec: Spec, model: nn.Module | None) -> tuple[str, ...] | None:
-    """The module's CLASS_NAMES, if it has some.
-
-    Raises:
-        ValueError: no such module.
-        TypeError: they are not strings.
-    """
-    with _from_here():
-        said = getattr(_module(spec), "CLASS_NAMES", None)
-    if said is None:
-        return None
-    if isinstance(said, str) or not all(isinstance(name, str) for name in said):
-        raise TypeError(f"'{spec.text}': CLASS_NAMES: expected the classes' names in label order")
-    return tuple(said)
-
-
-def _built(spec: Spec) -> nn.Module:
+    one."""
     with _from_here():
         module = _module(spec)
         name = spec.model.partition(":")[2]
@@ -81,7 +35,35 @@ def _built(spec: Spec) -> nn.Module:
         raise TypeError(
             f"'{spec.text}': {name}() returns a {type(model).__name__}: expected a torch.nn.Module"
         )
+    if spec.file is not None:
+        load_checked(model, read_state(spec.file), f"weights file '{spec.file}'")
     return model
+
+
+def preprocessing(spec: Spec) -> Preprocessing:
+    """The module's PREPROCESSING; the usual one if it has none."""
+    said = _said(spec, "PREPROCESSING")
+    if said is not None and not isinstance(said, Preprocessing):
+        raise TypeError(
+            f"'{spec.text}': PREPROCESSING is a {type(said).__name__}: expected a "
+            "zfcuda.data.Preprocessing"
+        )
+    return said or Preprocessing()
+
+
+def class_names(spec: Spec, model: nn.Module | None) -> tuple[str, ...] | None:
+    """The module's CLASS_NAMES, if it has some."""
+    said = _said(spec, "CLASS_NAMES")
+    if said is None:
+        return None
+    if isinstance(said, str) or not all(isinstance(name, str) for name in said):
+        raise TypeError(f"'{spec.text}': CLASS_NAMES: expected the classes' names in label order")
+    return tuple(said)
+
+
+def _said(spec: Spec, name: str) -> Any:
+    with _from_here():
+        return getattr(_module(spec), name, None)
 
 
 def _module(spec: Spec) -> ModuleType:

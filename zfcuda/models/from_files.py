@@ -59,12 +59,7 @@ Build = Callable[..., nn.Module]  # takes num_classes
 
 
 def load(file: Path, builder_of: Callable[[State], Build]) -> nn.Module:
-    """The network that `builder_of` has for the tensors in `file`, filled with them.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it cannot be read or does not fit (naming the tensors, with both shapes).
-    """
+    """The network that `builder_of` has for the tensors in `file`, filled with them."""
     state = read_state(file)
     build = builder_of(state)
     model = build(num_classes=_num_classes(build, state))
@@ -73,10 +68,7 @@ def load(file: Path, builder_of: Callable[[State], Build]) -> nn.Module:
 
 
 def class_names(file: Path, builder_of: Callable[[State], Build]) -> tuple[str, ...] | None:
-    """What `file` says itself, or ImageNet's names where the network has as many classes.
-
-    Raises: as `load`.
-    """
+    """What `file` says itself, or ImageNet's names where the network has as many classes."""
     if said := Metadata.read(file).class_names:
         return said
     state = read_state(file)

@@ -11,13 +11,7 @@ from zfcuda.models.specs import Spec
 
 
 def load(spec: Spec) -> nn.Module:
-    """The network; its images' size, where the file leaves it open, is the spec's.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ModuleNotFoundError: the package onnx is not installed.
-        ValueError: as `zfcuda.models.onnx.load`.
-    """
+    """The network; its images' size, where the file leaves it open, is the spec's."""
     if not spec.file.is_file():
         raise FileNotFoundError(f"ONNX file '{spec.file}' does not exist")
     from zfcuda.models import onnx

@@ -16,15 +16,7 @@ from zfcuda.models.specs import Spec, did_you_mean
 
 
 def load(spec: Spec) -> nn.Module:
-    """torchvision's model with the weights that `spec` means: in a file, or downloaded once.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ModuleNotFoundError: torchvision is not installed.
-        RuntimeError: torchvision does not import, or the weights cannot be had; the sentence says
-            what else there is.
-        ValueError: no such model (with close matches), or a file that does not fit.
-    """
+    """torchvision's model with the weights that `spec` means: in a file, or downloaded once."""
     if spec.file is not None:
         return from_files.load(spec.file, lambda state: partial(_random, spec))
     weights = _weights(spec)
@@ -32,11 +24,7 @@ def load(spec: Spec) -> nn.Module:
 
 
 def preprocessing(spec: Spec) -> Preprocessing:
-    """What the weights were validated with; ImageNet's usual values for random ones and files.
-
-    Raises:
-        ModuleNotFoundError, RuntimeError, ValueError: as `load`.
-    """
+    """What the weights were validated with; ImageNet's usual values for random ones and files."""
     weights = _weights(spec)
     if weights is None:
         return Preprocessing()
@@ -51,11 +39,7 @@ def preprocessing(spec: Spec) -> Preprocessing:
 
 
 def class_names(spec: Spec, model: nn.Module | None) -> tuple[str, ...] | None:
-    """The names that come with the weights or are in their file; None for random ones.
-
-    Raises:
-        FileNotFoundError, ModuleNotFoundError, RuntimeError, ValueError: as `load`.
-    """
+    """The names that come with the weights or are in their file; None for random ones."""
     if spec.file is not None:
         return from_files.class_names(spec.file, lambda state: partial(_random, spec))
     weights = _weights(spec)

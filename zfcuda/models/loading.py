@@ -1,7 +1,7 @@
 """From a spec to a model, what it expects of its input, and what its classes are called.
 
 The specs are described in `zfcuda.models.specs`; each kind has a module of its own, with these
-three functions of a parsed spec.
+three functions of a parsed spec, which raise what is documented here.
 """
 
 from __future__ import annotations

@@ -21,13 +21,8 @@ from zfcuda.models.zeiler_fergus import zfnet, zfnet_small
 
 @dataclass(frozen=True)
 class _Own:
-    """A model of this package.
-
-    Attributes:
-        build: makes it, with num_classes.
-        preprocessing: what its own weights expect.
-        of_files: what weights in files are taken to expect.
-    """
+    """A model of this package: what makes it, with num_classes, what its own weights expect, and
+    what those in files are taken to expect."""
 
     build: Build
     preprocessing: Preprocessing
@@ -59,13 +54,7 @@ _OWN = {
 
 
 def load(spec: Spec) -> nn.Module:
-    """The model with the weights that `spec` means: in a file, shipped, of ImageNet, or random.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ModuleNotFoundError: ImageNet's weights are not installed.
-        ValueError: the file cannot be read or does not fit.
-    """
+    """The model with the weights that `spec` means: in a file, shipped, of ImageNet, or random."""
     if (file := _file(spec)) is not None:
         return from_files.load(file, partial(_builder, spec))
     model = _builder(spec)()
@@ -75,11 +64,7 @@ def load(spec: Spec) -> nn.Module:
 
 
 def preprocessing(spec: Spec) -> Preprocessing:
-    """What the weights expect: as their file says, or else as such weights usually do.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load`.
-    """
+    """What the weights expect: as their file says, or else as such weights usually do."""
     file = _file(spec)
     if file is None:
         return _OWN[spec.model].preprocessing
@@ -88,11 +73,7 @@ def preprocessing(spec: Spec) -> Preprocessing:
 
 
 def class_names(spec: Spec, model: nn.Module | None) -> tuple[str, ...] | None:
-    """The names that belong to the weights; None for random ones.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load`.
-    """
+    """The names that belong to the weights; None for random ones."""
     if (file := _file(spec)) is not None:
         return from_files.class_names(file, partial(_builder, spec))
     return from_files.imagenet_names() if _has_imagenets(spec) else None
@@ -138,7 +119,4 @@ def _inferred(spec: Spec, state: State) -> str:
 def _shared(build: Build, state: State) -> int:
     with torch.device("meta"):  # names and shapes only
         expected = build().state_dict()
-    same = (
-        name in state and state[name].shape == tensor.shape for name, tensor in expected.items()
-    )
-    return sum(same)
+    return sum(n in state and state[n].shape == tensor.shape for n, tensor in expected.items())

@@ -47,28 +47,16 @@ _CODE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)(?::(.*))?"
 
 @dataclass(frozen=True)
 class Spec:
-    """A parsed spec.
+    """A parsed spec."""
 
-    Attributes:
-        text: the spec as it was given.
-        kind: "own" (this package's), "torchvision", "code" (MODULE:FUNCTION) or "onnx".
-        model: one of `MODELS`, torchvision's name, "MODULE:FUNCTION", or "" when the tensors in
-            `file` have to tell.
-        file: the weights or ONNX file, if there is one.
-        weights: "default", "none" (random) or the name of a set of torchvision's weights.
-        lrn: whether a zfnet normalises contrast; its tensors cannot tell.
-        preprocessing: what the spec says about it, by the names of `Preprocessing`'s attributes.
-        classes: the file with the classes' names, if the spec names one.
-    """
-
-    text: str
-    kind: Literal["own", "torchvision", "code", "onnx"]
-    model: str
-    file: Path | None = None
-    weights: str = "default"
-    lrn: bool = True
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    classes: Path | None = None
+    text: str  # as it was given
+    kind: Literal["own", "torchvision", "code", "onnx"]  # "own": this package's
+    model: str  # of MODELS, torchvision's name, "MODULE:FUNCTION", or "": the tensors have to tell
+    file: Path | None = None  # with the weights, or in the ONNX format
+    weights: str = "default"  # or "none" (random), or the name of a set of torchvision's
+    lrn: bool = True  # whether a zfnet normalises contrast; its tensors cannot tell
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # what is said of its attributes
+    classes: Path | None = None  # the file with their names
 
 
 def parse(spec: str | os.PathLike[str]) -> Spec:

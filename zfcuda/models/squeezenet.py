@@ -23,13 +23,9 @@ class Fire(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[N, channels, H, W]` → `[N, 2 * expand, H, W]`."""
         x = self.squeeze_activation(self.squeeze(x))
-        return torch.cat(
-            (
-                self.expand1x1_activation(self.expand1x1(x)),
-                self.expand3x3_activation(self.expand3x3(x)),
-            ),
-            dim=1,
-        )
+        small = self.expand1x1_activation(self.expand1x1(x))
+        large = self.expand3x3_activation(self.expand3x3(x))
+        return torch.cat((small, large), dim=1)
 
 
 class SqueezeNet(nn.Module):

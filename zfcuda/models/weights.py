@@ -13,12 +13,12 @@ import hashlib
 import importlib.util
 import io
 import json
-import math
 import pickle
 import pickletools
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -66,12 +66,10 @@ class Metadata:
                 said = (file.metadata() or {}).get(_KEY)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"weights file '{path}' cannot be read: {error}") from error
-        return cls() if said is None else cls._parsed(path, said)
-
-    @classmethod
-    def _parsed(cls, path: Path, text: str) -> Self:
+        if said is None:
+            return cls()
         try:
-            said = json.loads(text)
+            said = json.loads(said)
             names, expects = said.get("class_names"), said.get("preprocessing")
             if expects:
                 expects = {k: tuple(v) if isinstance(v, list) else v for k, v in expects.items()}
@@ -99,13 +97,9 @@ _NAMES = {
     "conv1": "features.0",
     "conv10": "classifier.1",
     **{
-        f"fire{fire}/{caffe}": f"features.{index}.{name}"
+        f"fire{fire}/{name}": f"features.{index}.{name.replace('squeeze1x1', 'squeeze')}"
         for fire, index in zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12), strict=True)
-        for caffe, name in (
-            ("squeeze1x1", "squeeze"),
-            ("expand1x1", "expand1x1"),
-            ("expand3x3", "expand3x3"),
-        )
+        for name in ("squeeze1x1", "expand1x1", "expand3x3")
     },
 }
 
@@ -123,9 +117,8 @@ def imagenet_squeezenet() -> dict[str, Tensor]:
     state = {}
     for source, target in _NAMES.items():
         kernel, bias = arrays[source]
-        state[f"{target}.weight"] = (
-            torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous()
-        )  # HWIO
+        hwio = torch.from_numpy(kernel)
+        state[f"{target}.weight"] = hwio.permute(3, 2, 0, 1).contiguous()
         state[f"{target}.bias"] = torch.from_numpy(bias)
     return state
 
@@ -156,43 +149,12 @@ def _verified(path: Path) -> bytes:
     return content
 
 
-class _PickledDtype:
-    """Stands in for `numpy.dtype`; float32 only."""
-
-    __slots__ = ("little_endian",)
-
-    def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
-        if code != "f4":
-            raise pickle.UnpicklingError(f"dtype {code!r} is not float32")
-
-    def __setstate__(self, state: Any) -> None:
-        self.little_endian = state[1] == "<"
-
-
-class _PickledArray:
-    """Stands in for `numpy._core.multiarray._reconstruct`, which begins every pickled array."""
-
-    __slots__ = ("array",)
-
-    def __init__(self, kind: Any, shape: Any, code: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        _version, shape, dtype, fortran_order, content = state
-        if type(dtype) is not _PickledDtype or not dtype.little_endian:
-            raise pickle.UnpicklingError("an array is not of little-endian float32")
-        if type(content) is not bytes or len(content) != 4 * math.prod(shape):
-            raise pickle.UnpicklingError(f"an array's bytes do not fill its shape {shape}")
-        order = "F" if fortran_order else "C"
-        self.array = np.frombuffer(bytearray(content), dtype="<f4").reshape(shape, order=order)
-
-
-# NumPy's own constructors are not called: they also make object arrays and trust their arguments.
+_RECONSTRUCT = np.empty(0).__reduce__()[0]  # begins every pickled array
 _ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy", "dtype"): _PickledDtype,
-    ("numpy", "ndarray"): "ndarray",
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): np.ndarray,
 }
 
 
@@ -212,7 +174,11 @@ def read_arrays(content: bytes) -> dict[str, list[np.ndarray]]:
     """
     try:
         entries = _ArrayUnpickler(io.BytesIO(content)).load()
-        return {str(name): [entry.array for entry in arrays] for name, arrays in entries.items()}
+        arrays = {str(name): [*entry] for name, entry in entries.items()}
+        for array in chain(*arrays.values()):
+            if type(array) is not np.ndarray or array.dtype != np.dtype("<f4"):
+                raise pickle.UnpicklingError("it holds more than little-endian float32 arrays")
+        return arrays
     except Exception as error:  # a hostile pickle can make the machine fail in any way it likes
         raise ValueError(f"not a pickled dictionary of float32 arrays: {error}") from None
 
@@ -260,7 +226,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 f"weights file '{path}' holds a {type(value).__name__} under {name!r}: "
                 "expected tensors only"
             )
-        _require_whole(path, name, value)
+        # An expanded tensor (stride 0) or one without storage claims any shape in a few bytes.
+        claimed, size = value.numel() * value.element_size(), path.stat().st_size
+        if claimed > size:
+            raise ValueError(
+                f"weights file '{path}' has {size:,} bytes, but its '{name}' "
+                f"{list(value.shape)} claims {claimed:,}: expected tensors that are stored whole"
+            )
     return dict(state)
 
 
@@ -299,16 +271,6 @@ def _makes_bytearray(stream: BinaryIO) -> bool:
         return False
 
 
-def _require_whole(path: Path, name: str, tensor: Tensor) -> None:
-    """An expanded tensor (stride 0) or one without storage claims any shape in a few bytes."""
-    claimed, size = tensor.numel() * tensor.element_size(), path.stat().st_size
-    if claimed > size:
-        raise ValueError(
-            f"weights file '{path}' has {size:,} bytes, but its '{name}' "
-            f"{list(tensor.shape)} claims {claimed:,}: expected tensors that are stored whole"
-        )
-
-
 def load_checked(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """`model.load_state_dict(state)` after comparing every name, shape and kind of number.
 
@@ -319,22 +281,18 @@ def load_checked(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     expected = model.state_dict()
     # Checkpoints from before torch 0.4.1 lack this counter; torch fills it in.
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
-    missing = expected.keys() - state.keys() - optional
-    unexpected = state.keys() - expected.keys()
-    wrong = [
-        f"{name} is {_described(state[name])} instead of {_described(tensor)}"
-        for name, tensor in expected.items()
-        if name in state and _described(state[name]) != _described(tensor)
-    ]
-    problems = [
-        f"missing: {_listed(name for name in expected if name in missing)}" if missing else "",
-        f"unexpected: {_listed(name for name in state if name in unexpected)}"
-        if unexpected
-        else "",
-        f"wrong: {_listed(wrong)}" if wrong else "",
-    ]
-    if any(problems):
-        raise ValueError(f"{source} does not fit the model: {'; '.join(filter(None, problems))}")
+    problems = {
+        "missing": [name for name in expected if name not in state and name not in optional],
+        "unexpected": [name for name in state if name not in expected],
+        "wrong": [
+            f"{name} is {_described(state[name])} instead of {_described(tensor)}"
+            for name, tensor in expected.items()
+            if name in state and _described(state[name]) != _described(tensor)
+        ],
+    }
+    if any(problems.values()):
+        said = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
+        raise ValueError(f"{source} does not fit the model: {said}")
     model.load_state_dict(state)
 
 

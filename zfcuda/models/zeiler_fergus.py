@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import zfcuda.nn
 
@@ -51,11 +52,8 @@ def zfnet(
         nn.Conv2d(384, 384, kernel_size=3, padding=1),
         nn.Conv2d(384, 256, kernel_size=3, padding=1),
     ]
-    model = _network(convolutions, 256 * 6 * 6, 4096, num_classes, lrn, ops, fused)
-    for layer in _weighted(model):
-        nn.init.normal_(layer.weight, std=1e-2)
-        nn.init.zeros_(layer.bias)
-    return model
+    draw = partial(nn.init.normal_, std=1e-2)
+    return _network(convolutions, 256 * 6 * 6, 4096, num_classes, lrn, ops, fused, draw)
 
 
 def zfnet_small(
@@ -85,10 +83,8 @@ def zfnet_small(
         nn.Conv2d(128, 128, kernel_size=3, padding=1),
         nn.Conv2d(128, 96, kernel_size=3, padding=1),
     ]
-    model = _network(convolutions, 96 * 3 * 3, 512, num_classes, lrn, ops, fused)
-    for layer in _weighted(model):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
+    draw = partial(nn.init.kaiming_normal_, nonlinearity="relu")
+    model = _network(convolutions, 96 * 3 * 3, 512, num_classes, lrn, ops, fused, draw)
     with torch.no_grad():
         model.conv1.weight.div_(_SMALL_INPUT)
     return model
@@ -102,8 +98,10 @@ def _network(
     lrn: bool,
     ops: Ops,
     fused: bool,
+    draw: Callable[[Tensor], Any],
 ) -> nn.Sequential:
-    """What both networks share; `features` are left after pool5, `hidden` in fc6 and fc7."""
+    """What both networks share; `features` are left after pool5, `hidden` in fc6 and fc7; `draw`
+    fills weights."""
     if num_classes < 1:
         raise ValueError(f"num_classes {num_classes}: expected at least 1")
     if ops not in ("zfcuda", "torch"):
@@ -132,8 +130,8 @@ def _network(
         layers[f"relu{i}"] = nn.ReLU()
         layers[f"drop{i}"] = nn.Dropout(0.5)
     layers["fc8"] = nn.Linear(hidden, num_classes)
+    for layer in layers.values():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            draw(layer.weight)
+            nn.init.zeros_(layer.bias)
     return nn.Sequential(layers)
-
-
-def _weighted(model: nn.Module) -> list[nn.Module]:
-    return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

@@ -17,11 +17,7 @@ _NO_INTS = (str, float, np.inexact, np.bool_)
 
 
 def pair(value: IntPair, name: str) -> list[int]:
-    """``value`` for (height, width); as torch, a sequence of one goes for both.
-
-    Raises:
-        ValueError: it is something else, naming the argument.
-    """
+    """``value`` for (height, width); as torch, a sequence of one goes for both."""
     if type(value) is int:  # the usual case, which every call of an op meets several times
         return [value, value]
     both = list(value) if isinstance(value, Sequence) else [value, value]
@@ -54,15 +50,13 @@ kernels = torch.ops.zfcuda
 
 def empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     """What a kernel allocates: of ``like``'s device and layout, and its dtype if none is given."""
-    channels_last = not like.is_contiguous() and like.is_contiguous(
-        memory_format=torch.channels_last
-    )
-    return torch.empty(
-        shape,
-        dtype=dtype or like.dtype,
-        device=like.device,
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
-    )
+    layout = torch.channels_last if is_channels_last(like) else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=layout)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether ``x`` lies so, and not contiguously as well."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 Tangents = tuple[Tensor | None, ...]
@@ -116,7 +110,7 @@ def derivative(
     setup: Callable[..., None],
     tangent: Callable[[tuple[Any, ...], Tangents, Any], Tangents],
 ) -> None:
-    """Give ``op`` its derivative in both modes.
+    """Give ``op`` its derivative in both modes, of the first order only.
 
     Args:
         backward, setup: as ``torch.library.register_autograd``.
@@ -125,9 +119,10 @@ def derivative(
     """
     _library.rules[op] = tangent
     torch.library.register_autograd(f"zfcuda::{op}", backward, setup_context=setup, lib=_library)
+    no_derivative(f"{op}_backward", "zfcuda's ops are differentiable once")
 
 
-def no_derivative(op: str, why: str = "zfcuda's ops are differentiable once") -> None:
+def no_derivative(op: str, why: str) -> None:
     """Give ``op`` an autograd rule that says why it has no derivative."""
 
     def refuse(*_: Any) -> None:
@@ -139,11 +134,7 @@ def no_derivative(op: str, why: str = "zfcuda's ops are differentiable once") ->
 
 def fill_of(x: Tensor, fill: float | Tensor, with_image: bool) -> Tensor:
     """``fill`` as the kernels take it, on ``x``'s device and of its dtype: [C], or [C,H,W] where an
-    image is allowed.
-
-    Raises:
-        ValueError: ``x`` is no batch of images, or ``fill`` does not fit it.
-    """
+    image is allowed."""
     if x.dim() != 4:
         raise ValueError(f"x must be [N,C,H,W], got shape {list(x.shape)}")
     channels = x.shape[1]
@@ -153,13 +144,11 @@ def fill_of(x: Tensor, fill: float | Tensor, with_image: bool) -> Tensor:
     elif not isinstance(fill, Tensor):
         fill = torch.as_tensor(fill, dtype=x.dtype)
     fill = fill.to(device=x.device, dtype=x.dtype)
-    shapes: tuple[tuple[int, ...], ...] = ((channels,),)
-    if with_image:
-        shapes += (tuple(x.shape[1:]),)
+    shapes = [[channels], [*x.shape[1:]]][: 1 + with_image]
     if fill.dim() == 0:
         fill = fill.expand(channels)
-    if tuple(fill.shape) not in shapes:
-        wanted = " or ".join(str(list(shape)) for shape in shapes)
+    if list(fill.shape) not in shapes:
+        wanted = " or ".join(map(str, shapes))
         raise ValueError(f"fill must be a number or of shape {wanted}, got {list(fill.shape)}")
     return fill.contiguous()
 

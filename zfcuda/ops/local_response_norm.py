@@ -9,7 +9,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from zfcuda.ops.library import Tangents, derivative, empty, kernels, no_derivative
+from zfcuda.ops.library import Tangents, derivative, empty, kernels
 
 
 def local_response_norm(
@@ -27,14 +27,10 @@ def local_response_norm(
     return kernels.local_response_norm(x, size, alpha, beta, k)
 
 
-@torch.library.register_fake("zfcuda::local_response_norm")
-def _(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    return empty(x, x.shape)
-
-
-@torch.library.register_fake("zfcuda::local_response_norm_backward")
-def _(grad: Tensor, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    return empty(x, x.shape)
+torch.library.register_fake("zfcuda::local_response_norm", lambda x, *constants: empty(x, x.shape))
+torch.library.register_fake(
+    "zfcuda::local_response_norm_backward", lambda grad, x, *constants: empty(x, x.shape)
+)
 
 
 def _lrn_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -74,4 +70,3 @@ def _lrn_tangent(args: tuple[Any, ...], tangents: Tangents, output: Tensor) -> T
 
 
 derivative("local_response_norm", _lrn_backward, _lrn_setup, _lrn_tangent)
-no_derivative("local_response_norm_backward")

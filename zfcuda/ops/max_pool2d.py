@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zfcuda.ops.library import (
-    IntPair,
-    Tangents,
-    derivative,
-    empty,
-    kernels,
-    no_derivative,
-    window_of,
-)
+from zfcuda.ops.library import IntPair, Tangents, derivative, empty, kernels, window_of
 from zfcuda.ops.reference import pooled_size
 
 
@@ -72,28 +65,18 @@ def switches_to_indices(
 
 
 @torch.library.register_fake("zfcuda::max_pool2d")
-def _(
-    x: Tensor,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    ceil_mode: bool,
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    n, c, h, w = x.shape
-    size = [
-        pooled_size(length, k, s, p, d, ceil_mode)
-        for length, k, s, p, d in zip((h, w), kernel_size, stride, padding, dilation, strict=True)
-    ]
-    switch = torch.uint8 if kernel_size[0] * kernel_size[1] <= 255 else torch.int32
-    return empty(x, (n, c, *size)), empty(x, (n, c, *size), switch)
+def _(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    *window, ceil_mode, _ = settings
+    size = map(pooled_size, x.shape[2:], *window, (ceil_mode, ceil_mode))
+    shape = (*x.shape[:2], *size)
+    switch = torch.uint8 if math.prod(window[0]) <= 255 else torch.int32
+    return empty(x, shape), empty(x, shape, switch)
 
 
-@torch.library.register_fake("zfcuda::max_pool2d_backward")
-def _(grad: Tensor, switches: Tensor, y: Tensor | None, *settings: Any) -> Tensor:
-    input_size = settings[-1]
-    return empty(switches, (*grad.shape[:2], *input_size), grad.dtype)
+torch.library.register_fake(
+    "zfcuda::max_pool2d_backward",
+    lambda grad, switches, *settings: empty(switches, (*grad.shape[:2], *settings[-1]), grad.dtype),
+)
 
 
 def _max_pool2d_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -125,4 +108,3 @@ def _max_pool2d_tangent(
 
 
 derivative("max_pool2d", _max_pool2d_backward, _max_pool2d_setup, _max_pool2d_tangent)
-no_derivative("max_pool2d_backward")

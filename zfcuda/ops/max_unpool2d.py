@@ -8,16 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zfcuda.ops.library import (
-    IntPair,
-    Tangents,
-    derivative,
-    empty,
-    kernels,
-    no_derivative,
-    pair,
-    window_of,
-)
+from zfcuda.ops.library import IntPair, Tangents, derivative, empty, kernels, pair, window_of
 
 
 def max_unpool2d(
@@ -70,15 +61,13 @@ def max_unpool2d(
     return kernels.max_unpool2d(y, switches, *window, size, relu, overlap == "overwrite", check)
 
 
-@torch.library.register_fake("zfcuda::max_unpool2d")
-def _(y: Tensor, switches: Tensor, *settings: Any) -> Tensor:
-    *_, output_size, _, _, _ = settings
-    return empty(y, (*y.shape[:2], *output_size))
-
-
-@torch.library.register_fake("zfcuda::max_unpool2d_backward")
-def _(grad: Tensor, switches: Tensor, out: Tensor | None, *settings: Any) -> Tensor:
-    return empty(switches, switches.shape, grad.dtype)
+torch.library.register_fake(
+    "zfcuda::max_unpool2d", lambda y, *settings: empty(y, (*y.shape[:2], *settings[5]))
+)
+torch.library.register_fake(
+    "zfcuda::max_unpool2d_backward",
+    lambda grad, switches, *settings: empty(switches, switches.shape, grad.dtype),
+)
 
 
 def _max_unpool2d_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -103,4 +92,3 @@ def _max_unpool2d_tangent(args: tuple[Any, ...], tangents: Tangents, output: Ten
 
 
 derivative("max_unpool2d", _max_unpool2d_backward, _max_unpool2d_setup, _max_unpool2d_tangent)
-no_derivative("max_unpool2d_backward")

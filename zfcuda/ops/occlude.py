@@ -29,9 +29,7 @@ def occlude(x: Tensor, boxes: Tensor, fill: float | Tensor = 0.0) -> Tensor:
     return kernels.occlude(x, boxes.to(x.device), fill_of(x, fill, with_image=True))
 
 
-@torch.library.register_fake("zfcuda::occlude")
-def _(x: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
-    return empty_copies(x, boxes.shape[0])
-
-
+torch.library.register_fake(
+    "zfcuda::occlude", lambda x, boxes, fill: empty_copies(x, boxes.shape[0])
+)
 no_derivative("occlude", "occlusion is a forward experiment; detach x")

@@ -35,6 +35,16 @@ def _taps(out: int, kernel: int, stride: int, padding: int, dilation: int) -> Te
     return torch.arange(out)[:, None] * stride - padding + torch.arange(kernel)[None, :] * dilation
 
 
+def _windows(x: Tensor, rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
+    """What the windows over maps [...,H,W] see, [...,OH,OW,taps], -inf off the map; and which of
+    it is on the map."""
+    h, w = x.shape[-2:]
+    rows, cols = rows[:, None, :, None].to(x.device), cols[None, :, None, :].to(x.device)
+    inside = ((rows >= 0) & (rows < h) & (cols >= 0) & (cols < w)).flatten(2)
+    values = x[..., rows.clamp(0, h - 1), cols.clamp(0, w - 1)].flatten(-2)
+    return torch.where(inside, values, -torch.inf), inside
+
+
 def max_pool2d(
     x: Tensor,
     kernel_size: Pair,
@@ -47,21 +57,10 @@ def max_pool2d(
     """Max-pooling by materialising every window; see :func:`zfcuda.ops.max_pool2d`."""
     if relu:
         x = torch.relu(x)
-    n, c, h, w = x.shape
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel_size, stride, padding, dilation
-    oh = pooled_size(h, kh, sh, ph, dh, ceil_mode)
-    ow = pooled_size(w, kw, sw, pw, dw, ceil_mode)
-    rows, cols = _taps(oh, kh, sh, ph, dh), _taps(ow, kw, sw, pw, dw)
-    inside = ((rows >= 0) & (rows < h))[:, None, :, None] & ((cols >= 0) & (cols < w))[
-        None, :, None, :
-    ]
-    inside = inside.reshape(oh, ow, kh * kw).to(x.device)
-    row_index = rows.clamp(0, h - 1)[:, None, :, None].to(x.device)
-    col_index = cols.clamp(0, w - 1)[None, :, None, :].to(x.device)
-    windows = x[:, :, row_index, col_index].reshape(n, c, oh, ow, kh * kw)
-    windows = torch.where(inside, windows, -torch.inf)
-
-    taps = kh * kw
+    window = (kernel_size, stride, padding, dilation)
+    size = map(pooled_size, x.shape[2:], *window, (ceil_mode, ceil_mode))
+    windows, inside = _windows(x, *map(_taps, size, *window))
+    taps = windows.shape[-1]
     tap = torch.arange(taps, device=x.device)
     y = windows.amax(-1)  # NaN propagates
     first_max = torch.where((windows == y[..., None]) & inside, tap, taps).amin(-1)
@@ -178,26 +177,19 @@ def warp_affine(x: Tensor, matrices: Tensor, fill: Tensor | float = 0.0) -> Tens
 Box = tuple[int, int, int, int]
 
 
-def _overlap(a: Box, b: Box) -> Box:
-    """The part that two half-open boxes share; inside out or empty where they share nothing."""
-    return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
-
-
 def _is_empty(box: Box) -> bool:
     return box[0] >= box[2] or box[1] >= box[3]
 
 
 def _within(box: Box, outer: Box) -> tuple[slice, slice]:
     """``box`` as slices of a tensor that holds ``outer``."""
-    return (
-        slice(box[0] - outer[0], box[2] - outer[0]),
-        slice(box[1] - outer[1], box[3] - outer[1]),
-    )
+    (y0, x0, y1, x1), (top, left, _, _) = box, outer
+    return slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
 
 
 def _lay(canvas: Tensor, box: Box, source: Tensor, source_box: Box) -> None:
     """Copy ``source`` [h,w,C], which lies at ``source_box``, into ``canvas``, which is ``box``."""
-    shared = _overlap(box, source_box)
+    shared = (*map(max, box[:2], source_box[:2]), *map(min, box[2:], source_box[2:]))
     if not _is_empty(shared):
         canvas[_within(shared, box)] = source[_within(shared, source_box)]
 
@@ -260,27 +252,18 @@ def pool_windows(
     dilation: Pair = (1, 1),
     relu: bool = False,
 ) -> None:
-    """The whole map under each patch, pooled tap by tap; see :func:`zfcuda.ops.pool_windows`."""
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = kernel_size, stride, padding, dilation
+    """The whole map under each patch, pooled; see :func:`zfcuda.ops.pool_windows`."""
     map_box = (0, 0, *base.shape[1:3])
-    for image, (y0, x0, _, _), target, patch in _wanted(windows, patches, out):
+    for image, box, target, patch in _wanted(windows, patches, out):
         laid = base[image].clone()
         if patch is not None:
             _lay(laid, map_box, *patch)
         if relu:
             laid = torch.relu(laid)
-        h, w = target.shape[:2]
-        best = torch.full_like(target, -torch.inf)
-        for ky in range(kh):
-            for kx in range(kw):
-                rows = (torch.arange(h, device=out.device) + y0) * sh - ph + ky * dh
-                cols = (torch.arange(w, device=out.device) + x0) * sw - pw + kx * dw
-                row_in = ((rows >= 0) & (rows < map_box[2])).nonzero()
-                col_in = ((cols >= 0) & (cols < map_box[3])).nonzero()[:, 0]
-                best[row_in, col_in] = torch.maximum(
-                    best[row_in, col_in], laid[rows[row_in], cols[col_in]]
-                )
-        target.copy_(best)
+        before = (p - start * s for p, start, s in zip(padding, box[:2], stride, strict=True))
+        taps = map(_taps, target.shape[:2], kernel_size, stride, before, dilation)
+        windows, _ = _windows(laid.permute(2, 0, 1), *taps)
+        target.copy_(windows.amax(-1).permute(1, 2, 0))
 
 
 def unpool_windows(
@@ -298,6 +281,7 @@ def unpool_windows(
 ) -> None:
     """The whole signal of each patch, unpooled; see :func:`zfcuda.ops.unpool_windows`."""
     pooled_box = (0, 0, *switches.shape[1:3])
+    overlap = "overwrite" if overwrite else "sum"
     # Without padding, so that every tap is on the canvas: its pixel 0 is coordinate -padding.
     size = tuple(
         (pooled - 1) * s + d * (k - 1) + 1
@@ -308,16 +292,7 @@ def unpool_windows(
         signal = out.new_zeros(switches.shape[1:])
         if patch is not None:
             _lay(signal, pooled_box, *patch)
-        unpooled = max_unpool2d(
-            signal.permute(2, 0, 1)[None],
-            switches[image].permute(2, 0, 1)[None],
-            kernel_size,
-            stride,
-            (0, 0),
-            dilation,
-            size,
-            relu,
-            "overwrite" if overwrite else "sum",
-        )
+        maps = (pixels.permute(2, 0, 1)[None] for pixels in (signal, switches[image]))
+        unpooled = max_unpool2d(*maps, kernel_size, stride, (0, 0), dilation, size, relu, overlap)
         target.zero_()
         _lay(target, box, unpooled[0].permute(1, 2, 0), canvas_box)

@@ -27,9 +27,8 @@ def spatial_max(x: Tensor) -> tuple[Tensor, Tensor]:
     return kernels.spatial_max(x)
 
 
-@torch.library.register_fake("zfcuda::spatial_max")
-def _(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2], dtype=torch.int64)
-
-
+torch.library.register_fake(
+    "zfcuda::spatial_max",
+    lambda x: (x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2], dtype=torch.int64)),
+)
 no_derivative("spatial_max", "finding maxima is a forward experiment; detach x")

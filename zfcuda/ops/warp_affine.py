@@ -13,8 +13,8 @@ from zfcuda.ops.library import (
     derivative,
     empty_copies,
     fill_of,
+    is_channels_last,
     kernels,
-    no_derivative,
 )
 
 _NO_GRADIENT = "has no gradient for its matrices; pass matrices.detach()"
@@ -47,9 +47,9 @@ def warp_affine(x: Tensor, matrices: Tensor, fill: float | Tensor = 0.0) -> Tens
     return kernels.warp_affine(x, matrices, fill_of(x, fill, with_image=False))
 
 
-@torch.library.register_fake("zfcuda::warp_affine")
-def _(x: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:
-    return empty_copies(x, matrices.shape[0])
+torch.library.register_fake(
+    "zfcuda::warp_affine", lambda x, matrices, fill: empty_copies(x, matrices.shape[0])
+)
 
 
 @torch.library.register_fake("zfcuda::warp_affine_backward")
@@ -62,7 +62,7 @@ def _(grad: Tensor, matrices: Tensor, channels_last: bool) -> Tensor:
 def _warp_affine_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, matrices, _ = inputs
     ctx.save_for_backward(matrices)
-    ctx.channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    ctx.channels_last = is_channels_last(x)
 
 
 def _warp_affine_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -82,4 +82,3 @@ def _warp_affine_tangent(args: tuple[Any, ...], tangents: Tangents, output: Tens
 
 
 derivative("warp_affine", _warp_affine_backward, _warp_affine_setup, _warp_affine_tangent)
-no_derivative("warp_affine_backward")

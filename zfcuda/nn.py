@@ -28,11 +28,7 @@ class MaxPool2d(torch.nn.MaxPool2d):
     computed from the switches.
     """
 
-    __constants__: ClassVar[list[str]] = [
-        *torch.nn.MaxPool2d.__constants__,
-        "relu",
-        "return_switches",
-    ]
+    __constants__: ClassVar = [*torch.nn.MaxPool2d.__constants__, "relu", "return_switches"]
 
     def __init__(
         self,
@@ -54,8 +50,11 @@ class MaxPool2d(torch.nn.MaxPool2d):
     # No result type: TorchScript would take a union for what every call returns.
     def forward(self, x: Tensor):  # type: ignore[no-untyped-def]
         """Pool ``x`` [N,C,H,W] or [C,H,W]."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips what is inside
+            if isinstance(x, torch.fx.Proxy):
+                return _call_of(self, x)
+        batched = x if x.dim() != 3 else x.unsqueeze(0)
         if torch.jit.is_scripting():
-            batched = x if x.dim() != 3 else x.unsqueeze(0)
             y, second = torch.ops.zfcuda.max_pool2d(
                 batched,
                 self.kernel_size,
@@ -74,28 +73,22 @@ class MaxPool2d(torch.nn.MaxPool2d):
                     self.dilation,
                     self.ceil_mode,
                 )[1]
-            if x.dim() == 3:
-                y, second = y[0], second[0]
-            if self.return_switches or self.return_indices:
-                return y, second
-            else:
-                return y
         else:
-            return self._pool(x)
-
-    @torch.jit.unused
-    def _pool(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        if isinstance(x, torch.fx.Proxy):
-            return _call_of(self, x)
-        batched = x if x.dim() != 3 else x[None]
-        window = (self.kernel_size, self.stride, self.padding, self.dilation)
-        y, switches = ops.max_pool2d(batched, *window, self.ceil_mode, self.relu)
-        second = switches
-        if self.return_indices:
-            second = ops.switches_to_indices(switches, *window, input_size=batched.shape[-2:])
+            y, second = self._pool(batched)
         if x.dim() == 3:
             y, second = y[0], second[0]
-        return (y, second) if self.return_switches or self.return_indices else y
+        if self.return_switches or self.return_indices:
+            return y, second
+        else:
+            return y
+
+    @torch.jit.unused
+    def _pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        window = (self.kernel_size, self.stride, self.padding, self.dilation)
+        y, switches = ops.max_pool2d(x, *window, self.ceil_mode, self.relu)
+        if not self.return_indices:
+            return y, switches
+        return y, ops.switches_to_indices(switches, *window, input_size=x.shape[-2:])
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", relu=True" if self.relu else "")
@@ -106,23 +99,15 @@ class LocalResponseNorm(torch.nn.LocalResponseNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` across dimension 1, whatever its rank; as torch does."""
-        if torch.jit.is_scripting():
-            planes = x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)
-            y = torch.ops.zfcuda.local_response_norm(
-                planes, self.size, float(self.alpha), float(self.beta), float(self.k)
-            )
-            return y.reshape(x.shape)
-        else:
-            return self._normalise(x)
-
-    @torch.jit.unused
-    def _normalise(self, x: Tensor) -> Tensor:
-        if isinstance(x, torch.fx.Proxy):
-            return _call_of(self, x)
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips what is inside
+            if isinstance(x, torch.fx.Proxy):
+                return _call_of(self, x)
         if x.dim() < 3:
             raise ValueError(f"x must have at least 3 dimensions [N,C,...], got {list(x.shape)}")
-        planes = x if x.dim() == 4 else x.flatten(2)[..., None]
-        y = ops.local_response_norm(planes, self.size, self.alpha, self.beta, self.k)
+        planes = x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)
+        y = torch.ops.zfcuda.local_response_norm(
+            planes, self.size, float(self.alpha), float(self.beta), float(self.k)
+        )
         return y.reshape(x.shape)
 
 
@@ -144,9 +129,9 @@ def to_torch(model: torch.nn.Module) -> torch.nn.Module:
         TypeError: a subclass of zfcuda.nn's modules, whose forward may do anything.
     """
     for name, module in model.named_modules():
-        where = f"{name or 'the model itself'!r}"
         if not isinstance(module, MaxPool2d | LocalResponseNorm):
             continue
+        where = f"{name or 'the model itself'!r}"
         if type(module) not in (MaxPool2d, LocalResponseNorm):
             kind = type(module).__mro__[1].__name__
             raise TypeError(
@@ -174,17 +159,8 @@ def _to_torch_pool(pool: MaxPool2d) -> None:
     pool.__class__ = torch.nn.MaxPool2d
     if not relu:
         return
-    plain = torch.nn.MaxPool2d(
-        pool.kernel_size,
-        pool.stride,
-        pool.padding,
-        pool.dilation,
-        pool.return_indices,
-        pool.ceil_mode,
-    )
-    for name in torch.nn.MaxPool2d.__constants__:
-        delattr(pool, name)
+    settings = {name: pool.__dict__.pop(name) for name in torch.nn.MaxPool2d.__constants__}
     pool.__class__ = torch.nn.Sequential
     pool.add_module("relu", torch.nn.ReLU())
-    pool.add_module("pool", plain)
+    pool.add_module("pool", torch.nn.MaxPool2d(**settings))
     pool.train(pool.training)

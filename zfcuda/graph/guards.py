@@ -41,16 +41,6 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 @contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run compiled modules as they are written."""
-    if any(is_compiled(m) or m._compiled_call_impl is not None for m in model.modules()):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
-        yield
-
-
-@contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Undo what the model's forward does to itself and to the random state; tensors that it
     changes are an error."""

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 
-from zfcuda.graph.guards import CallFailed, Untraceable, refuse, unchanged, uncompiled
+from zfcuda.graph.guards import CallFailed, Untraceable, refuse, unchanged
 from zfcuda.graph.interpreter import Interpreter
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.symbolic import End, Tracer, follow
+from zfcuda.inference.checks import uncompiled
 from zfcuda.inference.passes import layer_outputs
 
 _SMALL = 2**16  # elements; larger tensors are read where they are, never copied
@@ -53,7 +54,12 @@ def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
             several inputs or outputs, compiled or quantised parts.
     """
     refuse(model)
-    with unchanged(model), uncompiled(model), torch.inference_mode(False), torch.no_grad():
+    with (
+        unchanged(model),
+        uncompiled(model),
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):
         tracer = follow(model)
         end = tracer.end(layers)
         images = x[:2].detach()

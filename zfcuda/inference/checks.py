@@ -16,15 +16,9 @@ from torch import Tensor, nn
 
 
 def check_input(model: nn.Module, x: Tensor, one: bool = False) -> Tensor:
-    """``x`` as a plain tensor; raise unless it is a batch of images (a single ``one``) that
-    ``model`` can take.
-
-    Raises:
-        TypeError: no module, or one that takes more than the images; no dense floating-point
-            tensor, or of another dtype than the weights.
-        ValueError: ``x`` is not [N,C,H,W], is empty, holds more images than it may, or lies on
-            another device than the weights.
-    """
+    """``x`` as a plain tensor, if it is a batch of images [N,C,H,W] (a single ``one``) that
+    ``model``, a module of the images alone, can take: not empty, dense, floating point, on the
+    device and of the dtype of the weights."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(x, Tensor):
@@ -54,11 +48,7 @@ def check_input(model: nn.Module, x: Tensor, one: bool = False) -> Tensor:
 
 def plain(x: Any) -> Any:
     """A tensor of a class of its own (MONAI's MetaTensor, torchvision's Image, a parameter) as a
-    plain one, of the same memory; anything else as it is.
-
-    Raises:
-        TypeError: a tensor whose numbers do not lie in its own memory.
-    """
+    plain one, of the same memory; anything else as it is."""
     if not isinstance(x, Tensor) or type(x) is Tensor:
         return x
     if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
@@ -101,11 +91,7 @@ def as_ints(value: Any) -> Tensor | None:
 
 
 def pair(value: Any, name: str) -> tuple[int, int]:
-    """A positive int or a pair of them as (height, width).
-
-    Raises:
-        ValueError: ``value`` is neither; ``name`` says whose it is.
-    """
+    """A positive int or a pair of them as (height, width); errors say whose it is."""
     both = (value, value) if is_int(value) else value
     valid = isinstance(both, Sequence) and len(both) == 2 and all(map(is_int, both))
     if not valid or min(both) <= 0:
@@ -114,11 +100,7 @@ def pair(value: Any, name: str) -> tuple[int, int]:
 
 
 def per_image(value: Any, n: int, stop: int, name: str) -> Tensor:
-    """An int, or one for each of n images, between 0 and ``stop`` - 1, as int64 [n].
-
-    Raises:
-        ValueError: ``value`` is neither, or out of range; ``name`` says whose it is.
-    """
+    """An int, or one for each of n images, between 0 and ``stop`` - 1, as int64 [n]."""
     chosen = as_ints(value)
     if chosen is None or chosen.shape not in ((), (n,)):
         raise ValueError(f"{name} must be an int or {n} of them (one per image), got {value!r}")
@@ -128,11 +110,8 @@ def per_image(value: Any, n: int, stop: int, name: str) -> Tensor:
 
 
 def choose_target(target: Any, logits: Tensor) -> Tensor:
-    """``target`` as int64 [N]: None takes each image's argmax, an int goes for all images.
-
-    Raises:
-        ValueError: it names no class of the ``logits`` [N,K].
-    """
+    """``target`` among the classes of the ``logits`` [N,K] as int64 [N]: None takes each image's
+    argmax, an int goes for all images."""
     n, classes = logits.shape
     return logits.argmax(1) if target is None else per_image(target, n, classes, "target")
 
@@ -157,21 +136,16 @@ def to_result(tensor: Tensor) -> Tensor:
 
 
 def fill_setting(fill: Any, x: Tensor, with_image: bool) -> float | Tensor:
-    """``fill`` as results record it: a float, one value per channel [C], or an image [C,H,W].
-
-    Raises:
-        TypeError: it is neither a number nor numbers.
-        ValueError: its shape fits no image of ``x`` [N,C,H,W] (images of its own: ``with_image``).
-    """
+    """``fill`` as results record it: a float, one value per channel [C] of ``x`` [N,C,H,W], or an
+    image [C,H,W]."""
+    dtype = None if isinstance(fill, Tensor) else torch.float64
     try:
-        value = plain(
-            torch.as_tensor(fill, dtype=None if isinstance(fill, Tensor) else torch.float64)
-        )
+        value = plain(torch.as_tensor(fill, dtype=dtype))
     except (TypeError, ValueError) as error:
         raise TypeError(f"fill must be a number or numbers, got {fill!r}") from error
-    shapes = [(), tuple(x.shape[1:2]), *([tuple(x.shape[1:])] if with_image else [])]
-    if tuple(value.shape) not in shapes:
-        wanted = " or ".join(str(list(shape)) for shape in shapes[1:])
+    shapes = [[*x.shape[1:2]], [*x.shape[1:]]][: 1 + with_image]
+    if list(value.shape) not in [[], *shapes]:
+        wanted = " or ".join(map(str, shapes))
         raise ValueError(f"fill must be a number or of shape {wanted}, got {list(value.shape)}")
     return float(value) if value.dim() == 0 else to_result(value.detach().to(x.dtype)).clone()
 
@@ -192,7 +166,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     Threads that share a module take turns.
     """
     modules = list(model.modules())
-    with _turn(modules), _in_eval_mode(modules), _uncompiled(modules):
+    with _turn(modules), _in_eval_mode(modules), uncompiled(model):
         yield
 
 
@@ -205,11 +179,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many threads: convolutions and matrix products round differently for another number.
-
-    Raises:
-        ValueError: a number that no machine has, as a damaged file may say.
-    """
+    """So many threads: convolutions and matrix products round differently for another number."""
+    # A damaged file may say any.
     if not 1 <= count <= _MOST_THREADS:
         raise ValueError(f"{count} threads: expected 1 to {_MOST_THREADS:,}")
     before = torch.get_num_threads()
@@ -246,11 +217,11 @@ def _in_eval_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _uncompiled(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Compiled calls cannot be intercepted."""
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Compiled modules run as they are written: their calls can be intercepted and followed."""
     compiled = any(
         type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
-        for module in modules
+        for module in model.modules()
     )
     with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
         yield

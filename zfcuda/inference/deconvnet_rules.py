@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from zfcuda.inference.interception import (
     contrast_norm,
     every_spelling,
     fixed_batch_norm,
-    ours_takes,
+    max_pooling,
 )
 
 _LARGER_OF_TWO = ("maximum", "max", "fmax", "clamp", "clip", "clamp_min")
@@ -101,7 +101,7 @@ _TRANSPOSED = re.compile(
     r"|Slice|Select|Split\w*|UnsafeSplit\w*|Unbind|Index\w*|Gather|Flip|Roll|Unfold|Im2Col|Col2Im"
     r"|PixelShuffle|PixelUnshuffle|ConstantPadNd|\w+Pad[123]D|Upsample\w+|\w*AvgPool\w+"
     r"|NativeDropout|\w*MaxPool\w+|MaxUnpool\w+|Max|Amax|\w*BatchNorm|BackwardHookFunction"
-    r"|_Rectified|_Unchanged|_Switched|\w+local_response_norm\w*"
+    r"|_Carried|_Switched|\w+local_response_norm\w*"
 )
 # Linear in each factor: transposed as long as only one of them depends on the input.
 _PRODUCT = re.compile(r"Mul|Mm|Mv|Bmm|Dot|Outer|Ger|Linear|\w*Conv\w+")
@@ -178,11 +178,12 @@ def _spelled(node: Any, kind: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower().removeprefix("native_")
 
 
-class _Rectified(torch.autograd.Function):
-    """A ReLU-like call; backward rectifies the signal, whatever the sign forward was."""
+class _Carried(torch.autograd.Function):
+    """Any call; backward carries the signal down in a way of its own."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, call: Call) -> Tensor:
+    def forward(ctx: Any, x: Tensor, call: Call, down: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.down = down
         y = call(x)
         if y is x:  # the call was in place
             ctx.mark_dirty(x)
@@ -190,35 +191,8 @@ class _Rectified(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
-        return signal.clamp_min(0), None
-
-
-class _Unchanged(torch.autograd.Function):
-    """Any call whose backward hands the signal through."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, call: Call) -> Tensor:
-        return call(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None]:
-        return signal, None
-
-
-class _Quantised(torch.autograd.Function):
-    """A linear layer whose weights are quantised; backward is its transpose, which torch lacks."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, call: Call, weight: Tensor) -> Tensor:
-        ctx.weight = weight
-        return call(x)
-
-    @staticmethod
-    @once_differentiable
     def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None, None]:
-        return signal @ ctx.weight.to(signal.dtype), None, None
+        return ctx.down(signal), None, None
 
 
 class _Switched(torch.autograd.Function):
@@ -245,11 +219,18 @@ class _Switched(torch.autograd.Function):
 
 
 def _rectified(call: Call, x: Tensor, *_: Any, **__: Any) -> Tensor:
-    return _Rectified.apply(x, call)
+    """A ReLU-like call; the signal is rectified, whatever the sign forward was."""
+    return _Carried.apply(x, call, lambda signal: signal.clamp_min(0))
 
 
 def _unchanged(call: Call, x: Tensor, *_: Any, **__: Any) -> Tensor:
-    return _Unchanged.apply(x, call)
+    return _Carried.apply(x, call, lambda signal: signal)
+
+
+def _quantised(call: Call, x: Tensor, packed: Any, *_: Any, **__: Any) -> Tensor:
+    """A linear layer whose weights are quantised: torch lacks its transpose."""
+    weight = packed.unpack()[0].detach().dequantize()
+    return _Carried.apply(x, call, lambda signal: signal @ weight.to(signal.dtype))
 
 
 def _is_zero(value: Any) -> bool:
@@ -258,7 +239,7 @@ def _is_zero(value: Any) -> bool:
 
 def _clamp(call: Call, x: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -> Tensor:
     rectifies = _is_zero(min) and not isinstance(max, Tensor) and out is None
-    return _Rectified.apply(x, call) if rectifies else call(x)
+    return _rectified(call, x) if rectifies else call(x)
 
 
 def _hardtanh(  # type: ignore[no-untyped-def]
@@ -270,50 +251,7 @@ def _hardtanh(  # type: ignore[no-untyped-def]
 def _threshold(  # type: ignore[no-untyped-def]
     call, x, threshold, value, inplace=False
 ) -> Tensor:
-    return _Rectified.apply(x, call) if _is_zero(threshold) and _is_zero(value) else call(x)
-
-
-def _quantised(call: Call, x: Tensor, packed: Any, *_: Any, **__: Any) -> Tensor:
-    return _Quantised.apply(x, call, packed.unpack()[0].detach().dequantize())
-
-
-class _MaxPool:
-    """Handlers of the three max-pooling calls, which differ in what they return."""
-
-    def __init__(self, overlap: str) -> None:
-        self._overlap = overlap
-
-    def torch_form(  # type: ignore[no-untyped-def]
-        self,
-        call,
-        x,
-        kernel_size,
-        stride=None,
-        padding=0,
-        dilation=1,
-        ceil_mode=False,
-        return_indices=False,
-    ) -> Any:
-        if x.dim() == 3:
-            arguments = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-            result = self.torch_form(lambda batch: call(batch[0]), x[None], *arguments)
-            return (result[0][0], result[1][0]) if return_indices else result[0]
-        if not ours_takes(x):
-            return call(x)
-        window = (kernel_size, stride, padding, dilation)
-        y, switches = _Switched.apply(x, window, ceil_mode, False, self._overlap)
-        if not return_indices:
-            return y
-        return y, ops.switches_to_indices(switches, *window, input_size=x.shape[-2:])
-
-    def indices_form(self, call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.torch_form(call, x, *args[:5], **{**kwargs, "return_indices": True})
-
-    def our_form(  # type: ignore[no-untyped-def]
-        self, call, x, kernel_size, stride, padding, dilation, ceil_mode, relu
-    ) -> tuple[Tensor, Tensor]:
-        window = (kernel_size, stride, padding, dilation)
-        return _Switched.apply(x, window, ceil_mode, relu, self._overlap)
+    return _rectified(call, x) if _is_zero(threshold) and _is_zero(value) else call(x)
 
 
 class Rules(Interception):
@@ -338,7 +276,7 @@ class Rules(Interception):
         masks = self._masks
         rectified = masks.rectified(func, args, kwargs, tensors) if masks else None
         if rectified is not None:
-            result = _Rectified.apply(rectified, lambda x: called(func, args, kwargs, rectified, x))
+            result = _rectified(lambda x: called(func, args, kwargs, rectified, x), rectified)
         elif name == "heaviside":  # torch knows no derivative, not even zero
             with torch.no_grad():
                 result = func(*args, **kwargs)
@@ -395,17 +333,31 @@ def deconvnet_rules(
     normalisation hands it through (``norm="gradient"``: its gradient); batch norm scales it. Every
     other call keeps its gradient.
     """
-    pool = _MaxPool(overlap)
+
+    def switched(
+        x: Tensor, window: tuple[Any, ...], ceil_mode: bool, relu: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        return _Switched.apply(x, window, ceil_mode, relu, overlap)
+
+    def our_pool(  # type: ignore[no-untyped-def]
+        call, x, kernel_size, stride, padding, dilation, ceil_mode, relu
+    ) -> tuple[Tensor, Tensor]:
+        return switched(x, (kernel_size, stride, padding, dilation), ceil_mode, relu)
+
+    def with_indices(call: Call, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return pool(call, x, *args[:5], **{**kwargs, "return_indices": True})
+
+    pool = max_pooling(switched)
     calls = every_spelling(
         ("relu relu_ relu6 leaky_relu leaky_relu_ prelu rrelu rrelu_", _rectified),
         ("clamp clamp_ clip clip_ clamp_min clamp_min_", _clamp),
         ("hardtanh hardtanh_", _hardtanh),
         ("threshold threshold_ _threshold", _threshold),
-        ("max_pool2d", pool.torch_form),
-        ("max_pool2d_with_indices", pool.indices_form),
+        ("max_pool2d", pool),
+        ("max_pool2d_with_indices", with_indices),
     )
     calls[F.batch_norm] = fixed_batch_norm
-    calls[torch.ops.zfcuda.max_pool2d] = pool.our_form
+    calls[torch.ops.zfcuda.max_pool2d] = our_pool
     lrn = contrast_norm if norm == "gradient" else _unchanged
     calls[F.local_response_norm] = calls[torch.ops.zfcuda.local_response_norm] = lrn
     return Rules(calls, measure, masks=True)

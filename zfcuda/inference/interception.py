@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from zfcuda import ops
 
@@ -92,7 +93,7 @@ class Operations(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.last = ""
-        self._made: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+        self._made = WeakTensorKeyDictionary()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -101,28 +102,21 @@ class Operations(TorchFunctionMode):
         name = getattr(func, "overloadpacket", func)
         name = getattr(name, "__name__", "").replace("_", "")
         if name == "setitem":
-            self._remember(args[0], name)
+            self._made[args[0]] = name
+        if name in _CARRIED:
+            name = self._maker(args[0] if args else (kwargs or {}).get("input"))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor):
-                self._remember(tensor, self._behind(args, kwargs, name))
+                self._made[tensor] = name
         return result
 
     def end(self, output: Any) -> None:
         """Note which call made ``output``: its name without underscores; empty where it cannot be
         followed."""
-        self.last = self._of(output)
+        self.last = self._maker(output)
 
-    def _behind(self, args: tuple[Any, ...], kwargs: Any, name: str) -> str:
-        if name not in _CARRIED:
-            return name
-        return self._of(args[0] if args else (kwargs or {}).get("input"))
-
-    def _of(self, tensor: Any) -> str:
-        known = self._made.get(id(tensor))
-        return known[1] if known is not None and known[0]() is tensor else ""
-
-    def _remember(self, tensor: Tensor, name: str) -> None:
-        self._made[id(tensor)] = (weakref.ref(tensor), name)
+    def _maker(self, tensor: Any) -> str:
+        return self._made.get(tensor, "") if isinstance(tensor, Tensor) else ""
 
 
 def author_of(module: nn.Module, name: str) -> str:
@@ -170,13 +164,17 @@ def fast_forward(measure: bool = False) -> Interception:
     """For passes under ``no_grad``: max-pooling and contrast normalisation run on zfcuda's
     kernels."""
     calls = every_spelling(
-        ("max_pool2d", _max_pool),
+        ("max_pool2d", max_pooling(_pooled)),
         ("local_response_norm", contrast_norm),
         ("batch_norm", fixed_batch_norm),
     )
     # torch.batch_norm orders its arguments differently; models reach it through F.batch_norm.
     del calls[torch.batch_norm], calls[torch.ops.aten.batch_norm]
     return Interception(calls, measure)
+
+
+def _pooled(x: Tensor, window: tuple[Any, ...], ceil_mode: bool) -> tuple[Tensor, Tensor]:
+    return ops.max_pool2d(x, *window, ceil_mode)
 
 
 def ours_takes(x: Tensor) -> bool:
@@ -190,16 +188,29 @@ def contrast_norm(call: Call, x: Tensor, *constants: Any, **named: Any) -> Tenso
     return ops.local_response_norm(x, *constants, **named) if ours_takes(x) else call(x)
 
 
-def _max_pool(  # type: ignore[no-untyped-def]
-    call,
-    x,
-    kernel_size,
-    stride=None,
-    padding=0,
-    dilation=1,
-    ceil_mode=False,
-    return_indices=False,
-) -> Any:
-    if return_indices or not ours_takes(x):
-        return call(x)
-    return ops.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)[0]
+def max_pooling(pooled: Callable[..., tuple[Tensor, Tensor]]) -> Handler:
+    """Calls of max-pooling, by a function of maps, window and ceil_mode that gives the pooled maps
+    and the switches, where our kernels take the maps."""
+
+    def pool(  # type: ignore[no-untyped-def]
+        call,
+        x,
+        kernel_size,
+        stride=None,
+        padding=0,
+        dilation=1,
+        ceil_mode=False,
+        return_indices=False,
+    ) -> Any:
+        batch = x[None] if x.dim() == 3 else x
+        if not ours_takes(batch):
+            return call(x)
+        window = (kernel_size, stride, padding, dilation)
+        y, switches = pooled(batch, window, ceil_mode)
+        y = y[0] if x.dim() == 3 else y
+        if not return_indices:
+            return y
+        indices = ops.switches_to_indices(switches, *window, input_size=x.shape[-2:])
+        return y, indices[0] if x.dim() == 3 else indices
+
+    return pool

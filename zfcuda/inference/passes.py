@@ -25,12 +25,8 @@ Layers = Layer | Sequence[Layer]
 
 
 def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
-    """The modules with these names (one may be given alone), or that are these modules.
-
-    Raises:
-        TypeError: a name is no string.
-        ValueError: the model has no such module; close names are named.
-    """
+    """The modules with these names (one may be given alone), or that are these modules; errors name
+    close ones."""
     # Some modules can be iterated over themselves.
     alone = isinstance(layers, str | nn.Module) or not isinstance(layers, Iterable)
     names = [
@@ -158,11 +154,8 @@ def require_shape(layer: str, maps: Tensor, shape: Sequence[int]) -> None:
 
 
 def feature_maps(output: Any, layer: str, n: int) -> Tensor:
-    """A layer's output as maps [N,C,H,W]; vectors [N,F] count as F maps of one element.
-
-    Raises:
-        ValueError: it is neither, or not of ``n`` images.
-    """
+    """A layer's output for ``n`` images as maps [N,C,H,W]; vectors [N,F] count as F maps of one
+    element."""
     if not isinstance(output, Tensor) or output.dim() not in (2, 4) or len(output) != n:
         got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
@@ -434,11 +427,8 @@ def _forward(model: nn.Module, batch: Tensor, calls: Interception) -> Tensor:
 
 
 def logits_of(output: Any, n: int) -> Tensor:
-    """What a model returned for ``n`` images, if that is logits [n,K].
-
-    Raises:
-        ValueError: it is something else; where that holds a tensor, how to get at it.
-    """
+    """What a model returned for ``n`` images, if that is logits [n,K]; else a ValueError says how
+    to get at the tensor in it."""
     if isinstance(output, Tensor) and output.dim() == 2 and len(output) == n:
         return output
     got = list(output.shape) if isinstance(output, Tensor) else _described(output)

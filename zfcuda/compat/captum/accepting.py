@@ -1,4 +1,4 @@
-"""What zfcuda takes on, and what it leaves to Captum."""
+"""What zfcuda takes on, and what it leaves to Captum, for which it raises :class:`Refused`."""
 
 from __future__ import annotations
 
@@ -40,11 +40,7 @@ class Refused(Exception):
 
 
 def check_model(model: Any) -> None:
-    """Raise unless ``model`` is one that zfcuda runs as Captum would.
-
-    Raises:
-        Refused: no module, on several devices, in train mode, or with statistics of the batch.
-    """
+    """Only a module that zfcuda runs as Captum would."""
     if not isinstance(model, nn.Module):
         raise Refused(f"the forward function is a {type(model).__name__}, not a module")
     if isinstance(model, nn.DataParallel):
@@ -58,11 +54,7 @@ def check_model(model: Any) -> None:
 
 
 def single_image_batch(model: Any, inputs: Any, additional: Any) -> Tensor:
-    """The one input tensor [N,C,H,W].
-
-    Raises:
-        Refused: there is something else, or values that Captum would turn into NaN.
-    """
+    """The one input tensor [N,C,H,W]."""
     check_model(model)
     if additional is not None:
         raise Refused("there are additional_forward_args")
@@ -79,11 +71,7 @@ def single_image_batch(model: Any, inputs: Any, additional: Any) -> Tensor:
 
 
 def baseline_of(baselines: Any, x: Tensor) -> float | Tensor:
-    """What hidden pixels show: a number, one image [C,H,W] for all, or one for each [N,C,H,W].
-
-    Raises:
-        Refused: anything else.
-    """
+    """What hidden pixels show: a number, one image [C,H,W] for all, or one for each [N,C,H,W]."""
     value = baselines[0] if isinstance(baselines, tuple) and len(baselines) == 1 else baselines
     if value is None:
         return 0.0
@@ -101,11 +89,7 @@ def baseline_of(baselines: Any, x: Tensor) -> float | Tensor:
 
 
 def unit_of(selector: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(channel, row, column) in maps of this shape; negative numbers count from the end.
-
-    Raises:
-        Refused: anything but three ints within the maps.
-    """
+    """(channel, row, column) in maps of this shape; negative numbers count from the end."""
     plain = isinstance(selector, tuple) and all(type(i) is int for i in selector)
     if not plain or len(selector) != 3:
         raise Refused(f"the neuron selector {selector!r} is not one (channel, row, column)")

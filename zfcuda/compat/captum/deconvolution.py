@@ -62,20 +62,15 @@ def project(graph: Graph, model: nn.Module, x: Tensor, node: Node, unit: tuple[i
 
 
 def manner_of(graph: Graph, model: nn.Module, top: Node) -> CaptumsManner:
-    """Captum's rule for what lies below ``top``.
-
-    Raises:
-        Refused: its hooks do something else in this model.
-    """
+    """Captum's rule for what lies below ``top``; refused where its hooks do something else."""
     calls: dict[int, list[Node]] = {}  # by module
     for node in graph.nodes:
         if node.call.op == "call_module":
             module = model.get_submodule(node.call.target)
             if isinstance(module, nn.ReLU):
                 calls.setdefault(id(module), []).append(node)
-    if any(
-        isinstance(m, nn.ReLU) and type(m).forward is not nn.ReLU.forward for m in model.modules()
-    ):
+    relu_modules = (module for module in model.modules() if isinstance(module, nn.ReLU))
+    if any(type(module).forward is not nn.ReLU.forward for module in relu_modules):
         raise Refused("a subclass of nn.ReLU has a forward of its own")
     below = graph.ancestors([top.index])
     relus = [node for nodes in calls.values() for node in nodes if node.index in below]
@@ -94,15 +89,9 @@ def _require_alone(graph: Graph, relu: Node, below: set[int], relus: set[int]) -
     taker, index = relu, relu.inputs[0]
     while True:
         source = graph.nodes[index]
-        others = [
-            graph.nodes[other].name
-            for other in graph.consumers[index]
-            if other in below
-            and other != taker.index
-            and not isinstance(graph.nodes[other].rule, Shape)
-        ]
-        if others:
-            raise Refused(f"{others[0]} takes what {relu.name} takes")
+        for other in (graph.nodes[i] for i in graph.consumers[index] if i in below):
+            if other is not taker and not isinstance(other.rule, Shape):
+                raise Refused(f"{other.name} takes what {relu.name} takes")
         if index in relus:
             raise Refused(f"{relu.name} follows {source.name} directly")
         if not isinstance(source.rule, Identity):
@@ -121,9 +110,8 @@ class Deconvolution(Traceable, attr.Deconvolution):
         self, inputs: Any, target: Any = None, additional_forward_args: Any = None
     ) -> Any:
         """As ``captum.attr.Deconvolution.attribute``."""
-        return _on_our_kernels(
-            self, super().attribute, inputs, target, additional_forward_args=additional_forward_args
-        )
+        arguments = (inputs, target, additional_forward_args)
+        return _on_our_kernels(self, super().attribute, arguments)
 
 
 class NeuronDeconvolution(Traceable, attr.NeuronDeconvolution):
@@ -149,15 +137,9 @@ class NeuronDeconvolution(Traceable, attr.NeuronDeconvolution):
             x = single_image_batch(self.forward_func, inputs, additional_forward_args)
             attributions = self._project(x.detach(), neuron_selector)
         except Exception as error:  # whatever it is, Captum may still be able to do it
-            return _on_our_kernels(
-                self,
-                super().attribute,
-                inputs,
-                neuron_selector,
-                additional_forward_args=additional_forward_args,
-                attribute_to_neuron_input=attribute_to_neuron_input,
-                no_cone=error,
-            )
+            more = (additional_forward_args, attribute_to_neuron_input)
+            arguments = (inputs, neuron_selector, *more)
+            return _on_our_kernels(self, super().attribute, arguments, error)
         self.took("cone", f"a unit of maps, one input {list(x.shape)}")
         return _format_output(isinstance(inputs, tuple), (attributions,))
 
@@ -174,12 +156,7 @@ class NeuronDeconvolution(Traceable, attr.NeuronDeconvolution):
 
 
 def _on_our_kernels(
-    caller: Traceable,
-    attribute: Any,
-    inputs: Any,
-    *args: Any,
-    no_cone: Exception | None = None,
-    **named: Any,
+    caller: Traceable, attribute: Any, arguments: tuple[Any, ...], no_cone: Exception | None = None
 ) -> Any:
     """Captum's own procedure, hooks and all; max-pooling and contrast normalisation, whose
     gradients ours are, run on zfcuda's kernels."""
@@ -187,8 +164,8 @@ def _on_our_kernels(
         check_model(caller.forward_func)
     except Refused as error:
         caller.took("captum", str(error), error)
-        return attribute(inputs, *args, **named)
+        return attribute(*arguments)
     why = no_cone or "a class score depends on the whole image"
     caller.took("kernels", f"{why}; pooling and normalisation run on zfcuda's kernels", no_cone)
     with fast_forward():
-        return attribute(inputs, *args, **named)
+        return attribute(*arguments)

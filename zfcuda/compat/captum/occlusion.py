@@ -47,16 +47,8 @@ class Occlusion(Traceable, attr.Occlusion):
             )
         except Exception as error:  # whatever it is, Captum may still be able to do it
             self.took("captum", str(error), error)
-            return super().attribute(
-                inputs,
-                sliding_window_shapes,
-                strides,
-                baselines,
-                target,
-                additional_forward_args,
-                perturbations_per_eval,
-                show_progress,
-            )
+            others = (target, additional_forward_args, perturbations_per_eval, show_progress)
+            return super().attribute(inputs, sliding_window_shapes, strides, baselines, *others)
         return _format_output(isinstance(inputs, tuple), (attributions,))
 
     def _occlude(

@@ -68,15 +68,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def call(command: str, out: Path, **settings: object) -> None:
     """Run one command for a script, quietly, in a folder of its own: what goes wrong is raised.
-
-    Args:
-        settings: the command's options by name, as argparse stores them; the others have the
-            defaults of the command line.
-
-    Raises:
-        TypeError: an option that the command does not have.
-        Exception: whatever the command raises.
-    """
+    `settings` are options by name, as argparse stores them; the others have their defaults."""
     options = _parser().parse_args([command])
     unknown = settings.keys() - vars(options).keys()
     if unknown:

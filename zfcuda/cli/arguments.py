@@ -127,15 +127,13 @@ def chosen_maps(text: str) -> int | str | list[int]:
     return numbers if "," in text else numbers[0]
 
 
-_PAPERS = tuple(f"relu{number}" for number in range(1, 6))
-
-
 def mapped_layers(options: argparse.Namespace, network: Network) -> list[str]:
     """The --layer options, or the five layers of a ZF network."""
     if options.layer:
         return options.layer
-    if {*_PAPERS} <= {name for name, _ in network.model.named_modules()}:
-        return [*_PAPERS]
+    papers = [f"relu{number}" for number in range(1, 6)]
+    if {*papers} <= {name for name, _ in network.model.named_modules()}:
+        return papers
     raise ValueError(
         f"{options.command} needs --layer NAME for this network; --list-layers prints the names"
     )

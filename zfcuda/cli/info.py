@@ -60,6 +60,8 @@ def collect() -> Info:
     from zfcuda import _build_facts as facts
 
     installed = versions(*PACKAGES)
+    indices = range(torch.cuda.device_count())
+    gpus = (f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in indices)
     return Info(
         zfcuda=zfcuda.__version__,
         folder=str(Path(zfcuda.__file__).resolve().parent),
@@ -69,7 +71,7 @@ def collect() -> Info:
         packages={name: installed.get(name) for name in PACKAGES},
         cuda=bool(facts.WITH_CUDA),
         cuda_verdict=facts.CUDA_VERDICT,
-        devices=("cpu", *_gpus()),
+        devices=("cpu", *gpus),
         threads=torch.get_num_threads(),
         cores=len(os.sched_getaffinity(0)),
         simd_level=loaded.simd_level(),
@@ -82,10 +84,3 @@ def _waiting(threads: int) -> str:
     if threads < 2 or "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         return ""
     return " (they spin while they wait: beside other work OMP_WAIT_POLICY=passive is faster)"
-
-
-def _gpus() -> list[str]:
-    if not torch.cuda.is_available():
-        return []
-    indices = range(torch.cuda.device_count())
-    return [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in indices]

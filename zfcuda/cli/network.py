@@ -30,8 +30,6 @@ from zfcuda.storage.identity import weights_digest
 
 @dataclass(frozen=True)
 class Network:
-    """A loaded model and what is needed to talk to it."""
-
     spec: str
     model: nn.Module
     preprocessing: Preprocessing

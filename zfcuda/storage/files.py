@@ -192,7 +192,7 @@ def class_name(names: Sequence[str] | None, label: int, count: int | None = None
 
 def visible(text: object) -> str:
     r"""`text` on one line that shows every control character as its escape, "\x1b" or "\n"."""
-    return _CONTROL.sub(_escaped, str(text))
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def short_spec(spec: str) -> str:
@@ -216,10 +216,6 @@ def printable(text: object) -> str:
     UTF-8 as lone surrogates, which nothing can write."""
     lines = str(text).encode("utf-8", "replace").decode("utf-8").split("\n")
     return "\n".join(map(visible, lines))
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()
 
 
 _ALIGNED = 64  # bytes, for vector loads from the mapped file

@@ -99,7 +99,7 @@ class Checkpoints:
             try:
                 paths = self.weights(len(rows)), self._momentum(len(rows))
                 self.require_intact(len(rows), *paths)
-                return rows, *map(load_file, paths)
+                return rows, load_file(paths[0]), load_file(paths[1])
             except (OSError, KeyError, ValueError, SafetensorError) as error:
                 damaged = rows.pop()
                 warnings.warn(

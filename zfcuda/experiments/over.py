@@ -16,22 +16,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from zfcuda.data.batches import Block, read_blocks
+from zfcuda.data.batches import Block, in_blocks, read_blocks
 from zfcuda.data.images import Images, none_readable
 from zfcuda.inference.checks import device_of, is_int, per_image, threads
 from zfcuda.results.base import Outputs, Result
 from zfcuda.storage import terminal
-from zfcuda.storage.files import checksum, read_json
+from zfcuda.storage.files import checksum, read_json, write_csv
 from zfcuda.storage.identity import (
     architecture_digest,
     precision,
@@ -45,13 +46,18 @@ from zfcuda.storage.run_folder import read, require_there, run_folder
 FILE = "settings.json"
 
 
-def identity_of(model: nn.Module, images: Images, x: Tensor) -> dict[str, Any]:
+def identity_of(
+    model: nn.Module, images: Images, x: Tensor, outputs: Outputs = "logits"
+) -> dict[str, Any]:
     """What every experiment's results depend on: network, images, types, device, versions.
 
     Args:
         x: an image [C,H,W], as the model takes it.
+        outputs: what the network's are; of logits nothing is said, as in runs begun before there
+            was anything to say.
     """
     return {
+        **({} if outputs == "logits" else {"outputs": outputs}),
         "weights": weights_digest(model),
         "architecture": architecture_digest(model),
         **images.identity(),
@@ -77,12 +83,6 @@ def targets_of(target: Any, count: int, classes: int) -> tuple[Tensor | None, st
     return found, int(target) if is_int(target) else tensor_digest(found)
 
 
-def outputs_setting(outputs: Outputs) -> dict[str, str]:
-    """What settings say of the network's outputs: of logits nothing, as those of runs begun before
-    there was anything to say."""
-    return {} if outputs == "logits" else {"outputs": outputs}
-
-
 def first_readable(images: Images) -> Tensor:
     """The first image that can be read.
 
@@ -99,28 +99,44 @@ def first_readable(images: Images) -> Tensor:
 _Found = TypeVar("_Found", bound=Result)  # of an image
 _Summary = TypeVar("_Summary", bound=Result)
 
+Table = tuple[Sequence[str], Iterable[Sequence[object]]]  # names of columns, and rows
+
 _A_FOLDER = 1000  # images: more files in one are a nuisance to every tool
 
 
 @dataclass(frozen=True, eq=False)
-class Run(Generic[_Found]):
+class Run(ABC, Generic[_Found, _Summary]):
     """One experiment on the images of a data set.
 
     Attributes:
+        kind: of an image's result.
         folder: of the run.
         images: the data set.
-        kind: of an image's result.
         settings: all that results depend on; anything that JSON can say.
         about: more for the JSON files, on which nothing depends, such as the model's name.
         shard: this process among those that share the work.
+        target: int64 [N], each image's class; None for what the model predicts.
     """
 
+    kind: ClassVar[type[Result]]
     folder: Path
     images: Images
-    kind: type[_Found]
     settings: Mapping[str, Any]
     about: Mapping[str, Any]
     shard: Shard
+    target: Tensor | None
+
+    @abstractmethod
+    def answer(self, x: Tensor, numbers: list[int], target: Tensor | None) -> Sequence[_Found]:
+        """The results of images [n,C,H,W], on the CPU, with these numbers and classes."""
+
+    @abstractmethod
+    def summarised(self, results: Iterator[tuple[int, _Found]], skipped: Sequence[str]) -> _Summary:
+        """What all results, by number, come to; ``skipped``: why other images have none."""
+
+    @abstractmethod
+    def tables(self, summary: _Summary) -> dict[str, Table]:
+        """The same as CSV files."""
 
     @cached_property
     def digest(self) -> str:
@@ -141,33 +157,17 @@ class Run(Generic[_Found]):
     def _drawer(self, number: int) -> Path:
         return self.folder / "images" / f"{number // _A_FOLDER:04d}"
 
-    def missing(self) -> list[int]:
-        """The numbers of the images that have no result, ascending."""
-        found: list[int] = []
-        for first in range(0, len(self.images), _A_FOLDER):
-            drawer = self._drawer(first)
-            there = {entry.name for entry in os.scandir(drawer)} if drawer.is_dir() else {*()}
-            for number in range(first, min(first + _A_FOLDER, len(self.images))):
-                name = self.stem(number).name
-                if not {f"{name}.npz", f"{name}.json"} <= there:
-                    found.append(number)
-        return found
-
     def there(self) -> list[int]:
         """The numbers of the images that have a result, ascending."""
-        missing = {*self.missing()}
-        return [number for number in range(len(self.images)) if number not in missing]
-
-    def results(self, missing: Sequence[int]) -> Iterator[tuple[int, _Found]]:
-        """The results of all images but these, by number.
-
-        Raises:
-            ValueError: a file is damaged; which one, and what to do.
-        """
-        left_out = {*missing}
-        for number in range(len(self.images)):
-            if number not in left_out:
-                yield number, self.result(number)
+        found: list[int] = []
+        for numbers in in_blocks(len(self.images), _A_FOLDER):
+            drawer = self._drawer(numbers[0])
+            names = {entry.name for entry in os.scandir(drawer)} if drawer.is_dir() else {*()}
+            for number in numbers:
+                name = self.stem(number).name
+                if {f"{name}.npz", f"{name}.json"} <= names:
+                    found.append(number)
+        return found
 
     def result(self, number: int) -> _Found:
         """An image's result.
@@ -202,7 +202,7 @@ class Run(Generic[_Found]):
     # ------------------------------------------------------------------ doing it
 
     @contextmanager
-    def begun(self) -> Iterator[None]:
+    def begun(self) -> Iterator[Self]:
         """Write the settings, or compare them with those that the run was begun with; no other run
         gets into the folder until all ranks leave.
 
@@ -220,7 +220,7 @@ class Run(Generic[_Found]):
             results="images",
             then=self._inputs_then,
         ):
-            yield
+            yield self
 
     def _inputs_then(self, there: Mapping[str, Any]) -> Mapping[str, Any]:
         """Of images' inputs those count that could be read both then and now; of a run of zfcuda
@@ -232,62 +232,48 @@ class Run(Generic[_Found]):
             return self.images.earlier_identity()
         return {"inputs": {number: now.get(number, one) for number, one in then.items()}}
 
-    def carry_out(
-        self,
-        together: int,
-        answer: Callable[[Tensor, list[int]], Sequence[Result]],
-        workers: int = 0,
-        progress: bool = False,
-    ) -> None:
+    def carry_out(self, workers: int = 0, progress: bool = False) -> None:
         """Compute and write what is missing, as far as it can be read, this rank its share.
 
         Args:
-            together: how many images a group has.
-            answer: ``(x [n,C,H,W] on the CPU, numbers [n]) -> n results``.
             workers: processes that read images.
             progress: show a bar (the first rank does).
         """
-        groups = _groups(self._agreed(), together, len(self.images))
+        # One rank looks, so that all share the same list while some already write.
+        there = {*self.shard.share(self.there() if self.shard.first else [])}
+        groups = [
+            (group, wanted)
+            for group in in_blocks(len(self.images), self.settings["images together"])
+            if (wanted := [number for number in group if number not in there])
+        ]
         own = self.shard.own(groups)
-        wanted = sum(len(some) for _, some in own)
-        alone = self.shard.world == 1
-        total = len(self.images) if alone else wanted
-        title = "images" if alone else f"images of rank 0 of {self.shard.world}"
-        shown = progress and self.shard.first
+        missing = [wanted for _, wanted in own]
+        left, total, title = sum(map(len, missing)), len(self.images), "images"
+        if self.shard.world > 1:
+            total, title = left, f"images of rank 0 of {self.shard.world}"
         bar = terminal.progress(
             total=total,
-            initial=total - wanted,  # where an earlier run stopped
+            initial=total - left,  # where an earlier run stopped
             desc=title,
             unit=" images",
             leave=False,
-            disable=not shown,
+            disable=not (progress and self.shard.first),
         )
+        like = torch.empty(1, *self.settings["image"], dtype=getattr(torch, self.settings["dtype"]))
         with threads(self._begun["threads"]), bar:
-            missing = [some for _, some in own]
-            like = torch.empty(
-                1, *self.settings["image"], dtype=getattr(torch, self.settings["dtype"])
-            )
-            blocks = read_blocks(self.images, [all for all, _ in own], workers, like, missing)
-            for block, some in zip(blocks, missing, strict=True):
-                self._do(block, some, answer)
-                bar.update(len(some))
+            blocks = read_blocks(self.images, [group for group, _ in own], workers, like, missing)
+            for block, wanted in zip(blocks, missing, strict=True):
+                self._do(block, wanted)
+                bar.update(len(wanted))
         self.shard.wait()
 
-    def _agreed(self) -> list[int]:
-        """What is missing. One rank looks, so that all share the same list while some already
-        write."""
-        return self.shard.share(self.missing() if self.shard.first else [])
-
-    def _do(
-        self,
-        block: Block,
-        wanted: Sequence[int],
-        answer: Callable[[Tensor, list[int]], Sequence[Result]],
-    ) -> None:
+    def _do(self, block: Block, wanted: Sequence[int]) -> None:
         if block.images is None:
             return
-        results = answer(block.images, [*block.numbers])
-        for number, result in zip(block.numbers, results, strict=True):
+        numbers = [*block.numbers]
+        target = None if self.target is None else self.target[numbers]
+        results = self.answer(block.images, numbers, target)
+        for number, result in zip(numbers, results, strict=True):
             if number in wanted and number not in block.problems:
                 require_there(self.folder)
                 result.save(self.stem(number), self.said_of(number))
@@ -308,30 +294,27 @@ class Run(Generic[_Found]):
             }
         }
 
-    def summed_up(
-        self,
-        merged: Callable[[Sequence[int], Sequence[str]], _Summary],
-        write_tables: Callable[[_Summary, Path], None],
-        entry: Callable[[_Summary], Mapping[str, Any] | None] | None = None,
+    def summary(
+        self, entry: Callable[[_Summary], Mapping[str, Any]] | None = None
     ) -> _Summary | None:
         """Read all results and write what they come to; None in all processes but the first.
 
         Args:
-            merged: of the numbers of the images that have no result, and why they have none.
-            write_tables: of the summary, into the folder.
             entry: of the summary, what the gallery says about it.
         """
         if not self.shard.first:
             return None
-        missing = self.missing()
-        summary = merged(missing, self.skipped(missing))
+        there = self.there()
+        skipped = self._skipped({*range(len(self.images))} - {*there})
+        summary = self.summarised(((number, self.result(number)) for number in there), skipped)
         said = {"entry": entry(summary)} if entry else {}
         require_there(self.folder)
         summary.save(self.folder / "summary", {**self.said_of(None), **said})
-        write_tables(summary, self.folder)
+        for name, (head, rows) in self.tables(summary).items():
+            write_csv(self.folder / name, head, rows)
         return summary
 
-    def skipped(self, missing: Sequence[int]) -> list[str]:
+    def _skipped(self, missing: Collection[int]) -> list[str]:
         """Why the missing images have no result, a sentence each.
 
         Raises:
@@ -339,25 +322,16 @@ class Run(Generic[_Found]):
             RuntimeError: one can be read: whoever should have done it did not.
         """
         require_there(self.folder)
-        sentences = [self.images.tried(number) for number in missing]
-        for number, sentence in zip(missing, sentences, strict=True):
+        sentences = []
+        for number in sorted(missing):
+            sentence = self.images.tried(number)
             if isinstance(sentence, Tensor):
                 raise RuntimeError(
                     f"{self.images.names[number]} has no result, though it can be read now; run "
                     "again to do it"
                 )
+            sentences.append(sentence)
         if len(sentences) == len(self.images):
             again = "run again when they can be"
             raise none_readable(len(sentences), f"{sentences[-1]}; {again}")
-        return [str(sentence) for sentence in sentences]
-
-
-def _groups(missing: Sequence[int], together: int, count: int) -> list[tuple[range, list[int]]]:
-    """The groups that miss some results: all numbers of each, and those."""
-    found: dict[int, list[int]] = {}
-    for number in missing:
-        found.setdefault(number // together, []).append(number)
-    return [
-        (range(group * together, min((group + 1) * together, count)), some)
-        for group, some in sorted(found.items())
-    ]
+        return sentences

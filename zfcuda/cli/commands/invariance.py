@@ -131,21 +131,22 @@ def _over_data(options: argparse.Namespace) -> None:
         ):
             work.carry_out(options.workers, not options.quiet)
             entry = _entry(work, options)
-            summary = work.summary(entry)
+            summary = work.summary(lambda _: entry)
             if summary is not None:
                 what = f"{short_spec(network.spec)}, {len(summary.names):,} images"
                 title = f"{options.data}: invariance, {what}"
                 figure = zfcuda.figures.invariance_summary(summary, title=title)
-                announce_run(work.run, figure, summary.skipped, entry["text"], options.pdf)
+                announce_run(work, figure, summary.skipped, entry["text"], options.pdf)
 
 
 def _entry(work: InvarianceRun, options: argparse.Namespace) -> dict[str, Any]:
     lines = (
-        f"Each of {len(work.run.images):,} images was moved, enlarged and turned. Lines are means "
+        f"Each of {len(work.images):,} images was moved, enlarged and turned. Lines are means "
         "over the images, bands one standard deviation to either side."
     )
     dashed = ", and (dashed) the share of images whose answer stays"
-    more = "" if work.outputs == "value" else dashed
-    text = _text(lines, work.outputs, "the class asked for" if options.target else None, more)
+    outputs = work.study["outputs"]
+    more = "" if outputs == "value" else dashed
+    text = _text(lines, outputs, "the class asked for" if options.target else None, more)
     about = {"title": "Invariance over a data set", "text": text, "figure": _TAG}
     return {**about, "files": ["images.csv", "curves.csv"]}

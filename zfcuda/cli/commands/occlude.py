@@ -186,22 +186,22 @@ def _do(options: argparse.Namespace, network: Network, work: OcclusionRun) -> No
             result, network.display(x), None, network.class_names, title=title
         )
 
-    if work.run.shard.first and not options.quiet:
+    if work.shard.first and not options.quiet:
         remark(str(work.engine.plan).partition("\n")[0])
     work.carry_out(options.workers, not options.quiet)
     if options.pictures:
-        command.draw_run(work.run, work.run.shard.own(work.run.there()), figure_of, options.pdf)
+        command.draw_run(work, work.shard.own(work.there()), figure_of, options.pdf)
     summary = work.summary(lambda found: _entry(work, found))
     if summary is None:  # another process has it
         return
-    command.draw_run(work.run, summary.numbers[summary.shown].tolist(), figure_of, options.pdf)
+    command.draw_run(work, summary.numbers[summary.shown].tolist(), figure_of, options.pdf)
     images = network.display(summary.images) if len(summary.images) else None
     title = f"{options.data}: occlusion, {short_spec(network.spec)}"
     figure = zfcuda.figures.occlusion_summary(summary, images, network.class_names, title)
     if not options.quiet:
         print(_table(summary, network.class_names), file=sys.stderr)
     text = _entry(work, summary)["text"]
-    command.announce_run(work.run, figure, summary.skipped, text, options.pdf)
+    command.announce_run(work, figure, summary.skipped, text, options.pdf)
 
 
 def _entry(work: OcclusionRun, summary: OcclusionSummary) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _entry(work: OcclusionRun, summary: OcclusionSummary) -> dict[str, Any]:
     (height, width), (down, right) = request.size, request.stride
     values = request.outputs == "value"
     text = (
-        f"An occluder of {height}×{width} pixels was moved over each of {len(work.run.images):,} "
+        f"An occluder of {height}×{width} pixels was moved over each of {len(work.images):,} "
         f"images in steps of {down}×{right} ({rows}×{columns} positions). How much of the "
         f"{'value' if values else 'probability'} of its class an image loses, on average over the "
         "positions (a) and at most (b); and in how small a part of the image"

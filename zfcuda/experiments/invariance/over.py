@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,11 @@ from torch.utils.data import Dataset
 from zfcuda.data.images import Images, numbered
 from zfcuda.experiments.invariance.experiment import Values
 from zfcuda.experiments.invariance.study import early_and_late, families_of, invariance_study
-from zfcuda.experiments.over import (
-    Run,
-    first_readable,
-    identity_of,
-    outputs_setting,
-    targets_of,
-)
+from zfcuda.experiments.over import Run, Table, first_readable, identity_of, targets_of
 from zfcuda.inference.checks import device_of, fill_setting
 from zfcuda.inference.passes import Layers, find_layers, memory_limit
 from zfcuda.results.base import Outputs, probabilities_of
 from zfcuda.results.invariance import InvarianceStudy, InvarianceSummary
-from zfcuda.storage.files import write_csv
 from zfcuda.storage.ranks import current_shard
 
 
@@ -112,72 +104,6 @@ _AVERAGED = {
 }
 
 
-def merged(ones: Iterable[InvarianceSummary], skipped: Sequence[str]) -> InvarianceSummary:
-    """The summaries of single images as one; one in memory at a time."""
-    moments: dict[str, dict[str, Moments]] = {quantity: {} for quantity, _ in _AVERAGED.values()}
-    names: list[str] = []
-    columns: dict[str, list[Tensor]] = {"numbers": [], "target": [], "base": []}
-    undefined = 0
-    for one in ones:
-        for quantity, families in moments.items():
-            for family in one.values:
-                own = getattr(one, quantity)[family]
-                families.setdefault(family, Moments.like(own)).add(own)
-        names += one.names
-        undefined += one.undefined
-        for name, column in columns.items():
-            column.append(getattr(one, name))
-
-    found: dict[str, dict[str, Tensor]] = {
-        name: {family: getattr(own, value)() for family, own in moments[quantity].items()}
-        for name, (quantity, value) in _AVERAGED.items()
-    }
-    return dataclasses.replace(
-        one,
-        names=tuple(names),
-        **{name: torch.cat(column) for name, column in columns.items()},
-        **found,
-        undefined=undefined,
-        skipped=tuple(skipped),
-    )
-
-
-def write_tables(summary: InvarianceSummary, folder: Path) -> None:
-    """images.csv, and curves.csv with a row for each family, value and quantity."""
-    write_csv(
-        folder / "images.csv",
-        ("number", "image", "target", "probability"),
-        zip(
-            summary.numbers.tolist(),
-            summary.names,
-            summary.target.tolist(),
-            summary.base.tolist(),
-            strict=True,
-        ),
-    )
-    write_csv(folder / "curves.csv", ("family", "value", "of", "mean", "spread"), _rows(summary))
-
-
-def _rows(summary: InvarianceSummary) -> Iterable[tuple[object, ...]]:
-    for family, values in summary.values.items():
-        for index, value in enumerate(values.tolist()):
-            for layer, mean, spread in zip(
-                summary.layers,
-                summary.distances[family][:, index].tolist(),
-                summary.distance_spread[family][:, index].tolist(),
-                strict=True,
-            ):
-                yield family, value, f"distance at {layer}", mean, spread
-            yield (
-                family,
-                value,
-                "probability",
-                float(summary.probabilities[family][index]),
-                float(summary.probability_spread[family][index]),
-            )
-            yield family, value, "label unchanged", float(summary.unchanged[family][index]), ""
-
-
 _TOGETHER = 16  # images of a group; their transformed copies fill the batches
 
 
@@ -224,41 +150,77 @@ def invariance_over(
 
 
 @dataclass(frozen=True, eq=False)
-class InvarianceRun:
+class InvarianceRun(Run[InvarianceSummary, InvarianceSummary]):
     """What :func:`invariance_over` does, in its parts.
 
     Attributes:
-        run: the folder.
-        study: of some images, the arguments ``target`` and ``names`` left open.
-        target: int64 [N]; None for what the model predicts.
-        outputs: what the model's outputs are.
+        study: the arguments of :func:`zfcuda.invariance_study` that all images share.
     """
 
-    run: Run[InvarianceSummary]
-    study: Callable[..., InvarianceStudy]
-    target: Tensor | None
-    outputs: Outputs
+    kind = InvarianceSummary
+    model: nn.Module
+    study: Mapping[str, Any]
 
-    def carry_out(self, workers: int = 0, progress: bool = False) -> None:
-        """Compute what is missing."""
-        self.run.carry_out(_TOGETHER, self._answer, workers, progress)
+    def answer(
+        self, x: Tensor, numbers: list[int], target: Tensor | None
+    ) -> list[InvarianceSummary]:
+        x, names = x.to(device_of(self.model)), [self.images.names[number] for number in numbers]
+        found = invariance_study(self.model, x, target=target, names=names, **self.study)
+        return [of_one(found, index, number) for index, number in enumerate(numbers)]
 
-    def _answer(self, x: Tensor, numbers: list[int]) -> list[InvarianceSummary]:
-        own = None if self.target is None else self.target[numbers]
-        study = self.study(x, target=own, names=[self.run.images.names[n] for n in numbers])
-        return [of_one(study, index, number) for index, number in enumerate(numbers)]
+    def summarised(
+        self, results: Iterator[tuple[int, InvarianceSummary]], skipped: Sequence[str]
+    ) -> InvarianceSummary:
+        """The summaries of single images as one; one in memory at a time."""
+        moments: dict[str, dict[str, Moments]] = {of: {} for of, _ in _AVERAGED.values()}
+        names: list[str] = []
+        columns: dict[str, list[Tensor]] = {"numbers": [], "target": [], "base": []}
+        undefined = 0
+        for _, one in results:
+            for quantity, families in moments.items():
+                for family in one.values:
+                    own = getattr(one, quantity)[family]
+                    families.setdefault(family, Moments.like(own)).add(own)
+            names += one.names
+            undefined += one.undefined
+            for name, column in columns.items():
+                column.append(getattr(one, name))
 
-    def summary(self, entry: Mapping[str, Any] | None = None) -> InvarianceSummary | None:
-        """Read all results and write what they come to; None in all processes but the first.
-
-        Args:
-            entry: what the gallery says about the summary.
-        """
-        return self.run.summed_up(
-            lambda missing, skipped: merged((one for _, one in self.run.results(missing)), skipped),
-            write_tables,
-            None if entry is None else lambda _: entry,
+        found: dict[str, dict[str, Tensor]] = {
+            name: {family: getattr(own, value)() for family, own in moments[quantity].items()}
+            for name, (quantity, value) in _AVERAGED.items()
+        }
+        return dataclasses.replace(
+            one,
+            names=tuple(names),
+            **{name: torch.cat(column) for name, column in columns.items()},
+            **found,
+            undefined=undefined,
+            skipped=tuple(skipped),
         )
+
+    def tables(self, summary: InvarianceSummary) -> dict[str, Table]:
+        """With a row for each family, value and quantity."""
+        columns = (summary.numbers, summary.target, summary.base)
+        numbers, target, base = (column.tolist() for column in columns)
+        return {
+            "images.csv": (
+                ("number", "image", "target", "probability"),
+                zip(numbers, summary.names, target, base, strict=True),
+            ),
+            "curves.csv": (("family", "value", "of", "mean", "spread"), _rows(summary)),
+        }
+
+
+def _rows(summary: InvarianceSummary) -> Iterator[Sequence[object]]:
+    for family, values in summary.values.items():
+        names = [*(f"distance at {layer}" for layer in summary.layers), "probability"]
+        means = [*summary.distances[family], summary.probabilities[family]]
+        spreads = [*summary.distance_spread[family], summary.probability_spread[family]]
+        for index, value in enumerate(values.tolist()):
+            for name, mean, spread in zip(names, means, spreads, strict=True):
+                yield family, value, name, float(mean[index]), float(spread[index])
+            yield family, value, "label unchanged", float(summary.unchanged[family][index]), ""
 
 
 @contextmanager
@@ -278,33 +240,30 @@ def invariance_run(
     run's alone."""
     images = numbered(images)
     example = first_readable(images)
-    device = device_of(model)
-    x = example[None].to(device)
-    limit = memory_limit(max_memory, device, recorded=True)
-    names = early_and_late(model, x) if layers is None else [*find_layers(model, layers)]
+    x = example[None].to(device_of(model))
+    study: dict[str, Any] = {
+        "layers": early_and_late(model, x) if layers is None else [*find_layers(model, layers)],
+        "fill": fill_setting(fill, x, with_image=False),
+        "max_memory": memory_limit(max_memory, x.device, recorded=True),
+    }
     families = families_of(transformations, x)
-    shown = fill_setting(fill, x, with_image=False)
-    study = partial(invariance_study, model, layers=names, fill=shown, max_memory=limit)
     # One image with everything that can be wrong in it, before a folder is made.
     few = {family: values[:1] for family, values in families.items()}
-    tried = study(x, transformations=few, outputs=outputs)
+    tried = invariance_study(model, x, transformations=few, outputs=outputs, **study)
     first = next(iter(tried.experiments.values()))
     targets, said = targets_of(target, len(images), first.logits.shape[2])
     settings = {
         "experiment": "invariance",
-        **identity_of(model, images, example),
-        "layers": names,
+        **identity_of(model, images, example, first.outputs),
+        **study,
         "transformations": {
             family: values.tolist() if isinstance(values, Tensor) else [*values]
             for family, values in families.items()
         },
-        "fill": shown,
         "target": said,
-        "max_memory": limit,
         "images together": _TOGETHER,
-        **outputs_setting(first.outputs),
     }
-    run = Run(Path(folder), images, InvarianceSummary, settings, about or {}, current_shard())
-    study = partial(study, transformations=families, outputs=first.outputs)
-    with run.begun():
-        yield InvarianceRun(run, lambda x, **of: study(x.to(device), **of), targets, first.outputs)
+    study |= {"transformations": families, "outputs": first.outputs}
+    run = (Path(folder), images, settings, about or {}, current_shard(), targets)
+    with InvarianceRun(*run, model, study).begun() as begun:
+        yield begun

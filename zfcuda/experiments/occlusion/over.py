@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,12 @@ from zfcuda.experiments.occlusion.engines import (
     engine_for,
     warn_if_not_traced,
 )
-from zfcuda.experiments.over import (
-    Run,
-    first_readable,
-    identity_of,
-    outputs_setting,
-    targets_of,
-)
+from zfcuda.experiments.over import Run, Table, first_readable, identity_of, targets_of
 from zfcuda.experiments.predictions import predict
 from zfcuda.inference.checks import device_of, per_image
 from zfcuda.inference.passes import Layers, memory_limit
 from zfcuda.results.base import Outputs, probabilities_of
 from zfcuda.results.occlusion import IMAGE_NUMBERS, LayerSums, OcclusionResult, OcclusionSummary
-from zfcuda.storage.files import write_csv
 from zfcuda.storage.ranks import current_shard
 
 
@@ -85,54 +77,6 @@ _SHOWN = 5  # most localised images, and as many least localised ones
 TELLING = 0.1
 
 
-# --- from all results ---------------------------------------------------------------------------
-
-
-def summarised(
-    run: Run[OcclusionResult], missing: Sequence[int], skipped: Sequence[str]
-) -> OcclusionSummary:
-    """One image's result in memory at a time."""
-    numbers, targets, found, like = [], [], [], None
-    for number, like in run.results(missing):
-        numbers.append(number)
-        targets.append(int(like.target[0]))
-        found.append(sensitivity_of(like))
-    columns = {
-        name: torch.tensor([one[name] for one in found], dtype=torch.float64)
-        for name in IMAGE_NUMBERS
-    }
-    least = 0.0 if like.outputs == "value" else TELLING
-    telling = (columns["largest"] >= least) & columns["localisation"].isfinite()
-    shown, most = _extremes(columns["localisation"], telling)
-    inputs = [run.images.tried(numbers[index]) for index in shown]
-    still = [isinstance(x, Tensor) for x in inputs]  # some may have vanished since
-    shown, most = [*compress(shown, still)], sum(still[:most])
-    results = [run.result(numbers[index]) for index in shown]
-    none = torch.zeros(0, *run.settings["image"])
-    no_maps = like.log_total.new_zeros(0, *like.grid) if like.grid else torch.zeros(0, 0, 0)
-    return OcclusionSummary(
-        names=tuple(run.images.names[number] for number in numbers),
-        numbers=torch.tensor(numbers),
-        labels=run.images.labels[numbers],
-        class_names=run.images.class_names,
-        target=torch.tensor(targets),
-        **columns,
-        strongest=like.boxes[[one["strongest"] for one in found]],
-        shown=torch.tensor(shown, dtype=torch.int64),
-        most=most,
-        telling=least,
-        maps=torch.stack([one.heatmap() for one in results]) if results else no_maps,
-        images=torch.stack([x for x in inputs if isinstance(x, Tensor)]) if shown else none,
-        boxes=like.boxes,
-        grid=like.grid,
-        size=like.size,
-        stride=like.stride,
-        image_size=like.image_size,
-        skipped=tuple(skipped),
-        outputs=like.outputs,
-    )
-
-
 def _extremes(values: Tensor, among: Tensor) -> tuple[list[int], int]:
     """Indices of the largest values, descending, then of the smallest, ascending, and how many the
     first are; no image is both, and of equal ones the earlier comes first."""
@@ -141,33 +85,6 @@ def _extremes(values: Tensor, among: Tensor) -> tuple[list[int], int]:
     most = order[: min(_SHOWN, -(-len(order) // 2))]
     rest = order[len(most) :]
     return [*most, *rest[: -_SHOWN - 1 : -1]], len(most)
-
-
-def write_tables(summary: OcclusionSummary, folder: Path) -> None:
-    """images.csv and classes.csv."""
-    rows = zip(
-        summary.numbers.tolist(),
-        summary.names,
-        summary.labels.tolist(),
-        summary.target.tolist(),
-        *(getattr(summary, name).tolist() for name in IMAGE_NUMBERS),
-        *summary.strongest.T.tolist(),
-        strict=True,
-    )
-    box = ("y0", "x0", "y1", "x1")
-    write_csv(
-        folder / "images.csv", ("number", "image", "label", "target", *IMAGE_NUMBERS, *box), rows
-    )
-    names = summary.class_names if summary.labelled else ()
-    fields = ("count", "mean", "spread", "largest", "changed", "localisation")
-    write_csv(
-        folder / "classes.csv",
-        ("label", "name", *fields),
-        (
-            (one.label, names[one.label] if names else "", *(getattr(one, f) for f in fields))
-            for one in summary.classes
-        ),
-    )
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
@@ -235,42 +152,84 @@ def occlusion_over(
 
 
 @dataclass(frozen=True, eq=False)
-class OcclusionRun:
+class OcclusionRun(Run[OcclusionResult, OcclusionSummary]):
     """What :func:`occlusion_over` does, in its parts.
 
     Attributes:
-        run: the folder.
         engine: the model and its occluder.
-        example: an image [C,H,W].
-        target: int64 [N]; None for what the model predicts.
         classes: those whose logits are kept besides the target's; None for all.
     """
 
-    run: Run[OcclusionResult]
+    kind = OcclusionResult
     engine: Engine
-    example: Tensor
-    target: Tensor | None
     classes: Sequence[int] | None
 
-    def carry_out(self, workers: int = 0, progress: bool = False) -> None:
-        """Compute what is missing."""
-        together = self.engine.together(self.example[None])
-        self.run.carry_out(together, self._answer, workers, progress)
-
-    def _answer(self, x: Tensor, numbers: list[int]) -> list[OcclusionResult]:
-        target = None if self.target is None else self.target[numbers]
+    def answer(self, x: Tensor, numbers: list[int], target: Tensor | None) -> list[OcclusionResult]:
         found = self.engine(x.to(device_of(self.engine.model)), target, self.classes)
         return [_of_one(found, index, self.classes) for index in range(len(numbers))]
 
-    def summary(
-        self, entry: Callable[[OcclusionSummary], Mapping[str, Any]] | None = None
-    ) -> OcclusionSummary | None:
-        """Read all results and write what they come to; None in all processes but the first.
+    def summarised(
+        self, results: Iterator[tuple[int, OcclusionResult]], skipped: Sequence[str]
+    ) -> OcclusionSummary:
+        """One image's result in memory at a time."""
+        numbers, targets, found, like = [], [], [], None
+        for number, like in results:
+            numbers.append(number)
+            targets.append(int(like.target[0]))
+            found.append(sensitivity_of(like))
+        columns = {
+            name: torch.tensor([one[name] for one in found], dtype=torch.float64)
+            for name in IMAGE_NUMBERS
+        }
+        least = 0.0 if like.outputs == "value" else TELLING
+        telling = (columns["largest"] >= least) & columns["localisation"].isfinite()
+        shown, most = _extremes(columns["localisation"], telling)
+        inputs = [self.images.tried(numbers[index]) for index in shown]
+        still = [isinstance(x, Tensor) for x in inputs]  # some may have vanished since
+        shown, most = [*compress(shown, still)], sum(still[:most])
+        maps = [self.result(numbers[index]).heatmap() for index in shown]
+        none = torch.zeros(0, *self.settings["image"])
+        return OcclusionSummary(
+            names=tuple(self.images.names[number] for number in numbers),
+            numbers=torch.tensor(numbers),
+            labels=self.images.labels[numbers],
+            class_names=self.images.class_names,
+            target=torch.tensor(targets),
+            **columns,
+            strongest=like.boxes[[one["strongest"] for one in found]],
+            shown=torch.tensor(shown, dtype=torch.int64),
+            most=most,
+            telling=least,
+            maps=torch.stack(maps) if maps else like.base_logits.new_zeros(0, *like.grid),
+            images=torch.stack([x for x in inputs if isinstance(x, Tensor)]) if shown else none,
+            boxes=like.boxes,
+            grid=like.grid,
+            size=like.size,
+            stride=like.stride,
+            image_size=like.image_size,
+            skipped=tuple(skipped),
+            outputs=like.outputs,
+        )
 
-        Args:
-            entry: of the summary, what the gallery says about it.
-        """
-        return self.run.summed_up(partial(summarised, self.run), write_tables, entry)
+    def tables(self, summary: OcclusionSummary) -> dict[str, Table]:
+        images = zip(
+            summary.numbers.tolist(),
+            summary.names,
+            summary.labels.tolist(),
+            summary.target.tolist(),
+            *(getattr(summary, name).tolist() for name in IMAGE_NUMBERS),
+            *summary.strongest.T.tolist(),
+            strict=True,
+        )
+        names = summary.class_names if summary.labelled else ()
+        fields = ("count", "mean", "spread", "largest", "changed", "localisation")
+        classes = (
+            (one.label, names[one.label] if names else "", *(getattr(one, f) for f in fields))
+            for one in summary.classes
+        )
+        box = ("y0", "x0", "y1", "x1")
+        head = ("number", "image", "label", "target", *IMAGE_NUMBERS, *box)
+        return {"images.csv": (head, images), "classes.csv": (("label", "name", *fields), classes)}
 
 
 @contextmanager
@@ -301,7 +260,7 @@ def occlusion_run(
         per_image(list(classes), len(classes), known, "classes")
     settings = {
         "experiment": "occlusion",
-        **identity_of(model, images, example),
+        **identity_of(model, images, example, said_of_first.outputs),
         "size": request.size,
         "stride": request.stride,
         "fill": request.fill,
@@ -312,11 +271,10 @@ def occlusion_run(
         "classes": None if classes is None else sorted({*map(int, classes)}),
         "max_memory": limit,
         "images together": engine.together(x),
-        **outputs_setting(said_of_first.outputs),
     }
-    run = Run(Path(folder), images, OcclusionResult, settings, about or {}, current_shard())
-    with run.begun():
-        yield OcclusionRun(run, engine, example, targets, classes)
+    run = (Path(folder), images, settings, about or {}, current_shard(), targets)
+    with OcclusionRun(*run, engine, classes).begun() as begun:
+        yield begun
 
 
 def _of_one(result: OcclusionResult, index: int, classes: Sequence[int] | None) -> OcclusionResult:

@@ -74,6 +74,12 @@ def talk(rank, port):
     with from_environment() as shard:
         assert shard == current_shard() == Shard(rank, 2)
         assert [t.item() for t in shard.collect(torch.tensor(rank))] == [0, 1]
+        half = torch.full((2, 3), rank + 0.5, dtype=torch.float64)
+        gathered = shard.gather(half)
+        assert len(gathered) == 2 * shard.first
+        assert all(
+            torch.equal(one, torch.full_like(half, i + 0.5)) for i, one in enumerate(gathered)
+        )
         assert shard.share(torch.tensor([rank + 5])).tolist() == [5]
         assert shard.collect("ä" * rank) == ["", "ä"]
         shard.agree("same", "settings")

@@ -86,6 +86,15 @@ class Shard:
         dist.all_gather_object(found, own)
         return found
 
+    def gather(self, own: _Item) -> list[_Item]:
+        """Every rank's object at rank 0; the others have an empty list. Tensors in it on the
+        CPU."""
+        if self.world == 1:
+            return [own]
+        found: list[Any] | None = [None] * self.world if self.first else None
+        dist.gather_object(own, found, 0)
+        return found or []
+
     def share(self, own: _Item) -> _Item:
         """Rank 0's object; those of the others do not matter. Tensors in it on the CPU."""
         if self.world == 1:

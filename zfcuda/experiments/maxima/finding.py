@@ -78,9 +78,7 @@ def top_activations(
     tops, count, example = scan(model, source, names, k, maps, limit, progress)
     channels = {name: chosen(maps, name, top) for name, top in tops.items()}
     units = {name: units_of(top, channels[name]) for name, top in tops.items()}
-    windows = field_windows(
-        model, example, {name: (units[name][:, 2:], top.size) for name, top in tops.items()}
-    )
+    windows = field_windows(model, example, units, tops)
     views = project_units(model, source, units, windows, example, max_memory, progress)
     differences = {name: difference(tops[name], channels[name], views[name]) for name in names}
     warn_beyond(differences, tolerance, example.dtype)

@@ -4,8 +4,10 @@ memory, or a layer's written into its file."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from zfcuda.cones.boxes import descend_boxes
 from zfcuda.cones.descent import Projected
-from zfcuda.data.batches import Block, read_blocks
+from zfcuda.data.batches import read_blocks
 from zfcuda.data.images import Images, Source
 from zfcuda.experiments.deconvnet.projecting import project_listed
 from zfcuda.experiments.maxima.scanning import Spotter
@@ -69,10 +71,23 @@ class UnitPatches:
         self.patches[rows] = other.patches
         self.reproduced[rows] = other.reproduced
 
-    def first(self, count: int) -> UnitPatches:
-        """Of the first units only."""
-        parts = (self.windows, self.projections, self.patches, self.reproduced)
-        return UnitPatches(*(part[:count] for part in parts))
+
+def _see(
+    seen: Mapping[str, UnitPatches],
+    rows: Mapping[str, Tensor],
+    units: Mapping[str, Tensor],
+    model: nn.Module,
+    images: Tensor,
+    numbers: Tensor,
+    max_memory: int | None,
+) -> None:
+    """Take in, by layer, these ``rows`` of the ``units`` [P,4], which are of the ``images`` with
+    these ``numbers``, ascending."""
+    listed = {name: units[name][own] for name, own in rows.items()}
+    for own in listed.values():
+        own[:, 0] = torch.searchsorted(numbers, own[:, 0].contiguous())
+    for name, found in project_listed(model, images, listed, max_memory).items():
+        seen[name].fill(rows[name], images[listed[name][:, 0]], *found)
 
 
 def project_units(
@@ -103,17 +118,9 @@ def project_units(
         for images in source.pick(wanted.tolist()) if len(wanted) else ():
             images = images.to(example.device)
             here = wanted[done : done + len(images)]
-            rows = {
-                name: torch.isin(own[:, 0], here).nonzero()[:, 0] for name, own in units.items()
-            }
-            listed = {}
-            for name, own in rows.items():
-                if len(own):
-                    listed[name] = units[name][own]
-                    listed[name][:, 0] = torch.searchsorted(here, units[name][own, 0])
-            found = project_listed(model, images, listed, max_memory)
-            for name, (values, projected) in found.items():
-                seen[name].fill(rows[name], images[listed[name][:, 0]], values, projected)
+            rows = {n: torch.isin(own[:, 0], here).nonzero()[:, 0] for n, own in units.items()}
+            some = {name: own for name, own in rows.items() if len(own)}
+            _see(seen, some, units, model, images, here, max_memory)
             done += len(here)
             advance(len(here))
     if done < len(wanted):
@@ -142,7 +149,7 @@ def difference(top: Top, channels: Tensor, seen: UnitPatches) -> float:
 
 
 def field_windows(
-    model: nn.Module, example: Tensor, places: Mapping[str, tuple[Tensor, Sequence[int]]]
+    model: nn.Module, example: Tensor, units: Mapping[str, Tensor], tops: Mapping[str, Top]
 ) -> dict[str, Tensor]:
     """By layer, windows int64 [P,4] of the image, of one size, that hold the receptive fields of
     units.
@@ -153,16 +160,17 @@ def field_windows(
 
     Args:
         example: [1,C,H,W].
-        places: by layer the units [P,2], (row, column), and the (height, width) of the maps.
+        units: by layer int64 [P,4], (image number, channel, row, column).
     """
     size = example.shape[2:]
     with undisturbed(model):
         try:
-            graph = trace(model, example, [*places])
+            graph = trace(model, example, [*units])
         except Untraceable:
             graph = None
     windows = {}
-    for layer, (units, maps) in places.items():
+    for layer, own in units.items():
+        maps = tops[layer].size
         node = graph and graph.layer(layer)
         rows, columns = np.indices(maps).reshape(2, -1)
         boxes = np.stack([rows, columns, rows + 1, columns + 1], 1)
@@ -170,8 +178,8 @@ def field_windows(
         if fields is None:
             fields = np.tile(np.array([0, 0, *size]), (len(boxes), 1))
         extent = (fields[:, 2:] - fields[:, :2]).max(0)
-        own = fields[(units[:, 0] * maps[1] + units[:, 1]).numpy(), :2]
-        origins = np.minimum(own, np.array(size) - extent)
+        first = fields[(own[:, 2] * maps[1] + own[:, 3]).numpy(), :2]
+        origins = np.minimum(first, np.array(size) - extent)
         windows[layer] = torch.from_numpy(np.concatenate([origins, origins + extent], 1))
     return windows
 
@@ -204,30 +212,39 @@ def project_layer(
     Raises:
         RuntimeError: an image that was there in the pass cannot be read any more.
     """
-    units = units_of(top, channels)
-    places = {layer: (units[:, 2:], top.size)}
-    windows = field_windows(spotter.model, spotter.example, places)[layer]
-    parts = _by_chunks(spotter, source, layer, units, windows, memory, shard, shown)
-    if shard.first:
-        _write(path, layer, top, channels, windows, _picture(windows, spotter.example), parts)
-    else:
-        for _ in parts:
-            pass
+    example, units = spotter.example, units_of(top, channels)
+    windows = field_windows(spotter.model, example, {layer: units}, {layer: top})[layer]
+    chunks = _chunks(units, windows, example)
+    own = shard.own(chunks)
+    groups = [units[rows, 0].unique().tolist() for rows in own]
+    blocks = zip(own, read_blocks(source, groups, source.workers, example), strict=True)
+    file = _layer_file(path, layer, top, channels, windows, example)
+    title, total = f"projections of {layer}", sum(map(len, chunks))
+    with (
+        file if shard.first else nullcontext() as seen,
+        progress_bar(total, shown and shard.first, title) as advance,
+    ):
+        for start in range(0, len(chunks), shard.world):
+            part = None
+            for rows, block in islice(blocks, 1):
+                part = UnitPatches.empty(windows[rows], example)
+                images, numbers = block.read_again().to(example.device), torch.tensor(block.numbers)
+                every, of = {layer: torch.arange(len(rows))}, {layer: units[rows]}
+                _see({layer: part}, every, of, spotter.model, images, numbers, memory)
+            for rows, found in zip(chunks[start:], shard.gather(part), strict=False):
+                seen.put(rows, found)
+                advance(len(rows))
     shard.wait()
 
 
-def _write(
-    path: Path,
-    layer: str,
-    top: Top,
-    channels: Tensor,
-    windows: Tensor,
-    picture: Sequence[int],
-    parts: Iterable[tuple[Tensor, UnitPatches]],
-) -> None:
+@contextmanager
+def _layer_file(
+    path: Path, layer: str, top: Top, channels: Tensor, windows: Tensor, example: Tensor
+) -> Iterator[UnitPatches]:
+    """The file, and in it what is seen of the units, which is still to be filled in."""
     k, chosen = top.values.shape[1], len(channels)
     values = to_result(top.values)
-    pictures = (values.dtype, (chosen, k, *picture))
+    pictures = (values.dtype, (chosen, k, *_picture(windows, example)))
     whole = {"positions": top.positions.cpu(), "images": top.numbers.cpu(), "values": values}
     whole |= {"channels": channels, "boxes": windows.unflatten(0, (chosen, k))}
     shapes = {name: (tensor.dtype, tensor.shape) for name, tensor in whole.items()}
@@ -238,37 +255,8 @@ def _write(
         reproduced = torch.zeros(chosen * k, dtype=values.dtype)
         flat = (tensors[name].flatten(0, 1) for name in ("projections", "patches"))
         seen = UnitPatches(windows, *flat, reproduced)
-        for rows, part in parts:
-            seen.put(rows, part)
+        yield seen
         tensors["difference"][0] = difference(top, channels, seen)
-
-
-def _by_chunks(
-    spotter: Spotter,
-    source: Images,
-    layer: str,
-    units: Tensor,
-    windows: Tensor,
-    memory: int,
-    shard: Shard,
-    shown: bool,
-) -> Iterator[tuple[Tensor, UnitPatches]]:
-    """Rows of ``units`` [P,4] and what was seen of them: at rank 0 of every process's chunks."""
-    chunks = _chunks(units, windows, spotter.example)
-    own = shard.own(chunks)
-    groups = [units[rows, 0].unique().tolist() for rows in own]
-    blocks = zip(own, read_blocks(source, groups, source.workers, spotter.example), strict=True)
-    title, total = f"projections of {layer}", sum(map(len, chunks))
-    with progress_bar(total, shown and shard.first, title) as advance:
-        for start in range(0, len(chunks), shard.world):
-            part = None
-            if (mine := next(blocks, None)) is not None:
-                part = _project(spotter, layer, units[mine[0]], windows[mine[0]], mine[1], memory)
-            blank = windows[:1].expand(len(chunks[0]), 4)
-            found = _gathered(part, blank, spotter.example, shard)
-            for rows, seen in zip(chunks[start:], found, strict=False):
-                advance(len(rows))
-                yield rows, seen.first(len(rows))
 
 
 def _chunks(units: Tensor, windows: Tensor, example: Tensor) -> list[Tensor]:
@@ -278,27 +266,3 @@ def _chunks(units: Tensor, windows: Tensor, example: Tensor) -> list[Tensor]:
     bytes_each = 2 * max(1, math.prod(_picture(windows, example))) * example.element_size()
     size = max(1, min(_MOST, _CHUNK // bytes_each))
     return [*rows.split(size)] if len(rows) else []
-
-
-def _project(
-    spotter: Spotter, layer: str, units: Tensor, windows: Tensor, block: Block, memory: int
-) -> UnitPatches:
-    images = block.read_again().to(spotter.example.device)
-    units[:, 0] = torch.searchsorted(torch.tensor(block.numbers), units[:, 0].contiguous())
-    found = project_listed(spotter.model, images, {layer: units}, memory)
-    seen = UnitPatches.empty(windows, spotter.example)
-    seen.fill(torch.arange(len(units)), images[units[:, 0]], *found[layer])
-    return seen
-
-
-def _gathered(
-    own: UnitPatches | None, windows: Tensor, example: Tensor, shard: Shard
-) -> list[UnitPatches]:
-    """Every rank's at rank 0, padded to a chunk's size where there are several."""
-    if shard.world == 1:
-        return [] if own is None else [own]
-    padded = UnitPatches.empty(windows, example)
-    if own is not None:
-        padded.put(torch.arange(len(own.reproduced)), own)
-    parts = (padded.projections, padded.patches, padded.reproduced)
-    return [UnitPatches(windows, *one) for one in zip(*map(shard.gather, parts), strict=True)]

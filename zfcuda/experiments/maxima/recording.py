@@ -21,12 +21,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from zfcuda.data.batches import Block, in_blocks, read_blocks
+from zfcuda.data.batches import in_blocks, read_blocks
 from zfcuda.data.images import ImageData, Images, none_readable, source_of
 from zfcuda.experiments.maxima.finding import check_k, warn_beyond
 from zfcuda.experiments.maxima.projecting import project_layer
-from zfcuda.experiments.maxima.scanning import Spotter, check_maps
-from zfcuda.experiments.maxima.top import Maps, State, chosen
+from zfcuda.experiments.maxima.scanning import Spotter
+from zfcuda.experiments.maxima.top import Maps, State, Top, chosen
+from zfcuda.experiments.over import first_readable
 from zfcuda.inference.checks import check_input, device_of, evaluating, is_int, threads
 from zfcuda.inference.passes import Layers, by_name, find_layers, memory_limit, progress_bar
 from zfcuda.results.stored import (
@@ -85,6 +86,7 @@ class Progress:
 
     def save(self, name: str, state: State, made_of: list[str] | None = None) -> None:
         """Write a state; it takes the place of those it was ``made_of``."""
+        require_there(self.folder.parent)
         file = f"{name}.safetensors"
         state.write(self.folder / file, self.settings, made_of or [])
         for other in {*(made_of or [])} - {file}:
@@ -167,12 +169,15 @@ def record_activations(
     batch = int(batch)
     shard, folder = current_shard(), Path(folder)
     with evaluating(model):
-        example = _example(source, batch, device_of(model))
+        if not len(source):
+            raise ValueError("there are no images")
+        example = first_readable(source)[None].to(device_of(model), copy=True)
         check_input(model, example)
         if max_memory is None:
             max_memory = _memory_begun_with(folder)
         memory = memory_limit(max_memory, example.device, recorded=True)
         spotter = Spotter.of(model, names, example, memory, batch)
+        tops = spotter.tops(int(k), maps)
     settings = _settings(spotter, source, int(k), maps, batch, memory)
     shard.agree(json.dumps(settings), "the settings")
     more = {"kind": KIND, "format": FORMAT, "complete": False, "about": about or {}, "layers": []}
@@ -185,7 +190,7 @@ def record_activations(
         if not _complete(folder, manifest):
             run = _Run(folder, manifest, spotter, source, shard, progress)
             with evaluating(model):
-                state, rates = run.look(batch, every, seconds)
+                state, rates = run.look(tops, every, seconds)
             found = run.project(state, maps, memory)
             if shard.first:
                 # JSON knows no infinity: there it is None.
@@ -204,22 +209,6 @@ def _memory_begun_with(folder: Path) -> int | None:
         return None
 
 
-def _example(source: Images, batch: int, device: torch.device) -> Tensor:
-    """The first image that can be read, [1,C,H,W].
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not source.total:
-        raise ValueError("there are no images")
-    for numbers in in_blocks(source.total, batch):
-        block = source.block(numbers)
-        if block.images is not None:
-            first = block.left_out().int().argmin()
-            return block.images[first : first + 1].to(device).clone()
-    raise none_readable(source.total, block.problems[source.total - 1])
-
-
 # Of the settings, those that other runs call otherwise.
 _NAMES = {
     "weights_sha256": "weights",
@@ -236,8 +225,6 @@ def _settings(
 ) -> dict[str, Any]:
     """What the results depend on."""
     example = spotter.example
-    with evaluating(spotter.model):
-        check_maps(maps, spotter.tops(k))
     return {
         "weights_sha256": weights_digest(spotter.model),
         "model_sha256": architecture_digest(spotter.model),
@@ -295,10 +282,17 @@ class _Run:
 
     # --- the pass ---
 
-    def look(self, batch: int, every: int, seconds: float) -> tuple[State, dict[str, Any]]:
-        """Go through what no process has gone through yet; all of it merged, at every rank."""
-        blocks = in_blocks(self.source.total, batch)
-        like = State.none(self.spotter.tops(self.settings["k"]), len(blocks))
+    def look(
+        self, tops: Mapping[str, Top], every: int, seconds: float
+    ) -> tuple[State, dict[str, Any]]:
+        """Go through what no process has gone through yet; all of it merged, at every rank.
+
+        Args:
+            tops: by layer, the strongest activations before the first image.
+        """
+        batch, total = self.settings["batch"], len(self.source)
+        blocks = in_blocks(total, batch)
+        like = State.none(tops, len(blocks))
         before, files, name = self._before(like)
         left = (~before.done).nonzero()[:, 0].numpy()
         # Of blocks in which nothing could be read: they are tried again.
@@ -308,24 +302,18 @@ class _Run:
         began = perf_counter()
         mine = self._look_through(own, like, f"{name}-{self.shard.rank:05d}", every, seconds)
         spent = perf_counter() - began
-        state = self._together(before.merged(mine) if self.shard.first else mine)
-        self._require_some(state)
+        # Every rank's state merged, at every rank.
+        device = self.spotter.example.device
+        ranks = self.shard.collect((before.merged(mine) if self.shard.first else mine).to("cpu"))
+        state = reduce(State.merged, (one.to(device) for one in ranks))
+        if self.shard.share(len(state.problems) == total):
+            last = state.problems.get(total - 1, "")
+            raise none_readable(total, f"{last}; start again when they can be")
         if self.shard.first and len(left):
-            ranks = [f"{name}-{rank:05d}.safetensors" for rank in range(self.shard.world)]
-            self._save(name, state, [*files, *ranks])
+            names = [f"{name}-{rank:05d}.safetensors" for rank in range(self.shard.world)]
+            self._states.save(name, state, [*files, *names])
         self.shard.wait()
-        seen = min(len(left) * batch, self.source.total)
-        return state, self._rates(seen, spent, own)
-
-    def _save(self, name: str, state: State, made_of: list[str] | None = None) -> None:
-        require_there(self.folder)
-        self._states.save(name, state, made_of)
-
-    def _require_some(self, state: State) -> None:
-        """Raise ValueError at every rank if no image could be read."""
-        if self.shard.share(len(state.problems) == self.source.total):
-            last = state.problems.get(self.source.total - 1, "")
-            raise none_readable(self.source.total, f"{last}; start again when they can be")
+        return state, self._rates(min(len(left) * batch, total), spent, own)
 
     def _before(self, like: State) -> tuple[State, list[str], str]:
         """What was done (the blocks at every rank, the rest at rank 0), its files, and the name of
@@ -334,7 +322,7 @@ class _Run:
         if self.shard.first:
             before, files = self._states.load(like)
             if len(files) > 1:  # or they would pile up
-                self._save(f"{name}-before", before, files)
+                self._states.save(f"{name}-before", before, files)
                 files = [f"{name}-before.safetensors"]
         done, name = self.shard.share((before.done, name))
         return State(before.tops, done, before.problems), files, name
@@ -344,30 +332,24 @@ class _Run:
     ) -> State:
         state = State.none(like.tops, len(like.done))
         saved, since = perf_counter(), 0
-
-        def done(block: Block) -> None:
-            nonlocal saved, since
-            # One in which nothing can be read is tried again when the run goes on.
-            state.done[block.numbers[0] // self.settings["batch"]] = block.images is not None
-            state.problems.update(block.problems)
-            since += len(block.numbers)
-            if since >= every or perf_counter() - saved >= seconds:
-                self._save(name, state)
-                saved, since = perf_counter(), 0
-
-        images = sum(map(len, own))
-        with progress_bar(images, self.shown and self.shard.first, "images") as advance:
-            blocks = read_blocks(self.source, own, self.source.workers, self.spotter.example)
-            self.spotter.take_blocks(blocks, state.tops, done, advance)
+        device, total = self.spotter.example.device, sum(map(len, own))
+        with progress_bar(total, self.shown and self.shard.first, "images") as advance:
+            for block in read_blocks(self.source, own, self.source.workers, self.spotter.example):
+                if block.images is not None:
+                    images = block.images.to(device, non_blocking=True)
+                    left_out = block.left_out().to(device) if block.problems else None
+                    self.spotter.take(images, state.tops, block.numbers[0], left_out)
+                # One in which nothing can be read is tried again when the run goes on.
+                state.done[block.numbers[0] // self.settings["batch"]] = block.images is not None
+                state.problems.update(block.problems)
+                since += len(block.numbers)
+                advance(len(block.numbers))
+                if since >= every or perf_counter() - saved >= seconds:
+                    self._states.save(name, state)
+                    saved, since = perf_counter(), 0
         if since:
-            self._save(name, state)
+            self._states.save(name, state)
         return state
-
-    def _together(self, own: State) -> State:
-        """Every rank's state merged, at every rank."""
-        device = self.spotter.example.device
-        ranks = self.shard.collect(own.to("cpu"))
-        return reduce(State.merged, (one.to(device) for one in ranks))
 
     def _rates(self, images: int, seconds: float, own: list[range]) -> dict[str, Any]:
         """Images a second of this run on all ranks, beside the bare model on one block."""
@@ -462,19 +444,19 @@ class _Run:
         self._states.clear()
 
 
-def _forward_rate(model: nn.Module, images: Tensor, repeats: int = 3) -> float:
-    """Images a second of the model alone, the best of some passes."""
-    best = float("inf")
-    for _ in range(repeats):
+def _forward_rate(model: nn.Module, images: Tensor) -> float:
+    """Images a second of the model alone, the best of three passes."""
+    spent = []
+
+    def finish() -> None:
+        if images.device.type == "cuda":
+            torch.cuda.synchronize(images.device)
+
+    for _ in range(3):
         part = images.clone()
-        _finish(part.device)
+        finish()
         began = perf_counter()
         model(part)
-        _finish(part.device)
-        best = min(best, perf_counter() - began)
-    return len(images) / max(best, 1e-9)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        finish()
+        spent.append(perf_counter() - began)
+    return len(images) / max(min(spent), 1e-9)

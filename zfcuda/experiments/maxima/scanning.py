@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.data.batches import Block
 from zfcuda.data.images import Source
 from zfcuda.experiments.maxima.top import Maps, Top, chosen
 from zfcuda.inference.checks import check_input, device_of, evaluating
@@ -51,24 +50,13 @@ def scan(
                 check_input(model, images)
                 example = images[:1].clone()
                 spotter = Spotter.of(model, layers, example, limit)
-                tops = spotter.tops(k)
-                check_maps(maps, tops)
-            for part in spotter.take(images, tops, count):
-                count += part
-                advance(part)
+                tops = spotter.tops(k, maps)
+            spotter.take(images, tops, count)
+            count += len(images)
+            advance(len(images))
     if spotter is None:
         raise ValueError("there are no images")
     return tops, count, spotter.example
-
-
-def check_maps(maps: Maps, tops: Mapping[str, Top]) -> None:
-    """Raise now unless every layer has these maps: they are needed after the last image only.
-
-    Raises:
-        ValueError: a layer has none such.
-    """
-    for layer, top in tops.items():
-        chosen(maps, layer, top)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +107,17 @@ class Spotter:
 
         return replace(spotter, layout=fastest_layout(example, answers))
 
-    def tops(self, k: int) -> dict[str, Top]:
-        """By layer, the k strongest activations before the first image."""
+    def tops(self, k: int, maps: Maps) -> dict[str, Top]:
+        """By layer, the k strongest activations before the first image.
+
+        Raises:
+            ValueError: a layer does not have ``maps``, which are needed after the last image only.
+        """
         found = self.largest(self.example.clone())
-        return {name: Top.none(values, k, size) for name, (values, _, size) in found.items()}
+        tops = {name: Top.none(values, k, size) for name, (values, _, size) in found.items()}
+        for layer, top in tops.items():
+            chosen(maps, layer, top)
+        return tops
 
     def take(
         self,
@@ -130,20 +125,22 @@ class Spotter:
         tops: Mapping[str, Top],
         first: int,
         left_out: Tensor | None = None,
-    ) -> Iterator[int]:
-        """Offer images [n,C,H,W] from number ``first`` on to ``tops``; gives how many are done,
-        part by part. The model may overwrite the images.
+    ) -> None:
+        """Offer images [n,C,H,W] from number ``first`` on to ``tops``. The model may overwrite the
+        images.
 
         Raises:
             ValueError: they are not like the example, or a layer gives something else than maps.
         """
-        _check_alike(images, self.example, first)
+        if images.shape[1:] != self.example.shape[1:] or images.dtype != self.example.dtype:
+            raise ValueError(
+                f"images must all be alike: image {first} is {list(images.shape[1:])} "
+                f"{images.dtype}, image 0 {list(self.example.shape[1:])} {self.example.dtype}"
+            )
         for some in spans(0, len(images), self.together):
-            part = images[some]
-            for name, (values, places, _) in self.largest(part).items():
-                own = None if left_out is None else left_out[some]
-                tops[name].offer(values, places, first + some.start, own)
-            yield len(part)
+            out = None if left_out is None else left_out[some]
+            for name, (values, places, _) in self.largest(images[some]).items():
+                tops[name].offer(values, places, first + some.start, out)
 
     def largest(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, tuple[int, int]]]:
         """By layer the largest activations [n,C], their places [n,C], and the maps' size."""
@@ -155,28 +152,3 @@ class Spotter:
         with layer_outputs(self.model, self.layers, receive) as found, fast_forward():
             self.model(images.to(memory_format=self.layout))
         return found
-
-    def take_blocks(
-        self,
-        blocks: Iterable[Block],
-        tops: Mapping[str, Top],
-        done: Callable[[Block], None],
-        advance: Callable[[int], Any] = lambda count: None,
-    ) -> None:
-        """Offer blocks of images to ``tops``; calls ``done`` after each."""
-        for block in blocks:
-            if block.images is not None:
-                images = block.images.to(self.example.device, non_blocking=True)
-                left_out = block.left_out().to(images.device) if block.problems else None
-                for _ in self.take(images, tops, block.numbers[0], left_out):
-                    pass
-            advance(len(block.numbers))
-            done(block)
-
-
-def _check_alike(images: Tensor, example: Tensor, start: int) -> None:
-    if images.shape[1:] != example.shape[1:] or images.dtype != example.dtype:
-        raise ValueError(
-            f"images must all be alike: image {start} is {list(images.shape[1:])} {images.dtype}, "
-            f"image 0 {list(example.shape[1:])} {example.dtype}"
-        )

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -18,7 +17,14 @@ from torch.utils.checkpoint import CheckpointError
 
 from zfcuda.cones.descent import Projected, descend
 from zfcuda.cones.observing import Observed, arranged, forward_bytes, observe, obstacle
-from zfcuda.experiments.deconvnet.request import WHOLE, Carried, Listed, Requests, Seed
+from zfcuda.experiments.deconvnet.request import (
+    WHOLE,
+    Carried,
+    Choice,
+    Listed,
+    Seed,
+    SeededManner,
+)
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.tracing import trace
@@ -39,8 +45,8 @@ from zfcuda.storage.files import visible
 _log = logging.getLogger(__name__)
 _SHOWN = 3  # modules of one class that a warning names
 
-Answer = tuple[dict[str, Carried], list[str]]
-"""By layer its units, and the calls that were left to their gradient."""
+Part = tuple[str, Carried, list[str]]
+"""A layer, units of it, and the calls that were left to their gradient."""
 
 
 def checked(model: nn.Module, x: Tensor, layers: Layers) -> tuple[Tensor, list[str]]:
@@ -58,29 +64,30 @@ def checked(model: nn.Module, x: Tensor, layers: Layers) -> tuple[Tensor, list[s
 def carry(
     model: nn.Module,
     x: Tensor,
-    requests: Requests,
+    choices: Mapping[str, Choice],
+    manner: SeededManner,
     max_memory: int | None,
     progress: bool = False,
 ) -> dict[str, Carried]:
-    """The requested units of every layer, for the images ``x`` [N,C,H,W]."""
+    """The chosen units of every layer, for the images ``x`` [N,C,H,W]."""
     limit = memory_limit(max_memory, x.device)
-    carried: dict[str, Carried] = {}
+    parts: dict[str, list[Carried]] = {layer: [] for layer in choices}
     left: list[str] = []
     with (
         undisturbed(model),
-        progress_bar(len(x) * len(requests), progress, "projections") as advance,
+        progress_bar(len(x) * len(choices), progress, "projections") as advance,
     ):
-        graph, reached = followed(model, x, [*requests])
-        others = [layer for layer in requests if layer not in reached]
-        for engine, layers in (
-            (Cones(graph, x.detach(), limit), reached),
-            (Autograd(model, x, limit), others),
+        graph, reached = followed(model, x, [*choices])
+        inside = {layer: choices[layer] for layer in reached}
+        others = {layer: own for layer, own in choices.items() if layer not in inside}
+        for layer, part, unruled in chain(
+            _in_cones(graph, x.detach(), inside, manner, limit, advance) if inside else (),
+            _by_autograd(model, x, others, manner, limit, advance) if others else (),
         ):
-            if layers:
-                own, unruled = engine.carry({layer: requests[layer] for layer in layers}, advance)
-                carried, left = carried | own, left + unruled
+            parts[layer].append(part)
+            left += unruled
     _warn(left)
-    return carried
+    return {layer: Carried.joined(own) for layer, own in parts.items()}
 
 
 def _warn(left: list[str]) -> None:
@@ -142,115 +149,95 @@ def _traced(model: nn.Module, image: Tensor, layers: Sequence[str]) -> Graph:
         return trace(model, image, layers)
 
 
-@dataclass(frozen=True, eq=False)
-class Cones:
-    """Carries units of the images ``x`` [N,C,H,W] down inside their backward cones.
+@torch.no_grad()
+def _in_cones(
+    graph: Graph,
+    x: Tensor,
+    choices: Mapping[str, Choice],
+    manner: SeededManner,
+    limit: int,
+    advance: Callable[[int], Any],
+) -> Iterator[Part]:
+    """Units of the images ``x`` [N,C,H,W] carried down inside their backward cones, of layers from
+    which these lead down to the images.
 
-    Attributes:
+    Args:
         limit: bytes for the activations of one batch of images, and for one batch's signals.
+        advance: called with the number of images that a layer is done with.
     """
+    nodes = {layer: graph.layer(layer).index for layer in choices}
+    each = forward_bytes(graph, nodes.values(), x.element_size())
+    for images in spans(0, len(x), max(1, limit // each)):
+        observed = observe(graph, x[images], nodes.values(), manner)
+        for layer, choice in choices.items():
+            maps = observed.outputs[nodes[layer]]
+            chosen = choice.choose(maps, layer, images, len(x))
+            projected = _down(observed, nodes[layer], chosen.units, manner.seed, limit)
+            yield layer, Carried.of(maps, chosen, projected, images), observed.left
+            advance(len(maps))
 
-    graph: Graph
-    x: Tensor
-    limit: int
 
-    @torch.no_grad()
-    def carry(self, requests: Requests, advance: Callable[[int], Any]) -> Answer:
-        """The requested units, of layers from which cones lead down to the images.
-
-        Args:
-            advance: called with the number of images that a layer is done with.
-        """
-        graph, x = self.graph, self.x
-        nodes = {layer: graph.layer(layer).index for layer in requests}
-        manner = next(iter(requests.values())).manner
-        parts: dict[str, list[Carried]] = {layer: [] for layer in requests}
-        left: list[str] = []
-        each = forward_bytes(graph, nodes.values(), x.element_size())
-        for images in spans(0, len(x), max(1, self.limit // each)):
-            observed = observe(graph, x[images], nodes.values(), manner)
-            left = observed.left
-            for layer, request in requests.items():
-                maps = observed.outputs[nodes[layer]]
-                chosen = request.choice.choose(maps, layer, images, len(x))
-                projected = self._down(observed, nodes[layer], chosen.units, request.seed)
-                parts[layer].append(Carried.of(maps, chosen, projected, images))
-                advance(len(maps))
-        return {layer: Carried.joined(own) for layer, own in parts.items()}, left
-
-    def _down(self, observed: Observed, node: int, units: Tensor, seed: Seed) -> list[Projected]:
-        """The ``units`` [p,4] of a node, carried down; a patch [C,0,0] of those that depend on
-        nothing."""
-        nothing = observed.outputs[node].new_empty(self.graph.nodes[0].shape[0], 0, 0)
-        projected = [Projected((0, 0, 0, 0), nothing)] * len(units)
-        if projected:
-            image, places = units[:, 0].cpu().numpy(), units[:, 1:].cpu().numpy()
-            start = None if seed == "activation" else float(seed)
-            for unit, patch in descend(observed, node, image, places, start, self.limit):
-                projected[unit] = patch
-        return projected
+def _down(observed: Observed, node: int, units: Tensor, seed: Seed, limit: int) -> list[Projected]:
+    """The ``units`` [p,4] of a node, carried down; a patch [C,0,0] of those that depend on
+    nothing."""
+    nothing = observed.outputs[node].new_empty(observed.graph.nodes[0].shape[0], 0, 0)
+    projected = [Projected((0, 0, 0, 0), nothing)] * len(units)
+    if projected:
+        image, places = units[:, 0].cpu().numpy(), units[:, 1:].cpu().numpy()
+        start = None if seed == "activation" else float(seed)
+        for unit, patch in descend(observed, node, image, places, start, limit):
+            projected[unit] = patch
+    return projected
 
 
 # --- by autograd, whose backward pass goes wherever calls can be differentiated -------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Autograd:
-    """Carries units of the images ``x`` [N,C,H,W] down by a forward pass under the deconvnet's
-    rules and a backward pass for every unit of an image. It takes any model whose calls autograd
-    follows.
+@torch.enable_grad()
+def _by_autograd(
+    model: nn.Module,
+    x: Tensor,
+    choices: Mapping[str, Choice],
+    manner: SeededManner,
+    limit: int,
+    advance: Callable[[int], Any],
+) -> Iterator[Part]:
+    """Units of the images ``x`` [N,C,H,W] carried down, as whole pictures, by a forward pass under
+    the deconvnet's rules and a backward pass for every unit of an image. It takes any model whose
+    calls autograd follows.
 
-    Attributes:
+    Args:
         limit: bytes that the graph of one batch of images may hold.
+        advance: called with the number of images that a layer is done with.
+
+    Raises:
+        RuntimeError: the model did not call a layer, cuts its graph below it, or recomputes in
+            backward.
     """
-
-    model: nn.Module
-    x: Tensor
-    limit: int
-
-    @torch.enable_grad()
-    def carry(self, requests: Requests, advance: Callable[[int], Any]) -> Answer:
-        """The requested units, as whole pictures.
-
-        Args:
-            advance: called with the number of images that a layer is done with.
-
-        Raises:
-            RuntimeError: the model did not call a layer, cuts its graph below it, or recomputes in
-                backward.
-        """
-        model, x, last = self.model, self.x, [*requests][-1]
-        common = requests[last]
-        parts: dict[str, list[Carried]] = {layer: [] for layer in requests}
-        left: list[str] = []
-
-        def run(images: slice, measure: bool = False) -> Interception:
-            source = x[images].detach().clone().requires_grad_()
-            rules = common.rules(measure)
-            with rules.told_by(model) if measure else nullcontext():
-                outputs = _outputs(model, source, [*requests], rules)
-            for layer, request in requests.items():
-                maps = outputs[layer]
-                with _naming_quantised(model, layer):
-                    if measure:
-                        unruled = calls_left_to_gradient(maps, source)
-                        left.extend(unruled if request.rule == "deconv" else ())
-                    values = maps.detach()
-                    chosen = request.choice.choose(values, layer, images, len(x))
-                    projected = _down_by_autograd(
-                        maps, source, layer, chosen.units, request.seed, layer == last
-                    )
-                    parts[layer].append(Carried.of(values, chosen, projected, images))
-                advance(len(source))
-            return rules
-
-        # Backward adds about half of what the forward pass keeps.
-        needed = run(slice(0, 1), measure=True).total_bytes * 3 // 2
+    last, together, images = [*choices][-1], 1, slice(0, 1)
+    while images.start < len(x):
+        measure = images.start == 0
+        source = x[images].detach().clone().requires_grad_()
+        rules = manner.rules(measure)
+        with rules.told_by(model) if measure else nullcontext():
+            outputs = _outputs(model, source, [*choices], rules)
+        for layer, choice in choices.items():
+            maps, left = outputs[layer], []
+            with _naming_quantised(model, layer):
+                if measure and manner.rule == "deconv":
+                    left = calls_left_to_gradient(maps, source)
+                values = maps.detach()
+                chosen = choice.choose(values, layer, images, len(x))
+                projected = _down_by_autograd(
+                    maps, source, layer, chosen.units, manner.seed, layer == last
+                )
+            yield layer, Carried.of(values, chosen, projected, images), left
+            advance(len(source))
         # Listed units are not equally many of every image, which passes are shared by.
-        together = 1 if isinstance(common.choice, Listed) else self.limit // max(1, needed)
-        for images in spans(1, len(x), max(1, together)):
-            run(images)
-        return {layer: Carried.joined(own) for layer, own in parts.items()}, left
+        if measure and not isinstance(choices[last], Listed):
+            # Backward adds about half of what the forward pass keeps.
+            together = max(1, limit // max(1, rules.total_bytes * 3 // 2))
+        images = slice(images.stop, min(images.stop + together, len(x)))
 
 
 @contextmanager

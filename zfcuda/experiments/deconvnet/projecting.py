@@ -17,9 +17,9 @@ from zfcuda.experiments.deconvnet.request import (
     OneChoice,
     Overlap,
     Position,
-    Request,
     Rule,
     Seed,
+    SeededManner,
     Units,
     parse,
 )
@@ -69,8 +69,9 @@ def project(
     """
     x, names = checked(model, x, layer)
     chosen = _by_layer(by_name(model, units), names)
-    requests = {name: Request(parse(chosen[name]), seed, overlap, rule, norm) for name in names}
-    carried = carry(model, x, requests, max_memory, progress)
+    choices = {name: parse(chosen[name]) for name in names}
+    manner = SeededManner(overlap, rule, norm, seed)
+    carried = carry(model, x, choices, manner, max_memory, progress)
     units = torch.cat([carried[name].units for name in names]).cpu()
     projected = [p for name in names for p in carried[name].projected]
     return Patches(
@@ -106,8 +107,8 @@ def project_listed(
         TypeError, ValueError, RuntimeError: as :func:`project`.
     """
     x, names = checked(model, x, [*units])
-    requests = {name: Request(Listed(units[name].cpu())) for name in names}
-    carried = carry(model, x, requests, max_memory)
+    choices = {name: Listed(units[name].cpu()) for name in names}
+    carried = carry(model, x, choices, SeededManner(), max_memory)
     return {name: (own.activations, own.projected) for name, own in carried.items()}
 
 
@@ -184,9 +185,9 @@ def deconv(
         RuntimeError: the model did not call the layer, cuts its graph below it, or recomputes in
             backward.
     """
-    request = Request(OneChoice(channel, position, k), seed, overlap, rule, norm)
+    choice, manner = OneChoice(channel, position, k), SeededManner(overlap, rule, norm, seed)
     x, (name,) = checked(model, x, [layer])
-    carried = carry(model, x, {name: request}, max_memory, progress)
+    carried = carry(model, x, {name: choice}, manner, max_memory, progress)
     pictures = _pictures(carried[name].projected, x).unflatten(0, (len(x), k))
     return pictures[:, 0] if k == 1 else pictures
 
@@ -210,9 +211,9 @@ def projections(
 
     Arguments and errors are :func:`deconv`'s. The result has N*k columns, image by image.
     """
-    request = Request(OneChoice(channel, position, k), seed, overlap, rule, norm)
+    choice, manner = OneChoice(channel, position, k), SeededManner(overlap, rule, norm, seed)
     x, names = checked(model, x, layers)
-    carried = carry(model, x, dict.fromkeys(names, request), max_memory, progress)
+    carried = carry(model, x, dict.fromkeys(names, choice), manner, max_memory, progress)
     columns = [
         f"image {image}" if k == 1 else f"image {image}, unit {unit + 1}"
         for image in range(len(x))

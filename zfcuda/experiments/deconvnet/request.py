@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, NamedTuple, Protocol, Self
@@ -260,18 +260,14 @@ Norm = Literal["identity", "gradient"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """Units of one layer; the arguments of :func:`zfcuda.deconv` of these names.
+class SeededManner(Manner):
+    """How signals begin and go down; the arguments of :func:`zfcuda.deconv` of these names.
 
     Raises:
         ValueError: an argument that needs no model to be wrong.
     """
 
-    choice: Choice
     seed: Seed = "activation"
-    overlap: Overlap = "sum"
-    rule: Rule = "deconv"
-    norm: Norm = "identity"
 
     def __post_init__(self) -> None:
         for name, valid in {
@@ -290,16 +286,8 @@ class Request:
         ):
             raise ValueError(f"seed must be 'activation' or a number, got {self.seed!r}")
 
-    @property
-    def manner(self) -> Manner:
-        """The rules, as the cones know them."""
-        return Manner(self.overlap, self.rule, self.norm)
-
     def rules(self, measure: bool) -> Rules:
         """The rules, as autograd gets them."""
         if self.rule == "gradient":
             return gradient_rules(measure)
         return deconvnet_rules(self.overlap, self.norm, measure)
-
-
-Requests = Mapping[str, Request]  # by layer; they differ in their choice only

@@ -100,30 +100,25 @@ def evolution(
     channels = {layer: own.tolist() for layer, own in last.channels.items()}
     tops = [*(strongest(pair, channels) for pair in pairs[:-1]), last]
 
-    def together(name: str) -> dict[str, Tensor]:
-        """Per layer [E,M,...] of what holds all maps."""
+    def stacked(name: str, of_all: bool = False) -> dict[str, Tensor]:
+        """Per layer [E,M,...] of what holds the chosen maps, or all of them."""
         return {
-            layer: torch.stack([getattr(top, name)[layer][own, 0] for top in tops])
+            layer: torch.stack(
+                [getattr(top, name)[layer][own if of_all else slice(None), 0] for top in tops]
+            )
             for layer, own in last.channels.items()
-        }
-
-    def seen(name: str) -> dict[str, Tensor]:
-        """Per layer [E,M,...] of what holds the chosen maps only."""
-        return {
-            layer: torch.stack([getattr(top, name)[layer][:, 0] for top in tops])
-            for layer in last.layers
         }
 
     return EvolutionResult(
         checkpoints=tuple(str(name) for name, _ in pairs),
         layers=last.layers,
         channels=last.channels,
-        values=together("values"),
-        images=together("images"),
-        positions=together("positions"),
-        boxes=seen("boxes"),
-        projections=seen("projections"),
-        patches=seen("patches"),
+        values=stacked("values", of_all=True),
+        images=stacked("images", of_all=True),
+        positions=stacked("positions", of_all=True),
+        boxes=stacked("boxes"),
+        projections=stacked("projections"),
+        patches=stacked("patches"),
         difference={layer: max(top.difference[layer] for top in tops) for layer in last.layers},
         count=last.count,
         image_size=last.image_size,

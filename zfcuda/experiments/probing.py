@@ -8,7 +8,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -92,10 +91,11 @@ class Features:
     def measure(self, names: Sequence[str]) -> None:
         """Find the layers' shapes on one picture."""
         with evaluating(self._model):
-            found = self._pass(self._passes(names), self.example, names)[1]
-        for name, maps in found.items():
-            shape = tuple(maps.shape[1:])
-            self.shapes[name], self.pooled[name] = shape, _pooled_shape(shape, self._size)
+            _, found = self._passes(names).images(self.example, lambda _, maps: maps.shape[1:])
+        if PIXELS in names:
+            found[PIXELS] = [self.example.shape[1:]]
+        for name, (shape,) in found.items():
+            self.shapes[name], self.pooled[name] = tuple(shape), _pooled(*shape, self._size)
 
     def groups(self, names: Sequence[str], limit: int) -> Iterator[list[str]]:
         """The layers, as many together as fit in ``limit`` bytes."""
@@ -125,26 +125,31 @@ class Features:
                 for name, arrays in found.items():
                     width = math.prod(self.pooled[name])
                     arrays.append(np.empty((len(examples), width), np.float32))
-                arrays = [found[name][-1] for name in names]
-                answers = self._fill(arrays, names, passes, examples, advance)
-        self._answers = answers  # of the last part
+                arrays = {name: own[-1] for name, own in found.items()}
+                self._answers = self._fill(arrays, passes, examples, advance)
         return found
 
     def _fill(
         self,
-        arrays: Sequence[Array],
-        names: Sequence[str],
+        arrays: Mapping[str, Array],
         passes: Passes,
         examples: Examples,
         advance: Callable[[int], Any],
     ) -> Array:
-        """Fill ``arrays`` [n,f], one for each layer, and return the logits [n,K]."""
+        """Fill each layer's array [n,f] and return the logits [n,K]."""
+
+        def pool(name: str, maps: Tensor) -> Tensor:
+            return F.adaptive_avg_pool2d(maps, self.pooled[name][1:])
+
         answers, done = [], 0
         for x, _ in examples.batches(_READ):
             x = as_weights(x, self._model)
-            logits, maps = self._pass(passes, x, names, self.pooled)
-            for name, array in zip(names, arrays, strict=True):
-                array[done : done + len(x)] = maps[name].flatten(1).float().cpu().numpy()
+            logits, found = passes.images(x, pool)
+            if PIXELS in arrays:
+                found[PIXELS] = [pool(PIXELS, x)]
+            for name, maps in found.items():
+                array = torch.cat(maps).flatten(1).float().cpu().numpy()
+                arrays[name][done : done + len(x)] = array
             answers.append(logits.float().cpu().numpy())
             done += len(x)
             advance(len(x))
@@ -161,56 +166,16 @@ class Features:
         limit = memory_limit(self._max_memory, self.example.device)
         return Passes(self._model, [name for name in names if name != PIXELS], limit)
 
-    @staticmethod
-    def _pass(
-        passes: Passes,
-        x: Tensor,
-        names: Sequence[str],
-        pooled: dict[str, tuple[int, ...]] | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The logits, and each layer's maps [n,C,H,W], pooled if it is said how."""
 
-        def receive(name: str, maps: Tensor) -> Tensor:
-            return maps.clone() if pooled is None else _pooled(maps, pooled[name])
-
-        logits, received = passes.images(x, receive)
-        maps = {name: torch.cat(parts) for name, parts in received.items()}
-        if PIXELS in names:
-            maps[PIXELS] = receive(PIXELS, x)
-        return logits, maps
-
-
-def _pooled_shape(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
+def _pooled(channels: int, height: int, width: int, size: int) -> tuple[int, int, int]:
     """(C,h,w) with the largest h = w for which there are at most ``size`` elements."""
-    channels, height, width = shape
     if channels * height * width <= size:
-        return shape
+        return channels, height, width
     side = max(1, math.isqrt(size // channels))
     return channels, min(side, height), min(side, width)
 
 
-def _pooled(maps: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if maps.shape[1:] == shape:
-        return maps.clone()
-    return F.adaptive_avg_pool2d(maps, shape[1:])
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The classifiers of one layer.
-
-    Attributes:
-        chosen: the index of the one with the highest validation accuracy.
-        converged: of each, whether it ended before its limit of steps.
-        validation: the accuracies of all.
-        training, test: the accuracies of the chosen one.
-    """
-
-    chosen: int
-    converged: list[bool]
-    validation: list[float]
-    training: float
-    test: float
+Fit = dict[str, Any]  # by field of the result, what it says of a layer
 
 
 def fitted(
@@ -242,13 +207,13 @@ def fitted(
             best = copy.deepcopy(classifier)
         scores.append(score)
         advance(1)
-    return Fit(
-        chosen=scores.index(max(scores)),
-        converged=converged,
-        validation=scores,
-        training=_accuracy(best, train, labels[0]),
-        test=_accuracy(best, test, labels[2]),
-    )
+    return {
+        "chosen": scores.index(max(scores)),
+        "converged": converged,
+        "validation_accuracy": scores,
+        "training_accuracy": _accuracy(best, train, labels[0]),
+        "accuracy": _accuracy(best, test, labels[2]),
+    }
 
 
 def _accuracy(classifier: Any, features: Array, labels: Array) -> float:
@@ -345,11 +310,10 @@ def linear_probe(
         shapes=tuple(features.shapes[name] for name in names),
         pooled=tuple(features.pooled[name] for name in names),
         regularisation=torch.tensor(strengths, dtype=torch.float64),
-        chosen=torch.tensor([fits[name].chosen for name in names]),
-        validation_accuracy=_column([fits[name].validation for name in names]),
-        training_accuracy=_column([fits[name].training for name in names]),
-        accuracy=_column([fits[name].test for name in names]),
-        converged=torch.tensor([fits[name].converged for name in names]),
+        **{
+            field: torch.from_numpy(np.array([fits[name][field] for name in names]))
+            for field in fits[names[0]]
+        },
         pictures=tuple(len(part) for part in labels),
         chance=float(np.bincount(labels[2]).max() / len(labels[2])),
         network_accuracy=features.network_accuracy(labels[2], len(data.training.class_names)),
@@ -367,14 +331,10 @@ def _strengths(regularisation: Sequence[float]) -> list[float]:
 
 
 def _warn_unfinished(fits: Mapping[str, Fit], steps: int) -> None:
-    unfinished = [name for name, fit in fits.items() if not fit.converged[fit.chosen]]
+    unfinished = [name for name, fit in fits.items() if not fit["converged"][fit["chosen"]]]
     if unfinished:
         warnings.warn(
             f"the classifiers of {unfinished} had not converged after {steps} steps; their "
             "accuracy may be a little low: raise steps",
             stacklevel=4,  # this function, linear_probe, its decorator, the caller
         )
-
-
-def _column(values: Sequence[Any]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)

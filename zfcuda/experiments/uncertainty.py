@@ -5,46 +5,13 @@ from __future__ import annotations
 import time
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zfcuda.data.examples import Examples
 from zfcuda.inference.checks import as_weights, check_input, evaluating, to_result
 from zfcuda.inference.passes import Passes, memory_limit, progress_bar
 from zfcuda.results.base import Outputs, check_outputs, entropy_of
 from zfcuda.results.uncertainty import UncertaintyResult, class_probabilities
-
-
-class LeastCertain:
-    """The least certain pictures so far, least certain first, of equal ones the earlier.
-
-    Attributes:
-        numbers: int64 [M], their places among all pictures.
-        images: [M,C,H,W], as results hold them.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most, self._seen = most, 0
-        self._entropy = torch.empty(0, dtype=torch.float64)
-        self.numbers = torch.empty(0, dtype=torch.int64)
-        self.images = torch.empty(0)
-
-    def add(self, x: Tensor, entropy: Tensor) -> None:
-        """The next pictures [N,C,H,W], and the entropy float64 [N] of the answers to them; NaN is
-        the most certain."""
-        entropy = entropy.nan_to_num(-1.0)
-        own = torch.arange(self._seen, self._seen + len(x))
-        self._seen += len(x)
-        # Of a batch at most as many as are kept: so no more pictures are copied.
-        here = entropy.sort(descending=True, stable=True).indices[: self._most]
-        pictures = to_result(x[here.to(x.device)]).clone()
-        if len(self.numbers):
-            pictures = torch.cat([self.images, pictures])
-        joined = torch.cat([self._entropy, entropy[here]])
-        numbers = torch.cat([self.numbers, own[here]])
-        order = joined.sort(descending=True, stable=True).indices[: self._most]
-        self._entropy, self.numbers = joined[order], numbers[order]
-        self.images = pictures[order]
-
 
 _READ = 250  # pictures at a time
 
@@ -63,7 +30,8 @@ def uncertainty_of(
     probabilities can be taken at their word.
 
     The uncertainty of an answer is the entropy of its probabilities. Pictures are read a few
-    hundred at a time, unvaried; only their logits and the ``most`` least certain ones are kept.
+    hundred at a time, unvaried; only their logits are kept, and the ``most`` least certain ones
+    read once more.
 
     Args:
         model: returns logits [N,K]; runs in eval mode and is left as it was.
@@ -90,29 +58,31 @@ def uncertainty_of(
     if most < 1 or bins < 1:
         raise ValueError(f"most and bins must be at least 1, got {most} and {bins}")
     logits, labels = [], []
-    kept, passes = LeastCertain(most), None
+    passes = None
     with evaluating(model), progress_bar(len(examples), progress, "uncertainty") as advance:
         for x, truth in examples.batches(_READ):
             x = check_input(model, as_weights(x, model))
             passes = passes or Passes(model, (), memory_limit(max_memory, x.device))
             answer = to_result(passes.images(x)[0])
             outputs = passes.outputs(outputs, answer)
-            probabilities = class_probabilities(answer, outputs)
-            classes = probabilities.shape[1]
+            classes = class_probabilities(answer, outputs).shape[1]
             if int(truth.max()) >= classes or int(truth.min()) < 0:
                 raise ValueError(
                     f"labels from {int(truth.min())} to {int(truth.max())}: the model has "
                     f"{classes} classes"
                 )
-            kept.add(x, entropy_of(probabilities, outputs))
             logits.append(answer)
             labels.append(truth)
             advance(len(x))
+    answers = torch.cat(logits)
+    entropy = entropy_of(class_probabilities(answers, outputs), outputs)
+    # The least certain first, of equal ones the earlier; NaN is the most certain.
+    order = entropy.nan_to_num(-1.0).sort(descending=True, stable=True).indices[:most]
     return UncertaintyResult(
-        logits=torch.cat(logits),
+        logits=answers,
         labels=torch.cat(labels),
-        numbers=kept.numbers,
-        images=kept.images,
+        numbers=order,
+        images=to_result(as_weights(examples.batch(order)[0], model)),
         bins=bins,
         seconds=time.perf_counter() - start,
         outputs=outputs,

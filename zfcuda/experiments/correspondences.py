@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -88,58 +87,42 @@ def placed(name: str, boxes: Tensor, n: int, size: tuple[int, int]) -> Tensor:
 _EXACT = 2**20  # elements whose signs float32 sums count exactly
 
 
-@dataclass(frozen=True)
-class Change:
-    """What hiding something changes.
+def _changes(
+    passes: Passes,
+    x: Tensor,
+    features: Mapping[str, Tensor],
+    boxes: Tensor,
+    fill: float | Tensor,
+    tolerance: float,
+    advance: Callable[[int], Any],
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Of each layer, how many signs differ between two images, int64 [N,N], and the share of
+    elements that changed, float64 [N], where each image's box [N,4] is hidden.
 
-    Attributes:
-        images: [N,C,H,W].
+    Args:
+        x: the images [N,C,H,W].
         features: by layer [N,F], those of all images as they are.
-        fill: what is shown instead; see :func:`zfcuda.correspondence`.
         tolerance: changes of at most this share of an image's largest feature count as none.
-        passes: of the model, with the layers' outputs.
+        advance: called with the number of images that are done.
+
+    Raises:
+        ValueError: a layer gives values that are not finite.
     """
-
-    images: Tensor
-    features: dict[str, Tensor]
-    fill: float | Tensor
-    tolerance: float
-    passes: Passes
-
-    def signs(
-        self, boxes: Tensor, advance: Callable[[int], Any]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of each layer, how many signs differ between two images, int64 [N,N], and the share of
-        elements that changed, float64 [N], where each image's box [N,4] is hidden.
-
-        ``advance`` is called with the number of images that are done.
-
-        Raises:
-            ValueError: a layer gives values that are not finite.
-        """
-        signs = {
-            layer: torch.empty(x.shape, dtype=torch.int8, device=x.device)
-            for layer, x in self.features.items()
-        }
-        for some in spans(0, len(self.images), self.passes.together):
-            hidden = torch.cat(
-                [
-                    ops.occlude(image[None], box[None], self.fill)[:, 0]
-                    for image, box in zip(self.images[some], boxes[some], strict=True)
-                ]
-            )
-            for layer, maps in _features(self.passes, hidden).items():
-                signs[layer][some] = self._sign(layer, some, maps)
-            advance(len(hidden))
-        return {layer: _compared(each) for layer, each in signs.items()}
-
-    def _sign(self, layer: str, some: slice, occluded: Tensor) -> Tensor:
-        original = self.features[layer][some]
-        change = original - occluded
-        if not bool(change.isfinite().all()):
-            raise ValueError(f"layer {layer!r} gives values that are not finite: none has a sign")
-        zero = change.abs() <= self.tolerance * original.abs().amax(1, keepdim=True)
-        return change.sign().masked_fill_(zero, 0).to(torch.int8)
+    signs = {layer: torch.empty_like(own, dtype=torch.int8) for layer, own in features.items()}
+    for some in spans(0, len(x), passes.together):
+        pairs = zip(x[some], boxes[some], strict=True)
+        hidden = torch.cat([ops.occlude(one[None], box[None], fill)[:, 0] for one, box in pairs])
+        for layer, occluded in _features(passes, hidden).items():
+            original = features[layer][some]
+            change = original - occluded
+            if not bool(change.isfinite().all()):
+                raise ValueError(
+                    f"layer {layer!r} gives values that are not finite: none has a sign"
+                )
+            zero = change.abs() <= tolerance * original.abs().amax(1, keepdim=True)
+            signs[layer][some] = change.sign().masked_fill_(zero, 0)
+        advance(len(hidden))
+    return {layer: _compared(own) for layer, own in signs.items()}
 
 
 def _features(passes: Passes, x: Tensor, more: int = 0) -> dict[str, Tensor]:
@@ -219,7 +202,7 @@ def correspondence(
             output is not finite.
     """
     start = time.perf_counter()
-    images = check_input(model, images)
+    images = check_input(model, images).detach()
     if len(images) < 2:
         raise ValueError("images must be at least two: parts are compared between them, got 1")
     size = (images.shape[2], images.shape[3])
@@ -238,11 +221,13 @@ def correspondence(
     changed: dict[str, dict[str, Tensor]] = {layer: {} for layer in names}
     with evaluating(model):
         hidden = len(images) * sum(map(len, boxes.values()))
-        features = _features(passes, images.detach(), hidden)
-        change = Change(images.detach(), features, fill, tolerance, passes)
+        features = _features(passes, images, hidden)
         with progress_bar(hidden, progress, "correspondence") as advance:
             for part, places in boxes.items():
-                found = [change.signs(place, advance) for place in places]
+                found = [
+                    _changes(passes, images, features, place, fill, tolerance, advance)
+                    for place in places
+                ]
                 for layer in names:
                     differing[layer][part] = torch.stack([each[layer][0] for each in found])
                     changed[layer][part] = torch.stack([each[layer][1] for each in found])
@@ -263,9 +248,8 @@ def correspondence(
 
 def _tolerance(value: float | None, dtype: torch.dtype) -> float:
     if value is None:
-        return (
-            _ROUNDING * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
-        )
+        wide = torch.promote_types(dtype, torch.float32)  # of 16-bit types
+        return _ROUNDING * torch.finfo(wide).eps
     if not 0 <= value < 1:
         raise ValueError(f"tolerance must be a share from 0 to below 1, got {value!r}")
     return float(value)

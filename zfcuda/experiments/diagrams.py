@@ -13,6 +13,7 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfcuda import ops
@@ -44,24 +45,15 @@ from zfcuda.inference.passes import Layer, find_layers
 from zfcuda.results.diagram import Diagram, Source, Step, SwitchExample
 
 _MANNER = Manner()
-_SPOKEN = {
-    "relu": "ReLU",
-    "relu6": "ReLU6",
-    "leaky_relu": "leaky ReLU",
-    "prelu": "PReLU",
-    "rrelu": "RReLU",
-    "gelu": "GELU",
-    "silu": "SiLU",
-}
-_WRITTEN = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"}
 _RECTIFIERS = {
     "relu": "ReLU",
-    "relu_": "ReLU",
     "relu6": "ReLU6",
     "leakyrelu": "leaky ReLU",
     "prelu": "PReLU",
     "rrelu": "RReLU",
 }
+_SPOKEN = {**_RECTIFIERS, "gelu": "GELU", "silu": "SiLU"}
+_WRITTEN = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div"}
 # Calls without a rule of their own, by the name of their function or class.
 _SHAPED = "flatten view reshape unflatten squeeze unsqueeze permute transpose contiguous"
 _AVERAGED = "adaptive_avg_pool2d adaptiveavgpool2d avg_pool2d mean"
@@ -100,8 +92,7 @@ def naming(node: Node) -> Naming:
                 "the same filters, no bias",
             )
         case Pointwise() if _MANNER.rectifies(rule):
-            name = _SPOKEN.get(rule.name, rule.name)
-            return Naming("rectification", name, "rectification", "of the signal")
+            return Naming("rectification", _spoken(rule.name), "rectification", "of the signal")
         case MaxPool():
             kind = "rectified max-pooling" if rule.relu else "max-pooling"
             size = f"{_product(rule.kernel)} windows{_window(rule)}"
@@ -135,15 +126,23 @@ def _by_function(node: Node) -> Naming:
     name = _function_name(node)
     if isinstance(node.function, nn.modules.batchnorm._BatchNorm):
         return _BATCH_NORM
-    if name.lower() in _RECTIFIERS:  # of vectors
-        return Naming("rectification", _RECTIFIERS[name.lower()], "rectification", "of the signal")
+    if _bare(name) in _RECTIFIERS:  # of vectors
+        return Naming("rectification", _spoken(name), "rectification", "of the signal")
     if name.lower() == "linear":
         return Naming("linear", _fully(node), "transposed linear", "the same weights, no bias")
     if name.lower() in _SHAPED.split():
         return Naming("reshape", name, "reshape", "back")
     if name.lower() in _AVERAGED.split():
         return Naming("average pooling", "over the whole map", "spreading", "evenly")
-    return _by_gradient(_SPOKEN.get(getattr(node.rule, "name", ""), name))
+    return _by_gradient(_SPOKEN.get(_bare(getattr(node.rule, "name", "")), name))
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("_", "")
+
+
+def _spoken(name: str) -> str:
+    return _SPOKEN.get(_bare(name), name)
 
 
 def _by_gradient(name: str) -> Naming:
@@ -197,7 +196,9 @@ def switch_example(name: str, rule: MaxPool, maps: Tensor) -> SwitchExample:
     pooled, switches = ops.max_pool2d(
         maps, rule.kernel, rule.stride, rule.padding, rule.dilation, rule.ceil_mode, rule.relu
     )
-    channel, *unit = _strongest(pooled[0])
+    # NaN counts as the smallest.
+    strongest = pooled[0].nan_to_num(-torch.inf).argmax()
+    channel, *unit = (int(place) for place in torch.unravel_index(strongest, pooled[0].shape))
     first, count = _block(rule, maps[0, channel], switches[0, channel], tuple(unit))
     rows = slice(first[0], first[0] + count[0])
     columns = slice(first[1], first[1] + count[1])
@@ -221,13 +222,6 @@ def switch_example(name: str, rule: MaxPool, maps: Tensor) -> SwitchExample:
         unpooled=to_result(_crop(unpooled[0, channel], box)),
         rectified=rule.relu,
     )
-
-
-def _strongest(maps: Tensor) -> tuple[int, int, int]:
-    """(channel, row, column) of the largest value; NaN counts as the smallest."""
-    place = int(maps.nan_to_num(-torch.inf).argmax())
-    channel, place = divmod(place, maps.shape[1] * maps.shape[2])
-    return channel, place // maps.shape[2], place % maps.shape[2]
 
 
 def _block(rule: MaxPool, plane: Tensor, switches: Tensor, unit: Pair) -> tuple[Pair, Pair]:
@@ -276,11 +270,7 @@ def _crop(plane: Tensor, box: tuple[int, int, int, int]) -> Tensor:
     """What is in the box, NaN outside the plane."""
     y0, x0, y1, x1 = box
     height, width = plane.shape
-    cropped = plane.new_full((y1 - y0, x1 - x0), torch.nan)
-    inner = plane[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
-    top, left = max(-y0, 0), max(-x0, 0)
-    cropped[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-    return cropped
+    return F.pad(plane, (-x0, x1 - width, -y0, y1 - height), value=torch.nan)
 
 
 _DEPTH = 10  # calls, one after the other; of deeper layers the topmost are drawn

@@ -21,7 +21,7 @@ from zfcuda import data, report
 from zfcuda.cli import batch
 from zfcuda.cli.network import Network
 from zfcuda.cli.terminal import Parser, guarded
-from zfcuda.experiments.invariance.study import early_and_late
+from zfcuda.experiments.invariance.experiment import early_and_late
 from zfcuda.report.gallery import read_entry
 from zfcuda.report.writing import writable_folder
 from zfcuda.storage.terminal import say

@@ -81,7 +81,7 @@ _MOVED = {
     "incremental": "cones.occluding",
     "info": "cli.info",
     "interception": "inference.interception inference.deconvnet_rules",
-    "invariance": "experiments.invariance.experiment experiments.invariance.study",
+    "invariance": "experiments.invariance.experiment",
     "maps_page": "report.maps_page",
     "maxima": "experiments.maxima.finding experiments.maxima.recording "
     "results.maxima results.stored",

@@ -20,11 +20,11 @@ from zfcuda.experiments.diagrams import diagram_of as diagram_of
 from zfcuda.experiments.evolution import evolution as evolution
 from zfcuda.experiments.filters import compare_filters as compare_filters
 from zfcuda.experiments.filters import first_layer_filters as first_layer_filters
+from zfcuda.experiments.invariance.experiment import invariance_study as invariance_study
 from zfcuda.experiments.invariance.experiment import rotation as rotation
 from zfcuda.experiments.invariance.experiment import scaling as scaling
 from zfcuda.experiments.invariance.experiment import translation as translation
 from zfcuda.experiments.invariance.over import invariance_over as invariance_over
-from zfcuda.experiments.invariance.study import invariance_study as invariance_study
 from zfcuda.experiments.maxima.finding import top_activations as top_activations
 from zfcuda.experiments.maxima.recording import record_activations as record_activations
 from zfcuda.experiments.occlusion.experiment import occlusion as occlusion

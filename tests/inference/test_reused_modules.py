@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda.experiments.invariance.study import early_and_late
+from zfcuda.experiments.invariance.experiment import early_and_late
 from zfcuda.experiments.probing import layers_by_depth
 
 LAST = {"pool": "pool2", "relu": "relu4"}  # by module that is called throughout: its last call's

@@ -11,11 +11,11 @@ import torch
 import zfcuda
 from zfcuda import ops
 from zfcuda.experiments.invariance.experiment import (
+    early_and_late,
     rotation_matrices,
     scaling_matrices,
     translation_matrices,
 )
-from zfcuda.experiments.invariance.study import early_and_late
 
 
 def inputs_seen(net, experiment, *args, **kwargs):

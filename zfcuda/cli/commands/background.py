@@ -56,7 +56,7 @@ def _box(text: str) -> tuple[int, ...]:
 
 
 def run(options: argparse.Namespace) -> None:
-    from zfcuda.experiments.invariance.study import early_and_late
+    from zfcuda.experiments.invariance.experiment import early_and_late
 
     colours = {f"on {name}": _rgb(name) for name in options.colour}
     masks: dict[str, tuple[Image, str]] = {}  # by the image's path, with what told them

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _look(network: Network, options: argparse.Namespace) -> Finding:
-    from zfcuda.experiments.invariance.study import early_and_late
+    from zfcuda.experiments.invariance.experiment import early_and_late
 
     if options.parts:
         x, parts = _parts_of_table(Path(options.parts), network.preprocessing)

@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from zfcuda.experiments.invariance.study import early_and_late
+    from zfcuda.experiments.invariance.experiment import early_and_late
 
     def look(network: Network, x: Tensor, path: str) -> Finding:
         name = Path(path).name

@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zfcuda.data.images import Images, numbered
-from zfcuda.experiments.invariance.experiment import Values
-from zfcuda.experiments.invariance.study import early_and_late, families_of, invariance_study
+from zfcuda.experiments.invariance.experiment import (
+    Values,
+    early_and_late,
+    families_of,
+    invariance_study,
+)
 from zfcuda.experiments.over import Run, Table, first_readable, identity_of, targets_of
 from zfcuda.inference.checks import device_of, fill_setting
 from zfcuda.inference.passes import Layers, find_layers, memory_limit

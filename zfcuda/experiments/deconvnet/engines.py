@@ -171,9 +171,9 @@ def _in_cones(
         observed = observe(graph, x[images], nodes.values(), manner)
         for layer, choice in choices.items():
             maps = observed.outputs[nodes[layer]]
-            chosen = choice.choose(maps, layer, images, len(x))
-            projected = _down(observed, nodes[layer], chosen.units, manner.seed, limit)
-            yield layer, Carried.of(maps, chosen, projected, images), observed.left
+            units = choice.choose(maps, layer, images, len(x))
+            projected = _down(observed, nodes[layer], units, manner.seed, limit)
+            yield layer, Carried.of(maps, units, projected, images), observed.left
             advance(len(maps))
 
 
@@ -227,11 +227,11 @@ def _by_autograd(
                 if measure and manner.rule == "deconv":
                     left = calls_left_to_gradient(maps, source)
                 values = maps.detach()
-                chosen = choice.choose(values, layer, images, len(x))
+                units = choice.choose(values, layer, images, len(x))
                 projected = _down_by_autograd(
-                    maps, source, layer, chosen.units, manner.seed, layer == last
+                    maps, source, layer, units, manner.seed, layer == last
                 )
-            yield layer, Carried.of(values, chosen, projected, images), left
+            yield layer, Carried.of(values, units, projected, images), left
             advance(len(source))
         # Listed units are not equally many of every image, which passes are shared by.
         if measure and not isinstance(choices[last], Listed):

@@ -98,7 +98,8 @@ def project_listed(
 
     Args:
         model, x, max_memory: as :func:`project`.
-        units: by layer int64 [P,4], (image, channel, row, column), all on the maps.
+        units: by layer int64 [P,4], (image, channel, row, column), all on the maps, images
+            ascending.
 
     Returns:
         By layer the units' values [P] in this pass, and their P projections.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -26,24 +26,16 @@ WHOLE = -1
 class Choice(Protocol):
     """A rule by which units are chosen."""
 
-    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Chosen:
-        """Among the layer's ``maps`` [n,C,h,w] of these ``images`` out of ``total``."""
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
+        """Units int64 [p,4], (image of the batch, channel, row, column), images ascending, of the
+        layer's ``maps`` [n,C,h,w] of these ``images`` out of ``total``."""
 
 
-class Chosen(NamedTuple):
-    """p units of a batch of images: int64 [p,4], (image of the batch, channel, row, column), and
-    their places int64 [p] among the units of all images."""
-
-    units: Tensor
-    numbers: Tensor
-
-    @classmethod
-    def of_every_image(cls, places: Tensor, images: slice) -> Self:
-        """From as many of each image, [n,k,3]."""
-        n, k, _ = places.shape
-        image = torch.arange(n, device=places.device)[:, None, None].expand(-1, k, 1)
-        units = torch.cat([image, places], -1).flatten(0, 1)
-        return cls(units, torch.arange(n * k) + images.start * k)
+def _of_every_image(places: Tensor) -> Tensor:
+    """Units [p,4] from as many of each image, [n,k,3]."""
+    n, k, _ = places.shape
+    image = torch.arange(n, device=places.device)[:, None, None].expand(-1, k, 1)
+    return torch.cat([image, places], -1).flatten(0, 1)
 
 
 def activations_of(maps: Tensor, units: Tensor) -> Tensor:
@@ -95,7 +87,7 @@ class OneChoice:
                     f"channel and position name one unit, but k is {self.k}; leave one of them out"
                 )
 
-    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Chosen:
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
         n, count, height, width = maps.shape
         if self.channel is None:
             _require(self.k, count, layer, "maps")
@@ -115,7 +107,7 @@ class OneChoice:
                     f"got {self.position!r}"
                 )
             chosen[..., 1], chosen[..., 2] = row, column
-        return Chosen.of_every_image(chosen, images)
+        return _of_every_image(chosen)
 
 
 @dataclass(frozen=True)
@@ -124,10 +116,10 @@ class Strongest:
 
     k: int | None = None
 
-    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Chosen:
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
         if self.k is not None:
             _require(self.k, maps.shape[1], layer, "maps")
-        return Chosen.of_every_image(_strongest(maps, self.k), images)
+        return _of_every_image(_strongest(maps, self.k))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +129,7 @@ class Given:
     places: Tensor
     vectors_only: bool  # only the channels were given
 
-    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Chosen:
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
         places = self.places
         if self.vectors_only and maps.shape[2:] != (1, 1):
             raise ValueError(
@@ -157,7 +149,7 @@ class Given:
                 f"(channels, rows, columns), got {self._shown(wrong)}"
             )
         own = places.expand(total, -1, -1) if places.dim() == 2 else places
-        return Chosen.of_every_image(own[images].to(maps.device), images)
+        return _of_every_image(own[images].to(maps.device))
 
     def _shown(self, number: int) -> tuple[int, ...]:
         channel, row, column = self.places.reshape(-1, 3)[number].tolist()
@@ -166,15 +158,14 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class Listed:
-    """Units int64 [P,4], (image, channel, row, column), all on the maps, in any order."""
+    """Units int64 [P,4], (image, channel, row, column), all on the maps, images ascending."""
 
     units: Tensor
 
-    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Chosen:
+    def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
         image = self.units[:, 0]
-        numbers = ((image >= images.start) & (image < images.stop)).nonzero()[:, 0]
-        own = self.units[numbers] - torch.tensor([images.start, 0, 0, 0])
-        return Chosen(own.to(maps.device), numbers)
+        own = self.units[(image >= images.start) & (image < images.stop)]
+        return (own - torch.tensor([images.start, 0, 0, 0])).to(maps.device)
 
 
 def parse(units: Units) -> Choice:
@@ -225,32 +216,26 @@ class Carried:
         activations: [P], their values.
         projected: P of them.
         size: of the layer, (maps, rows, columns).
-        numbers: int64 [P], their places among all units asked for.
     """
 
     units: Tensor
     activations: Tensor
     projected: list[Projected]
     size: tuple[int, ...]
-    numbers: Tensor
 
     @classmethod
-    def of(cls, maps: Tensor, chosen: Chosen, projected: list[Projected], images: slice) -> Self:
-        """Those of a batch of images, of which the layer has these ``maps`` [n,C,h,w]."""
-        units = chosen.units + chosen.units.new_tensor([images.start, 0, 0, 0])
-        values = activations_of(maps, chosen.units)
-        return cls(units, values, projected, tuple(maps.shape[1:]), chosen.numbers)
+    def of(cls, maps: Tensor, units: Tensor, projected: list[Projected], images: slice) -> Self:
+        """The ``units`` of a batch of images, of which the layer has these ``maps`` [n,C,h,w]."""
+        own = units + units.new_tensor([images.start, 0, 0, 0])
+        return cls(own, activations_of(maps, units), projected, tuple(maps.shape[1:]))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Those of all batches of images, in the order asked for."""
-        numbers, order = torch.cat([part.numbers for part in parts]).sort()
-        projected = [one for part in parts for one in part.projected]
+        """Those of all batches of images."""
         units = torch.cat([part.units for part in parts])
         values = torch.cat([part.activations for part in parts])
-        there = order.to(units.device)
-        projected = [projected[place] for place in order.tolist()]
-        return cls(units[there], values[there], projected, parts[0].size, numbers)
+        projected = [one for part in parts for one in part.projected]
+        return cls(units, values, projected, parts[0].size)
 
 
 Seed = Literal["activation"] | float

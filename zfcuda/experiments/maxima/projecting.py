@@ -118,9 +118,12 @@ def project_units(
         for images in source.pick(wanted.tolist()) if len(wanted) else ():
             images = images.to(example.device)
             here = wanted[done : done + len(images)]
-            rows = {n: torch.isin(own[:, 0], here).nonzero()[:, 0] for n, own in units.items()}
-            some = {name: own for name, own in rows.items() if len(own)}
-            _see(seen, some, units, model, images, here, max_memory)
+            rows = {}
+            for name, own in units.items():
+                some = torch.isin(own[:, 0], here).nonzero()[:, 0]
+                if len(some):
+                    rows[name] = some[own[some, 0].argsort(stable=True)]
+            _see(seen, rows, units, model, images, here, max_memory)
             done += len(here)
             advance(len(here))
     if done < len(wanted):

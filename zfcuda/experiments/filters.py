@@ -92,35 +92,28 @@ def responses(
         TypeError, ValueError: the images do not fit the model, or there are none without NaN.
         RuntimeError: the model did not call the convolution.
     """
-    strongest: Tensor | None = None
-    spectrum: Tensor | None = None
+    largest: list[Tensor] = []
+    spectrum: Any = 0
     count = 0
-
-    def receive(layer: str, call: tuple[Tensor, Tensor]) -> None:
-        nonlocal strongest, spectrum
-        taken, output = call
-        defined = ~taken.isnan().flatten(1).any(1)
-        if not defined.any():
-            return
-        largest = output[defined].amax((0, 2, 3))
-        transforms = torch.fft.fft2(_faded(taken[defined].double()))
-        cross = torch.einsum("nahw,nbhw->abhw", transforms.conj(), transforms)
-        strongest = largest if strongest is None else torch.maximum(strongest, largest)
-        spectrum = cross if spectrum is None else spectrum + cross
-
     with evaluating(model):
         for images in source.batches():
             images = images.to(module.weight.device)
             check_input(model, images)
-            with layer_outputs(model, name, receive, stop=1, with_input=True):
+            with layer_outputs(model, name, stop=1, with_input=True) as found:
                 model(images.clone())
+            taken, output = found[name]
+            defined = ~taken.isnan().flatten(1).any(1)
+            if defined.any():
+                largest.append(output[defined].amax((0, 2, 3)))
+                transforms = torch.fft.fft2(_faded(taken[defined].double()))
+                spectrum += torch.einsum("nahw,nbhw->abhw", transforms.conj(), transforms)
             count += len(images)
-    if strongest is None or spectrum is None:
+    if not largest:
         raise ValueError("there are no images, or none without NaN")
     # The mean of conj(X_a) X_b, X_a the Fourier transform of what the layer took in channel a.
     spectrum = (spectrum / count).cpu()
     return {
-        "strongest": to_result(strongest),
+        "strongest": to_result(torch.stack(largest).amax(0)),
         "response_aliasing": aliased_responses(filters, spectrum, module.stride, module.dilation),
         "count": count,
     }
@@ -129,13 +122,11 @@ def responses(
 def _faded(images: Tensor) -> Tensor:
     """Without their mean and towards the edges faded out (Hann): otherwise the step from one edge
     to the opposite, which is not in the image, has a share in all frequencies."""
-    windows = [
-        torch.hann_window(length + 2, periodic=False, dtype=images.dtype, device=images.device)[
-            1:-1
-        ]
-        for length in images.shape[2:]
-    ]
-    return (images - images.mean((2, 3), keepdim=True)) * (windows[0][:, None] * windows[1])
+    rows, columns = (
+        torch.hann_window(n + 2, periodic=False, dtype=images.dtype, device=images.device)[1:-1]
+        for n in images.shape[2:]
+    )
+    return (images - images.mean((2, 3), keepdim=True)) * (rows[:, None] * columns)
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor

@@ -6,9 +6,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -307,19 +306,12 @@ def early_and_late(model: nn.Module, x: Tensor) -> list[str]:
 _EXAMPLES = 4  # transformed images that a family shows
 
 
-@dataclass(frozen=True)
-class _Family:
-    """Transformations along one axis of a figure.
-
-    Attributes:
-        kind: of which they are.
-        read: the user's values as that takes them.
-        usual: the paper's values for an image of (height, width), shifts as shares of it.
-    """
+class _Family(NamedTuple):
+    """Transformations along one axis of a figure."""
 
     kind: Kind
-    read: Callable[[Values], Tensor]
-    usual: Callable[[int, int], list[float]]
+    read: Callable[[Values], Tensor]  # the user's values as that takes them
+    usual: Callable[[int, int], list[float]]  # the paper's, for an image of (height, width)
 
 
 def _shifts(side: int) -> list[float]:

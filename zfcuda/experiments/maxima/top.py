@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,17 +79,12 @@ class Top:
                 return
             values, places, out = (one[images][:, rows] for one in (values, places, out))
             numbers = numbers[images]
-        self._merge(rows, values.masked_fill(out, -torch.inf).T, numbers, places.T)
-
-    def _merge(self, rows: slice | Tensor, values: Tensor, numbers: Tensor, places: Tensor) -> None:
-        """Take in ``values`` and ``places`` [R,n] of later images, ``numbers`` [n], into these
-        maps."""
-        whole = self._columns()
-        own = [one[rows] for one in whole]
+        own = [one[rows] for one in self._columns()]
+        values, places = values.masked_fill(out, -torch.inf).T, places.T
         later = (values, numbers.expand_as(places), places)
         # Stable: of equal values the earlier image stays in front.
         merged = _strongest([torch.cat(pair, 1) for pair in zip(own, later, strict=True)], own[0])
-        for one, new in zip(whole, merged, strict=True):
+        for one, new in zip(self._columns(), merged, strict=True):
             one[rows] = new
 
     def merged(self, other: Top) -> Self:
@@ -120,12 +115,11 @@ class Top:
                 got = None if other is None else (list(other.shape), other.dtype)
                 raise ValueError(f"{name}: expected {list(own.shape)} {own.dtype}, got {got}")
         own = {name: tensors[name] for name in self.tensors()}
-        return type(self)(**own, size=self.size).to(self.values.device)
+        return replace(self, **own).to(self.values.device)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on a device."""
-        return type(self)(**{n: one.to(device) for n, one in self.tensors().items()},
-                          size=self.size)  # fmt: skip
+        return replace(self, **{name: own.to(device) for name, own in self.tensors().items()})
 
     @property
     def positions(self) -> Tensor:
@@ -171,8 +165,7 @@ class State:
 
     def to(self, device: torch.device | str) -> State:
         """The same, activations on a device."""
-        tops = {name: top.to(device) for name, top in self.tops.items()}
-        return State(tops, self.done, self.problems)
+        return replace(self, tops={name: top.to(device) for name, top in self.tops.items()})
 
     def write(self, path: Path, settings: str, made_of: Sequence[str]) -> None:
         """To a file, with the digest of the settings and the names of the files that it is made

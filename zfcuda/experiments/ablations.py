@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -192,18 +193,16 @@ def ablation(
     # All of them are built before the first is trained: a wrong name is found now.
     built = [_built(make, variant, data, example, 0) for variant in variants]
 
-    folders = {
-        (variant.slug, seed): Path(folder) / f"{variant.slug}-seed{seed}"
-        for variant in variants
-        for seed in seeds
-    }
-    for where in folders.values():
-        check_budget(where, recipe)
+    def place(variant: Variant, seed: int) -> Path:
+        return Path(folder) / f"{variant.slug}-seed{seed}"
+
+    for variant, seed in product(variants, seeds):
+        check_budget(place(variant, seed), recipe)
 
     def trained(variant: Variant, seed: int) -> TrainingResult:
         model = _built(make, variant, data, example, seed).to(device)
         own = dataclasses.replace(recipe, seed=seed)
-        return train(model, data, folders[variant.slug, seed], own, variant.slug, progress)
+        return train(model, data, place(variant, seed), own, variant.slug, progress)
 
     runs = [[trained(variant, seed) for seed in seeds] for variant in variants]
 

@@ -12,14 +12,7 @@ from torch import Tensor, nn
 
 from zfcuda import ops
 from zfcuda.inference.checks import check_input, evaluating, fill_setting, plain
-from zfcuda.inference.passes import (
-    Layers,
-    Passes,
-    find_layers,
-    memory_limit,
-    progress_bar,
-    spans,
-)
+from zfcuda.inference.passes import Layers, Passes, find_layers, memory_limit, progress_bar, spans
 from zfcuda.results.correspondence import CorrespondenceResult
 
 
@@ -35,10 +28,7 @@ def random_places(
 
     Args:
         count: how many draws.
-        images: number of images.
-        image_size: (H, W), pixels.
-        size: (height, width) of the boxes.
-        seed: of the draws.
+        image_size, size: (height, width) of images and boxes, pixels.
         together: draw one place for all images instead of each its own.
 
     Raises:
@@ -100,8 +90,7 @@ def _changes(
     elements that changed, float64 [N], where each image's box [N,4] is hidden.
 
     Args:
-        x: the images [N,C,H,W].
-        features: by layer [N,F], those of all images as they are.
+        features: by layer [N,F], those of the images ``x`` [N,C,H,W] as they are.
         tolerance: changes of at most this share of an image's largest feature count as none.
         advance: called with the number of images that are done.
 

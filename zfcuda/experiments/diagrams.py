@@ -187,12 +187,7 @@ _LARGEST = 4  # of windows that are shown two by two; of larger ones, one
 
 
 def switch_example(name: str, rule: MaxPool, maps: Tensor) -> SwitchExample:
-    """The windows around the strongest unit of the pooled maps.
-
-    Args:
-        name: of the pooling layer.
-        maps: [1,C,H,W], what it is given.
-    """
+    """The windows around the strongest unit of what a layer pools of ``maps`` [1,C,H,W]."""
     pooled, switches = ops.max_pool2d(
         maps, rule.kernel, rule.stride, rule.padding, rule.dilation, rule.ceil_mode, rule.relu
     )

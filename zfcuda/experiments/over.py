@@ -233,12 +233,8 @@ class Run(ABC, Generic[_Found, _Summary]):
         return {"inputs": {number: now.get(number, one) for number, one in then.items()}}
 
     def carry_out(self, workers: int = 0, progress: bool = False) -> None:
-        """Compute and write what is missing, as far as it can be read, this rank its share.
-
-        Args:
-            workers: processes that read images.
-            progress: show a bar (the first rank does).
-        """
+        """Compute and write what is missing, as far as it can be read, this rank its share;
+        ``workers`` processes read images."""
         # One rank looks, so that all share the same list while some already write.
         there = {*self.shard.share(self.there() if self.shard.first else [])}
         groups = [
@@ -298,10 +294,7 @@ class Run(ABC, Generic[_Found, _Summary]):
         self, entry: Callable[[_Summary], Mapping[str, Any]] | None = None
     ) -> _Summary | None:
         """Read all results and write what they come to; None in all processes but the first.
-
-        Args:
-            entry: of the summary, what the gallery says about it.
-        """
+        ``entry``: of the summary, what the gallery says about it."""
         if not self.shard.first:
             return None
         there = self.there()

@@ -100,21 +100,22 @@ class Features:
     def groups(self, names: Sequence[str], limit: int) -> Iterator[list[str]]:
         """The layers, as many together as fit in ``limit`` bytes."""
         group: list[str] = []
+        left = limit
         for name in names:
-            if self._bytes([name]) > limit:
+            numbers = math.prod(self.pooled[name])
+            size = 4 * self._count * numbers
+            if size > limit:
                 raise ValueError(
-                    f"the features of layer {name!r} take {self._bytes([name]):,} bytes, "
-                    f"{math.prod(self.pooled[name])} numbers for each of {self._count} pictures: "
-                    f"more than max_features {limit:,}; use fewer pictures or a smaller size"
+                    f"the features of layer {name!r} take {size:,} bytes, {numbers} numbers for "
+                    f"each of {self._count} pictures: more than max_features {limit:,}; use fewer "
+                    "pictures or a smaller size"
                 )
-            if self._bytes([*group, name]) > limit:
+            if size > left:
                 yield group
-                group = []
+                group, left = [], limit
             group.append(name)
+            left -= size
         yield group
-
-    def _bytes(self, names: Sequence[str]) -> int:
-        return sum(4 * self._count * math.prod(self.pooled[name]) for name in names)
 
     def read(self, names: Sequence[str]) -> dict[str, list[Array]]:
         """Each layer's features, float32 [n,f] for each of the three parts."""

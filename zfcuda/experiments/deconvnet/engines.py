@@ -17,14 +17,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from zfcuda.cones.descent import Projected, descend
 from zfcuda.cones.observing import Observed, arranged, forward_bytes, observe, obstacle
-from zfcuda.experiments.deconvnet.request import (
-    WHOLE,
-    Carried,
-    Choice,
-    Listed,
-    Seed,
-    SeededManner,
-)
+from zfcuda.experiments.deconvnet.request import WHOLE, Carried, Choice, Listed, Seed, SeededManner
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.tracing import trace
@@ -159,12 +152,8 @@ def _in_cones(
     advance: Callable[[int], Any],
 ) -> Iterator[Part]:
     """Units of the images ``x`` [N,C,H,W] carried down inside their backward cones, of layers from
-    which these lead down to the images.
-
-    Args:
-        limit: bytes for the activations of one batch of images, and for one batch's signals.
-        advance: called with the number of images that a layer is done with.
-    """
+    which these lead down to the images; ``limit``: bytes for the activations of one batch of
+    images, and for one batch's signals."""
     nodes = {layer: graph.layer(layer).index for layer in choices}
     each = forward_bytes(graph, nodes.values(), x.element_size())
     for images in spans(0, len(x), max(1, limit // each)):
@@ -204,11 +193,7 @@ def _by_autograd(
 ) -> Iterator[Part]:
     """Units of the images ``x`` [N,C,H,W] carried down, as whole pictures, by a forward pass under
     the deconvnet's rules and a backward pass for every unit of an image. It takes any model whose
-    calls autograd follows.
-
-    Args:
-        limit: bytes that the graph of one batch of images may hold.
-        advance: called with the number of images that a layer is done with.
+    calls autograd follows; ``limit``: bytes that the graph of one batch of images may hold.
 
     Raises:
         RuntimeError: the model did not call a layer, cuts its graph below it, or recomputes in

@@ -155,11 +155,8 @@ def invariance_over(
 
 @dataclass(frozen=True, eq=False)
 class InvarianceRun(Run[InvarianceSummary, InvarianceSummary]):
-    """What :func:`invariance_over` does, in its parts.
-
-    Attributes:
-        study: the arguments of :func:`zfcuda.invariance_study` that all images share.
-    """
+    """What :func:`invariance_over` does, in its parts; ``study``: the arguments of
+    :func:`zfcuda.invariance_study` that all images share."""
 
     kind = InvarianceSummary
     model: nn.Module

@@ -41,24 +41,15 @@ from zfcuda.results.stored import (
     write_manifest,
 )
 from zfcuda.storage.files import checksum, digest, read_json, visible
-from zfcuda.storage.identity import (
-    architecture_digest,
-    precision,
-    versions,
-    weights_digest,
-)
+from zfcuda.storage.identity import architecture_digest, precision, versions, weights_digest
 from zfcuda.storage.ranks import Shard, current_shard
 from zfcuda.storage.run_folder import require_there, run_folder
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The folder of the states.
-
-    Attributes:
-        folder: theirs alone.
-        settings: digest of what is computed: states of other settings do not count.
-    """
+    """The folder of the states, theirs alone; ``settings`` is the digest of what is computed:
+    states of other settings do not count."""
 
     folder: Path
     settings: str
@@ -286,10 +277,7 @@ class _Run:
         self, tops: Mapping[str, Top], every: int, seconds: float
     ) -> tuple[State, dict[str, Any]]:
         """Go through what no process has gone through yet; all of it merged, at every rank.
-
-        Args:
-            tops: by layer, the strongest activations before the first image.
-        """
+        ``tops`` are those before the first image."""
         batch, total = self.settings["batch"], len(self.source)
         blocks = in_blocks(total, batch)
         like = State.none(tops, len(blocks))

@@ -43,11 +43,7 @@ class Top:
 
     @classmethod
     def none(cls, values: Tensor, k: int, size: tuple[int, int]) -> Self:
-        """Of no image yet.
-
-        Args:
-            values: [n,C], as :meth:`offer` takes them.
-        """
+        """Of no image yet; ``values`` [n,C] as :meth:`offer` takes them."""
         numbers = torch.full((values.shape[1], k), -1, device=values.device)
         nothing = torch.full(numbers.shape, -torch.inf, dtype=values.dtype, device=values.device)
         return cls(nothing, numbers, numbers.clone(), numbers.new_zeros(()), size)

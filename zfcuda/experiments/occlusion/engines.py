@@ -17,13 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.cones.occluding import (
-    base_values,
-    batch_sizes,
-    images_together,
-    occlude_all,
-    summary,
-)
+from zfcuda.cones.occluding import base_values, batch_sizes, images_together, occlude_all, summary
 from zfcuda.cones.planning import Plan, planned
 from zfcuda.cones.steps import Schedule, fuse
 from zfcuda.graph.guards import Untraceable
@@ -60,12 +54,8 @@ _MANY = 512  # positions of several images that whole passes take together
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """The arguments of :func:`zfcuda.occlusion` of these names, on which the engine depends.
-
-    Attributes:
-        grid: (rows, columns) of the positions of a :meth:`checked` request; None for the caller's
-            own.
-    """
+    """The arguments of :func:`zfcuda.occlusion` of these names, on which the engine depends;
+    ``grid``: (rows, columns) of a :meth:`checked` request, None for the caller's own positions."""
 
     size: Any = None
     stride: Any = None
@@ -116,14 +106,8 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Engine(ABC):
-    """A model and its occluder, ready for any number of batches of images of one size.
-
-    The model must not change in between.
-
-    Attributes:
-        request: checked.
-        plan: see :func:`zfcuda.plan`.
-    """
+    """A model, which must not change, and its occluder, ready for any number of batches of images
+    of one size; ``request`` is checked, ``plan`` as of :func:`zfcuda.plan`."""
 
     model: nn.Module
     request: Request
@@ -150,11 +134,10 @@ class Engine(ABC):
         advance: Callable[[int], object] = lambda positions: None,
         start: float | None = None,
     ) -> OcclusionResult:
-        """Occlude ``x``.
+        """Occlude ``x``, of the size that the engine is for; ``target`` and ``classes`` as
+        :func:`zfcuda.occlusion`.
 
         Args:
-            x, target, classes: as :func:`zfcuda.occlusion`; ``x`` of the size that the engine is
-                for.
             advance: called with the number of positions done.
             start: ``perf_counter()`` of the start, for the wall time.
         """
@@ -201,10 +184,7 @@ def engine_for(model: nn.Module, x: Tensor, request: Request) -> Engine:
 
 
 def _traced(model: nn.Module, x: Tensor, request: Request) -> Cones:
-    """
-    Raises:
-        Untraceable: the model cannot be traced, or a layer is not in the graph.
-    """
+    """Raises Untraceable if the model cannot be traced, or a layer is not in the graph."""
     # The model itself, named "", returns last: the whole graph, and no layer hidden in a step.
     graph = trace(model, x[:1], ["", *request.layers] if request.layers else ())
     nodes: dict[str, int] = {}
@@ -224,11 +204,8 @@ def _traced(model: nn.Module, x: Tensor, request: Request) -> Cones:
 
 @dataclass(frozen=True, eq=False)
 class Cones(Engine):
-    """Computes what an occluder can change, as far as the schedule says.
-
-    Attributes:
-        nodes: those of the recorded layers.
-    """
+    """Computes what an occluder can change, as far as the schedule says; ``nodes`` are those of the
+    recorded layers."""
 
     schedule: Schedule
     nodes: dict[str, int]

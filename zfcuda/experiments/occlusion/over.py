@@ -153,12 +153,8 @@ def occlusion_over(
 
 @dataclass(frozen=True, eq=False)
 class OcclusionRun(Run[OcclusionResult, OcclusionSummary]):
-    """What :func:`occlusion_over` does, in its parts.
-
-    Attributes:
-        engine: the model and its occluder.
-        classes: those whose logits are kept besides the target's; None for all.
-    """
+    """What :func:`occlusion_over` does, in its parts; ``classes``: those whose logits are kept
+    besides the target's, None for all."""
 
     kind = OcclusionResult
     engine: Engine

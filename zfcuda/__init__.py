@@ -110,7 +110,7 @@ _MOVED = {
     "steps": "cones.steps",
     "training.filters": "training.recipe",
     "training.result": "results.training",
-    "uncertainty": "experiments.uncertainty results.uncertainty",
+    "uncertainty": "experiments.predictions results.uncertainty",
 }
 
 

@@ -31,8 +31,8 @@ from zfcuda.experiments.occlusion.experiment import occlusion as occlusion
 from zfcuda.experiments.occlusion.experiment import plan as plan
 from zfcuda.experiments.occlusion.over import occlusion_over as occlusion_over
 from zfcuda.experiments.predictions import predict as predict
+from zfcuda.experiments.predictions import uncertainty_of as uncertainty_of
 from zfcuda.experiments.probing import linear_probe as linear_probe
-from zfcuda.experiments.uncertainty import uncertainty_of as uncertainty_of
 from zfcuda.results.ablation import AblationResult as AblationResult
 from zfcuda.results.background import BackgroundResult as BackgroundResult
 from zfcuda.results.correspondence import CorrespondenceResult as CorrespondenceResult

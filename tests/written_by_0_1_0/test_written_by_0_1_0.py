@@ -110,13 +110,6 @@ def assert_loads(kind, stem):
 
 
 def test_a_result_of_every_kind_is_there(written):
-    import zfcuda.experiments.ablations
-    import zfcuda.experiments.correspondences
-    import zfcuda.experiments.diagrams
-    import zfcuda.experiments.evolution
-    import zfcuda.experiments.filters
-    import zfcuda.experiments.probing
-    import zfcuda.experiments.uncertainty  # noqa: F401
 
     there = {path.stem for path in (written / "results").glob("*.npz")}
     assert len(there) == 19 and there <= kinds().keys()

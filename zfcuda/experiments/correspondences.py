@@ -202,7 +202,10 @@ def correspondence(
     names = [*find_layers(model, layers)]
     if not names:
         raise ValueError("layers must name at least one layer")
-    tolerance = _tolerance(tolerance, images.dtype)
+    if tolerance is None:
+        tolerance = _ROUNDING * torch.finfo(torch.promote_types(images.dtype, torch.float32)).eps
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance must be a share from 0 to below 1, got {tolerance!r}")
     fill = fill_setting(fill, images, with_image=True)
     passes = Passes(model, names, memory_limit(max_memory, images.device))
 
@@ -228,17 +231,8 @@ def correspondence(
         differing=differing,
         changed=changed,
         elements={layer: features[layer].shape[1] for layer in names},
-        tolerance=tolerance,
+        tolerance=float(tolerance),
         fill=fill,
         image_size=size,
         seconds=time.perf_counter() - start,
     )
-
-
-def _tolerance(value: float | None, dtype: torch.dtype) -> float:
-    if value is None:
-        wide = torch.promote_types(dtype, torch.float32)  # of 16-bit types
-        return _ROUNDING * torch.finfo(wide).eps
-    if not 0 <= value < 1:
-        raise ValueError(f"tolerance must be a share from 0 to below 1, got {value!r}")
-    return float(value)

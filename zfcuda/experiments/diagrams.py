@@ -331,9 +331,8 @@ def _calls(graph: Graph, top: Node, module: nn.Module, name: str) -> list[int]:
     """The indices of the layer's calls, ascending."""
     below = sorted(graph.ancestors([top.index]))
     passages = _passages(graph, below)
-    inside = (
-        [i for i in below if _is_inside(graph.nodes[i], name)] if any(module.children()) else []
-    )
+    calls = [(i, graph.nodes[i].call) for i in below] if any(module.children()) else []
+    inside = [i for i, c in calls if c.op == "call_module" and str(c.target).startswith(f"{name}.")]
     lowest = min(inside, default=None)
     for passage in reversed(passages[:-1]):
         if lowest is not None:
@@ -366,10 +365,6 @@ def _passages(graph: Graph, below: Collection[int]) -> list[int]:
             passages.append(index)
         reach = max([reach, *(c for c in graph.consumers[index] if c in below)])
     return passages
-
-
-def _is_inside(node: Node, name: str) -> bool:
-    return node.call.op == "call_module" and str(node.call.target).startswith(f"{name}.")
 
 
 def _shows(node: Node, top: Node) -> bool:

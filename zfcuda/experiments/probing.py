@@ -305,7 +305,13 @@ def linear_probe(
         with progress_bar(len(group) * len(strengths), progress, "classifiers") as advance:
             for name in group:
                 fits[name] = fitted(arrays.pop(name), labels, strengths, steps, advance)
-    _warn_unfinished(fits, steps)
+    unfinished = [name for name, fit in fits.items() if not fit["converged"][fit["chosen"]]]
+    if unfinished:
+        warnings.warn(
+            f"the classifiers of {unfinished} had not converged after {steps} steps; their "
+            "accuracy may be a little low: raise steps",
+            stacklevel=3,  # this function, its decorator, the caller
+        )
     return ProbeResult(
         layers=tuple(names),
         shapes=tuple(features.shapes[name] for name in names),
@@ -329,13 +335,3 @@ def _strengths(regularisation: Sequence[float]) -> list[float]:
     if not strengths or not all(0 < value < math.inf for value in strengths):
         raise ValueError(f"regularisation must be positive numbers, got {regularisation!r}")
     return strengths
-
-
-def _warn_unfinished(fits: Mapping[str, Fit], steps: int) -> None:
-    unfinished = [name for name, fit in fits.items() if not fit["converged"][fit["chosen"]]]
-    if unfinished:
-        warnings.warn(
-            f"the classifiers of {unfinished} had not converged after {steps} steps; their "
-            "accuracy may be a little low: raise steps",
-            stacklevel=4,  # this function, linear_probe, its decorator, the caller
-        )

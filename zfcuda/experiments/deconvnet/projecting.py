@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +67,11 @@ def project(
         TypeError, ValueError, RuntimeError: as :func:`deconv`.
     """
     x, names = checked(model, x, layer)
-    chosen = _by_layer(by_name(model, units), names)
+    chosen = by_name(model, units)
+    if not isinstance(chosen, Mapping):
+        chosen = dict.fromkeys(names, chosen)
+    if {*chosen} != {*names}:
+        raise ValueError(f"units name the layers {list(chosen)}, layer names {names}")
     choices = {name: parse(chosen[name]) for name in names}
     manner = SeededManner(overlap, rule, norm, seed)
     carried = carry(model, x, choices, manner, max_memory, progress)
@@ -111,14 +114,6 @@ def project_listed(
     choices = {name: Listed(units[name].cpu()) for name in names}
     carried = carry(model, x, choices, SeededManner(), max_memory)
     return {name: (own.activations, own.projected) for name, own in carried.items()}
-
-
-def _by_layer(units: Any, names: list[str]) -> dict[str, Units]:
-    if not isinstance(units, Mapping):
-        return dict.fromkeys(names, units)
-    if {*units} != {*names}:
-        raise ValueError(f"units name the layers {list(units)}, layer names {names}")
-    return {**units}
 
 
 def _end_to_end(patches: list[Tensor]) -> Tensor:

@@ -184,11 +184,12 @@ def record_activations(
                 state, rates = run.look(tops, every, seconds)
             found = run.project(state, maps, memory)
             if shard.first:
-                # JSON knows no infinity: there it is None.
                 noted = {name: one["difference"] for name, one in found.items()}
+                # JSON knows no infinity: there it is None.
                 differences = {k: math.inf if v is None else v for k, v in noted.items()}
                 warn_beyond(differences, tolerance, spotter.example.dtype)
-                run.finish(state, found, about, rates, perf_counter() - began)
+                said = {"about": about or {}, "rates": rates, "seconds": perf_counter() - began}
+                run.finish(state, found, said)
     return StoredActivations.open(folder)
 
 
@@ -398,12 +399,7 @@ class _Run:
         return noted is not None or "layers" not in self.begun
 
     def finish(
-        self,
-        state: State,
-        found: Mapping[str, Mapping[str, Any]],
-        about: Mapping[str, Any] | None,
-        rates: Mapping[str, Any],
-        seconds: float,
+        self, state: State, found: Mapping[str, Mapping[str, Any]], said: Mapping[str, Any]
     ) -> None:
         """Write the index and, last, the manifest."""
         require_there(self.folder)
@@ -415,16 +411,14 @@ class _Run:
             for number, problem in sorted(state.problems.items())
         ]
         content = {
+            **said,
             "complete": True,
             "settings": self.settings,
-            "about": about or {},
             "count": self.source.total - len(skipped),
             "skipped": skipped,
             "image_size": list(self.spotter.example.shape[2:]),
             "layers": [*found.values()],
             "index_sha256": digest(self.folder / "index.csv"),
-            "rates": rates,
-            "seconds": seconds,
             "versions": {"python": platform.python_version(), **self.settings["versions"]},
             "threads": torch.get_num_threads(),
         }

@@ -121,22 +121,15 @@ def _is_weighted(layer: nn.Module) -> bool:
 
 def _resized(layer: nn.Module, inputs: int, outputs: int | None) -> nn.Module:
     """The layer for so many inputs and outputs: itself, if these are its own."""
-    linear = isinstance(layer, nn.Linear)
-    own = (
-        (layer.in_features, layer.out_features)
-        if linear
-        else (layer.in_channels, layer.out_channels)
-    )
+    kind: type[nn.Module] = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
+    of = "features" if kind is nn.Linear else "channels"
+    own = (getattr(layer, f"in_{of}"), getattr(layer, f"out_{of}"))
     new = (inputs, own[1] if outputs is None else outputs)
     if new == own:
         return layer
-    if linear:
-        fresh: nn.Module = nn.Linear(*new, bias=layer.bias is not None)
-    else:
-        fresh = nn.Conv2d(
-            *new, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups,
-            layer.bias is not None, layer.padding_mode,
-        )  # fmt: skip
+    names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    settings = {name: getattr(layer, name) for name in names if hasattr(layer, name)}
+    fresh = kind(*new, bias=layer.bias is not None, **settings)
     # Drawn as the layer's own weights were: the same spread of responses.
     share = layer.weight[0].numel() / fresh.weight[0].numel()
     nn.init.normal_(fresh.weight, std=float(layer.weight.detach().std()) * share**0.5)

@@ -36,16 +36,14 @@ def background_effect(
     of the strongest unit counts as a change of what the layer sees.
 
     Args:
-        model: returns logits [N,K]; runs in eval mode and is left as it was.
+        model, max_memory, outputs: as :func:`zfcuda.predict`.
         x: [1,C,H,W], one image, on the model's device and of its dtype.
         mask: [H,W], bool or in 0..1, 1 on the object (an alpha channel).
         layers: names of ``model.named_modules()``, or the modules, to project.
         target: the class the probabilities are about; None takes the original's prediction.
         fills: name of a background -> its colour in network input space, a number, one per channel
             [C] or a whole image [C,H,W]; :meth:`Preprocessing.display_value` makes one of RGB.
-        max_memory: bytes that the activations of one batch may take.
         progress: show a progress bar.
-        outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range.

@@ -231,9 +231,8 @@ def _block(rule: MaxPool, plane: Tensor, switches: Tensor, unit: Pair) -> tuple[
 
     def cost(first: Pair) -> tuple[int, int]:
         y0, x0, y1, x1 = _reach(rule, first, count)
-        outside = [max(0, -y0), max(0, -x0), max(0, y1 - plane.shape[0])]
-        outside.append(max(0, x1 - plane.shape[1]))
-        return sum(outside), -len(_maxima(rule, switches, first, count))
+        over = (-y0, -x0, y1 - plane.shape[0], x1 - plane.shape[1])
+        return sum(max(0, side) for side in over), -len(_maxima(rule, switches, first, count))
 
     return min(product(*starts), key=cost), count
 

@@ -71,15 +71,14 @@ def uncertainty_of(
     read once more.
 
     Args:
-        model: returns logits [N,K]; runs in eval mode and is left as it was.
+        model, max_memory: as :func:`predict`.
         examples: the pictures, best of a validation or test part;
             :class:`zfcuda.data.FromDataset` makes them of any ``torch.utils.data.Dataset``.
         most: how many of the least certain pictures are kept.
         bins: of the reliability curve.
-        max_memory: bytes that the activations of one batch may take.
         progress: show a progress bar.
-        outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`, but no
-            values; decided on the first pictures. One output [N,1] is that of class 1, of two.
+        outputs: as :func:`predict`, but no values; decided on the first pictures. One output [N,1]
+            is that of class 1, of two.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range, an empty data set, or

@@ -79,17 +79,13 @@ def carry(
         ):
             parts[layer].append(part)
             left += unruled
-    _warn(left)
-    return {layer: Carried.joined(own) for layer, own in parts.items()}
-
-
-def _warn(left: list[str]) -> None:
     if left:
-        names = visible(_listed(left))
         warnings.warn(
-            f"the deconvnet has no rule for {names}; their gradient at the forward point is used",
-            stacklevel=5,  # this function, carry, deconv, its decorator, the caller
+            f"the deconvnet has no rule for {visible(_listed(left))}; their gradient at the "
+            "forward point is used",
+            stacklevel=4,  # this function, deconv, its decorator, the caller
         )
+    return {layer: Carried.joined(own) for layer, own in parts.items()}
 
 
 def _listed(names: list[str]) -> str:

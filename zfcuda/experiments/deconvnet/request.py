@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zfcuda.cones.descent import Projected
 from zfcuda.cones.observing import Manner
-from zfcuda.inference.checks import holds_ints, is_int, per_image
+from zfcuda.inference.checks import as_ints, is_int, per_image
 from zfcuda.inference.deconvnet_rules import Rules, deconvnet_rules, gradient_rules
 
 Channel = int | Sequence[int] | Tensor | None
@@ -186,19 +186,16 @@ def parse(units: Units) -> Choice:
         raise ValueError(f"units must be ('top', k) or ('map', channel or channels), got {units!r}")
     if is_int(units) or (isinstance(units, tuple) and units and all(map(is_int, units))):
         units = [units]  # a tuple is one unit, a list several
-    try:
-        places = units.cpu() if isinstance(units, Tensor) else torch.tensor(units)
-    except (TypeError, ValueError, RuntimeError):
-        places = torch.empty(0)
-    if places.dim() == 1:
+    places = as_ints(units)
+    if places is not None and places.dim() == 1:
         places = places[:, None]
-    valid = places.dim() in (2, 3) and places.numel() and places.shape[-1] in (1, 3)
-    if not valid or not holds_ints(places):
+    shaped = places is not None and places.dim() in (2, 3) and places.shape[-1] in (1, 3)
+    if not shaped or not places.numel():
         raise ValueError(
             "units must be (channel, row, column), (channel,) in a layer of vectors, or a list of "
             f"these (or one list for each image, all of one length), got {units!r}"
         )
-    places = places.long()
+    places = places.cpu()
     vectors = places.shape[-1] == 1
     if bool((places < 0).any()):
         raise ValueError(f"units must not be negative, got {units!r}")

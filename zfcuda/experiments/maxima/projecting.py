@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfcuda.cones.boxes import descend_boxes
@@ -59,11 +60,10 @@ class UnitPatches:
             y0, x0, y1, x1 = self.windows[row].tolist()
             self.patches[row] = image[:, y0:y1, x0:x1]
             # All of it lies inside, unless the model could not be followed: then it is a picture.
-            top, left, bottom, right = unit.box
-            above, before = max(top, y0), max(left, x0)
-            below, behind = max(above, min(bottom, y1)), max(before, min(right, x1))
-            inside = unit.patch[:, above - top : below - top, before - left : behind - left]
-            self.projections[row, :, above - y0 : below - y0, before - x0 : behind - x0] = inside
+            if unit.patch.numel():
+                top, left, bottom, right = unit.box
+                sides = (left - x0, x1 - right, top - y0, y1 - bottom)
+                self.projections[row] = F.pad(unit.patch, sides)
 
     def put(self, rows: Tensor, other: UnitPatches) -> None:
         """Take in what ``other`` has seen of these units."""

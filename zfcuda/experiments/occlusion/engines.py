@@ -355,9 +355,7 @@ def occluder_grid(
             )
     axes = []
     for length, occluder, step in zip(image_size, size, stride, strict=True):
-        count = -(-(length - occluder) // step) + 1
-        first = torch.arange(count) * step
-        first = first[first < length]
+        first = torch.arange(0, min(length, length - occluder + step), step)
         axes.append(torch.stack([first, (first + occluder).clamp_max(length)], dim=1))
     rows, columns = axes
     boxes = torch.empty(len(rows), len(columns), 4, dtype=torch.int64)

@@ -47,12 +47,7 @@ def random_places(
 
 
 def placed(name: str, boxes: Tensor, n: int, size: tuple[int, int]) -> Tensor:
-    """A part's boxes, int64 [4], [N,4] or [R,N,4], as [R,N,4], clipped to the image of ``size``.
-
-    Raises:
-        TypeError: no int64 tensor.
-        ValueError: of another shape, or a box that lies outside its image.
-    """
+    """A part's boxes, int64 [4], [N,4] or [R,N,4], as [R,N,4], clipped to the image of ``size``."""
     if not isinstance(boxes, Tensor) or boxes.dtype != torch.int64:
         got = boxes.dtype if isinstance(boxes, Tensor) else type(boxes).__name__
         raise TypeError(f"parts[{name!r}] must be an int64 tensor of (y0, x0, y1, x1), got {got}")
@@ -93,9 +88,6 @@ def _changes(
         features: by layer [N,F], those of the images ``x`` [N,C,H,W] as they are.
         tolerance: changes of at most this share of an image's largest feature count as none.
         advance: called with the number of images that are done.
-
-    Raises:
-        ValueError: a layer gives values that are not finite.
     """
     signs = {layer: torch.empty_like(own, dtype=torch.int8) for layer, own in features.items()}
     for some in spans(0, len(x), passes.together):

@@ -86,12 +86,7 @@ def responses(
     model: nn.Module, name: str, module: nn.Conv2d, filters: Tensor, source: Source
 ) -> dict[str, Any]:
     """How a convolution of the model responds to all images of a source, but those with NaN: the
-    fields of :class:`FilterResult` that depend on images.
-
-    Raises:
-        TypeError, ValueError: the images do not fit the model, or there are none without NaN.
-        RuntimeError: the model did not call the convolution.
-    """
+    fields of :class:`FilterResult` that depend on images."""
     largest: list[Tensor] = []
     spectrum: Any = 0
     count = 0

@@ -43,11 +43,7 @@ Part = tuple[str, Carried, list[str]]
 
 
 def checked(model: nn.Module, x: Tensor, layers: Layers) -> tuple[Tensor, list[str]]:
-    """The images, and the layers' names, checked together with what they are to be found in.
-
-    Raises:
-        TypeError, ValueError: the model, the images or a name is of the wrong kind or unknown.
-    """
+    """The images, and the layers' names, checked together with what they are to be found in."""
     x = check_input(model, x)
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise TypeError("the calls of a TorchScript model cannot be followed; pass the eager model")
@@ -189,12 +185,7 @@ def _by_autograd(
 ) -> Iterator[Part]:
     """Units of the images ``x`` [N,C,H,W] carried down, as whole pictures, by a forward pass under
     the deconvnet's rules and a backward pass for every unit of an image. It takes any model whose
-    calls autograd follows; ``limit``: bytes that the graph of one batch of images may hold.
-
-    Raises:
-        RuntimeError: the model did not call a layer, cuts its graph below it, or recomputes in
-            backward.
-    """
+    calls autograd follows; ``limit``: bytes that the graph of one batch of images may hold."""
     last, together, images = [*choices][-1], 1, slice(0, 1)
     while images.start < len(x):
         measure = images.start == 0

@@ -95,20 +95,13 @@ def project(
 def project_listed(
     model: nn.Module, x: Tensor, units: Mapping[str, Tensor], max_memory: int | None = None
 ) -> dict[str, tuple[Tensor, list[Projected]]]:
-    """:func:`project` for experiments whose images have units of their own, not equally many.
-
-    One forward pass; a layer's units go down together, whichever image they are of.
+    """:func:`project` for experiments whose images have units of their own, not equally many: by
+    layer the units' values [P] in one forward pass, and their P projections. A layer's units go
+    down together, whichever image they are of.
 
     Args:
-        model, x, max_memory: as :func:`project`.
         units: by layer int64 [P,4], (image, channel, row, column), all on the maps, images
             ascending.
-
-    Returns:
-        By layer the units' values [P] in this pass, and their P projections.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: as :func:`project`.
     """
     x, names = checked(model, x, [*units])
     choices = {name: Listed(units[name].cpu()) for name in names}

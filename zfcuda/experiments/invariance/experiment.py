@@ -397,11 +397,7 @@ def invariance_study(
 
 def families_of(transformations: Mapping[str, Values] | None, x: Tensor) -> dict[str, Values]:
     """The ``transformations`` of :func:`invariance_study` for images ``x`` [N,C,H,W], with the
-    usual values where none are given.
-
-    Raises:
-        ValueError: an unknown family, or none at all.
-    """
+    usual values where none are given."""
     chosen = dict.fromkeys(_FAMILIES) if transformations is None else dict(transformations)
     unknown = [*(chosen.keys() - _FAMILIES.keys())]
     if unknown or not chosen:

@@ -105,7 +105,6 @@ def project_units(
         units: by layer int64 [P,4], (image number, channel, row, column); -1 as number where there
             is none.
         windows: by layer int64 [P,4], what of the image is kept of each unit.
-        example: [1,C,H,W], which all images are like.
 
     Raises:
         RuntimeError: images are missing that were there before.
@@ -161,9 +160,7 @@ def field_windows(
     edge of the image its window is moved inwards. All of the image, where anything may depend on
     everything or the model cannot be followed.
 
-    Args:
-        example: [1,C,H,W].
-        units: by layer int64 [P,4], (image number, channel, row, column).
+    ``units`` are int64 [P,4], (image number, channel, row, column).
     """
     size = example.shape[2:]
     with undisturbed(model):

@@ -3,6 +3,7 @@ be killed at any moment, resumed, and spread over processes: the results are the
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -55,7 +56,7 @@ class Progress:
     settings: str
 
     def load(self, like: State) -> tuple[State, list[str]]:
-        """All states merged, and the files that hold them. ``like`` has the shapes.
+        """All states merged, and the files that hold them; ``like`` is one of no block yet.
 
         Warns:
             UserWarning: a file is damaged; what it says is computed again.
@@ -67,7 +68,7 @@ class Progress:
             except (SafetensorError, ValueError, KeyError, OSError) as error:
                 warnings.warn(visible(f"'{path}' does not count: {error}"), stacklevel=2)
         replaced = {name for _, names in found.values() for name in names}
-        whole = State.none(like.tops, len(like.done))
+        whole = like
         for name, (state, _) in found.items():
             # A process that outlived its run may have written what others did again.
             if name in replaced or bool((state.done & whole.done).any()):
@@ -281,7 +282,7 @@ class _Run:
         ``tops`` are those before the first image."""
         batch, total = self.settings["batch"], len(self.source)
         blocks = in_blocks(total, batch)
-        like = State.none(tops, len(blocks))
+        like = State(tops, torch.zeros(len(blocks), dtype=torch.bool))
         before, files, name = self._before(like)
         left = (~before.done).nonzero()[:, 0].numpy()
         # Of blocks in which nothing could be read: they are tried again.
@@ -319,7 +320,7 @@ class _Run:
     def _look_through(
         self, own: list[range], like: State, name: str, every: int, seconds: float
     ) -> State:
-        state = State.none(like.tops, len(like.done))
+        state = copy.deepcopy(like)
         saved, since = perf_counter(), 0
         device, total = self.spotter.example.device, sum(map(len, own))
         with progress_bar(total, self.shown and self.shard.first, "images") as advance:

@@ -34,11 +34,7 @@ def scan(
     progress: bool,
 ) -> tuple[dict[str, Top], int, Tensor]:
     """The strongest activations of every map of ``layers`` over ``source``; how many images these
-    are, and the first [1,C,H,W].
-
-    Raises:
-        ValueError: no images, images of several sizes, or ``maps`` that a layer does not have.
-    """
+    are, and the first [1,C,H,W]."""
     tops: dict[str, Top] = {}
     spotter: Spotter | None = None
     count = 0
@@ -61,14 +57,13 @@ def scan(
 
 @dataclass(frozen=True, eq=False)
 class Spotter:
-    """Runs images through a model and finds the largest activation of every map.
+    """Runs images through a model and finds the largest activation of every map. ``example``
+    [1,C,H,W] is what all images are like.
 
     Attributes:
-        layers: names.
-        example: [1,C,H,W], which all images are like.
         together: how many images go through the model at a time. A convolution's last bits may
             depend on it.
-        layout: the memory format that images go through the model in; last bits depend on it too.
+        layout: their memory format; last bits depend on it too.
     """
 
     model: nn.Module

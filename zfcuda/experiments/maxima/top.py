@@ -147,13 +147,6 @@ class State:
     done: Tensor
     problems: dict[int, str] = field(default_factory=dict)
 
-    @classmethod
-    def none(cls, like: Mapping[str, Top], blocks: int) -> Self:
-        """Of no block yet; ``like`` has the layers' shapes."""
-        k = next(iter(like.values())).values.shape[1]
-        tops = {name: Top.none(top.values.T, k, top.size) for name, top in like.items()}
-        return cls(tops, torch.zeros(blocks, dtype=torch.bool))
-
     def merged(self, other: State) -> State:
         """The blocks of both; none may be in both."""
         tops = {name: top.merged(other.tops[name]) for name, top in self.tops.items()}

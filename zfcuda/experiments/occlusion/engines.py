@@ -160,11 +160,16 @@ class Engine(ABC):
 
 
 @torch.inference_mode(False)
-def engine_for(model: nn.Module, x: Tensor, request: Request) -> Engine:
+def engine_for(
+    model: nn.Module, x: Tensor, request: Request, stacklevel: int | None = None
+) -> Engine:
     """How to occlude images like ``x`` [N,C,H,W]: the request checked, the model traced, planned.
 
     Raises:
         TypeError, ValueError: as :func:`zfcuda.occlusion`.
+
+    Warns:
+        UserWarning: with a ``stacklevel``, why the model cannot be traced, where "auto" asks.
     """
     x = plain(x)
     request = request.checked(model, x)
@@ -179,6 +184,9 @@ def engine_for(model: nn.Module, x: Tensor, request: Request) -> Engine:
                     f"method 'cone' needs a model that can be traced: {error}; use method='auto'"
                 ) from error
             reason = f"the model cannot be traced: {error}"
+            if stacklevel is not None:
+                said = f"occlusion runs dense passes, since {reason}"
+                warnings.warn(visible(said), stacklevel=stacklevel)
     count = len(request.positions)
     return Dense(model, request, Plan("dense", reason, count, (), 1, request.size, request.stride))
 
@@ -317,15 +325,6 @@ def _strongest_map(layer: str, maps: Tensor) -> tuple[Tensor, Tensor, torch.Size
     channels = maps.amax((2, 3)).argmax(1)
     image = torch.arange(len(maps), device=maps.device)
     return channels, _spatial_sum(maps[image, channels]), maps.shape[1:]
-
-
-def warn_if_not_traced(engine: Engine, stacklevel: int) -> None:
-    """Say why every position takes a whole pass where the caller left the method open."""
-    if isinstance(engine, Dense) and engine.request.method == "auto":
-        warnings.warn(
-            visible(f"occlusion runs dense passes, since {engine.plan.reason}"),
-            stacklevel=stacklevel + 1,
-        )
 
 
 # --- the arguments --------------------------------------------------------------------------------

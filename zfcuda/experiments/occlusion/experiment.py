@@ -9,13 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.cones.planning import Plan
-from zfcuda.experiments.occlusion.engines import (
-    Method,
-    Request,
-    Score,
-    engine_for,
-    warn_if_not_traced,
-)
+from zfcuda.experiments.occlusion.engines import Method, Request, Score, engine_for
 from zfcuda.inference.checks import plain
 from zfcuda.inference.passes import Layers, progress_bar
 from zfcuda.results.base import Outputs
@@ -84,8 +78,7 @@ def occlusion(
     start = time.perf_counter()
     x = plain(x)
     request = Request(size, stride, fill, layers, method, score, positions, max_memory, outputs)
-    engine = engine_for(model, x, request)
-    warn_if_not_traced(engine, stacklevel=3)
+    engine = engine_for(model, x, request, stacklevel=5)
     with progress_bar(len(x) * engine.plan.positions, progress, "occlusion") as advance:
         return engine(x, target, classes, advance, start)
 

@@ -16,14 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zfcuda.data.images import Images, numbered
-from zfcuda.experiments.occlusion.engines import (
-    Engine,
-    Method,
-    Request,
-    Score,
-    engine_for,
-    warn_if_not_traced,
-)
+from zfcuda.experiments.occlusion.engines import Engine, Method, Request, Score, engine_for
 from zfcuda.experiments.over import Run, Table, first_readable, identity_of, targets_of
 from zfcuda.experiments.predictions import predict
 from zfcuda.inference.checks import device_of, per_image
@@ -245,8 +238,7 @@ def occlusion_run(
     device = device_of(model)
     limit = memory_limit(request.max_memory, device, recorded=True)
     x = example[None].to(device)
-    engine = engine_for(model, x, replace(request, max_memory=limit))
-    warn_if_not_traced(engine, stacklevel=5)
+    engine = engine_for(model, x, replace(request, max_memory=limit), stacklevel=7)
     said_of_first = predict(model, x, limit, request.outputs)
     request = replace(engine.request, outputs=said_of_first.outputs)
     engine = replace(engine, request=request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
@@ -186,9 +186,9 @@ def _by_autograd(
     """Units of the images ``x`` [N,C,H,W] carried down, as whole pictures, by a forward pass under
     the deconvnet's rules and a backward pass for every unit of an image. It takes any model whose
     calls autograd follows; ``limit``: bytes that the graph of one batch of images may hold."""
-    last, together, images = [*choices][-1], 1, slice(0, 1)
-    while images.start < len(x):
-        measure = images.start == 0
+    last = [*choices][-1]
+
+    def run(images: slice, measure: bool = False) -> Generator[Part, None, int]:
         source = x[images].detach().clone().requires_grad_()
         rules = manner.rules(measure)
         with rules.told_by(model) if measure else nullcontext():
@@ -205,11 +205,14 @@ def _by_autograd(
                 )
             yield layer, Carried.of(values, units, projected, images), left
             advance(len(source))
-        # Listed units are not equally many of every image, which passes are shared by.
-        if measure and not isinstance(choices[last], Listed):
-            # Backward adds about half of what the forward pass keeps.
-            together = max(1, limit // max(1, rules.total_bytes * 3 // 2))
-        images = slice(images.stop, min(images.stop + together, len(x)))
+        return rules.total_bytes
+
+    # Backward adds about half of what the forward pass keeps.
+    needed = (yield from run(slice(0, 1), measure=True)) * 3 // 2
+    # Listed units are not equally many of every image, which passes are shared by.
+    together = 1 if isinstance(choices[last], Listed) else limit // max(1, needed)
+    for images in spans(1, len(x), max(1, together)):
+        yield from run(images)
 
 
 @contextmanager

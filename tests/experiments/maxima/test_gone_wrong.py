@@ -187,7 +187,7 @@ def test_a_run_without_a_readable_image_is_not_complete(model, images, tmp_path)
     data = Stopping(images)
 
     class Vanishing(Stopping):
-        left = 2 + 3  # identity and example
+        left = 2 + 1  # identity and example
 
         def __getitem__(self, number):
             self.left -= 1

@@ -75,8 +75,12 @@ class Top:
                 return
             values, places, out = (one[images][:, rows] for one in (values, places, out))
             numbers = numbers[images]
+        self._merge(rows, values.masked_fill(out, -torch.inf).T, numbers, places.T)
+
+    def _merge(self, rows: slice | Tensor, values: Tensor, numbers: Tensor, places: Tensor) -> None:
+        """Take in ``values`` and ``places`` [R,n] of later images, ``numbers`` [n], into these
+        maps."""
         own = [one[rows] for one in self._columns()]
-        values, places = values.masked_fill(out, -torch.inf).T, places.T
         later = (values, numbers.expand_as(places), places)
         # Stable: of equal values the earlier image stays in front.
         merged = _strongest([torch.cat(pair, 1) for pair in zip(own, later, strict=True)], own[0])

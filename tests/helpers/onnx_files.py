@@ -17,7 +17,7 @@ from onnx.helper import make_node as node  # noqa: E402
 
 from zfcuda.models.onnx import OnnxNetwork, load  # noqa: E402
 
-__all__ = ["answers", "array", "check", "model", "node", "onnx", "saved", "zf"]
+__all__ = ["answers", "array", "check", "model", "node", "nodes", "onnx", "saved", "zf"]
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -51,6 +51,11 @@ def model(
     graph = helper.make_graph(nodes, "test", inputs, outputs, stored)
     opsets = [helper.make_opsetid("", opset)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=3 if declared else 8)
+
+
+def nodes(text: str) -> list[onnx.NodeProto]:
+    """Of ONNX's textual syntax: ``[name] y = Operator<attribute = 3>(x, w)``."""
+    return [*onnx.parser.parse_graph(f"test () => () {{ {text} }}").node]
 
 
 def saved(folder: Path, made: onnx.ModelProto) -> Path:

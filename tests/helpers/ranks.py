@@ -37,12 +37,33 @@ def record(folder, total):
     return record_activations(folder, model, images, LAYERS, k=4, maps=3, batch=4, every=4)
 
 
-def work(rank, world, port, folder, total, dies_after):
-    """One rank; the last one may be killed after it has written its state a few times."""
+def processes(world, work, *arguments, method="fork"):
+    """``work(*arguments)`` in processes that know of each other; forked, they cost no start of
+    Python."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    del store
+    mp.start_processes(_rank, (world, port, work, arguments), world, start_method=method)
+
+
+def _rank(rank, world, port, work, arguments):
     torch.set_num_threads(1)
     names = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in names.items()}
-    if dies_after is not None and rank == world - 1:
+    with from_environment():
+        work(*arguments)
+    assert not dist.is_initialized()
+
+
+def start(world, folder, total=53, dies_after=None):
+    """A recording by several ranks, the last of which may be killed after it has written its state
+    a few times."""
+    processes(world, _record, folder, total, dies_after, method="spawn")
+
+
+def _record(folder, total, dies_after):
+    shard = current_shard()
+    if dies_after is not None and shard.rank == shard.world - 1:
         save, left = recording.Progress.save, [dies_after]
 
         def deadly(self, *arguments):
@@ -52,38 +73,23 @@ def work(rank, world, port, folder, total, dies_after):
             save(self, *arguments)
 
         recording.Progress.save = deadly
-    with from_environment():
-        record(folder, total)
+    record(folder, total)
 
 
-def start(world, folder, total=53, dies_after=None):
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    port = store.port
-    del store
-    mp.spawn(work, (world, port, folder, total, dies_after), nprocs=world)
-
-
-def talk(rank, port):
+def talk():
     """What rank 0 and 1 do in test_two_processes."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    with from_environment() as shard:
-        assert shard == current_shard() == Shard(rank, 2)
-        assert [t.item() for t in shard.collect(torch.tensor(rank))] == [0, 1]
-        half = torch.full((2, 3), rank + 0.5, dtype=torch.float64)
-        gathered = shard.gather(half)
-        assert len(gathered) == 2 * shard.first
-        assert all(
-            torch.equal(one, torch.full_like(half, i + 0.5)) for i, one in enumerate(gathered)
-        )
-        assert shard.share(torch.tensor([rank + 5])).tolist() == [5]
-        assert shard.collect("ä" * rank) == ["", "ä"]
-        shard.agree("same", "settings")
-        with pytest.raises(RuntimeError, match="settings of rank 1 differ"):
-            shard.agree(f"other {rank}", "settings")
-        shard.wait()
-    assert not dist.is_initialized()
+    shard = current_shard()
+    rank = shard.rank
+    assert shard == Shard(rank, 2)
+    assert [t.item() for t in shard.collect(torch.tensor(rank))] == [0, 1]
+    half = torch.full((2, 3), rank + 0.5, dtype=torch.float64)
+    gathered = shard.gather(half)
+    assert len(gathered) == 2 * shard.first
+    for i, one in enumerate(gathered):
+        assert torch.equal(one, torch.full_like(half, i + 0.5))
+    assert shard.share(torch.tensor([rank + 5])).tolist() == [5]
+    assert shard.collect("ä" * rank) == ["", "ä"]
+    shard.agree("same", "settings")
+    with pytest.raises(RuntimeError, match="settings of rank 1 differ"):
+        shard.agree(f"other {rank}", "settings")
+    shard.wait()

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import processes
 from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network
 
 from zfcuda.experiments.invariance.over import invariance_over
@@ -65,25 +64,16 @@ def go_on(folder: Path) -> None:
 
 
 def start(world: int, work: Callable[[Path], None], folder: Path) -> None:
-    """Processes of one run, forked from this one, which costs no start of Python."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    port = store.port
-    del store
-    mp.start_processes(_rank, (world, port, work, folder), world, start_method="fork")
+    """Processes of one run, forked from this one."""
+    processes(world, _grouped, work, folder)
 
 
-def _rank(rank: int, world: int, port: int, work: Callable[[Path], None], folder: Path) -> None:
-    names = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in names.items()}
-    _within(work, folder)
-
-
-def _within(work: Callable[[Path], None], folder: Path) -> None:
-    torch.set_num_threads(1)
+def _grouped(work: Callable[[Path], None], folder: Path) -> None:
     groups_of(_TOGETHER)
-    with from_environment():
-        work(folder)
+    work(folder)
 
 
 if __name__ == "__main__":
-    _within(all_runs, Path(sys.argv[1]))
+    torch.set_num_threads(1)
+    with from_environment():
+        _grouped(all_runs, Path(sys.argv[1]))

@@ -2,20 +2,18 @@
 
 import errno
 import fcntl
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import pytest
 
-import zfcuda
 from zfcuda.storage.files import read_json, write_json
 from zfcuda.storage.ranks import Shard
 from zfcuda.storage.run_folder import claimed, run_folder
 
-HELPERS = Path(__file__).parents[1] / "helpers"
+FORK = multiprocessing.get_context("fork")
 BUSY = "another run is at work in '.*': wait until it is done, or name another folder"
 
 
@@ -36,24 +34,30 @@ def test_an_error_gives_the_folder_back(tmp_path):
         pass
 
 
+def hold(folder, pipe):
+    with claimed(folder, Shard()):
+        worker = FORK.Process(target=time.sleep, args=(600,))
+        worker.start()
+        time.sleep(0.2)  # so that it has begun
+        pipe.send(worker.pid)
+        worker.join()
+
+
 def test_a_killed_process_holds_nothing_though_its_worker_lives(tmp_path):
-    path = os.pathsep.join([str(Path(zfcuda.__file__).parents[1]), *sys.path])
-    holder = subprocess.Popen(
-        [sys.executable, HELPERS / "holder.py", tmp_path],
-        env=os.environ | {"PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-    )
-    worker = int(holder.stdout.readline())  # its pid
+    ours, theirs = FORK.Pipe()
+    holder = FORK.Process(target=hold, args=(tmp_path, theirs))
+    holder.start()
+    theirs.close()
+    worker = ours.recv()  # its pid
     try:
         with pytest.raises(ValueError, match=BUSY), claimed(tmp_path, Shard()):
             pytest.fail("two at once")
         holder.kill()
-        holder.wait()
+        holder.join()
         os.kill(worker, 0)  # it lives
         with claimed(tmp_path, Shard()):
             pass
     finally:
-        holder.stdout.close()
         os.kill(worker, signal.SIGKILL)
 
 

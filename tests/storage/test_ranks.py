@@ -3,8 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from ranks import talk
+from ranks import processes, talk
 
 from zfcuda.storage.ranks import Shard, current_shard, from_environment
 
@@ -36,7 +35,4 @@ def test_wrong_environment(monkeypatch):
 
 
 def test_two_processes():
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    port = store.port
-    del store
-    mp.spawn(talk, (port,), nprocs=2)
+    processes(2, talk, method="spawn")

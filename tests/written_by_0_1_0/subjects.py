@@ -124,29 +124,15 @@ def ablated(folder, most: int | None = None):
     return zfcuda.ablation(data(), folder, VARIANTS, recipe, network=made, progress=False)
 
 
-MODEL = ["--model", "subjects:network", "--device", "cpu", "--quiet"]
+MODEL = "--model subjects:network --device cpu --quiet"
+DATA = f"{MODEL} --data photos --workers 0"
+STORE = "-k 2 --maps 2 --batch 2 --every 2 --store runs/top9"
 COMMANDS = {
-    "top9": [
-        "top9", *MODEL, "--data", "photos", "--layer", "1", "--layer", "4", "-k", "2",
-        "--maps", "2", "--batch", "2", "--every", "2", "--store", "runs/top9", "--workers", "0",
-    ],
-    "occlude": [
-        "occlude", *MODEL, "--data", "photos", "--layer", "4", "--size", "6", "--stride", "5",
-        "--out", "runs/occlude", "--workers", "0",
-    ],
-    "invariance": [
-        "invariance", *MODEL, "--data", "photos", "--layer", "1", "--layer", "4",
-        "--out", "runs/invariance", "--workers", "0",
-    ],
-    "predict": ["predict", *MODEL, "--image", "photos/0.png", "--out", "predicted"],
-}  # fmt: skip
+    "top9": f"top9 {DATA} --layer 1 --layer 4 {STORE}",
+    "occlude": f"occlude {DATA} --layer 4 --size 6 --stride 5 --out runs/occlude",
+    "invariance": f"invariance {DATA} --layer 1 --layer 4 --out runs/invariance",
+}
 SCRIPTS = {
-    "folder_figures": [
-        "photos", "--experiments", "predict", "--model", "subjects:network", "--device", "cpu",
-        "--out", "scripts/folder", "--layer", "4", "--quiet",
-    ],
-    "paper_figures": [
-        "--images", "photos", "--only", "predict", "--model", "subjects:network",
-        "--device", "cpu", "--out", "scripts/paper", "--quiet",
-    ],
-}  # fmt: skip
+    "folder_figures": f"photos --experiments predict {MODEL} --out scripts/folder --layer 4",
+    "paper_figures": f"--images photos --only predict {MODEL} --out scripts/paper",
+}

@@ -1,126 +1,30 @@
 """Diagrams: every arrow from its box to its box, nothing written over."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from tidy import assert_tidy, drawn_texts
+from samples import EXAMPLE, STEPS, diagram
+from tidy import assert_tidy
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
 from zfcuda.figures.layer_drawing import arrange
-from zfcuda.results.diagram import Diagram, Source, Step, SwitchExample
-
-LONG = "backbone.stages.3.blocks.11.mlp.expand3x3_activation"
-
-
-def step(kind, inputs, name="conv1", shape=(96, 110, 110)):
-    return Step(name, kind, "96 filters 3×7×7, stride 2, pad 1", "transposed convolution",
-                "the same filters, no bias", inputs, shape)  # fmt: skip
-
-
-STEPS = {
-    "chain": (
-        step("convolution", (-1,)),
-        step("rectification", (0,), "relu1"),
-        step("max-pooling", (1,), LONG),
-        step("contrast normalisation", (2,), "norm1"),
-    ),
-    "one": (step("linear", (-1,), "fc8", (1000,)),),
-    "shortcut": (
-        step("convolution", (-1,)),
-        step("batch normalisation", (0,)),
-        step("rectification", (1,)),
-        step("sum", (2, -1)),
-        step("rectification", (3,)),
-    ),
-    "branches": (
-        *(step("convolution", (-1,), f"{LONG}{i}") for i in range(4)),
-        *(step("rectification", (i,), f"relu{i}") for i in range(3)),
-        step("max-pooling", (-2,)),
-        step("concatenation", (3, 4, 5, 6, 7)),
-    ),
-}
-
-
-@pytest.fixture
-def example():
-    return SwitchExample(
-        name=LONG,
-        channel=131,
-        kernel=(3, 3),
-        stride=(2, 2),
-        values=torch.tensor(
-            [[0.0, 1.25, 0.0, 3.0, math.nan], [2.0, -7.5, 0.5, 0.0, math.nan],
-             [0.0, 0.0, 9.125, 0.0, math.nan], [4.0, 0.0, 0.0, 0.0, math.nan],
-             [0.0, 0.0, 0.0, 123.0, math.nan]]
-        ),
-        origin=(108, 106),
-        pooled=torch.tensor([[9.125, 9.125], [9.125, 123.0]]),
-        switches=torch.tensor([[8, 6], [2, 7]]),
-        first=(54, 53),
-        unit=(1, 1),
-        unpooled=torch.tensor(
-            [[0.0] * 4 + [math.nan], [0.0] * 4 + [math.nan], [0, 0, 27.375, 0, math.nan],
-             [0.0] * 4 + [math.nan], [0, 0, 0, 123.0, math.nan]]
-        ),
-        rectified=True,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def make(example):
-    def build(kind="chain", switch=example, **changes):
-        steps = STEPS[kind]
-        sources = (Source("image", (3, 224, 224), 0), Source(LONG, (48, 15, 15), 7))
-        used = {i for one in steps for i in one.inputs if i < 0}
-        image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
-        speck = torch.zeros_like(image)
-        speck[:, 3:8, 20:25] = image[:, 3:8, 20:25]
-        result = Diagram(
-            "ZFNet", "norm1", steps, sources[: len(used)], (131, 54, 53), 123.0, image, speck,
-            switch, 1.0,
-        )  # fmt: skip
-        return dataclasses.replace(result, **changes)
-
-    return build
+from zfcuda.results.diagram import Source
 
 
 @pytest.mark.parametrize("kind", STEPS)
 @pytest.mark.parametrize("preprocessing", [None, Preprocessing()])
-def test_diagrams_of_any_shape(make, kind, preprocessing):
-    figure = figures.diagram(make(kind), preprocessing, title="a title")
+def test_diagrams_of_any_shape(kind, preprocessing):
+    figure = figures.diagram(diagram(kind), preprocessing, title="a title")
     assert_tidy(figure)
     assert 7 <= figure.get_figwidth() < 7.2
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"switch": None},
-        {"sources": (Source(LONG, (48, 15, 15), 7),)},
-        {"activation": math.nan, "projection": torch.zeros(3, 32, 32)},
-        {"activation": -1.5e-8},
-        {"image": torch.randn(1, 32, 48), "projection": torch.randn(1, 32, 48)},
-        {"image": torch.randn(5, 48, 32), "projection": torch.randn(5, 48, 32)},
-    ],
-    ids=["no switch", "a long name", "no activation", "tiny", "grey", "five channels"],
-)
-def test_awkward_diagrams(make, changes):
-    assert_tidy(figures.diagram(make(**changes)))
-
-
-@pytest.mark.parametrize("scale", [1e-7, 0.02, 1.0, 3e6, 0.0, math.nan])
-def test_numbers_of_any_size_fit_their_cells(make, example, scale):
-    scaled = {name: getattr(example, name) * scale for name in ("values", "pooled", "unpooled")}
-    assert_tidy(figures.diagram(make(switch=dataclasses.replace(example, **scaled))))
-
-
-def test_one_large_window(make, example):
+def test_one_large_window():
     large = dataclasses.replace(
-        example,
+        EXAMPLE,
         kernel=(13, 12),
         stride=(13, 12),
         values=torch.rand(13, 12),
@@ -129,13 +33,12 @@ def test_one_large_window(make, example):
         unit=(0, 0),
         unpooled=torch.zeros(13, 12),
     )
-    figure = figures.diagram(make(switch=large))
-    assert_tidy(figure)
-    assert "switch 155" in [text.get_text() for text in drawn_texts(figure)]
+    figure = figures.diagram(diagram(switch=large))
+    assert "switch 155" in assert_tidy(figure)
 
 
-def test_what_is_written(make):
-    texts = [text.get_text() for text in drawn_texts(figures.diagram(make()))]
+def test_what_is_written():
+    texts = assert_tidy(figures.diagram(diagram()))
     # Shapes on both sides; of the image once on each.
     assert texts.count("96×110×110") == 2 * len(STEPS["chain"]) and texts.count("3×224×224") == 2
     assert "switches" in texts and "same filters" in texts
@@ -147,13 +50,13 @@ def test_what_is_written(make):
     ]
     assert "27.4" in texts and texts.count("123") == 3  # below, pooled, unpooled
     assert any("123, of map 131 at (54, 53)" in text for text in texts)
-    below = figures.diagram(make(sources=(Source("norm1", (48, 15, 15), 7),)))
-    assert [t.get_text() for t in drawn_texts(below)].count("7 calls not drawn") == 2
+    below = figures.diagram(diagram(sources=(Source("norm1", (48, 15, 15), 7),)))
+    assert assert_tidy(below).count("7 calls not drawn") == 2
 
 
 @pytest.mark.parametrize("kind", STEPS)
-def test_every_call_has_a_box_on_either_side(make, kind):
-    figure = figures.diagram(make(kind))
+def test_every_call_has_a_box_on_either_side(kind):
+    figure = figures.diagram(diagram(kind))
     ax = figure.axes[0]
     boxes = [patch for patch in ax.patches if isinstance(patch, FancyBboxPatch)]
     middles = [patch.get_x() + patch.get_width() / 2 for patch in boxes]
@@ -203,15 +106,15 @@ def test_branches_do_not_cross():
     assert (plan.place[1] < plan.place[2]) == (plan.place[4] < plan.place[3])
 
 
-def test_colours_are_shown_only_where_they_are_known(make):
+def test_colours_are_shown_only_where_they_are_known():
     """Without the network's preprocessing no one knows which channel is red."""
 
     def is_grey(figure):
         (picture,) = (ax.images[0].get_array() for ax in figure.axes[0].child_axes[:1])
         return (picture.max(axis=-1) - picture.min(axis=-1)).max() < 1e-6
 
-    assert not is_grey(figures.diagram(make()))  # three channels: red, green, blue
-    own = make()
+    assert not is_grey(figures.diagram(diagram()))  # three channels: red, green, blue
+    own = diagram()
     two = dataclasses.replace(own, image=own.image[:2], projection=own.projection[:2])
     assert is_grey(figures.diagram(two))
-    assert not is_grey(figures.diagram(make(), Preprocessing()))
+    assert not is_grey(figures.diagram(diagram(), Preprocessing()))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import Rectangle
-from tidy import assert_tidy, drawn_texts
+from tidy import assert_tidy
 from torch import nn
 
 from zfcuda import figures
@@ -38,8 +38,7 @@ def outlines(ax):
 def test_first_layer_filters(pictures, with_images):
     result = first_layer_filters(network(), pictures if with_images else None)
     figure = figures.first_layer_filters(result, title="a title")
-    assert_tidy(figure)
-    texts = " ".join(" ".join(text.get_text() for text in drawn_texts(figure)).split())
+    texts = " ".join(" ".join(assert_tidy(figure)).split())
     assert ("2 dead (1 below 5% of the largest, 1 never active)" in texts) == with_images
     assert ("1 dead (below 5% of the largest)" in texts) != with_images
     assert "10 filters 5×5, stride 2" in texts and "white noise" in texts
@@ -96,8 +95,7 @@ def test_first_layers(pictures, count):
     models = dict(zip(names[:count], kinds[:count], strict=True))
     result = compare_filters(models, pictures, maps=7)
     figure = figures.first_layers(result, title="a title")
-    assert_tidy(figure)
-    texts = " ".join(" ".join(text.get_text() for text in drawn_texts(figure)).split())
+    texts = " ".join(" ".join(assert_tidy(figure)).split())
     assert "12 filters 11×11, stride 4" in texts and "7 maps" in texts
     shown = [
         {layer: torch.rand(len(top.channels[layer]), 1, 6, 6, 3).numpy() for layer in top.layers}

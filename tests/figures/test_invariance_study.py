@@ -1,92 +1,30 @@
 """Figure 5: any number of images, lines that can be told apart and found again."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.colors import to_rgb
-from tidy import assert_tidy, drawn_texts
+from samples import CLASS_NAMES, STUDIED, study
+from tidy import assert_tidy
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
 from zfcuda.figures.invariance_study import _LINE, _apart
-from zfcuda.results import InvarianceResult, InvarianceStudy
-
-LAYERS = ("features.3.expand3x3_activation", "classifier.relu7")
-FAMILIES = {
-    "vertical translation": ("translation", [[v, 0] for v in range(-60, 61, 20)]),
-    "horizontal translation": ("translation", [[0, v] for v in range(-60, 61, 20)]),
-    "scale": ("scaling", [1, 1.4, 1.8]),
-    "rotation": ("rotation", list(range(0, 361, 15))),
-}
-
-
-def make_study(count=5, families=FAMILIES, layers=LAYERS, nan=False, name="IMG_20240812_1734"):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(count, 3, 32, 32, generator=generator)
-    experiments, examples, values = {}, {}, {}
-    for family in families:
-        kind, numbers = FAMILIES[family]
-        numbers = torch.tensor(numbers).double()
-        logits = 4 * torch.randn(count, len(numbers), 40, generator=generator)
-        distances = {
-            layer: torch.rand(count, len(numbers), generator=generator) * 900 for layer in layers
-        }
-        if nan:
-            logits[0] = math.nan
-            distances[layers[0]][0] = math.nan
-        experiments[family] = InvarianceResult(
-            kind=kind,
-            values=numbers,
-            logits=logits,
-            base_logits=logits[:, 0],
-            target=torch.arange(count) % 40,
-            distances=distances,
-            fill=0.0,
-            seconds=1.0,
-            norms={layer: torch.full((count,), 700.0) for layer in layers},
-        )
-        shown = min(4, len(numbers))
-        examples[family] = images[:1].expand(shown, -1, -1, -1)
-        values[family] = torch.linspace(-45, 315.5, shown)
-    names = tuple(f"{name} {i}" for i in range(count))
-    return InvarianceStudy(names, images, layers, experiments, examples, values)
-
-
-@pytest.fixture
-def study():
-    return make_study
 
 
 @pytest.fixture(scope="module")
 def drawn():
     """A study of five images and its figure, which takes long and which no test alters."""
-    return (result := make_study(5)), figures.invariance_study(result)
+    return (result := study()), figures.invariance_study(result)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 9, 12])
-def test_any_number_of_images(study, class_names, count):
-    result = study(count, ["horizontal translation", "rotation"], LAYERS[:1])
-    figure = figures.invariance_study(result, Preprocessing(), class_names, title="a title")
+def test_any_number_of_images(count):
+    result = study(count, ["horizontal translation", "rotation"], STUDIED[:1])
+    figure = figures.invariance_study(result, Preprocessing(), CLASS_NAMES, title="a title")
     assert_tidy(figure)
     assert figure.get_figwidth() == 7
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"nan": True, "name": "a file with quite a long name of several words"},
-        {"families": ["rotation"]},
-        {"families": ["scale", "vertical translation"], "layers": LAYERS[:1]},
-        {"layers": (*LAYERS, "a.very.deeply.nested.module.named.conv")},
-    ],
-    ids=str,
-)
-def test_awkward_studies(study, class_names, settings):
-    names = None if "families" in settings else class_names
-    assert_tidy(figures.invariance_study(study(**settings), class_names=names))
 
 
 def test_lines_are_the_results_numbers(drawn):
@@ -98,7 +36,7 @@ def test_lines_are_the_results_numbers(drawn):
     colours = [to_rgb(ax.spines.left.get_edgecolor()) for ax in frames]
     assert len(set(colours)) == 5
     for number, (family, experiment) in enumerate(result.experiments.items()):
-        shown = [experiment.relative_distances(layer) for layer in LAYERS]
+        shown = [experiment.relative_distances(layer) for layer in STUDIED]
         shown.append(experiment.target_probability)
         for ax, curves in zip(panels[3 * number : 3 * number + 3], shown, strict=True):
             lines = [line for line in ax.lines if line.get_gid()]
@@ -151,9 +89,9 @@ def test_nothing_drawn_is_cut_off(drawn):
                 assert np.nanmax(line.get_ydata()) <= ax.get_ylim()[1]
 
 
-def test_images_are_captioned_with_class_and_probability(study, class_names):
+def test_images_are_captioned_with_class_and_probability():
     result = study(2, ["vertical translation", "scale"])
-    texts = [t.get_text() for t in drawn_texts(figures.invariance_study(result, None, class_names))]
+    texts = assert_tidy(figures.invariance_study(result, None, CLASS_NAMES))
     experiment = result.experiments["scale"]
     first = result.experiments["vertical translation"].base_logits.softmax(-1)
     assert any(text.startswith("class 0") and text.endswith(f"{first[0, 0]:.2f}") for text in texts)
@@ -161,12 +99,12 @@ def test_images_are_captioned_with_class_and_probability(study, class_names):
     assert {"1  IMG_20240812_1734 0", "2  IMG_20240812_1734 1"} <= set(texts)
 
 
-def test_colours_are_shown_only_where_they_are_known(study):
+def test_colours_are_shown_only_where_they_are_known():
     def greys(figure):
         shown = [ax.images[0].get_array() for ax in figure.axes if ax.images]
         return [bool((p.max(axis=-1) - p.min(axis=-1)).max() < 1e-6) for p in shown]
 
-    own = study(2, ["scale"], LAYERS[:1])
+    own = study(2, ["scale"], STUDIED[:1])
     assert not any(greys(figures.invariance_study(own)))  # three channels: red, green, blue
     two = {family: shown[:, :2] for family, shown in own.examples.items()}
     two = replace(own, images=own.images[:, :2], examples=two)

@@ -3,70 +3,36 @@
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from tidy import assert_tidy, drawn_texts
+from samples import WITH_VECTOR, maxima
+from tidy import assert_tidy
 
 from zfcuda import figures
 from zfcuda.figures.maxima import mosaic, reduced
-from zfcuda.results.maxima import TopActivations
-
-LAYERS = ("features.3.expand3x3_activation", "a.very.deeply.nested.module.named.conv", "fc8")
-
-
-@pytest.fixture
-def result():
-    def make(k=9, count=5, sizes=((3, 3), (40, 23), (150, 150))):
-        generator = torch.Generator().manual_seed(0)
-        numbers = {layer: torch.arange(k).repeat(count + 3, 1) for layer in LAYERS}
-        numbers[LAYERS[1]][0, 2:] = -1
-        numbers[LAYERS[1]][2] = -1
-        values = {layer: torch.rand(count + 3, k, generator=generator) for layer in LAYERS}
-        pictures = {
-            layer: torch.randn(count, k, 3, *size, generator=generator)
-            for layer, size in zip(LAYERS, sizes, strict=True)
-        }
-        return TopActivations(
-            layers=LAYERS,
-            values={layer: v.sort(1, descending=True).values for layer, v in values.items()},
-            images=numbers,
-            positions={layer: torch.zeros(count + 3, k, 2).long() for layer in LAYERS},
-            channels=dict.fromkeys(LAYERS, torch.arange(count)),
-            boxes={layer: torch.zeros(count, k, 4).long() for layer in LAYERS},
-            projections=pictures,
-            patches=pictures,
-            difference=dict.fromkeys(LAYERS, 0.0),
-            undefined=dict.fromkeys(LAYERS, 0),
-            count=100,
-            image_size=(150, 150),
-            seconds=1.0,
-        )
-
-    return make
 
 
 @pytest.mark.parametrize("k", [1, 4, 9])
-def test_top_activations(result, k):
-    figure = figures.top_activations(result(k), title="a title")
-    assert_tidy(figure)
-    texts = drawn_texts(figure)
-    captions = [text.get_text() for text in texts if text.get_text().startswith("map ")]
+def test_top_activations(k):
+    figure = figures.top_activations(maxima(k), title="a title")
+    texts = assert_tidy(figure)
+    captions = [text for text in texts if text.startswith("map ")]
     assert len(captions) == 15
     assert sum("nothing" in caption for caption in captions) == 1
-    assert any("windows of 40×23 px" in text.get_text() for text in texts)
+    assert any("windows of 40×23 px" in text for text in texts)
 
 
-def test_display_arrays_are_shown_as_they_are(result):
-    own = result(4, 2)
-    shown = {layer: torch.rand(2, 4, 10, 10, 3).numpy() for layer in LAYERS}
+def test_display_arrays_are_shown_as_they_are():
+    own = maxima(4, 2)
+    shown = {layer: torch.rand(2, 4, 10, 10, 3).numpy() for layer in WITH_VECTOR}
     figure = figures.top_activations(own, shown, shown, columns=2)
     assert_tidy(figure)
     drawn = figure.subfigs[0].axes[0].images[0].get_array()
-    assert (drawn[2:6, 2:6] == shown[LAYERS[0]][0, 0][0, 0]).all()
+    assert (drawn[2:6, 2:6] == shown[WITH_VECTOR[0]][0, 0][0, 0]).all()
 
 
-def test_a_map_that_never_fires_shows_no_image(result):
-    own = result(4, 2, ((3, 3),) * 3)
-    own.values[LAYERS[0]][0] = 0
-    own.values[LAYERS[0]][1] = torch.tensor([2.0, 1.0, 0.0, 0.0])
+def test_a_map_that_never_fires_shows_no_image():
+    own = maxima(4, 2, ((3, 3),) * 3)
+    own.values[WITH_VECTOR[0]][0] = 0
+    own.values[WITH_VECTOR[0]][1] = torch.tensor([2.0, 1.0, 0.0, 0.0])
     figure = figures.top_activations(own)
     axes = figure.subfigs[0].axes
     captions = [ax.get_xlabel() for ax in axes[:2]]
@@ -78,15 +44,11 @@ def test_a_map_that_never_fires_shows_no_image(result):
     assert cells.all() and not (half[4:30, 4:30] == grey).all()
 
 
-def test_three_activations_stand_in_a_row(result):
-    figure = figures.top_activations(result(3, 2, ((6, 6),) * 3))
+def test_three_activations_stand_in_a_row():
+    figure = figures.top_activations(maxima(3, 2, ((6, 6),) * 3))
     block = figure.subfigs[0].axes[0].images[0].get_array()
     assert block.shape[1] > 5 * block.shape[0]  # twice three cells, one below the other none
     assert_tidy(figure)
-
-
-def test_no_maps(result):
-    assert_tidy(figures.top_activations(result(4, 0), title="nothing"))
 
 
 def test_a_mosaic_has_a_cell_for_each_picture():

@@ -5,32 +5,18 @@ import io
 
 import pytest
 import torch
+from samples import training
 from tidy import assert_clear
-
-from zfcuda.training import TrainingResult
-
-
-def result(epochs, best=1, rates=None):
-    x = torch.arange(1, epochs + 1, dtype=torch.float64)
-    curve = 0.08 + 0.4 / x
-    ones = torch.ones(epochs, dtype=torch.float64)
-    return TrainingResult(
-        epoch=x.long(), rate=ones * 1e-2 if rates is None else rates, training_loss=2.2 * curve,
-        training_accuracy=1 - curve, validation_loss=2.5 * curve, validation_accuracy=0.99 - curve,
-        rescaled=0 * ones, seconds=60 * ones, seconds_in_all=65 * ones, cpu_seconds=120 * ones,
-        images=(1000 * ones).long(), best=best, test_loss=0.3, test_accuracy=0.91,
-        confusion=torch.eye(2).long(), class_names=("a", "b"), settings={}, weights_sha256="0",
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 29, 70])
 def test_any_number_of_epochs(epochs):
-    figure = result(epochs, best=epochs).plot(title="$5 & <b>")
+    figure = training(epochs, best=epochs).plot(title="$5 & <b>")
     figure.savefig(io.BytesIO(), format="png")
     loss, error = figure.axes
     assert loss.get_ylabel() == "cross-entropy (nats)" and error.get_ylabel() == "error"
-    training, validation, test = error.lines[:3]
-    assert training.get_ydata()[0] == pytest.approx(0.48)
+    learnt, validation, test = error.lines[:3]
+    assert learnt.get_ydata()[0] == pytest.approx(0.48)
     assert validation.get_ydata()[0] == pytest.approx(0.49)
     assert test.get_xdata() == [epochs] and test.get_ydata()[0] == pytest.approx(0.09)
     label = figure.legends[0].get_texts()[2].get_text()
@@ -39,7 +25,7 @@ def test_any_number_of_epochs(epochs):
 
 def test_lowered_rates_are_marked():
     rates = torch.tensor([1e-2] * 5 + [1e-3] * 3 + [1e-4] * 2, dtype=torch.float64)
-    figure = result(10, rates=rates).plot()
+    figure = training(10, rates=rates).plot()
     for ax in figure.axes:
         assert [text.get_text() for text in ax.texts] == ["rate 0.001", "rate 0.0001"]
         assert [line.get_xdata()[0] for line in ax.lines[3:]] == [5.5, 8.5]
@@ -48,10 +34,10 @@ def test_lowered_rates_are_marked():
 @pytest.mark.parametrize("epochs", [1, 4, 90])
 def test_nothing_lies_on_the_curves(epochs):
     rates = 0.1 / torch.arange(1, epochs + 1, dtype=torch.float64)  # lowered after every epoch
-    perfect = dataclasses.replace(result(epochs, epochs, rates), test_accuracy=1.0, test_loss=0.0)
-    failed = dataclasses.replace(result(epochs, epochs, rates), test_accuracy=0.0)
+    perfect = dataclasses.replace(training(epochs, epochs, rates), test_accuracy=1.0, test_loss=0.0)
+    failed = dataclasses.replace(training(epochs, epochs, rates), test_accuracy=0.0)
     failed.training_loss[:] = failed.validation_loss[:] = 3.0
-    for one in (result(epochs, rates=rates), perfect, failed):
+    for one in (training(epochs, rates=rates), perfect, failed):
         figure = one.plot(title="zfnet_small on garments")
         assert_clear(figure)
         ends = 1 - one.test_interval.numpy()
@@ -69,4 +55,4 @@ def test_nothing_lies_on_the_curves(epochs):
 )
 def test_wrong_shapes(change, match):
     with pytest.raises(ValueError, match=match):
-        dataclasses.replace(result(4), **change)
+        dataclasses.replace(training(4), **change)

@@ -1,45 +1,24 @@
 """Uncertainty: four panels, of two classes or a thousand, of one picture or many."""
 
-import math
-
 import numpy as np
 import pytest
-import torch
-from tidy import assert_clear, assert_tidy, drawn_texts
+from samples import LONG, uncertainty
+from tidy import assert_clear
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
-from zfcuda.results.uncertainty import UncertaintyResult
-
-LONG = "paper towel, kitchen roll, absorbent and $disposable$ sheet of cellulose & more"
-
-
-@pytest.fixture
-def result():
-    def make(n=300, classes=10, sharp=4.0, most=8, bins=15):
-        rng = torch.Generator().manual_seed(0)
-        labels = torch.randint(classes, (n,), generator=rng)
-        logits = torch.randn(n, classes, generator=rng)
-        logits[torch.arange(n), labels] += sharp
-        entropy = torch.special.entr(logits.softmax(1)).sum(1)
-        numbers = entropy.argsort(descending=True)[:most]
-        images = torch.randn(len(numbers), 3, 32, 32, generator=rng)
-        return UncertaintyResult(logits, labels, numbers, images, bins, 1.0)
-
-    return make
 
 
 @pytest.mark.parametrize("settings", [
     {"classes": 2, "bins": 1}, {"classes": 40, "n": 900}, {"n": 1, "most": 1},
     {"classes": 4, "sharp": 40.0}, {"sharp": -4.0},
 ], ids=str)  # fmt: skip
-def test_panels(result, settings):
-    found = result(**settings)
+def test_panels(settings):
+    found = uncertainty(**settings)
     names = [LONG if i % 3 == 1 else f"class {i}" for i in range(found.logits.shape[1])]
     images = np.random.default_rng(0).random((len(found.images), 32, 32, 3))
     figure = figures.uncertainty(found, images, names, "Uncertainty: 300 pictures")
-    assert_clear(figure)
-    texts = " ".join(text.get_text() for text in drawn_texts(figure))
+    texts = " ".join(assert_clear(figure))
     assert f"calibration error {found.reliability().ece:.3f}" in texts
     assert f"accuracy {found.accuracy:.1%}" in texts
     assert f"entropy {float(found.entropy[found.numbers[0]]):.2f}" in texts
@@ -51,8 +30,8 @@ def test_panels(result, settings):
         assert sum(int(text.get_text()) for text in ax.texts) == 900
 
 
-def test_numbers_of_the_confusion_matrix(result):
-    found = result(classes=3, sharp=1.0)
+def test_numbers_of_the_confusion_matrix():
+    found = uncertainty(classes=3, sharp=1.0)
     figure = figures.uncertainty(found)
     (ax,) = [ax for ax in figure.axes if ax.get_xlabel() == "predicted class"]
     shown = {
@@ -66,8 +45,8 @@ def test_numbers_of_the_confusion_matrix(result):
     assert shown == expected
 
 
-def test_true_colours_or_stretched_inputs(result):
-    found = result(n=20, classes=3, most=1)
+def test_true_colours_or_stretched_inputs():
+    found = uncertainty(n=20, classes=3, most=1)
     first = found.images[0].movedim(0, -1).numpy()
     stretched = (first - first.min()) / (first.max() - first.min())
     pre = Preprocessing(size=32, resize=None, std=(0.25,) * 3, mean=(0.5,) * 3, channels="bgr")
@@ -78,9 +57,3 @@ def test_true_colours_or_stretched_inputs(result):
         panel = next(ax for ax in figure.axes if ax.get_title("left").startswith("d"))
         picture = panel.child_axes[0].images[0].get_array()
         assert np.allclose(picture, expected, atol=1e-6)
-
-
-def test_answers_that_are_no_numbers(result):
-    found = result(n=20, classes=3)
-    found.logits[3] = math.nan
-    assert_tidy(found.plot())

@@ -11,7 +11,11 @@ from matplotlib.transforms import Bbox
 
 
 def assert_tidy(figure):
-    """No two visible texts overlap, and none leaves the figure; returns texts and their boxes."""
+    """No two visible texts overlap, and none leaves the figure; returns what they say."""
+    return [text for text, _ in _tidy_boxes(figure)]
+
+
+def _tidy_boxes(figure):
     drawn = drawn_texts(figure)
     renderer = figure.canvas.get_renderer()
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in drawn]
@@ -45,8 +49,8 @@ def drawn_texts(figure):
 
 def assert_clear(figure):
     """A tidy figure, no text of which lies on a bar, a line or an error bar, and none of these
-    reaches past its axes."""
-    boxes = assert_tidy(figure)
+    reaches past its axes; returns what its texts say."""
+    boxes = _tidy_boxes(figure)
     renderer = figure.canvas.get_renderer()
     for ax in all_axes(figure):
         frame = ax.get_window_extent(renderer)
@@ -63,6 +67,7 @@ def assert_clear(figure):
                 width = min(box.x1, own.x1) - max(box.x0, own.x0)
                 height = min(box.y1, own.y1) - max(box.y0, own.y0)
                 assert width <= 1 or height <= 1, f"{text!r} lies on a bar"
+    return [text for text, _ in boxes]
 
 
 def all_axes(figure):

@@ -31,6 +31,16 @@ def tiny(monkeypatch):
 
 
 @pytest.fixture
+def photos(picture_folder):
+    """Pictures of two classes, two of them broken."""
+    folder = picture_folder({"cat": 3, "dog": 2}, "photos")
+    (folder / "dog" / "1.png").rename(folder / "dog" / "e f.png")
+    (folder / "cat" / "broken.png").write_bytes(b"\x89PNG not really")
+    (folder / "dog" / "cut.png").write_bytes((folder / "dog" / "0.png").read_bytes()[:900])
+    return folder
+
+
+@pytest.fixture
 def photo(tmp_path):
     """Writes a picture and returns its path."""
 

@@ -17,7 +17,8 @@ from zfcuda import cli
 from zfcuda.cli import terminal
 from zfcuda.cli.command import stems
 from zfcuda.cli.network import Network
-from zfcuda.results import InvarianceResult, OcclusionResult, Projections
+from zfcuda.results import InvarianceResult, InvarianceStudy, OcclusionResult, Projections
+from zfcuda.results.diagram import Diagram
 from zfcuda.storage.terminal import progress
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -25,6 +26,8 @@ COMMANDS = {
     "deconv": (["--layer", "0"], Projections),
     "occlude": (["--layer", "3", "--size", "12", "--stride", "10x12"], OcclusionResult),
     "rotate": (["--layers", "0", "3", "--angles", "0:360:90"], InvarianceResult),
+    "diagram": (["--layer", "2"], Diagram),
+    "invariance": (["--layer", "0"], InvarianceStudy),
 }
 
 
@@ -33,29 +36,29 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_writes_a_picture_and_its_numbers(command, photo, tmp_path, capsys):
-    arguments, kind = COMMANDS[command]
-    out = tmp_path / "new" / "out"
-    assert run(command, "--model", "tiny", "--image", photo(), "--out", out, *arguments) == 0
+def test_a_command_writes_a_picture_and_numbers_that_say_where_they_come_from(
+    command, photo, tmp_path, capsys
+):
+    image, out, (arguments, kind) = photo(), tmp_path / "new" / "out", COMMANDS[command]
+    arguments = ["--image", image, "--out", out, *arguments, "--device", "cpu", "--pdf"]
+    assert run(command, "--model", "tiny", *arguments) == 0
     *written, found = capsys.readouterr().out.splitlines()
     assert str(out / f"photo-{command}.png") in written
     assert sorted(written) == sorted(str(path) for path in out.iterdir())
-    assert found == json.loads((out / f"photo-{command}.json").read_text())["entry"]["text"]
     assert kind.load(out / f"photo-{command}")
 
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_numbers_say_where_they_come_from(command, photo, tmp_path):
-    image, out = photo(), tmp_path / "out"
-    assert run(command, "--model", "tiny", "--image", image, "--out", out, *COMMANDS[command][0],
-               "--device", "cpu", "--pdf") == 0  # fmt: skip
-    header = json.loads((out / f"photo-{command}.json").read_text())
+    text = (out / f"photo-{command}.json").read_text()
+    header = json.loads(text, parse_constant=refuse)
     entry, made = header["entry"], header["provenance"]
-    assert entry["title"] and entry["text"] and "figure" in entry["figure"]
+    assert entry["title"] and entry["text"] == found and "figure" in entry["figure"]
     assert all((out / name).is_file() for name in entry["files"])
     assert (made["command"], made["model"], made["device"]) == (command, "tiny", "cpu")
     assert made["weights_sha256"] == Network.load("tiny", "cpu").weights_digest
-    assert made["settings"]["image"] == image and made["settings"]["layer"]
+    assert command == "invariance" or made["settings"]["image"] == image  # or of several
+    assert made["settings"]["layer"]
     assert not {"out", "quiet", "traceback", "run", "model", "pdf"} & made["settings"].keys()
     assert {"torch", "numpy"} <= made["versions"].keys() and made["seconds"] >= 0
     with Image.open(out / f"photo-{command}.png") as picture:
@@ -106,6 +109,40 @@ def test_settings_reach_the_experiments(photo, tmp_path):
     assert len(Projections.load(out / "photo-deconv").columns) == 3
 
 
+def test_diagram_draws_the_layer_of_the_first_pooling_or_the_chosen_one(photo, tmp_path):
+    arguments = ["diagram", "--model", "tiny", "--image", photo(), "--out"]
+    assert run(*arguments, tmp_path) == 0
+    first = Diagram.load(tmp_path / "photo-diagram")
+    assert first.layer == first.switch.name == "2"
+    assert [step.name for step in first.steps] == ["0", "1", "2"]
+    about = json.loads((tmp_path / "photo-diagram.json").read_text())
+    assert about["entry"]["figure"] == "paper figure 1, talk figures 1, 2"
+    assert run(*arguments, tmp_path / "chosen", "--layer", "4", "--depth", 1) == 0
+    chosen = Diagram.load(tmp_path / "chosen" / "photo-diagram")
+    assert [step.name for step in chosen.steps] == ["4"] and chosen.sources[0].name == "3"
+
+
+@pytest.mark.parametrize(
+    ("more", "layers", "targets"),
+    [
+        (["--target", "cat", "4", "--fill", "mean"], ("2", "5"), [0, 4]),
+        (["--target", "DOG", "--layer", "0"], ("0",), [1, 1]),
+    ],
+)
+def test_invariance_is_one_study_of_all_images(photo, tmp_path, capsys, more, layers, targets):
+    images, out = [photo("cat.png"), photo("dogs.png")], tmp_path / "out"
+    assert run("invariance", "--model", "tiny", "--image", *images, "--out", out, *more) == 0
+    *written, _ = capsys.readouterr().out.splitlines()
+    assert sorted(written) == sorted(map(str, out.iterdir())) and len(written) == 3
+    study = InvarianceStudy.load(out / "cat-invariance")
+    assert study.names == ("cat", "dogs") and study.layers == layers
+    families = ["vertical translation", "horizontal translation", "scale", "rotation"]
+    assert list(study.experiments) == families
+    for experiment in study.experiments.values():
+        assert experiment.target.tolist() == targets
+        assert "--fill" not in more or experiment.fill == 0.0
+
+
 def test_occlude_prints_its_plan(photo, tmp_path, capsys):
     arguments = ["occlude", "--model", "tiny", "--image", photo(), "--out", str(tmp_path / "out")]
     arguments += ["--size", "6", "--stride", "6", "--method", "cone"]
@@ -133,9 +170,12 @@ def test_inputs_of_one_name_do_not_overwrite_each_other(photo, tmp_path):
 )
 def test_images_of_any_name(name, photo, tmp_path, capsys):
     out = tmp_path / "out"
-    assert run("predict", "--model", "tiny", "--image", photo(name), "--out", out) == 0
-    assert {path.suffix for path in out.iterdir()} == {".npz", ".json", ".png"}
-    assert "-predict.png" in capsys.readouterr().out
+    for command in ("predict", "invariance"):
+        assert run(command, "--model", "tiny", "--image", photo(name), "--out", out) == 0
+        files = [*out.glob(f"*-{command}.*")]
+        assert {path.suffix for path in files} == {".npz", ".json", ".png"}
+        assert f"-{command}.png" in capsys.readouterr().out
+        assert "long" not in name or {path.stem for path in files} == {f"{'long' * 50}-{command}"}
 
 
 def test_output_names_leave_room_for_what_is_appended():
@@ -162,58 +202,6 @@ def test_help(arguments, capsys):
     assert "zfcuda" in capsys.readouterr().out
 
 
-ERRORS = {
-    "no command": ([], "required"),
-    "unknown command": (["explain"], "explain"),
-    "near command": (["ocllude"], "did you mean occlude?"),
-    "unknown option": (["deconv", "--colour", "red"], "--colour"),
-    "no layer": (["deconv", "--image", "IMAGE"], "--layer"),
-    "no image": (["deconv", "--layer", "0"], "--image"),
-    "missing image": (["deconv", "--layer", "0", "--image", "nowhere.png"], "nowhere.png"),
-    "not an image": (["rotate", "--image", "TEXT"], "notes.png"),
-    "truncated image": (["rotate", "--image", "TRUNCATED"], "cut.png"),
-    "unknown model": (["rotate", "--image", "IMAGE", "--model", "zfnte"], "zfnte"),
-    "unknown layer": (["deconv", "--layer", "conv9", "--image", "IMAGE"], "conv9"),
-    "channel": (["deconv", "--layer", "0", "--channel", "4", "--image", "IMAGE"], "4"),
-    "position": (["deconv", "--layer", "0", "--position", "0,99", "--image", "IMAGE"], "99"),
-    "position text": (["deconv", "--layer", "0", "--position", "top", "--image", "IMAGE"], "top"),
-    "k": (["deconv", "--layer", "0", "-k", "0", "--image", "IMAGE"], "0"),
-    "target": (["rotate", "--target", "5", "--image", "IMAGE"], "5"),
-    "target name": (["rotate", "--target", "dogg", "--image", "IMAGE"], "did you mean 'dog'"),
-    "size": (["occlude", "--size", "0", "--image", "IMAGE"], "0"),
-    "large size": (["occlude", "--size", "33", "--image", "IMAGE"], "33"),
-    "size text": (["occlude", "--size", "5x", "--image", "IMAGE"], "5x"),
-    "stride": (["occlude", "--size", "8", "--stride", "-1", "--image", "IMAGE"], "-1"),
-    "fill": (["occlude", "--size", "8", "--fill", "gery", "--image", "IMAGE"], "gery"),
-    "angles": (["rotate", "--angles", "0:360", "--image", "IMAGE"], "0:360"),
-    "minus": (["rotate", "--angles", "-45:45:15"], "by =: --angles=-45:45:15"),
-    "minus, several": (["rotate", "--image", "-1.png", "--k"], "by =: --image=-1.png"),
-    "step": (["rotate", "--angles", "0:360:0", "--image", "IMAGE"], "0:360:0"),
-    "not a number": (["rotate", "--angles", "nan", "--image", "IMAGE"], "nan"),
-    "device": (["rotate", "--device", "tpu", "--image", "IMAGE"], "tpu"),
-    "no such GPU": (["rotate", "--device", "cuda:99", "--image", "IMAGE"], "cuda:99"),
-}
-
-
-@pytest.mark.parametrize("case", ERRORS)
-def test_an_error_is_one_line_and_exit_2(case, photo, tmp_path, capsys):
-    arguments, names = ERRORS[case]
-    (tmp_path / "notes.png").write_text("no picture")
-    picture = photo()
-    with open(picture, "rb") as whole:
-        (tmp_path / "cut.png").write_bytes(whole.read()[:200])
-    places = {"IMAGE": picture, "TEXT": tmp_path / "notes.png", "TRUNCATED": tmp_path / "cut.png"}
-    arguments = [str(places.get(argument, argument)) for argument in arguments]
-    if arguments and "--model" not in arguments:
-        arguments += ["--model", "tiny"]
-    out = tmp_path / "out"
-    assert cli.main([*arguments, "--out", str(out), "--quiet"] if arguments else []) == 2
-    output = capsys.readouterr()
-    assert output.out == "" and output.err.count("\n") == 1
-    assert output.err.startswith("zfcuda") and names in output.err
-    assert not out.exists()
-
-
 @pytest.mark.parametrize("command", [*COMMANDS, "demo"])
 def test_a_folder_that_cannot_be_written_is_noticed_first(
     command, photo, tmp_path, capsys, monkeypatch
@@ -227,20 +215,28 @@ def test_a_folder_that_cannot_be_written_is_noticed_first(
     assert error.count("\n") == 1 and str(blocked / "out") in error and "--out" in error
 
 
-@pytest.mark.parametrize(
+@pytest.fixture
+def interruptible(request):
+    """Whatever the parent has set: a shell's background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
+
+STOPS = pytest.mark.parametrize(
     ("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
 )
+
+
+@STOPS
+@pytest.mark.usefixtures("interruptible")
 def test_a_stopped_command_leaves_no_half_written_file(
-    stop, status, photo, tmp_path, capsys, monkeypatch, request
+    stop, status, photo, tmp_path, capsys, monkeypatch
 ):
     def stopped(self, file, **_):
         file.write(b"half of a picture")
         os.kill(os.getpid(), stop)
 
     monkeypatch.setattr("zfcuda.report.writing.FigureCanvasAgg.print_png", stopped)
-    # Whatever the parent has set: a shell's background jobs ignore Ctrl-C.
-    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
     before = signal.getsignal(signal.SIGTERM)
     out = tmp_path / "out"
     arguments = COMMANDS["occlude"][0]
@@ -252,17 +248,8 @@ def test_a_stopped_command_leaves_no_half_written_file(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.fixture
-def interruptible(request):
-    """Whatever the parent has set: a shell's background jobs ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-
-
+@STOPS
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(
-    ("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
-)
 @pytest.mark.parametrize("error", [ValueError("too many values to unpack"), AttributeError("x")])
 def test_an_error_that_ctrl_c_became_is_an_interruption(stop, status, error, capsys):
     with terminal.guarded("zfcuda") as found:
@@ -315,16 +302,6 @@ def test_as_a_module_into_a_closed_pipe():
     assert process.returncode == 0 and errors == ""
 
 
-def test_numbers_are_strict_json(photo, tmp_path):
-    out = tmp_path / "out"
-    assert run("rotate", "--model", "tiny", "--image", photo(), "--out", out) == 0
-
-    def refuse(constant):
-        raise AssertionError(constant)
-
-    json.loads((out / "photo-rotate.json").read_text(), parse_constant=refuse)
-
-
 NAMES = {"escape": "\x1b[31mred", "line": "a\nzfcuda: forged", "C1": "\x9b31m", "bidi": "\u202eb"}
 
 
@@ -365,16 +342,14 @@ def test_a_progress_bar_shows_names_as_text(capsys):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), KeyboardInterrupt(signal.SIGTERM)])
-def test_what_goes_on_says_so_when_it_is_interrupted(stop, tmp_path, capsys, monkeypatch):
+def test_what_goes_on_says_so_when_it_is_interrupted(
+    stop, picture_folder, tmp_path, capsys, monkeypatch
+):
     def stopped(*_, **__):
         raise stop
 
     monkeypatch.setattr("zfcuda.training.train", stopped)
-    folder = tmp_path / "photos"
-    for part in ("a", "b"):
-        (folder / part).mkdir(parents=True)
-        for i in range(8):
-            Image.new("RGB", (20, 20), (30 * i, 9, 9)).save(folder / part / f"{i}.png")
+    folder = picture_folder({"a": 8, "b": 8})
     arguments = ["--data", folder, "--epochs", "1", "--out", tmp_path / "out", "--quiet"]
     assert cli.main(["train", *map(str, arguments)]) in (130, 143)
     said = "zfcuda: interrupted; the same command goes on where this one was\n"

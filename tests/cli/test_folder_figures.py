@@ -1,7 +1,5 @@
 """The folder script: skips what is done, redoes what has changed, counts what failed."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,22 +12,18 @@ from zfcuda.cli.commands import deconv, occlude, predict, rotate
 from zfcuda.report import Entry
 from zfcuda.storage.files import read_json, write_json
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "folder_figures.py"
 SOME = ["--experiments", "predict", "deconv", "occlude", "rotate"]
 
 
 @pytest.fixture
-def run(tiny, tmp_path, capsys, monkeypatch):
+def run(tiny, script, tmp_path, capsys):
     """Run the script on tmp_path/photos; returns its status, standard output and error."""
-    spec = importlib.util.spec_from_file_location("folder_figures", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)
-    spec.loader.exec_module(script)
+    folder_figures = script("folder_figures")
 
     def call(*arguments):
         settings = ["--model", "tiny", "--layer", "0", "--size", "16", "--stride", "16"]
         settings += ["--angles", "0,90", "--out", str(tmp_path / "out"), "--quiet"]
-        status = script.main([str(tmp_path / "photos"), *settings, *arguments])
+        status = folder_figures.main([str(tmp_path / "photos"), *settings, *arguments])
         output = capsys.readouterr()
         return status, output.out, output.err
 
@@ -54,45 +48,45 @@ def quick(monkeypatch):
         monkeypatch.setattr(module, name, lambda *_arguments, **_settings: nothing)
 
 
-def test_what_a_kill_left_is_not_taken_for_the_settings_before(tmp_path, monkeypatch):
-    """The files of other settings were there already, but not their record."""
+@pytest.fixture
+def written(monkeypatch, tmp_path):
+    """The file of jobs that write their command; "other" is killed when it has done so."""
 
-    def call(command, folder, **_settings):
+    def call(command, folder, pdf=False):
         folder.mkdir(exist_ok=True)
         (folder / "numbers").write_text(command)
         if command == "other":
             raise KeyboardInterrupt
-
-    monkeypatch.setattr(batch.cli, "call", call)
-    jobs = {name: [batch.Job(tmp_path / "job", name)] for name in ("one", "other")}
-    assert batch.run(jobs["one"], "", quiet=True).done == 1
-    assert batch.run(jobs["one"], "", quiet=True).skipped == 1
-    with pytest.raises(KeyboardInterrupt):
-        batch.run(jobs["other"], "", quiet=True)
-    assert batch.run(jobs["one"], "", quiet=True).done == 1
-    assert (tmp_path / "job" / "numbers").read_text() == "one"
-
-
-def test_a_file_that_was_damaged_is_made_again(tmp_path, monkeypatch):
-    def call(_command, folder, pdf=False):
-        folder.mkdir(exist_ok=True)
-        (folder / "numbers").write_text("1")
         if pdf:
             (folder / "picture.pdf").write_text("%PDF")
 
     monkeypatch.setattr(batch.cli, "call", call)
-    jobs = [batch.Job(tmp_path / "job", "one")]
-    assert batch.run(jobs, "", quiet=True).done == 1
-    (tmp_path / "job" / "numbers").write_text("7")
-    assert batch.run(jobs, "", quiet=True).done == 1
-    assert batch.run(jobs, "", quiet=True).skipped == 1
-    assert (tmp_path / "job" / "numbers").read_text() == "1"
-    record = tmp_path / "job" / "done.json"
+    return tmp_path / "job" / "numbers"
+
+
+def do(written, command, **settings):
+    """Whether the job was done, and not skipped."""
+    found = batch.run([batch.Job(written.parent, command, settings)], "", quiet=True)
+    assert found.done + found.skipped == 1
+    return found.done == 1
+
+
+def test_what_a_kill_left_is_not_taken_for_the_settings_before(written):
+    """The files of other settings were there already, but not their record."""
+    assert do(written, "one") and not do(written, "one")
+    with pytest.raises(KeyboardInterrupt):
+        do(written, "other")
+    assert do(written, "one") and written.read_text() == "one"
+
+
+def test_a_file_that_was_damaged_is_made_again(written):
+    assert do(written, "one")
+    written.write_text("7")
+    assert do(written, "one") and not do(written, "one") and written.read_text() == "one"
+    record = written.with_name("done.json")
     record.write_text(record.read_text().replace("numbers", "mumbers"))
-    assert batch.run(jobs, "", quiet=True).done == 1
-    jobs = [batch.Job(tmp_path / "job", "one", {"pdf": True})]
-    assert batch.run(jobs, "", quiet=True).done == 1
-    assert batch.run(jobs, "", quiet=True).skipped == 1
+    assert do(written, "one")
+    assert do(written, "one", pdf=True) and not do(written, "one", pdf=True)
 
 
 def test_a_job_is_recorded_as_the_command_line_that_does_the_same(tmp_path):

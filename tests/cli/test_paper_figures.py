@@ -1,30 +1,22 @@
 """The paper script: its command lines exist, and what it makes ends in one gallery."""
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from samples import training
 
 from zfcuda import cli
 from zfcuda.cli.network import Network
 from zfcuda.report.gallery import read_entry
 from zfcuda.results import Predictions
-from zfcuda.training import TrainingResult
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "paper_figures.py"
 
 
 @pytest.fixture
-def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("paper_figures", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def script(script):
+    return script("paper_figures")
 
 
 def test_every_experiment_is_a_command_with_these_options(script, tmp_path):
@@ -128,20 +120,8 @@ def test_a_failure_is_told(script, photo, tmp_path, capsys):
     assert "1 done, 0 skipped, 1 failed" in out and "failed: predict/two: " in out
 
 
-@pytest.fixture
-def training_result():
-    """A run of one epoch over two classes."""
-    one = torch.ones(1, dtype=torch.float64)
-    names = ("rate", "training_loss", "training_accuracy", "validation_loss", "rescaled",
-             "validation_accuracy", "seconds", "seconds_in_all", "cpu_seconds")  # fmt: skip
-    return TrainingResult(
-        epoch=one.long(), images=one.long(), best=1, test_loss=0.3, test_accuracy=0.9,
-        confusion=torch.eye(2).long(), class_names=("a", "b"), settings={}, weights_sha256="0",
-        **dict.fromkeys(names, one),
-    )  # fmt: skip
-
-
-def test_the_curves_come_with_their_record(script, tmp_path, training_result):
+def test_the_curves_come_with_their_record(script, tmp_path):
+    training_result = training(epochs=1)
     script._curves(tmp_path / "nothing", tmp_path / "train" / "training")
     assert not (tmp_path / "train").exists()
     training_result.save(tmp_path / "run" / "training", {"entry": {"title": "Training"}})

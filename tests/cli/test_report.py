@@ -122,19 +122,13 @@ def test_what_all_figures_of_a_section_say_is_said_once(tmp_path):
     assert page.alternatives == ["s, a: so", "s, b: so"]
 
 
-def test_anchors_are_named_by_figure_and_differ(tmp_path):
-    sections = [Section("A", tag="talk figure 5, paper figure 7"), Section("é"), Section("é")]
+def test_sections_are_named_by_their_figures_and_an_empty_page_says_so(tmp_path):
+    tags = ["talk figure 5, paper figure 7", "", "", "paper figure 1, talk figures 1, 2"]
+    sections = [Section("é", tag=tag) for tag in tags]
     page = Page(write_index(tmp_path / "index.html", "t", sections))
-    assert page.anchors == ["talk-figure-5-paper-figure-7", "section", "section-2"]
-
-
-def test_figures_are_told_apart(tmp_path):
-    section = Section("s", tag="paper figure 1, talk figures 1, 2")
-    page = Page(write_index(tmp_path / "index.html", "t", [section]))
+    anchors = ["talk-figure-5-paper-figure-7", "section", "section-2"]
+    assert page.anchors == [*anchors, "paper-figure-1-talk-figures-1-2"]
     assert "paper figure 1" in page.text and "talk figures 1, 2" in page.text
-
-
-def test_an_empty_page_says_so(tmp_path):
     page = Page(write_index(tmp_path / "index.html", "t", [], empty="Nothing yet."))
     assert "Nothing yet." in page.text and page.links == []
 

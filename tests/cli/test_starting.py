@@ -1,12 +1,10 @@
 """What a command costs and how it ends before it has begun: torch is imported late, or not at
 all."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 import zfcuda
@@ -74,50 +72,6 @@ assert finder not in sys.meta_path
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def clone(tmp_path):
-    """A source tree whose compiled library is gone, beside a torch that is only a version."""
-    folder = tmp_path / "clone" / "zfcuda"
-    folder.mkdir(parents=True)
-    for name in ("__init__.py", "__init__.pyi"):
-        shutil.copy(Path(zfcuda.__file__).parent / name, folder)
-    (folder / "_build_facts.py").write_text("TORCH_VERSION = '2.13.0'")
-    torch = tmp_path / "site" / "torch"
-    torch.mkdir(parents=True)
-    (torch / "version.py").write_text("__version__ = '2.13.1+cpu'\n")
-    (torch / "__init__.py").write_text("print('torch'); __version__ = '2.13.1+cpu'")
-    return folder
-
-
-@pytest.mark.parametrize("built", ["2.13.0", "2.12.0"])
-def test_what_is_wrong_with_the_library_is_told_at_once(clone, built):
-    facts = clone / "_build_facts.py"
-    facts.write_text(f"TORCH_VERSION = {built!r}")
-    if built == "2.12.0":
-        (clone / "_C.py").write_text("")
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", "import zfcuda"],
-        cwd=clone.parent,
-        env={"PYTHONPATH": str(clone.parents[1] / "site"), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    said = "holds no compiled library" if built == "2.13.0" else "built against torch 2.12.0"
-    assert said in done.stderr.splitlines()[-1]
-
-
-def test_a_library_is_loaded_when_torch_is(clone):
-    (clone / "_C.py").write_text("print('library')")
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", "import zfcuda; print('zfcuda'); import torch"],
-        cwd=clone.parent,
-        env={"PYTHONPATH": str(clone.parents[1] / "site"), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.split() == ["zfcuda", "torch", "library"], done.stderr
 
 
 def test_ctrl_c_while_torch_is_imported_is_one_line():

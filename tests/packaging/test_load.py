@@ -42,22 +42,43 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
+@pytest.fixture
+def torch_later(clone):
+    """A torch whose version can be read before it is imported, which it prints."""
+    folder = clone.parent / "site" / "torch"
+    (folder / "version.py").write_text("__version__ = '2.13.1+cpu'\n")
+    (folder / "__init__.py").write_text("print('torch'); __version__ = '2.13.1+cpu'")
+
+
+@pytest.mark.usefixtures("torch_later")
+def test_what_is_wrong_with_the_library_is_told_at_once(clone):
+    compiled(clone / "zfcuda", "2.12.0")
+    assert "built against torch 2.12.0" in last_line(imported(clone))
+    compiled(clone / "zfcuda", "2.13.0")
+    (clone / "zfcuda" / "_C.py").unlink()
+    assert "holds no compiled library" in last_line(imported(clone))
+
+
+@pytest.mark.usefixtures("torch_later")
+def test_a_library_is_loaded_when_torch_is(clone):
+    compiled(clone / "zfcuda", "2.13.0")
+    (clone / "zfcuda" / "_C.py").write_text("print('library')")
+    done = imported(clone, "import zfcuda; print('zfcuda'); import torch")
+    assert done.stdout.split() == ["zfcuda", "torch", "library"], done.stderr
+
+
 def test_missing_library_names_the_folder_and_the_remedy(clone):
     line = last_line(imported(clone))
     assert line.startswith(f"ImportError: zfcuda was imported from {clone / 'zfcuda'}, which holds")
     assert f"`pip install -e {clone}`" in line
 
 
-def test_facts_without_a_library_are_a_missing_library(clone):
-    compiled(clone / "zfcuda", "2.13.0")
-    (clone / "zfcuda" / "_C.py").unlink()
-    assert "holds no compiled library" in last_line(imported(clone))
-
-
-def test_library_that_fails_inside_is_not_called_missing(clone):
+def test_a_library_that_fails_inside_is_not_called_missing_and_facts_alone_are_none(clone):
     compiled(clone / "zfcuda", "2.13.0")
     (clone / "zfcuda" / "_C.py").write_text("import no_such_module")
     assert last_line(imported(clone)) == "ModuleNotFoundError: No module named 'no_such_module'"
+    (clone / "zfcuda" / "_C.py").unlink()
+    assert "holds no compiled library" in last_line(imported(clone))
 
 
 @pytest.mark.parametrize("built", ["2.13.0+cpu", "2.13.1+cu130"])

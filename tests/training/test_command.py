@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import pytest
 import torch
 
 import zfcuda
@@ -80,33 +79,6 @@ def test_full_disk(idx_folder, tmp_path, capsys):
     assert "cannot write" in line and "epoch-0001.safetensors" in line
     assert not out.exists()
     assert cli.main(arguments) == 0 and (out / "weights.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    ("more", "match"),
-    [
-        (["--epochs", "0"], "epochs 0: expected at least 1"),
-        (["--rate", "-1"], "rate -1.0: expected a positive number"),
-        (["--threads", "0"], "threads 0: expected at least 1"),
-    ],
-)
-def test_wrong_numbers_are_one_line(idx_folder, tmp_path, capsys, more, match):
-    assert cli.main(command(idx_folder(), tmp_path / "out", *more)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert match in line
-
-
-def test_missing_data_is_one_line(tmp_path, capsys):
-    assert cli.main(command(tmp_path / "none", tmp_path / "out")) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "none' does not exist: expected a folder with one folder per class" in line
-
-
-def test_another_network_in_the_same_folder(idx_folder, tmp_path, capsys):
-    folder, out = idx_folder(), tmp_path / "out"
-    assert cli.main(command(folder, out)) == 0
-    assert cli.main(command(folder, out, "--seed", 1)) == 2
-    assert "other settings: seed 0 there, 1 here. Go on" in capsys.readouterr().err
 
 
 def test_a_run_that_an_older_version_began_keeps_its_parts(picture_folder, tmp_path, capsys):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from onnx_files import answers, array, check, model, node, onnx, saved, zf
+from onnx_files import answers, array, check, model, node, nodes, onnx, saved, zf
 from torch import Tensor, nn
 
 import zfcuda
@@ -102,13 +103,13 @@ def test_an_open_size_is_the_callers(tmp_path):
 @pytest.mark.parametrize("shape", [("n", 9, 8, 3), (1, "h", "w", 3), (1, 9, 8, 4)])
 def test_a_transpose_of_the_image_is_left_out(tmp_path, shape):
     """As TensorFlow's networks are exported: the file takes [N,H,W,C], the network [N,C,H,W]."""
-    nodes = [
-        node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2], name="first"),
-        node("Conv", ["t", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
-        node("Relu", ["c"], ["r"]),
-        node("GlobalAveragePool", ["r"], ["y"]),
-    ]
-    path = saved(tmp_path, model(nodes, {"w": array(5, shape[3], 3, 3)}, shape=shape))
+    made = nodes("""
+        [first] t = Transpose<perm = [0, 3, 1, 2]>(x)
+        [conv] c = Conv<pads = [1, 1, 1, 1]>(t, w)
+        r = Relu(c)
+        y = GlobalAveragePool(r)
+    """)
+    path = saved(tmp_path, model(made, {"w": array(5, shape[3], 3, 3)}, shape=shape))
     network = load(path, size=(9, 8), logits=False)
     assert network.image_shape == (shape[3], 9, 8) and not hasattr(network, "first")
     x = torch.randn(2, shape[3], 9, 8)
@@ -117,13 +118,9 @@ def test_a_transpose_of_the_image_is_left_out(tmp_path, shape):
 
 
 def test_an_image_with_channels_last_that_is_transposed_later(tmp_path):
-    nodes = [
-        node("Sub", ["x", "mean"], ["d"]),
-        node("Transpose", ["d"], ["t"], perm=[0, 3, 1, 2]),
-        node("Conv", ["t", "w"], ["y"], name="conv"),
-    ]
+    made = nodes("d = Sub(x, mean) t = Transpose<perm = [0, 3, 1, 2]>(d) y = Conv(t, w)")
     weights = {"mean": array(3), "w": array(5, 3, 3, 3)}
-    path = saved(tmp_path, model(nodes, weights, shape=(1, 9, 8, 3)))
+    path = saved(tmp_path, model(made, weights, shape=(1, 9, 8, 3)))
     network = load(path, logits=False)
     assert network.image_shape == (3, 9, 8)
     x = torch.randn(2, 3, 9, 8)
@@ -131,32 +128,24 @@ def test_an_image_with_channels_last_that_is_transposed_later(tmp_path):
 
 
 def test_a_softmax_that_is_not_the_last_layer_stays(tmp_path):
-    nodes = [node("Softmax", ["x"], ["s"], axis=1), node("Mul", ["s", "x"], ["y"])]
-    network = load(saved(tmp_path, model(nodes)))
+    network = load(saved(tmp_path, model(nodes("s = Softmax<axis = 1>(x) y = Mul(s, x)"))))
     assert network.left_out == "" and isinstance(network.s, nn.Softmax)
 
 
 @pytest.mark.parametrize(("count", "outputs"), [(1, "probability"), (4, "probabilities")])
 def test_a_sigmoid_stays_and_is_known_for_one(tmp_path, count, outputs):
-    nodes = [
-        node("GlobalAveragePool", ["x"], ["g"]),
-        node("Flatten", ["g"], ["f"]),
-        node("Gemm", ["f", "w"], ["z"], transB=1),
-        node("Sigmoid", ["z"], ["y"]),
-    ]
-    network = load(saved(tmp_path, model(nodes, {"w": array(count, 4)})))
+    made = nodes(
+        "g = GlobalAveragePool(x) f = Flatten(g) z = Gemm<transB = 1>(f, w) y = Sigmoid(z)"
+    )
+    network = load(saved(tmp_path, model(made, {"w": array(count, 4)})))
     said = zfcuda.predict(network, torch.randn(1, 4, 9, 8))
     assert said.outputs == outputs and torch.equal(said.probabilities, said.logits)
 
 
 def test_a_softmax_before_a_change_of_shape_is_the_last_layer(tmp_path):
     """As in the zoo's SqueezeNet."""
-    nodes = [
-        node("GlobalAveragePool", ["x"], ["g"]),
-        node("Softmax", ["g"], ["s"], axis=1),
-        node("Reshape", ["s", "shape"], ["y"]),
-    ]
-    path = saved(tmp_path, model(nodes, {"shape": [1, 4]}))
+    made = nodes("g = GlobalAveragePool(x) s = Softmax<axis = 1>(g) y = Reshape(s, shape)")
+    path = saved(tmp_path, model(made, {"shape": [1, 4]}))
     with pytest.warns(UserWarning, match=r"Softmax \('s'\)"):
         network = load(path)
     x = torch.randn(3, 4, 9, 8)
@@ -188,8 +177,8 @@ def test_other_precisions(tmp_path, dtype):
 
 def named(*names: str) -> onnx.ModelProto:
     values = ["x", *(f"v{i}" for i in range(len(names) - 1)), "y"]
-    nodes = [node("Relu", [values[i]], [values[i + 1]], name=name) for i, name in enumerate(names)]
-    return model(nodes)
+    made = [node("Relu", [values[i]], [values[i + 1]], name=name) for i, name in enumerate(names)]
+    return model(made)
 
 
 @pytest.mark.parametrize(
@@ -265,10 +254,7 @@ def small_zf() -> nn.Module:
         "flatten": nn.Flatten(),
         "fc6": nn.Linear(108, 10),
     }
-    net = nn.Sequential()
-    for name, layer in layers.items():
-        net.add_module(name, layer)
-    return net
+    return nn.Sequential(OrderedDict(layers))
 
 
 @pytest.mark.parametrize("any_number", [False, True])
@@ -324,21 +310,21 @@ def test_torchvisions_networks(tmp_path, torchvision_model, name, dynamo):
 
 def test_a_normalisation_that_only_looks_like_one_is_left_as_it_is(tmp_path):
     """Averages over the maps above only."""
-    nodes = [
-        node("Mul", ["x", "x"], ["squares"]),
-        node("Unsqueeze", ["squares", "one"], ["u"]),
-        node("Pad", ["u", "pads"], ["p"]),
-        node("AveragePool", ["p"], ["a"], kernel_shape=[3, 1, 1]),
-        node("Squeeze", ["a", "one"], ["s"]),
-        node("Mul", ["s", "alpha"], ["m"]),
-        node("Add", ["m", "k"], ["k_m"]),
-        node("Pow", ["k_m", "beta"], ["root"]),
-        node("Div", ["x", "root"], ["y"]),
-    ]
+    made = nodes("""
+        squares = Mul(x, x)
+        u = Unsqueeze(squares, one)
+        p = Pad(u, pads)
+        a = AveragePool<kernel_shape = [3, 1, 1]>(p)
+        s = Squeeze(a, one)
+        m = Mul(s, alpha)
+        k_m = Add(m, k)
+        root = Pow(k_m, beta)
+        y = Div(x, root)
+    """)
     constants = {"alpha": 0.5, "k": 2.0, "beta": 0.75}
     weights = {name: np.array(value, np.float32) for name, value in constants.items()}
     for below, above, kind in ((1, 1, nn.LocalResponseNorm), (0, 2, None)):
         pads = [0, 0, below, 0, 0, 0, 0, above, 0, 0]
-        made = model(nodes, weights | {"one": [1], "pads": pads}, (1, 7, 5, 6))
-        network = check(tmp_path, made)
+        lrn = model(made, weights | {"one": [1], "pads": pads}, (1, 7, 5, 6))
+        network = check(tmp_path, lrn)
         assert (type(network.y) is nn.LocalResponseNorm) == (kind is not None)

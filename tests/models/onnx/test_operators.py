@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from onnx_files import array, check, model, node, onnx, saved
+from onnx_files import array, check, model, node, nodes, saved
 from torch import nn
 
 from zfcuda.graph import trace
@@ -120,91 +120,169 @@ def test_padding_that_no_window_reaches_is_left_out(tmp_path, pads, size):
 
 def test_a_pad_that_only_convolutions_take_is_theirs(tmp_path):
     """As Keras writes its networks."""
-    nodes = [
-        node("Pad", ["x", "pads"], ["p"], name="pad"),
-        node("Conv", ["p", "w"], ["a"], name="a"),
-        node("Conv", ["p", "w"], ["b"], name="b", pads=[0, 1, 1, 0], strides=[2, 2]),
-        node("Pad", ["a", "pads"], ["q"], name="pad_of_pool"),
-        node("MaxPool", ["q"], ["c"], name="c", kernel_shape=[3, 3], strides=[2, 2]),
-        node("Conv", ["c", "v"], ["d"], name="d"),
-        node("Add", ["d", "s"], ["y"], name="e"),
-    ]
-    weights = {
-        "w": array(6, 4, 3, 3),
-        "v": array(6, 6, 1, 1),
-        "pads": [0, 0, 1, 2, 0, 0, 2, 1],
-        "s": array(6, 1, 1),
-    }
-    network = check(tmp_path, model(nodes, weights))
+    made = nodes("""
+        [pad] p = Pad(x, pads)
+        [a] a = Conv(p, w)
+        [b] b = Conv<pads = [0, 1, 1, 0], strides = [2, 2]>(p, w)
+        [pad_of_pool] q = Pad(a, pads)
+        [c] c = MaxPool<kernel_shape = [3, 3], strides = [2, 2]>(q)
+        [d] d = Conv(c, v)
+        [e] y = Add(d, s)
+    """)
+    weights = {"w": array(6, 4, 3, 3), "v": array(6, 6, 1, 1), "s": array(6, 1, 1)}
+    network = check(tmp_path, model(made, weights | {"pads": [0, 0, 1, 2, 0, 0, 2, 1]}))
     assert "pad" not in dict(network.named_modules())
     assert isinstance(network.pad_of_pool, nn.ZeroPad2d)  # zeros, which a pool's padding is not
 
 
 # --- one operator each ----------------------------------------------------------------------------
 
-V = {"slope": array(4, 1, 1), "one": array(1), "c": array(4, 1, 1), "s": np.float32(1.7)}
-LINEAR = {"w": array(32, 10), "wt": array(10, 32), "b": array(10), "b1": array(1, 10)}
 BATCH_NORM = {n: np.abs(array(4)) + 0.5 for n in ("scale", "shift", "mean", "variance")}
+WEIGHTS = {
+    "slope": array(4, 1, 1),
+    "one": array(1),
+    "c": array(4, 1, 1),
+    "s": np.float32(1.7),
+    "axes": [2, 3],
+    "pads": [0, 0, 1, 2, 0, 0, 2, 1],
+    "half": np.float32(0.5),
+    "sizes": [1, 3],
+    "first": [0],
+    "end": [2**63 - 1],
+    "map": [1],
+    "two": [2, 0],
+    "last": np.array(-1),
+}
+PAD = "pads = [0, 0, 1, 2, 0, 0, 2, 1], value = 0.5"
+KINDS = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Softplus", "Softsign",
+         "HardSigmoid", "Exp", "Abs", "Neg", "Erf", "Identity", "GlobalAveragePool",
+         "GlobalMaxPool", "Flatten")  # fmt: skip
 
-SIMPLE = [
-    *map(one, ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Softplus", "Softsign")),
-    one("HardSigmoid"),
-    one("LeakyRelu", alpha=0.2),
-    one("Elu", alpha=0.7),
-    one("HardSigmoid", alpha=1 / 6, beta=0.5),
-    one("Exp"),
-    one("Abs"),
-    one("Neg"),
-    one("Erf"),
-    one("Identity"),
-    one("PRelu", "slope"),
-    one("PRelu", "one"),
-    one("Add", "c"),
-    one("Add", "x"),
-    one("Mul", "s"),
-    [node("Sub", ["c", "x"], ["y"])],
-    [node("Div", ["s", "x"], ["y"])],
-    one("Max", "x", "c"),
-    [node("Sum", ["x", "x", "x"], ["y"])],
-    one("Min", "s"),
-    [node("Abs", ["x"], ["a"]), node("Pow", ["a", "s"], ["y"])],
-    one("Concat", "x", "x", axis=1),
-    one("Concat", "x", axis=-1),
-    one("GlobalAveragePool"),
-    one("GlobalMaxPool"),
-    one("Flatten"),
-    one("Flatten", axis=-3),
-    one("LRN", size=3),
-    one("LRN", size=5, alpha=2.0, beta=0.5, bias=2.0),
-    one("Transpose", perm=[0, 3, 1, 2]),
-    one("ReduceMean", axes=[2, 3]),
-    one("ReduceMean", axes=[-1], keepdims=0),
-    one("Cast", to=1),
+OPERATORS = [
+    *((13, f"y = {kind}(x)") for kind in KINDS),
+    (13, "y = LeakyRelu<alpha = 0.2>(x)"),
+    (13, "y = Elu<alpha = 0.7>(x)"),
+    (13, "y = HardSigmoid<alpha = 0.16666667, beta = 0.5>(x)"),
+    (13, "y = PRelu(x, slope)"),
+    (13, "y = PRelu(x, one)"),
+    (13, "y = Add(x, c)"),
+    (13, "y = Add(x, x)"),
+    (13, "y = Mul(x, s)"),
+    (13, "y = Sub(c, x)"),
+    (13, "y = Div(s, x)"),
+    (13, "y = Max(x, x, c)"),
+    (13, "y = Sum(x, x, x)"),
+    (13, "y = Min(x, s)"),
+    (13, "a = Abs(x) y = Pow(a, s)"),
+    (13, "y = Concat<axis = 1>(x, x, x)"),
+    (13, "y = Concat<axis = -1>(x, x)"),
+    (13, "y = Flatten<axis = -3>(x)"),
+    (13, "y = LRN<size = 3>(x)"),
+    (13, "y = LRN<size = 5, alpha = 2.0, beta = 0.5, bias = 2.0>(x)"),
+    (13, "y = Transpose<perm = [0, 3, 1, 2]>(x)"),
+    (13, "y = ReduceMean<axes = [2, 3]>(x)"),
+    (13, "y = ReduceMean<axes = [-1], keepdims = 0>(x)"),
+    (13, "y = Cast<to = 1>(x)"),
+    (13, "a = Split<axis = 1>(x) y = Neg(a)"),  # into one part
+    (
+        13,
+        """
+        a, b = Split<axis = 1>(x, sizes)
+        c = Slice(a, first, end, map)
+        d = Gather<axis = 1>(b, two)
+        e = Gather<axis = 1>(b, last)
+        f = Unsqueeze(e, map)
+        y = Concat<axis = 1>(c, d, f)
+        """,
+    ),
+    (14, "y = HardSwish(x)"),
+    (18, "y = Mish(x)"),
+    (20, "y = Gelu(x)"),
+    (20, 'y = Gelu<approximate = "tanh">(x)'),
+    (18, "y = ReduceMean(x, axes)"),
+    (22, "y = HardSwish(x)"),
+    *((9, f'y = Pad<{PAD}, mode = "{mode}">(x)') for mode in ("constant", "reflect", "edge")),
+    *((13, f'y = Pad<mode = "{m}">(x, pads, half)') for m in ("constant", "reflect", "edge")),
+    *(  # over all later axes before opset 13
+        (opset, f"y = {kind}{axis}(x)")
+        for opset in (9, 11, 13)
+        for kind in ("Softmax", "LogSoftmax")
+        for axis in ("", "<axis = 1>", "<axis = -1>")
+    ),
 ]
 
 
-@pytest.mark.parametrize("nodes", SIMPLE, ids=lambda nodes: f"{nodes[-1].op_type}")
-def test_operators(tmp_path, nodes):
-    taken = {name for n in nodes for name in n.input}
-    weights = {name: value for name, value in V.items() if name in taken}
-    check(tmp_path, model(nodes, weights))
+@pytest.mark.parametrize(("opset", "text"), OPERATORS)
+def test_operators(tmp_path, opset, text):
+    made = nodes(text)
+    taken = {name for n in made for name in n.input} - {name for n in made for name in n.output}
+    weights = {name: value for name, value in WEIGHTS.items() if name in taken}
+    check(tmp_path, model(made, weights, opset=opset))
+
+
+LINEAR = {"w": array(32, 10), "wt": array(10, 32), "b": array(10), "b1": array(1, 10)}
+COMPUTED = {"zero": np.array(0), "axes": [0], "rest": [-1]}
 
 
 @pytest.mark.parametrize(
-    ("opset", "nodes"),
+    ("text", "weights", "kind"),
     [
-        (14, one("HardSwish")),
-        (18, one("Mish")),
-        (20, one("Gelu")),
-        (20, one("Gelu", approximate="tanh")),
-        (18, one("ReduceMean", "axes")),
-        (22, one("HardSwish")),
+        # x.view(x.size(0), -1) as torch exports it for any number of images.
+        (
+            """
+            shape = Shape(x)
+            n = Gather<axis = 0>(shape, zero)
+            n1 = Unsqueeze(n, axes)
+            target = Concat<axis = 0>(n1, rest)
+            y = Reshape(x, target)
+            """,
+            COMPUTED,
+            nn.Flatten,
+        ),
+        # TensorFlow's convolutions hold their filters the other way round.
+        (
+            """
+            v = Transpose<perm = [3, 2, 0, 1]>(w)
+            half = Constant<value_float = 0.5>()
+            u = Mul(v, half)
+            y = Conv<pads = [1, 1, 1, 1]>(x, u)
+            """,
+            {"w": array(3, 3, 2, 5)},
+            nn.Conv2d,
+        ),
+        # As Keras writes a dense layer.
+        (
+            "f = Reshape(x, shape) y = MatMul(f, w) z = Add(y, b)",
+            {"w": LINEAR["w"], "b": LINEAR["b"], "shape": [-1, 32]},
+            nn.Linear,
+        ),
     ],
-    ids=lambda value: value if isinstance(value, int) else value[0].op_type,
 )
-def test_operators_of_newer_opsets(tmp_path, opset, nodes):
-    weights = {"axes": [2, 3]} if "axes" in nodes[0].input else {}
-    check(tmp_path, model(nodes, weights, opset=opset))
+def test_shapes_and_weights_that_are_computed(tmp_path, text, weights, kind):
+    made = nodes(text)
+    network = check(tmp_path, model(made, weights, ("n", 2, 4, 4), output=made[-1].output[0]))
+    assert type(network.y) is kind
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13])
+@pytest.mark.parametrize(
+    "gemm",
+    [
+        "Gemm(f, w)",
+        "Gemm<transB = 1>(f, wt)",
+        "Gemm<alpha = 0.5, beta = 2.0>(f, w, b)",
+        "Gemm<transB = 1>(f, wt, b1)",
+        "Gemm(f, w, s)",
+    ],
+)
+def test_gemm(tmp_path, opset, gemm):
+    made = nodes(f"f = Flatten(x) y = {gemm}")
+    _, *inputs = made[1].input
+    weights = {name: (LINEAR | {"s": array(1)})[name] for name in inputs}
+    if opset < 11 and len(inputs) == 1:
+        pytest.skip("the bias may be left out from opset 11 on")
+    network = check(tmp_path, model(made, weights, (1, 2, 4, 4), opset))
+    assert type(network.y) is nn.Linear
 
 
 @pytest.mark.parametrize("opset", [7, 9, 13, 14, 15])
@@ -242,54 +320,10 @@ def test_clip_has_its_ends_as_attributes_and_later_as_inputs(tmp_path, opset, lo
 def test_dropout_has_its_ratio_as_attribute_and_later_as_input(tmp_path, opset):
     """And a mask, which nobody takes."""
     weights = {"ratio": np.array(0.25, np.float32)} if opset >= 12 else {}
-    attributes = {} if opset >= 12 else {"ratio": 0.25}
-    nodes = [
-        node("Relu", ["x"], ["a"]),
-        node("Dropout", ["a", *weights], ["d", "mask"], **attributes),
-        node("Neg", ["d"], ["y"]),
-    ]
-    network = check(tmp_path, model(nodes, weights, opset=opset))
+    dropout = "Dropout(a, ratio)" if weights else "Dropout<ratio = 0.25>(a)"
+    made = nodes(f"a = Relu(x) d, mask = {dropout} y = Neg(d)")
+    network = check(tmp_path, model(made, weights, opset=opset))
     assert network.get_submodule("d").p == 0.25
-
-
-@pytest.mark.parametrize("opset", [9, 11, 13])
-@pytest.mark.parametrize("axis", [None, 1, -1])
-@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
-def test_softmax_ran_over_all_later_axes_before_opset_13(tmp_path, kind, axis, opset):
-    attributes = {} if axis is None else {"axis": axis}
-    check(tmp_path, model(one(kind, **attributes), opset=opset))
-
-
-@pytest.mark.parametrize("opset", [7, 9, 11, 13])
-@pytest.mark.parametrize(
-    ("inputs", "settings"),
-    [
-        (["w"], {}),
-        (["wt"], {"transB": 1}),
-        (["w", "b"], {"alpha": 0.5, "beta": 2.0}),
-        (["wt", "b1"], {"transB": 1}),
-        (["w", "s"], {}),
-    ],
-)
-def test_gemm(tmp_path, opset, inputs, settings):
-    weights = {name: (LINEAR | {"s": array(1)})[name] for name in inputs}
-    if opset < 11 and len(inputs) == 1:
-        pytest.skip("the bias may be left out from opset 11 on")
-    nodes = [node("Flatten", ["x"], ["f"]), node("Gemm", ["f", *inputs], ["y"], **settings)]
-    network = check(tmp_path, model(nodes, weights, (1, 2, 4, 4), opset))
-    assert type(network.y) is nn.Linear
-
-
-def test_matmul_and_add(tmp_path):
-    """As Keras writes a dense layer."""
-    nodes = [
-        node("Reshape", ["x", "shape"], ["f"]),
-        node("MatMul", ["f", "w"], ["m"]),
-        node("Add", ["m", "b"], ["y"]),
-    ]
-    weights = {"w": array(32, 10), "b": array(10), "shape": [-1, 32]}
-    network = check(tmp_path, model(nodes, weights, (1, 2, 4, 4)))
-    assert type(network.m) is nn.Linear
 
 
 @pytest.mark.parametrize(
@@ -304,105 +338,37 @@ def test_reshape_keeps_images_apart(tmp_path, shape, images):
 
 def test_squeeze_without_axes_leaves_the_images_their_axis(tmp_path):
     """Even if the file was made for one image, and would lose it."""
-    nodes = [node("GlobalAveragePool", ["x"], ["g"]), node("Squeeze", ["g"], ["y"])]
-    network = load(saved(tmp_path, model(nodes)))
+    network = load(saved(tmp_path, model(nodes("g = GlobalAveragePool(x) y = Squeeze(g)"))))
     x = torch.randn(3, 4, 9, 8)
     torch.testing.assert_close(network(x), x.mean((2, 3)))
 
 
-def test_shapes_that_are_computed(tmp_path):
-    """``x.view(x.size(0), -1)`` as torch exports it for any number of images."""
-    nodes = [
-        node("Shape", ["x"], ["shape"]),
-        node("Gather", ["shape", "zero"], ["n"], axis=0),
-        node("Unsqueeze", ["n", "axes"], ["n1"]),
-        node("Concat", ["n1", "rest"], ["target"], axis=0),
-        node("Reshape", ["x", "target"], ["y"]),
-    ]
-    weights = {"zero": np.array(0), "axes": [0], "rest": [-1]}
-    network = check(tmp_path, model(nodes, weights, ("n", 2, 4, 4)))
-    assert type(network.y) is nn.Flatten
-
-
-def test_weights_that_are_computed(tmp_path):
-    """TensorFlow's convolutions hold their filters the other way round."""
-    nodes = [
-        node("Transpose", ["w"], ["v"], perm=[3, 2, 0, 1]),
-        node("Constant", [], ["half"], value_float=0.5),
-        node("Mul", ["v", "half"], ["u"]),
-        node("Conv", ["x", "u"], ["y"], pads=[1, 1, 1, 1]),
-    ]
-    network = check(tmp_path, model(nodes, {"w": array(3, 3, 4, 5)}))
-    assert type(only(network)) is nn.Conv2d
-
-
-def test_a_split_into_one_part(tmp_path):
-    made = model([node("Split", ["x"], ["a"], axis=1), node("Neg", ["a"], ["y"])])
-    check(tmp_path, made)
-
-
 def test_one_branch_is_taken_where_it_does_not_depend_on_the_images(tmp_path):
-    def branch(name: str, kind: str) -> onnx.GraphProto:
-        value = onnx.helper.make_tensor_value_info(name, 1, None)
-        return onnx.helper.make_graph([node(kind, ["a"], [name])], name, [], [value])
-
-    nodes = [
-        node("Relu", ["x"], ["a"]),
-        node("Shape", ["a"], ["shape"]),
-        node("Gather", ["shape", "one"], ["channels"]),
-        node("Equal", ["channels", "four"], ["alike"]),
-        node(
-            "If", ["alike"], ["b"], then_branch=branch("t", "Neg"), else_branch=branch("e", "Exp")
-        ),
-        node("Relu", ["b"], ["c"]),
-        node("Sub", ["a", "b"], ["y"]),
-    ]
-    network = check(tmp_path, model(nodes, {"one": np.array(1), "four": np.array(4)}))
+    made = nodes("""
+        a = Relu(x)
+        shape = Shape(a)
+        channels = Gather(shape, one)
+        alike = Equal(channels, four)
+        b = If<
+            then_branch = then () => (float t) { t = Neg(a) },
+            else_branch = otherwise () => (float e) { e = Exp(a) }
+        >(alike)
+        c = Relu(b)
+        y = Sub(a, b)
+    """)
+    network = check(tmp_path, model(made, {"one": np.array(1), "four": np.array(4)}))
     assert [name for name, _ in network.named_children()] == ["a", "t", "y"]
 
 
-def test_splits_slices_and_picks(tmp_path):
-    nodes = [
-        node("Split", ["x", "sizes"], ["a", "b"], axis=1),
-        node("Slice", ["a", "starts", "ends", "axes"], ["c"]),
-        node("Gather", ["b", "two"], ["d"], axis=1),
-        node("Gather", ["b", "last"], ["e"], axis=1),
-        node("Unsqueeze", ["e", "axes1"], ["f"]),
-        node("Concat", ["c", "d", "f"], ["y"], axis=1),
-    ]
-    weights = {
-        "sizes": [1, 3],
-        "starts": [0],
-        "ends": [2**63 - 1],
-        "axes": [1],
-        "two": [2, 0],
-        "last": np.array(-1),
-        "axes1": [1],
-    }
-    check(tmp_path, model(nodes, weights))
-
-
-@pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
-@pytest.mark.parametrize("opset", [9, 13])
-def test_pad(tmp_path, mode, opset):
-    pads = [0, 0, 1, 2, 0, 0, 2, 1]
-    if opset < 11:
-        made = model(one("Pad", pads=pads, mode=mode, value=0.5), opset=opset)
-    else:
-        weights = {"pads": pads, "value": np.array(0.5, np.float32)}
-        made = model(one("Pad", *weights, mode=mode), weights, opset=opset)
-    check(tmp_path, made)
-
-
 def test_a_channel_shuffle_is_seen_as_one(tmp_path):
-    nodes = [
-        node("Reshape", ["x", "apart"], ["a"]),
-        node("Transpose", ["a"], ["b"], perm=[0, 2, 1, 3, 4]),
-        node("Reshape", ["b", "together"], ["c"]),
-        node("Relu", ["c"], ["y"]),
-    ]
+    made = nodes("""
+        a = Reshape(x, apart)
+        b = Transpose<perm = [0, 2, 1, 3, 4]>(a)
+        c = Reshape(b, together)
+        y = Relu(c)
+    """)
     weights = {"apart": [1, 2, 2, 9, 8], "together": [1, 4, 9, 8]}
-    network = check(tmp_path, model(nodes, weights))
+    network = check(tmp_path, model(made, weights))
     graph = trace(network, torch.randn(2, 4, 9, 8))
     assert [type(node.rule).__name__ for node in graph.nodes[-2:]] == ["Pixelwise", "Pointwise"]
 

@@ -168,35 +168,28 @@ def test_the_pictures_that_come_with_zfcuda_in_three_parts(tmp_path, monkeypatch
         data.split(PRE, "garments")
 
 
+@pytest.mark.parametrize(
+    ("counts", "images", "match"),
+    [
+        ({}, garments(59)[0], r"\[59, 28, 28\] and .* \[60\] do not belong together"),
+        ({}, np.zeros((60, 0, 28)), r"\[60, 0, 28\].* do not belong together"),
+        ({"classes": 1}, None, "has a single class"),
+        ({"training": 11}, None, "has 11 training pictures: expected at least 12"),
+    ],
+)
+def test_files_that_are_no_data_set(idx_folder, counts, images, match):
+    folder = idx_folder(**counts)
+    if images is not None:
+        (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(images))
+    with pytest.raises(ValueError, match=match):
+        data.split(PRE, folder)
+
+
 def test_one_missing_file_is_named(idx_folder):
     folder = idx_folder()
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"no t10k-labels-idx1-ubyte \(or .*\.gz\)"):
         data.split(PRE, folder)
-
-
-def test_images_and_labels_that_do_not_belong_together(idx_folder):
-    folder = idx_folder()
-    (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(garments(59)[0]))
-    with pytest.raises(ValueError, match=r"\[59, 28, 28\] and .* \[60\] do not belong together"):
-        data.split(PRE, folder)
-
-
-def test_pictures_without_pixels(idx_folder):
-    folder = idx_folder()
-    (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((60, 0, 28))))
-    with pytest.raises(ValueError, match=r"\[60, 0, 28\].* do not belong together"):
-        fashion_mnist(Preprocessing(size=32, resize=None), folder)
-
-
-def test_a_single_class(idx_folder):
-    with pytest.raises(ValueError, match="has a single class"):
-        data.split(PRE, idx_folder(classes=1))
-
-
-def test_too_few(idx_folder):
-    with pytest.raises(ValueError, match="has 11 training pictures: expected at least 12"):
-        data.split(PRE, idx_folder(training=11))
 
 
 @pytest.mark.parametrize(

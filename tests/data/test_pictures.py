@@ -52,17 +52,13 @@ def test_shares_that_are_no_whole_numbers(picture_folder):
     assert [len(p) for p in (few.validation, few.test)] == [1, 1]
 
 
-def test_given_parts_are_kept(picture_folder):
-    folder = picture_folder({"train/a": 9, "train/b": 9, "val/a": 2, "val/b": 1, "test/b": 3,
-                             "test/a": 0})  # fmt: skip
-    split = data.split(SMALL, folder)
+def test_given_parts_are_kept_and_missing_ones_drawn_from_train(picture_folder):
+    given = {"train/a": 9, "train/b": 9, "val/a": 2, "val/b": 1, "test/b": 3, "test/a": 0}
+    split = data.split(SMALL, picture_folder(given))
     assert [len(p) for p in (split.training, split.validation, split.test)] == [18, 3, 3]
     assert split.validation.labels.tolist() == [0, 0, 1] and split.test.labels.tolist() == [1] * 3
-
-
-def test_missing_parts_are_drawn_from_train(picture_folder):
-    split = data.split(SMALL, picture_folder({"train/a": 10, "train/b": 10, "test/a": 2,
-                                                  "test/b": 1}))  # fmt: skip
+    some = {"train/a": 10, "train/b": 10, "test/a": 2, "test/b": 1}
+    split = data.split(SMALL, picture_folder(some, "some"))
     assert [len(p) for p in (split.training, split.validation, split.test)] == [18, 2, 3]
 
 
@@ -173,8 +169,5 @@ def test_pil_images_and_tensors():
 def test_wrong_items(item, error, match):
     with pytest.raises(error, match=match):
         FromDataset([item], ("a", "b"), SMALL).batch(torch.tensor([0]))
-
-
-def test_empty_data_set():
     with pytest.raises(ValueError, match="is empty"):
         FromDataset([], ("a", "b"), SMALL)

@@ -41,26 +41,31 @@ def test_rgb_is_read_as_it_is(tmp_path, colours):
     np.testing.assert_array_equal(pixels(read_image(str(path))), colours)
 
 
-@pytest.mark.parametrize("mode", ["1", "L"])
-def test_grey_has_three_equal_channels(tmp_path, mode):
-    grey = np.array([[0, 255], [255, 0]], dtype=np.uint8)
-    path = saved(tmp_path, Image.fromarray(grey).convert(mode))
-    np.testing.assert_array_equal(pixels(read_image(path)), np.stack([grey] * 3, axis=-1))
+def palette(*colours):
+    image = Image.new("P", (len(colours), 1))
+    image.putpalette([value for colour in colours for value in colour])
+    image.putdata(range(len(colours)))
+    return image
 
 
-def test_palette(tmp_path):
-    image = Image.new("P", (2, 1))
-    image.putpalette([200, 10, 30, 4, 250, 6])
-    image.putpixel((1, 0), 1)
-    path = saved(tmp_path, image)
-    np.testing.assert_array_equal(pixels(read_image(path)), [[[200, 10, 30], [4, 250, 6]]])
+GREY = np.array([[0, 255], [255, 0]], dtype=np.uint8)
+WIDE = Image.fromarray(np.array([[0, 256, 257 * 100, 65535]], dtype=np.uint16))
+SCALED = [[[0] * 3, [1] * 3, [100] * 3, [255] * 3]]  # not clipped
+COLOURS = [(200, 10, 30), (4, 250, 6)]
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
-    grey = np.array([[0, 256, 257 * 100, 65535]], dtype=np.uint16)
-    for name in ("a.png", "a.tif"):
-        path = saved(tmp_path, Image.fromarray(grey), name)
-        np.testing.assert_array_equal(pixels(read_image(path))[0, :, 0], [0, 1, 100, 255])
+@pytest.mark.parametrize(
+    ("name", "image", "expected"),
+    [
+        ("bilevel.png", Image.fromarray(GREY).convert("1"), np.stack([GREY] * 3, axis=-1)),
+        ("grey.png", Image.fromarray(GREY), np.stack([GREY] * 3, axis=-1)),
+        ("palette.png", palette(*COLOURS), [COLOURS]),
+        ("16 bits.png", WIDE, SCALED),
+        ("16 bits.tif", WIDE, SCALED),
+    ],
+)
+def test_other_modes_become_eight_bit_rgb(tmp_path, name, image, expected):
+    np.testing.assert_array_equal(pixels(read_image(saved(tmp_path, image, name))), expected)
 
 
 def test_wide_grey_modes():
@@ -145,19 +150,12 @@ def refused(path, match):
         assert str(path) in str(caught.value)
 
 
-def test_missing_file(tmp_path):
+def test_what_is_no_image(tmp_path):
     refused(tmp_path / "no.png", "does not exist")
-
-
-def test_folder(tmp_path):
     refused(tmp_path, "is a folder: expected an image file")
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n"])
-def test_not_an_image(tmp_path, content):
-    path = tmp_path / "a.png"
-    path.write_bytes(content)
-    refused(path, "is not an image")
+    for content in (b"", b"hello", b"\x89PNG\r\n\x1a\n"):
+        (tmp_path / "a.png").write_bytes(content)
+        refused(tmp_path / "a.png", "is not an image")
 
 
 def test_no_other_program_is_started(tmp_path, monkeypatch):
@@ -223,11 +221,7 @@ def test_list_images(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.jpeg", "b.PNG"]
-
-
-def test_list_images_refuses_what_is_no_folder(tmp_path):
     with pytest.raises(ValueError, match="does not exist: expected a folder"):
         list_images(tmp_path / "no")
-    (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file: expected a folder"):
-        list_images(tmp_path / "file")
+        list_images(tmp_path / "notes.txt")

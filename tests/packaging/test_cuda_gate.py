@@ -44,22 +44,22 @@ def test_demanded_cuda_fails_loudly(torch, nvcc, reason):
         decide(*torch, nvcc, environ={"ZFCUDA_CUDA": "1"})
 
 
-def test_cuda_torch_with_its_nvcc_gets_kernels_for_common_chips():
-    gate = decide(*CUDA_TORCH, NVCC, environ={})
-    assert gate.with_cuda
-    assert gate.archs == ("8.0", "9.0+PTX", "10.0", "12.0")
-    assert not gate.static_runtime
-    assert "CUDA 13.0 kernels" in gate.verdict
+OLD = ("2.11.0+cu126", "12.6", OLD_NVCC)
 
 
-def test_nvcc_limits_the_default_chips():
-    gate = decide("2.11.0+cu126", "12.6", OLD_NVCC, environ={})
-    assert gate.archs == ("8.0", "9.0+PTX")
-
-
-def test_only_visible_gpus_unless_nvcc_is_too_old_for_one():
-    assert decide(*CUDA_TORCH, NVCC, ["9.0", "9.0"], {}).archs == ("9.0",)
-    assert decide("2.11.0+cu126", "12.6", OLD_NVCC, ["12.0"], {}).archs[-1] == "9.0+PTX"
+@pytest.mark.parametrize(
+    ("torch", "gpus", "archs"),
+    [
+        ((*CUDA_TORCH, NVCC), (), ("8.0", "9.0+PTX", "10.0", "12.0")),  # common chips
+        (OLD, (), ("8.0", "9.0+PTX")),  # what nvcc knows of them
+        ((*CUDA_TORCH, NVCC), ["9.0", "9.0"], ("9.0",)),  # those that are seen
+        (OLD, ["12.0"], ("8.0", "9.0+PTX")),  # unless nvcc is too old for one
+    ],
+)
+def test_kernels_for_which_chips(torch, gpus, archs):
+    gate = decide(*torch, gpus, environ={})
+    assert gate.with_cuda and not gate.static_runtime and gate.archs == archs
+    assert f"CUDA {torch[2].version} kernels" in gate.verdict
 
 
 @pytest.mark.parametrize("wished", ["8.0;9.0+PTX", "8.0 9.0+PTX", "8.0, 9.0+PTX"])
@@ -99,14 +99,10 @@ def nvcc_script(path: Path, home: Path, release: str = "13.0") -> None:
     path.chmod(0o755)
 
 
-def test_nvcc_behind_a_wrapper_names_its_own_folder(tmp_path):
+def test_nvcc_behind_a_wrapper_names_its_own_folder_and_cuda_home_comes_before_it(tmp_path):
     nvcc_script(tmp_path / "wrapper" / "nvcc", tmp_path / "cuda")
-    nvcc = find_nvcc({"PATH": str(tmp_path / "wrapper")})
-    assert nvcc == Nvcc(tmp_path / "cuda", "13.0", frozenset({"8.0", "9.0", "12.0"}))
-
-
-def test_cuda_home_comes_before_path(tmp_path):
-    nvcc_script(tmp_path / "wrapper" / "nvcc", tmp_path / "cuda")
+    environ = {"PATH": str(tmp_path / "wrapper")}
+    nvcc = Nvcc(tmp_path / "cuda", "13.0", frozenset({"8.0", "9.0", "12.0"}))
+    assert find_nvcc(environ) == nvcc
     nvcc_script(tmp_path / "mine" / "bin" / "nvcc", tmp_path / "mine", "12.8")
-    environ = {"PATH": str(tmp_path / "wrapper"), "CUDA_HOME": str(tmp_path / "mine")}
-    assert find_nvcc(environ).version == "12.8"
+    assert find_nvcc(environ | {"CUDA_HOME": str(tmp_path / "mine")}).version == "12.8"

@@ -2,9 +2,11 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
+from unittest import mock
 
 import pytest
 import torch
@@ -120,8 +122,33 @@ def killing(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, request):
+def folder_of_one(tmp_path_factory):
     return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture
+def uninterrupted(folder_of_one, network, data):
+    """The folder of a training that nothing cut short; there is one for all tests."""
+    if not names(folder_of_one):
+        run(network, data, folder_of_one)
+    return folder_of_one
+
+
+@pytest.fixture
+def at_batch(data, monkeypatch):
+    """Does something before the n-th batch of training."""
+
+    def at(n, act):
+        batch, count = data.training.batch, itertools.count(1)
+
+        def counted(*arguments):
+            if next(count) == n:
+                act()
+            return batch(*arguments)
+
+        monkeypatch.setattr(data.training, "batch", counted)
+
+    return at
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -129,8 +156,6 @@ def uninterrupted(tmp_path_factory, request):
 def test_killed_at_any_file_it_ends_with_the_same_weights(
     network, data, tmp_path, killing, uninterrupted, n, after
 ):
-    if not names(uninterrupted):
-        run(network, data, uninterrupted)
     restore = killing(n, after)
     try:
         run(network, data, tmp_path)
@@ -192,21 +217,11 @@ def test_a_damaged_record_is_noticed(network, data, tmp_path):
         run(network, data, tmp_path)
 
 
-def test_a_folder_that_is_renamed_during_a_training(network, data, tmp_path):
+def test_a_folder_that_is_renamed_during_a_training(network, data, at_batch, tmp_path):
     run(network, data, tmp_path / "whole")
-    batch, count = data.training.batch, 0
-
-    def renaming(*arguments):
-        nonlocal count
-        count += 1
-        if count == 5:  # in the second epoch of three batches
-            (tmp_path / "run").rename(tmp_path / "other")
-        return batch(*arguments)
-
-    data.training.batch = renaming
+    at_batch(5, lambda: (tmp_path / "run").rename(tmp_path / "other"))  # in the second epoch of 3
     with pytest.raises(FileNotFoundError, match="run' was deleted or renamed during the run"):
         run(network, data, tmp_path / "run")
-    data.training.batch = batch
     assert not (tmp_path / "run").exists()
     run(network, data, tmp_path / "other")
     assert weights_of(tmp_path / "other") == weights_of(tmp_path / "whole")
@@ -221,22 +236,10 @@ def test_what_a_kill_left_half_written_is_removed(network, data, tmp_path):
     assert names(tmp_path) == sorted([*expected, "mine.txt"])
 
 
-def test_killed_inside_an_epoch(network, data, tmp_path, uninterrupted):
-    if not names(uninterrupted):
-        run(network, data, uninterrupted)
-    batch, count = data.training.batch, 0
-
-    def killed(*arguments):
-        nonlocal count
-        count += 1
-        if count == 5:  # in the second epoch of three batches
-            raise Killed
-        return batch(*arguments)
-
-    data.training.batch = killed
+def test_killed_inside_an_epoch(network, data, at_batch, tmp_path, uninterrupted):
+    at_batch(5, mock.Mock(side_effect=Killed))  # in the second epoch of three batches
     with pytest.raises(Killed):
         run(network, data, tmp_path)
-    data.training.batch = batch
     run(network, data, tmp_path)
     assert weights_of(tmp_path) == weights_of(uninterrupted)
 
@@ -259,8 +262,6 @@ def test_a_run_that_has_ended_is_not_run_again(network, data, tmp_path):
 
 
 def test_more_epochs_go_on(network, data, tmp_path, uninterrupted):
-    if not names(uninterrupted):
-        run(network, data, uninterrupted)
     run(network, data, tmp_path, dataclasses.replace(RECIPE, epochs=1))
     result = run(network, data, tmp_path)
     assert len(result.epoch) == 3 and weights_of(tmp_path) == weights_of(uninterrupted)
@@ -284,8 +285,6 @@ def test_what_an_older_version_read_counts(network, data, tmp_path):
 
 @pytest.mark.parametrize("kind", ["epoch", "momentum"])
 def test_a_damaged_file_costs_one_epoch(network, data, tmp_path, uninterrupted, kind):
-    if not names(uninterrupted):
-        run(network, data, uninterrupted)
     shutil.copytree(uninterrupted, tmp_path / "a")
     path = tmp_path / "a" / f"{kind}-0003.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")

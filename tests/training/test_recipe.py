@@ -36,46 +36,33 @@ def test_plateau(accuracies, rate):
     assert next_rate(rows(*accuracies), RECIPE) == rate
 
 
-def test_epochs_end():
-    better = rows(*(i / 100 for i in range(50)))
-    assert next_rate(better[:49], RECIPE) is not None and next_rate(better, RECIPE) is None
+BETTER = [i / 100 for i in range(50)]  # after every epoch
 
 
 @pytest.mark.parametrize(
-    ("lowerings", "epochs", "rates"),
+    ("changes", "accuracies", "rates"),
     [
-        (2, 6, [1, 1, 1, 1, 0.5, 0.25]),
-        (2, 3, [1, 1, 0.5]),
-        (1, 5, [1, 1, 1, 1, 0.5]),
-        (0, 3, [1, 1, 1]),
-        (2, 1, [1]),
+        # Lowered in time for the end.
+        ({"lowerings": 2, "epochs": 6}, BETTER, [1, 1, 1, 1, 0.5, 0.25, None]),
+        ({"lowerings": 2, "epochs": 3}, BETTER, [1, 1, 0.5, None]),
+        ({"lowerings": 1, "epochs": 5}, BETTER, [1, 1, 1, 1, 0.5, None]),
+        ({"lowerings": 0, "epochs": 3}, BETTER, [1, 1, 1, None]),
+        ({"lowerings": 2, "epochs": 1}, BETTER, [1, None]),
+        # No epoch, of a minute each, is begun that would end too late; one at least is.
+        ({"minutes": 6.5}, BETTER, [1, 1, 1, 1, 1, 0.5, None]),
+        ({"minutes": 3.5}, BETTER, [1, 1, 1, None]),
+        ({"minutes": 0.01}, BETTER, [1, None]),
+        # What stalled, after three epochs, is not lowered again at once: two thirds are six.
+        (
+            {"lowerings": 2, "epochs": 9},
+            [0.5, 0.4, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95],
+            [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25],
+        ),
     ],
 )
-def test_the_rate_is_lowered_in_time(lowerings, epochs, rates):
-    recipe = dataclasses.replace(RECIPE, epochs=epochs, lowerings=lowerings)
-    better = rows(*(i / 100 for i in range(epochs)))
-    assert [next_rate(better[:done], recipe) for done in range(epochs)] == rates
-
-
-def test_the_rate_is_lowered_in_time_for_the_last_minute():
-    recipe = dataclasses.replace(RECIPE, minutes=6.5)
-    better = rows(*(i / 100 for i in range(6)))  # of a minute each
-    found = [next_rate(better[:done], recipe) for done in range(7)]
-    assert found == [1, 1, 1, 1, 1, 0.5, None]
-
-
-def test_what_stalled_is_not_lowered_again_at_once():
-    recipe = dataclasses.replace(RECIPE, lowerings=2, epochs=9)
-    accuracies = (0.5, 0.4, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95)  # stalls after 3, two thirds are 6
-    found = [next_rate(rows(*accuracies[:done]), recipe) for done in range(9)]
-    assert found == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25]
-
-
-def test_no_epoch_is_begun_that_would_end_too_late():
-    recipe = dataclasses.replace(RECIPE, minutes=3.5)
-    better = rows(0.1, 0.2, 0.3)  # of a minute each
-    assert next_rate(better[:2], recipe) is not None and next_rate(better, recipe) is None
-    assert next_rate([], dataclasses.replace(RECIPE, minutes=0.01)) == 1.0  # one epoch at least
+def test_rates_of_a_whole_training(changes, accuracies, rates):
+    recipe = dataclasses.replace(RECIPE, **changes)
+    assert [next_rate(rows(*accuracies[:done]), recipe) for done in range(len(rates))] == rates
 
 
 def test_radius_rescales_with_the_input():

@@ -1,9 +1,5 @@
 """From a finished run to the package's data, and what ships."""
 
-import importlib.util
-from pathlib import Path
-
-import pytest
 import torch
 
 import zfcuda
@@ -12,18 +8,9 @@ from zfcuda.models import from_files
 from zfcuda.models.weights import load_checked, read_state
 from zfcuda.training import Checkpoints, TrainingResult
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "pack_zfnet_small.py"
 
-
-@pytest.fixture
-def pack():
-    spec = importlib.util.spec_from_file_location("pack_zfnet_small", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.pack
-
-
-def test_packing_a_run(idx_folder, pack, tmp_path, capsys):
+def test_packing_a_run(idx_folder, script, tmp_path, capsys):
+    pack = script("pack_zfnet_small").pack
     folder, run, package = idx_folder(training=60, test=60), tmp_path / "run", tmp_path / "package"
     arguments = ["--data", str(folder), "--out", str(run), "--epochs", "3", "--threads", "1"]
     assert cli.main(["train", *arguments, "--quiet"]) == 0

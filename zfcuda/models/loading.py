@@ -112,15 +112,15 @@ def class_names(
     parsed = parse(spec)
     given = parsed.classes if file is None else Path(file)
     names = _KINDS[parsed.kind].class_names(parsed, model) if given is None else _names_in(given)
-    if names is not None and model is not None and (given is not None or parsed.kind == "code"):
-        where = f"'{parsed.text}': CLASS_NAMES" if given is None else f"'{given}'"
-        wrong = _wrong_count(names, where, model, _expects(parsed, model))
-        if wrong and given is not None:
-            raise ValueError(wrong)
-        if wrong:
-            warnings.warn(f"{visible(wrong)}; they are left out", stacklevel=2)
-            return None
-    return names
+    if names is None or model is None or (given is None and parsed.kind != "code"):
+        return names
+    where = f"'{parsed.text}': CLASS_NAMES" if given is None else f"'{given}'"
+    wrong = _wrong_count(names, where, model, _expects(parsed, model))
+    if wrong and given is not None:
+        raise ValueError(wrong)
+    if wrong:
+        warnings.warn(f"{visible(wrong)}; they are left out", stacklevel=2)
+    return None if wrong else names
 
 
 def _names_in(file: Path) -> tuple[str, ...]:

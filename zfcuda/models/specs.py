@@ -40,7 +40,7 @@ from zfcuda.models.weights import SUFFIXES
 from zfcuda.results.base import OUTPUTS, Outputs
 
 MODELS = ("squeezenet1_1", "zfnet_small", "zfnet")  # those that a spec names without a prefix
-_TORCHVISION = "torchvision"
+_TORCHVISION = "torchvision:"
 _ONNX = ".onnx"
 _CODE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)(?::(.*))?", re.DOTALL)
 
@@ -75,7 +75,12 @@ def parse(spec: str | os.PathLike[str]) -> Spec:
         raise ValueError(f"'{text}' names no file after the last colon")
     options = _options(query)
     path = None if file is None else Path(file)
-    _check_options(text, options, _choices(kind, model, path))
+    choices = _choices(kind, model, path)
+    for key, value in options.items():
+        if key not in choices:
+            raise ValueError(f"unknown option '{key}' in '{text}': expected {' or '.join(choices)}")
+        if choices[key] and value not in choices[key]:
+            raise ValueError(f"{key}={value} in '{text}': expected {' or '.join(choices[key])}")
     return Spec(
         text,
         kind,
@@ -90,12 +95,10 @@ def parse(spec: str | os.PathLike[str]) -> Spec:
 
 def _named(text: str, name: str) -> tuple[Any, str, str | None]:
     """Kind, model and file of a spec without its options."""
-    if name.startswith(f"{_TORCHVISION}:"):
-        model, colon, file = name.removeprefix(f"{_TORCHVISION}:").partition(":")
-        return "torchvision", model, file if colon else None
-    model, colon, file = name.partition(":")
-    if model in MODELS:
-        return "own", model, file if colon else None
+    kind = "torchvision" if name.startswith(_TORCHVISION) else "own"
+    model, colon, file = name.removeprefix(_TORCHVISION).partition(":")
+    if kind == "torchvision" or model in MODELS:
+        return kind, model, file if colon else None
     if model.endswith(".py"):
         module = ".".join(Path(model).with_suffix("").parts).lstrip("./")
         raise ValueError(
@@ -190,16 +193,6 @@ def _choices(kind: str, model: str, file: Path | None) -> dict[str, tuple[str, .
     if file is not None or kind == "code":
         choices |= dict.fromkeys(_PREPROCESSING, ())
     return choices
-
-
-def _check_options(
-    text: str, options: Mapping[str, str], choices: Mapping[str, tuple[str, ...]]
-) -> None:
-    for key, value in options.items():
-        if key not in choices:
-            raise ValueError(f"unknown option '{key}' in '{text}': expected {' or '.join(choices)}")
-        if choices[key] and value not in choices[key]:
-            raise ValueError(f"{key}={value} in '{text}': expected {' or '.join(choices[key])}")
 
 
 def _preprocessing(text: str, options: Mapping[str, str]) -> dict[str, Any]:

@@ -42,7 +42,9 @@ def layer_names(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     places = [_place(node, index) for index, node in enumerate(nodes)]
     paths = [path for path, _ in places]
     if not any(node.name.startswith("/") or _torchs_scopes(node) for node in nodes):
-        paths = _without_common_start(paths)
+        # What they all begin with says nothing (``gpu_0`` in Caffe2's files).
+        while all(len(path) > 1 for path in paths) and len({path[0] for path in paths}) == 1:
+            paths = [path[1:] for path in paths]
     clashing = _clashing(paths)
     paths = [
         (*path, operator) if path in clashing else path
@@ -82,13 +84,6 @@ def _torchs_scopes(node: onnx.NodeProto) -> list[str]:
             fine = isinstance(scopes, list) and all(isinstance(s, str) for s in scopes)
             return scopes if fine else []
     return []
-
-
-def _without_common_start(paths: list[Path]) -> list[Path]:
-    """Without what they all begin with (``gpu_0`` in Caffe2's files)."""
-    while all(len(path) > 1 for path in paths) and len({path[0] for path in paths}) == 1:
-        paths = [path[1:] for path in paths]
-    return paths
 
 
 def _clashing(paths: Sequence[Path]) -> set[Path]:
@@ -414,9 +409,8 @@ def _image(
             f"its input {source.name!r} is {dtype} [{shown}]: expected images [N,C,H,W] of real "
             "numbers"
         )
-    images, channels, height, width = (
-        lengths[i] for i in (_TO_MAPS if channels_last else range(4))
-    )
+    order = _TO_MAPS if channels_last else range(4)
+    images, channels, height, width = (lengths[i] for i in order)
     height, width = (given or open_ for given, open_ in zip((height, width), size, strict=True))
     if channels is None or not all(0 < n < 2**16 for n in (channels, height, width)):
         raise ValueError(

@@ -206,18 +206,14 @@ def _cast(call: Call) -> Layer:
     return Layer(nn.Identity() if dtype == call.input(0).dtype else Function(Tensor.to, dtype))
 
 
-def _softmax(module: type[nn.Module], function: Callable[..., Tensor]) -> Maker:
-    def layer(call: Call) -> Layer:
-        dim = call.axis(call.attribute("axis", -1 if call.version >= 13 else 1))
-        if call.version >= 13 or all(length == 1 for length in call.shape[dim + 1 :]):
-            return Layer(module(dim=dim))
-        return Layer(FlatSoftmax(function, dim))
-
-    return layer
-
-
-ELEMENTWISE.add("Softmax", 13)(_softmax(nn.Softmax, torch.softmax))
-ELEMENTWISE.add("LogSoftmax", 13)(_softmax(nn.LogSoftmax, torch.log_softmax))
+@ELEMENTWISE.add("Softmax", 13)
+@ELEMENTWISE.add("LogSoftmax", 13)
+def _softmax(call: Call) -> Layer:
+    logarithm = call.node.op_type == "LogSoftmax"
+    dim = call.axis(call.attribute("axis", -1 if call.version >= 13 else 1))
+    if call.version >= 13 or all(length == 1 for length in call.shape[dim + 1 :]):
+        return Layer(nn.LogSoftmax(dim) if logarithm else nn.Softmax(dim))
+    return Layer(FlatSoftmax(torch.log_softmax if logarithm else torch.softmax, dim))
 
 
 @ELEMENTWISE.add("Gemm", 13)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zfcuda.models.onnx.call import BATCH, Call, Layer, Maker, Table
+from zfcuda.models.onnx.call import BATCH, Call, Layer, Table
 from zfcuda.models.onnx.layers import Concat, Function, Reshape, Slice
 from zfcuda.models.onnx.reading import tensor
 from zfcuda.models.onnx.windows import LARGEST
@@ -180,20 +180,19 @@ def padding(call: Call) -> tuple[list[int], str, float]:
     return every, call.attribute("mode", "constant"), call.number(2, "value", 0.0)
 
 
-def _reduced(function: object) -> Maker:
-    def layer(call: Call) -> Layer:
-        axes = call.integers(1, "axes")
-        if not axes and call.attribute("noop_with_empty_axes", 0):
-            return Layer(nn.Identity())
-        axes = sorted(call.axis(axis) for axis in axes or range(len(call.shape)))
-        return Layer(Function(function, axes, bool(call.attribute("keepdims", 1))))
-
-    return layer
+_REDUCTIONS = {"ReduceMean": torch.mean, "ReduceSum": torch.sum, "ReduceMax": torch.amax}
 
 
-SHAPING.add("ReduceMean", 18)(_reduced(torch.mean))
-SHAPING.add("ReduceSum", 13)(_reduced(torch.sum))
-SHAPING.add("ReduceMax", 20)(_reduced(torch.amax))
+@SHAPING.add("ReduceMean", 18)
+@SHAPING.add("ReduceSum", 13)
+@SHAPING.add("ReduceMax", 20)
+def _reduce(call: Call) -> Layer:
+    axes = call.integers(1, "axes")
+    if not axes and call.attribute("noop_with_empty_axes", 0):
+        return Layer(nn.Identity())
+    axes = sorted(call.axis(axis) for axis in axes or range(len(call.shape)))
+    keeps = bool(call.attribute("keepdims", 1))
+    return Layer(Function(_REDUCTIONS[call.node.op_type], axes, keeps))
 
 
 _LARGEST = 2**20

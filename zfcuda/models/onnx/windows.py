@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
-from zfcuda.models.onnx.call import Call, Layer, Maker, Operand, Pads, Table
+from zfcuda.models.onnx.call import Call, Layer, Operand, Pads, Table
 from zfcuda.models.onnx.layers import AveragePool, Conv2d, with_parameters
 
 Pair = tuple[int, int]
@@ -177,16 +176,12 @@ def _average_pool_3d(call: Call) -> Layer:
     return Layer(nn.AvgPool3d(tuple(kernel), tuple(strides)))
 
 
-def _global_pool(module: Callable[[int], nn.Module]) -> Maker:
-    def layer(call: Call) -> Layer:
-        _maps(call)
-        return Layer(module(1))
-
-    return layer
-
-
-WINDOWS.add("GlobalAveragePool", 22)(_global_pool(nn.AdaptiveAvgPool2d))
-WINDOWS.add("GlobalMaxPool", 22)(_global_pool(nn.AdaptiveMaxPool2d))
+@WINDOWS.add("GlobalAveragePool", 22)
+@WINDOWS.add("GlobalMaxPool", 22)
+def _global_pool(call: Call) -> Layer:
+    _maps(call)
+    averages = call.node.op_type == "GlobalAveragePool"
+    return Layer(nn.AdaptiveAvgPool2d(1) if averages else nn.AdaptiveMaxPool2d(1))
 
 
 @WINDOWS.add("Conv", 22)

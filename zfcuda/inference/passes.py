@@ -29,10 +29,7 @@ def find_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     close ones."""
     # Some modules can be iterated over themselves.
     alone = isinstance(layers, str | nn.Module) or not isinstance(layers, Iterable)
-    names = [
-        _name_of(model, layer) if isinstance(layer, nn.Module) else layer
-        for layer in ([layers] if alone else layers)
-    ]
+    names = [_name_of(model, layer) for layer in ([layers] if alone else layers)]
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise TypeError(
@@ -55,13 +52,13 @@ def by_name(model: nn.Module, by_layer: Any) -> Any:
     """A mapping by layer, with names where it has modules; anything else as it is."""
     if not isinstance(by_layer, Mapping):
         return by_layer
-    return {
-        _name_of(model, layer) if isinstance(layer, nn.Module) else layer: own
-        for layer, own in by_layer.items()
-    }
+    return {_name_of(model, layer): own for layer, own in by_layer.items()}
 
 
-def _name_of(model: nn.Module, layer: nn.Module) -> str:
+def _name_of(model: nn.Module, layer: Any) -> Any:
+    """A module's name; anything else as it is."""
+    if not isinstance(layer, nn.Module):
+        return layer
     for name, module in model.named_modules():
         if module is layer:
             return name

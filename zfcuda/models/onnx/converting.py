@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from zfcuda.models.onnx.call import BATCH, Call, Made, Operand, label, needed
 from zfcuda.models.onnx.contrast import with_contrast_normalisation
 from zfcuda.models.onnx.elementwise import ELEMENTWISE
-from zfcuda.models.onnx.layers import Function, OnnxNetwork, Step
+from zfcuda.models.onnx.layers import Function, OnnxNetwork
 from zfcuda.models.onnx.reading import DTYPES, OnnxFile, first_line, tensor
 from zfcuda.models.onnx.shaping import SHAPING, padding
 from zfcuda.models.onnx.windows import WINDOWS
@@ -189,24 +189,6 @@ def without_softmax(made: list[Made], output: str) -> tuple[list[Made], str, str
     return kept, before if output in last.outputs else output, last.node.name or last.outputs[0]
 
 
-def assemble(network: OnnxNetwork, made: Sequence[Made], image: str, output: str) -> None:
-    """Put the layers into the network, under their names."""
-    names = layer_names([layer.node for layer in made])
-    last = {name: place for place, layer in enumerate(made) for name in layer.inputs}
-    steps = []
-    for place, (name, layer) in enumerate(zip(names, made, strict=True)):
-        owner = network
-        *scope, own = name.split(".")
-        for part in scope:
-            if not hasattr(owner, part):
-                owner.add_module(part, nn.Module())
-            owner = owner.get_submodule(part)
-        owner.add_module(own, layer.module)
-        done = {n for n in (*layer.inputs, *layer.outputs) if last.get(n, place) == place}
-        steps.append(Step(name, layer.inputs, layer.outputs, tuple(sorted(done - {output}))))
-    network.follow(tuple(steps), image, output)
-
-
 _LARGEST = 2**31  # numbers of one image
 _LARGEST_CONSTANT = 2**28
 # What is made of a file's weights, times its bytes: int8 read as float64, and transposed once more.
@@ -231,7 +213,8 @@ def converted(file: OnnxFile, logits: bool, size: tuple[int, int]) -> OnnxNetwor
         if len(answer.shape) == 4 and answer.shape[2:] == (1, 1):
             flatten = onnx.helper.make_node("Flatten", [output], ["logits"], "logits")
             made, output = [*made, Made(flatten, nn.Flatten(1), (output,), ("",))], ""
-    assemble(network, made, conversion.image, output)
+    names = layer_names([layer.node for layer in made])
+    network.follow(dict(zip(names, made, strict=True)), conversion.image, output)
     return network
 
 

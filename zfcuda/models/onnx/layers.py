@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -10,6 +10,8 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from zfcuda.models.onnx.call import Made
 
 
 class Conv2d(nn.Conv2d):
@@ -203,7 +205,7 @@ class Step(NamedTuple):
     layer: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    done: tuple[str, ...]
+    done: set[str]
 
 
 class OnnxNetwork(nn.Module):
@@ -219,12 +221,23 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self.image_shape = image_shape
         self.left_out = ""
-        self._steps: tuple[Step, ...] = ()
+        self._steps: list[Step] = []
         self._input = self._output = ""
 
-    def follow(self, steps: tuple[Step, ...], image: str, output: str) -> None:
-        """Set the calls, and the names of the first value and of the answer."""
-        self._steps, self._input, self._output = steps, image, output
+    def follow(self, layers: Mapping[str, Made], image: str, output: str) -> None:
+        """Take the layers, which lead from the value ``image`` to the answer ``output``."""
+        self._input, self._output = image, output
+        last = {name: place for place, layer in enumerate(layers.values()) for name in layer.inputs}
+        for place, (name, layer) in enumerate(layers.items()):
+            owner = self
+            *scope, own = name.split(".")
+            for part in scope:
+                if not hasattr(owner, part):
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            owner.add_module(own, layer.module)
+            done = {n for n in (*layer.inputs, *layer.outputs) if last.get(n, place) == place}
+            self._steps.append(Step(name, layer.inputs, layer.outputs, done - {output}))
 
     def forward(self, x: Tensor) -> Tensor:
         """The answer for images of ``image_shape``.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zfcuda.cli.network import Network
     from zfcuda.data.images import Images
     from zfcuda.experiments.over import Run
-    from zfcuda.report.entries import Entry
+    from zfcuda.report.page import Entry
     from zfcuda.report.writing import Provenance
     from zfcuda.results.base import Result
 
@@ -52,7 +52,7 @@ def write(finding: Finding, stem: Path, provenance: Provenance) -> Entry:
     """Save numbers (STEM.npz, STEM.json), then the picture (STEM.png, and STEM.pdf if the
     provenance says so): no picture lacks its numbers. What there is `more` has a name appended;
     title, text and tag go into the JSON file, for `zfcuda gallery`."""
-    from zfcuda.report.entries import Entry, facts_of
+    from zfcuda.report.page import Entry, facts_of
     from zfcuda.report.writing import save_numbers, save_pictures
 
     facts = provenance.facts()

@@ -6,7 +6,6 @@ pictures of others, without one, are shown as well.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -14,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zfcuda.report.entries import Entry, Section, facts_of
-from zfcuda.report.page import write_index
-from zfcuda.storage.files import subject
+from zfcuda.report.page import Entry, Section, facts_of, write_index
+from zfcuda.storage.files import read_json, subject
 
 # The experiments' headings, by the command that makes them.
 _HEADINGS = {
@@ -139,14 +137,11 @@ def _as_counted(path: Path) -> list[tuple[bool, int, str]]:
 def _header(path: Path) -> tuple[Mapping[str, Any], str]:
     """The JSON file's content, and what is wrong with it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path), ""
     except FileNotFoundError:
         return {}, "No numbers lie beside this picture."
-    except (OSError, ValueError, RecursionError):  # the last of lists in lists in lists
-        content = None
-    if not isinstance(content, dict):
+    except (OSError, ValueError):
         return {}, f"{path.name} cannot be read; this picture's numbers are in doubt."
-    return content, ""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

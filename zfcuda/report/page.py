@@ -1,4 +1,4 @@
-"""From entries to the page: texts and thumbnails as they are shown, and the index."""
+"""A page: figures and their files, under headings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,9 +16,62 @@ from urllib.parse import quote
 from PIL import Image
 
 from zfcuda.data.reading import opened
-from zfcuda.report.entries import Section
 from zfcuda.storage.files import printable, write_bytes
 from zfcuda.storage.terminal import extra
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure of a page and the files with its numbers.
+
+    Attributes:
+        title: heading, also the start of the picture's alternative text.
+        figure: the picture's path.
+        numbers: paths of the files that hold what the picture shows.
+        text: what to see in it, in plain words.
+        tag: which figures of the talk or the paper it is, as "talk figure 5, paper figure 7".
+        pdf: the picture once more, for print.
+        facts: how it was made: a table that is folded away.
+        problem: what is wrong with its files, if anything.
+    """
+
+    title: str
+    figure: Path
+    numbers: tuple[Path, ...] = ()
+    text: str = ""
+    tag: str = ""
+    pdf: Path | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that belongs to it, the picture first."""
+        return (self.figure, *([self.pdf] if self.pdf else []), *self.numbers)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Entries under one heading; `problem` says why there are none."""
+
+    title: str
+    entries: Sequence[Entry] = ()
+    text: str = ""
+    problem: str = ""
+    tag: str = ""
+
+
+def facts_of(provenance: Mapping[str, Any]) -> dict[str, object]:
+    """Provenance, as `zfcuda.report.writing` writes it, as rows of a table."""
+    facts = {key: value for key, value in provenance.items() if key not in ("settings", "versions")}
+    command = {"command": name} if (name := facts.pop("command", "")) else {}
+    settings, versions = (
+        said if isinstance(said := provenance.get(key), dict) else {}
+        for key in ("settings", "versions")
+    )
+    settings = {key: value for key, value in settings.items() if value is not None}
+    versions = ", ".join(f"{package} {number}" for package, number in versions.items())
+    return command | settings | facts | ({"versions": versions} if versions else {})
 
 
 @dataclass(frozen=True)
@@ -33,20 +86,21 @@ class Link:
 def link_to(path: Path, folder: Path, label: str = "") -> Link:
     """A link to a file from a page in a folder."""
     relative = os.path.relpath(path, folder).replace(os.sep, "/")
-    return Link(quote(os.fsencode(relative)), printable(path.name), printable(label or path.name))
+    return Link(quote(os.fsencode(relative)), path.name, label or path.name)
 
 
 def value_shown(value: object) -> str:
     """A setting as one reads it; lists in lists as JSON has them."""
     if isinstance(value, list | tuple):
         nested = any(isinstance(item, list | tuple) for item in value)
-        return printable(str(value)) if nested else ", ".join(map(value_shown, value))
+        return str(value) if nested else ", ".join(map(value_shown, value))
     plain = value is None or isinstance(value, dict | bool)
-    return printable(json.dumps(value, ensure_ascii=False) if plain else value)
+    return json.dumps(value, ensure_ascii=False) if plain else str(value)
 
 
 def template(name: str) -> Any:
-    """The template ``name``, which lies beside this file and which escapes what it is given.
+    """The template ``name``, which lies beside this file, and which escapes what it is given and
+    makes it printable.
 
     Raises:
         ModuleNotFoundError: Jinja2 (the "demo" extra) is not installed.
@@ -57,9 +111,11 @@ def template(name: str) -> Any:
         loader=PackageLoader("zfcuda", "report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["shown"] = value_shown
     return environment.get_template(name)
 
 
@@ -89,18 +145,14 @@ def picture_of(path: Path, folder: Path, small: bool) -> Picture:
     link = link_to(path, folder)
     try:
         with opened(path) as image:
-            width, height = image.size
-            limit = _WIDE if width >= _WIDE_FROM * height else _NARROW
-            limit = _SMALL if small else limit
-            return Picture(link, _data_uri(image, limit), width, height)
+            picture = Picture(link, "", *image.size)
+            limit = _SMALL if small else _WIDE if picture.wide else _NARROW
+            thumbnail = image.convert("RGB")
+            thumbnail.thumbnail((limit, limit), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            data = base64.b64encode(webp(thumbnail, _QUALITY)).decode()
+            return replace(picture, thumbnail=f"data:image/webp;base64,{data}")
     except Exception:  # decoders raise all kinds on bad bytes
         return Picture(link, "", 1, 1)
-
-
-def _data_uri(image: Image.Image, limit: int) -> str:
-    small = image.convert("RGB")
-    small.thumbnail((limit, limit), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return f"data:image/webp;base64,{base64.b64encode(webp(small, _QUALITY)).decode()}"
 
 
 def webp(image: Image.Image, quality: int) -> bytes:
@@ -136,10 +188,10 @@ def write_index(
     """
     path = Path(path)
     page = template("report.html").render(
-        title=printable(title),
-        intro=printable(intro),
+        title=title,
+        intro=intro,
         empty=empty,
-        facts=_facts(facts or {}),
+        facts=facts or {},
         groups=_groups(sections, path.parent),
     )
     write_bytes(path, page.encode())
@@ -155,33 +207,19 @@ def _groups(sections: Sequence[Section], folder: Path) -> list[dict[str, Any]]:
         shared = texts.pop() if len(section.entries) > 1 and len(texts) == 1 else ""
         anchor = section.tag if re.search(r"\d", section.tag) else section.title
         cards = [
-            {
-                "title": printable(entry.title),
-                "text": "" if entry.text == shared else printable(entry.text),
+            vars(entry)
+            | {
+                "text": "" if entry.text == shared else entry.text,
                 "tags": [] if entry.tag == section.tag else _tags(entry.tag),
-                "problem": printable(entry.problem),
                 "picture": picture_of(entry.figure, folder, many),
                 "files": [link_to(f, folder, _label(f, entry.figure)) for f in entry.files],
-                "facts": _facts(entry.facts),
             }
             for entry in section.entries
         ]
-        groups.append(
-            {
-                "anchor": _anchor(anchor, anchors),
-                "title": printable(section.title),
-                "text": printable(section.text or shared),
-                "tags": _tags(section.tag),
-                "problem": printable(section.problem),
-                "cards": cards,
-                "many": many,
-            }
-        )
+        own = {"anchor": _anchor(anchor, anchors), "tags": _tags(section.tag)}
+        own |= {"text": section.text or shared, "cards": cards, "many": many}
+        groups.append(vars(section) | own)
     return groups
-
-
-def _facts(facts: Mapping[str, object]) -> dict[str, str]:
-    return {printable(name): value_shown(value) for name, value in facts.items()}
 
 
 def _anchor(name: str, taken: set[str]) -> str:
@@ -196,7 +234,7 @@ def _anchor(name: str, taken: set[str]) -> str:
 
 def _tags(tag: str) -> list[str]:
     """The figures of a tag; "talk figures 1, 2" is one."""
-    return [printable(part.strip()) for part in re.split(r",(?!\s*\d)", tag) if part.strip()]
+    return [part.strip() for part in re.split(r",(?!\s*\d)", tag) if part.strip()]
 
 
 def _label(path: Path, figure: Path) -> str:

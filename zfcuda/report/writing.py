@@ -22,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zfcuda.results.base import Result
+from zfcuda.results.files import pair
 from zfcuda.storage.files import absent, read_json, write_bytes
 from zfcuda.storage.terminal import remark
 
@@ -132,7 +133,7 @@ def save_pictures(figure: Figure, stem: Path, pdf: bool = False) -> list[Path]:
 def save_numbers(result: Result, stem: Path, about: Mapping[str, object]) -> tuple[Path, Path]:
     """Save a result as STEM.npz and STEM.json, which says `about`, too; returns both."""
     result.save(stem, about)
-    return stem.with_name(f"{stem.name}.npz"), stem.with_name(f"{stem.name}.json")
+    return pair(stem)
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:
@@ -229,15 +230,9 @@ def _pdf(figure: Figure) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON has it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):  # tensors and NumPy's own numbers
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    finite = isinstance(value, float) and value - value == 0
-    return value if value is None or finite or isinstance(value, bool | int | str) else str(value)
+    """`value` as JSON has it, which knows no infinity."""
+    text = json.dumps(value, default=lambda one: getattr(one, "tolist", one.__str__)())
+    return json.loads(text, parse_constant=lambda name: str(float(name)))
 
 
 @cache

@@ -60,7 +60,7 @@ def __dir__() -> list[str]:
 
 # By the old name the new ones, where one that is asked for is looked up in turn. Until 0.3.
 _MOVED = {
-    "ablations": "experiments.ablations results.ablation",
+    "ablations": "experiments.ablations results.training",
     "backgrounds": "experiments.backgrounds",
     "backward_cone": "cones.observing cones.descent",
     "commands": "cli.commands",
@@ -73,8 +73,15 @@ _MOVED = {
     "demo": "cli.demo",
     "diagrams": "experiments.diagrams results.diagram",
     "feature_evolution": "experiments.evolution results.maxima",
-    "figures.invariance_summary": "figures.invariance_study",
+    "figures.ablation": "figures.training",
+    "figures.background": "figures.projection",
+    "figures.evolution": "figures.maxima",
+    "figures.invariance_study": "figures.invariance",
+    "figures.invariance_summary": "figures.invariance",
+    "figures.occlusion_summary": "figures.occlusion",
     "figures.patches": "figures.projection",
+    "figures.probe": "figures.training",
+    "figures.uncertainty": "figures.prediction",
     "filters": "experiments.filters results.filters",
     "forward_cone": "cones.forward",
     "gallery": "report.gallery",
@@ -96,9 +103,11 @@ _MOVED = {
     "ops.warping": "ops.warp_affine",
     "planning": "cones.planning",
     "predictions": "experiments.predictions",
-    "probing": "experiments.probing results.probe",
+    "probing": "experiments.probing results.training",
     "receptive": "cones.receptive",
     "reference": "ops.reference",
+    "report.entries": "report.page",
+    "results.background": "results.predictions",
     "results.checks": "results.base",
     "results.invariance_study": "results.invariance",
     "results.packing": "results.base",
@@ -110,7 +119,7 @@ _MOVED = {
     "steps": "cones.steps",
     "training.filters": "training.recipe",
     "training.result": "results.training",
-    "uncertainty": "experiments.predictions results.uncertainty",
+    "uncertainty": "experiments.predictions results.predictions",
 }
 
 
@@ -124,6 +133,10 @@ class _Moved(ModuleType):
             if hasattr(module, name):
                 return getattr(module, name)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Of a figure's module: its import takes the place of the function in zfcuda.figures."""
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 
 class _MovedFinder:

@@ -33,8 +33,6 @@ from zfcuda.experiments.occlusion.over import occlusion_over as occlusion_over
 from zfcuda.experiments.predictions import predict as predict
 from zfcuda.experiments.predictions import uncertainty_of as uncertainty_of
 from zfcuda.experiments.probing import linear_probe as linear_probe
-from zfcuda.results.ablation import AblationResult as AblationResult
-from zfcuda.results.background import BackgroundResult as BackgroundResult
 from zfcuda.results.correspondence import CorrespondenceResult as CorrespondenceResult
 from zfcuda.results.diagram import Diagram as Diagram
 from zfcuda.results.filters import FilterComparison as FilterComparison
@@ -47,12 +45,14 @@ from zfcuda.results.maxima import TopActivations as TopActivations
 from zfcuda.results.occlusion import LayerSums as LayerSums
 from zfcuda.results.occlusion import OcclusionResult as OcclusionResult
 from zfcuda.results.occlusion import OcclusionSummary as OcclusionSummary
+from zfcuda.results.predictions import BackgroundResult as BackgroundResult
 from zfcuda.results.predictions import Predictions as Predictions
-from zfcuda.results.probe import ProbeResult as ProbeResult
+from zfcuda.results.predictions import UncertaintyResult as UncertaintyResult
 from zfcuda.results.projections import Patches as Patches
 from zfcuda.results.projections import Projections as Projections
 from zfcuda.results.stored import StoredActivations as StoredActivations
-from zfcuda.results.uncertainty import UncertaintyResult as UncertaintyResult
+from zfcuda.results.training import AblationResult as AblationResult
+from zfcuda.results.training import ProbeResult as ProbeResult
 
 __version__: str
 __all__: list[str]

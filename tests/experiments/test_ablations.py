@@ -10,8 +10,8 @@ import zfcuda
 from zfcuda.data import Pictures, Preprocessing, Split
 from zfcuda.experiments import ablations
 from zfcuda.experiments.ablations import TABLE_3, Variant, altered
-from zfcuda.results.ablation import AblationResult
 from zfcuda.results.base import wilson
+from zfcuda.results.training import AblationResult
 from zfcuda.training import Recipe
 
 SMALL = Preprocessing(size=16, resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)

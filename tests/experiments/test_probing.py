@@ -14,7 +14,7 @@ import zfcuda
 from zfcuda.data import Pictures, Preprocessing, Split
 from zfcuda.experiments.probing import Features, layers_by_depth
 from zfcuda.results.base import wilson
-from zfcuda.results.probe import PIXELS, ProbeResult
+from zfcuda.results.training import PIXELS, ProbeResult
 
 pytest.importorskip("sklearn")
 

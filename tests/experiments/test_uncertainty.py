@@ -11,7 +11,7 @@ from torch import nn
 import zfcuda
 from zfcuda.cli.commands.uncertainty import _median
 from zfcuda.data import FromDataset, Pictures, Preprocessing
-from zfcuda.results.uncertainty import UncertaintyResult
+from zfcuda.results.predictions import UncertaintyResult
 
 SMALL = Preprocessing(size=8, resize=None, mean=(0.5,) * 3, std=(0.25,) * 3)
 NAMES = tuple("abcde")

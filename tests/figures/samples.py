@@ -9,7 +9,7 @@ import torch
 from zfcuda import results
 from zfcuda.experiments.ablations import TABLE_3
 from zfcuda.results.diagram import Source, Step, SwitchExample
-from zfcuda.results.probe import PIXELS
+from zfcuda.results.training import PIXELS
 
 SIDE = 32
 CLASSES = 40

@@ -10,7 +10,7 @@ from tidy import assert_tidy
 
 from zfcuda import figures
 from zfcuda.data import Preprocessing
-from zfcuda.figures.invariance_study import _LINE, _apart
+from zfcuda.figures.invariance import _LINE, _apart
 
 
 @pytest.fixture(scope="module")

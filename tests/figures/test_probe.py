@@ -8,7 +8,7 @@ from samples import probe
 from tidy import assert_clear, assert_tidy
 
 from zfcuda import figures
-from zfcuda.results.probe import PIXELS
+from zfcuda.results.training import PIXELS
 
 
 @pytest.mark.parametrize("network", [0.9, math.nan])

@@ -9,7 +9,7 @@ import torch
 
 from zfcuda.cli.commands.probe import _findings
 from zfcuda.results.base import differ, wilson, with_interval
-from zfcuda.results.probe import ProbeResult
+from zfcuda.results.training import ProbeResult
 
 Z = 1.959963984540054
 

@@ -187,10 +187,7 @@ def shown(
     """Pictures [A,B,C,h,w] by layer as ``display`` shows them, reduced: [A,B,h,w,3]."""
     from zfcuda.figures.maxima import displayed
 
-    return {
-        layer: displayed(own, lambda small: display(torch.from_numpy(small)))
-        for layer, own in layers.items()
-    }
+    return {layer: displayed(own, display) for layer, own in layers.items()}
 
 
 def silent_layers(layers: Iterable[tuple[Tensor, Tensor]]) -> str:

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from zfcuda.data.examples import Split
 from zfcuda.inference.checks import evaluating
 from zfcuda.models import zfnet_small
-from zfcuda.results.ablation import AblationResult
-from zfcuda.results.training import TrainingResult
+from zfcuda.results.training import AblationResult, TrainingResult
 from zfcuda.storage.identity import seeded
 from zfcuda.training.checkpoints import check_budget
 from zfcuda.training.loop import train

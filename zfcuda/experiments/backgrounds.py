@@ -12,8 +12,8 @@ from zfcuda.experiments.deconvnet.projecting import projections
 from zfcuda.experiments.predictions import predict
 from zfcuda.inference.checks import check_input, choose_target, fill_setting, plain, to_result
 from zfcuda.inference.passes import Layers
-from zfcuda.results.background import BackgroundResult
 from zfcuda.results.base import Outputs
+from zfcuda.results.predictions import BackgroundResult
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor

@@ -13,8 +13,7 @@ from zfcuda.data.examples import Examples
 from zfcuda.inference.checks import as_weights, check_input, evaluating, to_result
 from zfcuda.inference.passes import Passes, answers, memory_limit, progress_bar
 from zfcuda.results.base import Outputs, check_outputs, entropy_of
-from zfcuda.results.predictions import Predictions
-from zfcuda.results.uncertainty import UncertaintyResult, class_probabilities
+from zfcuda.results.predictions import Predictions, UncertaintyResult, class_probabilities
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor

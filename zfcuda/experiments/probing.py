@@ -27,7 +27,7 @@ from zfcuda.inference.passes import (
     outputs_by_call,
     progress_bar,
 )
-from zfcuda.results.probe import PIXELS, ProbeResult
+from zfcuda.results.training import PIXELS, ProbeResult
 from zfcuda.storage.terminal import extra
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from zfcuda.figures import style
-from zfcuda.figures.style import INK, MUTED, PALETTE, Array, draws, fit, new_figure, to_array
+from zfcuda.figures.style import MUTED, PALETTE, Array, draws, fit, new_figure, to_array
 from zfcuda.results.correspondence import CorrespondenceResult
 
 _SHOWN = 5  # images a row, as many as the paper has
@@ -55,8 +55,8 @@ def correspondence(
                 y = top + row * _ROW + (_ROW - _THUMB) / 2
                 ax = place(_NAME + column * _THUMB, y, _THUMB - 0.03, _THUMB - 0.03)
                 style.show_image(ax, picture)
-                scale = style.scale_of(picture, *result.image_size)
-                box = style.scaled(to_array(result.boxes[part])[0, column], scale)
+                hidden = to_array(result.boxes[part])[0, column]
+                box = style.box_on(picture, hidden, *result.image_size)
                 style.add_box(ax, box, facecolor="#808080", edgecolor="white", linewidth=0.6)
     for column, layer in enumerate(result.layers):
         x = left + column * (_PLOT + _NUMBERS + _GAP)
@@ -65,7 +65,6 @@ def correspondence(
 
 
 def _draw_layer(ax: Axes, result: CorrespondenceResult, layer: str) -> None:
-    """One column: dots with deviations, and the same in numbers to the right."""
     largest = 0.0
     for row, part in enumerate(result.parts):
         mean, std = result.mean(layer, part), result.std(layer, part)
@@ -79,16 +78,7 @@ def _draw_layer(ax: Axes, result: CorrespondenceResult, layer: str) -> None:
         if len(draws) > 1:
             ax.plot(draws, np.full(len(draws), row + 0.27), "|", color=MUTED, markersize=4)
         largest = max(largest, mean + spread, *draws)
-        ax.annotate(
-            f"{mean:.4f} ± {std:.4f}",
-            (1, row),
-            xycoords=("axes fraction", "data"),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7.5,
-            color=INK,
-        )
+        style.beside_row(ax, _PLOT + 5 / 72, row, f"{mean:.4f} ± {std:.4f}")
         if row:
             ax.axhline(row - 0.5, color="#e6e6e6", linewidth=0.6, zorder=0)
     ax.set(xlim=(0, largest * 1.06 or 1), ylim=(len(result.parts) - 0.5, -0.5), yticks=[])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
-from matplotlib.patches import Rectangle
 
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.figures import style
@@ -27,32 +28,25 @@ def diagram(
     place of each call; at the bottom the image, and the projection of the strongest unit.
 
     Below, neighbouring windows of the topmost max-pooling on the real image: the values, the maxima
-    with their switches, and where unpooling puts them. `preprocessing` is the network's
-    (:func:`zfcuda.models.preprocessing`); with it the pictures have true colours; without it the
-    network's three channels stand for red, green and blue, the image stretched to 0..1 (of other
-    than three channels, grey).
+    with their switches, and where unpooling puts them. For `preprocessing` see
+    :mod:`zfcuda.figures`.
     """
     drawing = LayerDrawing(result)
     heights = [drawing.height, *([2.35] if result.switch else [])]
     figure = new_figure(WIDTH + 0.12, sum(heights) + 0.15 + 0.3 * bool(title), title)
     specs = figure.add_gridspec(len(heights), 1, height_ratios=heights)
-    drawing.draw(figure.add_subplot(specs[0]), *_pictures(result, preprocessing))
+    (image,) = style.input_pictures(result.image[None], preprocessing)
+    signals = style.signal_pictures({result.layer: result.projection[None]}, preprocessing)
+    drawing.draw(figure.add_subplot(specs[0]), image, signals[result.layer][0])
     if result.switch:
         _draw_switches(specs[1], result.switch)
     return figure
-
-
-def _pictures(result: Diagram, preprocessing: Preprocessing | None) -> tuple[Array, Array]:
-    image, projection = result.image[None], result.projection[None]
-    signal = preprocessing.signal_to_display if preprocessing else style.display_signal
-    return style.input_pictures(image, preprocessing)[0], signal(projection)[0]
 
 
 # -------------------------------------------------------------------------------- the switches
 
 
 def _draw_switches(spec: SubplotSpec, example: SwitchExample) -> None:
-    """Three panels: before pooling, pooled, unpooled."""
     figure = spec.get_gridspec().figure
     before, pooled, after = (figure.add_subplot(cell) for cell in spec.subgridspec(1, 3))
     values, unpooled = to_array(example.values), to_array(example.unpooled)
@@ -63,23 +57,25 @@ def _draw_switches(spec: SubplotSpec, example: SwitchExample) -> None:
     for ax in (before, after):
         _outline_windows(ax, example)
     _draw_maxima(pooled, example, bound, power)
-
-    name = style.fit_name(example.name, 14)
-    before.set_title(f"map {example.channel} before {name}", fontsize=8)
-    pooled.set_title("maxima and switches", fontsize=8)
-    after.set_title("unpooled by the switches", fontsize=8)
     top, left = example.origin
     bottom, right = top + values.shape[0] - 1, left + values.shape[1] - 1
-    size, (down, across) = "×".join(map(str, example.kernel)), example.stride
-    stride = str(down) if down == across else f"{down}×{across}"
+    size = "×".join(map(str, example.kernel))
+    stride = "×".join(map(str, dict.fromkeys(example.stride)))
     also = ", rectified" if example.rectified else ""
     unit = f" (×1e{power})" if power else ""
+    place = f"rows {top}–{bottom}, columns {left}–{right}{unit}"
+    headings = (
+        f"map {example.channel} before {style.fit_name(example.name, 14)}",
+        "maxima and switches",
+        "unpooled by the switches",
+    )
     captions = (
-        f"rows {top}–{bottom}, columns {left}–{right}{unit}\n{size} windows, stride {stride}{also}",
+        f"{place}\n{size} windows, stride {stride}{also}",
         "switch: the maximum's place in its\nwindow, row by row from 0",
         "all else is 0; where windows\nshare a place, their sum",
     )
-    for ax, caption in zip((before, pooled, after), captions, strict=True):
+    for ax, heading, caption in zip((before, pooled, after), headings, captions, strict=True):
+        ax.set_title(heading, fontsize=8)
         ax.set_xlabel(caption, fontsize=7, labelpad=3)
     for ax, word in ((before, "pool"), (pooled, "unpool")):
         props = {"transform": ax.transAxes, "ha": "center", "clip_on": False}
@@ -94,69 +90,61 @@ def _power(bound: float) -> int:
 
 
 def _draw_cells(ax: Axes, values: Array, bound: float, power: int) -> None:
-    """Numbers in shaded cells; zeros are left empty, padding is hatched."""
-    rows, columns = values.shape
     lines = {"edgecolor": "#dddddd", "linewidth": 0.5}
-    for row, column in np.ndindex(rows, columns):
-        value, corner = values[row, column], (column - 0.5, row - 0.5)
+    for (row, column), value in np.ndenumerate(values):
+        box = (row, column, row + 1, column + 1)
         if not np.isfinite(value):
-            ax.add_patch(Rectangle(corner, 1, 1, facecolor="white", hatch="/////", **lines))
+            style.add_box(ax, box, facecolor="white", hatch="/////", **lines)
             continue
         # Light enough for the numbers.
-        ax.add_patch(Rectangle(corner, 1, 1, facecolor=_shade(value, bound), **lines))
-        if max(rows, columns) <= _READABLE and value != 0:
+        style.add_box(ax, box, facecolor=_shade(value, bound), **lines)
+        if max(values.shape) <= _READABLE and value != 0:
             text = _short(value / 10.0**power)
             ax.text(column, row, text, ha="center", va="center", fontsize=6.5, zorder=4)
-    _frame(ax, rows, columns)
+    _frame(ax, *values.shape)
 
 
 def _shade(value: float, bound: float) -> tuple[float, ...]:
     return mpl.colormaps["Blues"](0.5 * max(value, 0.0) / (bound or 1.0))
 
 
+def _number_and_line(example: SwitchExample, window: tuple[int, int]) -> tuple[int, dict[str, Any]]:
+    """A window's number, row by row, and its colour; the strongest unit's is bold."""
+    index = window[0] * example.pooled.shape[1] + window[1]
+    width = 1.8 if window == example.unit else 1.0
+    return index, {"edgecolor": _WINDOWS[index % len(_WINDOWS)], "linewidth": width}
+
+
 def _outline_windows(ax: Axes, example: SwitchExample) -> None:
-    """Each window in its colour, and in it the maximum's place; the strongest unit's last, bold."""
-    windows = [*np.ndindex(*example.pooled.shape)]
-    windows.sort(key=lambda window: window == example.unit)
-    for row, column in windows:
-        index = row * example.pooled.shape[1] + column
-        colour, bold = _WINDOWS[index % len(_WINDOWS)], (row, column) == example.unit
-        top, left = row * example.stride[0], column * example.stride[1]
+    """Each window in its colour, and in it the maximum's place; the strongest unit's last."""
+    height, width = example.kernel
+    for window in sorted(
+        np.ndindex(*example.pooled.shape), key=lambda window: window == example.unit
+    ):
+        index, line = _number_and_line(example, window)
+        props = {"fill": False, "zorder": 3, **line}
+        y, x = window[0] * example.stride[0], window[1] * example.stride[1]
         inset = 0.05 + 0.05 * index  # overlapping windows keep their own lines
-        corner = (left - 0.5 + inset, top - 0.5 + inset)
-        sides = (example.kernel[1] - 2 * inset, example.kernel[0] - 2 * inset)
-        props = {"fill": False, "edgecolor": colour, "linewidth": 1.8 if bold else 1.0, "zorder": 3}
-        ax.add_patch(Rectangle(corner, *sides, **props))
-        tap = divmod(int(example.switches[row, column]), example.kernel[1])
-        if tap[0] < example.kernel[0]:  # else the window has no maximum
-            inset = 0.1 + 0.03 * index
-            place = (left + tap[1] - 0.5 + inset, top + tap[0] - 0.5 + inset)
-            ax.add_patch(Rectangle(place, 1 - 2 * inset, 1 - 2 * inset, **props))
+        box = (y + inset, x + inset, y + height - inset, x + width - inset)
+        style.add_box(ax, box, **props)
+        down, across = divmod(int(example.switches[window]), width)
+        if down < height:  # else the window has no maximum
+            y, x, inset = y + down, x + across, 0.1 + 0.03 * index
+            style.add_box(ax, (y + inset, x + inset, y + 1 - inset, x + 1 - inset), **props)
 
 
 def _draw_maxima(ax: Axes, example: SwitchExample, bound: float, power: int) -> None:
-    """The pooled map's cells, each with its switch, framed in its window's colour."""
     pooled = to_array(example.pooled)
-    rows, columns = pooled.shape
-    for row, column in np.ndindex(rows, columns):
-        index, value = row * columns + column, pooled[row, column]
-        bold = (row, column) == example.unit
-        ax.add_patch(
-            Rectangle(
-                (column - 0.46, row - 0.46),
-                0.92,
-                0.92,
-                facecolor=_shade(value, bound),
-                edgecolor=_WINDOWS[index % len(_WINDOWS)],
-                linewidth=1.8 if bold else 1.0,
-            )
-        )
-        props = {"ha": "center", "fontweight": "bold" if bold else "normal"}
-        text = _short(value / 10.0**power)
-        ax.text(column, row - 0.08, text, va="center", fontsize=9, **props)
-        switch = int(example.switches[row, column])
-        ax.text(column, row + 0.28, f"switch {switch}", va="center", fontsize=6.5, **props)
-    _frame(ax, rows, columns)
+    for (row, column), value in np.ndenumerate(pooled):
+        _, line = _number_and_line(example, (row, column))
+        box = (row + 0.04, column + 0.04, row + 0.96, column + 0.96)
+        style.add_box(ax, box, facecolor=_shade(value, bound), **line)
+        weight = "bold" if (row, column) == example.unit else "normal"
+        props = {"ha": "center", "va": "center", "fontweight": weight}
+        ax.text(column, row - 0.08, _short(value / 10.0**power), fontsize=9, **props)
+        switch = f"switch {int(example.switches[row, column])}"
+        ax.text(column, row + 0.28, switch, fontsize=6.5, **props)
+    _frame(ax, *pooled.shape)
 
 
 def _frame(ax: Axes, rows: int, columns: int) -> None:

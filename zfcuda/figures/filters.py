@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
 from zfcuda.figures import style
-from zfcuda.figures.maxima import PAGE, SHARP, fired, given_or_own, mosaic
-from zfcuda.figures.style import INK, MUTED, PALETTE, Array, draws, fit, new_figure, to_array
+from zfcuda.figures.maxima import PAGE, fired, given_or_own, mosaic, stacked
+from zfcuda.figures.style import INK, MUTED, PALETTE, Array, draws, fit, to_array
 from zfcuda.results.filters import FilterComparison, FilterResult
 
 DEAD = "#D55E00"
@@ -30,9 +30,7 @@ def first_layer_filters(
 
     `filters` ``[M,3,h,w]`` are the result's own in the order red, green, blue.
     """
-    height = _CAPTION + PAGE * _height(result)
-    figure = new_figure(PAGE, height + _CHARTS + (0.3 if title else 0), title, SHARP)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[height, _CHARTS])
+    figure, (upper, lower) = stacked([_CAPTION + PAGE * _height(result.filters), _CHARTS], title)
     _draw_filters(upper.subplots(), result, filters)
     sizes, aliasing = lower.subplots(1, 2)
     _draw_sizes(sizes, [result], [""])
@@ -57,16 +55,12 @@ def first_layers(
     count = len(result.names)
     side = PAGE / count - 0.15
     caption = _CAPTION * (1 + (count > 2))  # narrow columns need twice the lines
-    depth = max(len(top.layers) for top in result.tops)
-    heights = [_TITLE + caption + side * max(map(_height, result.filters))]
-    heights += [
-        caption + side * max(_mosaic_height(top, level) for top in result.tops)
-        for level in range(depth)
-    ]
-    figure = new_figure(PAGE, sum(heights) + _CHARTS + (0.3 if title else 0), title, SHARP)
-    *rows, foot = figure.subfigures(
-        len(heights) + 1, 1, height_ratios=[*heights, _CHARTS], squeeze=False
-    )[:, 0]
+    levels = [*zip_longest(*(top.layers for top in result.tops))]
+    heights = [_TITLE + caption + side * max(_height(one.filters) for one in result.filters)]
+    for level in levels:
+        shown = [(top, layer) for top, layer in zip(result.tops, level, strict=True) if layer]
+        heights.append(caption + side * max(_height(t.projections[layer]) for t, layer in shown))
+    figure, (*rows, foot) = stacked([*heights, _CHARTS], title)
     axes = rows[0].subplots(1, count, squeeze=False)[0]
     for index, ax in enumerate(axes):
         own = None if filters is None else filters[index]
@@ -76,14 +70,14 @@ def first_layers(
             color=PALETTE[index % 2],
             fontweight="bold",
         )
-    for level, row in enumerate(rows[1:]):
+    for level, row in zip(levels, rows[1:], strict=True):
         axes = row.subplots(1, count, squeeze=False)[0]
-        for index, (ax, top) in enumerate(zip(axes, result.tops, strict=True)):
-            if level < len(top.layers):
-                own = None if projections is None else projections[index]
-                _draw_projections(ax, top, top.layers[level], own, _LETTERS // count)
-            else:
+        for index, (ax, top, layer) in enumerate(zip(axes, result.tops, level, strict=True)):
+            own = None if projections is None else projections[index]
+            if layer is None:
                 ax.axis("off")
+            else:
+                _draw_projections(ax, top, layer, own, _LETTERS // count)
     sizes, aliasing = foot.subplots(1, 2)
     names = [fit(name, 40, 1) for name in result.names]
     _draw_sizes(sizes, result.filters, names)
@@ -96,17 +90,11 @@ def _columns(count: int) -> int:
     return max(1, int(np.ceil(np.sqrt(count * 2))))
 
 
-def _height(result: FilterResult) -> float:
-    """Of a mosaic of filters, in its width."""
-    count, _, height, width = to_array(result.filters).shape
-    return -(-count // _columns(count)) * height / (_columns(count) * width)
-
-
-def _mosaic_height(top: Any, level: int) -> float:
-    if level >= len(top.layers):
-        return 0.0
-    count, _, _, height, width = to_array(top.projections[top.layers[level]]).shape
-    return -(-count // _columns(count)) * max(1, height) / (_columns(count) * max(1, width))
+def _height(pictures: Any) -> float:
+    """Of a mosaic of pictures [M,...,h,w], in its width."""
+    count, height, width = len(pictures), *pictures.shape[-2:]
+    columns = _columns(count)
+    return -(-count // columns) * max(1, height) / (columns * max(1, width))
 
 
 def _draw_filters(
@@ -121,7 +109,8 @@ def _draw_filters(
     picture, grid = mosaic(list(shown), columns)
     weak, silent = to_array(result.weak), to_array(result.silent)
     height, width = weights.shape[2:]
-    size = f"{len(shown)} filters {height}×{width}, stride {_pair(result.stride)}"
+    stride = "×".join(map(str, dict.fromkeys(result.stride)))
+    size = f"{len(shown)} filters {height}×{width}, stride {stride}"
     dead = f"{int((weak | silent).sum())} dead"
     if result.strongest is None:
         dead += f" (below {result.threshold:.0%} of the largest)"
@@ -135,25 +124,19 @@ def _draw_filters(
         ax, picture, caption="\n".join(fit(part, letters) for part in (f"{name}: {size}", dead))
     )
     for index in np.flatnonzero(weak | silent):
-        top, left = (at - grid.gap / 2 - 0.5 for at in grid.corner(int(index)))
-        ax.add_patch(
-            Rectangle(
-                (left, top), grid.width + grid.gap, grid.height + grid.gap,
-                fill=False, edgecolor=DEAD, linewidth=1.0,
-            )
-        )  # fmt: skip
+        top, left = (at - grid.gap / 2 for at in grid.corner(int(index)))
+        box = (top, left, top + grid.height + grid.gap, left + grid.width + grid.gap)
+        style.add_box(ax, box, fill=False, edgecolor=DEAD, linewidth=1.0)
 
 
 def _draw_projections(
     ax: Axes, top: Any, layer: str, projections: Mapping[str, Array] | None, letters: int
 ) -> None:
-    own = top.projections[layer]
-    given = None if projections is None else projections[layer]
-    shown = given_or_own(given, own, style.display_signal)
+    shown = given_or_own(projections, top.projections, layer, style.display_signal)
     maps = to_array(top.channels[layer])
     there = fired(*(to_array(one[layer])[maps, 0] for one in (top.images, top.values)))
     cells = [one[0] if ok else None for one, ok in zip(shown, there, strict=True)]
-    height, width = to_array(own).shape[-2:]
+    height, width = to_array(top.projections[layer]).shape[-2:]
     name = style.fit_name(layer, 24)
     caption = f"{name}: strongest activations of {len(cells)} maps, {height}×{width} px"
     if not cells:
@@ -161,10 +144,6 @@ def _draw_projections(
         return
     picture = mosaic(cells, _columns(len(cells)))[0]
     style.show_image(ax, picture, caption=fit(caption, letters))
-
-
-def _pair(numbers: Sequence[int]) -> str:
-    return str(numbers[0]) if len(set(numbers)) == 1 else "×".join(map(str, numbers))
 
 
 def _draw_sizes(ax: Axes, results: Sequence[FilterResult], names: Sequence[str]) -> None:

@@ -7,16 +7,18 @@ down. Everything is placed when the drawing is made; `draw` puts it on axes of t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
-from zfcuda.figures.projection import magnify, outline, support
+from zfcuda.figures.projection import mark_support
 from zfcuda.figures.style import INK, MUTED, PALETTE, Array, fit, fit_name, number, show_image
 from zfcuda.results.diagram import Diagram
 
@@ -70,7 +72,7 @@ def arrange(inputs: Sequence[Sequence[int]]) -> Arrangement:
     for _ in range(_SWEEPS):
         for neighbours, order in ((below, rows), (above, rows[::-1])):
             for row in order:
-                row.sort(key=lambda box: _mean([place[n] for n in neighbours.get(box, [box])]))
+                row.sort(key=lambda box: fmean([place[n] for n in neighbours.get(box, [box])]))
                 place |= _places([row], widths)
     at = {box: number for number, row in enumerate(rows) for box in row}
     return Arrangement(
@@ -93,10 +95,6 @@ def _places(rows: Sequence[Sequence[int]], widths: Sequence[float]) -> dict[int,
             place[box] = left + widths[box] / 2
             left += widths[box]
     return place
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 BOLD, SMALL = 7.0, 6.5  # points, where boxes are wide enough
@@ -174,19 +172,15 @@ def draw_box(
     ax: Axes, box: Box, text: Text, fill: str, scale: float = 1.0, line: str = "-"
 ) -> None:
     """A box filled with a colour and with its text, whose letters are smaller by ``scale``."""
-    ax.add_patch(
-        FancyBboxPatch(
-            (box.x - box.width / 2, box.y),
-            box.width,
-            box.height,
-            boxstyle="round,pad=0,rounding_size=0.06",
-            facecolor=fill,
-            edgecolor=MUTED,
-            linewidth=0.7,
-            linestyle=line,
-            zorder=3,
-        )
-    )
+    props = {
+        "facecolor": fill,
+        "edgecolor": MUTED,
+        "linewidth": 0.7,
+        "linestyle": line,
+        "zorder": 3,
+    }
+    corner, shape = (box.x - box.width / 2, box.y), "round,pad=0,rounding_size=0.06"
+    ax.add_patch(FancyBboxPatch(corner, box.width, box.height, boxstyle=shape, **props))
     line_height = LINE * scale
     y = box.y + (box.height + text.lines * line_height) / 2
     style = {"ha": "center", "va": "top", "color": INK, "zorder": 4, "linespacing": 1.1}
@@ -214,16 +208,21 @@ def draw_path(
     ax.add_patch(_patch(Path(vertices, codes), colour, head, style, zorder=2.5))
 
 
+def draw_both_ways(ax: Axes, points: Sequence[Point], style: str = "-") -> None:
+    """An arrow of the convnet, upwards, and the deconvnet's, which goes back."""
+    draw_path(ax, points, FORWARD, style=style)
+    draw_path(ax, [(WIDTH - x, y) for x, y in reversed(points)], BACKWARD, style=style)
+
+
+def write_both(ax: Axes, x: float, aside: float, y: float, text: str, **style: Any) -> None:
+    """Beside a place of the convnet and its counterpart in the deconvnet."""
+    for at, side in ((x, aside), (WIDTH - x, -aside)):
+        ax.text(at + side, y, text, ha="left" if side > 0 else "right", color=MUTED, **style)
+
+
 def _patch(path: Path, colour: str, head: str, style: str, zorder: float) -> FancyArrowPatch:
-    return FancyArrowPatch(
-        path=path,
-        arrowstyle=head,
-        mutation_scale=8,
-        color=colour,
-        linewidth=1.1,
-        linestyle=style,
-        zorder=zorder,
-    )
+    props = {"color": colour, "linewidth": 1.1, "linestyle": style, "zorder": zorder}
+    return FancyArrowPatch(path=path, arrowstyle=head, mutation_scale=8, **props)
 
 
 def draw_plus(ax: Axes, x: float, y: float) -> None:
@@ -250,6 +249,17 @@ _FILLS = {
 _OTHER = "#ededed"
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """A call, or maps that are given, and its counterpart."""
+
+    texts: tuple[Text, Text]
+    shape: tuple[int, ...]
+    fill: str
+    line: str
+    link: tuple[str, str, str, str] | None = None
+
+
 class LayerDrawing:
     """A diagram's boxes and arrows; `height` is what they need."""
 
@@ -263,27 +273,38 @@ class LayerDrawing:
         self._plan = arrange(self._inputs)
         self._lane = min(_SIDE / self._plan.width, _BOX + _BETWEEN)
         self._writer = Writer(self._lane - _BETWEEN)
-        self._texts = self._written()
+        self._drawn = [*self._described()]
         self._place()
 
-    def _written(self) -> list[tuple[Text, Text]]:
-        """Of each box, and of its counterpart."""
+    def _described(self) -> Iterator[_Drawn]:
         write, name = self._writer.write, self._writer.name
-        below = []
         for source in self._result.sources:
             what = "maps below" if len(source.shape) == 3 else "features below"
             about = name(source.name), _times(source.shape)
-            below.append((write(what, *about), write("signal below", *about)))
-        return below + [
-            (write(step.kind, name(step.name), step.detail), write(step.back, step.back_detail))
-            for step in self._result.steps
-        ]
+            texts = write(what, *about), write("signal below", *about)
+            yield _Drawn(texts, source.shape, "white", "--")
+        for step in self._result.steps:
+            texts = (
+                write(step.kind, name(step.name), step.detail),
+                write(step.back, step.back_detail),
+            )
+            fill = next((colour for part, colour in _FILLS.items() if part in step.kind), _OTHER)
+            yield _Drawn(texts, step.shape, fill, "-", self._link(step.kind))
+
+    def _link(self, kind: str) -> tuple[str, str, str, str] | None:
+        """What the deconvnet has from a call: words, colour, arrow head and line."""
+        if "max-pooling" in kind:
+            return "switches", SWITCHES, "-|>", "-"
+        if kind in ("convolution", "linear") and self._plan.width <= 1:
+            what = "same filters" if kind == "convolution" else "same weights"
+            return what, MUTED, "-", ":"
+        return None
 
     def _place(self) -> None:
         ranks = max(self._plan.rank) + 1
         heights = [0.0] * ranks
-        for rank, pair in zip(self._plan.rank, self._texts, strict=True):
-            lines = max(text.lines for text in pair)
+        for rank, drawn in zip(self._plan.rank, self._drawn, strict=True):
+            lines = max(text.lines for text in drawn.texts)
             heights[rank] = max(heights[rank], lines * LINE + 2 * _PAD)
         # Where nothing is left out, the pictures stand in the place of the maps below.
         self._whole = [source.calls for source in self._result.sources] == [0]
@@ -317,30 +338,15 @@ class LayerDrawing:
         for (start, end), route in self._plan.routes.items():
             self._draw_arrow(ax, start, end, route)
         for index, box in enumerate(self._boxes):
+            drawn = self._drawn[index]
             if index >= self._given or not self._whole:
-                self._draw_boxes(ax, index, box)
-            if index >= self._given:
-                self._draw_shape(ax, index, box, self._result.steps[index - self._given].shape)
-            elif self._whole:
-                self._draw_shape(ax, index, box, self._result.sources[index].shape)
+                for own, text in zip((box, box.mirrored), drawn.texts, strict=True):
+                    draw_box(ax, own, text, drawn.fill, self._writer.scale, drawn.line)
+                if drawn.link:
+                    draw_link(ax, box, *drawn.link)
+            if index >= self._given or self._whole:
+                self._draw_shape(ax, index, box, drawn.shape)
         self._draw_seed(ax)
-
-    def _draw_boxes(self, ax: Axes, index: int, box: Box) -> None:
-        """A call and its counterpart, and what the one has from the other."""
-        forward, backward = self._texts[index]
-        if index < self._given:
-            for own, text in ((box, forward), (box.mirrored, backward)):
-                draw_box(ax, own, text, "white", self._writer.scale, "--")
-            return
-        kind = self._result.steps[index - self._given].kind
-        fill = next((colour for part, colour in _FILLS.items() if part in kind), _OTHER)
-        draw_box(ax, box, forward, fill, self._writer.scale)
-        draw_box(ax, box.mirrored, backward, fill, self._writer.scale)
-        if "max-pooling" in kind:
-            draw_link(ax, box, "switches", SWITCHES, "-|>", "-")
-        elif kind in ("convolution", "linear") and self._plan.width <= 1:
-            what = "same filters" if kind == "convolution" else "same weights"
-            draw_link(ax, box, what, MUTED, "-", ":")
 
     def _draw_shape(self, ax: Axes, index: int, box: Box, shape: Sequence[int]) -> None:
         """The shape of what leaves a box, beside its arrows."""
@@ -351,10 +357,8 @@ class LayerDrawing:
         ]
         away = -1 if bends and min(bends) > 0.05 else 1  # on the side to which no arrow bends
         aside = 0.06 if len(bends) < 2 else 0.24
-        style = {"fontsize": SMALL * self._writer.scale, "color": MUTED, "va": "bottom"}
-        for x, side in ((box.x, away), (WIDTH - box.x, -away)):
-            align = "left" if side > 0 else "right"
-            ax.text(x + side * aside, box.top + 0.02, _times(shape), ha=align, **style)
+        style = {"fontsize": SMALL * self._writer.scale, "va": "bottom"}
+        write_both(ax, box.x, away * aside, box.top + 0.02, _times(shape), **style)
 
     def _draw_arrow(
         self, ax: Axes, start: int, end: int, route: Sequence[tuple[float, int]]
@@ -368,51 +372,41 @@ class LayerDrawing:
         # Arrows that come from aside enter aside, so that they can be told apart.
         side = (passing[-1][0] if passing else a.x) - b.x
         entry = (b.x + float(np.clip(0.15 * side, -0.3 * b.width, 0.3 * b.width)), b.y)
-        draw_path(ax, [(a.x, a.top), *passing, entry], FORWARD)
-        down = [(WIDTH - x, y) for x, y in (entry, *reversed(passing), (a.x, a.top))]
+        up = [(a.x, a.top), *passing, entry]
         if sum(start in inputs for inputs in self._inputs) == 1:
-            draw_path(ax, down, BACKWARD)
+            draw_both_ways(ax, up)
             return
+        draw_path(ax, up, FORWARD)
+        down = [(WIDTH - x, y) for x, y in reversed(up)]
         x, top = down[-1]
         draw_path(ax, [*down[:-1], (x, top + 0.2)], BACKWARD, "-")
         draw_plus(ax, x, top + 0.2)
         draw_path(ax, [(x, top + 0.14), (x, top)], BACKWARD)
 
     def _draw_pictures(self, ax: Axes, image: Array, projection: Array) -> None:
-        """The image where the convnet begins and the projection where the deconvnet ends."""
         x, half = self._x(0.0), _PICTURE / 2
-        square = support(projection)
+        cells = []
         for middle, shown, text in (
             (x, image, "network input"),
             (WIDTH - x, projection, "projection"),
         ):
             place = (middle - half, _CAPTION, _PICTURE, _PICTURE)
-            cell = ax.inset_axes(place, transform=ax.transData)
-            show_image(cell, shown)
+            cells.append(ax.inset_axes(place, transform=ax.transData))
+            show_image(cells[-1], shown)
             ax.text(middle, _CAPTION - 0.04, text, ha="center", va="top", fontsize=7.5)
-            if square is not None:
-                outline(cell, square, BACKWARD)
-                if shown is projection:
-                    magnify(cell, shown, None, square)
+        mark_support(cells[1], projection, BACKWARD, cells[0])
 
     def _draw_left_out(self, ax: Axes) -> None:
-        """Between the pictures and the maps below: how many calls are not drawn."""
         x, y = self._x(0.0), _CAPTION + _PICTURE
         for source, box in zip(self._result.sources, self._boxes, strict=False):
-            up = [(x, y), (box.x, box.y)]
-            draw_path(ax, up, FORWARD, style="--")
-            draw_path(ax, [(WIDTH - a, b) for a, b in reversed(up)], BACKWARD, style="--")
+            draw_both_ways(ax, [(x, y), (box.x, box.y)], "--")
             if self._given == 1:
                 calls = f"{source.calls} call{'s' * (source.calls != 1)} not drawn"
-                style = {"va": "center", "fontsize": SMALL, "color": MUTED}
-                ax.text(x + 0.07, y + _GAP / 2, calls, ha="left", **style)
-                ax.text(WIDTH - x - 0.07, y + _GAP / 2, calls, ha="right", **style)
+                write_both(ax, x, 0.07, y + _GAP / 2, calls, va="center", fontsize=SMALL)
 
     def _draw_seed(self, ax: Axes) -> None:
-        """At the top: the convnet ends and the deconvnet begins."""
         top = self._boxes[-1]
-        draw_path(ax, [(top.x, top.top), (top.x, self._seed)], FORWARD)
-        draw_path(ax, [(WIDTH - top.x, self._seed), (WIDTH - top.x, top.top)], BACKWARD)
+        draw_both_ways(ax, [(top.x, top.top), (top.x, self._seed)])
         channel, row, column = self._result.unit
         place = f"of map {channel} at ({row}, {column})"
         if len(self._result.steps[-1].shape) == 1:

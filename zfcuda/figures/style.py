@@ -15,7 +15,6 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
-from weakref import ref
 
 import matplotlib as mpl
 import numpy as np
@@ -28,29 +27,24 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
-from matplotlib.transforms import ScaledTranslation, Transform
 
+from zfcuda.results.base import called
 from zfcuda.storage.files import class_name, printable
 
 if TYPE_CHECKING:
-    from matplotlib.cm import ScalarMappable
-
     from zfcuda.data.preprocessing import Preprocessing
 
 
 # Backends that draw into files: nothing is ever shown.
 _FILES = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
 _MOST = 19  # pyplot warns from twenty on; a long script must not fill the memory
-_shown: list[ref[Figure]] = []  # not by number: a closed one's may be a user's own by now
 
 
 def show_with_pyplot(figure: Figure) -> Figure:
     """Hand a figure to pyplot, if pyplot could show it, and return it.
 
-    A notebook then shows it at the cell's end, and ``pyplot.show()`` in a window, whether or not
-    pyplot has been imported. pyplot holds the last few only: figures that scripts forget to close
-    do not pile up. Where nothing can be shown (no display, a backend for files) pyplot is not even
-    imported.
+    A notebook then shows it at the cell's end, and ``pyplot.show()`` in a window. pyplot holds the
+    last few only. Where nothing can be shown (no display, a backend for files) it is not imported.
     """
     if not _can_show():
         return figure
@@ -61,17 +55,10 @@ def show_with_pyplot(figure: Figure) -> Figure:
         pyplot.figure(FigureClass=lambda *_args, **_settings: figure)
     except ImportError:  # a backend that is not installed: the figure can still be saved
         return figure
-    held = [one for one in (*_shown, ref(figure)) if _is_held(one())]
-    for one in held[:-_MOST]:
-        pyplot.close(one())
-    _shown[:] = held[-_MOST:]
+    held = [manager.canvas.figure for manager in Gcf.get_all_fig_managers()]
+    for one in [one for one in held if isinstance(one, NotebookFigure)][:-_MOST]:
+        pyplot.close(one)
     return figure
-
-
-def _is_held(figure: Figure | None) -> bool:
-    """Whether pyplot has it open, and nobody has closed it."""
-    manager = figure.canvas.manager if figure is not None else None
-    return manager in Gcf.get_all_fig_managers()
 
 
 def _can_show() -> bool:
@@ -150,8 +137,8 @@ def display_images(x: Any) -> Array:
     return np.nan_to_num(images, nan=0.5)
 
 
-def scale_of(picture: Array, height: int, width: int) -> tuple[float, float]:
-    """Pixels of a picture ``[h,w,3]`` for one of an input of that size: (down, across).
+def box_on(picture: Array, box: Any, height: int, width: int) -> tuple[float, float, float, float]:
+    """A box (y0, x0, y1, x1) of an input of that size, in the pixels of a picture ``[h,w,3]``.
 
     Raises:
         ValueError: the picture has other proportions: what it shows where is unknown.
@@ -163,36 +150,38 @@ def scale_of(picture: Array, height: int, width: int) -> tuple[float, float]:
             f"inputs, {height}×{width}, or the same larger or smaller (Preprocessing.to_display "
             "makes pictures of inputs)"
         )
-    return down, across
-
-
-def scaled(box: Any, scale: tuple[float, float]) -> tuple[float, float, float, float]:
-    """A box (y0, x0, y1, x1) of an input in the pixels of a picture of that :func:`scale_of`."""
     y0, x0, y1, x1 = (float(edge) for edge in box)
-    return y0 * scale[0], x0 * scale[1], y1 * scale[0], x1 * scale[1]
+    return y0 * down, x0 * across, y1 * down, x1 * across
 
 
-def cut_out(picture: Array, box: Any, scale: tuple[float, float]) -> Array:
-    """What of a picture lies in a box of the input, whole pixels."""
-    y0, x0, y1, x1 = scaled(box, scale)
+def cut_out(picture: Array, box: Any, height: int, width: int) -> Array:
+    """What of a picture lies in a box of an input of that size, whole pixels."""
+    y0, x0, y1, x1 = box_on(picture, box, height, width)
     low, left = int(y0 + 1e-6), int(x0 + 1e-6)
     return picture[low : int(np.ceil(y1 - 1e-6)), left : int(np.ceil(x1 - 1e-6))]
 
 
-def stretched_inputs(x: Any) -> Array:
-    """Network inputs ``[N,C,H,W]`` as pictures where nobody said what their colours are: three
-    channels as red, green and blue, others grey; each stretched to 0..1 over all its channels."""
-    inputs = to_array(x)
-    inputs = inputs if inputs.shape[1] == 3 else inputs.mean(axis=1, keepdims=True)
-    return display_images(np.moveaxis(inputs, 1, -1))
-
-
 def input_pictures(inputs: Any, preprocessing: Preprocessing | None, images: Any = None) -> Array:
-    """Network inputs as pictures: the display arrays `images`, if there are any, or as the
-    network's preprocessing shows them, or stretched."""
-    if images is not None:
-        return display_images(images)
-    return (preprocessing.to_display if preprocessing else stretched_inputs)(inputs)
+    """Network inputs ``[N,C,H,W]`` as pictures: the display arrays `images`, or as the network's
+    preprocessing shows them. Without either three channels are red, green and blue, others grey;
+    each is stretched to 0..1 over all its channels."""
+    if images is None and preprocessing:
+        return preprocessing.to_display(inputs)
+    if images is None:
+        inputs = to_array(inputs)
+        inputs = inputs if inputs.shape[1] == 3 else inputs.mean(axis=1, keepdims=True)
+        images = np.moveaxis(inputs, 1, -1)
+    return display_images(images)
+
+
+def signal_pictures(
+    own: Mapping[str, Any], preprocessing: Preprocessing | None, given: Any = None
+) -> dict[str, Array]:
+    """By layer, signals as pictures: the display arrays `given`, or a result's own as the network's
+    preprocessing shows them, or stretched."""
+    own, preprocessing = (own, preprocessing) if given is None else (given, None)
+    show = preprocessing.signal_to_display if preprocessing else display_signal
+    return {layer: show(signals) for layer, signals in own.items()}
 
 
 def display_signal(x: Any) -> Array:
@@ -206,13 +195,10 @@ def display_signal(x: Any) -> Array:
     if array.ndim == 4 and array.shape[-1] == 3 and array.min() >= 0 and array.max() <= 1:
         return array
     signal = np.nan_to_num(_channels_last(array).astype(float))
-    return np.stack([0.5 + 0.5 * np.clip(one / _full_scale(one), -1, 1) for one in signal])
-
-
-def _full_scale(signal: Array) -> float:
-    """The 99.5th percentile of the non-zero values: an early layer's projection is mostly zeros."""
-    magnitude = np.abs(signal[signal != 0])
-    return float(np.percentile(magnitude, 99.5)) if magnitude.size else 1.0
+    # Of the non-zero values: an early layer's projection is mostly zeros.
+    full = [np.percentile(np.abs(one[one != 0]), 99.5) if one.any() else 1.0 for one in signal]
+    shares = [np.clip(one / scale, -1, 1) for one, scale in zip(signal, full, strict=True)]
+    return 0.5 + 0.5 * np.stack(shares)
 
 
 def fit(text: str, width: int, lines: int = 2) -> str:
@@ -254,8 +240,6 @@ def fold_name(name: str, width: int, lines: int = 2) -> str:
 def number(value: float) -> str:
     """Three significant digits, short, without e-notation in the usual range."""
     value = float(value)
-    if not np.isfinite(value):
-        return str(value)
     if 1e3 <= abs(value) < 1e5:
         return f"{value:.0f}"
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.2g}"
@@ -284,34 +268,25 @@ def panel_title(ax: Axes, text: str) -> None:
     ax.set_title(text, loc="left", fontsize=8.5, fontweight="bold")
 
 
+def offset_text(
+    ax: Axes, text: str, place: Any, coords: Any, points: tuple[float, float], **props: Any
+) -> None:
+    """Text so many points right of and above a place in those coordinates."""
+    ax.annotate(text, place, points, coords, "offset points", **props)
+
+
+def beside_row(
+    ax: Axes, inches: float, row: float, text: str, lift: float = 0, **props: Any
+) -> None:
+    """Text so many inches from the panel's left edge, beside a row of its data."""
+    props = {"va": "center", "fontsize": 7.5, "color": INK} | props
+    offset_text(ax, text, (0, row), ("axes fraction", "data"), (72 * inches, lift), **props)
+
+
 def y_grid(ax: Axes, linewidth: float = 0.6) -> None:
     """Pale lines behind what is drawn."""
     ax.grid(axis="y", color="#e6e6e6", linewidth=linewidth)
     ax.set_axisbelow(True)
-
-
-def below(ax: Axes) -> Transform:
-    """Axes coordinates, moved down past the labels of the x axis by a fixed length.
-
-    A length, since a share of the axes' height would run into the labels where the axes are small.
-    """
-    return ax.transAxes + ScaledTranslation(0, -0.62, ax.figure.dpi_scale_trans)
-
-
-def colour_bar(ax: Axes, mappable: ScalarMappable, label: str, mark: float) -> None:
-    """A horizontal colour bar hung under `ax`, so that all panels of a row keep one size.
-
-    A triangle stands at `mark`, the value without any perturbation.
-    """
-    cax = ax.inset_axes((0.0, 0.0, 1.0, 0.05), transform=below(ax))
-    bar = ax.figure.colorbar(
-        mappable, cax=cax, orientation="horizontal", format=lambda value, _: number(value)
-    )
-    bar.set_label(label)
-    if np.isfinite(mark):
-        bar.ax.plot([mark], [1.6], marker="v", color=INK, markersize=3.5, clip_on=False)
-    bar.outline.set_linewidth(0.4)
-    bar.ax.locator_params(nbins=4)
 
 
 P = ParamSpec("P")
@@ -349,29 +324,6 @@ _RC: dict[str, Any] = {
 }
 
 
-def _styled(build: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Run a figure function under the house style, and lay the figure out before returning it.
-    Names may hold what no font has, as file names do; it is shown as a question mark.
-
-    Laying out takes most of a figure's time: it is done here, not again at every draw. What
-    matplotlib creates lazily (tick labels) is made inside the style; later it would take whatever
-    style the caller has.
-    """
-
-    @functools.wraps(build)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context(_RC):
-            figure = build(*args, **kwargs)
-            for text in figure.findobj(Text):
-                text.set_text(printable(text.get_text()))
-            for axis in figure.findobj(Axis):
-                axis.get_ticklabels()
-        _lay_out(figure)
-        return figure
-
-    return wrapper
-
-
 def _lay_out(figure: Figure) -> None:
     engine = figure.get_layout_engine()
     engine.execute(figure)
@@ -403,17 +355,32 @@ def draw(result: object, **kwargs: Any) -> Figure:
 
 
 def draws(kind: type) -> Callable[[Callable[P, Figure]], Callable[P, Figure]]:
-    """Have a figure function draw in the house style, and register it for a class of results, whose
-    ``plot`` it then is.
+    """Have a figure function draw in the house style, lay the figure out before returning it, and
+    be the ``plot`` of a class of results.
+
+    Names may hold what no font has, as file names do; it is shown as a question mark. Laying out
+    takes most of a figure's time: it is done here, not again at every draw.
 
     Raises:
         ValueError: the class has one already.
     """
 
-    def register(function: Callable[P, Figure]) -> Callable[P, Figure]:
+    def register(build: Callable[P, Figure]) -> Callable[P, Figure]:
         if kind in draw.registry:
             raise ValueError(f"{kind.__name__} is drawn by {draw.registry[kind].__name__} already")
-        return draw.register(kind, _styled(function))
+
+        @functools.wraps(build)
+        def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+            with mpl.rc_context(_RC):
+                figure = build(*args, **kwargs)
+                for text in figure.findobj(Text):
+                    text.set_text(printable(text.get_text()))
+                for axis in figure.findobj(Axis):  # made lazily: later, in the caller's style
+                    axis.get_ticklabels()
+            _lay_out(figure)
+            return figure
+
+        return draw.register(kind, styled)
 
     return register
 
@@ -429,9 +396,7 @@ _SOURCES = {
 def score_name(outputs: str, name: str) -> str:
     """What a score of the class `name` is called: P(name), or of a regression its value; P of a
     single output without a name."""
-    if not name:
-        return "value" if outputs == "value" else "P"
-    return f"value of {name}" if outputs == "value" else f"P({name})"
+    return called(outputs, name).removeprefix("the ")
 
 
 def score_source(outputs: str, before: str = " ") -> str:
@@ -440,54 +405,43 @@ def score_source(outputs: str, before: str = " ") -> str:
     return "" if usual else f"{before}({_SOURCES[outputs]})"
 
 
+def score_heading(outputs: str, probability: str = "P(class)") -> str:
+    """What heads a panel of probabilities, and below it where they come from; or "value"."""
+    return "value" if outputs == "value" else probability + score_source(outputs, "\n")
+
+
 def score_axis(outputs: str) -> str:
     """What an axis of probabilities is called, in full; or "value"."""
     return "value" if outputs == "value" else f"probability ({_SOURCES[outputs]})"
 
 
-def defined_labels(labels: Any, probabilities: Array) -> Array:
-    """Labels with -1 where the probabilities are NaN: their argmax means nothing."""
-    return np.where(np.isnan(probabilities), -1, to_array(labels))
+def coloured_labels(
+    labels: Any, probabilities: Array, target: int, names: Sequence[str] | None, width: int
+) -> tuple[Array, list[Patch]]:
+    """RGB colours of predicted labels, shape ``labels.shape + (3,)``, and legend entries "share
+    name" of so many letters.
 
-
-def pick_labels(labels: Array, first: int | None = None) -> list[int]:
-    """The labels that get a colour of their own: `first` if it occurs, then the most frequent."""
-    values, counts = np.unique(labels[labels >= 0], return_counts=True)
-    order = [int(v) for v in values[np.argsort(-counts, kind="stable")]]
-    if first in order:
-        order.remove(first)
-        order.insert(0, first)
-    return order[: len(PALETTE)]
-
-
-def label_colours(labels: Array, shown: Sequence[int]) -> Array:
-    """RGB colours, shape ``labels.shape + (3,)``; labels not in `shown` are grey."""
-    colours = np.full((*labels.shape, 3), to_rgb(MUTED))
-    colours[labels < 0] = to_rgb(NO_DATA)
-    for label, colour in zip(shown, PALETTE, strict=False):
-        colours[labels == label] = to_rgb(colour)
-    return colours
-
-
-def _percent(share: float) -> str:
-    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
-
-
-def label_legend(
-    labels: Array, shown: Sequence[int], names: Sequence[str] | None, width: int
-) -> list[Patch]:
-    """Legend entries "share name" for the labels `shown`, and one for all the others together."""
-    total = max(labels.size, 1)
-    shares: Mapping[int, float] = {label: float((labels == label).mean()) for label in shown}
-    handles = [
-        Patch(color=colour, label=fit(f"{_percent(share)} {class_name(names, label)}", width))
-        for (label, share), colour in zip(shares.items(), PALETTE, strict=False)
+    `target` and the most frequent labels have colours of their own, all others are dark grey. Where
+    the probabilities are NaN, whose argmax means nothing, it is light.
+    """
+    labels = np.where(np.isnan(probabilities), -1, to_array(labels))
+    found, counts = np.unique(labels[labels >= 0], return_counts=True)
+    by_count = found[np.argsort(-counts, kind="stable")].tolist()
+    shown = sorted(by_count, key=lambda label: label != target)[: len(PALETTE)]
+    others = (labels >= 0) & ~np.isin(labels, shown)
+    parts = [
+        (labels == label, colour, class_name(names, label))
+        for label, colour in zip(shown, PALETTE, strict=False)
     ]
-    rest = np.unique(labels[~np.isin(labels, [*shown, -1])])
-    if rest.size:
-        share = np.isin(labels, rest).sum() / total
-        handles.append(Patch(color=MUTED, label=f"{_percent(share)} others ({rest.size})"))
-    if (labels < 0).any():
-        share = (labels < 0).mean()
-        handles.append(Patch(color=NO_DATA, label=f"{_percent(share)} not a number"))
-    return handles
+    parts += [
+        (others, MUTED, f"others ({np.unique(labels[others]).size})"),
+        (labels < 0, NO_DATA, "not a number"),
+    ]
+    colours, handles = np.zeros((*labels.shape, 3)), []
+    for chosen, colour, name in parts:
+        colours[chosen] = to_rgb(colour)
+        if chosen.any():
+            share = chosen.mean()
+            share = "<1%" if share < 0.005 else f"{share:.0%}"
+            handles.append(Patch(color=colour, label=fit(f"{share} {name}", width)))
+    return colours, handles

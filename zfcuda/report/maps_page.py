@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.figures.maxima import displayed, sheet
+from zfcuda.figures.style import display_images, display_signal
 from zfcuda.report.page import link_to, template, webp
 from zfcuda.results.stored import KIND, Layer, StoredActivations
-from zfcuda.storage.files import printable, read_csv, write_bytes
+from zfcuda.storage.files import read_csv, write_bytes
 
 _TOGETHER = 16  # maps that are read at a time
 _QUALITY = 85
@@ -75,11 +75,11 @@ def write_maps_page(
     count = sum(len(section["maps"]) for section in sections)
     about = stored.manifest.get("about") or {}
     content = page_template.render(
-        title=printable(title or _title(stored)),
+        title=title or _title(stored),
         sections=sections,
         count=count,
         images=stored.count,
-        of=printable(about.get("images") or ""),
+        of=about.get("images") or "",
         k=stored.k,
         skipped=len(stored.skipped),
         files=[
@@ -98,7 +98,6 @@ def _title(stored: StoredActivations) -> str:
 
 
 def _names(stored: StoredActivations) -> dict[int, str]:
-    """Of the images in the index."""
     try:
         return {int(row["image"]): str(row["name"]) for row in read_csv(stored.index)}
     except (KeyError, TypeError, ValueError, csv.Error) as error:
@@ -108,7 +107,6 @@ def _names(stored: StoredActivations) -> dict[int, str]:
 def _section(
     stored: StoredActivations, index: int, name: str, names: Mapping[int, str], base: Path
 ) -> dict[str, Any]:
-    """A layer's maps, as the template takes them."""
     layer, about = stored.layer(name), stored.about(name)
     sheets = stored.folder / "sheets" / Path(about["file"]).stem
     maps = []
@@ -117,7 +115,7 @@ def _section(
             width, height = picture.size
         values, images = layer.values[channel].tolist(), layer.images[channel].tolist()
         rows = [
-            (printable(names.get(image) or f"image {image}"), f"{value:.4g}")
+            (names.get(image) or f"image {image}", f"{value:.4g}")
             for image, value in zip(images, values, strict=True)
             if image >= 0
         ]
@@ -125,7 +123,7 @@ def _section(
         href = link_to(file, base).href
         maps.append({"number": channel, "sheet": href, "width": width, "height": height,
                      "span": span, "rows": rows})  # fmt: skip
-    return {"name": printable(name), "anchor": f"layer-{index}", "maps": maps, "about": about}
+    return {"name": name, "anchor": f"layer-{index}", "maps": maps, "about": about}
 
 
 def _sheets(stored: StoredActivations, layer: Layer, folder: Path) -> Iterator[tuple[int, Path]]:
@@ -144,7 +142,6 @@ def _sheets(stored: StoredActivations, layer: Layer, folder: Path) -> Iterator[t
 
 
 def _displays(stored: StoredActivations) -> tuple[_Display, _Display]:
-    """How projections and patches become RGB pictures."""
     said = (stored.manifest.get("about") or {}).get("preprocessing")
     if isinstance(said, dict):
         try:
@@ -154,12 +151,7 @@ def _displays(stored: StoredActivations) -> tuple[_Display, _Display]:
         except (TypeError, ValueError) as error:
             manifest = stored.folder / "manifest.json"
             raise ValueError(f"'{manifest}' is damaged: preprocessing: {error}") from error
-        return (
-            lambda small: expects.signal_to_display(torch.from_numpy(small)),
-            lambda small: expects.to_display(torch.from_numpy(small)),
-        )
-    from zfcuda.figures.style import display_images, display_signal
-
+        return expects.signal_to_display, expects.to_display
     return display_signal, display_images
 
 

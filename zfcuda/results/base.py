@@ -3,6 +3,7 @@ fields fit each other."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -55,11 +56,8 @@ def expect_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
     Raises:
         ValueError: it has another; both are named.
     """
-    fits = tensor.dim() == len(shape) and all(
-        wanted is None or length == wanted
-        for length, wanted in zip(tensor.shape, shape, strict=True)
-    )
-    if not fits:
+    lengths = zip(tensor.shape, shape, strict=False)
+    if tensor.dim() != len(shape) or any(own != n for own, n in lengths if n is not None):
         wanted = ", ".join("*" if length is None else str(length) for length in shape)
         raise ValueError(f"{name} must have shape [{wanted}], got {list(tensor.shape)}")
 
@@ -82,7 +80,8 @@ def check_shapes(result: Any) -> None:
     for field, keys, letters in _stated_shapes(kind):
         value = getattr(result, field)
         if isinstance(value, tuple | list):
-            lengths[letters[0]] = len(value)
+            if lengths.setdefault(letters[0], len(value)) != len(value):
+                raise ValueError(f"{field} must be {lengths[letters[0]]}, got {len(value)}")
             continue
         for name, key, tensor in _tensors(result, field, value, keys):
             known = lengths if key is None else by_key[key]
@@ -117,60 +116,33 @@ def _tensors(
         yield name, own, value
 
 
-def expect_types(result: Any) -> None:
-    """Raise unless the fields of a dataclass, and of those in it, are what they are declared to be.
+def _built(value: Any, hint: Any, name: str) -> Any:
+    """The unpacked value of the field ``name`` as it is declared: dicts may stand for dataclasses.
 
     Raises:
-        ValueError: one is not; it is named.
+        ValueError: it is of another type.
     """
-    hints = get_type_hints(type(result))
-    for field in dataclasses.fields(result):
-        value, hint = getattr(result, field.name), hints[field.name]
-        if not _is(value, hint):
-            wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            raise ValueError(f"its {field.name} is of another type than {wanted}")
-
-
-def _is(value: Any, hint: Any) -> bool:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
+    origin, of = get_origin(hint), get_args(hint)
+    wanted = (int, float) if hint is float else (hint,)  # JSON's 1.0 may have been written as 1
     if origin in (Union, types.UnionType):
-        return any(_is(value, one) for one in arguments)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if origin is dict:
-        of_name, of_item = arguments
-        return isinstance(value, dict) and all(
-            _is(name, of_name) and _is(item, of_item) for name, item in value.items()
-        )
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        each = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-        return len(value) == len(each) and all(map(_is, value, each))
-    if dataclasses.is_dataclass(value) and isinstance(value, hint):
-        expect_types(value)
-        return True
-    wanted = (int, float) if hint is float else hint  # JSON's 1.0 may have been written as 1
-    return isinstance(value, wanted) and (hint is bool or not isinstance(value, bool))
-
-
-def _rebuilt(value: Any, hint: Any) -> Any:
-    """``value``, in it dataclasses in the place of dicts where ``hint`` has them."""
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        hints = get_type_hints(hint)
-        return hint(**{name: _rebuilt(item, hints.get(name)) for name, item in value.items()})
-    of = [one for one in get_args(hint) if one not in (types.NoneType, ...)]
-    if not of:
+        for one in of:
+            with contextlib.suppress(ValueError):
+                return _built(value, one, name)
+    elif hint is Any or (origin is Literal and value in of):
         return value
-    if get_origin(hint) in (Union, types.UnionType):
-        return _rebuilt(value, of[0])
-    if isinstance(value, tuple):
-        return tuple(_rebuilt(item, of[0]) for item in value)
-    if isinstance(value, dict):
-        return {key: _rebuilt(item, of[-1]) for key, item in value.items()}
-    return value
+    elif origin is dict and isinstance(value, dict):
+        return {_built(k, of[0], name): _built(item, of[1], name) for k, item in value.items()}
+    elif origin is tuple and isinstance(value, tuple) and of[1:] == (...,):
+        return tuple(_built(item, of[0], name) for item in value)
+    elif origin is tuple and isinstance(value, tuple) and len(value) == len(of):
+        return tuple(_built(item, one, name) for item, one in zip(value, of, strict=True))
+    elif isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        hints = get_type_hints(hint)
+        return hint(**{key: _built(item, hints.get(key, Any), key) for key, item in value.items()})
+    elif type(value) in wanted:
+        return value
+    shown = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    raise ValueError(f"its {name} is of another type than {shown}")
 
 
 Outputs = Literal["logits", "probabilities", "logit", "probability", "value"]
@@ -238,14 +210,6 @@ def answer_of(answers: Tensor, outputs: Outputs) -> Tensor:
     if outputs in _OF_ONE:
         return (probabilities_of(answers, outputs)[..., 0] > 0.5).long()
     return answers.argmax(-1)
-
-
-def same_answers(logits: Tensor, labels: Tensor, base_logits: Tensor, outputs: Outputs) -> Tensor:
-    """bool [N,P], whether ``labels``, the most probable classes of ``logits`` [N,P,K], are those of
-    ``base_logits`` [N,K]; of one output, whether its probability stays on its side of one half."""
-    single = base_logits.shape[1] == 1
-    answers = answer_of(logits, outputs) if single else labels
-    return answers == answer_of(base_logits, outputs)[:, None]
 
 
 def called(outputs: Outputs, name: str) -> str:
@@ -338,27 +302,22 @@ class Result:
         """
         settings, data = read(path, cls.__name__)
         try:
-            result = _rebuilt(unpack(settings, Arrays(data)), cls)
-            expect_types(result)
+            return _built(unpack(settings, Arrays(data)), cls, cls.__name__)
         except Exception as error:  # what a damaged file says can go wrong in any way it likes
             npz, _ = pair(path)
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ValueError(f"{npz} does not hold a {cls.__name__}: {reason}") from error
-        return result
 
     def __repr__(self) -> str:
         """The fields, of tensors the type and shape only."""
         return in_short(self)
 
     def plot(self, **kwargs: Any) -> Figure:
-        """Draw the result, with the arguments of its figure function in :mod:`zfcuda.figures`
-        (most take ``images``, as RGB in 0..1, ``class_names`` and ``title``): for an occlusion
-        :func:`~zfcuda.figures.occlusion_row`, for projections
-        :func:`~zfcuda.figures.projection_grid`, for a curve
-        :func:`~zfcuda.figures.invariance_curve`.
+        """Draw the result, with the arguments of its figure function in :mod:`zfcuda.figures` (most
+        take ``images``, as RGB in 0..1, ``class_names`` and ``title``).
 
-        A notebook shows it, and so does ``pyplot.show()``; the functions themselves show
-        nothing."""
+        A notebook shows it, and so does ``pyplot.show()``; the functions themselves show nothing.
+        """
         figures = import_module("zfcuda.figures")  # by name: results know nothing of figures
         return figures.show_with_pyplot(figures.draw(self, **kwargs))
 
@@ -403,7 +362,9 @@ class ChangedAnswers(Answers):
     def unchanged(self) -> Tensor:
         """bool [N,V], whether the most probable class is that of the image itself; where there is
         only one, whether its probability stays on its side of one half."""
-        return same_answers(self.logits, self.labels, self.base_logits, self.outputs)
+        single = self.base_logits.shape[1] == 1
+        answers = answer_of(self.logits, self.outputs) if single else self.labels
+        return answers == answer_of(self.base_logits, self.outputs)[:, None]
 
     @property
     def target_probability(self) -> Tensor:

@@ -21,7 +21,6 @@ class CorrespondenceResult(Result):
     place.
 
     Attributes:
-        layers: the layers' names.
         parts: the parts' names.
         controls: those of the parts that are none, but random places to compare with.
         boxes: per part int64 [R,N,4], (y0, x0, y1, x1), half open, pixels: what was hidden.
@@ -31,8 +30,6 @@ class CorrespondenceResult(Result):
         elements: per layer, the number of elements of its output for an image.
         tolerance: changes of at most this share of an image's largest feature have the sign 0.
         fill: what was shown instead, in network input space: a number, [C], or [C,H,W].
-        image_size: (H, W).
-        seconds: wall time.
     """
 
     layers: tuple[str, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 from torch import Tensor
 
@@ -92,7 +93,6 @@ class Diagram(Result):
         image: [C,H,W], the network input.
         projection: [C,H,W], what the unit saw (:func:`zfcuda.deconv`).
         switch: the topmost max-pooling at or below the layer, for one map; None if there is none.
-        seconds: wall time.
     """
 
     model: str
@@ -101,12 +101,13 @@ class Diagram(Result):
     sources: tuple[Source, ...]
     unit: tuple[int, int, int]
     activation: float
-    image: Tensor
-    projection: Tensor
+    image: Annotated[Tensor, "C H W"]
+    projection: Annotated[Tensor, "C H W"]
     switch: SwitchExample | None
     seconds: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.steps:
             raise ValueError("a diagram needs at least one step")
         for index, step in enumerate(self.steps):
@@ -115,8 +116,3 @@ class Diagram(Result):
                 raise ValueError(
                     f"step {index} ({step.name}) takes {wrong}, which do not precede it"
                 )
-        if self.image.shape != self.projection.shape or self.image.dim() != 3:
-            raise ValueError(
-                "image and projection must be [C,H,W] and alike, got "
-                f"{list(self.image.shape)} and {list(self.projection.shape)}"
-            )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import io
 import json
 import math
@@ -18,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.storage.files import atomic_path, checksum
+from zfcuda.storage.files import atomic_path, checksum, write_bytes
+from zfcuda.storage.identity import versions
 
 _FORMAT = 1  # of the files; raise it when an older reader would misread what is written
 
@@ -51,14 +51,13 @@ def write(
     header = {
         "kind": kind,
         "format": _FORMAT,
-        "zfcuda": _version(),
+        "zfcuda": versions("zfcuda").get("zfcuda", "unknown"),
         "arrays": {"file": npz.name, "sha256": digest},
         "settings": settings,
         "settings_sha256": checksum(settings),
         **about,
     }
-    with atomic_path(header_path) as temporary:
-        temporary.write_text(json.dumps(header, indent=1, allow_nan=False), encoding="utf-8")
+    write_bytes(header_path, json.dumps(header, indent=1, allow_nan=False).encode())
 
 
 def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], bytes]:
@@ -93,13 +92,6 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], bytes
 
 def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON's")
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("zfcuda")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree
-        return "unknown"
 
 
 _DEFLATED = 1032  # bytes that a byte of deflate's can stand for at most

@@ -81,13 +81,6 @@ class FilterComparison(Result):
         tops: one for each model: the strongest activations of its first layers, projected.
     """
 
-    names: tuple[str, ...]
-    filters: tuple[FilterResult, ...]
-    tops: tuple[TopActivations, ...]
-
-    def __post_init__(self) -> None:
-        if not len(self.names) == len(self.filters) == len(self.tops):
-            raise ValueError(
-                f"names, filters and tops must be equally many, got {len(self.names)}, "
-                f"{len(self.filters)}, {len(self.tops)}"
-            )
+    names: Annotated[tuple[str, ...], "N"]
+    filters: Annotated[tuple[FilterResult, ...], "N"]
+    tops: Annotated[tuple[TopActivations, ...], "N"]

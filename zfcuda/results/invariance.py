@@ -7,12 +7,7 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from zfcuda.results.base import (
-    ChangedAnswers,
-    Outputs,
-    Result,
-    expect_shape,
-)
+from zfcuda.results.base import ChangedAnswers, Outputs, Result, expect_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +24,7 @@ class InvarianceResult(ChangedAnswers):
         target: int64 [N], the class the probabilities are about.
         distances: per layer [N,M], Euclidean distance of its output to the untransformed image's.
         fill: what shows outside the image, in network input space: a number or [C].
-        seconds: wall time.
         norms: per layer [N], Euclidean norm of its output for the untransformed image.
-        outputs: what the network's outputs are, as in :class:`Predictions`.
     """
 
     kind: Literal["rotation", "translation", "scaling"]

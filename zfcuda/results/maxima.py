@@ -18,7 +18,6 @@ class TopActivations(Result):
     C is the number of maps of a layer, M of those that were projected, Z of the image's channels.
 
     Attributes:
-        layers: the layers' names.
         values: per layer [C,k], descending; -inf where there were fewer than k images.
         images: per layer int64 [C,k], which image of the data set; -1 where there is none.
         positions: per layer int64 [C,k,2], (row, column) on the map; 0 in a layer of vectors.
@@ -34,9 +33,6 @@ class TopActivations(Result):
             where an activation was no number when it was reproduced.
         undefined: per layer, the number of images that were left out of a map or more, because the
             map held a NaN.
-        count: number of images.
-        image_size: (H, W).
-        seconds: wall time.
     """
 
     layers: tuple[str, ...]
@@ -68,7 +64,6 @@ class EvolutionResult(Result):
 
     Attributes:
         checkpoints: E names, in the order of training.
-        layers: the layers' names.
         channels: per layer int64 [M], the maps, ascending.
         values: per layer [E,M], the strongest activations; -inf where every image gave NaN.
         images: per layer int64 [E,M], the image of each; -1 where there is none.
@@ -79,9 +74,6 @@ class EvolutionResult(Result):
         patches: per layer [E,M,Z,h,w], the same windows of the images.
         difference: per layer, recorded against reproduced activations, the largest of all
             checkpoints; see :class:`zfcuda.TopActivations`.
-        count: number of images.
-        image_size: (H, W).
-        seconds: wall time.
     """
 
     checkpoints: Annotated[tuple[str, ...], "E"]

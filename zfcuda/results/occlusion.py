@@ -51,16 +51,13 @@ class OcclusionResult(ChangedAnswers):
         boxes: int64 [P,4], (y0, x0, y1, x1), half open, pixels; row by row of the grid.
         grid: (rows, columns) of positions, P of them; None for positions of the caller's own.
         size, stride: (height, width) of the occluder and its steps, pixels; None likewise.
-        image_size: (H, W).
         fill: what the occluder showed, in network input space: a number, [C], or [C,H,W].
         layers: for every recorded layer, its strongest map's activity.
-        seconds: wall time.
         score: what :meth:`to_attribution` is made of, ``"logit"`` or ``"probability"``.
         method: how it was computed: ``"cone"``, only what an occluder can change, or ``"dense"``.
         classes: int64, the classes whose logits were kept, ascending; None for all. With them come
             ``best``, int64 [N,P], the most probable of all classes, and ``log_total``, [N,P], the
             logarithm of the sum over all classes of exp(logit).
-        outputs: what the network's outputs are, as in :class:`Predictions`.
     """
 
     logits: Annotated[Tensor, "N P K"]
@@ -111,7 +108,6 @@ class OcclusionResult(ChangedAnswers):
 
     @property
     def _target_column(self) -> Tensor:
-        """int64 [N], where ``logits`` holds the target class."""
         if self.classes is None:
             return self.target
         return torch.searchsorted(self.classes, self.target)
@@ -221,7 +217,6 @@ class OcclusionSummary(Result):
         boxes: int64 [P,4], the occluders.
         grid: (rows, columns) of positions.
         size, stride: (height, width) of the occluder and its steps, pixels.
-        image_size: (H, W).
         skipped: what is wrong with the images that could not be read, a sentence each.
         outputs: what the network's outputs are (:class:`zfcuda.Predictions`); of a regression's
             values a drop is what they fall by, and ``telling`` is 0.

@@ -25,7 +25,6 @@ class Patches(Result):
     in the colours that they stand for.
 
     Attributes:
-        layers: the layers' names.
         layer: int64 [V], each unit's layer, as an index into ``layers``.
         image: int64 [V], each unit's image.
         units: int64 [V,3], (channel, row, column); row and column are 0 in a layer of vectors and
@@ -102,7 +101,6 @@ class Projections(Result):
     """Units of some layers projected to the input (Zeiler & Fergus 2014, section 2.1).
 
     Attributes:
-        layers: the layers' names.
         columns: V labels, one per projected unit of each layer.
         units: per layer int64 [V,3], the unit as (channel, row, column); (channel, 0, 0) in a
             layer of vectors.

@@ -245,10 +245,8 @@ def write_index(folder: Path, layers: Mapping[str, Layer], names: Mapping[int, s
 
 def _rows(name: str, layer: Layer, names: Mapping[int, str]) -> Iterator[list[Any]]:
     row_of = {channel: row for row, channel in enumerate(layer.channels.tolist())}
-    values, images, positions = (
-        one.tolist() for one in (layer.values, layer.images, layer.positions)
-    )
-    boxes = layer.boxes.tolist()
+    own = (layer.values, layer.images, layer.positions, layer.boxes)
+    values, images, positions, boxes = (one.tolist() for one in own)
     for channel, numbers in enumerate(images):
         for rank, image in enumerate(numbers):
             if image < 0:

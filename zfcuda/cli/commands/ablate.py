@@ -25,7 +25,7 @@ from zfcuda.cli.terminal import resumable
 
 if TYPE_CHECKING:
     from zfcuda.experiments.ablations import Variant
-    from zfcuda.results.ablation import AblationResult
+    from zfcuda.results.training import AblationResult
 
 _MODEL = "zfnet_small"
 

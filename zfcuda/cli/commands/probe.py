@@ -28,7 +28,7 @@ from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
     from zfcuda.cli.network import Network
-    from zfcuda.results.probe import ProbeResult
+    from zfcuda.results.training import ProbeResult
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

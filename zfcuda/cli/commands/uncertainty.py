@@ -27,7 +27,7 @@ from zfcuda.storage.files import short_spec
 
 if TYPE_CHECKING:
     from zfcuda.cli.network import Network
-    from zfcuda.results.uncertainty import UncertaintyResult
+    from zfcuda.results.predictions import UncertaintyResult
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,6 @@ from torch import nn
 
 from zfcuda.experiments.evolution import evolution
 from zfcuda.experiments.maxima.finding import top_activations
-from zfcuda.results.maxima import EvolutionResult
 
 LAYERS = ("1", "4")
 
@@ -85,15 +84,6 @@ def test_the_model_is_left_as_it_was(model, images, states):
     model.train()
     evolution(states, images, LAYERS, model, maps=2)
     assert model.training and not any(weight.any() for weight in model.parameters())
-
-
-def test_saved_and_loaded(model, images, states, tmp_path):
-    result = evolution(states, images, LAYERS, model, maps=2)
-    result.save(tmp_path / "evolution")
-    loaded = EvolutionResult.load(tmp_path / "evolution")
-    assert loaded.checkpoints == result.checkpoints
-    for layer in LAYERS:
-        assert torch.equal(loaded.projections[layer], result.projections[layer])
 
 
 def test_bad_checkpoints(model, images, states, tmp_path):

@@ -1,20 +1,57 @@
-"""Runs whose files were damaged, exchanged or moved, whose images vanish or come back."""
+"""Runs over data sets of every kind: refused with other settings, gone on with whatever happened,
+whose files were damaged, exchanged or moved, whose images vanish or come back."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from small_runs import SETTINGS, Faulty, images, network
+from small_runs import SETTINGS, Faulty, Images, images, network
+from torch.utils.data import DataLoader
 
 import zfcuda
 from zfcuda.data import Preprocessing
 from zfcuda.data.images import ImageFiles
 from zfcuda.experiments.occlusion import engines
-from zfcuda.storage.run_folder import write as write_settings
+from zfcuda.storage.ranks import Shard
+from zfcuda.storage.run_folder import claimed
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of run, the usual settings, and the file that has them."""
+
+    call: Callable[..., Any]
+    usual: dict[str, Any]
+    file: str = "settings.json"
+
+    def __call__(self, net, x, folder, **changes):
+        return self.call(net, x, folder, **{**self.usual, **changes})
+
+
+OCCLUSION = Kind(zfcuda.occlusion_over, SETTINGS)
+FAMILIES = {"scale": [1.0, 1.4], "rotation": [0.0, 40.0]}
+INVARIANCE = Kind(zfcuda.invariance_over, {"layers": ["2", "5"], "transformations": FAMILIES})
+MAXIMA = Kind(
+    lambda net, x, folder, **settings: zfcuda.record_activations(folder, net, x, **settings),
+    {"layers": ["1", "4"], "k": 4, "maps": 3, "batch": 4},
+    "manifest.json",
+)
+TABLES = {"images.csv", "classes.csv", "curves.csv"}  # of a summary
+KINDS = {"occlusion": OCCLUSION, "invariance": INVARIANCE, "maxima": MAXIMA}
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+def run(request) -> Kind:
+    return request.param
 
 
 @pytest.fixture
@@ -25,6 +62,225 @@ def net():
 @pytest.fixture
 def x():
     return images()
+
+
+@pytest.fixture
+def results(contents):
+    """What must not differ between two finished runs: names and contents."""
+
+    def of(folder: Path) -> dict[str, str]:
+        found = contents(folder)
+        found.pop(MAXIMA.file, None)  # it holds times
+        return found
+
+    return of
+
+
+def rewrite(path, change):
+    """Change a run's settings by hand."""
+    content = json.loads(path.read_text())
+    content.pop("checksum", None)
+    change(content["settings"])
+    path.write_text(json.dumps(content))
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "change", "message"),
+    [
+        (OCCLUSION, {"size": 5}, "size 6×6 there, 5×5 here"),
+        (OCCLUSION, {"stride": 3}, "stride"),
+        (OCCLUSION, {"fill": 0.5}, r"fill 0\.0 there, 0\.5 here"),
+        (OCCLUSION, {"layers": "3"}, "layers none there, 3 here"),
+        (OCCLUSION, {"target": 2}, "target predicted there, 2 here"),
+        (OCCLUSION, {"method": "dense"}, "method auto there, dense here"),
+        (OCCLUSION, {"classes": [1]}, r"classes none there, \[1\] here"),
+        (OCCLUSION, {"max_memory": 10**7}, r"max_memory 134217728 there, 10000000 here"),
+        (INVARIANCE, {"layers": ["2"]}, "layers"),
+        (
+            INVARIANCE,
+            {"transformations": {"scale": [1.0]}},
+            "transformations .* none here",
+        ),
+        (INVARIANCE, {"fill": 1.0}, r"fill 0\.0 there, 1\.0 here"),
+        (INVARIANCE, {"target": [1, 1, 2]}, "target"),
+        (MAXIMA, {"k": 5}, "k 4 there, 5 here"),
+        (MAXIMA, {"maps": [1]}, r"maps 3 there, \[1\] here"),
+        (MAXIMA, {"batch": 16}, "batch 4 there, 16 here"),
+        (MAXIMA, {"layers": "4"}, "layers 1, 4 there, 4 here"),
+    ],
+)
+def test_another_setting_is_refused_with_its_name(net, x, tmp_path, run, change, message):
+    run(net, x[:3], tmp_path)
+    with pytest.raises(ValueError, match=rf"holds a run with other settings: .*{message}"):
+        run(net, x[:3], tmp_path, **change)
+    run(net, x[:3], tmp_path)
+
+
+def test_other_images_or_weights_are_refused(net, x, tmp_path, run):
+    run(net, x[:3], tmp_path)
+    refused = {"number of images 3 there, 4 here": x[:4], "the images' contents ": -x[:3]}
+    if run is not MAXIMA:  # which looks at some images only
+        other = x[:3].clone()
+        other[1, 0, 0, 0] += 1
+        refused |= {"the images' contents 0 ": -x[:3], "the images' contents 1 ": other}
+    for message, others in refused.items():
+        with pytest.raises(ValueError, match=message):
+            run(net, others, tmp_path)
+    with torch.no_grad():
+        net[0].bias[0] += 1
+    with pytest.raises(ValueError, match="the model's weights "):
+        run(net, x[:3], tmp_path)
+
+
+def test_the_build_of_torch_counts_unless_0_1_0_left_it_out(net, x, tmp_path, monkeypatch, run):
+    def torch_is(version):
+        monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+
+    def changed(there, here):
+        message = rf"other settings: versions torch {there} there, {here} here"
+        return pytest.raises(ValueError, match=message.replace(".", r"\.").replace("+", r"\+"))
+
+    torch_is("2.13.0+cu130")
+    run(net, x[:2], tmp_path)
+    torch_is("2.13.0+cpu")
+    with changed("2.13.0+cu130", "2.13.0+cpu"):
+        run(net, x[:2], tmp_path)
+    rewrite(tmp_path / run.file, lambda settings: settings["versions"].update(torch="2.13.0"))
+    for path in (tmp_path / "images").glob("*/*"):
+        path.unlink()
+    for version in ("2.13.0+cpu", "2.13.0+cu130", "2.13.0"):
+        torch_is(version)
+        run(net, x[:2], tmp_path)
+    torch_is("2.14.0+cpu")
+    with changed("2.13.0", "2.14.0+cpu"):
+        run(net, x[:2], tmp_path)
+
+
+def test_settings_of_other_code_or_that_nobody_can_read(net, x, tmp_path, run):
+    """Those that were not known then, and ones that are not known any more."""
+    path = tmp_path / run.file
+    run(net, x[:2], tmp_path)
+    rewrite(path, lambda settings: settings.pop("together", settings.pop("images together", None)))
+    with pytest.raises(ValueError, match=r"other settings: images together none there, \d+ here"):
+        run(net, x[:2], tmp_path)
+    rewrite(path, lambda settings: settings.update(slope=2))
+    with pytest.raises(ValueError, match=r"other settings: slope 2 there, none here\. Go on"):
+        run(net, x[:2], tmp_path)
+    for damaged in ("{}", '{"settings": [1], "threads": 1}', '{"settings": "none"}'):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=f"{run.file}' cannot be read as the settings of a"):
+            run(net, x[:2], tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"holds .* of a run, but not its {run.file}"):
+        run(net, x[:2] + 1, tmp_path)
+    assert not path.exists()
+
+
+def test_a_layer_named_twice_is_one(net, x, tmp_path, results, run):
+    run(net, x[:2], tmp_path / "once", layers="3")
+    run(net, x[:2], tmp_path / "twice", layers=["3", "3"])
+    assert results(tmp_path / "once") == results(tmp_path / "twice")
+    run(net, x[:2], tmp_path / "once", layers=["3", "3"])
+
+
+@pytest.mark.parametrize(
+    ("run", "change", "error", "message"),
+    [
+        (OCCLUSION, {"x": torch.zeros(3, 4, 4)}, ValueError, r"must be \[N,C,H,W\]"),
+        (OCCLUSION, {"x": torch.zeros(0, 3, 4, 4)}, ValueError, "there are no images"),
+        (OCCLUSION, {"x": ["a.png"]}, TypeError, "got list"),
+        (OCCLUSION, {"x": iter([])}, TypeError, "knows its length"),
+        (INVARIANCE, {"layers": "nowhere"}, ValueError, "no layer 'nowhere'"),
+        (INVARIANCE, {"transformations": {"shear": [1]}}, ValueError, "transformations must be of"),
+        (INVARIANCE, {"transformations": {"scale": [-1.0]}}, ValueError, "must be positive"),
+        (INVARIANCE, {"target": 7}, ValueError, "between 0 and 4"),
+        (MAXIMA, {"x": [torch.zeros(2, 3, 9, 9)]}, TypeError, "had by number"),
+        (MAXIMA, {"x": DataLoader(torch.zeros(4, 3, 9, 9))}, TypeError, "had by number"),
+        (MAXIMA, {"x": torch.zeros(0, 3, 9, 9)}, ValueError, "no images"),
+        (MAXIMA, {"batch": 0}, ValueError, "batch must be a positive int, got 0"),
+        (MAXIMA, {"k": 0}, ValueError, "k must be a positive int, got 0"),
+        (MAXIMA, {"layers": []}, ValueError, "at least one layer"),
+        (MAXIMA, {"max_memory": -1}, ValueError, "max_memory must be a positive number of bytes"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_folder_is_made(
+    net, x, tmp_path, run, change, error, message
+):
+    with pytest.raises(error, match=message):
+        run(net, folder=tmp_path / "out", **{"x": x, **change})
+    assert not (tmp_path / "out").exists()
+
+
+# --- whatever happens -----------------------------------------------------------------------------
+
+
+def changed_at(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if path.is_file()}
+
+
+def test_a_finished_run_computes_nothing(net, x, tmp_path, run):
+    run(net, x, tmp_path)
+    before = changed_at(tmp_path)
+    run(net, x, tmp_path)
+    touched = {path.name for path, time in changed_at(tmp_path).items() if time != before[path]}
+    assert touched <= {".lock", "summary.npz", "summary.json", *TABLES}
+
+
+@pytest.mark.parametrize("run", [OCCLUSION, INVARIANCE], ids=["occlusion", "invariance"])
+@pytest.mark.parametrize("gone", [["5.json"], ["5.npz", "12.json"], None], ids=str)
+def test_what_is_missing_is_computed_again_to_the_bit(
+    net, x, tmp_path, contents, monkeypatch, run, gone
+):
+    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
+    run(net, x, tmp_path)
+    whole = contents(tmp_path)
+    if gone is None:
+        shutil.rmtree(tmp_path / "images")
+        (tmp_path / "summary.json").unlink()
+    for name in gone or ():
+        (tmp_path / "images" / "0000" / f"{int(name.split('.')[0]):07d}-image-{name}").unlink()
+    left = {path: time for path, time in changed_at(tmp_path).items() if "-image-" in path.name}
+    run(net, x, tmp_path)
+    assert contents(tmp_path) == whole
+    touched = {path.stem for path, time in left.items() if path.stat().st_mtime_ns != time}
+    assert {name.rpartition("-")[2] for name in touched} <= {
+        name.partition(".")[0] for name in gone or ()
+    }
+
+
+def test_two_at_once_are_refused(net, x, tmp_path, run):
+    at_work = pytest.raises(ValueError, match=r"another run is at work in '.*': wait")
+    with claimed(tmp_path, Shard()), at_work:
+        run(net, x, tmp_path)
+    assert not (tmp_path / run.file).exists()
+
+
+def test_a_run_whose_images_vanish_goes_on_when_they_are_back(net, x, tmp_path, results, run):
+    def read(number):
+        if (tmp_path / "run").exists():
+            raise OSError("gone")
+
+    with pytest.raises(ValueError, match="none of the 13 images can be read; the last: image 12"):
+        run(net, Images(x, read), tmp_path / "run")
+    run(net, x, tmp_path / "run")
+    run(net, x, tmp_path / "whole")
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+
+
+def test_a_folder_that_is_renamed_during_a_run(net, x, tmp_path, results, run):
+    def read(number):
+        if number == 5 and (tmp_path / "run").exists():
+            (tmp_path / "run").rename(tmp_path / "other")
+
+    with pytest.raises(FileNotFoundError, match="run' was deleted or renamed during the run"):
+        run(net, Images(x, read), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(net, x, tmp_path / "other")
+    run(net, x, tmp_path / "whole")
+    assert results(tmp_path / "other") == results(tmp_path / "whole")
 
 
 def test_results_that_were_exchanged_are_noticed(net, x, tmp_path):
@@ -90,71 +346,14 @@ def test_a_file_that_is_repaired_is_done_then_and_one_that_changed_is_named(net,
     zfcuda.occlusion_over(net, images, tmp_path / "run", **SETTINGS)
 
 
-class Vanishing(Faulty):
-    """Images none of which can be read after the first so many."""
-
-    left = 8 + 1  # those that identify the data, and the example
-
-    def __getitem__(self, number):
-        self.left -= 1
-        if self.left < 0:
-            raise OSError("gone")
-        return self.x[number]
-
-
-def test_a_run_whose_images_vanish_goes_on_when_they_are_back(net, x, tmp_path):
-    for name, call in {
-        "occlusion": lambda data: zfcuda.occlusion_over(net, data, tmp_path / "o", **SETTINGS),
-        "invariance": lambda data: zfcuda.invariance_over(net, data, tmp_path / "i", "3"),
-    }.items():
-        with pytest.raises(ValueError, match="none of the 13 images can be read; the last: image"):
-            call(Vanishing(x, ()))
-        assert len(call(x).names) == 13, name
-
-
 def test_images_that_vanish_after_their_results(net, x, tmp_path):
     first = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
-    data = Vanishing(x, ())
-    again = zfcuda.occlusion_over(net, data, tmp_path, **SETTINGS)
+    left = iter(range(8 + 1))  # those that identify the data, and the example
+
+    def read(number):
+        if next(left, None) is None:
+            raise OSError("gone")
+
+    again = zfcuda.occlusion_over(net, Images(x, read), tmp_path, **SETTINGS)
     assert torch.equal(first.mean, again.mean) and len(first.shown) and not len(again.shown)
     assert zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS).shown.equal(first.shown)
-
-
-def test_a_folder_that_is_renamed_during_a_run(net, x, tmp_path, contents, monkeypatch):
-    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
-
-    class Renaming(Faulty):
-        seen = 0
-
-        def __getitem__(self, number):
-            self.seen += number == 5
-            if self.seen == 1 and (tmp_path / "run" / "images").exists():
-                (tmp_path / "run").rename(tmp_path / "other")
-            return self.x[number]
-
-    with pytest.raises(FileNotFoundError, match="run' was deleted or renamed during the run"):
-        zfcuda.occlusion_over(net, Renaming(x, ()), tmp_path / "run", **SETTINGS)
-    assert not (tmp_path / "run").exists()
-    zfcuda.occlusion_over(net, x, tmp_path / "other", **SETTINGS)
-    zfcuda.occlusion_over(net, x, tmp_path / "whole", **SETTINGS)
-    assert contents(tmp_path / "other") == contents(tmp_path / "whole")
-
-
-def test_the_build_of_torch_counts_unless_0_1_0_left_it_out(net, x, tmp_path, monkeypatch):
-    def torch_is(version):
-        monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
-
-    torch_is("2.13.0+cu130")
-    zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
-    torch_is("2.13.0+cpu")
-    with pytest.raises(ValueError, match=r"torch 2\.13\.0\+cu130 there, 2\.13\.0\+cpu here"):
-        zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
-    settings = json.loads((tmp_path / "settings.json").read_text())
-    settings["settings"]["versions"]["torch"] = "2.13.0"
-    for path in (tmp_path / "images").glob("*/*"):
-        path.unlink()
-    write_settings(tmp_path / "settings.json", settings["settings"])
-    zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
-    torch_is("2.14.0+cpu")
-    with pytest.raises(ValueError, match="torch"):
-        zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch.multiprocessing as mp
 from shared import COUNTS, FAMILIES, all_runs, go_on, start
-from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network, whole_files
+from small_runs import COUNT, SETTINGS, Images, groups_of, images, network, whole_files
 
 import zfcuda
 from zfcuda.experiments.occlusion import engines
@@ -42,7 +42,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_different(tmp_path, contents, k
     assert status == 0, errors
     assert int(printed) > 0, "no kill met a running process"
     groups_of(4)
-    zfcuda.occlusion_over(network(), Slow(images(), 0), tmp_path / "whole", **SETTINGS)
+    zfcuda.occlusion_over(network(), Images(images()), tmp_path / "whole", **SETTINGS)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
@@ -82,5 +82,5 @@ def test_a_dead_process_ends_the_run_and_another_world_goes_on(shared, tmp_path,
     whole_files(folder / "dead")
     start({2: 1, 4: 3}[world], go_on, folder)
     groups_of(3)
-    zfcuda.occlusion_over(network(), Slow(images(), 0), tmp_path, **SETTINGS)
+    zfcuda.occlusion_over(network(), Images(images()), tmp_path, **SETTINGS)
     assert contents(folder / "dead") == contents(tmp_path)

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from zoo import Model
 
 import zfcuda
 from zfcuda.cli.commands.uncertainty import _median
@@ -90,11 +91,8 @@ def test_all_pictures_are_asked_about(net, examples, max_memory):
 
 
 def test_equally_uncertain_pictures_come_in_their_order(examples):
-    class Shrug(nn.Module):
-        def forward(self, x):
-            return torch.zeros(len(x), 5)
-
-    result = zfcuda.uncertainty_of(Shrug(), examples, most=3)
+    shrug = Model(lambda m, x: torch.zeros(len(x), 5))
+    result = zfcuda.uncertainty_of(shrug, examples, most=3)
     assert result.numbers.tolist() == [0, 1, 2]
     assert result.entropy.tolist() == pytest.approx([math.log(5)] * 600)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from traces import traced, values_of
+from zoo import TORCHVISION
 
 import zfcuda
 from zfcuda.graph import trace
@@ -46,42 +47,13 @@ def test_torchvision(torchvision_model, name):
     assert next(node.name for node in graph.nodes if node.rule == Opaque()) == FEW[name]
 
 
-MORE = [
-    "convnext_small",
-    "densenet161",
-    "densenet169",
-    "densenet201",
-    "efficientnet_b0",
-    "efficientnet_b4",
-    "efficientnet_v2_s",
-    "inception_v3",
-    "maxvit_t",
-    "mnasnet0_5",
-    "mobilenet_v3_large",
-    "regnet_x_400mf",
-    "regnet_y_400mf",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnext50_32x4d",
-    "shufflenet_v2_x1_0",
-    "swin_t",
-    "swin_v2_t",
-    "vgg11",
-    "vgg11_bn",
-    "vgg16",
-    "vit_b_16",
-    "wide_resnet50_2",
-]
-
-
 def test_torchvision_with_its_own_normalisation(torchvision_model):
     graph = check_torchvision(torchvision_model("googlenet", transform_input=True))
     assert next(node.name for node in graph.nodes if node.rule == Opaque()) == "flatten"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MORE)
+@pytest.mark.parametrize("name", [*TORCHVISION, "maxvit_t", "swin_t", "swin_v2_t", "vit_b_16"])
 def test_more_of_torchvision(torchvision_model, name):
     sizes = {"inception_v3": 96, "maxvit_t": 224, "vit_b_16": 224}
     check_torchvision(torchvision_model(name), sizes.get(name, 64))

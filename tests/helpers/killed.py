@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network, whole_files
+from small_runs import COUNT, SETTINGS, Images, groups_of, images, network, whole_files
 
 import zfcuda
 from zfcuda.experiments.occlusion.over import occlusion_over
@@ -28,7 +28,8 @@ def results(folder: Path) -> dict[Path, int]:
 def work(folder: Path) -> None:
     torch.set_num_threads(1)
     groups_of(4)
-    occlusion_over(network(), Slow(images(), 0.03), folder, **SETTINGS)
+    slow = Images(images(), lambda number: time.sleep(0.03))
+    occlusion_over(network(), slow, folder, **SETTINGS)
 
 
 def forked(folder: Path) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import processes
-from small_runs import COUNT, SETTINGS, Slow, groups_of, images, network
+from small_runs import COUNT, SETTINGS, Images, groups_of, images, network
 
 from zfcuda.experiments.invariance.over import invariance_over
 from zfcuda.experiments.occlusion.over import occlusion_over
@@ -25,15 +25,12 @@ FAMILIES = {"rotation": [0.0, 30.0], "scale": [1.0, 1.2, 1.5]}
 _TOGETHER = 3
 
 
-class Deadly(Slow):
-    """Kills the last rank within its last group."""
-
-    def __getitem__(self, number: int) -> torch.Tensor:
-        shard = current_shard()
-        last = shard.own(range(-(-len(self) // _TOGETHER)))[-1]
-        if shard.rank == shard.world - 1 and number == last * _TOGETHER + 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(number)
+def die(number: int) -> None:
+    """Kill the last rank within its last group."""
+    shard = current_shard()
+    last = shard.own(range(-(-COUNT // _TOGETHER)))[-1]
+    if shard.rank == shard.world - 1 and number == last * _TOGETHER + 1:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def all_runs(folder: Path) -> None:
@@ -45,7 +42,7 @@ def all_runs(folder: Path) -> None:
     moved = invariance_over(net, images(), folder / "moved", "3", transformations=FAMILIES)
     assert (moved is not None) == shard.first
     _refused(net, folder / "busy")
-    occlusion_over(net, Deadly(images(), 0), folder / "dead", **SETTINGS)
+    occlusion_over(net, Images(images(), die), folder / "dead", **SETTINGS)
 
 
 def _refused(net: torch.nn.Module, folder: Path) -> None:
@@ -60,7 +57,7 @@ def _refused(net: torch.nn.Module, folder: Path) -> None:
 
 def go_on(folder: Path) -> None:
     """What a rank does to finish what the dead one left."""
-    occlusion_over(network(), Slow(images(), 0), folder / "dead", **SETTINGS)
+    occlusion_over(network(), Images(images()), folder / "dead", **SETTINGS)
 
 
 def start(world: int, work: Callable[[Path], None], folder: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
@@ -36,33 +35,30 @@ def images(count: int = COUNT) -> Tensor:
     return torch.randn(count, 3, 18, 18, generator=torch.Generator().manual_seed(1))
 
 
-class Slow(Dataset):
-    """Images that take their time to be read."""
+class Images(Dataset):
+    """Images; ``read`` is called with the number of each that is read."""
 
-    def __init__(self, x: Tensor, seconds: float) -> None:
-        self._x, self._seconds = x, seconds
-
-    def __len__(self) -> int:
-        return len(self._x)
-
-    def __getitem__(self, number: int) -> Tensor:
-        time.sleep(self._seconds)
-        return self._x[number]
-
-
-class Faulty(Dataset):
-    """Images some of which cannot be read."""
-
-    def __init__(self, x: Tensor, bad: Container[int]) -> None:
-        self.x, self.bad = x, bad
+    def __init__(self, x: Tensor, read: Callable[[int], object] = lambda number: None) -> None:
+        self.x, self.read = x, read
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, number: int) -> Tensor:
+        self.read(number)
+        return self.x[number]
+
+
+class Faulty(Images):
+    """Images some of which cannot be read."""
+
+    def __init__(self, x: Tensor, bad: Container[int]) -> None:
+        super().__init__(x, self._refuse)
+        self.bad = bad
+
+    def _refuse(self, number: int) -> None:
         if number in self.bad:
             raise OSError(f"truncated file {number}")
-        return self.x[number]
 
 
 def groups_of(count: int) -> None:

@@ -2,21 +2,9 @@
 
 import torch
 from torch import Tensor, nn
+from zoo import Model
 
 from zfcuda.graph import Graph, trace
-
-
-class Model(nn.Module):
-    """A forward given as a function of (the module, x)."""
-
-    def __init__(self, forward, **attributes):
-        super().__init__()
-        self.function = forward
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def images(n=2, size=(12, 10), channels=4):

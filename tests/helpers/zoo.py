@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +12,30 @@ from torch import Tensor, nn
 import zfcuda
 
 LAYER = "tail"  # every network of the zoo has a convolution of this name
+
+
+class Model(nn.Module):
+    """A forward given as a function of (the module, x)."""
+
+    def __init__(self, forward: Callable[[nn.Module, Tensor], Any], **attributes: Any) -> None:
+        super().__init__()
+        self.function = forward
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def output_of(net: nn.Module, x: Tensor, layer: str) -> Tensor:
+    """What a layer returns in its last call, before later calls change it in place."""
+    outputs = []
+    hook = net.get_submodule(layer).register_forward_hook(
+        lambda module, args, output: outputs.append(output.clone())
+    )
+    net(x.clone())
+    hook.remove()
+    return outputs[-1]
 
 
 class Head(nn.Module):
@@ -141,3 +168,29 @@ class Normed(Head):
 
 
 ZOO = [VGGLike, Functional, Reused, Residual, Inception, Fused, Normed]
+
+# torchvision's classifiers of convolutions.
+_FAMILIES = {
+    "alexnet": "",
+    "convnext": "tiny small base large",
+    "densenet": "121 161 169 201",
+    "efficientnet": "b0 b1 b2 b3 b4 b5 b6 b7 v2_s v2_m v2_l",
+    "googlenet": "",
+    "inception": "v3",
+    "mnasnet": "0_5 0_75 1_0 1_3",
+    "mobilenet": "v2 v3_large v3_small",
+    "regnet_x": "400mf 800mf 1_6gf 3_2gf 8gf 16gf 32gf",
+    "regnet_y": "400mf 800mf 1_6gf 3_2gf 8gf 16gf 32gf",
+    "resnet": "18 34 50 101 152",
+    "resnext": "50_32x4d 101_32x8d 101_64x4d",
+    "shufflenet_v2": "x0_5 x1_0 x1_5 x2_0",
+    "squeezenet1": "0 1",
+    "vgg": "11 11_bn 13 13_bn 16 16_bn 19 19_bn",
+    "wide_resnet": "50_2 101_2",
+}
+_GLUED = ("densenet", "mnasnet", "resnet", "resnext", "vgg", "wide_resnet")
+TORCHVISION = [
+    (family if not kind else f"{family}{'' if family in _GLUED else '_'}{kind}")
+    for family, kinds in _FAMILIES.items()
+    for kind in kinds.split(" ")
+]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from zoo import Model, output_of
 
 import zfcuda
 from zfcuda.ops import reference
@@ -70,23 +71,16 @@ def test_overlap_rules_differ_on_overlapping_pools(x):
     assert not torch.equal(*rules)
 
 
-def unit_gradient(net: nn.Module, x: Tensor, layer: str) -> Tensor:
+def strongest_gradient(maps: Tensor, x: Tensor) -> Tensor:
     """Gradient of the strongest unit's value times that value, by torch alone."""
-    outputs = []
-    hook = dict(net.named_modules())[layer].register_forward_hook(
-        lambda module, args, output: outputs.append(output.clone())
-    )
-    leaf = x.clone().requires_grad_()
-    net(leaf)
-    hook.remove()
-    values = outputs[-1].flatten(1).max(1).values
-    (gradient,) = torch.autograd.grad(values.square().sum() / 2, leaf)
-    return gradient
+    values = maps.flatten(1).max(1).values
+    return torch.autograd.grad(values.square().sum() / 2, x)[0]
 
 
 def test_gradient_rule_is_torchs_gradient(net, x):
+    leaf = x.clone().requires_grad_()
     for layer in ("tail", "classes"):
-        expected = unit_gradient(net, x, layer)
+        expected = strongest_gradient(output_of(net, leaf, layer), leaf)
         projection = zfcuda.deconv(net, x, layer, rule="gradient")
         torch.testing.assert_close(projection, expected, rtol=1e-10, atol=1e-13)
 
@@ -162,8 +156,7 @@ BY_HAND = {
 def test_every_way_of_writing_a_network_follows_the_rules(net, x):
     leaf = x.clone().requires_grad_()
     maps = net.tail(BY_HAND[type(net).__name__](net, leaf, rectifier()))
-    values = maps.flatten(1).max(1).values
-    (expected,) = torch.autograd.grad(values.square().sum() / 2, leaf)
+    expected = strongest_gradient(maps, leaf)
 
     projection = zfcuda.deconv(net, x, "tail")
     torch.testing.assert_close(projection, expected, rtol=1e-10, atol=1e-13)
@@ -186,17 +179,11 @@ def test_norm_gradient(make, x):
 
 
 def test_residual_signals_add_before_rectifying(x):
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 1, 1, bias=False)
-            self.last = nn.Identity()
+    def forward(m, x):
+        x = m.conv(x).relu()
+        return m.last(3 * x - 2 * x)  # signals 3 and -2: their sum is positive
 
-        def forward(self, x):
-            x = self.conv(x).relu()
-            return self.last(3 * x - 2 * x)  # signals 3 and -2: their sum is positive
-
-    net = Two().double()
+    net = Model(forward, conv=nn.Conv2d(3, 1, 1, bias=False), last=nn.Identity()).double()
     nn.init.ones_(net.conv.weight)
     projection = zfcuda.deconv(net, x.abs(), "last", seed=1.0)
     assert projection.max() == 1.0  # rectified one by one it would be 3
@@ -205,16 +192,11 @@ def test_residual_signals_add_before_rectifying(x):
 def test_unpooling_happens_before_rectifying(x):
     """With overlap the signals of several windows add up, and only their sum is rectified."""
 
-    class Pooled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.pool = zfcuda.nn.MaxPool2d((1, 2), (1, 1), relu=True)
-            self.mix = nn.Conv2d(1, 1, (1, 2), bias=False)
-
-        def forward(self, x):
-            return self.mix(self.pool(x)).flatten(1)
-
-    net = Pooled().double()
+    net = Model(
+        lambda m, x: m.mix(m.pool(x)).flatten(1),
+        pool=zfcuda.nn.MaxPool2d((1, 2), (1, 1), relu=True),
+        mix=nn.Conv2d(1, 1, (1, 2), bias=False),
+    ).double()
     image = torch.tensor([[[[0.0, 5.0, 1.0]]]], dtype=torch.float64)  # both windows choose the 5
     with torch.no_grad():
         net.mix.weight.copy_(torch.tensor([3.0, -2.0]).view(1, 1, 1, 2))
@@ -270,15 +252,8 @@ RELUS = {
 
 @pytest.mark.parametrize("relu", RELUS.values(), ids=RELUS.keys())
 def test_every_spelling_of_relu_rectifies_the_signal(relu):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.last = nn.Conv2d(1, 2, 1, bias=False)
-
-        def forward(self, x):
-            return self.last(relu(x * 1)).flatten(1)
-
-    net = Net().double()
+    last = nn.Conv2d(1, 2, 1, bias=False)
+    net = Model(lambda m, x: m.last(relu(x * 1)).flatten(1), last=last).double()
     with torch.no_grad():
         net.last.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
     x = torch.tensor([[[[-3.0, 4.0]]]], dtype=torch.float64)
@@ -306,37 +281,24 @@ def test_batch_norm_by_the_batchs_own_statistics_is_a_scale(x):
 
 
 def test_relu_in_place_on_a_part_of_a_tensor(x):
-    class Part(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
+    def forward(m, x):
+        x = m.first(x)
+        x[:, :2].relu_()
+        return m.last(x).flatten(1)
 
-        def forward(self, x):
-            x = self.first(x)
-            x[:, :2].relu_()
-            return self.last(x).flatten(1)
-
-    net = Part().double()
+    net = Model(forward, first=nn.Conv2d(3, 4, 1), last=nn.Conv2d(4, 3, 1)).double()
     leaf = x.clone().requires_grad_()
     maps = net.first(leaf)
     maps = net.last(torch.cat([rectifier()(maps[:, :2]), maps[:, 2:]], 1))
-    values = maps.flatten(1).max(1).values
-    (expected,) = torch.autograd.grad(values.square().sum() / 2, leaf)
-    torch.testing.assert_close(zfcuda.deconv(net, x, "last"), expected)
+    torch.testing.assert_close(zfcuda.deconv(net, x, "last"), strongest_gradient(maps, leaf))
 
 
 def test_a_clamp_may_name_its_empty_out(x):
-    class Clamped(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3, dtype=torch.float64)
-            self.tail = nn.Conv2d(4, 2, 3, dtype=torch.float64)
-            self.keywords: dict[str, None] = {}
+    def forward(m, x):
+        return m.tail(torch.clamp(m.conv(x), min=0, **m.keywords))
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.tail(torch.clamp(self.conv(x), min=0, **self.keywords))
-
-    model = Clamped()
+    layers = {"conv": nn.Conv2d(3, 4, 3), "tail": nn.Conv2d(4, 2, 3)}
+    model = Model(forward, keywords={}, **layers).double()
     expected = zfcuda.deconv(model, x, "tail")
     model.keywords = {"out": None}
     torch.testing.assert_close(zfcuda.deconv(model, x, "tail"), expected)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from zoo import Model
 
 import zfcuda
 from zfcuda.data import Preprocessing
@@ -21,21 +22,14 @@ def network(count, *last):
     ).eval()  # fmt: skip
 
 
-class Last(nn.Module):
+def ending(count, function):
     """A network whose forward ends in ``function``."""
-
-    def __init__(self, count, function):
-        super().__init__()
-        self.body, self.function = network(count), function
-
-    def forward(self, x):
-        return self.function(self.body(x))
+    return Model(lambda m, x: function(m.body(x)), body=network(count))
 
 
-class Untraceable(Last):
-    def forward(self, x):
-        y = super().forward(x)
-        return y if float(y.sum()) == float(y.sum()) else y + 1
+def untraceable(y):
+    y = torch.softmax(y, 1)
+    return y if float(y.sum()) == float(y.sum()) else y + 1
 
 
 X = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(1))
@@ -63,13 +57,13 @@ LAST = {
     "sigmoids": (network(4, nn.Sigmoid()), "probabilities"),
     "one": (network(1), "logit"),
     "sigmoid": (network(1, nn.Sigmoid()), "probability"),
-    "method": (Last(4, lambda y: y.softmax(-1).float().view(len(y), 4)), "probabilities"),
-    "in place": (Last(1, lambda y: y.sigmoid_()), "probability"),
-    "one of two": (Last(2, lambda y: F.softmax(y, 1)[:, 1:]), "probability"),
-    "both": (Last(1, lambda y: torch.cat([y.sigmoid(), 1 - y.sigmoid()], 1)), "probabilities"),
-    "unknown, one": (Last(1, lambda y: 1 / (1 + torch.exp(-y))), "logit"),
-    "untraceable": (Untraceable(4, lambda y: torch.softmax(y, 1)), "probabilities"),
-    "exp of log": (Last(4, lambda y: F.log_softmax(y, 1).exp()), "probabilities"),
+    "method": (ending(4, lambda y: y.softmax(-1).float().view(len(y), 4)), "probabilities"),
+    "in place": (ending(1, lambda y: y.sigmoid_()), "probability"),
+    "one of two": (ending(2, lambda y: F.softmax(y, 1)[:, 1:]), "probability"),
+    "both": (ending(1, lambda y: torch.cat([y.sigmoid(), 1 - y.sigmoid()], 1)), "probabilities"),
+    "unknown, one": (ending(1, lambda y: 1 / (1 + torch.exp(-y))), "logit"),
+    "untraceable": (ending(4, untraceable), "probabilities"),
+    "exp of log": (ending(4, lambda y: F.log_softmax(y, 1).exp()), "probabilities"),
     "scripted": (torch.jit.script(network(4, nn.Softmax(1))), "probabilities"),
 }
 
@@ -150,26 +144,18 @@ def test_a_single_probability_changes_the_answer_at_one_half():
     assert moved.unchanged.tolist() == [[False, True, True], [True, True, False]]
 
 
-class Labelled(torch.utils.data.Dataset):
-    def __len__(self):
-        return 12
-
-    def __getitem__(self, index):
-        return torch.randn(3, 20, 20, generator=torch.Generator().manual_seed(index)), index % 2
-
-
 @pytest.mark.parametrize("last", ["one", "sigmoid", "softmax", "nothing"])
 def test_uncertainty_follows_the_outputs(last):
     net, outputs = LAST[last]
-    examples = zfcuda.data.FromDataset(Labelled(), ("no", "yes"), Preprocessing(size=20))
+    x, labels = torch.randn(12, 3, 20, 20), torch.arange(12) % 2
+    dataset = torch.utils.data.TensorDataset(x, labels)
+    examples = zfcuda.data.FromDataset(dataset, ("no", "yes"), Preprocessing(size=20))
     found = zfcuda.uncertainty_of(net, examples)
     assert found.outputs == outputs
-    p = torch.stack([Labelled()[i][0] for i in range(12)])
-    p = zfcuda.predict(net, p).probabilities.double()
+    p = zfcuda.predict(net, x).probabilities.double()
     p = torch.cat([1 - p, p], 1) if p.shape[1] == 1 else p
     assert torch.allclose(found.probabilities, p, atol=1e-6)
     assert torch.equal(found.predicted, p.argmax(1))
-    labels = torch.arange(12) % 2
     expected = -p[torch.arange(12), labels].log().mean()
     assert found.cross_entropy == pytest.approx(float(expected), rel=1e-5)
     assert found.confusion.sum() == 12 and found.entropy.isfinite().all()

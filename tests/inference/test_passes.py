@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from zoo import Model
 
 import zfcuda
 from zfcuda.inference.checks import evaluating
@@ -46,30 +47,22 @@ def test_stopped_after_so_many_calls():
     assert torch.equal(found["0"], model[:3](x))
 
 
-class Viewing(nn.Module):
-    """Takes images in contiguous memory only."""
-
-    def __init__(self):
-        super().__init__()
-        self.features = nn.Conv2d(3, 4, 3)
-        self.classifier = nn.Linear(4 * 36, 5)
-
-    def forward(self, x):
-        return self.classifier(self.features(x).view(len(x), -1))
+def flattening(flatten):
+    """A network that flattens its maps by a function of its own."""
+    layers = {"features": nn.Conv2d(3, 4, 3), "classifier": nn.Linear(4 * 36, 5)}
+    return Model(lambda m, x: m.classifier(flatten(m.features(x))), **layers).eval()
 
 
-class InMemoryOrder(Viewing):
-    """Answers otherwise in another memory format."""
-
-    def forward(self, x):
-        maps = self.features(x)
-        return self.classifier(maps.as_strided((len(x), 144), (144, 1)))
+FLATTEN = {
+    "in contiguous memory only": lambda maps: maps.view(len(maps), -1),
+    "otherwise in another format": lambda maps: maps.as_strided((len(maps), 144), (144, 1)),
+}
 
 
-@pytest.mark.parametrize("kind", [Viewing, InMemoryOrder])
+@pytest.mark.parametrize("flatten", FLATTEN.values(), ids=FLATTEN.keys())
 @pytest.mark.parametrize("wanted", [1, 20])
-def test_a_model_that_needs_contiguous_images_gets_them(kind, wanted):
-    model, x = kind().eval(), torch.randn(wanted, 3, 8, 8)
+def test_a_model_that_needs_contiguous_images_gets_them(flatten, wanted):
+    model, x = flattening(flatten), torch.randn(wanted, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(zfcuda.predict(model, x).logits, model(x))
     result = zfcuda.rotation(model, x, values=range(0, 360, 20))
@@ -77,15 +70,12 @@ def test_a_model_that_needs_contiguous_images_gets_them(kind, wanted):
 
 
 def test_images_are_converted_and_weights_are_not():
-    model, x = (
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)),
-        torch.randn(20, 3, 8, 8),
-    )
+    model, x = flattening(lambda maps: maps.flatten(1)), torch.randn(20, 3, 8, 8)
     taken = []
-    model[0].register_forward_pre_hook(lambda _, args: taken.append(args[0].stride()))
+    model.features.register_forward_pre_hook(lambda _, args: taken.append(args[0].stride()))
     strides = [weight.stride() for weight in model.parameters()]
     weights = [weight.clone() for weight in model.parameters()]
-    passes = Passes(model, ["0"], 2**20)
+    passes = Passes(model, ["features"], 2**20)
     with evaluating(model):
         logits, found = passes.images(x, lambda _, maps: maps.clone())
     assert passes.layout is torch.channels_last
@@ -95,7 +85,7 @@ def test_images_are_converted_and_weights_are_not():
     assert [weight.stride() for weight in model.parameters()] == strides
     assert all(map(torch.equal, model.parameters(), weights))
     torch.testing.assert_close(logits, model(x).detach())
-    torch.testing.assert_close(torch.cat(found["0"]), model[0](x).detach())
+    torch.testing.assert_close(torch.cat(found["features"]), model.features(x).detach())
 
 
 def test_float64_stays_as_it_was_given():
@@ -142,10 +132,7 @@ def test_recorded_memory_does_not_depend_on_what_is_free():
 
 
 def test_a_model_that_agreed_is_not_asked_again_and_answers_to_the_bit():
-    model, x = (
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)),
-        torch.randn(20, 3, 8, 8),
-    )
+    model, x = flattening(lambda maps: maps.flatten(1)), torch.randn(20, 3, 8, 8)
     sizes = []
     model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     first, calls = zfcuda.predict(model, x).logits, len(sizes)
@@ -154,7 +141,7 @@ def test_a_model_that_agreed_is_not_asked_again_and_answers_to_the_bit():
 
 
 def test_a_model_that_changed_since_it_agreed_is_asked_again():
-    model, x = Viewing().eval(), torch.randn(20, 3, 8, 8)
+    model, x = flattening(lambda maps: maps.view(len(maps), -1)), torch.randn(20, 3, 8, 8)
     model.forward = lambda x: model.classifier(model.features(x).flatten(1))
     zfcuda.predict(model, x)
     del model.forward

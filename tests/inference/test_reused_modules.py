@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import Model
 
 import zfcuda
 from zfcuda.experiments.invariance.experiment import early_and_late
@@ -85,42 +86,27 @@ def test_layers_lie_where_they_are_called_last(shared, x, tmp_path):
 
 
 def test_a_pool_before_the_classifier_is_the_late_layer_and_not_the_early_one(x):
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.c1, self.c2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
-            self.pool, self.fc = nn.MaxPool2d(2), nn.Linear(4 * 36, 5)
+    def forward(m, x):
+        x = m.pool(m.c1(x).relu())
+        return m.fc(m.pool(m.c2(x).relu()).flatten(1))
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.pool(self.c1(x).relu())
-            return self.fc(self.pool(self.c2(x).relu()).flatten(1))
-
-    assert early_and_late(Net().eval(), x) == ["c1", "pool"]
+    layers = {"c1": nn.Conv2d(3, 4, 3), "c2": nn.Conv2d(4, 4, 3), "pool": nn.MaxPool2d(2)}
+    net = Model(forward, **layers, fc=nn.Linear(4 * 36, 5)).eval()
+    assert early_and_late(net, x) == ["c1", "pool"]
 
 
 def test_an_earlier_call_need_not_give_maps(x):
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.act, self.conv, self.fc = nn.ReLU(), nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+    def forward(m, x):
+        x = m.conv(m.act(x.flatten(2)).view_as(x))
+        return m.fc(m.act(x).mean((2, 3)))
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(self.act(x.flatten(2)).view_as(x))
-            return self.fc(self.act(x).mean((2, 3)))
-
-    net = Net().eval()
+    net = Model(forward, act=nn.ReLU(), conv=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 5)).eval()
     found = zfcuda.rotation(net, x, [0, 90], layers="act")
     assert found.distances["act"].shape == (2, 2)
 
 
 def test_a_last_call_that_gives_no_maps_is_named(x):
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.act, self.fc = nn.ReLU(), nn.Linear(3, 5)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(self.act(self.act(x).flatten(2)).mean(2))
-
+    layers = {"act": nn.ReLU(), "fc": nn.Linear(3, 5)}
+    net = Model(lambda m, x: m.fc(m.act(m.act(x).flatten(2)).mean(2)), **layers).eval()
     with pytest.raises(ValueError, match=r"layer 'act' must give maps .* it gives \[1, 3, 1024\]"):
-        zfcuda.rotation(Net().eval(), x, [0], layers="act")
+        zfcuda.rotation(net, x, [0], layers="act")

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
+from zoo import Model
 
 import zfcuda
 
@@ -63,6 +64,24 @@ def test_mode_hooks_gradients_and_buffers(net, x, experiment):
     assert torch.equal(x, copy)
     assert torch.is_grad_enabled()
     assert not any(tensor.requires_grad for tensor in tensors_in(result))
+
+
+PARTS = {"a": torch.tensor([0, 0, 4, 4])}
+OTHERS = {
+    "top activations": lambda net, x: zfcuda.top_activations(net, x, "tail", k=2, maps=1),
+    "correspondence": lambda net, x: zfcuda.correspondence(net, x, PARTS, "tail"),
+    "diagram": lambda net, x: zfcuda.diagram_of(net, x[:1], "tail"),
+    "filters": lambda net, x: zfcuda.first_layer_filters(net, x),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS.keys())
+def test_others_leave_modes_hooks_and_weights(net, x, other):
+    net.train()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    other(net, x)
+    assert all(module.training and not module._forward_hooks for module in net.modules())
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
 
 class Failing(nn.Module):
@@ -122,16 +141,11 @@ def test_a_model_made_under_inference_mode(make, x, experiment):
 
 
 def test_input_that_requires_grad_and_a_model_that_works_in_place_on_it(x, experiment):
-    class Demanding(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.tail = nn.Conv2d(3, 4, 3)
+    def forward(m, x):
+        x.sub_(0.5).mul_(2)
+        return m.tail(x).relu_().mean((2, 3))
 
-        def forward(self, x):
-            x.sub_(0.5).mul_(2)
-            return self.tail(x).relu_().mean((2, 3))
-
-    net = Demanding().double()
+    net = Model(forward, tail=nn.Conv2d(3, 4, 3)).double()
     x.requires_grad_()
     copy = x.detach().clone()
     result = experiment(net, x)
@@ -141,21 +155,13 @@ def test_input_that_requires_grad_and_a_model_that_works_in_place_on_it(x, exper
 
 
 def test_batch_statistics_do_not_reach_the_running_ones(x, experiment):
-    class Stubborn(nn.Module):
-        """Normalises with the batch's statistics and updates the running ones, even in eval
-        mode."""
+    def stubborn(m, x):
+        """Also in eval mode."""
+        x = nn.functional.batch_norm(m.tail(x), m.mean, m.variance, training=True)
+        return x.relu().mean((2, 3))
 
-        def __init__(self):
-            super().__init__()
-            self.tail = nn.Conv2d(3, 4, 3)
-            self.register_buffer("mean", torch.zeros(4))
-            self.register_buffer("variance", torch.ones(4))
-
-        def forward(self, x):
-            x = nn.functional.batch_norm(self.tail(x), self.mean, self.variance, training=True)
-            return x.relu().mean((2, 3))
-
-    net = Stubborn().double()
+    statistics = {"mean": nn.Buffer(torch.zeros(4)), "variance": nn.Buffer(torch.ones(4))}
+    net = Model(stubborn, tail=nn.Conv2d(3, 4, 3), **statistics).double()
     if experiment is not EXPERIMENTS["gradient"]:  # the plain gradient intercepts nothing
         experiment(net, x)
         assert net.mean.abs().max() == 0

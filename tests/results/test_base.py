@@ -32,6 +32,16 @@ MAKERS = {
     "background": lambda net, x: zfcuda.background_effect(
         net, x[:1], torch.rand(16, 18), "tail", fills={"grün": 0.5}
     ),
+    "study": lambda net, x: zfcuda.invariance_study(
+        net, x, "tail", transformations={"scale": [1, 2], "rotation": [3]}
+    ),
+    "patches": lambda net, x: zfcuda.project(net, x, ["features.0", "tail"]),
+    "top": lambda net, x: zfcuda.top_activations(net, x, ["features.0", "tail"], k=3, maps=2),
+    "evolution": lambda net, x: zfcuda.evolution({"1": net, "2": net}, x, "tail"),
+    "diagram": lambda net, x: zfcuda.diagram_of(net, x[:1], "features.2"),
+    "diagram without a pool": lambda net, x: zfcuda.diagram_of(net, x[:1], "features.1"),
+    "filters": lambda net, x: zfcuda.first_layer_filters(net, x),
+    "comparison": lambda net, x: zfcuda.compare_filters({"a": net, "b": net}, x, maps=2),
 }
 
 

@@ -10,20 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from zoo import Model, output_of
 
 import zfcuda
 from zfcuda.experiments.deconvnet.projecting import projections
 
 
-def output_of(net, x, layer):
-    outputs = []
-    hook = dict(net.named_modules())[layer].register_forward_hook(
-        lambda module, args, output: outputs.append(output.clone())
-    )
-    with torch.no_grad():
-        net(x)
-    hook.remove()
-    return outputs[-1]
+def between(middle, **layers):
+    """``middle``, a function of the module and the maps, between two convolutions."""
+    layers |= {"stem": nn.Conv2d(3, 4, 3), "tail": nn.Conv2d(4, 2, 1)}
+    return Model(lambda m, x: m.tail(middle(m, m.stem(x))), **layers).double()
 
 
 def test_the_strongest_map_holds_the_largest_activation(make, x):
@@ -220,18 +216,12 @@ def test_other_nonlinearities_use_their_gradient_with_one_warning(x):
 
 
 def test_a_product_with_a_constant_is_linear(x):
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.rand(3, 1, 1))
-            self.last = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 2, 1))
-
-        def forward(self, x):
-            return self.last(x * self.scale / 3 - self.scale)
-
+    last = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 2, 1))
+    scaled = {"scale": nn.Parameter(torch.rand(3, 1, 1)), "last": last}
+    net = Model(lambda m, x: m.last(x * m.scale / 3 - m.scale), **scaled).double()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        zfcuda.deconv(Scaled().double(), x, "last")
+        zfcuda.deconv(net, x, "last")
 
 
 def test_what_custom_functions_hide_is_named(x):
@@ -251,16 +241,8 @@ def test_what_custom_functions_hide_is_named(x):
     with pytest.warns(UserWarning, match="no rule for Identity '1';"):
         zfcuda.deconv(net, x, "2")
 
-    class Applied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
-
-        def forward(self, x):
-            return self.last(Swish.apply(self.first(x)))
-
     with pytest.warns(UserWarning, match="no rule for Swish;"):
-        zfcuda.deconv(Applied().double(), x, "last")
+        zfcuda.deconv(between(lambda m, x: Swish.apply(x)), x, "tail")
 
 
 @pytest.mark.parametrize("engine", ["cones", "autograd"])
@@ -294,19 +276,13 @@ def test_warnings_name_layers_as_their_author_did(x, engine):
 
 
 def test_whole_modules_of_torchs_are_named_not_their_inner_functions(x):
-    class Attending(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-            self.stem, self.tail = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+    def attend(m, x):
+        pixels = x.flatten(2).mT
+        return m.attention(pixels, pixels, pixels)[0].mT.reshape(x.shape)
 
-        def forward(self, x):
-            x = self.stem(x)
-            pixels = x.flatten(2).mT
-            return self.tail(self.attention(pixels, pixels, pixels)[0].mT.reshape(x.shape))
-
+    net = between(attend, attention=nn.MultiheadAttention(4, 2, batch_first=True))
     with pytest.warns(UserWarning, match="no rule for MultiheadAttention 'attention';"):
-        zfcuda.deconv(Attending().double(), x, "tail")
+        zfcuda.deconv(net, x, "tail")
 
 
 MASKED = {
@@ -320,47 +296,27 @@ MASKED = {
 
 @pytest.mark.parametrize("name", MASKED)
 def test_masks_that_make_no_relu_are_named(x, name):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.tail = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
-
-        def forward(self, x):
-            return self.tail(MASKED[name](self.stem(x)))
-
     with pytest.warns(UserWarning, match=f"no rule for {name};"):
-        zfcuda.deconv(Net().double(), x, "tail")
+        zfcuda.deconv(between(lambda m, x: MASKED[name](x)), x, "tail")
 
 
 def test_masks_of_a_spectrum_are_named(x):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.tail = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+    def masked(m, x):
+        spectrum = torch.fft.fft2(x)
+        return torch.fft.ifft2(spectrum * (spectrum.abs() > 1)).real
 
-        def forward(self, x):
-            spectrum = torch.fft.fft2(self.stem(x))
-            return self.tail(torch.fft.ifft2(spectrum * (spectrum.abs() > 1)).real)
-
-    net = Net().double()
+    net = between(masked)
     with pytest.warns(UserWarning, match="mul"):
         found = zfcuda.deconv(net, x, "tail")
     torch.testing.assert_close(found, zfcuda.deconv(net, x, "tail", rule="gradient"))
 
 
 def test_masks_that_do_not_come_from_the_signal_are_constants(x):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.tail = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
-            self.register_buffer("kept", torch.tensor([1.0, 0, 1, 1]).view(4, 1, 1))
+    def masked(m, x):
+        assert (x == x).all()  # a look at the signal changes nothing
+        return x * (m.kept > 0) * torch.ones_like(x, dtype=torch.bool)
 
-        def forward(self, x):
-            x = self.stem(x)
-            assert (x == x).all()  # a look at the signal changes nothing
-            return self.tail(x * (self.kept > 0) * torch.ones_like(x, dtype=torch.bool))
-
-    net = Net().double()
+    net = between(masked, kept=nn.Buffer(torch.tensor([1.0, 0, 1, 1]).view(4, 1, 1)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = zfcuda.deconv(net, x, "tail")
@@ -400,14 +356,8 @@ def test_what_no_signal_passes_is_refused_by_name():
         with pytest.raises(RuntimeError, match=message):
             zfcuda.deconv(quantised, x, layer)
 
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.tail = nn.LSTM(8, 4, batch_first=True), nn.Linear(4, 5)
-
-        def forward(self, x):
-            return self.tail(self.lstm(x.mean(1))[0][:, -1])
-
-    quantised = quantisation.quantize_dynamic(Recurrent().eval(), {nn.LSTM})
+    layers = {"lstm": nn.LSTM(8, 4, batch_first=True), "tail": nn.Linear(4, 5)}
+    recurrent = Model(lambda m, x: m.tail(m.lstm(x.mean(1))[0][:, -1]), **layers).eval()
+    quantised = quantisation.quantize_dynamic(recurrent, {nn.LSTM})
     with pytest.raises(RuntimeError, match="torch knows no gradient of LSTM 'lstm'"):
         zfcuda.deconv(quantised, x, "tail")

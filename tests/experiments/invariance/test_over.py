@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import shutil
 
 import pytest
 import torch
@@ -76,43 +75,6 @@ def test_every_image_has_its_own_result(net, x, study, tmp_path):
         torch.testing.assert_close(one.probabilities[family], found.target_probability[4])
         assert one.probability_spread[family].isnan().all()
     assert one.plot() and zfcuda.invariance_over is not None
-
-
-def test_what_is_missing_is_computed_again_to_the_bit(net, x, tmp_path, contents):
-    zfcuda.invariance_over(net, x, tmp_path / "whole", LAYERS, None, FAMILIES)
-    shutil.copytree(tmp_path / "whole", tmp_path / "part")
-    for number in (0, 7, 12):
-        (tmp_path / "part" / "images" / "0000" / f"{number:07d}-image-{number}.json").unlink()
-    zfcuda.invariance_over(net, x, tmp_path / "part", LAYERS, None, FAMILIES)
-    assert contents(tmp_path / "part") == contents(tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"layers": ["2"]}, "layers"),
-        ({"transformations": {"scale": [1.0, 1.5]}}, r"transformations rotation .* none here"),
-        ({"fill": 1.0}, r"fill 0\.0 there, 1\.0 here"),
-        ({"target": [1] * 12 + [2]}, "target"),
-    ],
-)
-def test_another_setting_is_refused_with_its_name(net, x, tmp_path, change, message):
-    usual = {"layers": LAYERS, "transformations": FAMILIES}
-    zfcuda.invariance_over(net, x, tmp_path, **usual)
-    with pytest.raises(ValueError, match=rf"holds a run with other settings: .*{message}"):
-        zfcuda.invariance_over(net, x, tmp_path, **{**usual, **change})
-
-
-def test_what_is_wrong_is_said_before_a_folder_is_made(net, x, tmp_path):
-    for settings, message in (
-        ({"layers": "nowhere"}, "no layer 'nowhere'"),
-        ({"transformations": {"shear": [1]}}, "transformations must be of"),
-        ({"transformations": {"scale": [-1.0]}}, "must be positive"),
-        ({"target": 7}, "between 0 and 4"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            zfcuda.invariance_over(net, x, tmp_path / "out", **settings)
-        assert not (tmp_path / "out").exists()
 
 
 def test_moments_leave_out_what_is_no_number():

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from zoo import Model, output_of
 
 import zfcuda
 from zfcuda.data import Pictures, Preprocessing
 from zfcuda.data.images import ImageFiles, source_of
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.top import Top
-from zfcuda.results.maxima import TopActivations
 
 LAYER = "tail"
 
@@ -36,24 +36,12 @@ def small():
     return nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 3), nn.ReLU()).double()
 
 
-def maps_of(model, images, layer):
-    """The layer's output for all images."""
-    found = []
-    hook = dict(model.named_modules())[layer].register_forward_hook(
-        lambda module, args, output: found.append(output.detach().clone())
-    )
-    with torch.no_grad():
-        model(images.clone())
-    hook.remove()
-    return found[-1]
-
-
 def expected(maps, k):
     """Values, images and positions [C,k] by sorting everything."""
     rows = []
     for channel in range(maps.shape[1]):
         best = []
-        for image, one in enumerate(maps[:, channel]):
+        for image, one in enumerate(maps[:, channel].detach()):
             place = int(one.argmax())
             best.append((-float(one.max()), image, *divmod(place, one.shape[1])))
         rows.append(sorted(best)[:k])
@@ -63,7 +51,7 @@ def expected(maps, k):
 
 def test_as_sorting_everything(net, images):
     result = top_activations(net, images, LAYER, k=5, maps=2, batch=7)
-    values, numbers, positions = expected(maps_of(net, images, LAYER), 5)
+    values, numbers, positions = expected(output_of(net, images, LAYER), 5)
     torch.testing.assert_close(result.values[LAYER], values)
     assert torch.equal(result.images[LAYER], numbers)
     assert torch.equal(result.positions[LAYER], positions)
@@ -95,24 +83,6 @@ def test_the_order_of_memory_does_not_matter(small, images, layout):
     assert result.undefined == {"1": 1}
 
 
-class _Viewing(nn.Module):
-    """Takes maps in contiguous memory only, and another one's memory for other values."""
-
-    def __init__(self, refuses):
-        super().__init__()
-        self.conv, self.relu, self.refuses = nn.Conv2d(3, 4, 3), nn.ReLU(), refuses
-
-    def forward(self, x):
-        x = self.conv(x)
-        if self.refuses == "view":
-            x.view(-1)
-        elif self.refuses == "assertion":
-            assert x.is_contiguous()
-        elif not x.is_contiguous():
-            x = x + 1
-        return self.relu(x)
-
-
 def test_a_cpus_images_go_through_in_the_faster_layout(images):
     given = []
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
@@ -121,7 +91,7 @@ def test_a_cpus_images_go_through_in_the_faster_layout(images):
     by_pixels = [x.is_contiguous(memory_format=torch.channels_last) for x in given]
     assert by_pixels.index(True) and not any(by_pixels[: by_pixels.index(True)])  # once as given
     assert max(len(x) for x, found in zip(given, by_pixels, strict=True) if found) == len(images)
-    values, numbers, positions = expected(maps_of(model, images.float(), "1"), 4)
+    values, numbers, positions = expected(output_of(model, images.float(), "1"), 4)
     torch.testing.assert_close(result.values["1"], values.float())
     assert torch.equal(result.images["1"], numbers)
     assert torch.equal(result.positions["1"], positions)
@@ -129,9 +99,21 @@ def test_a_cpus_images_go_through_in_the_faster_layout(images):
 
 @pytest.mark.parametrize("refuses", ["view", "assertion", ""], ids=str)
 def test_a_model_that_looks_at_memory_gets_it_as_given(images, refuses):
-    model, images = _Viewing(refuses), images.float()
+    """Takes maps in contiguous memory only, and another one's memory for other values."""
+
+    def forward(m, x):
+        x = m.conv(x)
+        if refuses == "view":
+            x.view(-1)
+        elif refuses == "assertion":
+            assert x.is_contiguous()
+        elif not x.is_contiguous():
+            x = x + 1
+        return m.relu(x)
+
+    model, images = Model(forward, conv=nn.Conv2d(3, 4, 3), relu=nn.ReLU()), images.float()
     result = top_activations(model, images, "relu", k=4, maps=0)
-    values, numbers, _ = expected(maps_of(model, images, "relu"), 4)
+    values, numbers, _ = expected(output_of(model, images, "relu"), 4)
     torch.testing.assert_close(result.values["relu"], values.float())
     assert torch.equal(result.images["relu"], numbers)
 
@@ -140,7 +122,7 @@ def test_equal_values_are_ordered_by_image_and_then_by_place(small):
     images = torch.randint(0, 3, (40, 3, 8, 8)).double()
     for batch in (1, 9, 64):
         result = top_activations(small, images, "1", k=9, maps=0, batch=batch)
-        values, numbers, positions = expected(maps_of(small, images, "1"), 9)
+        values, numbers, positions = expected(output_of(small, images, "1"), 9)
         assert torch.equal(result.values["1"], values)
         assert torch.equal(result.images["1"], numbers)
         assert torch.equal(result.positions["1"], positions)
@@ -209,15 +191,8 @@ def test_fewer_images_than_k(small):
     assert not result.projections["1"][:, 2:].any() and not result.patches["1"][:, 2:].any()
 
 
-class Items(Dataset):
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return self.images[index], index % 3
+def labelled(images):
+    return TensorDataset(images, torch.arange(len(images)) % 3)
 
 
 class Batches:
@@ -240,9 +215,9 @@ def without_first(items):
 def test_every_kind_of_source_gives_the_same(small, images, kind):
     whole = top_activations(small, images, ["1", "4"], k=3, maps=2)
     source = {
-        "dataset": Items(images),
-        "workers": Items(images),
-        "loader": DataLoader(Items(images), 5),
+        "dataset": labelled(images),
+        "workers": labelled(images),
+        "loader": DataLoader(labelled(images), 5),
         "own sampler": DataLoader(
             TensorDataset(images), batch_sampler=[[*range(9)], [*range(9, 23)]]
         ),
@@ -261,7 +236,7 @@ def test_every_kind_of_source_gives_the_same(small, images, kind):
 
 def test_numbers_count_what_comes_out_of_a_loader(small, images):
     images[3, 0, 0, 0] = 7
-    loader = DataLoader(Items(images), 5, collate_fn=without_first)
+    loader = DataLoader(labelled(images), 5, collate_fn=without_first)
     result = top_activations(small, loader, "4", k=3, maps=2)
     whole = top_activations(small, images[[*range(3), *range(4, 23)]], "4", k=3, maps=2)
     assert result.count == 22 and torch.equal(result.images["4"], whole.images["4"])
@@ -306,21 +281,7 @@ def test_torchs_random_state_is_left_alone(small, images, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_can_be_read_only_once_is_refused(small, images):
-    with pytest.raises(TypeError, match="only once"):
-        top_activations(small, iter(images.split(3)), "1")
-    with pytest.raises(ValueError, match="shuffle=False"):
-        top_activations(small, DataLoader(Items(images), 5, shuffle=True), "1")
-    sampler = BatchSampler(RandomSampler(range(23)), 5, False)
-    with pytest.raises(ValueError, match="shuffle=False"):
-        top_activations(small, DataLoader(Items(images), batch_sampler=sampler), "1")
-    with pytest.raises(TypeError, match="images must be"):
-        top_activations(small, 3, "1")
-    with pytest.raises(TypeError, match=r"batches \[n,C,H,W\]"):
-        top_activations(small, [images[0]], "1")
-
-
-class Jittered(Items):
+class Jittered(TensorDataset):
     def __getitem__(self, index):
         return torch.rand(3, 16, 18, dtype=torch.float64)
 
@@ -374,25 +335,35 @@ def test_which_maps(small, images):
     assert channels(99) == [0, 1, 2, 3]
 
 
+ANY = TensorDataset(torch.zeros(9, 3, 16, 18).double())
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ({"layers": "9"}, "no layer '9'"),
-        ({"layers": []}, "at least one layer"),
-        ({"k": 0}, "k must be a positive int, got 0"),
-        ({"maps": [4]}, "channels between 0 and 3"),
-        ({"maps": -1}, "channels between 0 and 3"),
-        ({"maps": "some"}, "'some'"),
-        ({"maps": {"1": 3}}, "but not '4'"),
-        ({"images": []}, "no images"),
-        ({"images": [torch.ones(1, 3, 9, 9).double(), torch.ones(1, 3, 8, 9).double()]}, "alike"),
-        ({"images": torch.ones(2, 3, 9, 9)}, "float32"),
+        ({"layers": "9"}, ValueError, "no layer '9'"),
+        ({"layers": []}, ValueError, "at least one layer"),
+        ({"k": 0}, ValueError, "k must be a positive int, got 0"),
+        ({"maps": [4]}, ValueError, "channels between 0 and 3"),
+        ({"maps": -1}, ValueError, "channels between 0 and 3"),
+        ({"maps": "some"}, ValueError, "'some'"),
+        ({"maps": {"1": 3}}, ValueError, "but not '4'"),
+        ({"images": []}, ValueError, "no images"),
+        ({"images": [torch.ones(1, 3, 9, s).double() for s in (9, 8)]}, ValueError, "alike"),
+        ({"images": torch.ones(2, 3, 9, 9)}, TypeError, "float32"),
+        ({"images": iter([torch.zeros(2, 3, 9, 9).double()])}, TypeError, "only once"),
+        ({"images": DataLoader(ANY, 5, shuffle=True)}, ValueError, "shuffle=False"),
+        (
+            {"images": DataLoader(ANY, batch_sampler=BatchSampler(RandomSampler(ANY), 5, False))},
+            *(ValueError, "shuffle=False"),
+        ),
+        ({"images": 3}, TypeError, "images must be"),
+        ({"images": [torch.zeros(3, 16, 18).double()]}, TypeError, r"batches \[n,C,H,W\]"),
     ],
 )
-def test_bad_arguments(small, images, arguments, message):
-    arguments = {"images": images, "layers": "4"} | arguments
-    with pytest.raises((ValueError, TypeError), match=message):
-        top_activations(small, arguments.pop("images"), arguments.pop("layers"), **arguments)
+def test_bad_arguments(small, images, arguments, error, message):
+    with pytest.raises(error, match=message):
+        top_activations(small, **{"images": images, "layers": "4", **arguments})
 
 
 def test_a_model_that_cannot_be_followed(images):
@@ -416,24 +387,6 @@ def test_vectors_see_all_of_the_image(net, images):
     result = top_activations(net, images, "classes", k=2, maps=1)
     assert result.values["classes"].shape == (6, 2)
     assert result.projections["classes"].shape == (1, 2, 3, 16, 18)
-
-
-def test_the_model_is_left_as_it_was(net, images):
-    net.train()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    top_activations(net, images, LAYER, k=2, maps=1)
-    assert net.training and not any(m._forward_hooks for m in net.modules())
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-
-
-def test_saved_and_loaded(small, images, tmp_path):
-    result = top_activations(small, images, ["1", "4"], k=30, maps=2)
-    result.save(tmp_path / "top")
-    loaded = TopActivations.load(tmp_path / "top")
-    assert loaded.layers == result.layers and loaded.undefined == result.undefined
-    for name in ("values", "images", "positions", "channels", "boxes", "projections", "patches"):
-        for layer in result.layers:
-            assert torch.equal(getattr(loaded, name)[layer], getattr(result, name)[layer])
 
 
 def test_a_source_is_taken_as_it_is(images):

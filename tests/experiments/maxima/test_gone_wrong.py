@@ -1,6 +1,7 @@
 """Runs over data sets where something is wrong, missing, left over, too much or said twice: said
 before the first image, or survived."""
 
+import itertools
 import json
 import resource
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 from ranks import LAYERS, network, results
+from small_runs import Faulty, Images
 from torch import nn
-from torch.utils.data import Dataset
+from zoo import Model
 
 from zfcuda.data import Preprocessing
 from zfcuda.data.images import ImageFiles
@@ -53,23 +55,12 @@ def test_a_difference_that_is_no_number_warns_and_ends(model, images, tmp_path, 
     assert stored.result().difference == {"0": 0.0, "2": torch.inf}
 
 
-class NaNLater(Dataset):
-    """Images that are none any more when they are read again."""
-
-    def __init__(self, images):
-        self.images, self.reads = images, 0
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        self.reads += 1
-        return self.images[index] * (torch.nan if self.reads > len(self) else 1.0)
-
-
 def test_images_that_turn_into_nan_are_noticed(model, images):
+    """None any more when they are read again."""
+    reads = itertools.count(1)
+    data = Images(images, lambda number: next(reads) == 10 and images.fill_(torch.nan))
     with pytest.warns(UserWarning, match="activations differ by inf"):
-        result = top_activations(model, NaNLater(images), ["0", "2"], k=2, maps=1)
+        result = top_activations(model, data, ["0", "2"], k=2, maps=1)
     assert result.difference == {"0": torch.inf, "2": torch.inf}
 
 
@@ -84,23 +75,6 @@ def test_what_else_lies_beside_the_states_stays(model, images, tmp_path):
 SMALL = {"k": 2, "maps": 1, "batch": 3, "every": 3}
 
 
-class Stopping(Dataset):
-    """Images, of which some cannot be read; ``stop`` ends the run when it is read."""
-
-    def __init__(self, images, stop=None, bad=()):
-        self.images, self.stop, self.bad = images, stop, bad
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, number):
-        if number == self.stop:
-            raise KeyboardInterrupt
-        if number in self.bad:
-            raise OSError("gone")
-        return self.images[number]
-
-
 def flipped(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -109,17 +83,22 @@ def flipped(path, place):
 
 def test_a_damaged_state_is_said_and_computed_again(model, images, tmp_path):
     """A bit that safetensors cannot know of, and a page that never reached the disk."""
-    whole = record_activations(tmp_path / "whole", model, Stopping(images), "0", **SMALL)
+
+    def stop(number):
+        if number == 7:
+            raise KeyboardInterrupt
+
+    whole = record_activations(tmp_path / "whole", model, Images(images), "0", **SMALL)
     for name, damage in (("bit", 1), ("page", 64)):
         run = tmp_path / name
         with pytest.raises(KeyboardInterrupt):
-            record_activations(run, model, Stopping(images, 7), "0", **SMALL)
+            record_activations(run, model, Images(images, stop), "0", **SMALL)
         (state,) = (run / "progress").glob("*.safetensors")
         flipped(state, -3)
         if damage > 1:
             state.write_bytes(state.read_bytes()[:-damage] + bytes(damage))
         with pytest.warns(UserWarning, match="does not count: it is damaged"):
-            record_activations(run, model, Stopping(images), "0", **SMALL)
+            record_activations(run, model, Images(images), "0", **SMALL)
         assert results(run) == results(whole.folder)
 
 
@@ -167,70 +146,15 @@ def test_what_was_damaged_after_the_end_is_noticed(model, images, tmp_path, name
         assert name == "manifest.json"
 
 
-def test_a_folder_that_is_renamed_or_deleted_during_a_run(model, images, tmp_path):
-    class Renaming(Stopping):
-        def __getitem__(self, number):
-            if number == 5 and (tmp_path / "run").exists():
-                (tmp_path / "run").rename(tmp_path / "other")
-            return self.images[number]
-
-    whole = record_activations(tmp_path / "whole", model, Stopping(images), "0", **SMALL)
-    with pytest.raises(FileNotFoundError, match=r"run' was deleted or renamed during the run"):
-        record_activations(tmp_path / "run", model, Renaming(images), "0", **SMALL)
-    assert not (tmp_path / "run").exists()
-    record_activations(tmp_path / "other", model, Stopping(images), "0", **SMALL)
-    assert results(tmp_path / "other") == results(whole.folder)
-
-
-def test_a_run_without_a_readable_image_is_not_complete(model, images, tmp_path):
-    whole = record_activations(tmp_path / "whole", model, Stopping(images), "0", **SMALL)
-    data = Stopping(images)
-
-    class Vanishing(Stopping):
-        left = 2 + 1  # identity and example
-
-        def __getitem__(self, number):
-            self.left -= 1
-            if self.left < 0:
-                raise OSError("gone")
-            return self.images[number]
-
-    with pytest.raises(ValueError, match="none of the 9 images can be read; the last: image 8"):
-        record_activations(tmp_path / "run", model, Vanishing(images), "0", **SMALL)
-    assert record_activations(tmp_path / "run", model, data, "0", **SMALL).count == 9
-    assert results(tmp_path / "run") == results(whole.folder)
-
-
 def test_a_block_without_a_readable_image_is_tried_again(model, images, tmp_path, monkeypatch):
-    whole = record_activations(tmp_path / "whole", model, Stopping(images), "0", **SMALL)
+    whole = record_activations(tmp_path / "whole", model, Images(images), "0", **SMALL)
     with monkeypatch.context() as patch:
         patch.setattr(recording._Run, "project", lambda *_: pytest.fail("stopped"))
         with pytest.raises(pytest.fail.Exception):
-            bad = Stopping(images, bad=(3, 4, 5))
+            bad = Faulty(images, (3, 4, 5))
             record_activations(tmp_path / "run", model, bad, "0", **SMALL)
-    assert record_activations(tmp_path / "run", model, Stopping(images), "0", **SMALL).skipped == []
+    assert record_activations(tmp_path / "run", model, Images(images), "0", **SMALL).skipped == []
     assert results(tmp_path / "run") == results(whole.folder)
-
-
-def test_versions_of_torch_are_told_apart_by_their_build(model, images, tmp_path, monkeypatch):
-    here = torch.torch_version.TorchVersion("2.13.0+cu130")
-    monkeypatch.setattr(torch, "__version__", here)
-    stored = record_activations(tmp_path, model, images, "0", **SMALL)
-    assert stored.manifest["versions"]["torch"] == "2.13.0+cu130"
-    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.13.0+cpu"))
-    with pytest.raises(ValueError, match=r"other settings: versions"):
-        record_activations(tmp_path, model, images, "0", **SMALL)
-    # As 0.1.0 wrote it with PyPI's torch.
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    del manifest["checksum"]
-    manifest["settings"]["versions"]["torch"] = "2.13.0"
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    for version in ("2.13.0+cpu", "2.13.0+cu130", "2.13.0"):
-        monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
-        record_activations(tmp_path, model, images, "0", **SMALL)
-    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.14.0+cpu"))
-    with pytest.raises(ValueError, match=r"other settings: versions"):
-        record_activations(tmp_path, model, images, "0", **SMALL)
 
 
 def test_other_roundings_are_another_run(model, images, tmp_path):
@@ -258,11 +182,9 @@ def test_files_of_other_contents_are_other_images(model, tmp_path):
 
 
 def test_images_of_a_dataset_that_cannot_be_read(model, images, tmp_path):
-    stored = record_activations(
-        tmp_path, model, Stopping(images, bad=(0, 5)), "2", k=9, maps=1, batch=4
-    )
+    stored = record_activations(tmp_path, model, Faulty(images, (0, 5)), "2", k=9, maps=1, batch=4)
     assert [one["image"] for one in stored.skipped] == [0, 5]
-    assert stored.skipped[1]["problem"] == "image 5 cannot be read: gone"
+    assert stored.skipped[1]["problem"] == "image 5 cannot be read: truncated file 5"
     assert {*stored.layer("2").images.flatten().tolist()} == {-1, 1, 2, 3, 4, 6, 7, 8}
 
 
@@ -315,38 +237,6 @@ def test_more_wanted_than_there_is(many, tmp_path):
     assert len(stored.index.read_text().splitlines()) == 1 + 3 * (6 + 5)
 
 
-def test_a_layer_named_twice_is_one(many, tmp_path):
-    once = record_activations(tmp_path / "once", network(), many, "4", **QUICK)
-    twice = record_activations(tmp_path / "twice", network(), many, ["4", "4"], **QUICK)
-    assert twice.layers == ("4",) and results(twice.folder) == results(once.folder)
-    record_activations(tmp_path / "once", network(), many, ["4", "4"], **QUICK)
-
-
-def test_a_run_of_other_code_is_refused(many, tmp_path):
-    """Settings that were not known then, and ones that are not known any more."""
-    record_activations(tmp_path, network(), many, LAYERS, **QUICK)
-    path = tmp_path / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["settings"]["together"], manifest["checksum"]
-    manifest["settings"]["stride"] = 2
-    path.write_text(json.dumps(manifest))
-    message = r"other settings: stride 2 there, none here. Go on"
-    with pytest.raises(ValueError, match=message):
-        record_activations(tmp_path, network(), many, LAYERS, **QUICK)
-    manifest["settings"] = "none"
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"manifest\.json' cannot be read as the settings"):
-        record_activations(tmp_path, network(), many, LAYERS, **QUICK)
-
-
-def test_layers_of_nobody_knows_which_run_are_not_taken_over(many, tmp_path):
-    record_activations(tmp_path, network(), many, LAYERS, **QUICK)
-    (tmp_path / "manifest.json").unlink()
-    with pytest.raises(ValueError, match=r"holds 00-1\.safetensors of a run, but not its manifest"):
-        record_activations(tmp_path, network(), many + 1, LAYERS, **QUICK)
-    assert not (tmp_path / "manifest.json").exists()
-
-
 @pytest.mark.parametrize(("limit", "named"), [(500, "progress"), (8_000, "01-4.safetensors")])
 def test_a_full_disk(many, tmp_path, limit, named):
     """A limit on the size of files fails as a full disk does: in the middle of a write."""
@@ -385,18 +275,8 @@ def test_a_run_goes_on_with_the_threads_it_was_begun_with(many, tmp_path):
     assert torch.get_num_threads() == 1
 
 
-class InPlace(torch.nn.Module):
-    """Overwrites what it is given."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = network()
-
-    def forward(self, x):
-        return self.first(x.mul_(2))
-
-
 def test_models_may_work_in_place_and_workers_change_nothing(tmp_path):
+    in_place = Model(lambda m, x: m.first(x.mul_(2)), first=network())
     paths = [tmp_path / f"{number:02d}.png" for number in range(11)]
     for number, path in enumerate(paths):
         Image.effect_noise((12, 14), 10 * number).convert("RGB").save(path)
@@ -404,13 +284,13 @@ def test_models_may_work_in_place_and_workers_change_nothing(tmp_path):
     for workers in (0, 2):
         files = ImageFiles(paths, Preprocessing(size=12, resize=None), workers=workers)
         stored = record_activations(
-            tmp_path / str(workers), InPlace(), files, ["first.1"], k=3, maps=2, batch=4
+            tmp_path / str(workers), in_place, files, ["first.1"], k=3, maps=2, batch=4
         )
         found.append(results(stored.folder))
     assert found[0] == found[1]
     images = files.block(range(11)).images
     before = images.clone()
-    top = top_activations(InPlace(), images, ["first.1"], k=3, maps=2)
+    top = top_activations(in_place, images, ["first.1"], k=3, maps=2)
     assert torch.equal(images, before), "the user's own tensor"
     torch.testing.assert_close(top.values["first.1"], stored.layer("first.1").values)
     doubled = top_activations(network(), images * 2, ["1"], k=3, maps=2)

@@ -4,11 +4,15 @@ import pytest
 import torch.multiprocessing as mp
 from ranks import record, results, start
 
+SLOW = [pytest.param(*run, marks=pytest.mark.slow) for run in ((3, 53), (4, 53), (4, 9), (4, 2))]
 
-def test_two_processes(tmp_path):
-    record(tmp_path / "one", 53)
-    start(2, tmp_path / "two")
-    assert results(tmp_path / "two") == results(tmp_path / "one")
+
+@pytest.mark.parametrize(("world", "total"), [(2, 53), *SLOW])
+def test_many_processes(tmp_path, world, total):
+    """Also uneven shards, and fewer blocks than processes."""
+    record(tmp_path / "one", total)
+    start(world, tmp_path / "many", total)
+    assert results(tmp_path / "many") == results(tmp_path / "one")
 
 
 def test_one_is_killed_and_one_goes_on(tmp_path):
@@ -19,15 +23,6 @@ def test_one_is_killed_and_one_goes_on(tmp_path):
     assert not (tmp_path / "two" / "index.csv").exists()
     record(tmp_path / "two", 53)
     assert results(tmp_path / "two") == results(tmp_path / "one")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("world", "total"), [(3, 53), (4, 53), (4, 9), (4, 2)])
-def test_many_processes(tmp_path, world, total):
-    """Also uneven shards, and fewer blocks than processes."""
-    record(tmp_path / "one", total)
-    start(world, tmp_path / "many", total)
-    assert results(tmp_path / "many") == results(tmp_path / "one")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from ranks import LAYERS, network, results
 from safetensors import safe_open
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import TensorDataset
 
 import zfcuda
 from zfcuda import StoredActivations
@@ -18,8 +18,6 @@ from zfcuda.data.images import ImageFiles
 from zfcuda.experiments.maxima import recording
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.recording import record_activations
-from zfcuda.storage.ranks import Shard
-from zfcuda.storage.run_folder import claimed
 
 
 @pytest.fixture
@@ -173,66 +171,6 @@ def test_what_killed_writers_left_is_deleted(model, images, tmp_path, monkeypatc
     assert len([*stored.folder.glob("layers/*")]) == 2
 
 
-def test_a_complete_run_is_opened(model, images, tmp_path):
-    first = record_activations(tmp_path, model, images, LAYERS, **QUICK)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != ".lock"}
-    again = record_activations(tmp_path, model, images, LAYERS, **QUICK)
-    assert again.manifest == first.manifest
-    assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"k": 5}, "k 4 there, 5 here"),
-        ({"maps": [1]}, r"maps 3 there, \[1\] here"),
-        ({"batch": 16}, "batch 8 there, 16 here"),
-        ({"layers": "4"}, "layers 1, 4 there, 4 here"),
-        ({"images": torch.zeros(53, 3, 14, 12)}, "the images' contents "),
-    ],
-)
-def test_another_run_is_refused(model, images, tmp_path, change, message):
-    record_activations(tmp_path, model, images, LAYERS, **QUICK)
-    arguments = {"images": images, "layers": LAYERS, **QUICK} | change
-    with pytest.raises(ValueError, match=f"other settings: .*{message}"):
-        record_activations(tmp_path, model, **arguments)
-
-
-def test_another_model_is_refused(model, images, tmp_path):
-    record_activations(tmp_path, model, images, LAYERS, **QUICK)
-    with torch.no_grad():
-        model[0].weight[0] += 1
-    with pytest.raises(ValueError, match="the model's weights "):
-        record_activations(tmp_path, model, images, LAYERS, **QUICK)
-
-
-def test_two_at_once_are_refused(model, images, tmp_path):
-    with (
-        claimed(tmp_path, Shard()),
-        pytest.raises(ValueError, match=r"another run is at work in '.*': wait"),
-    ):
-        record_activations(tmp_path, model, images, LAYERS, **QUICK)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"images": [torch.zeros(2, 3, 9, 9)]}, TypeError, "had by number"),
-        ({"images": DataLoader(torch.zeros(4, 3, 9, 9))}, TypeError, "had by number"),
-        ({"images": torch.zeros(0, 3, 9, 9)}, ValueError, "no images"),
-        ({"batch": 0}, ValueError, "batch must be a positive int, got 0"),
-        ({"k": 0}, ValueError, "k must be a positive int, got 0"),
-        ({"layers": []}, ValueError, "at least one layer"),
-        ({"max_memory": -1}, ValueError, "max_memory must be a positive number of bytes"),
-    ],
-)
-def test_bad_arguments(model, images, tmp_path, change, error, message):
-    arguments = {"images": images, "layers": LAYERS} | change
-    with pytest.raises(error, match=message):
-        record_activations(tmp_path / "run", model, **arguments)
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.fixture
 def files(tmp_path):
     """Eleven pictures, the first and two more of which cannot be read."""
@@ -284,17 +222,11 @@ def test_neighbours_that_cannot_be_read_change_nothing(model, tmp_path):
         assert torch.equal(one.images[channel][kept], other.images[channel][:10])
 
 
-class Items(Dataset):
-    def __len__(self):
-        return 20
-
-    def __getitem__(self, index):
-        return torch.full((3, 9, 9), float(index % 7)), 0
-
-
 def test_a_dataset_with_ties(model, tmp_path):
-    stored = record_activations(tmp_path, model, Items(), "1", k=5, maps=0, batch=3, workers=1)
-    whole = top_activations(model, Items(), "1", k=5, maps=0, batch=20)
+    images = (torch.arange(20.0) % 7).view(-1, 1, 1, 1).expand(-1, 3, 9, 9)
+    data = TensorDataset(images, torch.zeros(20))
+    stored = record_activations(tmp_path, model, data, "1", k=5, maps=0, batch=3, workers=1)
+    whole = top_activations(model, data, "1", k=5, maps=0, batch=20)
     assert torch.equal(stored.layer("1").images, whole.images["1"])
 
 

@@ -11,14 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from zoo import Model
 
 import zfcuda
 from zfcuda.cones import forward
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 def boxes(height: int, width: int, count: int = 14) -> Tensor:
@@ -398,19 +394,9 @@ def test_chosen_classes(method, tmp_path):
 # --- models that cannot be traced -----------------------------------------------------------------
 
 
-class Moody(nn.Module):
-    """Its forward looks at the values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = small()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x) if float(x.mean()) < 100 else self.body(-x)
-
-
 def test_control_flow_runs_dense_with_one_warning():
-    net, x = Moody().eval(), torch.randn(1, 3, 32, 32)
+    moody = Model(lambda m, x: m.body(x if float(x.mean()) < 100 else -x), body=small())
+    net, x = moody.eval(), torch.randn(1, 3, 32, 32)
     with pytest.warns(UserWarning, match="runs dense passes, since the model cannot be") as caught:
         result = zfcuda.occlusion(net, x, size=8, layers="body.1")
     assert len(caught) == 1
@@ -424,21 +410,11 @@ def test_control_flow_runs_dense_with_one_warning():
     assert "dense passes (" in str(zfcuda.plan(net, x, size=8))
 
 
-class Counting(nn.Module):
-    """Says something else every time it is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.calls = small(), 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return self.body(x) * self.calls
-
-
 def test_a_graph_that_says_something_else_is_not_used():
+    calls = itertools.count(1)
+    net = Model(lambda m, x: m.body(x) * next(calls), body=small()).eval()
     with pytest.warns(UserWarning, match="answers otherwise than the model itself"):
-        result = zfcuda.occlusion(Counting().eval(), torch.randn(1, 3, 32, 32), size=16)
+        result = zfcuda.occlusion(net, torch.randn(1, 3, 32, 32), size=16)
     assert result.method == "dense"
 
 
@@ -477,18 +453,10 @@ def test_large_occluders_go_dense():
 def test_a_layer_inside_calls_that_count_as_one():
     """Channels-last normalisation is one step, unless someone asks for what is inside."""
 
-    class Norm(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm = nn.LayerNorm(4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-    net = ended(nn.ReLU(), Norm(), nn.Conv2d(4, 4, 3))
-    assert (
-        zfcuda.plan(net.double(), torch.randn(1, 3, 13, 17).double(), 3, 3).dense_from == "flatten"
-    )
+    norm = Model(lambda m, x: m.norm(x.movedim(1, -1)).movedim(-1, 1), norm=nn.LayerNorm(4))
+    net = ended(nn.ReLU(), norm, nn.Conv2d(4, 4, 3))
+    plan = zfcuda.plan(net.double(), torch.randn(1, 3, 13, 17).double(), 3, 3)
+    assert plan.dense_from == "flatten"
     assert_cone_is_dense(net, layers=["middle.1", "middle.2"])
 
 
@@ -496,19 +464,15 @@ def test_a_layer_inside_calls_that_count_as_one():
 def test_a_linear_layer_of_a_parameter(where):
     """A linear layer need not be given what comes from the image."""
 
-    class Token(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
-            self.token, self.scale = nn.Parameter(torch.randn(1, 6)), nn.Linear(6, 4)
+    def forward(m, x):
+        y, scale = m.first(x), m.scale(m.token)
+        if where == "maps":
+            y = y * scale[:, :, None, None]
+        elif where == "channels last":
+            y = (y.permute(0, 2, 3, 1) * scale).permute(0, 3, 1, 2)
+        y = y.relu().mean((2, 3))
+        return m.last(y * scale if where == "vectors" else y)
 
-        def forward(self, x: Tensor) -> Tensor:
-            y, scale = self.first(x), self.scale(self.token)
-            if where == "maps":
-                y = y * scale[:, :, None, None]
-            elif where == "channels last":
-                y = (y.permute(0, 2, 3, 1) * scale).permute(0, 3, 1, 2)
-            y = y.relu().mean((2, 3))
-            return self.last(y * scale if where == "vectors" else y)
-
-    assert_cone_is_dense(Token(), size=(40, 36))
+    layers = {"first": nn.Conv2d(3, 4, 3), "scale": nn.Linear(6, 4), "last": nn.Linear(4, 5)}
+    net = Model(forward, token=nn.Parameter(torch.randn(1, 6)), **layers)
+    assert_cone_is_dense(net, size=(40, 36))

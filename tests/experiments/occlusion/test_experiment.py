@@ -6,27 +6,31 @@ import math
 
 import pytest
 import torch
+from zoo import output_of
 
 import zfcuda
 from zfcuda.experiments.occlusion.engines import occluder_grid, usual_occluder
 
 
-def loop(net, x, size, stride, fill):
-    """One occluder at a time, as one would write it by hand: logits [N,P,K] and boxes."""
+def occluded(x, size, stride, fill):
+    """One occluder at a time, as one would write it by hand: the images and the box."""
     h, w = x.shape[2:]
     fill = torch.as_tensor(fill, dtype=x.dtype)
     image = (fill[:, None, None] if fill.dim() == 1 else fill).expand(x.shape[1:])
-    logits, boxes = [], []
     for row in range(math.ceil((h - size[0]) / stride[0]) + 1):
         for column in range(math.ceil((w - size[1]) / stride[1]) + 1):
             y0, x0 = row * stride[0], column * stride[1]
             y1, x1 = min(y0 + size[0], h), min(x0 + size[1], w)
             hidden = x.clone()
             hidden[:, :, y0:y1, x0:x1] = image[:, y0:y1, x0:x1]
-            with torch.no_grad():
-                logits.append(net(hidden))
-            boxes.append([y0, x0, y1, x1])
-    return torch.stack(logits, 1), torch.tensor(boxes)
+            yield hidden, [y0, x0, y1, x1]
+
+
+def loop(net, *occluders):
+    """logits [N,P,K] and boxes."""
+    hidden, boxes = zip(*occluded(*occluders), strict=True)
+    with torch.no_grad():
+        return torch.stack([net(images) for images in hidden], 1), torch.tensor(boxes)
 
 
 FILLS = {"number": 0.5, "per channel": [0.1, 0.2, 0.3], "image": torch.rand(3, 16, 18).double()}
@@ -111,17 +115,9 @@ def test_layers_record_their_strongest_map(net, x):
     size, stride = (6, 6), (5, 5)
     result = zfcuda.occlusion(net, x, size=size, stride=stride, layers=layers)
     for layer in result.layers:
-        outputs = []
-        hook = dict(net.named_modules())[layer].register_forward_hook(
-            lambda module, args, out, outputs=outputs: outputs.append(out.clone())
-        )
-        with torch.no_grad():
-            net(x)
-        base = outputs[-1]
-        outputs.clear()
-        calls = len(loop(net, x, size, stride, 0.0)[1])
-        hook.remove()
-        maps = torch.stack(outputs[len(outputs) // calls - 1 :: len(outputs) // calls], 1)
+        base = output_of(net, x, layer)
+        maps = [output_of(net, hidden, layer) for hidden, _ in occluded(x, size, stride, 0.0)]
+        maps = torch.stack(maps, 1)
         record = result.layers[layer]
         for n in range(2):
             channel = int(base[n].flatten(1).amax(1).argmax())

@@ -10,16 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from zoo import Model
 
 import zfcuda
 
 SIZE = (13, 17)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
 
 
 class Written(nn.Module):
@@ -281,71 +276,50 @@ def test_forwards_replaced_on_a_module(layer):
     assert_cone_is_dense(net, x)
 
 
-class Mixed(nn.Module):
-    """What it mixes all pixels to is weighed by zeros, at first."""
-
-    def __init__(self, channels: int, attention: bool) -> None:
-        super().__init__()
-        self.attention = attention
-        self.first, self.out = nn.Conv2d(3, channels, 3), nn.Linear(channels, channels)
-        nn.init.zeros_(self.out.weight)
-        self.last = nn.Linear(channels, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x)
-        n, c, h, w = y.shape
-        tokens = y.flatten(2).transpose(1, 2)
-        if self.attention:
-            mixed = (tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
-        else:
-            mixed = tokens - tokens.mean(1, keepdim=True)
-        return self.last((y + self.out(mixed).transpose(1, 2).view(n, c, h, w)).relu().mean((2, 3)))
-
-
 @pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("channels", [8, 260])
 def test_mixed_pixels_that_begin_to_count(channels, attention):
-    net, x = Mixed(channels, attention).double().eval(), torch.randn(1, 3, 16, 16).double()
+    """What all pixels are mixed to is weighed by zeros, at first."""
+
+    def forward(m, x):
+        y = m.first(x)
+        tokens = y.flatten(2).transpose(1, 2)
+        if attention:
+            mixed = (tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
+        else:
+            mixed = tokens - tokens.mean(1, keepdim=True)
+        return m.last((y + m.out(mixed).transpose(1, 2).view(y.shape)).relu().mean((2, 3)))
+
+    layers = {"first": nn.Conv2d(3, channels, 3), "last": nn.Linear(channels, 4)}
+    net = Model(forward, **layers, out=nn.Linear(channels, channels)).double().eval()
+    nn.init.zeros_(net.out.weight)
+    x = torch.randn(1, 3, 16, 16).double()
     assert_cone_is_dense(net, x)
     with torch.no_grad():
         net.out.weight.normal_(0, 0.1)
     assert_cone_is_dense(net, x)
 
 
-class OneImage(nn.Module):
-    """Writes a batch of one into its forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.last = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.conv(x).reshape(1, 8, -1).mean(2))
-
-
 @pytest.mark.parametrize("method", ["dense", "cone", "auto"])
 def test_models_of_one_image_are_refused(method):
+    def forward(m, x):
+        return m.last(m.conv(x).reshape(1, 8, -1).mean(2))
+
+    net = Model(forward, conv=nn.Conv2d(3, 8, 3), last=nn.Linear(8, 4)).eval()
     message = r"the model must return logits \[16,K\], it returned \[1, 4\]"
     with pytest.raises(ValueError, match=message):
-        zfcuda.occlusion(
-            OneImage().eval(), torch.randn(1, 3, 32, 32), size=8, stride=8, method=method
-        )
-
-
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.wide = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.last = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.tanh(self.first(x))
-        return self.last((self.wide(y) + torch.cat([x, x, x[:, :2]], 1)).mean((2, 3)))
+        zfcuda.occlusion(net, torch.randn(1, 3, 32, 32), size=8, stride=8, method=method)
 
 
 def test_autocast_after_a_run_without():
     """The graph of one has values of other dtypes than the graph of the other."""
-    net, x = Residual().eval(), torch.randn(1, 3, 32, 32)
+
+    def forward(m, x):
+        y = torch.tanh(m.first(x))
+        return m.last((m.wide(y) + torch.cat([x, x, x[:, :2]], 1)).mean((2, 3)))
+
+    layers = {"first": nn.Conv2d(3, 8, 3, padding=1), "wide": nn.Conv2d(8, 8, 3, padding=1)}
+    net, x = Model(forward, **layers, last=nn.Linear(8, 4)).eval(), torch.randn(1, 3, 32, 32)
     assert_cone_is_dense(net, x)
     arguments = {"size": 8, "stride": 8}
     plain = zfcuda.plan(net, x, **arguments)
@@ -356,17 +330,10 @@ def test_autocast_after_a_run_without():
     assert zfcuda.plan(net, x, **arguments) == plain
 
 
-class OwnWeights(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight, self.last = nn.Parameter(torch.randn(8, 3, 3, 3)), nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.relu_(F.conv2d(x, self.weight)).mean((2, 3)))
-
-
 def test_weights_and_images_of_inference_mode():
     with torch.inference_mode():
-        net, x = OwnWeights().eval(), torch.randn(1, 3, 32, 32)
+        weights = {"weight": nn.Parameter(torch.randn(8, 3, 3, 3)), "last": nn.Linear(8, 4)}
+        net = Model(lambda m, x: m.last(F.relu_(F.conv2d(x, m.weight)).mean((2, 3))), **weights)
+        net, x = net.eval(), torch.randn(1, 3, 32, 32)
         assert_cone_is_dense(net, x)
     assert_cone_is_dense(net, x)

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
 import resource
 import shutil
 
 import pytest
 import torch
-from small_runs import SETTINGS, Faulty, images, network
-from torch.utils.data import Dataset, TensorDataset
+from small_runs import SETTINGS, Faulty, Images, images, network
+from torch.utils.data import TensorDataset
 
 import zfcuda
 from zfcuda.experiments.occlusion import engines
 from zfcuda.experiments.occlusion.over import localisation, sensitivity_of
 from zfcuda.results import OcclusionResult
-from zfcuda.storage.ranks import Shard
-from zfcuda.storage.run_folder import claimed
 
 
 @pytest.fixture
@@ -163,35 +160,6 @@ def test_numbers_of_a_map_by_hand():
 # --- going on -------------------------------------------------------------------------------------
 
 
-def test_whatever_is_missing_is_computed_again_to_the_bit(net, x, tmp_path, contents, monkeypatch):
-    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
-    whole = tmp_path / "whole"
-    zfcuda.occlusion_over(net, x, whole, **SETTINGS)
-    expected = contents(whole)
-    for number, gone in enumerate(
-        (["0000005-image-5.json"], ["0000005-image-5.npz", "0000012-image-12.json"], None)
-    ):
-        folder = tmp_path / f"part {number}"
-        shutil.copytree(whole, folder)
-        if gone is None:
-            shutil.rmtree(folder / "images")
-            (folder / "summary.json").unlink()
-        for name in gone or ():
-            (folder / "images" / "0000" / name).unlink()
-        left = {path: path.stat().st_mtime_ns for path in folder.rglob("*-image-*")}
-        zfcuda.occlusion_over(net, x, folder, **SETTINGS)
-        assert contents(folder) == expected
-        touched = {path for path, time in left.items() if path.stat().st_mtime_ns != time}
-        assert {path.stem for path in touched} <= {name.partition(".")[0] for name in gone or ()}
-
-
-def test_a_finished_run_computes_nothing(net, x, tmp_path, monkeypatch):
-    first = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
-    monkeypatch.setattr(engines.Engine, "__call__", None)
-    again = zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
-    assert torch.equal(first.mean, again.mean)
-
-
 def test_a_run_goes_on_with_the_threads_it_was_begun_with(net, x, tmp_path, monkeypatch):
     torch.set_num_threads(2)
     zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
@@ -236,56 +204,6 @@ def test_an_image_that_can_be_read_later_is_done_then(net, x, tmp_path, contents
     assert contents(tmp_path / "all") == contents(tmp_path / "some")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"size": 5}, "size 6×6 there, 5×5 here"),
-        ({"stride": 3}, "stride"),
-        ({"fill": 0.5}, r"fill 0\.0 there, 0\.5 here"),
-        ({"layers": "3"}, "layers none there, 3 here"),
-        ({"target": 2}, "target predicted there, 2 here"),
-        ({"method": "dense"}, "method auto there, dense here"),
-        ({"classes": [1]}, r"classes none there, \[1\] here"),
-        ({"max_memory": 10**7}, r"max_memory 134217728 there, 10000000 here"),
-    ],
-)
-def test_another_setting_is_refused_with_its_name(net, x, tmp_path, change, message):
-    zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
-    with pytest.raises(ValueError, match=rf"holds a run with other settings: .*{message}"):
-        zfcuda.occlusion_over(net, x[:3], tmp_path, **{**SETTINGS, **change})
-    zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
-
-
-def test_other_images_weights_or_versions_are_refused(net, x, tmp_path, monkeypatch):
-    zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
-    other = x[:3].clone()
-    other[1, 0, 0, 0] += 1
-    for others, message in (
-        (x[:4], "number of images 3 there, 4 here"),
-        (other, "the images' contents 1 "),
-        (-x[:3], "the images' contents 0 "),
-    ):
-        with pytest.raises(ValueError, match=message):
-            zfcuda.occlusion_over(net, others, tmp_path, **SETTINGS)
-    settings = tmp_path / "settings.json"
-    content = json.loads(settings.read_text())
-    assert content["settings"]["versions"]["torch"] == torch.__version__
-    del content["checksum"]
-    content["settings"]["versions"]["torch"] = "1.0"
-    settings.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"versions torch 1\.0 there"):
-        zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
-    settings.unlink()
-    with pytest.raises(ValueError, match=r"but not its settings\.json"):
-        zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
-    with torch.no_grad():
-        net[0].bias[0] += 1
-    content["settings"]["versions"]["torch"] = torch.__version__
-    settings.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="weights"):
-        zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
-
-
 def test_a_damaged_result_is_named(net, x, tmp_path):
     zfcuda.occlusion_over(net, x[:3], tmp_path, **SETTINGS)
     file = tmp_path / "images" / "0000" / "0000001-image-1.npz"
@@ -306,63 +224,19 @@ def test_a_result_of_another_run_is_named(net, x, tmp_path):
     zfcuda.occlusion_over(net, x[:3], tmp_path / "own", **SETTINGS)
 
 
-def test_two_at_once_are_refused(net, x, tmp_path):
-    with claimed(tmp_path, Shard()):
-        with pytest.raises(ValueError, match="another run is at work in"):
-            zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
-        with pytest.raises(ValueError, match="another run is at work in"):
-            zfcuda.invariance_over(net, x, tmp_path, "3")
-    assert not (tmp_path / "settings.json").exists()
-
-
-def test_a_layer_named_twice_is_one(net, x, tmp_path):
-    zfcuda.occlusion_over(net, x[:2], tmp_path, layers="3", **SETTINGS)
-    zfcuda.occlusion_over(net, x[:2], tmp_path, layers=["3", "3"], **SETTINGS)
-
-
-def test_settings_that_nobody_can_read(net, x, tmp_path):
-    zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
-    path = tmp_path / "settings.json"
-    content = json.loads(path.read_text())
-    del (
-        content["checksum"],
-        content["settings"]["images together"],
-    )  # as code that did not know of it would leave it
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"other settings: images together none there, \d+ here"):
-        zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
-    for damaged in ("{}", '{"settings": [1], "threads": 1}'):
-        path.write_text(damaged)
-        with pytest.raises(ValueError, match=r"settings\.json' cannot be read as"):
-            zfcuda.occlusion_over(net, x[:2], tmp_path, **SETTINGS)
-
-
-class Filling(Dataset):
-    """Images during whose reading the disk becomes full."""
-
-    def __init__(self, x):
-        self.x, self.limits = x, resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, number):
-        if number == 7:  # files that are longer fail in the middle of a write
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, self.limits[1]))
-        return self.x[number]
-
-    def empty(self):
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
-
-
 def test_a_full_disk(net, x, tmp_path, contents, monkeypatch):
     monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
-    images = Filling(x)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def read(number):
+        if number == 7:  # files that are longer fail in the middle of a write
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+
     try:
         with pytest.raises(OSError, match=r"cannot write '.*0000004-image-4\.npz'.*too large"):
-            zfcuda.occlusion_over(net, images, tmp_path / "full", **SETTINGS)
+            zfcuda.occlusion_over(net, Images(x, read), tmp_path / "full", **SETTINGS)
     finally:
-        images.empty()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     folder = tmp_path / "full"
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
     assert len([*folder.glob("images/0000/*")]) == 2 * 4
@@ -378,21 +252,6 @@ def test_images_of_another_size_are_named(net, x, tmp_path):
 
     with pytest.raises(ValueError, match=r"image 5 is \[3, 16, 18\].*the first one \[3, 18, 18\]"):
         zfcuda.occlusion_over(net, Mixed(x, ()), tmp_path, **SETTINGS)
-
-
-@pytest.mark.parametrize(
-    ("images", "error", "message"),
-    [
-        (torch.zeros(3, 4, 4), ValueError, r"must be \[N,C,H,W\]"),
-        (torch.zeros(0, 3, 4, 4), ValueError, "there are no images"),
-        (["a.png"], TypeError, "got list"),
-        (iter([]), TypeError, "knows its length"),
-    ],
-)
-def test_what_is_no_data_set_is_refused(net, tmp_path, images, error, message):
-    with pytest.raises(error, match=message):
-        zfcuda.occlusion_over(net, images, tmp_path, **SETTINGS)
-    assert not [*tmp_path.iterdir()]
 
 
 def test_the_summary_can_be_drawn(net, x, tmp_path):

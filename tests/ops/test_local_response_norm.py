@@ -119,43 +119,6 @@ def test_empty_and_strided(place):
     )
 
 
-def test_gradcheck():
-    for layout in LAYOUTS.values():
-        x = image(2, 6, (2, 3), torch.float64, layout).requires_grad_()
-        for constants in ((5, 0.5, 0.75, 1.0), (4, 0.5, 0.6, 1.0)):
-            assert torch.autograd.gradcheck(
-                lambda t, c=constants: ops.local_response_norm(t, *c), x
-            )
-
-
-def test_opcheck():
-    for layout in LAYOUTS.values():
-        x = image(2, 6, (2, 3), torch.float32, layout)
-        torch.library.opcheck(
-            torch.ops.zfcuda.local_response_norm_backward.default, (x, x, 5, 1e-4, 0.75, 1.0)
-        )
-        torch.library.opcheck(
-            torch.ops.zfcuda.local_response_norm.default,
-            (x.requires_grad_(), 5, 1e-4, 0.75, 1.0),
-        )
-
-
-def test_second_derivative_says_so():
-    x = image(1, 6, (2, 2), torch.float64).requires_grad_()
-    (grad,) = torch.autograd.grad(ops.local_response_norm(x, 5).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiable once"):
-        grad.sum().backward()
-
-
-def test_bad_input():
-    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
-        ops.local_response_norm(torch.zeros(1, 1, 2, 2), 0)
-    with pytest.raises(ValueError, match=r"\[N,C,H,W\], got shape \[2, 2\]"):
-        ops.local_response_norm(torch.zeros(2, 2), 5)
-    with pytest.raises(TypeError, match="got Long"):
-        ops.local_response_norm(torch.zeros(1, 1, 2, 2, dtype=torch.int64), 5)
-
-
 def test_module_is_drop_in():
     x = image(2, 9, (5, 4), torch.float32)
     ours, theirs = (

@@ -135,61 +135,10 @@ def test_backward_equals_torchs(place, window, layout, relu):
     assert has_layout(ours, layout)
 
 
-@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
-def test_gradcheck(relu):
-    x = image(2, 3, (7, 9), torch.float64).requires_grad_()
-    for window in (WINDOWS["3/2 ceil, the ZF pool"], WINDOWS["dilated"], WINDOWS["uneven"]):
-        assert torch.autograd.gradcheck(lambda t, w=window: ops.max_pool2d(t, *w, relu)[0], x)
-
-
 def test_gradient_may_arrive_expanded():
     x = image(1, 3, (8, 8), torch.float32).requires_grad_()
     ops.max_pool2d(x, 2)[0].sum().backward()
     assert x.grad is not None and x.grad.sum() == 3 * 16
-
-
-def test_second_derivative_says_so():
-    x = image(1, 2, (6, 6), torch.float64).requires_grad_()
-    y, _ = ops.max_pool2d(x, 2)
-    (grad,) = torch.autograd.grad((y * y).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiable once"):
-        grad.sum().backward()
-
-
-@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
-def test_opcheck(relu):
-    for layout in LAYOUTS.values():
-        x = image(2, 3, (8, 9), torch.float32, layout).requires_grad_()
-        torch.library.opcheck(
-            torch.ops.zfcuda.max_pool2d.default,
-            (x, [3, 3], [2, 2], [0, 0], [1, 1], True, relu),
-        )
-    y, switches = ops.max_pool2d(x.detach(), 3, 2, relu=relu)
-    torch.library.opcheck(
-        torch.ops.zfcuda.max_pool2d_backward.default,
-        (y, switches, y if relu else None, [3, 3], [2, 2], [0, 0], [1, 1], [8, 9]),
-    )
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "sentence"),
-    [
-        ({"kernel_size": 0}, ValueError, "kernel_size must be two ints of at least 1"),
-        ({"stride": -1}, ValueError, "stride must be two ints of at least 1"),
-        ({"stride": 0}, ValueError, "stride must be two ints of at least 1"),
-        ({"padding": 2}, ValueError, "at most half"),
-        ({"dilation": 0}, ValueError, "dilation must be two ints of at least 1"),
-        ({"kernel_size": 9}, ValueError, "too small for kernel_size"),
-        ({"kernel_size": (1, 2, 3)}, ValueError, r"pair of ints, got \(1, 2, 3\)"),
-        ({"x": torch.zeros(3, 8, 8)}, ValueError, r"\[N,C,H,W\], got shape \[3, 8, 8\]"),
-        ({"x": torch.zeros(1, 1, 8, 8, dtype=torch.int32)}, TypeError, "got Int"),
-        ({"x": torch.zeros(1, 1, 0, 8)}, ValueError, "too small"),
-    ],
-)
-def test_bad_input(change, error, sentence):
-    arguments = {"x": torch.zeros(1, 1, 8, 8), "kernel_size": 3} | change
-    with pytest.raises(error, match=sentence):
-        ops.max_pool2d(**arguments)
 
 
 class TestModule:

@@ -81,38 +81,3 @@ def test_empty(place):
     no_boxes = torch.empty(0, 4, dtype=torch.int64, device=place.device)
     assert place.op("occlude")(x, no_boxes, fill).shape == (2, 0, 3, 4, 4)
     assert place.op("occlude")(x[:0], BOXES.to(place.device), fill).shape == (0, 9, 3, 4, 4)
-
-
-def test_opcheck():
-    for layout in LAYOUTS.values():
-        x = image(2, 3, (9, 12), torch.float32, layout)
-        torch.library.opcheck(torch.ops.zfcuda.occlude.default, (x, BOXES, torch.zeros(3)))
-
-
-def test_derivative_says_so():
-    x = image(1, 3, (9, 12), torch.float32).requires_grad_()
-    with pytest.raises(RuntimeError, match="occlude has no derivative"):
-        ops.occlude(x, BOXES).sum().backward()
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "sentence"),
-    [
-        (
-            {"boxes": torch.zeros(2, 3, dtype=torch.int64)},
-            ValueError,
-            r"\[P,4\].*got shape \[2, 3\]",
-        ),
-        ({"boxes": torch.zeros(2, 4)}, TypeError, "boxes must be int64, got Float"),
-        (
-            {"fill": torch.zeros(2)},
-            ValueError,
-            r"a number or of shape \[3\] or \[3, 4, 4\], got \[2\]",
-        ),
-        ({"x": torch.zeros(3, 4, 4)}, ValueError, r"\[N,C,H,W\], got shape \[3, 4, 4\]"),
-    ],
-)
-def test_bad_input(change, error, sentence):
-    arguments = {"x": torch.zeros(1, 3, 4, 4), "boxes": BOXES, "fill": 0.0} | change
-    with pytest.raises(error, match=sentence):
-        ops.occlude(**arguments)

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DTYPES, LAYOUTS, image
 
-from zfcuda import ops
 from zfcuda.ops import reference
 
 
@@ -95,22 +94,3 @@ def test_empty(place):
     assert [t.shape for t in place.op("spatial_max")(x[:, :0])] == [(2, 0), (2, 0)]
     with pytest.raises(ValueError, match="without elements"):
         place.op("spatial_max")(x[:, :, :0])
-
-
-def test_opcheck():
-    for layout in LAYOUTS.values():
-        x = image(2, 3, (9, 12), torch.float32, layout)
-        torch.library.opcheck(torch.ops.zfcuda.spatial_max.default, (x,))
-
-
-def test_derivative_says_so():
-    x = image(1, 3, (9, 12), torch.float32).requires_grad_()
-    with pytest.raises(RuntimeError, match="spatial_max has no derivative"):
-        ops.spatial_max(x)[0].sum().backward()
-
-
-def test_bad_input():
-    with pytest.raises(ValueError, match=r"\[N,C,H,W\], got shape \[3, 4, 4\]"):
-        ops.spatial_max(torch.zeros(3, 4, 4))
-    with pytest.raises(TypeError, match=r"float32.*got"):
-        ops.spatial_max(torch.zeros(1, 3, 4, 4).int())

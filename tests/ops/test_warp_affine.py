@@ -59,28 +59,6 @@ def test_equals_reference(place, dtype, layout):
             torch.testing.assert_close(out, expected, **TOLERANCE[dtype])
 
 
-def test_exact_cases(place):
-    x = image(2, 3, (8, 8), torch.float32, device=place.device)
-    fill = torch.zeros(3, device=place.device)
-    quarter_turn = [[0.0, -1.0, 8.0], [1.0, 0.0, 0.0]]
-    matrices = torch.tensor(
-        [
-            [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
-            quarter_turn,
-            [[-1.0, 0.0, 8.0], [0.0, -1.0, 8.0]],
-            [[1.0, 0.0, 2.0], [0.0, 1.0, -3.0]],
-        ],
-        dtype=torch.float64,
-        device=place.device,
-    )
-    same, quarter, half, shifted = place.op("warp_affine")(x, matrices, fill).unbind(1)
-    assert torch.equal(same, x)
-    assert torch.equal(quarter, torch.rot90(x, 1, (2, 3)))  # counter-clockwise
-    assert torch.equal(half, torch.rot90(x, 2, (2, 3)))
-    assert torch.equal(shifted[:, :, 3:, :6], x[:, :, :5, 2:])
-    assert shifted[:, :, :3].eq(0).all() and shifted[:, :, :, 6:].eq(0).all()
-
-
 def test_equals_grid_sample():
     x = image(2, 3, (16, 16), torch.float64)
     cos, sin = math.cos(0.5), math.sin(0.5)
@@ -108,9 +86,12 @@ def test_samples_just_inside_the_far_edge(place, layout):
 
 EXACT = {
     "same": ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], lambda x: x),
-    "quarter turn": ([[0.0, -1.0, 21.0], [1.0, 0.0, 0.0]], lambda x: x.rot90(1, (2, 3))),
+    "counter-clockwise": (
+        [[0.0, -1.0, 21.0], [1.0, 0.0, 0.0]],
+        lambda x: x.rot90(1, (2, 3)),
+    ),
     "half turn": ([[-1.0, 0.0, 21.0], [0.0, -1.0, 21.0]], lambda x: x.flip(2, 3)),
-    "shift": ([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]], lambda x: F.pad(x[:, :, 3:, 2:], (0, 2, 0, 3))),
+    "shift": ([[1.0, 0.0, 2.0], [0.0, 1.0, -3.0]], lambda x: F.pad(x[..., :-3, 2:], (0, 2, 3, 0))),
 }
 
 
@@ -187,12 +168,6 @@ def test_backward(place, layout, dtype):
     torch.testing.assert_close(ours.double(), expected, **TOLERANCE[dtype])
 
 
-def test_gradcheck():
-    for layout in LAYOUTS.values():
-        x = image(2, 2, (5, 6), torch.float64, layout).requires_grad_()
-        assert torch.autograd.gradcheck(lambda t: ops.warp_affine(t, maps(5, 6)[1:4], 0.7), x)
-
-
 def test_empty(place):
     x = image(2, 3, (4, 4), torch.float32, device=place.device)
     fill = torch.zeros(3, device=place.device)
@@ -201,40 +176,3 @@ def test_empty(place):
     assert place.op("warp_affine")(x[:0], maps(4, 4, place.device), fill).shape == (0, 8, 3, 4, 4)
     grad = torch.empty(2, 0, 3, 4, 4, device=place.device)
     assert place.op("warp_affine_backward")(grad, none, False).eq(0).all()
-
-
-def test_opcheck():
-    for layout in LAYOUTS.values():
-        x = image(2, 3, (5, 6), torch.float32, layout)
-        out = ops.warp_affine(x, maps(5, 6))
-        torch.library.opcheck(
-            torch.ops.zfcuda.warp_affine_backward.default,
-            (out, maps(5, 6), layout is torch.channels_last),
-        )
-        torch.library.opcheck(
-            torch.ops.zfcuda.warp_affine.default,
-            (x.requires_grad_(), maps(5, 6), torch.zeros(3)),
-        )
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "sentence"),
-    [
-        ({"matrices": torch.zeros(2, 3)}, ValueError, r"\[M,2,3\], got shape \[2, 3\]"),
-        ({"matrices": torch.zeros(1, 2, 3, requires_grad=True)}, ValueError, "no gradient"),
-        (
-            {"fill": torch.zeros(3, 4, 4)},
-            ValueError,
-            r"a number or of shape \[3\], got \[3, 4, 4\]",
-        ),
-        ({"x": torch.zeros(3, 4, 4)}, ValueError, r"\[N,C,H,W\], got shape \[3, 4, 4\]"),
-    ],
-)
-def test_bad_input(change, error, sentence):
-    arguments = {
-        "x": torch.zeros(1, 3, 4, 4),
-        "matrices": torch.zeros(1, 2, 3),
-        "fill": 0.0,
-    } | change
-    with pytest.raises(error, match=sentence):
-        ops.warp_affine(**arguments)

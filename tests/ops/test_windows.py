@@ -24,6 +24,13 @@ POOLS = {name: window[:4] for name, window in WINDOWS.items() if window[0][0] <=
 GEOMETRIES = {**{window: name for name, window in POOLS.items()}, WIDE: "16x16"}
 # One of them for the tests that are not about geometry.
 PADDED = POOLS["3/2 padded, the ResNet pool"]
+# What each op takes last, for such tests.
+REST = {
+    "gather_windows": (0, 0.0, False),
+    "pool_windows": (*map(list, PADDED), False),
+    "unpool_windows": (*map(list, PADDED), False, False),
+}
+every_op = pytest.mark.parametrize("name", REST)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,13 @@ def switches_of(size, channels, window, device="cpu") -> Tensor:
     switches = torch.randint(0, taps, (2, *size, channels))
     switches[torch.rand(switches.shape) < 0.1] = 255 if dtype == torch.uint8 else -1
     return switches.to(dtype).to(device)
+
+
+def data_of(name, size, channels, device) -> Tensor:
+    """What an op looks at: switches for unpooling, maps for the others."""
+    if name == "unpool_windows":
+        return switches_of(size, channels, PADDED, device)
+    return base_of(size, channels, device=device)
 
 
 def assert_same(out: Tensor, expected: Tensor) -> None:
@@ -294,22 +308,18 @@ def test_overwriting_with_a_zero_from_off_the_patch(place):
         assert out[2, 0] == expected and out.count_nonzero() == (expected != 0)
 
 
-def test_empty(place):
-    base = base_of((7, 9), 4, device=place.device)
+@every_op
+def test_empty(place, name):
+    call, data = place.op(name), data_of(name, (7, 9), 4, place.device)
     no_rows = torch.empty(0, 13, dtype=torch.int64, device=place.device)
     nothing = torch.empty(0, 4, device=place.device)
     wild = torch.full((3, 13), 2**62, device=place.device)  # only empty windows: nothing is read
     wild[:, 10] = -(2**62)
     for windows in (no_rows, wild):
-        place.op("gather_windows")(base, [], windows, nothing, 0, 0, 0.0, False)
-        place.op("pool_windows")(base, [], windows, nothing, 0, *map(list, PADDED), False)
-        switches = torch.zeros(2, 7, 9, 4, dtype=torch.uint8, device=place.device)
-        unpool = place.op("unpool_windows")
-        unpool(switches, [], windows, nothing, 0, *map(list, PADDED), False, False)
-    no_channels = torch.empty(63, 0, device=place.device)
-    windows = whole((7, 9), 1).to(place.device)
-    place.op("gather_windows")(base[..., :0], [], windows, no_channels, 63, 0, 0.0, False)
-    place.op("pool_windows")(base[..., :0], [], windows, no_channels, 63, *map(list, PADDED), False)
+        call(data, [], windows, nothing, 0, *REST[name])
+    if name != "unpool_windows":
+        windows, no_channels = whole((7, 9), 1), torch.empty(63, 0, device=place.device)
+        call(data[..., :0], [], windows.to(place.device), no_channels, 63, *REST[name])
 
 
 UNREAD = """
@@ -340,16 +350,14 @@ def test_clipping_a_patch_that_is_not_read_does_not_overflow(tmp_path):
     subprocess.run([program], check=True)
 
 
-def test_strides(place):
+@every_op
+def test_strides(place, name):
     """Maps and patches of any strides: here maps kept as [N,C,H,W]."""
     found = scene(3, (7, 9), 8)
     found = replace(found, patches=[patch.t().contiguous().t() for patch in found.patches])
-    base = image(2, 8, (7, 9), torch.float32, device=place.device).permute(0, 2, 3, 1)
-    compare(place, "gather_windows", base, found, 8, torch.float32, 0, 0.0, False)
-    compare(place, "pool_windows", base, found, 8, torch.float32, *PADDED, False)
-    switches = switches_of((7, 9), 8, PADDED, place.device)
-    switches = switches.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-    compare(place, "unpool_windows", switches, found, 8, torch.float32, *PADDED, False, False)
+    data = data_of(name, (7, 9), 8, place.device)
+    data = data.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    compare(place, name, data, found, 8, torch.float32, *REST[name])
 
 
 def test_many_chunks():
@@ -372,21 +380,8 @@ def test_many_chunks():
 
 # --- rows that would read or write out of bounds --------------------------------------------------
 
-GOOD = [
-    1,
-    0,
-    3,
-    4,
-    2,
-    3,
-    5,
-    7,
-    1,
-    1,
-    5,
-    6,
-    2,
-]  # fits exactly: offset 3 + 2 * 4 + 4 = 15, 2 + 20 = 22
+# Fits exactly: offset 3 + 2 * 4 + 4 = 15, 2 + 20 = 22.
+GOOD = [1, 0, 3, 4, 2, 3, 5, 7, 1, 1, 5, 6, 2]
 FAR = 2**30 + 1
 WRONG = {
     "image too large": ({0: 2}, "column 0 image 2; expected 0 to 1"),
@@ -412,7 +407,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", ["gather_windows", "pool_windows", "unpool_windows"])
+@every_op
 @pytest.mark.parametrize(("change", "sentence"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_rows(place, name, change, sentence):
     """The CPU says which row and column, before it writes anything; CUDA leaves the row out."""
@@ -423,14 +418,7 @@ def test_wrong_rows(place, name, change, sentence):
     windows = torch.tensor([good, row], device=place.device)
     patch = torch.ones(15, 4, device=place.device)
     out = torch.full((22, 4), 9.0, device=place.device)
-    if name == "gather_windows":
-        data, rest = base_of((5, 6), 4, device=place.device), (0, 0.0, False)
-    elif name == "pool_windows":
-        data, rest = base_of((5, 6), 4, device=place.device), (*map(list, PADDED), False)
-    else:
-        data = switches_of((5, 6), 4, PADDED, place.device)
-        rest = (*map(list, PADDED), False, False)
-    call = place.op(name)
+    call, data, rest = place.op(name), data_of(name, (5, 6), 4, place.device), REST[name]
     if place.name == "cpu":
         with pytest.raises(ValueError, match=f"{name}: row 1 of windows has in {sentence}"):
             call(data, [patch], windows, out, 20, *rest)
@@ -447,7 +435,7 @@ def test_the_row_that_the_wrong_ones_are_made_of_is_right(place):
     patch = torch.ones(15, 4, device=place.device)
     out = torch.full((22, 4), 9.0, device=place.device)
     base = base_of((5, 6), 4, device=place.device)
-    place.op("gather_windows")(base, [patch], windows, out, 20, 0, 0.0, False)
+    place.op("gather_windows")(base, [patch], windows, out, 20, *REST["gather_windows"])
     assert out[:2].eq(9).all() and not out[2:].eq(9).any()
 
 
@@ -490,34 +478,27 @@ def test_bad_input(change, error, sentence):
         ops.unpool_windows(**good, kernel_size=3, stride=2)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "sentence"),
-    [
-        (
-            {"base": torch.zeros(4, 5, 8)},
-            ValueError,
-            r"base must be \[N,H,W,C\], got .*\[4, 5, 8\]",
-        ),
-        ({"base": torch.zeros(1, 4, 5, 8).half()}, TypeError, "base must have out's dtype Float"),
-        ({"base": None, "patches": []}, ValueError, "without a base there must be patches"),
-        ({"channel": 1}, ValueError, "8 channels from 1 on do not fit out's 8"),
-        ({"channel": -1}, ValueError, "8 channels from -1 on do not fit out's 8"),
-    ],
-)
-def test_bad_input_to_gather(change, error, sentence):
+OF_ONE_OP = [
+    ("gather", {"base": torch.zeros(4, 5, 8)}, ValueError, r"\[N,H,W,C\], got .*\[4, 5, 8\]"),
+    ("gather", {"base": torch.zeros(1, 4, 5, 8).half()}, TypeError, "base must have out's dtype"),
+    ("gather", {"base": None, "patches": []}, ValueError, "without a base there must be patches"),
+    ("gather", {"channel": 1}, ValueError, "8 channels from 1 on do not fit out's 8"),
+    ("gather", {"channel": -1}, ValueError, "8 channels from -1 on do not fit out's 8"),
+    ("pool", {"out": torch.zeros(6, 9)}, ValueError, r"out must be .* got shape \[6, 9\]"),
+    ("pool", {"padding": 2}, ValueError, "padding must be at most half the kernel"),
+    ("unpool", {}, TypeError, "switches of a 2x2 window are Byte, got Float"),
+]
+
+
+@pytest.mark.parametrize(("op", "change", "error", "sentence"), OF_ONE_OP)
+def test_bad_input_to_one_op(op, change, error, sentence):
+    good = arguments(**change)
+    if op != "gather":
+        good["kernel_size"] = 2
+    if op == "unpool":
+        good["switches"] = good.pop("base")
     with pytest.raises(error, match=sentence):
-        ops.gather_windows(**arguments(**change))
-
-
-def test_bad_input_to_pool_and_unpool():
-    good = arguments()
-    with pytest.raises(ValueError, match=r"out must be \[pixels,8\], got shape \[6, 9\]"):
-        ops.pool_windows(**arguments(out=torch.zeros(6, 9)), kernel_size=2)
-    with pytest.raises(ValueError, match="padding must be at most half the kernel"):
-        ops.pool_windows(**good, kernel_size=2, padding=2)
-    good["switches"] = good.pop("base")
-    with pytest.raises(TypeError, match="switches of a 2x2 window are Byte, got Float"):
-        ops.unpool_windows(**good, kernel_size=2)
+        getattr(ops, f"{op}_windows")(**good)
 
 
 def test_out_may_not_share_memory_with_what_is_read():

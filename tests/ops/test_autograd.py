@@ -1,9 +1,10 @@
-"""Forward-mode differentiation: the right tangent or an error, never a silent zero."""
+"""Differentiation, forward and reverse: the right derivative or an error, never a silent zero; and
+what torch asks of operators (``opcheck``)."""
 
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
-from strategies import DTYPES, LAYOUTS, image
+from strategies import DTYPES, LAYOUTS, WINDOWS, image
 from torch.func import jacfwd, jvp
 
 from zfcuda import ops
@@ -12,7 +13,7 @@ from zfcuda.ops import reference
 SIZE = (7, 9)
 WINDOW = ((3, 3), (2, 2), (1, 1), (1, 1))
 SWITCHES = ops.max_pool2d(image(2, 3, SIZE, torch.float64), *WINDOW)[1]
-MATRICES = torch.tensor([[[0.8, 0.3, 1.0], [-0.2, 1.1, 0.5]], [[1.0, 0, 0], [0, 1, 0]]])
+MATRICES = torch.tensor([[[0.8, 0.3, 1.0], [-0.2, 1.1, 0.5]], [[1.0, 0, 0], [0, 1, 0]]]).double()
 
 # The op, and the same in torch's own, differentiable operations.
 PAIRS = {
@@ -34,10 +35,22 @@ PAIRS = {
         for relu in (False, True)
         for overlap in ("sum", "overwrite")
     },
-    "local_response_norm": (
-        lambda x: ops.local_response_norm(x, 4, 0.5, 0.75, 2.0),
-        lambda x: reference.local_response_norm(x, 4, 0.5, 0.75, 2.0),
-    ),
+    **{
+        f"max_pool2d, {name}": (
+            lambda x, *window: ops.max_pool2d(x, *window)[0],
+            lambda x, *window: reference.max_pool2d(x, *window)[0],
+            *WINDOWS[name],
+        )
+        for name in ("3/2 ceil, the ZF pool", "dilated", "uneven")
+    },
+    **{
+        f"local_response_norm, {constants}": (
+            ops.local_response_norm,
+            reference.local_response_norm,
+            *constants,
+        )
+        for constants in ((4, 0.5, 0.75, 2.0), (5, 0.5, 0.75, 1.0), (4, 0.5, 0.6, 1.0))
+    },
     "warp_affine": (
         lambda x: ops.warp_affine(x, MATRICES, 0.5),
         lambda x: reference.warp_affine(x, MATRICES, 0.5),
@@ -137,10 +150,57 @@ def windows_op(name):
 def test_others_refuse(name, call):
     x, dx = inputs(name)
     call(x)
-    with pytest.raises(RuntimeError, match=f"zfcuda::{name} has no derivative"):
+    message = f"zfcuda::{name} has no derivative"
+    with pytest.raises(RuntimeError, match=message):
         jvp(call, (x,), (dx,))
-    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="has no derivative"):
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match=message):
         call(forward_ad.make_dual(x, dx))
+    with pytest.raises(RuntimeError, match=f"{name} has no derivative"):
+        call(x.requires_grad_()).sum().backward()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("name", PAIRS)
+def test_gradcheck(name, layout):
+    ours, _, *how = PAIRS[name]
+    x, _ = inputs(name, layout=layout)
+    assert torch.autograd.gradcheck(lambda t: ours(t, *how), x.requires_grad_())
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_second_derivative_says_so(name):
+    ours, _, *how = PAIRS[name]
+    x, _ = inputs(name)
+    y = ours(x.requires_grad_(), *how)
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        grad.sum().backward()
+
+
+def overloads(layout):
+    """Each operator by its name, and arguments."""
+    x = image(2, 3, SIZE, torch.float32, layout)
+    leaf, window = x.clone().requires_grad_(), tuple(map(list, WINDOW))
+    boxes, constants = torch.tensor([[0, 0, 3, 4], [-4, -5, 2, 3]]), (5, 1e-4, 0.75, 1.0)
+    last = layout is torch.channels_last
+    y, switches = (t.contiguous(memory_format=layout) for t in ops.max_pool2d(x, *WINDOW))
+    for relu in (False, True):
+        yield "max_pool2d", (leaf, *window, True, relu)
+        yield "max_pool2d_backward", (y, switches, y if relu else None, *window, list(SIZE))
+    yield "max_unpool2d", (y.requires_grad_(), switches, *window, list(SIZE), True, False, False)
+    yield "max_unpool2d_backward", (x, switches, x, *window, True)
+    yield "local_response_norm", (leaf, *constants)
+    yield "local_response_norm_backward", (x, x, *constants)
+    yield "occlude", (x, boxes, torch.zeros(3))
+    yield "spatial_max", (x,)
+    yield "warp_affine", (leaf, MATRICES, torch.zeros(3))
+    yield "warp_affine_backward", (ops.warp_affine(x, MATRICES), MATRICES, last)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_opcheck(layout):
+    for name, arguments in overloads(layout):
+        torch.library.opcheck(getattr(torch.ops.zfcuda, name).default, arguments)
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -1,0 +1,83 @@
+"""What an op refuses: an argument changed in a good call, the error, and what it says."""
+
+import pytest
+import torch
+
+from zfcuda import ops
+
+NONE = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+GOOD = {
+    ops.max_pool2d: {"x": torch.zeros(1, 1, 8, 8), "kernel_size": 3},
+    ops.max_unpool2d: {
+        "y": torch.zeros(1, 1, 4, 4),
+        "switches": NONE,
+        "kernel_size": 3,
+        "stride": 2,
+        "output_size": (9, 9),
+    },
+    ops.local_response_norm: {"x": torch.zeros(1, 1, 2, 2), "size": 5},
+    ops.occlude: {"x": torch.zeros(1, 3, 4, 4), "boxes": torch.tensor([[0, 0, 3, 4]])},
+    ops.spatial_max: {"x": torch.zeros(1, 3, 4, 4)},
+    ops.warp_affine: {"x": torch.zeros(1, 3, 4, 4), "matrices": torch.zeros(1, 2, 3)},
+}
+MAPS = r"\[N,C,H,W\], got shape \[3, 4, 4\]"
+REFUSED = {
+    ops.max_pool2d: [
+        ({"kernel_size": 0}, ValueError, "kernel_size must be two ints of at least 1"),
+        ({"stride": -1}, ValueError, "stride must be two ints of at least 1"),
+        ({"stride": 0}, ValueError, "stride must be two ints of at least 1"),
+        ({"padding": 2}, ValueError, "at most half"),
+        ({"dilation": 0}, ValueError, "dilation must be two ints of at least 1"),
+        ({"kernel_size": 9}, ValueError, "too small for kernel_size"),
+        ({"kernel_size": (1, 2, 3)}, ValueError, r"pair of ints, got \(1, 2, 3\)"),
+        ({"kernel_size": 3.0}, ValueError, "kernel_size must be an int or a pair of ints, got"),
+        ({"kernel_size": "3"}, ValueError, "kernel_size must be an int or a pair of ints, got"),
+        ({"kernel_size": (3, None)}, ValueError, "must be an int or a pair of ints, got"),
+        ({"x": torch.zeros(3, 4, 4)}, ValueError, MAPS),
+        ({"x": torch.zeros(1, 1, 8, 8, dtype=torch.int32)}, TypeError, "got Int"),
+        ({"x": torch.zeros(1, 1, 0, 8)}, ValueError, "too small"),
+    ],
+    ops.max_unpool2d: [
+        ({"overlap": "mean"}, ValueError, "'sum' or 'overwrite', got 'mean'"),
+        ({"switches": torch.zeros(1, 1, 4, 4)}, TypeError, "got Float"),
+        ({"switches": NONE.long()}, TypeError, "got Long"),
+        ({"switches": torch.zeros(1, 1, 4, 5, dtype=torch.uint8)}, ValueError, "must have shape"),
+        ({"output_size": (20, 9)}, ValueError, "does not come from an input of size"),
+        ({"output_size": (0, 9)}, ValueError, "two positive ints"),
+        ({"y": torch.zeros(4, 4)}, ValueError, r"\[N,C,OH,OW\], got shape \[4, 4\]"),
+    ],
+    ops.local_response_norm: [
+        ({"size": 0}, ValueError, "size must be at least 1, got 0"),
+        ({"x": torch.zeros(2, 2)}, ValueError, r"\[N,C,H,W\], got shape \[2, 2\]"),
+        ({"x": torch.zeros(1, 1, 2, 2, dtype=torch.int64)}, TypeError, "got Long"),
+    ],
+    ops.occlude: [
+        ({"boxes": torch.zeros(2, 3).long()}, ValueError, r"\[P,4\].*got shape \[2, 3\]"),
+        ({"boxes": torch.zeros(2, 4)}, TypeError, "boxes must be int64, got Float"),
+        ({"boxes": [[0, 0, 1, 1]]}, TypeError, "boxes must be a tensor, got list"),
+        ({"fill": torch.zeros(2)}, ValueError, r"or of shape \[3\] or \[3, 4, 4\], got \[2\]"),
+        ({"x": torch.zeros(3, 4, 4)}, ValueError, MAPS),
+    ],
+    ops.spatial_max: [
+        ({"x": torch.zeros(3, 4, 4)}, ValueError, MAPS),
+        ({"x": torch.zeros(1, 3, 4, 4).int()}, TypeError, r"float32.*got"),
+    ],
+    ops.warp_affine: [
+        ({"matrices": torch.zeros(2, 3)}, ValueError, r"\[M,2,3\], got shape \[2, 3\]"),
+        ({"matrices": torch.zeros(1, 2, 3, requires_grad=True)}, ValueError, "no gradient"),
+        ({"matrices": [[[1, 0, 0], [0, 1, 0]]]}, TypeError, "matrices must be a tensor, got list"),
+        ({"fill": torch.zeros(3, 4, 4)}, ValueError, r"or of shape \[3\], got \[3, 4, 4\]"),
+        ({"x": torch.zeros(3, 4, 4)}, ValueError, MAPS),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("op", "change", "error", "sentence"),
+    [(op, *row) for op, rows in REFUSED.items() for row in rows],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_refused(op, change, error, sentence):
+    op(**GOOD[op])
+    with pytest.raises(error, match=sentence):
+        op(**GOOD[op] | change)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from zoo import Model
 
 attr = pytest.importorskip("captum.attr")
 import zfcuda  # noqa: E402
@@ -23,6 +24,7 @@ from zfcuda.compat import captum as ours  # noqa: E402
 
 FAST = ("cone", "dense")
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
+SAME = {"rtol": 0, "atol": 0, "equal_nan": True}
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +36,21 @@ def _quietly_on_one_thread():
         yield
 
 
-class Functional(nn.Module):
-    """ReLU as a function, which Captum's hooks do not see."""
+def agree(name: str, of: tuple, *arguments: Any, tolerance: dict = EXACT, **named: Any) -> Any:
+    """Captum's class of this name and ours attribute alike; ours."""
+    expected = getattr(attr, name)(*of).attribute(*arguments, **named)
+    mine = getattr(ours, name)(*of)
+    torch.testing.assert_close(mine.attribute(*arguments, **named), expected, **tolerance)
+    return mine
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x)
+
+def agree_to_refuse(name: str, of: tuple, *arguments: Any, **named: Any) -> None:
+    """Captum's class of this name and ours raise the same error."""
+    with pytest.raises(Exception) as expected:
+        getattr(attr, name)(*of).attribute(*arguments, **named)
+    with pytest.raises(type(expected.value)) as raised:
+        getattr(ours, name)(*of).attribute(*arguments, **named)
+    assert str(raised.value) == str(expected.value)
 
 
 class Block(nn.Module):
@@ -125,7 +137,8 @@ def random_net(seed: int, channels: int = 3) -> nn.Sequential:
             width = 4
         else:
             layers += [Block(width) if kind == "block" else PreActivation(width)]
-        rectifiers = [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), Functional(), nn.Identity()]
+        functional = Model(lambda m, x: F.relu(x))  # which Captum's hooks do not see
+        rectifiers = [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), functional, nn.Identity()]
         layers += [choose.choice(rectifiers)]
     layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(4 * width, 4)]
     return nn.Sequential(*layers).double().eval()
@@ -209,11 +222,10 @@ def test_occlusion_returns_what_captum_returns():
 def test_occlusion_of_any_outputs_gives_captums_numbers(last: nn.Module):
     net, x = random_net(3), torch.randn(2, 3, 10, 11, dtype=torch.float64)
     net = nn.Sequential(net, last).eval()
-    expected = attr.Occlusion(net).attribute(x, (3, 4, 5), (3, 2, 2), target=0)
-    mine = ours.Occlusion(net)
-    torch.testing.assert_close(mine.attribute(x, (3, 4, 5), (3, 2, 2), target=0), expected)
+    mine = agree("Occlusion", (net,), x, (3, 4, 5), (3, 2, 2), target=0, tolerance={})
     assert mine.path in FAST
     direct = zfcuda.occlusion(net, x, 0, size=(4, 5), stride=2).to_attribution()
+    expected = attr.Occlusion(net).attribute(x, (3, 4, 5), (3, 2, 2), target=0)
     torch.testing.assert_close(direct.float(), expected[:, :1].float(), rtol=1e-5, atol=1e-7)
 
 
@@ -227,20 +239,10 @@ def test_occlusion_in_float32_is_as_close_to_float64_as_captum_is():
 
 
 def test_occlusion_of_an_untraceable_model_stays_on_our_engine():
-    class Branching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = random_net(7)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.net(x) if bool(x.mean() > 100) else -self.net(x)
-
-    net, x = Branching().eval(), torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    net = Model(lambda m, x: m.net(x) if x.mean() > 100 else -m.net(x), net=random_net(7)).eval()
+    x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
     arguments = {"sliding_window_shapes": (3, 5, 5), "strides": (3, 4, 4), "target": 0}
-    mine = ours.Occlusion(net)
-    attributions = mine.attribute(x, **arguments)
-    assert mine.path == "dense"
-    torch.testing.assert_close(attributions, attr.Occlusion(net).attribute(x, **arguments))
+    assert agree("Occlusion", (net,), x, **arguments, tolerance={}).path == "dense"
 
 
 # --- what is left to Captum -----------------------------------------------------------------------
@@ -301,7 +303,7 @@ DEFERRED = {
         r"must return logits",
     ),
     "one number for all images": (
-        lambda: nn.Sequential(nn.Conv2d(3, 2, 3), Mean()).double().eval(),
+        lambda: Model(lambda m, x: m.conv(x).mean(), conv=nn.Conv2d(3, 2, 3)).double().eval(),
         X,
         {**WINDOW, "target": None},
         "must return logits",
@@ -316,21 +318,12 @@ DEFERRED = {
 }
 
 
-class Mean(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean()
-
-
 @pytest.mark.parametrize("case", DEFERRED)
 def test_whatever_zfcuda_cannot_do_captum_does(case: str):
     make, x, arguments, reason = DEFERRED[case]
-    net = make()
-    expected = attr.Occlusion(net).attribute(x, **arguments)
-    mine = ours.Occlusion(net)
-    attributions = mine.attribute(x, **arguments)
+    mine = agree("Occlusion", (make(),), x, **arguments, tolerance=SAME)
     assert mine.path == "captum"
     assert re.search(reason, mine.path_reason), mine.path_reason
-    torch.testing.assert_close(attributions, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -350,12 +343,7 @@ def test_whatever_zfcuda_cannot_do_captum_does(case: str):
     ids=str,
 )
 def test_wrong_arguments_raise_captums_errors(arguments: dict[str, Any]):
-    net = random_net(11)
-    with pytest.raises(Exception) as expected:
-        attr.Occlusion(net).attribute(X, **{**WINDOW, **arguments})
-    with pytest.raises(type(expected.value)) as raised:
-        ours.Occlusion(net).attribute(X, **{**WINDOW, **arguments})
-    assert str(raised.value) == str(expected.value)
+    agree_to_refuse("Occlusion", (random_net(11),), X, **{**WINDOW, **arguments})
 
 
 # --- deconvolution --------------------------------------------------------------------------------
@@ -369,10 +357,7 @@ def test_wrong_arguments_raise_captums_errors(arguments: dict[str, Any]):
 )
 def test_deconvolution_gives_captums_numbers(seed: int, n: int, target: Any):
     net, x = random_net(seed), torch.randn(n, 3, 12, 13, dtype=torch.float64)
-    mine = ours.Deconvolution(net)
-    attributions = mine.attribute(x, target)
-    assert mine.path == "kernels"
-    torch.testing.assert_close(attributions, attr.Deconvolution(net).attribute(x, target), **EXACT)
+    assert agree("Deconvolution", (net,), x, target).path == "kernels"
     assert not x.requires_grad
 
 
@@ -393,9 +378,7 @@ def test_neuron_deconvolution_gives_captums_numbers(seed: int, n: int, data: st.
     selectors = [unit, unit, (*unit[:-1], slice(0, 2)), lambda out: out[(slice(None), *unit)]]
     selector = data.draw(st.sampled_from(selectors))
     layer = net.get_submodule(name)
-    expected = attr.NeuronDeconvolution(net, layer).attribute(x, selector)
-    mine = ours.NeuronDeconvolution(net, layer)
-    torch.testing.assert_close(mine.attribute(x, selector), expected, **EXACT)
+    mine = agree("NeuronDeconvolution", (net, layer), x, selector)
     a_unit = len(shapes[name]) == 4 and selector is unit
     # An adaptive pool may have windows of several sizes; a block that ends in a ReLU may be
     # followed by another.
@@ -410,18 +393,25 @@ def _has(net: nn.Module, *kinds: type[nn.Module]) -> bool:
     return any(isinstance(module, kinds) for module in net.modules())
 
 
-class ThroughDropout(nn.Module):
+def through_dropout() -> nn.Module:
     """In eval mode dropout returns the very tensor that the other branch takes."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 3, 3)
-        self.dropout = nn.Dropout()
-        self.relu = nn.ReLU()
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        x = m.first(x)
+        return x + m.relu(m.dropout(x))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        return x + self.relu(self.dropout(x))
+    return Model(forward, first=nn.Conv2d(3, 3, 3), dropout=nn.Dropout(), relu=nn.ReLU())
+
+
+def called_again() -> nn.Module:
+    """The ReLU below the layer is called again after it, on a tensor further down: there Captum's
+    hook finds the signal of the first call."""
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        x = m.a(x)
+        return m.c(m.relu(m.b(x))) + m.relu(x)
+
+    return Model(forward, **{name: nn.Conv2d(3, 3, 3, padding=1) for name in "abc"}, relu=nn.ReLU())
 
 
 class OwnReLU(nn.ReLU):
@@ -432,72 +422,35 @@ class OwnReLU(nn.ReLU):
 
 
 @pytest.mark.parametrize(
-    ("middle", "reason"),
+    ("middle", "layer", "reason"),
     [
-        (lambda: PreActivation(3), "takes what .*relu takes"),
-        (ThroughDropout, "takes what .*relu takes"),
-        (lambda: nn.Sequential(Parallel(), nn.Conv2d(4, 3, 1)), "called in parallel"),
-        (lambda: nn.Sequential(nn.ReLU(), nn.Identity(), nn.ReLU()), "_2 follows .*_0 directly"),
-        (OwnReLU, "a subclass of nn.ReLU"),
+        (lambda: PreActivation(3), "2", "takes what .*relu takes"),
+        (through_dropout, "2", "takes what .*relu takes"),
+        (lambda: nn.Sequential(Parallel(), nn.Conv2d(4, 3, 1)), "2", "called in parallel"),
+        (lambda: nn.Sequential(nn.ReLU(), nn.Identity(), nn.ReLU()), "2", "follows .*_0 directly"),
+        (OwnReLU, "2", "a subclass of nn.ReLU"),
+        (called_again, "1.c", "called in parallel"),
     ],
 )
 def test_where_captums_hooks_do_something_else_they_are_kept(
-    middle: Callable[[], nn.Module], reason: str
+    middle: Callable[[], nn.Module], layer: str, reason: str
 ):
     net = nn.Sequential(nn.Conv2d(3, 3, 3), middle(), nn.Conv2d(3, 3, 3)).double().eval()
-    expected = attr.NeuronDeconvolution(net, net[2]).attribute(X, (1, 2, 3))
-    mine = ours.NeuronDeconvolution(net, net[2])
-    torch.testing.assert_close(mine.attribute(X, (1, 2, 3)), expected, **EXACT)
+    mine = agree("NeuronDeconvolution", (net, net.get_submodule(layer)), X, (1, 2, 3))
     assert mine.path == "kernels"
     assert re.search(reason, mine.path_reason), mine.path_reason
 
 
-class CalledAgain(nn.Module):
-    """The ReLU below the layer is called again after it, on a tensor further down: there Captum's
-    hook finds the signal of the first call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
-        self.relu = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.convs[0](x)
-        return self.convs[2](self.relu(self.convs[1](x))) + self.relu(x)
+CHANGES = {
+    "a step of training": lambda net: net[0].weight.data.mul_(2.0),
+    "other statistics": lambda net: net[1].running_mean.data.add_(3.0),
+    "another module": lambda net: net.__setitem__(2, nn.Identity()),
+    "another stride": lambda net: setattr(net[3], "stride", 1),
+    "a hook": lambda net: net[1].register_forward_hook(lambda module, args, out: 2 * out),
+}
 
 
-def test_a_relu_that_is_called_again_after_the_layer():
-    net = CalledAgain().double().eval()
-    expected = attr.NeuronDeconvolution(net, net.convs[2]).attribute(X, (1, 4, 4))
-    mine = ours.NeuronDeconvolution(net, net.convs[2])
-    torch.testing.assert_close(mine.attribute(X, (1, 4, 4)), expected, **EXACT)
-    assert mine.path == "kernels"
-    assert "called in parallel" in mine.path_reason
-
-
-def _train_a_step(net: nn.Sequential) -> None:
-    net[0].weight.data.mul_(2.0)
-
-
-def _move_statistics(net: nn.Sequential) -> None:
-    net[1].running_mean.data.add_(3.0)
-
-
-def _replace_a_module(net: nn.Sequential) -> None:
-    net[2] = nn.Identity()
-
-
-def _another_stride(net: nn.Sequential) -> None:
-    net[3].stride = 1
-
-
-def _a_hook(net: nn.Sequential) -> None:
-    net[1].register_forward_hook(lambda module, args, out: 2 * out)
-
-
-@pytest.mark.parametrize(
-    "change", [_train_a_step, _move_statistics, _replace_a_module, _another_stride, _a_hook]
-)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_a_model_that_changes_between_two_calls(change: Callable[[nn.Sequential], None]):
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 2)
@@ -515,31 +468,18 @@ def test_a_model_that_changes_between_two_calls(change: Callable[[nn.Sequential]
 @pytest.mark.parametrize("unit", [(0, 99, 0), (99, 0, 0), (0,), "best"])
 def test_wrong_units_raise_captums_errors(unit: Any):
     net = random_net(21)
-    with pytest.raises(Exception) as expected:
-        attr.NeuronDeconvolution(net, net[0]).attribute(X, unit)
-    with pytest.raises(type(expected.value)) as raised:
-        ours.NeuronDeconvolution(net, net[0]).attribute(X, unit)
-    assert str(raised.value) == str(expected.value)
+    agree_to_refuse("NeuronDeconvolution", (net, net[0]), X, unit)
 
 
 def test_the_input_of_a_neuron():
     net, x = random_net(21), torch.randn(1, 3, 12, 13, dtype=torch.float64)
-    expected = attr.NeuronDeconvolution(net, net[1]).attribute(
-        x, (0, 2, 3), attribute_to_neuron_input=True
-    )
-    attributions = ours.NeuronDeconvolution(net, net[1]).attribute(
-        x, (0, 2, 3), attribute_to_neuron_input=True
-    )
-    torch.testing.assert_close(attributions, expected, **EXACT)
+    agree("NeuronDeconvolution", (net, net[1]), x, (0, 2, 3), attribute_to_neuron_input=True)
 
 
 def test_deconvolution_of_several_inputs_and_arguments():
-    net = Sum().eval()
-    inputs = (X, X.flip(3))
-    expected = attr.Deconvolution(net).attribute(inputs, 1, additional_forward_args=2.0)
-    attributions = ours.Deconvolution(net).attribute(inputs, 1, additional_forward_args=2.0)
-    assert isinstance(attributions, tuple)
-    torch.testing.assert_close(attributions, expected, **EXACT)
+    net, inputs = Sum().eval(), (X, X.flip(3))
+    mine = agree("Deconvolution", (net,), inputs, 1, additional_forward_args=2.0)
+    assert isinstance(mine.attribute(inputs, 1, additional_forward_args=2.0), tuple)
 
 
 def test_deconvolution_in_train_mode_is_captums():

@@ -1,6 +1,5 @@
 """benchmarks/gpu/experiments.py, expected.py: what is compared on a GPU, and the verdicts on it."""
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,6 @@ import occlusion
 import pytest
 import torch
 from occlusion import Row
-from prove import Stage, markdown
 
 pytestmark = pytest.mark.tooling
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -49,21 +47,6 @@ def test_precision_is_put_back():
             assert dtype == (torch.bfloat16 if name == "bfloat16" else torch.float32)
             assert all(setting.allow_tf32 == (name == "tf32") for setting in settings)
     assert [setting.allow_tf32 for setting in settings] == before
-
-
-@pytest.mark.slow
-def test_a_row_and_its_table():
-    """On the CPU: the checks pass, the contest runs, the table can be written."""
-    (row,) = experiments.Extent.dry().hard
-    settings = experiments.Extent.dry().settings
-    line = experiments.measure(row, "bfloat16", "cpu", settings, 1e9)
-    assert line["positions"] == 16 and line["vs_captum"] > 0
-    found = {"captum": "x", "rows": [line], "left_out": [], "failed": ["a: wrong"]}
-    found["projections"] = {"net": "z", "images": 3, "units": 12384, "bytes": 5}
-    found["projections"] |= {"seconds": 2.0, "pass_seconds": 1.0}
-    page = "\n".join(experiments.table(json.loads(json.dumps(found))))
-    assert f"| {row.key}, bfloat16 |" in page and "(8×)" in page and "**wrong**: a: wrong" in page
-    assert "12,384 projections" in page
 
 
 # --- memory that nothing wrote to -----------------------------------------------------------------
@@ -216,16 +199,3 @@ def test_the_page_lists_every_line_as_unmeasured():
     assert len(table) > 20
     assert all("| unmeasured |" in each for each in table[2:-1]) and "not run" in table[-1]
     assert "\n".join(table) in PAGE.read_text()
-
-
-def test_the_page_of_a_record_has_the_verdicts():
-    found = {"copy_bytes_per_s": 4e12, "write_bytes_per_s": 4e12, "gemm_macs_per_s": {"tf32": 2e14}}
-    row = kernel(LRN[0], 0.5) | {"bytes": 1e6, "ours_s": 1e-5, "limit_s": 5e-6, "ratio_expected": 5}
-    found |= {"rows": [row], "failed": [], "left_out": []}
-    head = {"chip": "NVIDIA H200", "arch": "9.0"}
-    page = markdown(head, [Stage("bench", "passed", found=found)])
-    assert "| `local_response_norm`, float32 | ≥ 85 % of copy bandwidth | missed | 50%" in page
-    assert "| `occlude` | ≥ 85 % of copy bandwidth | unmeasured |  |" in page
-    assert "Furthest from what was expected" in page and "filling 4000 GB/s" in page
-    dry = markdown({"chip": "cpu", "arch": "9.0"}, [Stage("bench", "passed", found=found)])
-    assert "missed" not in dry and "proves nothing" in dry

@@ -2,23 +2,11 @@
 
 from pathlib import Path
 
+import cases
 import floors
 import kernels
 import pytest
 import torch
-from cases import (
-    DEMANDS,
-    OPS,
-    gather,
-    lrn,
-    maxima,
-    occlude,
-    pool,
-    pool_windows,
-    rotate,
-    unpool,
-    unpool_windows,
-)
 
 from zfcuda import ops
 
@@ -130,22 +118,22 @@ def test_a_floor_is_the_slower_of_bytes_and_instructions():
 
 def test_every_family_of_cases_says_what_it_needs():
     made = {
-        pool: {"shape": (1, 2, 9, 9), "kernel": 3},
-        unpool: {"overlap": "sum", "shape": (1, 2, 9, 9)},
-        lrn: {"shape": (1, 6, 5, 5), "dtype": torch.bfloat16},
-        maxima: {"shape": (2, 3, 9, 8), "layout": torch.channels_last},
-        occlude: {"baseline": "repeat", "stride": 96},
-        rotate: {"count": 2},
-        gather: {"count": 3, "size": 12, "window": 5, "patch": 3, "channels": 2},
-        pool_windows: {"count": 2},
-        unpool_windows: {"count": 2},
+        cases.pool: {"shape": (1, 2, 9, 9), "kernel": 3},
+        cases.unpool: {"overlap": "sum", "shape": (1, 2, 9, 9)},
+        cases.lrn: {"shape": (1, 6, 5, 5), "dtype": torch.bfloat16},
+        cases.maxima: {"shape": (2, 3, 9, 8), "layout": torch.channels_last},
+        cases.occlude: {"baseline": "repeat", "stride": 96},
+        cases.rotate: {"count": 2},
+        cases.gather: {"count": 3, "size": 12, "window": 5, "patch": 3, "channels": 2},
+        cases.pool_windows: {"count": 2},
+        cases.unpool_windows: {"count": 2},
     }
-    assert made.keys() == DEMANDS.keys() == OPS.keys()
-    assert all(callable(getattr(ops, name)) for name in OPS.values())
+    assert made.keys() == cases.DEMANDS.keys() == cases.OPS.keys()
+    assert all(callable(getattr(ops, name)) for name in cases.OPS.values())
     for family, arguments in made.items():
         work = family(**arguments)
         work.check()
-        assert work.demand == DEMANDS[family](**arguments) and work.bytes > 0
+        assert work.demand == cases.DEMANDS[family](**arguments) and work.bytes > 0
 
 
 def test_every_row_of_the_benchmark_has_a_floor():

@@ -134,21 +134,3 @@ def test_verdict_on_tests(tmp_path, cases, stopped, needs_gpu, verdict):
 )
 def test_verdict_on_a_sanitizer(log, verdict):
     assert proof.sanitized(log).partition(":")[0] == verdict
-
-
-NCU = """==PROF== Connected
-"ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"
-"0","void zfcuda::cuda::run_body<zfcuda::cuda::OccludeRow<unsigned int, 4, int>, int>(T1, T2)","a",\
-"DRAM Throughput","%","88.1"
-"0","void zfcuda::cuda::run_body<zfcuda::cuda::OccludeRow<unsigned int, 4, int>, int>(T1, T2)","a",\
-"Duration","us","12"
-"1","other","a","Registers Per Thread","register/thread","32"
-""".replace("\\\n", "")
-
-
-def test_reads_ncu():
-    assert proof.profiled(NCU) == [
-        "OccludeRow<uint32, 4, int32>: DRAM 88.1 %, duration 12 us",
-        "another kernel: registers 32 register/thread",
-    ]
-    assert proof.profiled("==ERROR== LibraryNotLoaded") == []

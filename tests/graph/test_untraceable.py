@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import threading
-import warnings
 import weakref
 
 import pytest
@@ -80,26 +79,23 @@ def hooked(register):
     return nn.Sequential(conv)
 
 
-@pytest.mark.parametrize(
-    "register",
-    [
-        "register_forward_hook",
-        "register_forward_pre_hook",
-        "register_full_backward_hook",
-        "register_full_backward_pre_hook",
-    ],
-)
-def test_hooks(register):
-    with pytest.raises(Untraceable, match=r"'0' \(Conv2d\) has hooks"):
-        trace(hooked(register).double(), images())
+HOOKS = r"'0' \(Conv2d\) has hooks"
+MODELS = {
+    "forward hook": (lambda: hooked("register_forward_hook"), HOOKS),
+    "forward pre-hook": (lambda: hooked("register_forward_pre_hook"), HOOKS),
+    "backward hook": (lambda: hooked("register_full_backward_hook"), HOOKS),
+    "backward pre-hook": (lambda: hooked("register_full_backward_pre_hook"), HOOKS),
+    "old weight norm": (lambda: nn.Sequential(nn.utils.weight_norm(nn.Conv2d(4, 2, 3))), "hooks"),
+    "script": (lambda: torch.jit.script(nn.ReLU()), "the model is a ScriptModule"),
+    "batch statistics": (lambda: nn.BatchNorm2d(4, track_running_stats=False), "statistics"),
+}
 
 
-def test_old_weight_norm():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        conv = nn.utils.weight_norm(nn.Conv2d(4, 2, 3))
-    with pytest.raises(Untraceable, match="hooks"):
-        trace(nn.Sequential(conv).double(), images())
+@pytest.mark.parametrize(("make", "reason"), MODELS.values(), ids=MODELS.keys())
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_untraceable_models(make, reason):
+    with pytest.raises(Untraceable, match=reason):
+        trace(make().double().eval(), images())
 
 
 def test_global_hooks():
@@ -109,19 +105,6 @@ def test_global_hooks():
             trace(nn.ReLU(), images())
     finally:
         handle.remove()
-
-
-def test_script():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scripted = torch.jit.script(nn.ReLU())
-    with pytest.raises(Untraceable, match="the model is a ScriptModule"):
-        trace(scripted, images())
-
-
-def test_batch_norm_without_running_statistics():
-    with pytest.raises(Untraceable, match="statistics"):
-        trace(nn.BatchNorm2d(4, track_running_stats=False).double().eval(), images())
 
 
 # --- no trace is left -----------------------------------------------------------------------------

@@ -28,7 +28,9 @@ def assert_same(one, other, exact=True):
     if isinstance(one, Tensor):
         assert one.dtype == other.dtype and one.shape == other.shape
         if exact:
-            assert torch.equal(*(t.reshape(-1).view(torch.uint8) for t in (one, other)))
+            assert torch.equal(
+                *(t.reshape(-1).contiguous().view(torch.uint8) for t in (one, other))
+            )
         else:
             assert np.allclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True)
     elif dataclasses.is_dataclass(one):

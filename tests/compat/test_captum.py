@@ -540,5 +540,5 @@ def test_the_model_is_left_as_it_was():
 def test_without_captum(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "captum", None)
     monkeypatch.delitem(sys.modules, "zfcuda.compat.captum")
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'zfcuda\[captum\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "zfcuda\[captum\]"'):
         import zfcuda.compat.captum  # noqa: F401

@@ -287,7 +287,7 @@ def test_without_onnx_the_sentence_names_the_extra(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("zfcuda.models.onnx")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'zfcuda\[onnx\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "zfcuda\[onnx\]"'):
         importlib.import_module("zfcuda.models.onnx")
 
 

@@ -20,16 +20,10 @@ takes on.
 
 from __future__ import annotations
 
-try:
+from zfcuda.storage.terminal import extra
+
+with extra("zfcuda.compat.captum needs Captum", "captum"):
     import captum as _captum  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "captum":
-        raise
-    raise ModuleNotFoundError(
-        "zfcuda.compat.captum subclasses Captum, which is not installed: "
-        "pip install 'zfcuda[captum]'",
-        name="captum",
-    ) from None
 
 from zfcuda.compat.captum.deconvolution import Deconvolution, NeuronDeconvolution
 from zfcuda.compat.captum.occlusion import Occlusion

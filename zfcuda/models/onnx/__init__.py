@@ -15,16 +15,10 @@ from __future__ import annotations
 import os
 import warnings
 
-try:
+from zfcuda.storage.terminal import extra
+
+with extra("ONNX files need the package onnx", "onnx"):
     import onnx as _onnx  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "onnx":
-        raise
-    raise ModuleNotFoundError(
-        "ONNX files are read by the package onnx, which is not installed: "
-        "pip install 'zfcuda[onnx]'",
-        name="onnx",
-    ) from None
 
 from zfcuda.models.onnx.converting import converted
 from zfcuda.models.onnx.layers import OnnxNetwork

@@ -38,29 +38,26 @@ def backward(call):
     return both
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda x: ops.max_unpool2d(*ops.max_pool2d(x, 2, relu=True), 2),
-        lambda x: ops.local_response_norm(x, 5),
-        lambda x: ops.occlude(x, torch.empty(7, 4, dtype=torch.int64, device="meta"), 0.5),
-        lambda x: ops.occlude(x, torch.empty(7, 4, dtype=torch.int64, device="meta"), x[0]),
-        lambda x: ops.spatial_max(x),
-        lambda x: ops.warp_affine(x, torch.empty(7, 2, 3, device="meta"), 1),
-        lambda x: ops.gather_windows(x, [x[0, 0]], *windows(x)),
-        lambda x: ops.pool_windows(x, [x[0, 0]], *windows(x), 3, 2),
-        lambda x: ops.unpool_windows(x.byte(), [x[0, 0]], *windows(x), 3, 2),
-        backward(lambda x: ops.max_unpool2d(*ops.max_pool2d(x, 2, relu=True), 2, relu=True)),
-        backward(lambda x: ops.local_response_norm(x, 5)),
-        backward(lambda x: ops.warp_affine(x, torch.empty(7, 2, 3, device="meta"), 1)),
-    ],
-    ids=[
-        *("pool", "lrn", "occlude", "occlude with an image", "spatial_max"),
-        "warp_affine",
-        *("gather_windows", "pool_windows", "unpool_windows"),
-        *("pool's backward", "lrn's backward", "warp_affine's backward"),
-    ],
-)
+CALLS = {
+    "pool": lambda x: ops.max_unpool2d(*ops.max_pool2d(x, 2, relu=True), 2),
+    "lrn": lambda x: ops.local_response_norm(x, 5),
+    "occlude": lambda x: ops.occlude(x, torch.empty(7, 4, dtype=torch.int64, device="meta"), 0.5),
+    "occlude with an image": lambda x: ops.occlude(
+        x, torch.empty(7, 4, dtype=torch.int64, device="meta"), x[0]
+    ),
+    "spatial_max": ops.spatial_max,
+    "warp_affine": lambda x: ops.warp_affine(x, torch.empty(7, 2, 3, device="meta"), 1),
+    "gather_windows": lambda x: ops.gather_windows(x, [x[0, 0]], *windows(x)),
+    "pool_windows": lambda x: ops.pool_windows(x, [x[0, 0]], *windows(x), 3, 2),
+    "unpool_windows": lambda x: ops.unpool_windows(x.byte(), [x[0, 0]], *windows(x), 3, 2),
+    "pool's backward": backward(
+        lambda x: ops.max_unpool2d(*ops.max_pool2d(x, 2, relu=True), 2, relu=True)
+    ),
+}
+CALLS |= {f"{name}'s backward": backward(CALLS[name]) for name in ("lrn", "warp_affine")}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_only_on_the_inputs_device(call):
     with Devices() as devices:
         call(torch.empty(2, 3, 8, 8, device="meta", dtype=torch.float16))

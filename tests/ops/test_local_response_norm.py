@@ -107,12 +107,8 @@ def test_nan_stays_in_its_window(place):
 
 def test_empty_and_strided(place):
     op = place.op("local_response_norm")
-    assert op(torch.empty(0, 3, 4, 4, device=place.device), 5, 1e-4, 0.75, 1.0).shape == (
-        0,
-        3,
-        4,
-        4,
-    )
+    none = torch.empty(0, 3, 4, 4, device=place.device)
+    assert op(none, 5, 1e-4, 0.75, 1.0).shape == none.shape
     x = image(2, 12, (9, 11), torch.float32, device=place.device)[:, ::2, :, 1:]
     torch.testing.assert_close(
         op(x, 5, 0.1, 0.75, 1.0), reference.local_response_norm(x, 5, 0.1, 0.75, 1.0)
@@ -121,10 +117,7 @@ def test_empty_and_strided(place):
 
 def test_module_is_drop_in():
     x = image(2, 9, (5, 4), torch.float32)
-    ours, theirs = (
-        nn.LocalResponseNorm(5, 1e-3, 0.75, 2.0),
-        torch.nn.LocalResponseNorm(5, 1e-3, 0.75, 2.0),
-    )
+    ours, theirs = (kind.LocalResponseNorm(5, 1e-3, 0.75, 2.0) for kind in (nn, torch.nn))
     torch.testing.assert_close(ours(x), theirs(x))
     torch.testing.assert_close(ours(x[0]), theirs(x[0]))  # [N,C,L]
     torch.testing.assert_close(ours(x[..., None]), theirs(x[..., None]))

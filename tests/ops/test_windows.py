@@ -297,9 +297,8 @@ def test_nan_wins_a_pool_and_stays_in_its_pixel_otherwise(place):
 def test_overwriting_with_a_zero_from_off_the_patch(place):
     """Two windows send to one place; the later one lies off the patch and still wins."""
     window = ([3, 3], [2, 2], [0, 0], [1, 1])
-    switches = torch.tensor(
-        [[[[2], [0]]]], dtype=torch.uint8, device=place.device
-    )  # both: column 2
+    # Both point to column 2.
+    switches = torch.tensor([[[[2], [0]]]], dtype=torch.uint8, device=place.device)
     rows = torch.tensor([[0, 0, 0, 1, 0, 0, 1, 1, 0, 0, 3, 5, 0]], device=place.device)
     patch = torch.full((1, 1), 5.0, device=place.device)
     for overwrite, expected in ((False, 5.0), (True, 0.0)):

@@ -266,10 +266,6 @@ def _training() -> nn.Module:
     return net
 
 
-def _no_statistics() -> nn.Module:
-    return random_net(11).append(nn.BatchNorm1d(4, track_running_stats=False).double()).eval()
-
-
 X = torch.randn(2, 3, 10, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 NAN = X.clone()
 NAN[0, 0, 0, 0] = torch.nan
@@ -289,7 +285,10 @@ DEFERRED = {
         "additional_forward_args",
     ),
     "train mode": (_training, X, WINDOW, "is in train mode"),
-    "batch statistics": (_no_statistics, X, WINDOW, "has no running statistics"),
+    "batch statistics": (
+        lambda: random_net(11).append(nn.BatchNorm1d(4, track_running_stats=False).double()).eval(),
+        *(X, WINDOW, "has no running statistics"),
+    ),
     "vectors": (
         lambda: nn.Linear(6, 3).double().eval(),
         X[:, 0, 0, :6].contiguous(),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from traces import values_of
+from zoo import Model
 
 from zfcuda.cones.boxes import (
     backward_boxes,
@@ -305,23 +306,15 @@ def test_what_is_needed(net, data):
             assert found[0][0].tolist() == real
 
 
-class Branches(nn.Module):
+def test_a_barrier_ends_both_cones():
     """Two branches that meet, then a barrier, then maps again."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.narrow = nn.Conv2d(1, 2, 1)
-        self.wide = nn.Conv2d(1, 2, 5, padding=2)
-        self.after = nn.Conv2d(4, 1, 3, padding=1)
+    def forward(m, x):
+        return m.after(torch.cat([m.narrow(x), m.wide(x)], 1).flip(2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        joined = torch.cat([self.narrow(x), self.wide(x)], 1)
-        return self.after(joined.flip(2))
-
-
-def test_a_barrier_ends_both_cones():
-    x = torch.rand(1, 1, 9, 9)
-    graph = trace(Branches().eval(), x)
+    layers = {"narrow": nn.Conv2d(1, 2, 1), "wide": nn.Conv2d(1, 2, 5, padding=2)}
+    net = Model(forward, **layers, after=nn.Conv2d(4, 1, 3, padding=1)).eval()
+    graph = trace(net, torch.rand(1, 1, 9, 9))
     box = np.array([[4, 4, 5, 5]])
     by_name = {
         node.name: boxes

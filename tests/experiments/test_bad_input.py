@@ -84,7 +84,8 @@ def deconv(net, x, layer="tail", **arguments):
 
 
 def occlusion(net, x, **arguments):
-    return zfcuda.occlusion(net, x, **{"size": 8, "stride": 8, **arguments})
+    usual = {} if "positions" in arguments else {"size": 8, "stride": 8}
+    return zfcuda.occlusion(net, x, **{**usual, **arguments})
 
 
 def background(net, x, mask=torch.ones(16, 18), **arguments):  # noqa: B008
@@ -131,6 +132,15 @@ REFUSED = {
         ({"target": 1.5}, r"target must be an int or 2 of them .*got 1\.5"),
         ({"fill": [1.0, 2.0]}, r"fill must be .* of shape \[3\] or \[3, 16, 18\], got \[2\]"),
         ({"method": "fast"}, r"method must be 'auto', 'cone' or 'dense', got 'fast'"),
+        ({"classes": ["a"]}, "classes must be ints"),
+        ({"classes": [0.5]}, "classes must be ints"),
+        ({"classes": [6]}, "classes must be between 0 and 5"),
+        ({"positions": torch.zeros(2, 3).long()}, r"\[P,4\] .* not empty, got shape \[2, 3\]"),
+        ({"positions": torch.zeros(0, 4).long()}, r"not empty, got shape \[0, 4\]"),
+        (
+            {"positions": torch.tensor([[0, 0, 2, 2], [40, 0, 50, 2]])},
+            r"position 1, \[40, 0, 50, 2\] .* hides nothing of an image of 16x18 pixels",
+        ),
         ({"score": "loss"}, r"score must be 'logit' or 'probability', got 'loss'"),
         ({"max_memory": -5}, r"max_memory must be a positive number of bytes, got -5"),
     ],
@@ -159,6 +169,8 @@ OF_THE_WRONG_KIND = [
     (zfcuda.rotation, {"values": "abc"}, r"values must be a sequence of numbers, got 'abc'"),
     (zfcuda.rotation, {"fill": "grey"}, r"fill must be a number or numbers, got 'grey'"),
     (deconv, {"layer": ["tail"]}, r"layers are named by strings, .* got \['tail'\]"),
+    (occlusion, {"positions": [[0, 0, 1, 1]]}, "positions must be an int64 tensor .* got list"),
+    (occlusion, {"positions": torch.zeros(2, 4)}, r"an int64 tensor .* got torch\.float32"),
     (occlusion, {"layers": 3}, r"layers are named by strings, .* got 3"),
 ]
 

@@ -42,10 +42,8 @@ def test_known_shares():
     delta[..., 2, 2] = 1  # white
     assert float(aliased_share(delta, (2, 2))) == pytest.approx(0.75)
     assert float(aliased_share(delta, (4, 4))) == pytest.approx(1 - 1 / 16)
-    board = torch.tensor([[1.0, -1.0] * 8, [-1.0, 1.0] * 8] * 8)[
-        None, None
-    ]  # the highest frequency
-    assert float(aliased_share(board, (2, 2))) > 0.95
+    board = torch.tensor([[1.0, -1.0] * 8, [-1.0, 1.0] * 8] * 8)  # the highest frequency
+    assert float(aliased_share(board[None, None], (2, 2))) > 0.95
     assert float(aliased_share(torch.ones(1, 1, 16, 16), (2, 2))) < 0.12
     assert aliased_share(torch.zeros(1, 3, 5, 5), (2, 2)).isnan().all()
     # Dilated taps lie further apart.

@@ -182,24 +182,16 @@ def test_channels_last_gives_the_same(net, x):
     torch.testing.assert_close(projection, expected)
 
 
-class Modern(nn.Module):
+def test_other_nonlinearities_use_their_gradient_with_one_warning(x):
     """SiLU, squeeze-and-excitation, LayerNorm; a sigmoid after the layer we look at."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.excite = nn.Conv2d(4, 4, 1)
-        self.norm = nn.LayerNorm([14, 16])
-        self.last = nn.Conv2d(4, 2, 1)
+    def forward(m, x):
+        x = F.silu(m.conv(x))
+        x = x * F.hardsigmoid(m.excite(x.mean((2, 3), keepdim=True)))
+        return torch.sigmoid(m.last(m.norm(x)))
 
-    def forward(self, x):
-        x = F.silu(self.conv(x))
-        x = x * F.hardsigmoid(self.excite(x.mean((2, 3), keepdim=True)))
-        return torch.sigmoid(self.last(self.norm(x)))
-
-
-def test_other_nonlinearities_use_their_gradient_with_one_warning(x):
-    net = Modern().double()
+    layers = {"conv": nn.Conv2d(3, 4, 3), "excite": nn.Conv2d(4, 4, 1), "last": nn.Conv2d(4, 2, 1)}
+    net = Model(forward, **layers, norm=nn.LayerNorm([14, 16])).double()
     with pytest.warns(UserWarning) as caught:
         projection = zfcuda.deconv(net, x, "last")
     assert len(caught) == 1

@@ -65,11 +65,8 @@ def first_layers(
     for index, ax in enumerate(axes):
         own = None if filters is None else filters[index]
         _draw_filters(ax, result.filters[index], own, _LETTERS // count)
-        ax.set_title(
-            fit(style.fit_name(result.names[index], 140 // count), 70 // count),
-            color=PALETTE[index % 2],
-            fontweight="bold",
-        )
+        name = fit(style.fit_name(result.names[index], 140 // count), 70 // count)
+        ax.set_title(name, color=PALETTE[index % 2], fontweight="bold")
     for level, row in zip(levels, rows[1:], strict=True):
         axes = row.subplots(1, count, squeeze=False)[0]
         for index, (ax, top, layer) in enumerate(zip(axes, result.tops, level, strict=True)):

@@ -61,18 +61,16 @@ def invariance_curve(
         thumbnails = style.display_images(images)
         if image_values is None:
             image_values = np.linspace(x[0], x[-1], len(thumbnails)).tolist()
-        _draw_thumbnails(
-            axes.pop(0), thumbnails, image_values, edges, "°" if result.kind == "rotation" else ""
-        )
+        unit = "°" if result.kind == "rotation" else ""
+        _draw_thumbnails(axes.pop(0), thumbnails, image_values, edges, unit)
 
     curve, *rest = axes
     curve.plot(x, probability, color=PALETTE[0], marker=".", markersize=4)
     if result.outputs != "value":
         curve.set_ylim(-0.03, 1.03)
-    name = style.score_name(
-        result.outputs, fit(style.class_name(class_names, target, result.logits.shape[-1]), 22, 1)
-    )
-    curve.set_ylabel(name + style.score_source(result.outputs, "\n"))
+    name = fit(style.class_name(class_names, target, result.logits.shape[-1]), 22, 1)
+    source = style.score_source(result.outputs, "\n")
+    curve.set_ylabel(style.score_name(result.outputs, name) + source)
     style.y_grid(curve)
 
     if several:
@@ -81,13 +79,9 @@ def invariance_curve(
         strip.pcolormesh(edges, [0, 1], colours[None], rasterized=True)
         strip.set_yticks([])
         strip.set_ylabel("label", rotation=0, ha="right", va="center")
-        curve.legend(
-            handles=legend,
-            title="largest value" if result.outputs == "value" else "predicted label",
-            handlelength=1,
-            handleheight=1,
-            **_BESIDE,
-        )
+        heading = "largest value" if result.outputs == "value" else "predicted label"
+        square = {"handlelength": 1, "handleheight": 1}
+        curve.legend(handles=legend, title=heading, **square, **_BESIDE)
     for ax in rest:
         _draw_distances(ax, x, distances)
     axes[-1].set_xlabel(x_label)

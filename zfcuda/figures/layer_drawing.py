@@ -172,15 +172,9 @@ def draw_box(
     ax: Axes, box: Box, text: Text, fill: str, scale: float = 1.0, line: str = "-"
 ) -> None:
     """A box filled with a colour and with its text, whose letters are smaller by ``scale``."""
-    props = {
-        "facecolor": fill,
-        "edgecolor": MUTED,
-        "linewidth": 0.7,
-        "linestyle": line,
-        "zorder": 3,
-    }
+    edge = {"edgecolor": MUTED, "linewidth": 0.7, "linestyle": line, "zorder": 3}
     corner, shape = (box.x - box.width / 2, box.y), "round,pad=0,rounding_size=0.06"
-    ax.add_patch(FancyBboxPatch(corner, box.width, box.height, boxstyle=shape, **props))
+    ax.add_patch(FancyBboxPatch(corner, box.width, box.height, shape, facecolor=fill, **edge))
     line_height = LINE * scale
     y = box.y + (box.height + text.lines * line_height) / 2
     style = {"ha": "center", "va": "top", "color": INK, "zorder": 4, "linespacing": 1.1}

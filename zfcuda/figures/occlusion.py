@@ -65,12 +65,9 @@ def occlusion_row(
             said = f"{fit(name, 23, 1)}\n= {style.number(base)} without occluder"
         _draw_input(next(axes), result, shown, said)
     if projection is not None:
-        style.show_image(
-            next(axes),
-            style.display_signal(projection)[image],
-            "strongest map, projected",
-            f"{style.fit_name(str(layer), 26)}\n{_channel(result, layer, image)}",
-        )
+        picture = style.display_signal(projection)[image]
+        caption = f"{style.fit_name(str(layer), 26)}\n{_channel(result, layer, image)}"
+        style.show_image(next(axes), picture, "strongest map, projected", caption)
     limits, heading = _limits(heat, base), style.score_heading(result.outputs)
     mesh = _draw_map(next(axes), heat, edges, result, shown, heading, "viridis", limits)
     _colour_bar(mesh, fit(name, 30, 1), heat, base)
@@ -79,16 +76,9 @@ def occlusion_row(
         ax = next(axes)
         heading = "largest value" if result.outputs == "value" else "most probable label"
         _draw_map(ax, colours, edges, result, shown, heading)
-        ax.legend(
-            handles=legend,
-            loc="upper left",
-            bbox_to_anchor=(-0.02, 0.05),
-            bbox_transform=_below(ax),
-            borderaxespad=0,
-            handlelength=1,
-            handleheight=1,
-            labelspacing=0.35,
-        )
+        place = {"loc": "upper left", "bbox_to_anchor": (-0.02, 0.05), "borderaxespad": 0}
+        square = {"handlelength": 1, "handleheight": 1, "labelspacing": 0.35}
+        ax.legend(handles=legend, bbox_transform=_below(ax), **place, **square)
     if layer is not None:
         sums = to_array(result.layer_map(layer, image)).astype(float)
         idle = float(result.layers[layer].base[image])

@@ -140,14 +140,8 @@ def _draw_errors(ax: Axes, result: AblationResult) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set_xlabel("error")
-    ax.legend(
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=3,
-        handletextpad=0.1,
-        columnspacing=1.0,
-        borderaxespad=0.2,
-    )
+    spacing = {"handletextpad": 0.1, "columnspacing": 1.0, "borderaxespad": 0.2}
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, **spacing)
 
 
 @draws(ProbeResult)

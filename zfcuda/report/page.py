@@ -187,13 +187,8 @@ def write_index(
         OSError: the page cannot be written.
     """
     path = Path(path)
-    page = template("report.html").render(
-        title=title,
-        intro=intro,
-        empty=empty,
-        facts=facts or {},
-        groups=_groups(sections, path.parent),
-    )
+    said = {"title": title, "intro": intro, "empty": empty, "facts": facts or {}}
+    page = template("report.html").render(groups=_groups(sections, path.parent), **said)
     write_bytes(path, page.encode())
     return path
 

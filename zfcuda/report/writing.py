@@ -18,12 +18,14 @@ from time import perf_counter
 from typing import Any
 
 import matplotlib as mpl
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zfcuda.results.base import Result
 from zfcuda.results.files import pair
 from zfcuda.storage.files import absent, read_json, write_bytes
+from zfcuda.storage.identity import versions
 from zfcuda.storage.terminal import remark
 
 # Options that say how a command is run, not what it computes.
@@ -76,8 +78,6 @@ class Provenance:
 
     def facts(self) -> dict[str, Any]:
         """All of it as JSON, with weights hash, device, versions and seconds."""
-        import torch
-
         facts: dict[str, Any] = {"command": self.command, "settings": _plain(self.settings)}
         facts |= self.model
         if self.seed is not None:
@@ -237,7 +237,5 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _versions() -> dict[str, str]:
-    from zfcuda.storage.identity import versions  # with it comes torch
-
     packages = ("zfcuda", "torch", "numpy", "matplotlib", "pillow")
     return {"python": platform.python_version()} | versions(*packages)

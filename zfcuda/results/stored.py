@@ -254,7 +254,5 @@ def _rows(name: str, layer: Layer, names: Mapping[int, str]) -> Iterator[list[An
             box = boxes[row_of[channel]][rank] if channel in row_of else [""] * 4
             row, column = positions[channel][rank]
             value = values[channel][rank]
-            yield [
-                *(name, channel, rank + 1, image, names.get(image, "")),
-                *(row, column, value, *box),
-            ]
+            file = names.get(image, "")
+            yield [name, channel, rank + 1, image, file, row, column, value, *box]

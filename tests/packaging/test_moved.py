@@ -54,6 +54,11 @@ def test_every_place_is_there(old):
         import_module(place)
 
 
+def test_a_figures_old_module_can_be_called_as_the_function_that_it_hides():
+    with pytest.raises(TypeError, match=r"uncertainty\(\) missing .* 'result'"):
+        zfcuda._Moved("zfcuda.figures.uncertainty")()
+
+
 def test_as_an_attribute_and_by_from():
     with pytest.warns(DeprecationWarning):
         assert zfcuda.datasets.garments is zfcuda.data.garments

@@ -19,11 +19,16 @@ def script(script):
     return script("paper_figures")
 
 
+def plan_of(script, folder, *arguments):
+    """The options, and what comes of them with a network without weights."""
+    options = script._parser().parse_args(["--model", "zfnet_small?weights=none", *arguments])
+    return options, script._plan(options, Network.load(options.model, "cpu"), folder)
+
+
 def test_every_experiment_is_a_command_with_these_options(script, tmp_path):
-    options = script._parser().parse_args(["--model", "zfnet_small?weights=none", "--quick"])
-    options.checkpoints = ["a.pt", "b.pt"]
-    network = Network.load(options.model, "cpu")
-    plan = script._plan(options, network, tmp_path)
+    checkpoints = ["--checkpoints", "a.pt", "b.pt"]
+    options, plan = plan_of(script, tmp_path, "--quick", *checkpoints)
+    model = Network.load(options.model, "cpu").model
     jobs = script._jobs(options.only, plan, tmp_path)
     assert {job.command for job in jobs} == set(script.EXPERIMENTS) <= {*cli.COMMANDS}
     assert len({job.folder for job in jobs}) == len(jobs)
@@ -31,12 +36,11 @@ def test_every_experiment_is_a_command_with_these_options(script, tmp_path):
         parsed = vars(cli._parser().parse_args(job.words()))
         assert job.settings.items() <= parsed.items()
         for layer in job.settings.get("layer", []) if job.command != "occlude" else ():
-            network.model.get_submodule(layer)
+            model.get_submodule(layer)
 
 
 def test_the_pictures_are_of_five_classes_with_masks(script, tmp_path):
-    options = script._parser().parse_args(["--model", "zfnet_small?weights=none"])
-    plan = script._plan(options, Network.load(options.model, "cpu"), tmp_path)
+    _, plan = plan_of(script, tmp_path)
     assert len({picture.label for picture in plan.pictures}) == len(plan.pictures) == 5
     for picture in plan.pictures:
         with Image.open(picture.image) as image, Image.open(picture.mask) as mask:
@@ -44,8 +48,7 @@ def test_the_pictures_are_of_five_classes_with_masks(script, tmp_path):
 
 
 def test_a_training_without_checkpoints_has_no_evolution(script, tmp_path):
-    options = script._parser().parse_args(["--model", "zfnet_small?weights=none"])
-    plan = script._plan(options, Network.load(options.model, "cpu"), tmp_path)
+    _, plan = plan_of(script, tmp_path)
     assert script._jobs(["evolve"], plan, tmp_path) == []
     assert plan.layer("pool1", "relu7") == {"layer": ["pool1", "relu7"]}
     assert plan.layer("pool1", "features.3") == {}

@@ -22,9 +22,9 @@ def clone(tmp_path):
     return tmp_path / "clone"
 
 
-def compiled(folder: Path, torch_version: str) -> None:
+def compiled(folder: Path, torch_version: str, library: str | None = None) -> None:
     (folder / "_build_facts.py").write_text(f"TORCH_VERSION = {torch_version!r}")
-    (folder / "_C.py").write_text(f"where = {str(folder)!r}")
+    (folder / "_C.py").write_text(library or f"where = {str(folder)!r}")
 
 
 def imported(clone: Path, code: str = "import zfcuda") -> subprocess.CompletedProcess[str]:
@@ -61,8 +61,7 @@ def test_what_is_wrong_with_the_library_is_told_at_once(clone):
 
 @pytest.mark.usefixtures("torch_later")
 def test_a_library_is_loaded_when_torch_is(clone):
-    compiled(clone / "zfcuda", "2.13.0")
-    (clone / "zfcuda" / "_C.py").write_text("print('library')")
+    compiled(clone / "zfcuda", "2.13.0", "print('library')")
     done = imported(clone, "import zfcuda; print('zfcuda'); import torch")
     assert done.stdout.split() == ["zfcuda", "torch", "library"], done.stderr
 
@@ -74,8 +73,7 @@ def test_missing_library_names_the_folder_and_the_remedy(clone):
 
 
 def test_a_library_that_fails_inside_is_not_called_missing_and_facts_alone_are_none(clone):
-    compiled(clone / "zfcuda", "2.13.0")
-    (clone / "zfcuda" / "_C.py").write_text("import no_such_module")
+    compiled(clone / "zfcuda", "2.13.0", "import no_such_module")
     assert last_line(imported(clone)) == "ModuleNotFoundError: No module named 'no_such_module'"
     (clone / "zfcuda" / "_C.py").unlink()
     assert "holds no compiled library" in last_line(imported(clone))
@@ -89,8 +87,7 @@ def test_same_minor_version_of_torch_loads(clone, built):
 
 @pytest.mark.parametrize("built", ["2.12.0", "2.1.3", "3.13.0"])
 def test_other_minor_version_of_torch_is_refused_before_loading(clone, built):
-    compiled(clone / "zfcuda", built)
-    (clone / "zfcuda" / "_C.py").write_text("raise SystemExit('loaded')")
+    compiled(clone / "zfcuda", built, "raise SystemExit('loaded')")
     line = last_line(imported(clone))
     assert f"built against torch {built}, but torch 2.13.0+cpu is running" in line
     assert f"rebuild it with `pip install -e {clone}`" in line
@@ -102,21 +99,14 @@ def test_installed_package_is_rebuilt_from_its_source_folder(clone):
     assert "`pip install --force-reinstall --no-deps .` in" in last_line(imported(clone))
 
 
-def test_clone_steps_aside_for_an_installed_package(clone):
+def test_a_clone_steps_aside_for_an_installed_package_unless_it_is_compiled(clone):
     installed = clone.parent / "site" / "zfcuda"
     shutil.copytree(clone / "zfcuda", installed)
     compiled(installed, "2.13.0")
     (installed / "probe.py").write_text("")
-    code = "import zfcuda._C, zfcuda.probe; print(zfcuda._C.where, zfcuda.probe.__file__)"
-    done = imported(clone, code)
+    code = "import zfcuda._C; print(zfcuda._C.where)"
+    probe = "import zfcuda.probe; print(zfcuda.probe.__file__)"
+    done = imported(clone, f"{code}; {probe}")
     assert done.stdout.split() == [str(installed), str(installed / "probe.py")], done.stderr
-
-
-def test_compiled_clone_does_not_step_aside(clone):
-    installed = clone.parent / "site" / "zfcuda"
-    shutil.copytree(clone / "zfcuda", installed)
-    for folder in (installed, clone / "zfcuda"):
-        compiled(folder, "2.13.0")
-    assert imported(clone, "import zfcuda._C; print(zfcuda._C.where)").stdout.split() == [
-        str(clone / "zfcuda")
-    ]
+    compiled(clone / "zfcuda", "2.13.0")
+    assert imported(clone, code).stdout.split() == [str(clone / "zfcuda")]

@@ -1,5 +1,6 @@
 """What the tests of this folder share: tiny data, and IDX files of it."""
 
+import hashlib
 import struct
 
 import numpy as np
@@ -14,6 +15,11 @@ def idx_bytes(array):
     array = np.asarray(array, dtype=np.uint8)
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     return header + array.tobytes()
+
+
+def weights_of(folder):
+    """What the weights of a training are, in short."""
+    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
 
 
 def garments(count, classes=3, seed=0):

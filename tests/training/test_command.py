@@ -1,6 +1,5 @@
 """`zfcuda train` as it is typed: killed, on a full disk, on wrong data."""
 
-import hashlib
 import json
 import resource
 import signal
@@ -9,6 +8,7 @@ import sys
 import time
 
 import torch
+from sets import weights_of
 
 import zfcuda
 from zfcuda import cli, training
@@ -18,10 +18,6 @@ from zfcuda.training import Recipe, TrainingResult, checkpoints
 def command(folder, out, *more):
     return ["train", "--data", str(folder), "--out", str(out), "--epochs", "3", "--batch", "16",
             "--threads", "1", "--quiet", *map(str, more)]  # fmt: skip
-
-
-def weights_of(folder):
-    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
 
 
 def test_it_writes_numbers_curves_and_weights(idx_folder, tmp_path, capsys):

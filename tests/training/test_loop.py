@@ -1,7 +1,6 @@
 """A run: what it learns and leaves behind, and that being cut short anywhere changes nothing."""
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -11,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 from safetensors.torch import load_file
+from sets import weights_of
 from torch import nn
 
 from zfcuda.storage.ranks import Shard
@@ -18,10 +18,6 @@ from zfcuda.storage.run_folder import claimed
 from zfcuda.training import Checkpoints, Recipe, TrainingResult, evaluate, train
 
 RECIPE = Recipe(epochs=3, batch=16, rate=0.02)
-
-
-def weights_of(folder):
-    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
 
 
 def run(network, data, folder, recipe=RECIPE, **more):

@@ -134,22 +134,22 @@ def build(name: str, x: Tensor, seed: int = 0) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(seed)
     if name in _ZFNETS:
         make, lrn = _ZFNETS[name]
-        peers = initialised(make(lrn=lrn, ops="torch"), x)
+        peers = _initialised(make(lrn=lrn, ops="torch"), x)
         own = make(lrn=lrn, ops="zfcuda").eval()
         own.load_state_dict(peers.state_dict())
         return own, peers
     if name in _OWN:
-        model = initialised(_OWN[name](), x)
+        model = _initialised(_OWN[name](), x)
         return model, model
     options = {"weights": None}
     if name in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": False}
-    model = initialised(torchvision_models().get_model(_TORCHVISION.get(name, name), **options), x)
+    model = _initialised(torchvision_models().get_model(_TORCHVISION.get(name, name), **options), x)
     return model, model
 
 
 @torch.no_grad()
-def initialised(model: nn.Module, x: Tensor) -> nn.Module:
+def _initialised(model: nn.Module, x: Tensor) -> nn.Module:
     """Kaiming's weights; batch norms that standardise what they really see. Without these, deep
     networks with random weights overflow or give the same answer whatever the image."""
     model.eval()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from traces import values_of
+from zoo import Model
 
 import zfcuda
 from zfcuda.graph import trace
@@ -16,24 +17,19 @@ from zfcuda.graph import trace
 FLAGS = {"rectify": True}
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.norm = nn.BatchNorm2d(4)
-        self.slope = nn.Parameter(torch.ones(4, 1, 1))
-        self.shift = 1.0
-        self.runs = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(x)) * self.slope + self.shift
+def make_net() -> nn.Module:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        x = m.norm(m.conv(x)) * m.slope + m.shift
         return x.relu() if FLAGS["rectify"] else x
+
+    layers = {"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4)}
+    return Model(forward, **layers, slope=nn.Parameter(torch.ones(4, 1, 1)), shift=1.0)
 
 
 @pytest.fixture
 def net(monkeypatch):
     monkeypatch.setitem(FLAGS, "rectify", True)
-    return Net().eval()
+    return make_net().eval()
 
 
 @pytest.fixture
@@ -97,7 +93,7 @@ def test_other_images_are_traced_anew(other, net, x):
     assert trace(net, other) is not graph
 
 
-@pytest.mark.parametrize("make", [Net, lambda: nn.Conv2d(3, 4, 3)], ids=["net", "one module"])
+@pytest.mark.parametrize("make", [make_net, lambda: nn.Conv2d(3, 4, 3)], ids=["net", "one module"])
 def test_no_model_is_kept_alive(make, x):
     net = make().eval()
     zfcuda.deconv(net, x, "")

@@ -84,29 +84,21 @@ def test_others_leave_modes_hooks_and_weights(net, x, other):
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
 
 
-class Failing(nn.Module):
-    """Raises in the middle of the forward pass, on the n-th call."""
-
-    def __init__(self, error: type[BaseException], call: int) -> None:
-        super().__init__()
-        self.tail = nn.Conv2d(3, 2, 1)
-        self.drop = nn.Dropout()
-        self.calls, self.error, self.call = 0, error, call
-
-    def forward(self, x):
-        x = self.tail(x)
-        self.calls += 1
-        if x.sum().isinf():  # cannot be traced: what is traced is not called again
-            return x
-        if self.calls >= self.call:
-            raise self.error
-        return self.drop(x).mean((2, 3))
-
-
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("call", [1, 2])
 def test_also_when_the_model_raises(x, experiment, error, call):
-    net = Failing(error, call).double()
+    """In the middle of the forward pass, on the n-th call."""
+
+    def forward(m, x):
+        x = m.tail(x)
+        m.calls += 1
+        if x.sum().isinf():  # cannot be traced: what is traced is not called again
+            return x
+        if m.calls >= call:
+            raise error
+        return m.drop(x).mean((2, 3))
+
+    net = Model(forward, tail=nn.Conv2d(3, 2, 1), drop=nn.Dropout(), calls=0).double()
     net.tail.eval()
     with pytest.raises(error):
         experiment(net, x)

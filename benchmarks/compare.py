@@ -29,7 +29,7 @@ RESULTS = HERE / "results" / "compare.md"
 THREADS = 2
 OCCLUSIONS = (
     ("zfnet", 50, 8), ("zfnet", 32, 16), ("zfnet", 16, 4), ("own_vgg16", 32, 8),
-    ("squeezenet1_1", 32, 16), ("own_resnet18", 32, 16),
+    ("squeezenet1_1", 32, 16), ("resnet18", 32, 16),
 )  # fmt: skip
 SAMPLE = {"own_vgg16": 64}  # positions of a row that are timed; else POSITIONS
 POSITIONS = 512

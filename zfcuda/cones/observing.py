@@ -28,6 +28,8 @@ from zfcuda.graph.nodes import (
     Pixelwise,
     Pointwise,
 )
+from zfcuda.graph.pixelwise import Chain
+from zfcuda.graph.recognition import looks_at_signs, rectifies
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient, claim
 from zfcuda.ops.windows import pixels
 
@@ -44,7 +46,7 @@ _RECTIFIERS: dict[str, dict[str, float]] = {
 }
 _UNDERSTOOD = (Input, Conv, MaxPool, AvgPool, Affine, Pointwise, Pixelwise, Lrn, Concat, Identity)
 _SUMS = ("add", "sub")
-_CUTS = ("detach", torch.detach)  # what the model's author wants no signal to pass
+_CUTS = ("detach",)  # what the model's author wants no signal to pass
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Manner:
         """Whether a pointwise rule rectifies the signal, instead of handing its gradient down."""
         if self.rule != "deconv" or not isinstance(rule, Pointwise):
             return False
+        if isinstance(rule.function, Chain):
+            return rectifies(rule.function)
         wanted = _RECTIFIERS.get(rule.name)
         given = getattr(rule.function, "keywords", {})
         return wanted is not None and all(given.get(k) == v for k, v in wanted.items())
@@ -79,7 +83,7 @@ def obstacle(graph: Graph, tops: Collection[int]) -> Node | None:
         understood = isinstance(node.rule, _UNDERSTOOD) or (
             isinstance(node.rule, Binary) and node.rule.name in _SUMS
         )
-        cut = node.call.target in _CUTS
+        cut = node.target in _CUTS or bool(node.custom)
         if not understood or cut or not node.is_map:
             return node
     return None
@@ -158,14 +162,15 @@ def _left_to_gradient(node: Node, maps: Tensor) -> list[str]:
     """The names of what in a call, or a chain of calls, is not linear in the signal."""
     with torch.enable_grad():
         source = maps[:1, :, :1, :1].detach().clone().requires_grad_()
-        if isinstance(node.rule, Pointwise):
-            unruled = calls_left_to_gradient(node.rule.function(source.clone()), source)
-            return [node.author] if unruled else []
         chain = node.rule.function
+        if isinstance(node.rule, Pointwise):
+            signs = isinstance(chain, Chain) and looks_at_signs(chain)
+            unruled = signs or calls_left_to_gradient(chain(source.clone()), source)
+            return [node.author] if unruled else []
         values: dict[int, Any] = {chain.source.index: source.clone()}
         before: list[Any] = []
         for call in chain.calls:
-            values[call.index] = call.evaluate(values)
+            values[call.index] = chain.evaluate(call, values, {"n": 1, "h": 1, "w": 1})
             made = [t.grad_fn for t in tree_leaves(values[call.index]) if isinstance(t, Tensor)]
             claim(made, before, call.author)
             before.extend(made)

@@ -73,8 +73,8 @@ _BATCH_NORM = Naming("batch normalisation", "per channel", "scaling", "by the sa
 
 def module_name(node: Node) -> str:
     """The module that is called; where none is, the call."""
-    if node.call.op == "call_module":
-        return str(node.call.target)
+    if node.module:
+        return node.module
     return node.layers[0] if node.layers else _function_name(node)
 
 
@@ -104,7 +104,7 @@ def naming(node: Node) -> Naming:
         case Lrn():
             across = f"across {rule.size} maps"
             return Naming("contrast normalisation", across, "passing on", "the signal as it is")
-        case Affine() if isinstance(node.function, nn.modules.batchnorm._BatchNorm):
+        case Affine() if "batch_norm" in node.target:
             return _BATCH_NORM
         case Affine():
             return Naming("scale and shift", "per channel", "scaling", "by the same scale")
@@ -124,7 +124,7 @@ def naming(node: Node) -> Naming:
 
 def _by_function(node: Node) -> Naming:
     name = _function_name(node)
-    if isinstance(node.function, nn.modules.batchnorm._BatchNorm):
+    if "batch_norm" in node.target:
         return _BATCH_NORM
     if _bare(name) in _RECTIFIERS:  # of vectors
         return Naming("rectification", _spoken(name), "rectification", "of the signal")
@@ -155,13 +155,7 @@ def _fully(node: Node) -> str:
 
 
 def _function_name(node: Node) -> str:
-    if isinstance(node.function, nn.Module):
-        return type(node.function).__name__
-    target = node.call.target
-    if node.call.op == "call_module" or not target:  # one in place, of which only the rule is left
-        return getattr(node.rule, "name", node.name)
-    name = target if isinstance(target, str) else getattr(target, "__name__", node.name)
-    return _WRITTEN.get(name, name)
+    return node.author.partition(" ")[0] if node.module else node.spelled
 
 
 def _product(sizes: object) -> str:

@@ -3,10 +3,10 @@
 In the graph a value never changes: ``x.relu_()`` makes a new one, and whoever uses ``x`` afterwards
 uses that. The user's model is neither changed nor copied; rules hold its own weights.
 
-From a model to its graph: :mod:`.tracing` has the calls followed (:mod:`.symbolic`), run once on
-real images (:mod:`.interpreter`), read (:mod:`.recognition`, :mod:`.pixelwise`) and the answer held
-against the model's own. :mod:`.nodes` is the graph itself, and what its nodes
-can do.
+From a model to its graph: :mod:`.tracing` has the model's own pass recorded (:mod:`.record`) and
+made into nodes (:mod:`.building`), whose calls are read one by one (:mod:`.reading`) or followed
+by their axes (:mod:`.axes`, :mod:`.pixelwise`). :mod:`.nodes` is the graph itself, and what its
+nodes can do.
 """
 
 from zfcuda.graph.guards import Untraceable

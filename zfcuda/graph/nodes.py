@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-import torch.fx
 from torch import Tensor
 from torch.fx.node import map_aggregate
 
@@ -142,26 +142,39 @@ class Opaque(Rule):
 # --- values and calls -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Sized:
+    """A number that depends on how many images there are: ``fixed + each * images``."""
+
+    fixed: int
+    each: int
+
+    def of(self, images: int) -> int:
+        return self.fixed + self.each * images
+
+    def images(self, number: int) -> int:
+        return (number - self.fixed) // self.each
+
+
 @dataclass(frozen=True, eq=False)
 class Value:
     """A node's value, as an argument.
 
     Attributes:
         index: of the node.
-        shape: per image; None for what is not a tensor.
-        dtype, device: None for what is not a tensor.
-        constant: what a value that depends on shapes only was on the traced images.
+        shape: per image, where the first axis is that of the images.
+        sizes: of the whole.
     """
 
     index: int
-    shape: tuple[int, ...] | None = None
-    dtype: torch.dtype | None = None
-    device: torch.device | None = None
-    constant: Any = None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    sizes: tuple[int | Sized, ...] = ()
 
     @property
     def is_map(self) -> bool:
-        return self.shape is not None and len(self.shape) == 3 and self.dtype.is_floating_point
+        return len(self.shape) == 3 and self.dtype.is_floating_point
 
 
 def values_in(arguments: Any) -> list[Value]:
@@ -171,9 +184,30 @@ def values_in(arguments: Any) -> list[Value]:
     return found
 
 
-def filled(arguments: Any, value_of: Callable[[Value], Any]) -> Any:
-    """A call's arguments with something in the place of every value."""
-    return map_aggregate(arguments, lambda a: value_of(a) if isinstance(a, Value) else a)
+def filled(arguments: Any, value_of: Callable[[Any], Any]) -> Any:
+    """A call's arguments with something in the place of every value, and of every number that
+    depends on how many images there are."""
+    return map_aggregate(arguments, lambda a: value_of(a) if isinstance(a, Value | Sized) else a)
+
+
+# Functions of ATen that go by another name in torch.
+_SPELLED = {
+    "convolution": "conv2d",
+    "native_batch_norm": "batch_norm",
+    "native_layer_norm": "layer_norm",
+    "native_group_norm": "group_norm",
+    "max_pool2d_with_indices": "max_pool2d",
+    "addmm": "linear",
+    "mm": "linear",
+    "slice": "getitem",
+    "select": "getitem",
+    "index": "getitem",
+    "prelu_kernel": "prelu",
+    "log_sigmoid_forward": "logsigmoid",
+    "rrelu_with_noise": "rrelu",
+    "upsample_nearest2d": "interpolate",
+    "upsample_bilinear2d": "interpolate",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,14 +216,18 @@ class Node:
 
     Attributes:
         index: its place in the graph.
-        name: torch.fx's name for the call.
+        name: of the call, told apart from others of its kind.
         rule: what the call does.
         inputs: indices of the nodes whose values the rule takes, in the rule's order.
         layers: names of the modules whose output (of their last call) this value is.
-        shape: of the value, per image: (C,H,W) for maps; None for what is not a tensor.
-        call: the torch.fx node.
-        function, args, kwargs: the call itself, with :class:`Value` in the place of values; it
-            changes none of them.
+        shape: of the value, per image: (C,H,W) for maps; None for what depends on the number of
+            images only.
+        function, args, kwargs: the call itself, with :class:`Value` and :class:`Sized` in the place
+            of what depends on the images; it changes none of them.
+        target: the name of the function.
+        author: what the model's author knows the call by.
+        module: the module of torch.nn or zfcuda.nn that makes it, or "".
+        custom: the torch.autograd.Function that makes it, whose backward is not the call's, or "".
     """
 
     index: int
@@ -198,10 +236,13 @@ class Node:
     inputs: tuple[int, ...]
     layers: tuple[str, ...]
     shape: tuple[int, ...] | None
-    call: torch.fx.Node
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    target: str = ""
+    author: str = ""
+    module: str = ""
+    custom: str = ""
 
     @property
     def is_map(self) -> bool:
@@ -209,17 +250,39 @@ class Node:
         return self.shape is not None and len(self.shape) == 3
 
     @property
-    def author(self) -> str:
-        """What the model's author knows the call by."""
-        target = self.call.target
-        function = target if isinstance(target, str) else getattr(target, "__name__", self.name)
-        return self.call.meta.get("author") or function.strip("_")
+    def spelled(self) -> str:
+        """The function's name as torch's users write it."""
+        name = self.target.strip("_")
+        if name == "view" and self.shape is not None and len(self.shape) == 1:
+            return "flatten"
+        return _SPELLED.get(name, name)
+
+    @cached_property
+    def _counted(self) -> tuple[int, int, Sized] | None:
+        """A value, one of its axes and the size of that: tells how many images there are. None
+        where the call need not know."""
+        found: list[Sized] = []
+        map_aggregate(
+            (self.args, self.kwargs), lambda a: found.append(a) if isinstance(a, Sized) else a
+        )
+        for value in values_in((self.args, self.kwargs)) if found else ():
+            for axis, size in enumerate(value.sizes):
+                if isinstance(size, Sized):
+                    return value.index, axis, size
+        return None
 
     def evaluate(self, values: Mapping[int, Any]) -> Any:
         """See :meth:`Graph.evaluate`."""
         if isinstance(self.rule, Input):
             return values[self.index]
-        args, kwargs = filled((self.args, self.kwargs), lambda value: values[value.index])
+        images = 0
+        if self._counted is not None:
+            index, axis, size = self._counted
+            images = size.images(values[index].shape[axis])
+        args, kwargs = filled(
+            (self.args, self.kwargs),
+            lambda a: values[a.index] if isinstance(a, Value) else a.of(images),
+        )
         return self.function(*args, **kwargs)
 
 
@@ -286,7 +349,8 @@ def pruned(
 
     def moved(node: Node) -> Node:
         args, kwargs = filled(
-            (node.args, node.kwargs), lambda value: replace(value, index=place[value.index])
+            (node.args, node.kwargs),
+            lambda a: replace(a, index=place[a.index]) if isinstance(a, Value) else a,
         )
         return replace(
             node,

@@ -13,81 +13,79 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.fx.node import map_aggregate
+from torch.utils._pytree import tree_map_only
 
-from zfcuda.graph.guards import CallFailed, Untraceable, refuse, unchanged
-from zfcuda.graph.interpreter import Interpreter
+from zfcuda.graph.building import answer_of, build, end_of, stop_at
+from zfcuda.graph.guards import Untraceable, refuse, unchanged
 from zfcuda.graph.nodes import Graph
-from zfcuda.graph.symbolic import End, Tracer, follow
+from zfcuda.graph.record import Call, Record, Ref, Stop, record
 from zfcuda.inference.checks import uncompiled
-from zfcuda.inference.passes import layer_outputs
 
+_one_at_a_time = threading.RLock()  # hooks of all modules tell a recording which of them run
 _SMALL = 2**16  # elements; larger tensors are read where they are, never copied
 _KEPT = 32  # graphs of one model
 
 _lock = threading.Lock()
-_known: WeakKeyDictionary[nn.Module, list[tuple[_Mark, Graph]]] = WeakKeyDictionary()
+_graphs: WeakKeyDictionary[nn.Module, list[_Known]] = WeakKeyDictionary()
 
 
 def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
     """The model's graph for images like ``x``.
 
-    The graph runs once on the first one or two images, and so does the model: both must agree. A
-    model that was traced before, and makes the same calls of the same modules, need not run again.
+    The model's pass is recorded, of one image and of two; what the graph then answers must be what
+    the model did. Of a model that was traced before, and makes the same calls with the same
+    tensors, one pass is recorded.
 
     Args:
         model: in eval mode.
         x: [n,C,H,W].
-        layers: names of modules; what is run, and the graph, then end when the last of them has
-            returned, and its output is the graph's. Empty, or with one that is never called: the
-            whole model.
+        layers: names of modules; the graph then ends when the last of them has returned, and its
+            output is the graph's. Empty, or with one that is never called: the whole model.
 
     Raises:
         Untraceable: the graph would not answer as the model does, or not for every image alike:
             control flow that depends on values, hooks, random numbers, statistics of the batch,
-            several inputs or outputs, compiled or quantised parts.
+            several inputs or outputs, quantised parts.
     """
-    refuse(model)
-    with (
-        unchanged(model),
-        uncompiled(model),
-        torch.inference_mode(False),
-        torch.no_grad(),
-    ):
-        tracer = follow(model)
-        end = tracer.end(layers)
-        images = x[:2].detach()
-        mark = _mark(tracer, end, images)
-        graph = _find(model, mark)
+    with _one_at_a_time, torch.inference_mode(False), torch.no_grad():
+        refuse(model)
+        images = x[:1].detach()
+        settings = _settings(model)
+        stop = _expected_end(model, settings, layers)
+        first = _recorded(model, images, layers, stop)
+        graph = _find(model, _mark(first, images, layers))
         if graph is None:
-            try:
-                graph, value = Interpreter(tracer).run(images.clone(), end)
-            except CallFailed:
-                _answer(model, images.clone(), end)  # an image that it cannot take is its own error
-                raise
-            _compare(value, _answer(model, images.clone(), end))
-            _keep(model, mark, graph)
+            if stop is not None:  # it is not what it was: it may call the layer again
+                first = _recorded(model, images, layers)
+            stop = stop_at(first, layers)
+            other = x[1:2] if len(x) > 1 else images.flip(3)
+            two = torch.cat([other.detach(), images])
+            second = _recorded(model, two, layers, stop)
+            graph = build(first, second, layers)
+            _compare(_answer(graph, two), answer_of(second, layers))
+            mark = _mark(first, images, layers)
+            _keep(model, _Known(mark, graph, settings, tuple(layers), stop))
         return graph
 
 
-def _answer(model: nn.Module, images: Tensor, end: End) -> Any:
-    """The model's own output, or its layer's, where the graph ends."""
-    if end.module is None:
-        return model(images)
-    calls: list[Any] = []
-    with layer_outputs(
-        model, end.module, lambda _, output: calls.append(output), stop=end.times, required=False
-    ):
-        model(images)
-    if len(calls) >= end.times:
-        return calls[-1]
-    raise Untraceable("it does not call its modules as torch.fx sees it")
+def _recorded(
+    model: nn.Module, images: Tensor, layers: Collection[str], stop: Stop | None = None
+) -> Record:
+    """A pass that leaves the model and the images as they were."""
+    with unchanged(model), uncompiled(model):
+        return record(model, images.clone(), layers, stop)
+
+
+def _answer(graph: Graph, images: Tensor) -> Tensor:
+    values: dict[int, Any] = {0: images.clone()}
+    for node in graph.nodes:
+        values[node.index] = graph.evaluate(node, values)
+    return values[graph.output]
 
 
 def _compare(value: Tensor, answer: Any) -> None:
@@ -111,15 +109,17 @@ class _Mark:
     """What a graph was made of."""
 
     plain: tuple[Any, ...]
-    modules: tuple[nn.Module, ...]
     tensors: tuple[Tensor, ...]
     values: tuple[Tensor | None, ...]
 
     def matches(self, other: _Mark) -> bool:
         return (
             self.plain == other.plain
-            and _same(self.modules, other.modules)
-            and _same(self.tensors, other.tensors)
+            and len(self.tensors) == len(other.tensors)
+            and all(
+                mine is its or value is not None
+                for mine, its, value in zip(self.tensors, other.tensors, self.values, strict=True)
+            )
             and all(
                 mine is None or torch.equal(mine, its)
                 for mine, its in zip(self.values, other.values, strict=True)
@@ -127,96 +127,111 @@ class _Mark:
         )
 
 
-def _same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
-    return len(some) == len(others) and all(map(lambda a, b: a is b, some, others))
-
-
-def _mark(tracer: Tracer, end: End, images: Tensor) -> _Mark | None:
-    """The mark of a trace as far as its end, or None where its calls do not tell everything."""
-    if any(_makes_its_weights(module) for module in tracer.modules.values()):
-        return None
+def _mark(made: Record, images: Tensor, layers: Collection[str]) -> _Mark | None:
+    """What tells a recording from others; None where computed tensors would be held that must be
+    computed anew."""
+    output, count = end_of(made, layers)
     device = images.device
-    cast = torch.is_autocast_enabled(device.type)  # values then have other dtypes
     plain: list[Any] = [
-        end.count,
-        end.layers,
-        tuple((done.count, done.names) for done in tracer.returned if done.count <= end.count),
+        (output, count, tuple(layers)),
+        tuple(done for done in made.returned if done.count <= count),
         *(tuple(images.shape), images.stride(), images.dtype, device),
-        torch.get_autocast_dtype(device.type) if cast else None,
     ]
-    used: dict[int, nn.Module] = {}
-    tensors: dict[int, Tensor] = {}
-
-    def seen(argument: Any) -> Any:
-        if isinstance(argument, torch.fx.Node):
-            return ("value", argument.name)
-        if isinstance(argument, Tensor):
-            tensors[id(argument)] = argument
-            return ("tensor", [*tensors].index(id(argument)))
-        return argument
-
-    for call in islice(tracer.graph.nodes, end.count):
-        if call.op == "get_attr":
-            return None
-        plain += [call.op, call.target, call.name, map_aggregate((call.args, call.kwargs), seen)]
-        if call.op == "call_module":
-            module = tracer.modules[call.target]
-            used[id(module)] = module
-    for module in used.values():
-        if any(map(callable, vars(module).values())):  # a forward of its own
-            return None
-        plain += [type(module), _settings(module)]
-        for tensor in (*module.parameters(), *module.buffers()):
-            tensors[id(tensor)] = tensor
-    plain += [(tuple(t.shape), t.dtype, t.device, _changes(t)) for t in tensors.values()]
-    values = tuple(t.detach().clone() if t.numel() <= _SMALL else None for t in tensors.values())
-    return _Mark(tuple(plain), (*used.values(),), (*tensors.values(),), values)
+    used = {ref.value for call in made.calls[:count] for ref in _refs(call)}
+    for call in made.calls[:count]:
+        plain += [call.function, call.args, sorted(call.kwargs.items()), call.layer, call.author]
+    tensors = [v.tensor for n, v in enumerate(made.values) if v.tensor is not None and n in used]
+    if any(t.numel() > _SMALL for t in _computed_from(made, count)):
+        return None
+    plain += [(tuple(t.shape), t.dtype, t.device) for t in tensors]
+    values = tuple(t.detach().clone() if t.numel() <= _SMALL else None for t in tensors)
+    return _Mark(tuple(plain), tuple(tensors), values)
 
 
-def _makes_its_weights(module: nn.Module) -> bool:
-    """Whether weights are computed when they are read (parametrisations): a graph that holds them
-    holds what they were."""
-    read = (getattr(module, name, None) for name in ("weight", "bias"))
-    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    return any(isinstance(w, Tensor) and not any(w is mine for mine in own) for w in read)
+def _refs(call: Call) -> list[Ref]:
+    found: list[Ref] = []
+    tree_map_only(Ref, found.append, (call.args, call.kwargs), is_leaf=lambda a: isinstance(a, Ref))
+    return found
 
 
-def _changes(tensor: Tensor) -> int | None:
-    """Of matrices too large to be compared, how often they were changed in place."""
-    told = tensor.dim() == 2 and tensor.numel() > _SMALL and not tensor.is_inference()
-    return tensor._version if told else None
+_VIEWS = {"t", "view", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice", "select"}
 
 
-def _settings(module: nn.Module) -> tuple[Any, ...]:
-    return tuple(
-        (name, [*v] if isinstance(v, list) else v)  # a list may be changed where it is
-        for name, v in vars(module).items()
-        if _is_setting(v)
-    )
+def _computed_from(made: Record, count: int) -> list[Tensor]:
+    """Constants of which a graph holds something that is computed."""
+    origins: dict[int, tuple[Tensor, ...]] = {}
+    found: list[Tensor] = []
+    by_call: dict[int, list[int]] = {}
+    for number, value in enumerate(made.values):
+        if value.tensor is not None:
+            origins[number] = (value.tensor,)
+        elif value.call is not None:
+            by_call.setdefault(value.call, []).append(number)
+    for number, call in enumerate(made.calls[:count]):
+        refs = _refs(call)
+        if any(made.values[ref.value].of_images for ref in refs):
+            continue
+        sources = tuple(t for ref in refs for t in origins.get(ref.value, ()))
+        if call.name not in _VIEWS:
+            found.extend(sources)
+        for value in by_call.get(number, ()):
+            origins[value] = sources
+    return found
 
 
-def _is_setting(value: Any) -> bool:
-    """Whether it is of what modules are set up with; others may hang lists of tensors on them."""
-    if isinstance(value, tuple | list):
-        return all(map(_is_setting, value))
-    return isinstance(value, int | float | str | type(None))
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A graph that is remembered, and what tells whether it is wanted again."""
+
+    mark: _Mark | None
+    graph: Graph
+    settings: tuple[Any, ...]
+    layers: tuple[str, ...]
+    stop: Stop | None
+
+
+def _expected_end(
+    model: nn.Module, settings: tuple[Any, ...], layers: Collection[str]
+) -> Stop | None:
+    """Where the recording for these layers ended, if the model's modules are as they were."""
+    with _lock:
+        known = [*_graphs.get(model, ())]
+    alike = (k for k in known if k.layers == tuple(layers) and k.settings == settings)
+    return next((k.stop for k in alike), None)
 
 
 def _find(model: nn.Module, current: _Mark | None) -> Graph | None:
     """The model's graph with this mark, or None."""
     with _lock:
-        known = [*_known.get(model, ())]
-    for its, graph in known:
-        if current is not None and its.matches(current):
-            return graph
+        known = [*_graphs.get(model, ())]
+    for one in known:
+        if current is not None and one.mark.matches(current):
+            return one.graph
     return None
 
 
-def _keep(model: nn.Module, current: _Mark | None, graph: Graph) -> None:
+def _keep(model: nn.Module, made: _Known) -> None:
     """Remember a model's graph for as long as the model lives, if it can be told from others."""
-    # A graph that holds the model itself would keep it alive for ever.
-    if current is not None and all(module is not model for module in current.modules):
+    if made.mark is not None:
         with _lock:
-            known = _known.setdefault(model, [])
-            known.append((current, graph))
+            known = _graphs.setdefault(model, [])
+            known.append(made)
             del known[:-_KEPT]
+
+
+def _settings(model: nn.Module) -> tuple[Any, ...]:
+    """What the model's modules are set up with."""
+    return tuple(
+        (
+            id(module),
+            *((n, [*v] if isinstance(v, list) else v) for n, v in vars(module).items() if _told(v)),
+        )
+        for module in model.modules()
+    )
+
+
+def _told(value: Any) -> bool:
+    """Whether it is of what modules are set up with; others may hang lists of tensors on them."""
+    if isinstance(value, tuple | list):
+        return all(map(_told, value))
+    return isinstance(value, int | float | str | type(None))

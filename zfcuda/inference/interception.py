@@ -78,8 +78,8 @@ _CARRIED = {
     "alias", "alphadropout", "bfloat16", "clamp", "clampmax", "clampmin", "clip", "clone",
     "contiguous", "cpu", "cuda", "detach", "double", "dropout", "expand", "featuredropout",
     "flatten", "float", "getitem", "half", "identity", "movedim", "narrow", "permute", "reshape",
-    "reshapeas", "select", "squeeze", "t", "to", "transpose", "type", "typeas", "unsqueeze", "view",
-    "viewas",
+    "reshapeas", "select", "slice", "squeeze", "t", "to", "tocopy", "transpose", "type", "typeas",
+    "unsqueeze", "view", "viewas",
 }  # fmt: skip
 
 

@@ -307,6 +307,8 @@ def test_models_of_one_image_are_refused(method):
 
     net = Model(forward, conv=nn.Conv2d(3, 8, 3), last=nn.Linear(8, 4)).eval()
     message = r"the model must return logits \[16,K\], it returned \[1, 4\]"
+    if method == "cone":
+        message = r"must return a tensor \[2,K\] for two images, it returns \[1, 4\]"
     with pytest.raises(ValueError, match=message):
         zfcuda.occlusion(net, torch.randn(1, 3, 32, 32), size=8, stride=8, method=method)
 

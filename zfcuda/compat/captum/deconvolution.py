@@ -65,8 +65,8 @@ def manner_of(graph: Graph, model: nn.Module, top: Node) -> CaptumsManner:
     """Captum's rule for what lies below ``top``; refused where its hooks do something else."""
     calls: dict[int, list[Node]] = {}  # by module
     for node in graph.nodes:
-        if node.call.op == "call_module":
-            module = model.get_submodule(node.call.target)
+        if node.module:
+            module = model.get_submodule(node.module)
             if isinstance(module, nn.ReLU):
                 calls.setdefault(id(module), []).append(node)
     relu_modules = (module for module in model.modules() if isinstance(module, nn.ReLU))

@@ -1,0 +1,350 @@
+"""From two recordings of a model, of one and of two images, to its graph.
+
+What differs between them is the size of the batch, and must be nothing else. Calls that depend on
+constants only are made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zfcuda.graph.axes import Axes, axes_of_maps, result_axes, size_of
+from zfcuda.graph.guards import Untraceable
+from zfcuda.graph.nodes import (
+    Binary,
+    Graph,
+    Input,
+    Node,
+    Opaque,
+    Pointwise,
+    Shape,
+    Sized,
+    Value,
+    pruned,
+    values_in,
+)
+from zfcuda.graph.pixelwise import chain_to
+from zfcuda.graph.reading import read
+from zfcuda.graph.recognition import as_torch_does, torchs_contrast
+from zfcuda.graph.record import Call, Record, Recorded, Ref, Returned, Stop, sizes_of
+
+aten = torch.ops.aten
+
+
+_SAME_IF_AS_LARGE = ("view", "expand", "alias")
+
+
+def end_of(record: Record, layers: Collection[str]) -> tuple[int | None, int]:
+    """The value that a graph of these layers ends with, and how many calls precede it: where the
+    last of them returns, or the whole model does."""
+    last = _last(record, layers)
+    return (record.output, len(record.calls)) if last is None else (last.value, last.count)
+
+
+def answer_of(record: Record, layers: Collection[str]) -> Any:
+    """What the model, or the last of these layers, returned."""
+    last = _last(record, layers)
+    return record.answer if last is None else last.output
+
+
+def stop_at(record: Record, layers: Collection[str]) -> Stop | None:
+    """Where a recording for these layers may end; None where the whole model is wanted."""
+    last = _last(record, layers)
+    if last is None or "" in last.names:
+        return None
+    before = record.returned[: record.returned.index(last) + 1]
+    return Stop(last.names[0], sum(last.names[0] in done.names for done in before))
+
+
+def _last(record: Record, layers: Collection[str]) -> Returned | None:
+    at = {name: at for at, done in enumerate(record.returned) for name in done.names}
+    if not layers or not all(name in at for name in layers):
+        return None
+    return record.returned[max(at[name] for name in layers)]
+
+
+def build(first: Record, second: Record, layers: Collection[str]) -> Graph:
+    """The graph of the recordings of one image and of two.
+
+    Raises:
+        Untraceable: they differ in more than the number of images.
+    """
+    output, count = end_of(first, layers)
+    if (output, count) != end_of(second, layers):
+        raise Untraceable("it makes other calls for two images than for one")
+    if output is None:
+        raise Untraceable(f"it returns {type(first.answer).__name__}, not a tensor")
+    builder = _Builder(first, second)
+    for number in range(count):
+        builder.add(number)
+    return builder.graph(output, count, layers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Constant:
+    tensor: Tensor
+
+
+class _Builder:
+    def __init__(self, first: Record, second: Record) -> None:
+        self._first, self._second = first, second
+        self._nodes: list[Node] = []
+        self._made: dict[int, Value | _Constant] = {}  # by recorded value
+        self._by_call: dict[int, list[int]] = {}
+        self._used: dict[str, int] = {}
+        self._axes: dict[int, Axes] = {}  # by node, as far as they are known
+        self._grids: dict[int, tuple[int, ...]] = {}  # rows and columns of the maps they are of
+        self._derived: set[int] = set()  # whose axes follow from those of what they take
+        for number, value in enumerate(first.values):
+            if value.call is not None:
+                self._by_call.setdefault(value.call, []).append(number)
+        image = self._sizes(0)
+        node = Node(0, "x", Input(), (), (), tuple(first.values[0].shape[1:]), _same, (), {})
+        self._find_axes(node, image)
+        self._add(node, 0, image)
+
+    # --- one call ---------------------------------------------------------------------------------
+
+    def add(self, number: int) -> None:
+        try:
+            call, other = self._first.calls[number], self._second.calls[number]
+        except IndexError:
+            raise Untraceable("it makes other calls for two images than for one") from None
+        if call.name != other.name or len(call.args) != len(other.args):
+            raise Untraceable(f"it calls {call.name} for one image and {other.name} for two")
+        if number not in self._by_call:
+            return
+        sizes = sizes_of(call.function)
+        args = tuple(
+            self._both(call, mine, its, place in sizes)
+            for place, (mine, its) in enumerate(zip(call.args, other.args, strict=True))
+        )
+        kwargs = {
+            name: self._both(call, mine, other.kwargs.get(name), name in sizes)
+            for name, mine in call.kwargs.items()
+        }
+        values = self._by_call[number]
+        held = values_in((args, kwargs))
+        if not held and not _sizes_in((args, kwargs)):
+            found = call.function(*args, **kwargs)
+            for value in values:
+                place = self._first.values[value].place
+                self._made[value] = _Constant(found[place] if call.several else found)
+            return
+        for value in values:
+            self._result(call, args, kwargs, value)
+
+    def _result(self, call: Call, args: Any, kwargs: Any, value: int) -> None:
+        """A node for one result of a call."""
+        recorded = self._first.values[value]
+        sizes = self._sizes(value)
+        if (
+            call.name in ("view", "expand", "alias")
+            and isinstance(args[0], Value)
+            and args[0].sizes == sizes
+        ):
+            self._made[value] = args[0]
+            return
+        result = Value(-1, _shape(sizes), recorded.dtype, recorded.device, sizes)
+        # Values come in any layout. No one can tell a view from a copy where values never change.
+        function = aten.reshape.default if call.function is aten.view.default else call.function
+        function = _Result(function, recorded.place) if call.several else function
+        if not values_in((args, kwargs)):  # made for as many images as there are
+            args = (Value(0, *self._about(0)), *args)
+            node = self._node(call, Shape(), (0,), None, _Made(function), args, kwargs)
+            self._add(node, value, sizes)
+            return
+        found = read(call, recorded.place, args, kwargs, result)
+        if call.name == "div":
+            contrast = torchs_contrast(self._nodes, args)
+            found = found if contrast is None else (contrast, args[:1], as_torch_does(contrast))
+        if found is None:
+            rule, taken = Opaque(), tuple(values_in((args, kwargs)))
+        else:
+            rule, taken = found[:2]
+        if found is not None and len(found) == 3:
+            function, args, kwargs = found[2], taken, {}
+        inputs = tuple(v.index for v in taken)
+        node = self._node(call, rule, inputs, result.shape, function, args, kwargs)
+        self._find_axes(node, sizes)
+        if isinstance(rule, Pointwise | Binary):
+            node = replace(node, function=rule.function, args=taken, kwargs={})
+        if isinstance(rule, Opaque | Binary):
+            node = self._shortened(node)
+        self._add(node, value, sizes)
+
+    def _find_axes(self, node: Node, sizes: tuple[int | Sized, ...]) -> None:
+        """Note which axes the node's value has: by the rule of its call, or those of maps."""
+        grids = {self._grids.get(v.index) for v in values_in((node.args, node.kwargs))}
+        (grid,) = grids if len(grids) == 1 else (None,)
+        if grid is not None:
+            known = {"n": 2, "h": grid[0], "w": grid[1]}
+            axes = result_axes(node, lambda v: self._axes.get(v.index), known)
+            told = [s.of(2) if isinstance(s, Sized) else s for s in sizes]
+            if axes is not None and [size_of(axis, known) for axis in axes] == told:
+                self._axes[node.index], self._grids[node.index] = axes, grid
+                self._derived.add(node.index)
+                return
+        if node.is_map:
+            self._axes[node.index] = axes_of_maps(node.shape[0])
+            self._grids[node.index] = node.shape[1:]
+
+    def _shortened(self, node: Node) -> Node:
+        """A call as the end of a chain that treats every pixel alone, if it is: an opaque one, or
+        one that combines two maps that are made of the same."""
+        chain = chain_to(self._nodes, node, self._axes, self._derived)
+        if chain is None or (isinstance(node.rule, Binary) and not chain.replaces_its_end):
+            return node
+        args = (chain.source,)
+        inputs = (chain.source.index,)
+        return replace(node, rule=chain.rule, inputs=inputs, function=chain, args=args, kwargs={})
+
+    def _node(
+        self, call: Call, rule: Any, inputs: Any, shape: Any, function: Any, args: Any, kwargs: Any
+    ) -> Node:
+        node = Node(
+            len(self._nodes), "", rule, inputs, (), shape, function, args, kwargs, call.name
+        )
+        name = call.layer.replace(".", "_") or node.spelled
+        seen = self._used[name] = self._used.get(name, -1) + 1
+        return replace(
+            node,
+            name=f"{name}_{seen}" if seen else name,
+            author=call.author or node.spelled,
+            module=call.layer,
+            custom=call.custom,
+        )
+
+    def _add(self, node: Node, value: int, sizes: Any) -> None:
+        recorded = self._first.values[value]
+        self._nodes.append(node)
+        self._made[value] = Value(node.index, _shape(sizes), recorded.dtype, recorded.device, sizes)
+
+    def _about(self, value: int) -> tuple[Any, ...]:
+        recorded, sizes = self._first.values[value], self._sizes(value)
+        return _shape(sizes), recorded.dtype, recorded.device, sizes
+
+    # --- what both recordings say -----------------------------------------------------------------
+
+    def _sizes(self, value: int) -> tuple[int | Sized, ...]:
+        one, two = self._first.values[value], self._second.values[value]
+        if len(one.shape) != len(two.shape) or one.dtype != two.dtype:
+            raise Untraceable("it makes other calls for two images than for one")
+        return tuple(_size(a, b) for a, b in zip(one.shape, two.shape, strict=True))
+
+    def _both(self, call: Call, mine: Any, its: Any, size: bool) -> Any:
+        """An argument in both recordings, as the graph's; a ``size`` may depend on how many images
+        there are."""
+        if isinstance(mine, Ref):
+            if isinstance(its, Ref):
+                return self._argument(mine.value, its.value)
+        elif isinstance(mine, tuple | list) and isinstance(its, tuple | list):
+            if len(mine) == len(its):
+                both = [self._both(call, a, b, size) for a, b in zip(mine, its, strict=True)]
+                return tuple(both) if isinstance(mine, tuple) else both
+        elif size and type(mine) is int and type(its) is int:
+            return _size(mine, its)
+        elif mine == its or (mine != mine and its != its):
+            return mine
+        raise Untraceable(f"it calls {call.name} with {mine} for one image and with {its} for two")
+
+    def _argument(self, mine: int, its: int) -> Any:
+        one, two = self._first.values[mine], self._second.values[its]
+        if one.call is None and not one.of_images:
+            return self._constant(one, two)
+        if mine != its:
+            raise Untraceable("it makes other calls for two images than for one")
+        found = self._made[mine]
+        return found.tensor if isinstance(found, _Constant) else found
+
+    def _constant(self, one: Recorded, two: Recorded) -> Tensor:
+        if one.tensor is two.tensor:
+            return one.tensor
+        alike = two.tensor is not None and one.shape == two.shape and one.dtype == two.dtype
+        if not alike or not torch.equal(one.tensor, two.tensor):
+            raise Untraceable("it uses a tensor that is another one in each pass")
+        return one.tensor
+
+    # --- the whole --------------------------------------------------------------------------------
+
+    def graph(self, output: int, count: int, requested: Collection[str]) -> Graph:
+        layers: dict[str, int] = {}
+        for done in self._first.returned:
+            if done.count <= count:
+                made = self._made.get(done.value)
+                for name in done.names:
+                    layers.pop(name, None)
+                    if isinstance(made, Value):
+                        layers[name] = made.index
+        result = self._made.get(output)
+        if not isinstance(result, Value):
+            raise Untraceable("it returns a constant")
+        if len(result.sizes) < 2 or result.sizes[0] != Sized(0, 1):
+            got = [s.of(2) if isinstance(s, Sized) else s for s in result.sizes]
+            raise Untraceable(f"it must return a tensor [2,K] for two images, it returns {got}")
+        names = [name for name in requested if name in layers]
+        return pruned(self._nodes, result.index, layers, names)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One of several results."""
+
+    function: Any
+    place: int
+
+    @property
+    def tags(self) -> Any:
+        return getattr(self.function, "tags", ())
+
+    @property
+    def __name__(self) -> str:
+        return str(getattr(self.function, "__name__", "call"))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)[self.place]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A function that depends on the number of images only."""
+
+    function: Any
+
+    def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _size(one: int, two: int) -> int | Sized:
+    """A number that is ``one`` for one image and ``two`` for two."""
+    each = two - one
+    return Sized(one - each, each) if each else one
+
+
+def _sizes_in(arguments: Any) -> bool:
+    return any(isinstance(a, Sized) for a in _leaves(arguments))
+
+
+def _leaves(arguments: Any) -> list[Any]:
+    if isinstance(arguments, Sized) or not isinstance(arguments, tuple | list | dict):
+        return [arguments]
+    parts = arguments.values() if isinstance(arguments, dict) else arguments
+    return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def _shape(sizes: tuple[int | Sized, ...]) -> tuple[int, ...]:
+    """Per image. One number more than usual where the first axis is not that of the images."""
+    if sizes and sizes[0] == Sized(0, 1):
+        return tuple(s.of(1) if isinstance(s, Sized) else s for s in sizes[1:])
+    return tuple(s.of(1) if isinstance(s, Sized) else s for s in sizes) if len(sizes) != 3 else (
+        1, *(s.of(1) if isinstance(s, Sized) else s for s in sizes)
+    )  # fmt: skip

@@ -1,0 +1,505 @@
+"""What a call of ATen does to maps: its rule, and the values that it takes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zfcuda.graph.guards import Untraceable
+from zfcuda.graph.nodes import (
+    Affine,
+    AvgPool,
+    Binary,
+    Concat,
+    Conv,
+    Identity,
+    Lrn,
+    MaxPool,
+    Opaque,
+    Pair,
+    Pointwise,
+    Rule,
+    Sized,
+    Value,
+)
+from zfcuda.graph.pixelwise import Linear
+from zfcuda.graph.record import Call
+
+Reading = tuple[Rule, tuple[Value, ...]] | tuple[Rule, tuple[Value, ...], Callable[..., Any]]
+Reader = Callable[..., Reading | None]
+
+_READERS: dict[str, Reader] = {}
+
+
+def read(
+    call: Call, place: int, args: tuple[Any, ...], kwargs: dict[str, Any], result: Value
+) -> Reading | None:
+    """The rule of a call and the values that it takes; where the call is better made in another
+    way, how; None for a call that has none.
+
+    Args:
+        place: which of the call's results is read.
+        args, kwargs: with the values in them.
+        result: the value that it makes.
+
+    Raises:
+        Untraceable: it uses the batch's own statistics.
+    """
+    reader = _READERS.get(call.name)
+    found = None
+    if reader is not None and place == 0:
+        try:
+            inspect.signature(reader).bind(*args, **kwargs)
+        except TypeError:  # another overload
+            return None
+        found = reader(*args, **kwargs)
+    elif place == 0:
+        found = _one_by_one(call, args, kwargs)
+    return found if found is None or _holds(found[0], found[1][0], result) else None
+
+
+def reader(*names: str) -> Callable[[Reader], Reader]:
+    """Enter how calls of these names are read."""
+
+    def enter(function: Reader) -> Reader:
+        for name in names:
+            if name in _READERS:
+                raise ValueError(f"calls of {name!r} are read already")
+            _READERS[name] = function
+        return function
+
+    return enter
+
+
+def _holds(rule: Rule, first: Value, result: Value) -> bool:
+    """Whether the result can be what the rule promises."""
+    alike = result.dtype == first.dtype and result.device == first.device
+    if isinstance(rule, Opaque):
+        return True
+    if isinstance(rule, Identity | Affine | Pointwise | Binary | Lrn):
+        return alike and result.shape == first.shape
+    return alike and result.is_map
+
+
+def _is_map(x: Any) -> bool:
+    return isinstance(x, Value) and x.is_map
+
+
+def _pair(value: Sequence[int], default: Sequence[int] = ()) -> Pair | None:
+    value = list(value) or list(default)
+    if len(value) not in (1, 2) or any(isinstance(v, Sized) for v in value):
+        return None
+    return (int(value[0]), int(value[-1]))
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+@reader("convolution")
+def _convolution(
+    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: int,
+) -> Reading | None:  # fmt: skip
+    fixed = isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
+    if not _is_map(x) or not fixed or transposed or weight.dim() != 4:
+        return None
+    rule = Conv(weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups)
+    return rule, (x,)
+
+
+@reader("max_pool2d_with_indices")
+def _max_pool2d(
+    x: Any, kernel: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,),
+    ceil_mode: bool = False,
+) -> Reading | None:  # fmt: skip
+    window = (_pair(kernel), _pair(stride, kernel), _pair(padding), _pair(dilation))
+    return (MaxPool(*window, bool(ceil_mode)), (x,)) if _is_map(x) else None
+
+
+def _our_max_pool2d(
+    x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, relu: bool
+) -> Reading | None:
+    window = (_pair(kernel), _pair(stride, kernel), _pair(padding), _pair(dilation))
+    return (MaxPool(*window, bool(ceil_mode), relu), (x,)) if _is_map(x) else None
+
+
+_READERS["max_pool2d"] = _our_max_pool2d
+
+
+@reader("avg_pool2d")
+def _avg_pool2d(
+    x: Any, kernel: Any, stride: Any = (), padding: Any = (0,), ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor: int | None = None,
+) -> Reading | None:  # fmt: skip
+    window = (_pair(kernel), _pair(stride, kernel), _pair(padding))
+    rule = AvgPool(*window, bool(ceil_mode), bool(count_include_pad), divisor)
+    return (rule, (x,)) if _is_map(x) else None
+
+
+def _even_windows(x: Any, wanted: Sequence[int]) -> Pair | None:
+    """The kernel, and stride, where an adaptive pool's windows are alike and do not overlap."""
+    if not _is_map(x):
+        return None
+    out = _pair(wanted)
+    size = x.shape[1:]
+    if out is None or any(o < 1 or have % o for have, o in zip(size, out, strict=True)):
+        return None
+    return (size[0] // out[0], size[1] // out[1])
+
+
+@reader("_adaptive_avg_pool2d")
+def _adaptive_avg_pool2d(x: Any, size: Any) -> Reading | None:
+    return _averaged(x, _even_windows(x, size))
+
+
+def _averaged(x: Any, kernel: Pair | None) -> Reading | None:
+    if kernel is None:
+        return None
+    if kernel == (1, 1):
+        return Identity(), (x,)
+    return AvgPool(kernel, kernel, (0, 0), False, True, None), (x,)
+
+
+@reader("adaptive_max_pool2d")
+def _adaptive_max_pool2d(x: Any, size: Any) -> Reading | None:
+    return _greatest(x, _even_windows(x, size))
+
+
+def _greatest(x: Any, kernel: Pair | None) -> Reading | None:
+    if kernel is None:
+        return None
+    if kernel == (1, 1):
+        return Identity(), (x,)
+    return MaxPool(kernel, kernel, (0, 0), (1, 1), False), (x,)
+
+
+def _over_the_map(x: Any, dims: Any, keepdim: bool) -> Pair | None:
+    """The size of the maps, where a reduction over ``dims`` makes [n,C,1,1] of them."""
+    if not _is_map(x) or not keepdim or not isinstance(dims, tuple | list):
+        return None
+    return x.shape[1:] if sorted(d % 4 for d in dims) == [2, 3] else None
+
+
+@reader("mean")
+def _mean(x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Reading | None:
+    return _averaged(x, _over_the_map(x, dims, keepdim))
+
+
+@reader("amax")
+def _amax(x: Any, dims: Any = (), keepdim: bool = False) -> Reading | None:
+    return _greatest(x, _over_the_map(x, dims, keepdim))
+
+
+# --- normalisation --------------------------------------------------------------------------------
+
+
+@reader("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+def _batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float,
+    eps: float,
+) -> Reading | None:  # fmt: skip
+    if training and isinstance(x, Value) and x.sizes[0] == Sized(0, 1):
+        raise Untraceable("a batch norm uses the batch's own statistics")
+    given = [v for v in (mean, variance, weight, bias) if v is not None]
+    if training or not _is_map(x) or not all(isinstance(v, Tensor) for v in given):
+        return None
+    # In double: the scale is rounded once, as torch's own is.
+    scale = (variance.double() + eps).rsqrt()
+    scale = scale if weight is None else scale * weight.double()
+    shift = -mean.double() * scale
+    shift = shift if bias is None else shift + bias.double()
+    return Affine(scale.to(x.dtype), shift.to(x.dtype)), (x,)
+
+
+@reader("_native_batch_norm_legit_no_training")
+def _batch_norm_in_eval(
+    x: Any, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float, eps: float
+) -> Reading | None:
+    return _batch_norm(x, weight, bias, mean, variance, False, momentum, eps)
+
+
+@reader("local_response_norm")
+def _local_response_norm(x: Any, size: int, alpha: float, beta: float, k: float) -> Reading | None:
+    return (Lrn(size, alpha, beta, k), (x,)) if _is_map(x) else None
+
+
+# --- several maps ---------------------------------------------------------------------------------
+
+
+@reader("cat")
+def _cat(tensors: Any, dim: int = 0) -> Reading | None:
+    if not all(map(_is_map, tensors)) or dim % 4 != 1:
+        return None
+    dtypes = {x.dtype for x in tensors}
+    return (Concat(), tuple(tensors)) if len(dtypes) == 1 else None
+
+
+def _scaled(function: Callable[..., Tensor], alpha: Any) -> Callable[..., Tensor]:
+    return function if alpha == 1 else functools.partial(function, alpha=alpha)
+
+
+def _two_maps(name: str, function: Callable[..., Tensor], a: Any, b: Any) -> Reading | None:
+    """Of one shape and dtype: nothing is broadcast."""
+    if not (_is_map(a) and _is_map(b)) or a.shape != b.shape or a.dtype != b.dtype:
+        return None
+    return Binary(name, function), (a, b)
+
+
+def _per_channel(x: Any, other: Any) -> Tensor | None:
+    """A number or a parameter [C,1,1] as it acts on the map ``x``: [C]; None for anything else."""
+    if not _is_map(x):
+        return None
+    channels = x.shape[0]
+    if _is_number(other):
+        return torch.full((channels,), float(other), dtype=torch.float64, device=x.device)
+    if not isinstance(other, Tensor) or other.dim() > 4 or other.is_complex():
+        return None
+    shape = (1,) * (4 - other.dim()) + tuple(other.shape)
+    if shape not in ((1, 1, 1, 1), (1, channels, 1, 1)):
+        return None
+    if other.dim() and other.dtype != x.dtype:  # might give another dtype
+        return None
+    return other.detach().reshape(-1).expand(channels).double()
+
+
+def _affine(x: Value, scale: Tensor | float, shift: Tensor | float) -> Reading:
+    scale, shift = (
+        torch.as_tensor(v, device=x.device).to(x.dtype).expand(x.shape[0]).contiguous()
+        for v in (scale, shift)
+    )
+    return Affine(scale, shift), (x,)
+
+
+@reader("add")
+def _add(a: Any, b: Any, positional: Any = 1, *, alpha: Any = 1) -> Reading | None:
+    alpha = alpha if positional == 1 else positional
+    both = _two_maps("add", _scaled(torch.add, alpha), a, b)
+    if both is not None:
+        return both
+    x, other, times = (a, b, alpha) if _is_map(a) else (b, a, 1)
+    shift = _per_channel(x, other)
+    if shift is None:
+        return None
+    return _affine(x, 1.0 if x is a else float(alpha), shift * times)
+
+
+@reader("sub")
+def _sub(a: Any, b: Any, positional: Any = 1, *, alpha: Any = 1) -> Reading | None:
+    alpha = alpha if positional == 1 else positional
+    both = _two_maps("sub", _scaled(torch.sub, alpha), a, b)
+    if both is not None:
+        return both
+    if _is_map(a):
+        shift = _per_channel(a, b)
+        return None if shift is None else _affine(a, 1.0, -shift * alpha)
+    shift = _per_channel(b, a)
+    return None if shift is None else _affine(b, -float(alpha), shift)
+
+
+@reader("rsub")
+def _rsub(a: Any, b: Any, positional: Any = 1, *, alpha: Any = 1) -> Reading | None:
+    return _sub(b, a, positional, alpha=alpha)
+
+
+@reader("mul")
+def _mul(a: Any, b: Any) -> Reading | None:
+    both = _two_maps("mul", torch.mul, a, b)
+    if both is not None:
+        return both
+    x, other = (a, b) if _is_map(a) else (b, a)
+    scale = _per_channel(x, other)
+    return None if scale is None else _affine(x, scale, 0.0)
+
+
+@reader("div")
+def _div(a: Any, b: Any, *, rounding_mode: Any = None) -> Reading | None:
+    if rounding_mode is not None:
+        return None
+    both = _two_maps("div", torch.div, a, b)
+    if both is not None:
+        return both
+    scale = _per_channel(a, b)
+    return None if scale is None else _affine(a, 1.0 / scale, 0.0)
+
+
+# --- each number by itself ------------------------------------------------------------------------
+
+# Activations by ATen's names, with what ours and torch.nn.functional's numbers are called.
+_ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "leaky_relu": ("leaky_relu", ("negative_slope",)),
+    "celu": ("celu", ("alpha",)),
+    "gelu": ("gelu", ("approximate",)),
+    "silu": ("silu", ()),
+    "mish": ("mish", ()),
+    "softplus": ("softplus", ("beta", "threshold")),
+    "hardswish": ("hardswish", ()),
+    "hardsigmoid": ("hardsigmoid", ()),
+    "log_sigmoid_forward": ("logsigmoid", ()),
+    "softshrink": ("softshrink", ("lambd",)),
+    "hardshrink": ("hardshrink", ("lambd",)),
+    "threshold": ("threshold", ("threshold", "value")),
+}
+
+
+def _activation(name: str) -> Reader:
+    called, numbers = _ACTIVATIONS[name]
+    function = getattr(F, called)
+
+    def read(x: Any, *args: Any, **kwargs: Any) -> Reading | None:
+        given = dict(zip(numbers, args, strict=False)) | kwargs
+        if not _is_map(x) or not set(given) <= {*numbers} or not _plain(given.values()):
+            return None
+        return Pointwise(called, functools.partial(function, **given) if given else function), (x,)
+
+    return read
+
+
+def _plain(values: Any) -> bool:
+    return not any(isinstance(v, Value | Tensor | Sized) for v in values)
+
+
+_READERS |= {name: _activation(name) for name in _ACTIVATIONS}
+
+
+@reader("relu")
+def _relu(x: Any) -> Reading | None:
+    return (Pointwise("relu", torch.relu), (x,)) if _is_map(x) else None
+
+
+@reader("hardtanh")
+def _hardtanh(x: Any, low: Any = -1.0, high: Any = 1.0) -> Reading | None:
+    if not _is_map(x):
+        return None
+    if (low, high) == (0, 6):
+        return Pointwise("relu6", F.relu6), (x,)
+    return Pointwise("hardtanh", functools.partial(F.hardtanh, min_val=low, max_val=high)), (x,)
+
+
+_SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1)
+
+
+@reader("elu")
+def _elu(x: Any, alpha: Any = 1.0, scale: Any = 1, input_scale: Any = 1) -> Reading | None:
+    if not _is_map(x):
+        return None
+    if (scale, input_scale) == (1, 1):
+        return Pointwise("elu", functools.partial(F.elu, alpha=alpha)), (x,)
+    if (alpha, scale, input_scale) == _SELU:
+        return Pointwise("selu", F.selu), (x,)
+    function = functools.partial(_elu_of, alpha=alpha, scale=scale, input_scale=input_scale)
+    return Pointwise("elu", function), (x,)
+
+
+def _elu_of(x: Tensor, **numbers: Any) -> Tensor:
+    return torch.ops.aten.elu(x, *numbers.values())
+
+
+@reader("clamp")
+def _clamp(x: Any, min: Any = None, max: Any = None) -> Reading | None:
+    if not _is_map(x) or any(v is not None and not _is_number(v) for v in (min, max)):
+        return None
+    if min == 0 and max is None:
+        return Pointwise("relu", torch.relu), (x,)
+    return Pointwise("clamp", functools.partial(torch.clamp, min=min, max=max)), (x,)
+
+
+@reader("clamp_min")
+def _clamp_min(x: Any, min: Any) -> Reading | None:
+    return _clamp(x, min)
+
+
+@reader("clamp_max")
+def _clamp_max(x: Any, max: Any) -> Reading | None:
+    return _clamp(x, None, max)
+
+
+@reader("_prelu_kernel")
+def _prelu(x: Any, weight: Any) -> Reading | None:
+    if not _is_map(x) or not isinstance(weight, Tensor):
+        return None
+    return Pointwise("prelu", lambda x: F.prelu(x, weight.flatten())), (x,)
+
+
+@reader("rrelu_with_noise")
+def _rrelu(
+    x: Any, noise: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False,
+    generator: Any = None,
+) -> Reading | None:  # fmt: skip
+    function = functools.partial(F.leaky_relu, negative_slope=(lower + upper) / 2)
+    return (Pointwise("rrelu", function), (x,)) if _is_map(x) else None
+
+
+@reader("pow")
+def _power(x: Any, exponent: Any) -> Reading | None:
+    if not _is_map(x) or not _is_number(exponent):
+        return None
+    return Pointwise("pow", functools.partial(torch.pow, exponent=exponent)), (x,)
+
+
+_MAY_RECTIFY = ("maximum", "minimum", "fmax", "fmin", "clamp", "clamp_min", "where", "heaviside")
+
+
+def _one_by_one(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reading | None:
+    """Any other call that ATen says treats each number by itself."""
+    if torch.Tag.pointwise not in getattr(call.function, "tags", ()) or call.several:
+        return None
+    maps = [a for a in args if isinstance(a, Value)]
+    if len(maps) == 2 and len(args) == 2 and not kwargs:
+        return _two_maps(call.name, call.function, *maps)
+    if len(maps) != 1 or not _is_map(maps[0]):
+        return None
+    others = [a for a in (*args, *kwargs.values()) if a is not maps[0]]
+    if any(isinstance(a, Value | Sized | list | tuple | dict) for a in others):
+        return None
+    tensors = [a for a in others if isinstance(a, Tensor)]
+    if tensors and call.name in _MAY_RECTIFY:  # told by what several calls do together
+        return None
+    if any(_per_channel(maps[0], t.to(maps[0].dtype)) is None for t in tensors):
+        return None
+    place = next(i for i, a in enumerate(args) if a is maps[0])
+    function = _OfOne(call.function, args[:place], args[place + 1 :], kwargs)
+    simple = function.function if not others else function
+    return Pointwise(call.name, simple), (maps[0],)
+
+
+class _OfOne:
+    """A function of several arguments as one of a map."""
+
+    def __init__(self, function: Any, before: Any, after: Any, named: dict[str, Any]) -> None:
+        self.function, self._before, self._after, self._named = function, before, after, named
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(*self._before, x, *self._after, **self._named)
+
+
+# --- vectors --------------------------------------------------------------------------------------
+
+
+@reader("addmm")
+def _addmm(bias: Any, x: Any, weight: Any, *, beta: Any = 1, alpha: Any = 1) -> Reading | None:
+    fixed = isinstance(bias, Tensor) and isinstance(weight, Tensor) and bias.dim() == 1
+    if not fixed or not isinstance(x, Value) or (beta, alpha) != (1, 1):
+        return None
+    return Opaque(), (x,), Linear(weight.t(), bias)
+
+
+@reader("mm")
+def _mm(x: Any, weight: Any) -> Reading | None:
+    if not isinstance(x, Value) or not isinstance(weight, Tensor):
+        return None
+    return Opaque(), (x,), Linear(weight.t(), None)
+
+
+@reader("detach")
+def _detach(x: Any) -> Reading | None:
+    return (Identity(), (x,)) if isinstance(x, Value) else None

@@ -8,7 +8,7 @@ from traces import Model, images, rules, traced
 
 import zfcuda
 from zfcuda.graph import fan_in, trace
-from zfcuda.graph.nodes import Pixelwise
+from zfcuda.graph.nodes import Pixelwise, Pointwise
 
 
 class ChannelsLast(nn.Module):
@@ -91,10 +91,30 @@ def test_not_pixelwise(call):
     assert not any(isinstance(rule, Pixelwise) for rule in rules(traced(Model(call), x)))
 
 
-def test_numbers_that_tell_nothing():
-    """Roots and logarithms of the random maps that a chain is tried out on are NaN."""
-    *_, last = rules(traced(Model(lambda m, x: x / x.sum(1, keepdim=True).sqrt()), images().abs()))
-    assert not isinstance(last, Pixelwise)
+def test_roots_of_negative_numbers():
+    """What the numbers come to does not matter: the rules of the calls tell."""
+    x = images().abs()
+    *_, last = traced(Model(lambda m, x: x / x.sum(1, keepdim=True).sqrt()), x).nodes
+    assert isinstance(last.rule, Pixelwise)
+    found = last.rule.function(images())
+    assert found.isnan().any() and not found.isnan().all()
+
+
+def test_maps_as_wide_and_high_as_they_are_many():
+    """Sizes do not tell which axis is which."""
+    norm = nn.LayerNorm(8).double()
+    net = Model(lambda m, x: norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), norm=norm)
+    graph = traced(net, images(2, (8, 8), channels=8))
+    assert [type(rule) for rule in rules(graph)] == [Pixelwise]
+    turned = Model(lambda m, x: x.permute(0, 2, 1, 3))
+    assert not any(
+        isinstance(rule, Pixelwise) for rule in rules(traced(turned, images(2, (8, 8), channels=8)))
+    )
+
+
+def test_casts_on_the_way():
+    graph = traced(Model(lambda m, x: x.float().softmax(1).double()))
+    assert [type(rule) for rule in rules(graph)] == [Pointwise, Pixelwise, Pointwise]
 
 
 def test_no_signal_passes_what_a_chain_detaches():

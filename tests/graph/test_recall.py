@@ -84,8 +84,8 @@ def test_large_weights_are_read_where_they_are(net, x):
 
 @pytest.mark.parametrize(
     "other",
-    [torch.zeros(1, 3, 9, 8), torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8).double()],
-    ids=["size", "batch", "dtype"],
+    [torch.zeros(1, 3, 9, 8), torch.zeros(1, 3, 8, 8).double()],
+    ids=["size", "dtype"],
 )
 def test_other_images_are_traced_anew(other, net, x):
     graph = trace(net, x)

@@ -73,7 +73,7 @@ _BATCH_NORM = Naming("batch normalisation", "per channel", "scaling", "by the sa
 
 def module_name(node: Node) -> str:
     """The module that is called; where none is, the call."""
-    if node.module:
+    if node.module is not None:
         return node.module
     return node.layers[0] if node.layers else _function_name(node)
 
@@ -155,7 +155,7 @@ def _fully(node: Node) -> str:
 
 
 def _function_name(node: Node) -> str:
-    return node.author.partition(" ")[0] if node.module else node.spelled
+    return node.author.partition(" ")[0] if node.module is not None else node.spelled
 
 
 def _product(sizes: object) -> str:
@@ -324,8 +324,8 @@ def _calls(graph: Graph, top: Node, module: nn.Module, name: str) -> list[int]:
     """The indices of the layer's calls, ascending."""
     below = sorted(graph.ancestors([top.index]))
     passages = _passages(graph, below)
-    calls = [(i, graph.nodes[i].call) for i in below] if any(module.children()) else []
-    inside = [i for i, c in calls if c.op == "call_module" and str(c.target).startswith(f"{name}.")]
+    calls = [(i, graph.nodes[i].module or "") for i in below] if any(module.children()) else []
+    inside = [i for i, called in calls if called.startswith(f"{name}.")]
     lowest = min(inside, default=None)
     for passage in reversed(passages[:-1]):
         if lowest is not None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zfcuda.graph.nodes import Node, Value
+from zfcuda.graph.nodes import Node, Sized, Value
 
 Factor = str | int
 Axes = tuple[tuple[Factor, ...], ...]
@@ -160,7 +160,7 @@ def _index_put(node: Node, sizes: Sizes, x: Axes, indices: Any, value: Any, *_: 
 
 @rule("view")
 def _view(node: Node, sizes: Sizes, x: Axes, shape: Sequence[Any]) -> Axes | None:
-    wanted = _concrete(shape, sizes, [size_of(axis, sizes) for axis in x])
+    wanted = [size.of(sizes["n"]) if isinstance(size, Sized) else size for size in shape]
     factors = [f for axis in x for f in axis]
     found: list[tuple[Factor, ...]] = []
     for size in wanted:
@@ -186,15 +186,6 @@ def _view(node: Node, sizes: Sizes, x: Axes, shape: Sequence[Any]) -> Axes | Non
 
 def _size(factor: Factor, sizes: Sizes) -> int:
     return sizes[factor] if isinstance(factor, str) else factor
-
-
-def _concrete(shape: Sequence[Any], sizes: Sizes, given: Sequence[int]) -> list[int]:
-    """Numbers of a view's argument, for the number of images in ``sizes``."""
-    told = [s.of(sizes["n"]) if hasattr(s, "of") else int(s) for s in shape]
-    if -1 in told:
-        rest = math.prod(s for s in told if s != -1)
-        told[told.index(-1)] = math.prod(given) // max(rest, 1)
-    return told
 
 
 @rule("permute")
@@ -237,10 +228,9 @@ def _expand(
     padded = (*((),) * (len(shape) - len(x)), *x)
     found = []
     for axis, size in zip(padded, shape, strict=True):
-        size = size.of(sizes["n"]) if hasattr(size, "of") else size
         if axis or size in (-1, 1):
             found.append(axis)
-        elif hasattr(size, "of"):
+        elif isinstance(size, Sized):  # as often as there are images, which are all alike
             return None
         else:
             found.append((size,))
@@ -260,7 +250,7 @@ def _slice(
     axis = x[dim]
     if (start or 0) == 0 and (stop is None or stop >= _OPEN) and step == 1:
         return x
-    if not channels_in(axis) or any(hasattr(v, "of") for v in (start, stop)):
+    if not channels_in(axis) or any(isinstance(v, Sized) for v in (start, stop)):
         return None
     count = len(range(size_of(axis, sizes))[slice(start, stop, step)])
     return _replaced(x, dim, (count,))
@@ -279,7 +269,7 @@ def _split(node: Node, sizes: Sizes, x: Axes, *more: Any, dim: int | None = None
         return _without(x, [dim]) if channels_in(x[dim]) else None
     parts = more[0]
     dim = (more[1] if len(more) > 1 else 0) if dim is None else dim
-    if not channels_in(x[dim]) or hasattr(parts, "of"):
+    if not channels_in(x[dim]) or isinstance(parts, Sized):
         return None
     whole = size_of(x[dim], sizes)
     count = min(parts, whole - place * parts) if isinstance(parts, int) else parts[place]

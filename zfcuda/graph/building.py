@@ -210,7 +210,8 @@ class _Builder:
         node = Node(
             len(self._nodes), "", rule, inputs, (), shape, function, args, kwargs, call.name
         )
-        name = call.layer.replace(".", "_") or node.spelled
+        name = (call.layer or "model").replace(".", "_")
+        name = node.spelled if call.layer is None else name
         seen = self._used[name] = self._used.get(name, -1) + 1
         return replace(
             node,

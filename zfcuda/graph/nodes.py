@@ -226,7 +226,7 @@ class Node:
             of what depends on the images; it changes none of them.
         target: the name of the function.
         author: what the model's author knows the call by.
-        module: the module of torch.nn or zfcuda.nn that makes it, or "".
+        module: the module of torch.nn or zfcuda.nn that makes it, or None.
         custom: the torch.autograd.Function that makes it, whose backward is not the call's, or "".
     """
 
@@ -241,7 +241,7 @@ class Node:
     kwargs: dict[str, Any]
     target: str = ""
     author: str = ""
-    module: str = ""
+    module: str | None = None
     custom: str = ""
 
     @property

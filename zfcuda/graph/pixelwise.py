@@ -77,7 +77,7 @@ class Chain:
         """Whether the chain serves better than its last call, which has a rule of its own: products
         and the like have no transpose, and a module of torch's is one function."""
         last = self.calls[-1]
-        one = bool(last.module) and all(call.module == last.module for call in self.calls)
+        one = last.module is not None and all(call.module == last.module for call in self.calls)
         return one or last.rule.name not in ("add", "sub")
 
     def __call__(self, x: Tensor) -> Tensor:

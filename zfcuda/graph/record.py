@@ -61,7 +61,8 @@ class Call:
         function: of ATen or another library; it changes nothing.
         args, kwargs: its arguments, with :class:`Ref` in the place of tensors.
         several: whether it returns several tensors.
-        layer: name of the module of torch.nn or zfcuda.nn whose forward it is part of.
+        layer: name of the module of torch.nn or zfcuda.nn whose forward it is part of; None
+            without one.
         author: what the model's author knows it by.
         custom: name of the torch.autograd.Function that makes it, and whose backward is not the
             call's.
@@ -71,7 +72,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     several: bool = False
-    layer: str = ""
+    layer: str | None = None
     author: str = ""
     custom: str = ""
 
@@ -236,7 +237,7 @@ class _Recorder(TorchDispatchMode):
         """The number of a new call."""
         calls = self.record.calls
         author = self._author() or self.custom
-        calls.append(Call(function, tuple(args), dict(kwargs), several, "", author, self.custom))
+        calls.append(Call(function, tuple(args), dict(kwargs), several, None, author, self.custom))
         return len(calls) - 1
 
     def _author(self) -> str:
@@ -257,6 +258,8 @@ class _Recorder(TorchDispatchMode):
         of_images: bool,
     ) -> None:
         """Note what a call returned that changes nothing."""
+        if _canonical(func) is aten.view.default:  # however its sizes were given
+            refs = ((refs[0][0], list(result.shape)), {})
         several = isinstance(result, tuple | list)
         found = list(result) if several else [result]
         first = given[0] if given else None
@@ -360,7 +363,7 @@ class _Recorder(TorchDispatchMode):
         names = tuple(self._names.get(own, ()))
         if names and _is_a_layer(own):
             for call in self.record.calls[before:]:
-                call.layer = call.layer or names[0]
+                call.layer = names[0] if call.layer is None else call.layer
         if isinstance(output, Tensor) and names:
             value, count = self.slot(output).value, len(self.record.calls)
             with _disable_current_modes():

@@ -65,7 +65,7 @@ def manner_of(graph: Graph, model: nn.Module, top: Node) -> CaptumsManner:
     """Captum's rule for what lies below ``top``; refused where its hooks do something else."""
     calls: dict[int, list[Node]] = {}  # by module
     for node in graph.nodes:
-        if node.module:
+        if node.module is not None:
             module = model.get_submodule(node.module)
             if isinstance(module, nn.ReLU):
                 calls.setdefault(id(module), []).append(node)
@@ -118,7 +118,7 @@ class NeuronDeconvolution(Traceable, attr.NeuronDeconvolution):
     """``captum.attr.NeuronDeconvolution`` that computes only what the unit depends on.
 
     The cone is taken for one image-shaped input, a unit (channel, row, column) of maps and a model
-    in eval mode that torch.fx can trace. :func:`zfcuda.project` does many units in one forward
+    in eval mode that can be traced. :func:`zfcuda.project` does many units in one forward
     pass.
     """
 

@@ -57,7 +57,7 @@ def occlusion(
             map that is strongest without occluder is recorded at every position (figure 7b).
         method: "cone" recomputes what can change, wherever it can be told; "dense" runs a full pass
             for each position; "auto" does what is faster at every layer. A model that
-            ``torch.fx`` cannot trace runs dense under "auto", with a warning that says why.
+            cannot be traced runs dense under "auto", with a warning that says why.
         score: what :meth:`OcclusionResult.to_attribution` is made of.
         positions: boxes of your own instead of a grid, int64 [P,4] of (y0, x0, y1, x1), half open,
             pixels; clipped to the image, which each has to meet. ``size`` and ``stride`` then have

@@ -7,7 +7,7 @@
     model = load("network.onnx")
 
 :func:`load` gives an :class:`OnnxNetwork`: torch.nn's modules under the names that the file has for
-its nodes, called in the file's order. torch.fx can follow it, so that cones work.
+its nodes, called in the file's order.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ REFUSED = {
     "two outputs": (lambda m, x: (x, x), "returns tuple"),
     "no output": (lambda m, x: None, "returns NoneType"),
     "one number": (lambda m, x: x.sum(), "must return a tensor"),
+    "one number of all": (lambda m, x: x / x.sum(), "sum mixes the images"),
     "a constant": (lambda m, x: torch.ones(2, 3), "returns a constant"),
     "dropout left on": (lambda m, x: F.dropout(x, 0.5), "random"),
     "noise": (lambda m, x: x + torch.rand(1), "random"),

@@ -11,7 +11,7 @@ call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.cones.boxes import Boxes
-from zfcuda.cones.steps import Step, affine, finish
+from zfcuda.cones.steps import Step, affine, averages, finish
 from zfcuda.graph.nodes import (
     Affine,
     AvgPool,
@@ -233,7 +233,8 @@ def _apply(step: Step, x: Tensor) -> Tensor:
     if step.convolution is not None:
         return step.convolution(x, (0, 0))
     rule = step.rule
-    return F.avg_pool2d(x, rule.kernel, rule.stride, divisor_override=rule.divisor)
+    inside = replace(rule, padding=(0, 0), ceil_mode=False)
+    return averages(x, inside)
 
 
 def _corrected(means: Tensor, rule: AvgPool, base: Tensor, start: np.ndarray) -> Tensor:

@@ -139,6 +139,8 @@ def images_together(schedule: Schedule, limit: int, element: int) -> int:
         limit: bytes that their maps may take.
         element: bytes of a number.
     """
+    if schedule.graph.mixes:
+        return 1
     held = sum(int(np.prod(s.shape)) for s in schedule.steps if s.value in {0, *schedule.cones})
     wanted = math.ceil(_TAIL / len(schedule.boxes[0]))
     return max(1, min(wanted, limit // (2 * element * held)))
@@ -154,6 +156,8 @@ def batch_sizes(
         element: bytes of a number.
         images: how many have these positions.
     """
+    if schedule.graph.mixes:
+        return 1, 1
     count = images * len(schedule.boxes[0])
     cached = _CACHED if device.type == "cpu" else limit
     cones, dense, largest = _bytes_each(schedule, element)

@@ -294,15 +294,7 @@ def run(schedule: Schedule, step: Step, values: Mapping[int, Any]) -> Any:
                 rule.relu,
             )[0]
         case AvgPool():
-            out = F.avg_pool2d(
-                x,
-                rule.kernel,
-                rule.stride,
-                rule.padding,
-                rule.ceil_mode,
-                rule.count_include_pad,
-                rule.divisor,
-            )
+            out = averages(x, rule)
         case Lrn():
             out = ops.local_response_norm(x, rule.size, rule.alpha, rule.beta, rule.k)
         case Concat():
@@ -314,6 +306,14 @@ def run(schedule: Schedule, step: Step, values: Mapping[int, Any]) -> Any:
         case Pointwise() | Pixelwise():
             out = rule.function(x)
     return finish(step, out)
+
+
+def averages(x: Tensor, rule: AvgPool) -> Tensor:
+    """The rule on maps [n,C,h,w]."""
+    if rule.kernel == tuple(x.shape[2:]) and rule.padding == (0, 0) and rule.divisor is None:
+        return x.mean((2, 3), keepdim=True)  # whose sum is pairwise: a pool's loses digits
+    more = (rule.ceil_mode, rule.count_include_pad, rule.divisor)
+    return F.avg_pool2d(x, rule.kernel, rule.stride, rule.padding, *more)
 
 
 def finish(step: Step, out: Tensor) -> Tensor:

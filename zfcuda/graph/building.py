@@ -68,8 +68,11 @@ def _last(record: Record, layers: Collection[str]) -> Returned | None:
     return record.returned[max(at[name] for name in layers)]
 
 
-def build(first: Record, second: Record, layers: Collection[str]) -> Graph:
+def build(first: Record, second: Record, layers: Collection[str], mixing: bool = False) -> Graph:
     """The graph of the recordings of one image and of two.
+
+    Args:
+        mixing: take a model that makes one value of several images, too.
 
     Raises:
         Untraceable: they differ in more than the number of images.
@@ -82,7 +85,10 @@ def build(first: Record, second: Record, layers: Collection[str]) -> Graph:
     builder = _Builder(first, second)
     for number in range(count):
         builder.add(number)
-    return builder.graph(output, count, layers)
+    graph = builder.graph(output, count, layers)
+    if graph.mixes and not mixing:
+        raise Untraceable(f"{graph.mixes} mixes the images of a batch")
+    return graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +103,8 @@ class _Builder:
         self._made: dict[int, Value | _Constant] = {}  # by recorded value
         self._by_call: dict[int, list[int]] = {}
         self._used: dict[str, int] = {}
+        self._mixed: dict[int, str] = {}  # values of several images together, by what made them
+        self._mixing: list[str] = []  # those that are used
         self._axes: dict[int, Axes] = {}  # by node, as far as they are known
         self._grids: dict[int, tuple[int, ...]] = {}  # rows and columns of the maps they are of
         self._derived: set[int] = set()  # whose axes follow from those of what they take
@@ -137,7 +145,15 @@ class _Builder:
                 self._made[value] = _Constant(found[place] if call.several else found)
             return
         for value in values:
+            if self._mixes(held, value):
+                self._mixed[value] = call.name.strip("_")
             self._result(call, args, kwargs, value)
+
+    def _mixes(self, held: list[Value], value: int) -> bool:
+        """Whether a call makes one value of several images."""
+        of_batch = any(isinstance(size, Sized) for v in held for size in v.sizes)
+        alone = any(isinstance(size, Sized) for size in self._sizes(value))
+        return of_batch and not alone and self._first.values[value].of_images
 
     def _result(self, call: Call, args: Any, kwargs: Any, value: int) -> None:
         """A node for one result of a call."""
@@ -260,6 +276,8 @@ class _Builder:
             return self._constant(one, two)
         if mine != its:
             raise Untraceable("it makes other calls for two images than for one")
+        if mine in self._mixed:
+            self._mixing.append(self._mixed[mine])
         found = self._made[mine]
         return found.tensor if isinstance(found, _Constant) else found
 
@@ -289,7 +307,7 @@ class _Builder:
             got = [s.of(2) if isinstance(s, Sized) else s for s in result.sizes]
             raise Untraceable(f"it must return a tensor [2,K] for two images, it returns {got}")
         names = [name for name in requested if name in layers]
-        return pruned(self._nodes, result.index, layers, names)
+        return pruned(self._nodes, result.index, layers, names, "".join(self._mixing[:1]))
 
 
 @dataclass(frozen=True)

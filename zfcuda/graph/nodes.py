@@ -294,11 +294,14 @@ class Graph:
             neither the output nor a requested layer depends are left out.
         output: index of the node whose value is the model's output.
         consumers: by node, the indices of the nodes whose rules take its value.
+        mixes: a call that makes one value of all images of a batch, so that only one may go through
+            it at a time; empty where there is none.
     """
 
-    def __init__(self, nodes: tuple[Node, ...], output: int) -> None:
+    def __init__(self, nodes: tuple[Node, ...], output: int, mixes: str = "") -> None:
         self.nodes = nodes
         self.output = output
+        self.mixes = mixes
         taken: list[list[int]] = [[] for _ in nodes]
         for node in nodes:
             for index in dict.fromkeys(node.inputs):
@@ -330,7 +333,11 @@ class Graph:
 
 
 def pruned(
-    nodes: Sequence[Node], output: int, layers: Mapping[str, int], requested: Collection[str]
+    nodes: Sequence[Node],
+    output: int,
+    layers: Mapping[str, int],
+    requested: Collection[str],
+    mixes: str = "",
 ) -> Graph:
     """The nodes on which the output or a requested layer depends, numbered anew.
 
@@ -361,4 +368,4 @@ def pruned(
             kwargs=dict(kwargs),
         )
 
-    return Graph(tuple(moved(nodes[old]) for old in place), place[output])
+    return Graph(tuple(moved(nodes[old]) for old in place), place[output], mixes)

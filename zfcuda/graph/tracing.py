@@ -25,6 +25,7 @@ from zfcuda.graph.guards import Untraceable, refuse, unchanged
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.record import Call, Record, Ref, Stop, record
 from zfcuda.inference.checks import uncompiled
+from zfcuda.inference.passes import agree
 
 _one_at_a_time = threading.RLock()  # hooks of all modules tell a recording which of them run
 _SMALL = 2**16  # elements; larger tensors are read where they are, never copied
@@ -34,7 +35,7 @@ _lock = threading.Lock()
 _graphs: WeakKeyDictionary[nn.Module, list[_Known]] = WeakKeyDictionary()
 
 
-def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
+def trace(model: nn.Module, x: Tensor, layers: Collection[str] = (), mixing: bool = False) -> Graph:
     """The model's graph for images like ``x``.
 
     The model's pass is recorded, of one image and of two; what the graph then answers must be what
@@ -46,6 +47,7 @@ def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
         x: [n,C,H,W].
         layers: names of modules; the graph then ends when the last of them has returned, and its
             output is the graph's. Empty, or with one that is never called: the whole model.
+        mixing: follow a model that takes a statistic over its batch, too (:attr:`Graph.mixes`).
 
     Raises:
         Untraceable: the graph would not answer as the model does, or not for every image alike:
@@ -59,14 +61,18 @@ def trace(model: nn.Module, x: Tensor, layers: Collection[str] = ()) -> Graph:
         stop = _expected_end(model, settings, layers)
         first = _recorded(model, images, layers, stop)
         graph = _find(model, _mark(first, images, layers))
+        if graph is not None and graph.mixes and not mixing:
+            graph = None
         if graph is None:
             if stop is not None:  # it is not what it was: it may call the layer again
                 first = _recorded(model, images, layers)
             stop = stop_at(first, layers)
-            other = x[1:2] if len(x) > 1 else images.flip(3)
+            other = x[1:2] if len(x) > 1 else images.flip(3) / 2
             two = torch.cat([other.detach(), images])
             second = _recorded(model, two, layers, stop)
-            graph = build(first, second, layers)
+            graph = build(first, second, layers, mixing)
+            if not graph.mixes:
+                _require_alone(answer_of(first, layers), answer_of(second, layers))
             _compare(_answer(graph, two), answer_of(second, layers))
             mark = _mark(first, images, layers)
             _keep(model, _Known(mark, graph, settings, tuple(layers), stop))
@@ -86,6 +92,12 @@ def _answer(graph: Graph, images: Tensor) -> Tensor:
     for node in graph.nodes:
         values[node.index] = graph.evaluate(node, values)
     return values[graph.output]
+
+
+def _require_alone(one: Tensor, two: Tensor) -> None:
+    """What the image says alone it must say together with another."""
+    if not agree(two[1:], one):
+        raise Untraceable("it answers otherwise for two images together than for each alone")
 
 
 def _compare(value: Tensor, answer: Any) -> None:

@@ -101,7 +101,7 @@ _TRANSPOSED = re.compile(
     r"|Slice|Select|Split\w*|UnsafeSplit\w*|Unbind|Index\w*|Gather|Flip|Roll|Unfold|Im2Col|Col2Im"
     r"|PixelShuffle|PixelUnshuffle|ConstantPadNd|\w+Pad[123]D|Upsample\w+|\w*AvgPool\w+"
     r"|NativeDropout|\w*MaxPool\w+|MaxUnpool\w+|Max|Amax|\w*BatchNorm|BackwardHookFunction"
-    r"|_Carried|_Switched|\w+local_response_norm\w*"
+    r"|_Carried|_Switched|\w+local_response_norm\w*|\w+max_unpool2d\w*"
 )
 # Linear in each factor: transposed as long as only one of them depends on the input.
 _PRODUCT = re.compile(r"Mul|Mm|Mv|Bmm|Dot|Outer|Ger|Linear|\w*Conv\w+")

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from numbers import Real
@@ -263,6 +264,10 @@ def fastest_layout(
     return torch.channels_last if agree else torch.preserve_format
 
 
+class _Coupled(Exception):
+    """What a model says of an image depends on those beside it."""
+
+
 class Passes:
     """Whole passes of a model in eval mode, without gradient, over images of one size.
 
@@ -280,6 +285,7 @@ class Passes:
         self._model, self._layers, self._limit = model, layers, limit
         self._seen = Operations()
         self.together, self.layout = 0, torch.preserve_format
+        self._checked = False  # whether images have nothing to do with each other
 
     def images(
         self, x: Tensor, receive: Receive = lambda layer, maps: None, more: int = 0
@@ -290,7 +296,10 @@ class Passes:
         """
         parts = [] if self.together else [self._first(x[:1], receive, len(x) + more)]
         for some in even_spans(len(parts), len(x), self.together):
-            parts.append(self._run(x[some].to(memory_format=self.layout, copy=True), receive))
+            found = self._run(x[some].to(memory_format=self.layout, copy=True), receive)
+            if not self._alone(found[0], lambda i, start=some.start: x[start + i : start + i + 1]):
+                return self.images(x, receive, more)
+            parts.append(found)
         logits = torch.cat([own for own, _ in parts])
         return logits, {layer: [found[layer] for _, found in parts] for layer in self._layers}
 
@@ -321,14 +330,54 @@ class Passes:
                 copies.flatten(0, 1),
                 lambda layer, maps: to_result(measure(layer, maps.unflatten(0, shape), images)),
             )
-            advance(shape.numel())
             return to_result(logits).unflatten(0, shape), found
 
-        rows = [
-            _joined([block(images, some) for some in even_spans(0, count, self.together)], 1)
-            for images in even_spans(0, len(x), max(1, self.together // count))
-        ]
+        def blocks(images: slice) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+            for some in even_spans(0, count, self.together):
+                done = block(images, some)
+
+                def variant(i: int, some: slice = some) -> Tensor:
+                    image, at = divmod(i, some.stop - some.start)
+                    first, at = images.start + image, some.start + at
+                    return make(x[first : first + 1], slice(at, at + 1)).flatten(0, 1)
+
+                if not self._alone(done[0].flatten(0, 1), variant):
+                    raise _Coupled
+                advance(done[0].shape[:2].numel())
+                yield done
+
+        try:
+            rows = [
+                _joined([*blocks(images)], 1)
+                for images in even_spans(0, len(x), max(1, self.together // count))
+            ]
+        except _Coupled:  # of the first block
+            return self.variants(x, make, count, measure, advance)
         return _joined(rows, 0)
+
+    def _alone(self, logits: Tensor, image: Callable[[int], Tensor]) -> bool:
+        """Whether the first batch of several images answers as its first and its last do alone. A
+        model that takes a statistic over its batch does not; it is given one image at a time from
+        here on, with a warning.
+
+        Args:
+            image: ``image(i)``, the image of the batch's answer ``i``, [1,C,H,W].
+        """
+        if self._checked or len(logits) < 2:
+            return True
+        self._checked = True
+        ends = [0, len(logits) - 1]
+        single = [image(i).to(memory_format=self.layout, copy=True) for i in ends]
+        answers = [_forward(self._model, one, fast_forward()) for one in single]
+        if agree(logits[ends], torch.cat(answers)):
+            return True
+        self.together = 1
+        warnings.warn(
+            "the model answers otherwise for several images together than for each alone; it is "
+            "given one at a time",
+            stacklevel=2,
+        )
+        return False
 
     def outputs(self, said: Outputs | None, logits: Tensor) -> Outputs:
         """What the ``logits`` [N,K] of :meth:`images` are; see :func:`outputs_of`."""
@@ -394,6 +443,17 @@ def _joined(
     layers = parts[0][1]
     numbers = {layer: torch.cat([found[layer] for _, found in parts], dim) for layer in layers}
     return torch.cat([logits for logits, _ in parts], dim), numbers
+
+
+_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+def agree(some: Tensor, others: Tensor) -> bool:
+    """Whether answers are the same but for rounding, which differs with the number of images."""
+    a, b = (t.double().nan_to_num(0, 0, 0) for t in (some, others))
+    reduced = torch.backends.cudnn.allow_tf32 and some.is_cuda
+    tolerance = 1e-2 if reduced else _TOLERANCES.get(some.dtype, 1e-2)
+    return bool((a - b).norm() <= tolerance * torch.maximum(a.norm(), b.norm()))
 
 
 def gives_features(module: nn.Module, output: Any) -> bool:

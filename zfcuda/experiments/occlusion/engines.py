@@ -194,7 +194,8 @@ def engine_for(
 def _traced(model: nn.Module, x: Tensor, request: Request) -> Cones:
     """Raises Untraceable if the model cannot be traced, or a layer is not in the graph."""
     # The model itself, named "", returns last: the whole graph, and no layer hidden in a step.
-    graph = trace(model, x[:1], ["", *request.layers] if request.layers else ())
+    wanted = ["", *request.layers] if request.layers else ()
+    graph = trace(model, x[:1], wanted, mixing=request.method == "cone")
     nodes: dict[str, int] = {}
     for layer in request.layers:
         node = graph.layer(layer)

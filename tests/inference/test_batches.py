@@ -1,0 +1,122 @@
+"""Models whose answer to an image depends on those beside it are given one at a time."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zfcuda
+
+SAID = "otherwise for several images together"
+
+
+class Scaled(nn.Module):
+    """Takes a statistic over all of its input."""
+
+    def __init__(self, statistic) -> None:
+        super().__init__()
+        self.statistic = statistic
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.statistic(x))
+
+
+STATISTICS = {
+    "smallest and largest": lambda x: (x - x.min()) / (x.max() - x.min()),
+    "mean image": lambda x: x - x.mean(0, keepdim=True),
+    "norm": lambda x: x / x.norm(),
+    "share among images": lambda x: x.softmax(0),
+    "shuffled": lambda x: x.flip(0),
+}
+
+
+@pytest.fixture(params=STATISTICS.values(), ids=STATISTICS.keys())
+def net(request):
+    return Scaled(request.param).double().eval()
+
+
+@pytest.fixture
+def x():
+    x = torch.rand(1, 3, 24, 24, dtype=torch.float64)
+    x[0, 0, 3, 3] = 4.0
+    return x
+
+
+def one_by_one(net, images):
+    with torch.no_grad():
+        return torch.cat([net(image[None]) for image in images])
+
+
+def test_occlusion(net, x):
+    with pytest.warns(UserWarning, match=SAID):
+        found = zfcuda.occlusion(net, x, size=6, stride=6)
+    assert found.method == "dense"
+    occluded = []
+    for y0, x0, y1, x1 in found.boxes.tolist():
+        image = x[0].clone()
+        image[:, y0:y1, x0:x1] = 0
+        occluded.append(image)
+    torch.testing.assert_close(found.logits[0], one_by_one(net, occluded))
+    if net.statistic in (STATISTICS["smallest and largest"], STATISTICS["norm"]):
+        cones = zfcuda.occlusion(net, x, size=6, stride=6, method="cone")
+        torch.testing.assert_close(cones.logits, found.logits)
+
+
+def test_transformations_and_several_images(net, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a turned image has the same extremes
+        found = zfcuda.rotation(net, x, [0.0, 90.0, 180.0])
+    turned = [x[0].rot90(k, (1, 2)) for k in range(3)]
+    torch.testing.assert_close(found.logits[0], one_by_one(net, turned), rtol=1e-6, atol=1e-8)
+    two = torch.cat([x, x / 2])
+    with pytest.warns(UserWarning, match=SAID):
+        found = zfcuda.occlusion(net, two, size=6, stride=6)
+    torch.testing.assert_close(found.base_logits, one_by_one(net, two))
+
+
+def test_others_are_not_spoken_of(x):
+    net = Scaled(lambda x: x / x.amax((1, 2, 3), keepdim=True)).double().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zfcuda.rotation(net, x, [0.0, 90.0, 180.0])
+        zfcuda.occlusion(net, x, size=6, stride=6, method="dense")
+
+
+@pytest.mark.parametrize("method", ["dense", "cone"])
+def test_global_means_are_as_accurate_as_torchs(method):
+    """A pool's sum over a large map is sequential."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(32, 10),
+    ).eval()  # fmt: skip
+    x = torch.rand(1, 3, 1, 1) + 0.01 * torch.randn(1, 3, 512, 512)
+    with torch.no_grad():
+        torchs = net(x)
+        true = net.double()(x.double())
+        net.float()
+    boxes = torch.tensor([[100, 100, 116, 116]])
+    found = zfcuda.occlusion(net, x, positions=boxes, method=method)
+    error = float((found.base_logits - true).abs().max())
+    assert error <= 8 * float((torchs - true).abs().max()) + 1e-7
+
+
+def test_no_signal_is_lost_in_our_own_unpooling():
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = zfcuda.nn.MaxPool2d(2, return_switches=True)
+            self.up, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, switches = self.pool(self.up(x))
+            return self.last(zfcuda.ops.max_unpool2d(y, switches, 2)).mean((2, 3))
+
+    net, x = Decoder().eval(), torch.randn(1, 3, 16, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zfcuda.deconv(net, x, "last")
+        zfcuda.occlusion(net, x, size=4, stride=4)

@@ -187,7 +187,7 @@ def values_in(arguments: Any) -> list[Value]:
 def filled(arguments: Any, value_of: Callable[[Any], Any]) -> Any:
     """A call's arguments with something in the place of every value, and of every number that
     depends on how many images there are."""
-    return map_aggregate(arguments, lambda a: value_of(a) if isinstance(a, Value | Sized) else a)
+    return map_aggregate(arguments, lambda a: value_of(a) if isinstance(a, (Value, Sized)) else a)
 
 
 # Functions of ATen that go by another name in torch.

@@ -77,9 +77,47 @@ class Call:
     custom: str = ""
 
     @property
+    def taken(self) -> list[int]:
+        """The values among its arguments."""
+        found: list[int] = []
+        tree_map_only(
+            Ref,
+            lambda ref: found.append(ref.value),
+            (self.args, self.kwargs),
+            is_leaf=lambda a: isinstance(a, Ref),
+        )
+        return found
+
+    @property
     def name(self) -> str:
         packet = getattr(self.function, "overloadpacket", self.function)
         return getattr(packet, "__name__", "call")
+
+
+class Made(NamedTuple):
+    """A tensor that a call returned, by the number of the event and of the result."""
+
+    event: int
+    place: int
+
+
+class Event(NamedTuple):
+    """A call as it was made, to be told again.
+
+    Attributes:
+        arguments: positional and named ones, with :class:`Made` in the place of tensors that
+            calls returned.
+        outputs: size, stride, dtype and device of each result; None for a call that is to be made
+            again: it views what it gets, or does not depend on the images.
+        changes: the place of the argument that it works in and returns.
+        kind: a tuple or list where it returns several.
+    """
+
+    function: Any
+    arguments: tuple[Any, Any]
+    outputs: tuple[tuple[Any, ...], ...] | None
+    changes: int | None
+    kind: tuple[()] | list[Any] | None
 
 
 @dataclass(frozen=True)
@@ -99,9 +137,11 @@ class Returned:
 
 @dataclass(eq=False)
 class Record:
-    """One pass of a model; ``answer`` is what the model returned, ``output`` its value."""
+    """One pass of a model; ``answer`` is what the model returned, ``output`` its value. ``events``
+    are the calls as they were made, before anything was made of them."""
 
     calls: list[Call] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     values: list[Recorded] = field(default_factory=list)
     returned: list[Returned] = field(default_factory=list)
     answer: Any = None
@@ -149,6 +189,8 @@ class _Recorder(TorchDispatchMode):
         self._kept = kept
         self._stop = stop
         self.custom = ""  # the torch.autograd.Function that runs
+        self._made: dict[int, Made] = {id(images): Made(-1, 0)}
+        self._held: list[Tensor] = []
         self._slots: dict[int, _Slot] = {}
         self._memory: dict[int, _Slot] = {}  # by storage, its root
         self._own = {_storage(t) for t in (*model.parameters(), *model.buffers())}
@@ -224,14 +266,44 @@ class _Recorder(TorchDispatchMode):
                 raise Untraceable("its forward changes its own parameters or buffers")
             if not isinstance(tensor, Tensor) or self._slots[id(tensor)].root.constant:
                 raise Untraceable(f"{func} changes a tensor that it has not made")
-        if func is aten.as_strided_.default and _same_numbers(*args):
-            return func(*args, **kwargs)  # the same, said in other strides
+        same_numbers = func is aten.as_strided_.default and _same_numbers(*args)
+        told = tree_map_only(Tensor, self._told, (args, kwargs))
         result = func(*args, **kwargs)
+        self._note(func, told, given, result, of_images)
+        if same_numbers:
+            return result  # the same, said in other strides
         if changed:
             self._changed(func, spec, refs, changed, result, of_images)
         else:
             self._returned(func, spec, refs, given, result, of_images)
         return result
+
+    def _told(self, tensor: Tensor) -> Made | Tensor:
+        return self._made.get(id(tensor), tensor)
+
+    def _note(
+        self, func: Any, told: Any, given: list[Tensor], result: Any, of_images: bool
+    ) -> None:
+        """Note the call as it was made. The recording keeps all tensors, so that none of their
+        identities is taken over."""
+        several = isinstance(result, tuple | list)
+        found = list(result) if several else [result]
+        number, memory = len(self.record.events), {_storage(t) for t in given}
+        plain = all(isinstance(t, Tensor) for t in found)
+        same = next((i for i, t in enumerate(given) if t is result), None)
+        views = not plain or any(_storage(t) in memory for t in found)
+        outputs = None
+        if of_images and same is None and not views:
+            outputs = tuple((t.shape, t.stride(), t.dtype, t.device) for t in found)
+        elif of_images and same == 0 and func is not aten.as_strided_.default:
+            outputs = ()
+        changes = 0 if outputs == () else None
+        kind = (() if isinstance(result, tuple) else []) if several else None
+        self.record.events.append(Event(func, told, outputs, changes, kind))
+        for place, tensor in enumerate(found):
+            if isinstance(tensor, Tensor) and id(tensor) not in self._made:
+                self._made[id(tensor)] = Made(number, place)
+                self._held.append(tensor)
 
     def _call(self, function: Any, args: Any, kwargs: Any, several: bool) -> int:
         """The number of a new call."""

@@ -1,0 +1,203 @@
+"""Graphs that were made before, found again by a rehearsal: the model's forward runs, but none of
+its arithmetic does.
+
+Every call is held against the recorded one and answered with memory of the recorded shape, which
+costs microseconds however large the maps are. A model that makes the same calls with the same
+tensors, and whose small tensors still hold the same numbers, has the same graph. Larger tensors are
+read where they are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from zfcuda.graph.guards import unchanged
+from zfcuda.graph.nodes import Graph
+from zfcuda.graph.record import Event, Made, Record
+from zfcuda.inference.checks import uncompiled
+
+_SMALL = 2**16  # elements; larger tensors are never copied
+_KEPT = 32  # graphs of one model
+
+_lock = threading.Lock()
+_graphs: WeakKeyDictionary[nn.Module, list[_Known]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A graph that is remembered, and what tells whether it is wanted again.
+
+    Attributes:
+        of: the images' shape, strides, dtype and device, and the layers asked for.
+        settings: what the modules were set up with.
+        constants: the tensors that were there before, with a copy of the small ones.
+    """
+
+    of: tuple[Any, ...]
+    settings: tuple[Any, ...]
+    constants: tuple[tuple[Tensor, Tensor | None], ...]
+    events: tuple[Event, ...]
+    graph: Graph
+
+
+def recalled(model: nn.Module, images: Tensor, layers: Collection[str]) -> Graph | None:
+    """The graph that was made of this model for images like these; None if there is none."""
+    with _lock:
+        known = [*_graphs.get(model, ())]
+    if not known:
+        return None
+    of, settings = _of(images, layers), _settings(model)
+    for one in reversed(known):
+        same = one.of == of and one.settings == settings and _are_as_they_were(one.constants)
+        if same and _makes_the_same_calls(model, images, one.events):
+            return one.graph
+    return None
+
+
+def remember(
+    model: nn.Module, images: Tensor, layers: Collection[str], made: Record, graph: Graph
+) -> None:
+    """Keep a model's graph for as long as the model lives, if it can be told from others."""
+    if any(t.numel() > _SMALL for t in _computed_from(made)):
+        return  # it holds what must be computed anew
+    constants = [value.tensor for value in made.values if value.tensor is not None]
+    copies = tuple((t, t.detach().clone() if t.numel() <= _SMALL else None) for t in constants)
+    one = _Known(_of(images, layers), _settings(model), copies, tuple(made.events), graph)
+    with _lock:
+        known = _graphs.setdefault(model, [])
+        known.append(one)
+        del known[:-_KEPT]
+
+
+def _of(images: Tensor, layers: Collection[str]) -> tuple[Any, ...]:
+    device = images.device
+    cast = torch.is_autocast_enabled(device.type)  # values then have other dtypes
+    cast_to = torch.get_autocast_dtype(device.type) if cast else None
+    return (images.shape, images.stride(), images.dtype, device, cast_to, tuple(layers))
+
+
+def _settings(model: nn.Module) -> tuple[Any, ...]:
+    """What the model's modules are set up with."""
+    return tuple(
+        (
+            id(module),
+            *((n, [*v] if isinstance(v, list) else v) for n, v in vars(module).items() if _told(v)),
+        )
+        for module in model.modules()
+    )
+
+
+def _told(value: Any) -> bool:
+    """Whether it is of what modules are set up with; others may hang lists of tensors on them."""
+    if isinstance(value, tuple | list):
+        return all(map(_told, value))
+    return isinstance(value, int | float | str | type(None))
+
+
+def _are_as_they_were(constants: tuple[tuple[Tensor, Tensor | None], ...]) -> bool:
+    return all(copy is None or _equal(tensor, copy) for tensor, copy in constants)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    alike = a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+    return alike and torch.equal(a, b)
+
+
+_VIEWS = ("t", "view", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice", "select")
+
+
+def _computed_from(made: Record) -> list[Tensor]:
+    """Constants of which a graph holds something that is computed."""
+    origins = {n: (v.tensor,) for n, v in enumerate(made.values) if v.tensor is not None}
+    found: list[Tensor] = []
+    results: dict[int, list[int]] = {}
+    for number, value in enumerate(made.values):
+        if value.call is not None and not value.of_images:
+            results.setdefault(value.call, []).append(number)
+    for number, values in results.items():
+        call = made.calls[number]
+        sources = tuple(t for value in call.taken for t in origins.get(value, ()))
+        if call.name not in _VIEWS:
+            found.extend(sources)
+        origins |= dict.fromkeys(values, sources)
+    return found
+
+
+# --- the rehearsal --------------------------------------------------------------------------------
+
+
+class _Different(BaseException):  # no Exception: a model may catch those
+    """The model makes another call than it made."""
+
+
+class _Rehearsal(TorchDispatchMode):
+    """Answers calls with memory of the shapes that were recorded."""
+
+    def __init__(self, images: Tensor, events: tuple[Event, ...]) -> None:
+        super().__init__()
+        self.done = 0
+        self._events = events
+        self._made: dict[int, Made] = {id(images): Made(-1, 0)}
+        self._kept: list[Any] = [images]  # so that no other tensor takes an identity over
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: else torch imports its compiler at the first call, two seconds for nothing."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.done == len(self._events):
+            raise _Different
+        event = self._events[self.done]
+        if func is not event.function or not self._same(event.arguments, (args, kwargs or {})):
+            raise _Different
+        if event.outputs is None:  # of constants, or a view: it costs nothing
+            result = func(*args, **(kwargs or {}))
+        elif event.changes is not None:
+            result = args[event.changes]
+        else:
+            found = [
+                torch.empty_strided(*of[:2], dtype=of[2], device=of[3]) for of in event.outputs
+            ]
+            result = type(event.kind)(found) if event.kind is not None else found[0]
+        for place, tensor in enumerate(result if isinstance(result, tuple | list) else (result,)):
+            if isinstance(tensor, Tensor) and id(tensor) not in self._made:
+                self._made[id(tensor)] = Made(self.done, place)
+                self._kept.append(tensor)
+        self.done += 1
+        return result
+
+    def _same(self, recorded: Any, given: Any) -> bool:
+        if isinstance(given, Tensor):
+            made = self._made.get(id(given))
+            if isinstance(recorded, Made):
+                return made == recorded
+            is_constant = made is None and isinstance(recorded, Tensor)
+            return is_constant and (given is recorded or _equal(given, recorded))
+        if isinstance(given, tuple | list):
+            alike = type(given) is type(recorded) and len(given) == len(recorded)
+            return alike and all(map(self._same, recorded, given))
+        if isinstance(given, dict):
+            return given.keys() == recorded.keys() and all(
+                self._same(recorded[name], value) for name, value in given.items()
+            )
+        return type(given) is type(recorded) and (given == recorded or given is recorded)
+
+
+def _makes_the_same_calls(model: nn.Module, images: Tensor, events: tuple[Event, ...]) -> bool:
+    copy = torch.empty_like(images)
+    rehearsal = _Rehearsal(copy, events)
+    try:
+        with unchanged(model), uncompiled(model), rehearsal:
+            model(copy)
+    except (_Different, Exception):  # made of other numbers, it may even fail
+        return False
+    return rehearsal.done == len(events)

@@ -310,7 +310,7 @@ def test_a_barrier_ends_both_cones():
     """Two branches that meet, then a barrier, then maps again."""
 
     def forward(m, x):
-        return m.after(torch.cat([m.narrow(x), m.wide(x)], 1).flip(2))
+        return m.after(torch.cat([m.narrow(x), m.wide(x)], 1).cumsum(2))
 
     layers = {"narrow": nn.Conv2d(1, 2, 1), "wide": nn.Conv2d(1, 2, 5, padding=2)}
     net = Model(forward, **layers, after=nn.Conv2d(4, 1, 3, padding=1)).eval()

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from zfcuda.cones import copying
 from zfcuda.graph.nodes import (
     Affine,
     AvgPool,
@@ -29,6 +30,7 @@ from zfcuda.graph.nodes import (
     MaxPool,
     Node,
     Pair,
+    PixelCopy,
     Pixelwise,
     Pointwise,
     Rule,
@@ -101,6 +103,8 @@ def forward_boxes(
     joined = join_boxes(*(clip(box, size) for box, size in zip(boxes, in_sizes, strict=True)))
     if isinstance(rule, _STILL):
         return joined
+    if isinstance(rule, PixelCopy):
+        return _boxes(*copying.reached(rule, joined), is_empty(joined))
     axes = (
         _reached(*joined[:, axis::2].T, out_size[axis], window)
         for axis, window in enumerate(_windows(rule))
@@ -120,6 +124,8 @@ def backward_boxes(
     boxes = clip(boxes, out_size)
     if isinstance(rule, _STILL):
         return boxes
+    if isinstance(rule, PixelCopy):
+        return _boxes(*copying.needed(rule, boxes), is_empty(boxes))
     axes = (
         _needed(*boxes[:, axis::2].T, in_size[axis], window)
         for axis, window in enumerate(_windows(rule))
@@ -164,7 +170,7 @@ def descend_boxes(graph: Graph, node: Node, boxes: Boxes) -> dict[int, Boxes | N
 
 
 def _has_cone(graph: Graph, node: Node) -> bool:
-    local = isinstance(node.rule, _WINDOWED + _STILL)
+    local = isinstance(node.rule, (*_WINDOWED, *_STILL, PixelCopy))
     return local and node.is_map and all(graph.nodes[i].is_map for i in node.inputs)
 
 

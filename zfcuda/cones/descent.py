@@ -14,6 +14,7 @@ from zfcuda.cones.boxes import descend_boxes
 from zfcuda.cones.downwards import (
     Batch,
     below_pixels,
+    sent_back,
     spread,
     times_derivative,
     transposed,
@@ -32,6 +33,7 @@ from zfcuda.graph.nodes import (
     Lrn,
     MaxPool,
     Node,
+    PixelCopy,
     Pointwise,
 )
 from zfcuda.ops.windows import as_maps
@@ -109,6 +111,8 @@ def _step(batch: Batch, node: Node, signal: Signal) -> list[tuple[int, Signal]]:
             return [unpooled(batch, node, rule, signal)]
         case AvgPool():
             return [(below, spread(batch, node, rule, signal))]
+        case PixelCopy():
+            return [(below, sent_back(batch, node, rule, signal))]
         case Affine():
             return [(below, signal.scaled(rule.scale))]
         case Concat():

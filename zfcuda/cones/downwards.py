@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.cones.boxes import backward_boxes
+from zfcuda.cones.copying import returned
 from zfcuda.cones.observing import Manner, Observed
 from zfcuda.cones.signals import (
     Ints,
@@ -24,7 +25,7 @@ from zfcuda.cones.signals import (
     gather,
     table,
 )
-from zfcuda.graph.nodes import AvgPool, Conv, Graph, Lrn, MaxPool, Node, Pixelwise
+from zfcuda.graph.nodes import AvgPool, Conv, Graph, Lrn, MaxPool, Node, PixelCopy, Pixelwise
 from zfcuda.ops.windows import as_maps, pixels
 
 
@@ -257,6 +258,16 @@ def spread(batch: Batch, node: Node, rule: AvgPool, signal: Signal) -> Windows:
     data = signal.data * _cut(shares, signal)[..., None]
     origins = signal.origins * rule.stride - rule.padding
     return Windows(signal.units, _repeated(data, rule), origins, boxes)
+
+
+def sent_back(batch: Batch, node: Node, rule: PixelCopy, signal: Signal) -> Windows:
+    """The signal below pixels that are copies."""
+    size = batch.shape_below(node)[1:]
+    signal = signal.as_windows(node.shape[0]).on_the_map(node.shape[1:])
+    boxes = batch.boxes_below(node, signal.boxes)
+    origins, height, width = frames(boxes, size)
+    data = returned(rule, signal.data, signal.origins, origins, height, width)
+    return Windows(signal.units, data, origins, boxes)
 
 
 def _shares(rule: AvgPool, size: Sequence[int], like: Tensor) -> Tensor:

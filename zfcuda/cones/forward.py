@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.cones.boxes import Boxes
+from zfcuda.cones.copying import copied_patches
 from zfcuda.cones.steps import Step, affine, averages, finish
 from zfcuda.graph.nodes import (
     Affine,
@@ -29,6 +30,7 @@ from zfcuda.graph.nodes import (
     Conv,
     Lrn,
     MaxPool,
+    PixelCopy,
     Pixelwise,
     Pointwise,
 )
@@ -94,6 +96,9 @@ def advance(
             return _windowed(step, sources[0], bases[0], boxes)
         case MaxPool():
             return _pooled(step, sources[0], bases[0], boxes)
+        case PixelCopy():
+            out = copied_patches(step.rule, sources[0].buffers, sources[0].rows, bases[0], boxes)
+            return _patches(out, boxes, sources[0])
         case Concat():
             return _concatenated(step, sources, bases, boxes)
         case Binary():

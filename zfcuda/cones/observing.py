@@ -25,6 +25,7 @@ from zfcuda.graph.nodes import (
     Lrn,
     MaxPool,
     Node,
+    PixelCopy,
     Pixelwise,
     Pointwise,
 )
@@ -44,7 +45,9 @@ _RECTIFIERS: dict[str, dict[str, float]] = {
     "hardtanh": {"min_val": 0},
     "threshold": {"threshold": 0, "value": 0},
 }
-_UNDERSTOOD = (Input, Conv, MaxPool, AvgPool, Affine, Pointwise, Pixelwise, Lrn, Concat, Identity)
+_UNDERSTOOD = (
+    Input, Conv, MaxPool, AvgPool, Affine, Pointwise, Pixelwise, PixelCopy, Lrn, Concat, Identity,
+)  # fmt: skip
 _SUMS = ("add", "sub")
 _CUTS = ("detach",)  # what the model's author wants no signal to pass
 

@@ -11,10 +11,21 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor, nn
 
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import AvgPool, Conv, Graph, Input, MaxPool, Node, Opaque, Shape
+from zfcuda.graph.nodes import (
+    AvgPool,
+    Conv,
+    Graph,
+    Input,
+    MaxPool,
+    Node,
+    Opaque,
+    PixelCopy,
+    Shape,
+)
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import plain
 from zfcuda.inference.passes import Layers, find_layers
@@ -94,6 +105,9 @@ def _field(graph: Graph, node: Node, below: Sequence[ReceptiveField | str]) -> R
         return f"fields of different strides meet in '{_name(graph, node)}'"
     field = _enclosing(inputs)
     rule = node.rule
+    if isinstance(rule, PixelCopy):
+        moved = _copied(field, rule)
+        return moved or f"pixels are copied out of their order in '{_name(graph, node)}'"
     return _windowed(field, rule) if isinstance(rule, Conv | MaxPool | AvgPool) else field
 
 
@@ -102,6 +116,22 @@ def _enclosing(fields: Sequence[ReceptiveField]) -> ReceptiveField:
     stop = (max(f.start[axis] + f.size[axis] for f in fields) for axis in (0, 1))
     size = tuple(b - a for a, b in zip(start, stop, strict=True))
     return dataclasses.replace(fields[0], size=size, start=start)
+
+
+def _copied(field: ReceptiveField, rule: PixelCopy) -> ReceptiveField | None:
+    """Fields of copies of units with the fields `field`; None unless they are evenly spaced."""
+    stride, start = [], []
+    for axis, source in enumerate((rule.rows, rule.columns)):
+        at = np.flatnonzero(source >= 0)
+        if not len(at):
+            return None
+        step = int(source[at[1]] - source[at[0]]) if len(at) > 1 else 1
+        first = int(source[at[0]] - at[0] * step)
+        if step < 1 or (source[at] != first + at * step).any():
+            return None
+        stride.append(field.stride[axis] * step)
+        start.append(field.start[axis] + first * field.stride[axis])
+    return ReceptiveField(field.size, tuple(stride), tuple(start))
 
 
 def _windowed(field: ReceptiveField, rule: Conv | MaxPool | AvgPool) -> ReceptiveField:

@@ -25,6 +25,7 @@ from zfcuda.graph.nodes import (
     Lrn,
     MaxPool,
     Node,
+    PixelCopy,
     Pixelwise,
     Pointwise,
     Rule,
@@ -33,7 +34,7 @@ from zfcuda.graph.nodes import (
 from zfcuda.graph.pixelwise import Linear, linear
 
 # What cones understand.
-LOCAL = (Conv, MaxPool, AvgPool, Affine, Pointwise, Pixelwise, Lrn, Concat, Binary)
+LOCAL = (Conv, MaxPool, AvgPool, Affine, Pointwise, Pixelwise, PixelCopy, Lrn, Concat, Binary)
 
 
 class Convolution:
@@ -303,7 +304,7 @@ def run(schedule: Schedule, step: Step, values: Mapping[int, Any]) -> Any:
             out = rule.function(*(values[i] for i in step.inputs))
         case Affine():
             out = affine(x, rule)
-        case Pointwise() | Pixelwise():
+        case Pointwise() | Pixelwise() | PixelCopy():
             out = rule.function(x)
     return finish(step, out)
 

@@ -34,6 +34,7 @@ from zfcuda.graph.nodes import (
     Node,
     Opaque,
     Pair,
+    PixelCopy,
     Pixelwise,
     Pointwise,
     Shape,
@@ -101,6 +102,8 @@ def naming(node: Node) -> Naming:
         case AvgPool():
             size = f"{_product(rule.kernel)} windows{_window(rule)}"
             return Naming("average pooling", size, "spreading", "evenly over each window")
+        case PixelCopy():
+            return Naming(node.spelled, "copies of pixels", "adding up", "what copies are sent")
         case Lrn():
             across = f"across {rule.size} maps"
             return Naming("contrast normalisation", across, "passing on", "the signal as it is")

@@ -21,6 +21,7 @@ from zfcuda.graph.nodes import (
     Input,
     Node,
     Opaque,
+    PixelCopy,
     Pointwise,
     Shape,
     Sized,
@@ -29,14 +30,14 @@ from zfcuda.graph.nodes import (
     values_in,
 )
 from zfcuda.graph.pixelwise import chain_to
-from zfcuda.graph.reading import read
+from zfcuda.graph.reading import pixels_copied, read
 from zfcuda.graph.recognition import as_torch_does, torchs_contrast
 from zfcuda.graph.record import Call, Record, Recorded, Ref, Returned, Stop, sizes_of
 
 aten = torch.ops.aten
 
 
-_SAME_IF_AS_LARGE = ("view", "expand", "alias")
+_SAME_IF_AS_LARGE = ("view", "expand", "alias", "slice")
 
 
 def end_of(record: Record, layers: Collection[str]) -> tuple[int | None, int]:
@@ -180,6 +181,8 @@ class _Builder:
             contrast = torchs_contrast(self._nodes, args)
             found = found if contrast is None else (contrast, args[:1], as_torch_does(contrast))
         if found is None:
+            found = pixels_copied(call, args, kwargs, result)
+        if found is None:
             rule, taken = Opaque(), tuple(values_in((args, kwargs)))
         else:
             rule, taken = found[:2]
@@ -188,7 +191,7 @@ class _Builder:
         inputs = tuple(v.index for v in taken)
         node = self._node(call, rule, inputs, result.shape, function, args, kwargs)
         self._find_axes(node, sizes)
-        if isinstance(rule, Pointwise | Binary):
+        if isinstance(rule, Pointwise | Binary | PixelCopy):
             node = replace(node, function=rule.function, args=taken, kwargs={})
         if isinstance(rule, Opaque | Binary):
             node = self._shortened(node)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx.node import map_aggregate
@@ -93,6 +94,18 @@ class Pixelwise(Rule):
 
     name: str
     function: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class PixelCopy(Rule):
+    """Each pixel is a copy of one below: of row ``rows[y]`` and column ``columns[x]``, or ``fill``
+    where either is -1. Padding of every kind, cropping, strides, flipping, nearest resampling."""
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    rows: np.ndarray
+    columns: np.ndarray
+    fill: float
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import (
@@ -23,6 +25,7 @@ from zfcuda.graph.nodes import (
     MaxPool,
     Opaque,
     Pair,
+    PixelCopy,
     Pointwise,
     Rule,
     Sized,
@@ -198,6 +201,48 @@ def _mean(x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None)
 @reader("amax")
 def _amax(x: Any, dims: Any = (), keepdim: bool = False) -> Reading | None:
     return _greatest(x, _over_the_map(x, dims, keepdim))
+
+
+# --- pixels where they were not -------------------------------------------------------------------
+
+_COPYING = (
+    "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "slice", "flip", "roll",
+    "upsample_nearest2d", "_upsample_nearest_exact2d", "index",
+)  # fmt: skip
+
+
+def pixels_copied(
+    call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], result: Value
+) -> Reading | None:
+    """The rule of a call that makes every pixel a copy of one of its maps' rows and columns, all
+    channels alike: what it copies is what it does to numbered rows and columns."""
+    x = args[0] if args else None
+    if call.name not in _COPYING or not _is_map(x) or not result.is_map:
+        return None
+    if x.dtype != result.dtype or x.shape[0] != result.shape[0]:
+        return None
+    others = (*args[1:], *kwargs.values())
+    if any(isinstance(a, Value | Sized) for a in tree_leaves(others)):
+        return None
+    channels, height, width = x.shape
+    function = functools.partial(_copied, call.function, args[1:], kwargs)
+    numbers = torch.arange(1.0, 1 + math.prod(x.shape), dtype=torch.float64, device=x.device)
+    numbers = numbers.view(1, channels, height, width)
+    copied, filled = function(numbers)[0], function(numbers) == function(-numbers)
+    first = torch.arange(channels, device=x.device)[:, None, None] * (height * width)
+    index = torch.where(filled[0], -1, copied.long() - 1 - first)
+    rows = torch.where(index[0] < 0, -1, index[0] // width).amax(1)
+    columns = torch.where(index[0] < 0, -1, index[0] % width).amax(0)
+    separate = torch.where((rows < 0)[:, None] | (columns < 0), -1, rows[:, None] * width + columns)
+    fills = copied[filled[0]].unique()
+    if len(fills) > 1 or not torch.equal(index, separate.expand_as(index)):
+        return None
+    places = (rows.cpu().numpy(), columns.cpu().numpy())
+    return PixelCopy(call.name, function, *places, float(fills.sum())), (x,)
+
+
+def _copied(function: Any, others: tuple[Any, ...], named: dict[str, Any], x: Tensor) -> Tensor:
+    return function(x, *others, **named)
 
 
 # --- normalisation --------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def test_images_in_one_batch_do_not_touch_each_other(net, x, method):
 def test_the_model_is_traced_once(net, x, tmp_path, monkeypatch):
     traced = []
     trace = engines.trace
-    monkeypatch.setattr(engines, "trace", lambda *a, **named: traced.append(0) or trace(*a, **named))
+    monkeypatch.setattr(engines, "trace", lambda *a, **k: traced.append(0) or trace(*a, **k))
     monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
     zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
     assert len(traced) == 1

@@ -7,7 +7,6 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
-import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -263,7 +262,6 @@ class OnnxNetwork(nn.Module):
         return f"image_shape={self.image_shape}{left_out}"
 
 
-@torch.fx.wrap  # its condition cannot be followed
 def _check(x: Tensor, image_shape: tuple[int, int, int]) -> None:
     if x.dim() != 4 or tuple(x.shape[1:]) != image_shape:
         raise ValueError(

@@ -67,8 +67,7 @@ def test_occlusion(net, x):
 
 
 def test_transformations_and_several_images(net, x):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a turned image has the same extremes
+    with pytest.warns(UserWarning, match=SAID):
         found = zfcuda.rotation(net, x, [0.0, 90.0, 180.0])
     turned = [x[0].rot90(k, (1, 2)) for k in range(3)]
     torch.testing.assert_close(found.logits[0], one_by_one(net, turned), rtol=1e-6, atol=1e-8)

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zfcuda.graph.guards import unchanged
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.record import Event, Made, Record
-from zfcuda.inference.checks import uncompiled
+from zfcuda.inference.checks import settings_of, uncompiled
 
 _SMALL = 2**16  # elements; larger tensors are never copied
 _KEPT = 32  # graphs of one model
@@ -54,7 +54,7 @@ def recalled(model: nn.Module, images: Tensor, layers: Collection[str]) -> Graph
         known = [*_graphs.get(model, ())]
     if not known:
         return None
-    of, settings = _of(images, layers), _settings(model)
+    of, settings = _of(images, layers), settings_of(model)
     for one in reversed(known):
         same = one.of == of and one.settings == settings and _are_as_they_were(one.constants)
         if same and _makes_the_same_calls(model, images, one.events):
@@ -70,7 +70,7 @@ def remember(
         return  # it holds what must be computed anew
     constants = [value.tensor for value in made.values if value.tensor is not None]
     copies = tuple((t, t.detach().clone() if t.numel() <= _SMALL else None) for t in constants)
-    one = _Known(_of(images, layers), _settings(model), copies, tuple(made.events), graph)
+    one = _Known(_of(images, layers), settings_of(model), copies, tuple(made.events), graph)
     with _lock:
         known = _graphs.setdefault(model, [])
         known.append(one)
@@ -82,24 +82,6 @@ def _of(images: Tensor, layers: Collection[str]) -> tuple[Any, ...]:
     cast = torch.is_autocast_enabled(device.type)  # values then have other dtypes
     cast_to = torch.get_autocast_dtype(device.type) if cast else None
     return (images.shape, images.stride(), images.dtype, device, cast_to, tuple(layers))
-
-
-def _settings(model: nn.Module) -> tuple[Any, ...]:
-    """What the model's modules are set up with."""
-    return tuple(
-        (
-            id(module),
-            *((n, [*v] if isinstance(v, list) else v) for n, v in vars(module).items() if _told(v)),
-        )
-        for module in model.modules()
-    )
-
-
-def _told(value: Any) -> bool:
-    """Whether it is of what modules are set up with; others may hang lists of tensors on them."""
-    if isinstance(value, tuple | list):
-        return all(map(_told, value))
-    return isinstance(value, int | float | str | type(None))
 
 
 def _are_as_they_were(constants: tuple[tuple[Tensor, Tensor | None], ...]) -> bool:

@@ -46,8 +46,8 @@ def trace(model: nn.Module, x: Tensor, layers: Collection[str] = (), mixing: boo
         if known is not None and (mixing or not known.mixes):
             return known
         first = _recorded(model, images, layers)
-        other = x[1:2] if len(x) > 1 else images.flip(3) / 2
-        two = torch.cat([other.detach(), images])
+        other = 3 * images.flip(3) + 1  # with another mean, scale and extremes
+        two = torch.cat([other, images])
         second = _recorded(model, two, layers, stop_at(first, layers))
         graph = build(first, second, layers, mixing)
         if not graph.mixes:

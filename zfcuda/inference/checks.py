@@ -225,3 +225,27 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
     )
     with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
         yield
+
+
+def settings_of(model: nn.Module) -> tuple[Any, ...]:
+    """What the model's modules are set up with, to be compared: numbers and texts; a forward of
+    their own."""
+    return tuple(
+        (
+            id(module),
+            id(vars(module).get("forward")),
+            *(
+                (n, [*v] if isinstance(v, list) else v)
+                for n, v in vars(module).items()
+                if _is_setting(v)
+            ),
+        )
+        for module in model.modules()
+    )
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether it is of what modules are set up with; others may hang lists of tensors on them."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_setting, value))
+    return isinstance(value, int | float | str | type(None))

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from zfcuda.inference.checks import evaluating, to_result
+from zfcuda.inference.checks import evaluating, settings_of, to_result
 from zfcuda.inference.interception import Interception, Operations, fast_forward
 from zfcuda.results.base import Outputs, check_outputs, looks_like_probabilities
 from zfcuda.storage import terminal
@@ -228,7 +228,8 @@ _WORTH = 8
 # Larger blocks glibc's malloc takes from the system, and their pages are faulted in, every time.
 _REUSED = 2**25
 
-# By model, for which images its answers in channels_last were those in contiguous memory.
+# By model, for which images its answers in channels_last were those in contiguous memory, and for
+# which those of several together those of each alone.
 _agreed: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
 
 Receive = Callable[[str, Tensor], Any]  # (layer, maps [n,C,H,W]) -> what is kept of them
@@ -264,10 +265,6 @@ def fastest_layout(
     return torch.channels_last if agree else torch.preserve_format
 
 
-class _Coupled(Exception):
-    """What a model says of an image depends on those beside it."""
-
-
 class Passes:
     """Whole passes of a model in eval mode, without gradient, over images of one size.
 
@@ -285,7 +282,6 @@ class Passes:
         self._model, self._layers, self._limit = model, layers, limit
         self._seen = Operations()
         self.together, self.layout = 0, torch.preserve_format
-        self._checked = False  # whether images have nothing to do with each other
 
     def images(
         self, x: Tensor, receive: Receive = lambda layer, maps: None, more: int = 0
@@ -296,10 +292,7 @@ class Passes:
         """
         parts = [] if self.together else [self._first(x[:1], receive, len(x) + more)]
         for some in even_spans(len(parts), len(x), self.together):
-            found = self._run(x[some].to(memory_format=self.layout, copy=True), receive)
-            if not self._alone(found[0], lambda i, start=some.start: x[start + i : start + i + 1]):
-                return self.images(x, receive, more)
-            parts.append(found)
+            parts.append(self._run(x[some].to(memory_format=self.layout, copy=True), receive))
         logits = torch.cat([own for own, _ in parts])
         return logits, {layer: [found[layer] for _, found in parts] for layer in self._layers}
 
@@ -330,54 +323,14 @@ class Passes:
                 copies.flatten(0, 1),
                 lambda layer, maps: to_result(measure(layer, maps.unflatten(0, shape), images)),
             )
+            advance(shape.numel())
             return to_result(logits).unflatten(0, shape), found
 
-        def blocks(images: slice) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-            for some in even_spans(0, count, self.together):
-                done = block(images, some)
-
-                def variant(i: int, some: slice = some) -> Tensor:
-                    image, at = divmod(i, some.stop - some.start)
-                    first, at = images.start + image, some.start + at
-                    return make(x[first : first + 1], slice(at, at + 1)).flatten(0, 1)
-
-                if not self._alone(done[0].flatten(0, 1), variant):
-                    raise _Coupled
-                advance(done[0].shape[:2].numel())
-                yield done
-
-        try:
-            rows = [
-                _joined([*blocks(images)], 1)
-                for images in even_spans(0, len(x), max(1, self.together // count))
-            ]
-        except _Coupled:  # of the first block
-            return self.variants(x, make, count, measure, advance)
+        rows = [
+            _joined([block(images, some) for some in even_spans(0, count, self.together)], 1)
+            for images in even_spans(0, len(x), max(1, self.together // count))
+        ]
         return _joined(rows, 0)
-
-    def _alone(self, logits: Tensor, image: Callable[[int], Tensor]) -> bool:
-        """Whether the first batch of several images answers as its first and its last do alone. A
-        model that takes a statistic over its batch does not; it is given one image at a time from
-        here on, with a warning.
-
-        Args:
-            image: ``image(i)``, the image of the batch's answer ``i``, [1,C,H,W].
-        """
-        if self._checked or len(logits) < 2:
-            return True
-        self._checked = True
-        ends = [0, len(logits) - 1]
-        single = [image(i).to(memory_format=self.layout, copy=True) for i in ends]
-        answers = [_forward(self._model, one, fast_forward()) for one in single]
-        if agree(logits[ends], torch.cat(answers)):
-            return True
-        self.together = 1
-        warnings.warn(
-            "the model answers otherwise for several images together than for each alone; it is "
-            "given one at a time",
-            stacklevel=2,
-        )
-        return False
 
     def outputs(self, said: Outputs | None, logits: Tensor) -> Outputs:
         """What the ``logits`` [N,K] of :meth:`images` are; see :func:`outputs_of`."""
@@ -398,15 +351,38 @@ class Passes:
             answers(self.layout)
         calls, found = tried[self.layout]
         self._seen.end(found[0])
-        self.together = self._best_batch(calls, image)
+        alone = count == 1 or self._alone(image, found[0])
+        self.together = self._best_batch(calls, image) if alone else 1
         return found
+
+    def _alone(self, image: Tensor, logits: Tensor) -> bool:
+        """Whether the model says of an image ``logits`` whatever is beside it. One that takes a
+        statistic over its batch does not: it is given one image at a time, with a warning."""
+        agreed = _agreed.setdefault(self._model, set())
+        kind = ("alone", *self._kind(image))
+        if kind not in agreed:
+            other = 3 * image + 1  # with another mean, scale and extremes
+            both = torch.cat([image, other]).to(memory_format=self.layout)
+            if not agree(_forward(self._model, both, fast_forward())[:1], logits):
+                warnings.warn(
+                    "the model answers otherwise for several images together than for each "
+                    "alone; it is given one at a time",
+                    stacklevel=2,
+                )
+                return False
+            agreed.add(kind)
+        return True
+
+    def _kind(self, image: Tensor) -> tuple[Any, ...]:
+        """What an agreement holds for: images like this one, and the model as it is set up."""
+        return (image.shape[1:], image.dtype, image.device, settings_of(self._model))
 
     def _layout(
         self, image: Tensor, answers: Callable[[torch.memory_format], list[Tensor]]
     ) -> torch.memory_format:
         """As :func:`fastest_layout`; a model that agreed before need not run as given again."""
         agreed = _agreed.setdefault(self._model, set())
-        kind = (image.shape[1:], image.dtype, image.device, *map(type, self._model.modules()))
+        kind = self._kind(image)
         if kind in agreed:
             with suppress(Exception):  # it may have changed in between
                 answers(torch.channels_last)

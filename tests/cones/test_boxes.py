@@ -322,12 +322,12 @@ def test_a_barrier_ends_both_cones():
     }
     assert by_name["narrow"].tolist() == [[4, 4, 5, 5]]
     assert by_name["wide"].tolist() == by_name["cat"].tolist() == [[2, 2, 7, 7]]
-    assert by_name["flip"] is None and by_name["after"] is None
+    assert by_name["cumsum"] is None and by_name["after"] is None
 
     found = descend_boxes(graph, graph.layer("after"), box)
     names = {graph.nodes[index].name: boxes for index, boxes in found.items()}
     assert names["after"].tolist() == [[4, 4, 5, 5]]
-    assert names["flip"].tolist() == [[3, 3, 6, 6]]
+    assert names["cumsum"].tolist() == [[3, 3, 6, 6]]
     assert [names[name] for name in ("cat", "narrow", "wide", "x")] == [None] * 4
 
     found = descend_boxes(graph, graph.layer("wide"), box)

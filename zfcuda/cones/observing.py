@@ -79,6 +79,20 @@ class Manner:
         return isinstance(rule, Pointwise | Pixelwise) and not self.rectifies(rule)
 
 
+def _hides_rectifier(node: Node) -> bool:
+    """Whether a chain has a rectifier in it, through which it would hand a gradient down."""
+    chain = node.function
+    if not isinstance(chain, Chain) or rectifies(chain):
+        return False
+    return any(call.target in _RECTIFYING for call in chain.calls)
+
+
+_RECTIFYING = (
+    "relu", "hardtanh", "leaky_relu", "_prelu_kernel", "rrelu_with_noise", "clamp", "clamp_min",
+    "threshold",
+)  # fmt: skip
+
+
 def obstacle(graph: Graph, tops: Collection[int]) -> Node | None:
     """The last node that these nodes depend on and that no cone goes through, if there is one."""
     for index in sorted(graph.ancestors(tops), reverse=True):
@@ -86,7 +100,7 @@ def obstacle(graph: Graph, tops: Collection[int]) -> Node | None:
         understood = isinstance(node.rule, _UNDERSTOOD) or (
             isinstance(node.rule, Binary) and node.rule.name in _SUMS
         )
-        cut = node.target in _CUTS or bool(node.custom)
+        cut = node.target in _CUTS or bool(node.custom) or _hides_rectifier(node)
         if not understood or cut or not node.is_map:
             return node
     return None

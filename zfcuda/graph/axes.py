@@ -60,7 +60,10 @@ def result_axes(node: Node, axes: Callable[[Value], Axes | None], sizes: Sizes) 
         [axes(v) if isinstance(v, Value) else v for v in a] if _holds_values(a) else a
         for a in given
     ]
-    found = rule(node, sizes, *given, **node.kwargs)
+    try:
+        found = rule(node, sizes, *given, **node.kwargs)
+    except (TypeError, IndexError, ValueError, AttributeError):  # another overload
+        return None
     return None if found is None else tuple(map(_joined, found))
 
 
@@ -160,6 +163,8 @@ def _index_put(node: Node, sizes: Sizes, x: Axes, indices: Any, value: Any, *_: 
 
 @rule("view")
 def _view(node: Node, sizes: Sizes, x: Axes, shape: Sequence[Any]) -> Axes | None:
+    if 1 in (sizes["h"], sizes["w"]):  # where they are in a view does not show then
+        return None
     wanted = [size.of(sizes["n"]) if isinstance(size, Sized) else size for size in shape]
     factors = [f for axis in x for f in axis]
     found: list[tuple[Factor, ...]] = []
@@ -298,9 +303,15 @@ def _stack(node: Node, sizes: Sizes, given: Sequence[Given], dim: int = 0) -> Ax
     return (*first[:dim], (len(given),), *first[dim:])
 
 
-@rule("flip", "roll")
-def _moved(node: Node, sizes: Sizes, x: Axes, *more: Any) -> Axes | None:
-    dims = more[-1]
+@rule("roll")
+def _rolled(
+    node: Node, sizes: Sizes, x: Axes, shifts: Any, dims: Sequence[int] = ()
+) -> Axes | None:
+    return _flipped(node, sizes, x, dims)
+
+
+@rule("flip")
+def _flipped(node: Node, sizes: Sizes, x: Axes, dims: Sequence[int]) -> Axes | None:
     return x if dims and all(channels_in(x[d]) for d in dims) else None
 
 

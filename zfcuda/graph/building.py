@@ -92,6 +92,28 @@ def build(first: Record, second: Record, layers: Collection[str], mixing: bool =
     return graph
 
 
+_ORDERED = (
+    "flip", "roll", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "_softmax",
+    "_log_softmax", "sort", "topk", "index_select", "gather", "scatter", "index",
+)  # fmt: skip
+
+
+def _goes_over_images(call: Call, args: Any, kwargs: Any) -> bool:
+    """Whether a call has images change places, or adds up over them."""
+    x = args[0] if args else None
+    if call.name not in _ORDERED or not isinstance(x, Value):
+        return False
+    if call.name == "index":
+        return isinstance(x.sizes[0], Sized) and args[1][0] is not None
+    arguments = [a.name for a in call.function._schema.arguments]
+    given = dict(zip(arguments, args, strict=False)) | kwargs
+    dims = next((given[n] for n in ("dims", "dim") if n in given), None)
+    if call.name == "roll" and not dims:
+        return True
+    dims = [dims] if isinstance(dims, int) else dims or [0 if call.name != "topk" else -1]
+    return any(isinstance(d, int) and isinstance(x.sizes[d], Sized) for d in dims)
+
+
 @dataclass(frozen=True, eq=False)
 class _Constant:
     tensor: Tensor
@@ -140,13 +162,13 @@ class _Builder:
         values = self._by_call[number]
         held = values_in((args, kwargs))
         if not held and not _sizes_in((args, kwargs)):
-            found = call.function(*args, **kwargs)
+            found = _in_any_layout(call.function)(*args, **kwargs)
             for value in values:
                 place = self._first.values[value].place
                 self._made[value] = _Constant(found[place] if call.several else found)
             return
         for value in values:
-            if self._mixes(held, value):
+            if self._mixes(held, value) or _goes_over_images(call, args, kwargs):
                 self._mixed[value] = call.name.strip("_")
             self._result(call, args, kwargs, value)
 
@@ -160,16 +182,13 @@ class _Builder:
         """A node for one result of a call."""
         recorded = self._first.values[value]
         sizes = self._sizes(value)
-        if (
-            call.name in ("view", "expand", "alias")
-            and isinstance(args[0], Value)
-            and args[0].sizes == sizes
-        ):
-            self._made[value] = args[0]
+        given = args[0] if args and isinstance(args[0], Value) else None
+        alike = given is not None and (given.sizes, given.dtype) == (sizes, recorded.dtype)
+        if alike and call.name in _SAME_IF_AS_LARGE and not call.custom:
+            self._made[value] = given
             return
         result = Value(-1, _shape(sizes), recorded.dtype, recorded.device, sizes)
-        # Values come in any layout. No one can tell a view from a copy where values never change.
-        function = aten.reshape.default if call.function is aten.view.default else call.function
+        function = _in_any_layout(call.function)
         function = _Result(function, recorded.place) if call.several else function
         if not values_in((args, kwargs)):  # made for as many images as there are
             args = (Value(0, *self._about(0)), *args)
@@ -193,8 +212,10 @@ class _Builder:
         self._find_axes(node, sizes)
         if isinstance(rule, Pointwise | Binary | PixelCopy):
             node = replace(node, function=rule.function, args=taken, kwargs={})
-        if isinstance(rule, Opaque | Binary):
+        if isinstance(rule, Opaque | Binary) and recorded.dtype.is_floating_point:
             node = self._shortened(node)
+        if _sizes_in((node.args, node.kwargs)) and node._counted is None:
+            raise Untraceable(f"{node.spelled} mixes the images of a batch")
         self._add(node, value, sizes)
 
     def _find_axes(self, node: Node, sizes: tuple[int | Sized, ...]) -> None:
@@ -340,6 +361,27 @@ class _Made:
 
     def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
+
+
+def _in_any_layout(function: Any) -> Any:
+    """The same for values in whatever order of memory. No one can tell a view from a copy where
+    values never change."""
+    if function is aten.view.default:
+        return aten.reshape.default
+    return _Contiguous(function) if function in _WANT_CONTIGUOUS else function
+
+
+_WANT_CONTIGUOUS = (aten.native_group_norm.default, aten.view_as_complex.default)
+
+
+@dataclass(frozen=True)
+class _Contiguous:
+    """A function whose first argument must lie in order."""
+
+    function: Any
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.function(x.contiguous(), *args, **kwargs)
 
 
 def _same(x: Any) -> Any:

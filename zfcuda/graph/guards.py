@@ -42,8 +42,12 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, attributes, contents in before:
-            vars(module).clear()
-            vars(module).update(attributes)
+            own = vars(module)  # others may be reading it
+            for name in own.keys() - attributes.keys():
+                del own[name]
+            for name, value in attributes.items():
+                if own.get(name, own) is not value:
+                    own[name] = value
             for kept, content in contents:
                 _restore(kept, content)
     if versions != [*map(version, tensors)]:

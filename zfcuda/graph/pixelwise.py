@@ -24,7 +24,6 @@ from zfcuda.graph.nodes import (
     Affine,
     Binary,
     Conv,
-    Identity,
     Node,
     Pixelwise,
     Pointwise,
@@ -224,7 +223,7 @@ def chain_to(
                 sources[value.index] = value
             else:
                 waiting.append(nodes[value.index])
-    if len(sources) != 1:
+    if len(sources) != 1 or len({call.custom for call in members.values()}) > 1:
         return None
     (source,) = sources.values()
     if source.shape[1:] != last.shape[1:]:
@@ -232,10 +231,6 @@ def chain_to(
     return Chain(source, tuple(members[index] for index in sorted(members)), axes)
 
 
-_KINDS = (Affine, Binary, Identity, Pixelwise, Pointwise)
-
-
 def _may_be_part(call: Node, derived: Collection[int]) -> bool:
-    if call.target == "detach":  # a chain would hide where signals end
-        return False
-    return isinstance(call.rule, _KINDS) or call.index in derived
+    # A chain would hide where signals end.
+    return call.index in derived and call.target != "detach"

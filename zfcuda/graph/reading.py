@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -120,6 +119,16 @@ def _convolution(
     return rule, (x,)
 
 
+@reader("_convolution")
+def _scripted_convolution(
+    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: int, *_: Any,
+) -> Reading | None:  # fmt: skip
+    return _convolution(
+        x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+    )
+
+
 @reader("max_pool2d_with_indices")
 def _max_pool2d(
     x: Any, kernel: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,),
@@ -224,21 +233,54 @@ def pixels_copied(
     others = (*args[1:], *kwargs.values())
     if any(isinstance(a, Value | Sized) for a in tree_leaves(others)):
         return None
-    channels, height, width = x.shape
     function = functools.partial(_copied, call.function, args[1:], kwargs)
-    numbers = torch.arange(1.0, 1 + math.prod(x.shape), dtype=torch.float64, device=x.device)
-    numbers = numbers.view(1, channels, height, width)
-    copied, filled = function(numbers)[0], function(numbers) == function(-numbers)
-    first = torch.arange(channels, device=x.device)[:, None, None] * (height * width)
-    index = torch.where(filled[0], -1, copied.long() - 1 - first)
-    rows = torch.where(index[0] < 0, -1, index[0] // width).amax(1)
-    columns = torch.where(index[0] < 0, -1, index[0] % width).amax(0)
-    separate = torch.where((rows < 0)[:, None] | (columns < 0), -1, rows[:, None] * width + columns)
-    fills = copied[filled[0]].unique()
-    if len(fills) > 1 or not torch.equal(index, separate.expand_as(index)):
+    numbered = [_digits_moved(function, x, axis) for axis in range(4)]
+    if any(index is None for index, _ in numbered):
+        return None
+    (image, _), (channel, _), (row, filled), (column, _) = numbered
+    rows, columns = row[0, 0].amax(1), column[0, 0].amax(0)
+    none = (rows < 0)[:, None] | (columns < 0)
+    wanted = (
+        torch.arange(_IMAGES, device=x.device)[:, None, None, None],
+        torch.arange(x.shape[0], device=x.device)[:, None, None],
+        rows[:, None].expand_as(none),
+        columns.expand_as(none),
+    )
+    found = (image, channel, row, column)
+    if any((i != w.where(~none, -1)).any() for i, w in zip(found, wanted, strict=True)):
+        return None
+    fills = function(_ones_like(x))[filled].unique()
+    if len(fills) > 1:
         return None
     places = (rows.cpu().numpy(), columns.cpu().numpy())
     return PixelCopy(call.name, function, *places, float(fills.sum())), (x,)
+
+
+_IMAGES = 3
+_DIGIT = 64  # small enough for every type of number
+
+
+def _ones_like(x: Value) -> Tensor:
+    return torch.ones(_IMAGES, *x.shape, dtype=x.dtype, device=x.device)
+
+
+def _digits_moved(
+    function: Callable[[Tensor], Tensor], x: Value, axis: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Where on an axis of [n,C,h,w] each element of a call's result comes from, -1 for one that is
+    none of them, and which those are; in the maps' own type, for kernels round in it."""
+    ones = _ones_like(x)
+    shape = [-1 if d == axis else 1 for d in range(4)]
+    places = torch.arange(ones.shape[axis], device=x.device)
+    found = []
+    for digit in (places // _DIGIT, places % _DIGIT):
+        given = (digit + 1).view(shape).to(x.dtype) * ones
+        moved, back = function(given), function(-given)
+        if moved.dim() != 4 or len(moved) != _IMAGES or len(places) > _DIGIT**2:
+            return None, None
+        found.append((moved.long() - 1, moved == back))
+    (high, filled), (low, _) = found
+    return torch.where(filled, -1, high * _DIGIT + low), filled
 
 
 def _copied(function: Any, others: tuple[Any, ...], named: dict[str, Any], x: Tensor) -> Tensor:
@@ -317,12 +359,15 @@ def _per_channel(x: Any, other: Any) -> Tensor | None:
     return other.detach().reshape(-1).expand(channels).double()
 
 
-def _affine(x: Value, scale: Tensor | float, shift: Tensor | float) -> Reading:
-    scale, shift = (
-        torch.as_tensor(v, device=x.device).to(x.dtype).expand(x.shape[0]).contiguous()
-        for v in (scale, shift)
-    )
-    return Affine(scale, shift), (x,)
+def _affine(x: Value, scale: Tensor | float, shift: Tensor | float) -> Reading | None:
+    wide = [torch.as_tensor(v, dtype=torch.float64, device=x.device) for v in (scale, shift)]
+    given = [v.to(x.dtype).expand(x.shape[0]).contiguous() for v in wide]
+    tolerance = torch.finfo(x.dtype).eps
+    if not all(
+        torch.allclose(a.double(), b, tolerance, 0) for a, b in zip(given, wide, strict=True)
+    ):
+        return None  # too large or too small for the maps' numbers
+    return Affine(*given), (x,)
 
 
 @reader("add")

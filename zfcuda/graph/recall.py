@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zfcuda.graph.guards import unchanged
 from zfcuda.graph.nodes import Graph
-from zfcuda.graph.record import Event, Made, Record
+from zfcuda.graph.record import Event, Made, Record, maker_of, told
 from zfcuda.inference.checks import settings_of, uncompiled
 
 _SMALL = 2**16  # elements; larger tensors are never copied
@@ -38,12 +38,12 @@ class _Known:
     Attributes:
         of: the images' shape, strides, dtype and device, and the layers asked for.
         settings: what the modules were set up with.
-        constants: the tensors that were there before, with a copy of the small ones.
+        constants: the tensors that were there before, where they lay, and a copy of small ones.
     """
 
     of: tuple[Any, ...]
     settings: tuple[Any, ...]
-    constants: tuple[tuple[Tensor, Tensor | None], ...]
+    constants: tuple[tuple[Tensor, int, Tensor | None], ...]
     events: tuple[Event, ...]
     graph: Graph
 
@@ -69,7 +69,9 @@ def remember(
     if any(t.numel() > _SMALL for t in _computed_from(made)):
         return  # it holds what must be computed anew
     constants = [value.tensor for value in made.values if value.tensor is not None]
-    copies = tuple((t, t.detach().clone() if t.numel() <= _SMALL else None) for t in constants)
+    copies = tuple(
+        (t, t.data_ptr(), t.detach().clone() if t.numel() <= _SMALL else None) for t in constants
+    )
     one = _Known(_of(images, layers), settings_of(model), copies, tuple(made.events), graph)
     with _lock:
         known = _graphs.setdefault(model, [])
@@ -84,8 +86,11 @@ def _of(images: Tensor, layers: Collection[str]) -> tuple[Any, ...]:
     return (images.shape, images.stride(), images.dtype, device, cast_to, tuple(layers))
 
 
-def _are_as_they_were(constants: tuple[tuple[Tensor, Tensor | None], ...]) -> bool:
-    return all(copy is None or _equal(tensor, copy) for tensor, copy in constants)
+def _are_as_they_were(constants: tuple[tuple[Tensor, int, Tensor | None], ...]) -> bool:
+    return all(
+        tensor.data_ptr() == address and (copy is None or _equal(tensor, copy))
+        for tensor, address, copy in constants
+    )
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -123,9 +128,11 @@ class _Different(BaseException):  # no Exception: a model may catch those
 class _Rehearsal(TorchDispatchMode):
     """Answers calls with memory of the shapes that were recorded."""
 
-    def __init__(self, images: Tensor, events: tuple[Event, ...]) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, events: tuple[Event, ...]) -> None:
         super().__init__()
-        self.done = 0
+        self.done, self.custom = 0, ""
+        self._known = {*model.modules()}
+        self._modules: list[nn.Module] = []
         self._events = events
         self._made: dict[int, Made] = {id(images): Made(-1, 0)}
         self._kept: list[Any] = [images]  # so that no other tensor takes an identity over
@@ -139,6 +146,9 @@ class _Rehearsal(TorchDispatchMode):
         if self.done == len(self._events):
             raise _Different
         event = self._events[self.done]
+        maker = maker_of(self._modules[-1] if self._modules else None, self._known, self.custom)
+        if maker != event.maker:
+            raise _Different
         if func is not event.function or not self._same(event.arguments, (args, kwargs or {})):
             raise _Different
         if event.outputs is None:  # of constants, or a view: it costs nothing
@@ -156,6 +166,18 @@ class _Rehearsal(TorchDispatchMode):
                 self._kept.append(tensor)
         self.done += 1
         return result
+
+    def begin(self, module: nn.Module, _: Any) -> None:
+        self._modules.append(module)
+
+    def end(self, module: nn.Module, *_: Any) -> None:
+        self._modules.pop()
+
+    def own(self, tensor: Any) -> None:
+        """What a function with a backward of its own returned."""
+
+    def is_of_images(self, tensor: Tensor) -> bool:
+        return True  # no recording that looked at values has come this far
 
     def _same(self, recorded: Any, given: Any) -> bool:
         if isinstance(given, Tensor):
@@ -176,9 +198,9 @@ class _Rehearsal(TorchDispatchMode):
 
 def _makes_the_same_calls(model: nn.Module, images: Tensor, events: tuple[Event, ...]) -> bool:
     copy = torch.empty_like(images)
-    rehearsal = _Rehearsal(copy, events)
+    rehearsal = _Rehearsal(model, copy, events)
     try:
-        with unchanged(model), uncompiled(model), rehearsal:
+        with unchanged(model), uncompiled(model), told(rehearsal), rehearsal:
             model(copy)
     except (_Different, Exception):  # made of other numbers, it may even fail
         return False

@@ -38,9 +38,10 @@ def torchs_contrast(nodes: Sequence[Node], args: Sequence[Any]) -> Lrn | None:
         *(size // 2, (size - 1) // 2),
     ]
     k, alpha = shifted.args[1], scaled.args[1]
-    if not square or not window or not all(isinstance(v, int | float) for v in (k, alpha)):
+    beta = getattr(getattr(power.rule, "function", None), "keywords", {}).get("exponent")
+    if not square or not window or not all(isinstance(v, int | float) for v in (k, alpha, beta)):
         return None
-    return Lrn(size, float(alpha), float(power.rule.function.keywords["exponent"]), float(k))
+    return Lrn(size, float(alpha), float(beta), float(k))
 
 
 def as_torch_does(rule: Lrn) -> Callable[[Tensor], Tensor]:

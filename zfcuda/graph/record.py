@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -111,6 +111,7 @@ class Event(NamedTuple):
             again: it views what it gets, or does not depend on the images.
         changes: the place of the argument that it works in and returns.
         kind: a tuple or list where it returns several.
+        maker: the module and the torch.autograd.Function that made it.
     """
 
     function: Any
@@ -118,6 +119,7 @@ class Event(NamedTuple):
     outputs: tuple[tuple[Any, ...], ...] | None
     changes: int | None
     kind: tuple[()] | list[Any] | None
+    maker: Any
 
 
 @dataclass(frozen=True)
@@ -188,12 +190,17 @@ class _Recorder(TorchDispatchMode):
         self.record = Record()
         self._kept = kept
         self._stop = stop
+        self.refused = ""
         self.custom = ""  # the torch.autograd.Function that runs
         self._made: dict[int, Made] = {id(images): Made(-1, 0)}
         self._held: list[Tensor] = []
         self._slots: dict[int, _Slot] = {}
         self._memory: dict[int, _Slot] = {}  # by storage, its root
-        self._own = {_storage(t) for t in (*model.parameters(), *model.buffers())}
+        self._own = {
+            _storage(t)
+            for t in (*model.parameters(), *model.buffers())
+            if t.layout is torch.strided
+        }
         self._modules: list[tuple[nn.Module, int]] = []  # those that run, and the calls before them
         self._names: dict[nn.Module, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
@@ -247,13 +254,23 @@ class _Recorder(TorchDispatchMode):
             slot.value, slot.seen = value, slot.root.changes
         return slot
 
+    def is_of_images(self, tensor: Tensor) -> bool:
+        return self.record.values[self.slot(tensor).value].of_images
+
     def ref(self, tensor: Tensor) -> Ref:
         return Ref(self.slot(tensor).value)
 
     # --- calls ------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self._followed(func, args, kwargs or {})
+        except Untraceable as error:
+            self.refused = str(error)  # not itself: it holds this frame, and the caller's tensors
+            raise
+
+    def _followed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The call's result, noted."""
         spec = _spec(func)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         slots = [self.slot(tensor) for tensor in given]
@@ -299,7 +316,8 @@ class _Recorder(TorchDispatchMode):
             outputs = ()
         changes = 0 if outputs == () else None
         kind = (() if isinstance(result, tuple) else []) if several else None
-        self.record.events.append(Event(func, told, outputs, changes, kind))
+        maker = maker_of(self._modules[-1][0] if self._modules else None, self._names, self.custom)
+        self.record.events.append(Event(func, told, outputs, changes, kind, maker))
         for place, tensor in enumerate(found):
             if isinstance(tensor, Tensor) and id(tensor) not in self._made:
                 self._made[id(tensor)] = Made(number, place)
@@ -368,6 +386,15 @@ class _Recorder(TorchDispatchMode):
             self._slots[id(tensor)] = _Slot(tensor, value, below.root, below.views, below.seen)
         else:
             raise Untraceable("it looks at a value's memory in a way that torch does not tell")
+
+    def own(self, tensor: Any) -> None:
+        """Note that a tensor is what a function with a backward of its own returned, which may be
+        what it was given."""
+        slot = self._slots.get(id(tensor))
+        if slot is not None:
+            call = self._call(aten.alias.default, (Ref(self.slot(tensor).value),), {}, False)
+            old = self.record.values[slot.value]
+            slot.value = self._value(tensor, call, 0, old.of_images)
 
     # --- changes in place -------------------------------------------------------------------------
 
@@ -478,15 +505,25 @@ def record(
     """
     recorder = _Recorder(model, images, kept, stop)
     found = recorder.record
-    with contextlib.suppress(_Stopped), _told(recorder), recorder:
-        found.answer = model(images)
+    try:
+        with contextlib.suppress(_Stopped), told(recorder), recorder:
+            found.answer = model(images)
+    except Exception:  # TorchScript makes errors of its own of others
+        if recorder.refused:
+            raise Untraceable(recorder.refused) from None
+        raise
     if isinstance(found.answer, Tensor):
         found.output = recorder.slot(found.answer).value
     return found
 
 
+def maker_of(module: nn.Module | None, known: Container[nn.Module], custom: str) -> Any:
+    """What tells who makes a call: the model's own modules by identity, others by their class."""
+    return (id(module) if module in known else type(module), custom)
+
+
 @contextmanager
-def _told(recorder: _Recorder) -> Iterator[None]:
+def told(recorder: Any) -> Iterator[None]:
     """While entered, the recorder is told which modules run in this thread, and which functions
     with a backward of their own."""
     thread, modules = threading.get_ident(), torch.nn.modules.module
@@ -497,7 +534,10 @@ def _told(recorder: _Recorder) -> Iterator[None]:
             return apply.__func__(function, *args, **kwargs)
         recorder.custom = function.__name__
         try:
-            return apply.__func__(function, *args, **kwargs)
+            result = apply.__func__(function, *args, **kwargs)
+            for tensor in result if isinstance(result, tuple) else (result,):
+                recorder.own(tensor)
+            return result
         finally:
             recorder.custom = ""
 
@@ -513,11 +553,24 @@ def _told(recorder: _Recorder) -> Iterator[None]:
         modules.register_module_forward_pre_hook(begin),
         modules.register_module_forward_hook(end, always_call=True),
     ]
+
+    def to_numpy(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread and recorder.is_of_images(tensor):
+            raise Untraceable("it looks at values outside of torch (numpy)")
+        return torch._C.TensorBase.numpy(tensor, *args, **kwargs)
+
+    def to_list(tensor: Tensor) -> Any:
+        if threading.get_ident() == thread and recorder.is_of_images(tensor):
+            raise Untraceable("it looks at values outside of torch (tolist)")
+        return torch._C.TensorBase.tolist(tensor)
+
     torch.autograd.Function.apply = classmethod(applied)
+    torch.Tensor.numpy, torch.Tensor.tolist = to_numpy, to_list
     try:
         yield
     finally:
         torch.autograd.Function.apply = apply
+        del torch.Tensor.numpy, torch.Tensor.tolist
         for handle in handles:
             handle.remove()
 
@@ -563,11 +616,14 @@ def _spec(func: Any) -> _Spec:
 
 @cache
 def sizes_of(function: Any) -> frozenset[int | str]:
-    """Places and names of the arguments that are sizes or axes, not numbers to calculate with."""
+    """Places and names of the arguments that are sizes, not axes or numbers to calculate with."""
     function = function.function if isinstance(function, _OnACopy) else function
     arguments = enumerate(function._schema.arguments)
     return frozenset(
-        key for place, a in arguments if "int" in str(a.type) for key in (place, a.name)
+        key
+        for place, a in arguments
+        if "int" in str(a.type) and not a.name.startswith(("dim", "axis"))
+        for key in (place, a.name)
     )
 
 
@@ -614,12 +670,15 @@ def _says_nothing(func: Any, given: Tensor, result: Tensor) -> bool:
     return packet.__name__ in _COPIES
 
 
+_OF_TRUTH = ("gt", "ge", "lt", "le", "eq", "ne", "logical_not", "logical_and", "logical_or")
+
+
 @cache
 def _functional(func: Any) -> Any:
     """The function that returns what ``func`` writes into its first argument; None without one."""
     name = func.overloadpacket.__name__
     namespace = getattr(torch.ops, func.namespace)
-    if not name.endswith("_") or name.endswith("__"):
+    if not name.endswith("_") or name.endswith("__") or name[:-1] in _OF_TRUTH:
         return None
     packet = getattr(namespace, name[:-1], None)
     overload = getattr(packet, func._overloadname, None) if packet is not None else None
@@ -704,7 +763,10 @@ def _same_numbers(
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError) as error:
+        raise Untraceable(f"it uses tensors of layout {tensor.layout}") from error
 
 
 def _same_place(a: Tensor, b: Tensor) -> bool:

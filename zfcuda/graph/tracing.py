@@ -15,6 +15,7 @@ from zfcuda.graph.nodes import Graph
 from zfcuda.graph.recall import recalled, remember
 from zfcuda.graph.record import Record, Stop, record
 from zfcuda.inference.checks import uncompiled
+from zfcuda.inference.interception import fast_forward
 from zfcuda.inference.passes import agree
 
 _one_at_a_time = threading.RLock()  # hooks of all modules tell a recording which of them run
@@ -41,27 +42,68 @@ def trace(model: nn.Module, x: Tensor, layers: Collection[str] = (), mixing: boo
     """
     with _one_at_a_time, torch.inference_mode(False), torch.no_grad():
         refuse(model)
-        images = x[:1].detach()
+        images = x[:1].detach().contiguous()  # its graph holds in any order of memory
         known = recalled(model, images, layers)
         if known is not None and (mixing or not known.mixes):
             return known
-        first = _recorded(model, images, layers)
-        other = 3 * images.flip(3) + 1  # with another mean, scale and extremes
-        two = torch.cat([other, images])
-        second = _recorded(model, two, layers, stop_at(first, layers))
-        graph = build(first, second, layers, mixing)
-        if not graph.mixes:
-            _require_alone(answer_of(first, layers), answer_of(second, layers))
-        _compare(_answer(graph, two), answer_of(second, layers))
+        first = _first(model, images, layers)
+        try:
+            graph = _graph(model, images, layers, first, mixing)
+        except Untraceable:
+            raise
+        except Exception as error:
+            said = str(error).strip().split("\n")[0]
+            raise Untraceable(f"{type(error).__name__} on following it: {said}") from error
         remember(model, images, layers, first, graph)
         return graph
+
+
+def _first(model: nn.Module, images: Tensor, layers: Collection[str]) -> Record:
+    """
+    Raises:
+        Exception: the model's own; one that it raises only when it is followed is an Untraceable.
+    """
+    try:
+        return _recorded(model, images, layers)
+    except Untraceable:
+        raise
+    except Exception as error:
+        with unchanged(model), uncompiled(model), fast_forward():
+            model(images.clone())
+        raise Untraceable(f"{type(error).__name__} on following it") from error
+
+
+def _graph(
+    model: nn.Module, images: Tensor, layers: Collection[str], first: Record, mixing: bool
+) -> Graph:
+    """The graph, held against the model's own answers."""
+    stop = stop_at(first, layers)
+    try:  # beside an image with another mean, scale and extremes
+        two = torch.cat([3 * images.flip(3) + 1, images])
+        second = _recorded(model, two, layers, stop)
+    except Untraceable:
+        raise
+    except Exception:  # perhaps not a picture for this model
+        two = torch.cat([images.flip(3), images])
+        second = _recorded(model, two, layers, stop)
+    graph = build(first, second, layers, mixing)
+    if not graph.mixes:
+        _require_alone(answer_of(first, layers), answer_of(second, layers))
+    _compare(_answer(graph, two), answer_of(second, layers))
+    return graph
 
 
 def _recorded(
     model: nn.Module, images: Tensor, layers: Collection[str], stop: Stop | None = None
 ) -> Record:
     """A pass that leaves the model and the images as they were."""
-    with unchanged(model), uncompiled(model):
+    try:
+        with unchanged(model), uncompiled(model):
+            return record(model, images.clone(), layers, stop)
+    except RuntimeError as error:
+        if "not implemented for" not in str(error):
+            raise
+    with unchanged(model), uncompiled(model), fast_forward():  # our own kernels may know the type
         return record(model, images.clone(), layers, stop)
 
 

@@ -234,14 +234,15 @@ def settings_of(model: nn.Module) -> tuple[Any, ...]:
         (
             id(module),
             id(vars(module).get("forward")),
-            *(
-                (n, [*v] if isinstance(v, list) else v)
-                for n, v in vars(module).items()
-                if _is_setting(v)
-            ),
+            *((name, _frozen(value)) for name, value in vars(module).items() if _is_setting(value)),
         )
         for module in model.modules()
     )
+
+
+def _frozen(value: Any) -> Any:
+    """A list may be changed where it is."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def _is_setting(value: Any) -> bool:

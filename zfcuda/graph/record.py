@@ -390,9 +390,9 @@ class _Recorder(TorchDispatchMode):
     def own(self, tensor: Any) -> None:
         """Note that a tensor is what a function with a backward of its own returned, which may be
         what it was given."""
-        slot = self._slots.get(id(tensor))
-        if slot is not None:
-            call = self._call(aten.alias.default, (Ref(self.slot(tensor).value),), {}, False)
+        if isinstance(tensor, Tensor):
+            slot = self.slot(tensor)
+            call = self._call(aten.alias.default, (Ref(slot.value),), {}, False)
             old = self.record.values[slot.value]
             slot.value = self._value(tensor, call, 0, old.of_images)
 
@@ -527,14 +527,15 @@ def told(recorder: Any) -> Iterator[None]:
     """While entered, the recorder is told which modules run in this thread, and which functions
     with a backward of their own."""
     thread, modules = threading.get_ident(), torch.nn.modules.module
-    apply = torch.autograd.Function.__dict__["apply"]
+    # Where apply ends up whenever and however it was looked up.
+    functions = torch.autograd.function._SingleLevelFunction
 
     def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != thread or recorder.custom:
-            return apply.__func__(function, *args, **kwargs)
+            return super(functions, function).apply(*args, **kwargs)
         recorder.custom = function.__name__
         try:
-            result = apply.__func__(function, *args, **kwargs)
+            result = super(functions, function).apply(*args, **kwargs)
             for tensor in result if isinstance(result, tuple) else (result,):
                 recorder.own(tensor)
             return result
@@ -564,12 +565,12 @@ def told(recorder: Any) -> Iterator[None]:
             raise Untraceable("it looks at values outside of torch (tolist)")
         return torch._C.TensorBase.tolist(tensor)
 
-    torch.autograd.Function.apply = classmethod(applied)
+    functions.apply = classmethod(applied)
     torch.Tensor.numpy, torch.Tensor.tolist = to_numpy, to_list
     try:
         yield
     finally:
-        torch.autograd.Function.apply = apply
+        del functions.apply
         del torch.Tensor.numpy, torch.Tensor.tolist
         for handle in handles:
             handle.remove()

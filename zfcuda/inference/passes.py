@@ -351,8 +351,9 @@ class Passes:
             answers(self.layout)
         calls, found = tried[self.layout]
         self._seen.end(found[0])
-        alone = count == 1 or self._alone(image, found[0])
-        self.together = self._best_batch(calls, image) if alone else 1
+        self.together = self._best_batch(calls, image)
+        if min(count, self.together) > 1 and not self._alone(image, found[0]):
+            self.together = 1
         return found
 
     def _alone(self, image: Tensor, logits: Tensor) -> bool:
@@ -362,12 +363,13 @@ class Passes:
         kind = ("alone", *self._kind(image))
         if kind not in agreed:
             other = 3 * image + 1  # with another mean, scale and extremes
-            both = torch.cat([image, other, image]).to(memory_format=self.layout)
+            same = min(2, self.together - 1)
+            both = torch.cat([image] * same + [other]).to(memory_format=self.layout)
             try:
                 beside = _forward(self._model, both, fast_forward())
             except Exception:  # no picture for this model, or two are too many: then it will tell
                 return True
-            if not agree(beside[::2], logits.expand(2, -1)):
+            if not agree(beside[:same], logits.expand(same, -1)):
                 warnings.warn(
                     "the model answers otherwise for several images together than for each "
                     "alone; it is given one at a time",

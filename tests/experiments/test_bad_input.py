@@ -220,8 +220,12 @@ def test_deconv_of_other_outputs(x):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_scripted_models(x):
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()).double()
-    with pytest.raises(TypeError, match="calls of a TorchScript model cannot be followed"):
-        zfcuda.deconv(torch.jit.script(net), x, "1")
+    scripted = torch.jit.script(net)
+    with pytest.raises(TypeError, match="calls of a TorchScript model cannot be followed to 1"):
+        zfcuda.deconv(scripted, x, "1")
+    with pytest.raises(ValueError, match="layer '1' is inside a TorchScript model"):
+        zfcuda.occlusion(scripted, x, layers=["1"])
+    torch.testing.assert_close(zfcuda.deconv(scripted, x, ""), zfcuda.deconv(net, x, ""))
 
 
 def test_occluder_as_large_as_the_image(small, x):

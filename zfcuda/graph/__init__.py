@@ -4,9 +4,10 @@ In the graph a value never changes: ``x.relu_()`` makes a new one, and whoever u
 uses that. The user's model is neither changed nor copied; rules hold its own weights.
 
 From a model to its graph: :mod:`.tracing` has the model's own pass recorded (:mod:`.record`) and
-made into nodes (:mod:`.building`), whose calls are read one by one (:mod:`.reading`) or followed
-by their axes (:mod:`.axes`, :mod:`.pixelwise`). :mod:`.nodes` is the graph itself, and what its
-nodes can do.
+made into nodes (:mod:`.building`), whose calls are read one by one (:mod:`.reading`,
+:mod:`.pixel_copies`), followed by their axes (:mod:`.axes`, :mod:`.pixelwise`) or known together
+(:mod:`.recognition`). :mod:`.recall` finds graphs again. :mod:`.nodes` is the graph itself, and
+what its nodes can do.
 """
 
 from zfcuda.graph.guards import Untraceable

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zfcuda.graph.axes import Axes, axes_of_maps, result_axes, size_of
+from zfcuda.graph.calls import Call, Record, Recorded, Ref, Returned, Stop
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import (
     Binary,
@@ -29,10 +30,11 @@ from zfcuda.graph.nodes import (
     pruned,
     values_in,
 )
+from zfcuda.graph.pixel_copies import pixels_copied
 from zfcuda.graph.pixelwise import chain_to
-from zfcuda.graph.reading import pixels_copied, read
+from zfcuda.graph.reading import read
 from zfcuda.graph.recognition import as_torch_does, torchs_contrast
-from zfcuda.graph.record import Call, Record, Recorded, Ref, Returned, Stop, sizes_of
+from zfcuda.graph.schemas import sizes_of
 
 aten = torch.ops.aten
 

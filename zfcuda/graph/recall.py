@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zfcuda.graph.calls import Event, Made, Record
 from zfcuda.graph.guards import unchanged
 from zfcuda.graph.nodes import Graph
-from zfcuda.graph.record import Event, Made, Record, maker_of, told
+from zfcuda.graph.record import maker_of, told
 from zfcuda.inference.checks import settings_of, uncompiled
 
 _SMALL = 2**16  # elements; larger tensors are never copied

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.graph.building import answer_of, build, stop_at
+from zfcuda.graph.calls import Record, Stop
 from zfcuda.graph.guards import Untraceable, refuse, unchanged
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.recall import recalled, remember
-from zfcuda.graph.record import Record, Stop, record
+from zfcuda.graph.record import record
 from zfcuda.inference.checks import uncompiled
 from zfcuda.inference.interception import fast_forward
 from zfcuda.inference.passes import agree

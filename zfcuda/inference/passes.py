@@ -121,7 +121,13 @@ def layer_outputs(
     modules = find_layers(model, layers)
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.callback(module.register_forward_hook(hook_of(name)).remove)
+            try:
+                stack.callback(module.register_forward_hook(hook_of(name)).remove)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"layer {name!r} is inside a TorchScript model, which does not let it be "
+                    "watched; pass the eager model"
+                ) from error
         with suppress(_Enough):
             yield found
         for error in wrong.values():

@@ -64,6 +64,13 @@ def _pretrained(spec: Spec, weights: Any) -> nn.Module:
     return _models().get_model(spec.model, weights=weights)
 
 
+def _command() -> str:
+    """What installs the torchvision that was released with torch: its minor version is 15 more."""
+    major, minor = torch.__version__.split(".")[:2]
+    version = f"==0.{int(minor) + 15}.*" if major == "2" else ""
+    return f'pip install --no-deps "torchvision{version}"'
+
+
 def _models() -> ModuleType:
     try:
         return importlib.import_module("torchvision.models")
@@ -71,13 +78,13 @@ def _models() -> ModuleType:
         if error.name != "torchvision":
             raise
         raise ModuleNotFoundError(
-            "torchvision is not installed; install the version that belongs to torch "
-            f"{torch.__version__}: pip install torchvision"
+            f"torchvision is not installed; the version that belongs to torch {torch.__version__}: "
+            f"{_command()} (from the channel torch came from)"
         ) from None
     except (RuntimeError, OSError, ImportError) as error:  # it was built for another torch
         raise RuntimeError(
-            f"torchvision does not import beside torch {torch.__version__} ({error}); install the "
-            "version that belongs to it"
+            f"torchvision does not import beside torch {torch.__version__} ({error}); the version "
+            f"that belongs to it: {_command()} (from the channel torch came from)"
         ) from error
 
 

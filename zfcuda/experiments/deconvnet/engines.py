@@ -45,8 +45,6 @@ Part = tuple[str, Carried, list[str]]
 def checked(model: nn.Module, x: Tensor, layers: Layers) -> tuple[Tensor, list[str]]:
     """The images, and the layers' names, checked together with what they are to be found in."""
     x = check_input(model, x)
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise TypeError("the calls of a TorchScript model cannot be followed; pass the eager model")
     return x, list(find_layers(model, layers))
 
 
@@ -69,6 +67,11 @@ def carry(
         graph, reached = followed(model, x, [*choices])
         inside = {layer: choices[layer] for layer in reached}
         others = {layer: own for layer, own in choices.items() if layer not in inside}
+        if others and any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+            raise TypeError(
+                f"the calls of a TorchScript model cannot be followed to {', '.join(others)}; pass "
+                "the eager model"
+            )
         for layer, part, unruled in chain(
             _in_cones(graph, x.detach(), inside, manner, limit, advance) if inside else (),
             _by_autograd(model, x, others, manner, limit, advance) if others else (),

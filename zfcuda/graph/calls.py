@@ -1,0 +1,142 @@
+"""What a recording of a model's pass holds (:mod:`zfcuda.graph.record`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+
+class Ref(NamedTuple):
+    """A recorded value, as an argument."""
+
+    value: int
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """A value.
+
+    Attributes:
+        call: the call that made it, and which of its results it is; None for tensors that were
+            there before, the images (value 0) and constants.
+        tensor: such a constant.
+        shape, dtype, device: of the tensor when it was made.
+        of_images: whether it depends on the images.
+    """
+
+    call: int | None
+    place: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    of_images: bool
+    tensor: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Call:
+    """A call.
+
+    Attributes:
+        function: of ATen or another library; it changes nothing.
+        args, kwargs: its arguments, with :class:`Ref` in the place of tensors.
+        several: whether it returns several tensors.
+        layer: name of the module of torch.nn or zfcuda.nn whose forward it is part of; None
+            without one.
+        author: what the model's author knows it by.
+        custom: name of the torch.autograd.Function that makes it, and whose backward is not the
+            call's.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    several: bool = False
+    layer: str | None = None
+    author: str = ""
+    custom: str = ""
+
+    @property
+    def taken(self) -> list[int]:
+        """The values among its arguments."""
+        found: list[int] = []
+        tree_map_only(
+            Ref,
+            lambda ref: found.append(ref.value),
+            (self.args, self.kwargs),
+            is_leaf=lambda a: isinstance(a, Ref),
+        )
+        return found
+
+    @property
+    def name(self) -> str:
+        packet = getattr(self.function, "overloadpacket", self.function)
+        return getattr(packet, "__name__", "call")
+
+
+class Made(NamedTuple):
+    """A tensor that a call returned, by the number of the event and of the result."""
+
+    event: int
+    place: int
+
+
+class Event(NamedTuple):
+    """A call as it was made, to be told again.
+
+    Attributes:
+        arguments: positional and named ones, with :class:`Made` in the place of tensors that
+            calls returned.
+        outputs: size, stride, dtype and device of each result; None for a call that is to be made
+            again: it views what it gets, or does not depend on the images.
+        changes: the place of the argument that it works in and returns.
+        kind: a tuple or list where it returns several.
+        maker: the module and the torch.autograd.Function that made it.
+    """
+
+    function: Any
+    arguments: tuple[Any, Any]
+    outputs: tuple[tuple[Any, ...], ...] | None
+    changes: int | None
+    kind: tuple[()] | list[Any] | None
+    maker: Any
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A module's output as it returns.
+
+    Attributes:
+        count: of the calls made by then.
+        output: a copy of it, if it was asked for.
+    """
+
+    names: tuple[str, ...]
+    value: int
+    count: int
+    output: Tensor | None = field(default=None, compare=False)
+
+
+@dataclass(eq=False)
+class Record:
+    """One pass of a model; ``answer`` is what the model returned, ``output`` its value. ``events``
+    are the calls as they were made, before anything was made of them."""
+
+    calls: list[Call] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    values: list[Recorded] = field(default_factory=list)
+    returned: list[Returned] = field(default_factory=list)
+    answer: Any = None
+    output: int | None = None
+
+
+class Stop(NamedTuple):
+    """Where a recording ends: the return of that module's call of this number."""
+
+    name: str
+    times: int

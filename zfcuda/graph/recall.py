@@ -10,6 +10,7 @@ read where they are.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -135,8 +136,7 @@ class _Rehearsal(TorchDispatchMode):
         self._known = {*model.modules()}
         self._modules: list[nn.Module] = []
         self._events = events
-        self._made: dict[int, Made] = {id(images): Made(-1, 0)}
-        self._kept: list[Any] = [images]  # so that no other tensor takes an identity over
+        self._made = {id(images): (weakref.ref(images), Made(-1, 0))}  # by identity, while it lives
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -162,9 +162,8 @@ class _Rehearsal(TorchDispatchMode):
             ]
             result = type(event.kind)(found) if event.kind is not None else found[0]
         for place, tensor in enumerate(result if isinstance(result, tuple | list) else (result,)):
-            if isinstance(tensor, Tensor) and id(tensor) not in self._made:
-                self._made[id(tensor)] = Made(self.done, place)
-                self._kept.append(tensor)
+            if isinstance(tensor, Tensor) and self._which(tensor) is None:
+                self._made[id(tensor)] = (weakref.ref(tensor), Made(self.done, place))
         self.done += 1
         return result
 
@@ -180,9 +179,14 @@ class _Rehearsal(TorchDispatchMode):
     def is_of_images(self, tensor: Tensor) -> bool:
         return True  # no recording that looked at values has come this far
 
+    def _which(self, tensor: Tensor) -> Made | None:
+        """The call that returned a tensor; None for one that was there before."""
+        reference, made = self._made.get(id(tensor), (None, None))
+        return made if reference is not None and reference() is tensor else None
+
     def _same(self, recorded: Any, given: Any) -> bool:
         if isinstance(given, Tensor):
-            made = self._made.get(id(given))
+            made = self._which(given)
             if isinstance(recorded, Made):
                 return made == recorded
             is_constant = made is None and isinstance(recorded, Tensor)

@@ -71,11 +71,18 @@ def _last(record: Record, layers: Collection[str]) -> Returned | None:
     return record.returned[max(at[name] for name in layers)]
 
 
-def build(first: Record, second: Record, layers: Collection[str], mixing: bool = False) -> Graph:
+def build(
+    first: Record,
+    second: Record,
+    layers: Collection[str],
+    mixing: bool = False,
+    images: int = 1,
+) -> Graph:
     """The graph of the recordings of one image and of two.
 
     Args:
         mixing: take a model that makes one value of several images, too.
+        images: how many the first recording is of; the second is of one more.
 
     Raises:
         Untraceable: they differ in more than the number of images.
@@ -85,7 +92,7 @@ def build(first: Record, second: Record, layers: Collection[str], mixing: bool =
         raise Untraceable("it makes other calls for two images than for one")
     if output is None:
         raise Untraceable(f"it returns {type(first.answer).__name__}, not a tensor")
-    builder = _Builder(first, second)
+    builder = _Builder(first, second, images)
     for number in range(count):
         builder.add(number)
     graph = builder.graph(output, count, layers)
@@ -122,7 +129,8 @@ class _Constant:
 
 
 class _Builder:
-    def __init__(self, first: Record, second: Record) -> None:
+    def __init__(self, first: Record, second: Record, images: int) -> None:
+        self._images = images
         self._first, self._second = first, second
         self._nodes: list[Node] = []
         self._made: dict[int, Value | _Constant] = {}  # by recorded value
@@ -161,6 +169,9 @@ class _Builder:
             name: self._both(call, mine, other.kwargs.get(name), name in sizes)
             for name, mine in call.kwargs.items()
         }
+        of_type = call.name.startswith("new_") and isinstance(args[0], Value)
+        if of_type and not _sizes_in((args[1:], kwargs)):  # it takes no more of it than its type
+            args = (torch.empty(0, dtype=args[0].dtype, device=args[0].device), *args[1:])
         values = self._by_call[number]
         held = values_in((args, kwargs))
         if not held and not _sizes_in((args, kwargs)):
@@ -274,11 +285,16 @@ class _Builder:
 
     # --- what both recordings say -----------------------------------------------------------------
 
+    def _size(self, some: int, more: int) -> int | Sized:
+        """A number that is ``some`` in the first recording and ``more`` for one image more."""
+        each = more - some
+        return Sized(some - each * self._images, each) if each else some
+
     def _sizes(self, value: int) -> tuple[int | Sized, ...]:
         one, two = self._first.values[value], self._second.values[value]
         if len(one.shape) != len(two.shape) or one.dtype != two.dtype:
             raise Untraceable("it makes other calls for two images than for one")
-        return tuple(_size(a, b) for a, b in zip(one.shape, two.shape, strict=True))
+        return tuple(self._size(a, b) for a, b in zip(one.shape, two.shape, strict=True))
 
     def _both(self, call: Call, mine: Any, its: Any, size: bool) -> Any:
         """An argument in both recordings, as the graph's; a ``size`` may depend on how many images
@@ -291,7 +307,7 @@ class _Builder:
                 both = [self._both(call, a, b, size) for a, b in zip(mine, its, strict=True)]
                 return tuple(both) if isinstance(mine, tuple) else both
         elif size and type(mine) is int and type(its) is int:
-            return _size(mine, its)
+            return self._size(mine, its)
         elif mine == its or (mine != mine and its != its):
             return mine
         raise Untraceable(f"it calls {call.name} with {mine} for one image and with {its} for two")
@@ -388,12 +404,6 @@ class _Contiguous:
 
 def _same(x: Any) -> Any:
     return x
-
-
-def _size(one: int, two: int) -> int | Sized:
-    """A number that is ``one`` for one image and ``two`` for two."""
-    each = two - one
-    return Sized(one - each, each) if each else one
 
 
 def _sizes_in(arguments: Any) -> bool:

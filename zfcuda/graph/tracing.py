@@ -87,7 +87,15 @@ def _graph(
     except Exception:  # perhaps not a picture for this model
         two = torch.cat([images.flip(3), images])
         second = _recorded(model, two, layers, stop)
-    graph = build(first, second, layers, mixing)
+    try:
+        graph = build(first, second, layers, mixing)
+    except Untraceable as error:  # calls may do otherwise with axes of size one
+        said = str(error)
+        try:
+            three = _recorded(model, torch.cat([two, images]), layers, stop)
+            graph = build(second, three, layers, mixing, images=2)
+        except Exception:
+            raise Untraceable(said) from None
     if not graph.mixes:
         _require_alone(answer_of(first, layers), answer_of(second, layers))
     _compare(_answer(graph, two), answer_of(second, layers))

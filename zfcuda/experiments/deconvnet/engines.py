@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from zfcuda.cones.descent import Projected, descend
-from zfcuda.cones.observing import Observed, arranged, forward_bytes, observe, obstacle
+from zfcuda.cones.observing import Observed, forward_bytes, observe, obstacle
 from zfcuda.experiments.deconvnet.request import WHOLE, Carried, Choice, Listed, Seed, SeededManner
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph
@@ -131,10 +131,7 @@ def _traced(model: nn.Module, image: Tensor, layers: Sequence[str]) -> Graph:
         raise Untraceable("autocast is on")
     if any(weight.is_inference() for weight in chain(model.parameters(), model.buffers())):
         raise Untraceable("weights were made under inference_mode")
-    try:
-        return trace(model, arranged(image), layers)
-    except Untraceable:  # perhaps a view that only the model's own arrangement allows
-        return trace(model, image, layers)
+    return trace(model, image, layers)
 
 
 @torch.no_grad()

@@ -12,14 +12,9 @@ from torch import Tensor, nn
 from traces import values_of
 from zoo import Model
 
-from zfcuda.cones.boxes import (
-    backward_boxes,
-    clip,
-    descend_boxes,
-    forward_boxes,
-    join_boxes,
-    propagate_boxes,
-)
+from zfcuda.cones.boxes import descend_boxes, propagate_boxes
+from zfcuda.cones.operators.behaviours import backward_boxes, forward_boxes
+from zfcuda.cones.operators.rectangles import clip, join_boxes
 from zfcuda.graph import nodes, trace
 from zfcuda.ops.reference import pooled_size
 

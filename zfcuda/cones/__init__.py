@@ -18,5 +18,5 @@ there. They are moved so that they lie on the map, which keeps the padding out o
 them the whole map, without a special case, where the cones have grown that large. What is in a
 window but not in its unit's rectangle is zero.
 
-These windows are :mod:`.signals`, the steps down :mod:`.downwards`.
+These windows are :mod:`.operators.signals`.
 """

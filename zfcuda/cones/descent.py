@@ -7,35 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from zfcuda.cones.boxes import descend_boxes
-from zfcuda.cones.downwards import (
-    Batch,
-    below_pixels,
-    sent_back,
-    spread,
-    times_derivative,
-    transposed,
-    unpooled,
-)
-from zfcuda.cones.observing import Observed
-from zfcuda.cones.signals import Ints, Points, Signal, Windows, at, frames, merged
-from zfcuda.graph.nodes import (
-    Affine,
-    AvgPool,
-    Binary,
-    Concat,
-    Conv,
-    Graph,
-    Identity,
-    Lrn,
-    MaxPool,
-    Node,
-    PixelCopy,
-    Pointwise,
-)
+from zfcuda.cones.operators.batch import Batch, Observed
+from zfcuda.cones.operators.behaviours import below
+from zfcuda.cones.operators.signals import Ints, Points, Signal, Windows, at, frames, merged
+from zfcuda.graph.nodes import Graph, Node
 from zfcuda.ops.windows import as_maps
 
 State = dict[int, list[Signal]]  # by node: what its consumers have sent so far
@@ -68,8 +46,8 @@ class Descent:
                 for part in _split(state, parts):
                     yield from self.run(part, index)
                 return
-            for target, below in _step(self.batch, node, signal):
-                state.setdefault(target, []).append(below)
+            for target, sent in below(node.rule, self.batch, node, signal):
+                state.setdefault(target, []).append(sent)
         if 0 in state:
             yield merged(state.pop(0), nodes[0].shape)
 
@@ -97,52 +75,6 @@ def _split(state: State, parts: int) -> Iterator[State]:
                 if rows.start < rows.stop:
                     part.setdefault(index, []).append(signal.take(rows))
         yield part
-
-
-def _step(batch: Batch, node: Node, signal: Signal) -> list[tuple[int, Signal]]:
-    """One step down: which nodes get which signals."""
-    rule, below, manner = node.rule, node.inputs[0], batch.manner
-    match rule:
-        case Identity():
-            return [(below, signal)]
-        case Conv():
-            return [(below, transposed(batch, node, rule, signal))]
-        case MaxPool():
-            return [unpooled(batch, node, rule, signal)]
-        case AvgPool():
-            return [(below, spread(batch, node, rule, signal))]
-        case PixelCopy():
-            return [(below, sent_back(batch, node, rule, signal))]
-        case Affine():
-            return [(below, signal.scaled(rule.scale))]
-        case Concat():
-            return _to_parts(batch, node, signal)
-        case Binary():
-            second = signal.copied()
-            if rule.weight != 1:
-                second = second.scaled(torch.tensor(rule.weight, dtype=torch.float64))
-            return [(below, signal), (node.inputs[1], second)]
-        case Lrn() if not manner.uses_forward_values(rule):
-            return [(below, signal)]
-        case Pointwise() if manner.rectifies(rule):
-            return [(below, signal.rectified())]
-        case Pointwise():
-            return [(below, times_derivative(batch, node, rule.function, signal))]
-        case _:
-            return [(below, below_pixels(batch, node, rule, signal))]
-
-
-def _to_parts(batch: Batch, node: Node, signal: Signal) -> list[tuple[int, Signal]]:
-    """To each of the maps that were put one behind the other its channels' signal."""
-    parts: list[tuple[int, Signal]] = []
-    start = 0
-    for source in node.inputs:
-        stop = start + batch.graph.nodes[source].shape[0]
-        part = signal.of_channels(start, stop)
-        if part is not None:
-            parts.append((source, part))
-        start = stop
-    return parts
 
 
 @dataclass(frozen=True, eq=False)

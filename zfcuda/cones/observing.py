@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -12,71 +11,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from zfcuda import ops
+from zfcuda.cones.operators.batch import Manner, Observed
+from zfcuda.cones.operators.behaviours import below
 from zfcuda.cones.steps import last_takers, released
-from zfcuda.graph.nodes import (
-    Affine,
-    AvgPool,
-    Binary,
-    Concat,
-    Conv,
-    Graph,
-    Identity,
-    Input,
-    Lrn,
-    MaxPool,
-    Node,
-    PixelCopy,
-    Pixelwise,
-    Pointwise,
-)
+from zfcuda.graph.nodes import Binary, Graph, Input, MaxPool, Node, Pixelwise, Pointwise
 from zfcuda.graph.pixelwise import Chain
 from zfcuda.graph.recognition import looks_at_signs, rectifies
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient, claim
 from zfcuda.ops.windows import pixels
 
-# The calls that count as ReLU, and what their arguments must be for it.
-_RECTIFIERS: dict[str, dict[str, float]] = {
-    "relu": {},
-    "relu6": {},
-    "leaky_relu": {},
-    "prelu": {},
-    "rrelu": {},
-    "clamp": {"min": 0},
-    "hardtanh": {"min_val": 0},
-    "threshold": {"threshold": 0, "value": 0},
-}
-_UNDERSTOOD = (
-    Input, Conv, MaxPool, AvgPool, Affine, Pointwise, Pixelwise, PixelCopy, Lrn, Concat, Identity,
-)  # fmt: skip
 _SUMS = ("add", "sub")
 _CUTS = ("detach",)  # what the model's author wants no signal to pass
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How signals go down; the arguments of :func:`zfcuda.deconv` of these names."""
-
-    overlap: str = "sum"
-    rule: str = "deconv"
-    norm: str = "identity"
-
-    def rectifies(self, rule: Any) -> bool:
-        """Whether a pointwise rule rectifies the signal, instead of handing its gradient down."""
-        if self.rule != "deconv" or not isinstance(rule, Pointwise):
-            return False
-        if isinstance(rule.function, Chain):
-            return rectifies(rule.function)
-        wanted = _RECTIFIERS.get(rule.name)
-        given = getattr(rule.function, "keywords", {})
-        return wanted is not None and all(given.get(k) == v for k, v in wanted.items())
-
-    def uses_forward_values(self, rule: Any) -> bool:
-        """Whether a rule hands its gradient at the forward point down."""
-        if isinstance(rule, MaxPool):
-            return rule.relu and self.rule == "gradient"
-        if isinstance(rule, Lrn):
-            return self.rule == "gradient" or self.norm == "gradient"
-        return isinstance(rule, Pointwise | Pixelwise) and not self.rectifies(rule)
 
 
 def _hides_rectifier(node: Node) -> bool:
@@ -97,39 +42,12 @@ def obstacle(graph: Graph, tops: Collection[int]) -> Node | None:
     """The last node that these nodes depend on and that no cone goes through, if there is one."""
     for index in sorted(graph.ancestors(tops), reverse=True):
         node = graph.nodes[index]
-        understood = isinstance(node.rule, _UNDERSTOOD) or (
-            isinstance(node.rule, Binary) and node.rule.name in _SUMS
-        )
+        product = isinstance(node.rule, Binary) and node.rule.name not in _SUMS
+        understood = isinstance(node.rule, Input) or (below.knows(node.rule) and not product)
         cut = node.target in _CUTS or bool(node.custom) or _hides_rectifier(node)
         if not understood or cut or not node.is_map:
             return node
     return None
-
-
-@dataclass(frozen=True, eq=False)
-class Observed:
-    """What a forward pass of n images leaves for the way down.
-
-    Attributes:
-        outputs: the maps [n,C,h,w] of the nodes that units are in.
-        switches: of every max-pooling, as pixels [n,OH,OW,C].
-        inputs: the maps that nodes took whose gradient at the forward point is wanted.
-        left: names of the nonlinearities the deconvnet has no rule for.
-    """
-
-    graph: Graph
-    manner: Manner
-    outputs: dict[int, Tensor] = field(default_factory=dict)
-    switches: dict[int, Tensor] = field(default_factory=dict)
-    inputs: dict[int, Tensor] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
-    _made: dict[int, Any] = field(default_factory=dict)
-
-    def once(self, node: Node, make: Callable[[], Any]) -> Any:
-        """What all batches of units want of a node, made for the first of them."""
-        if node.index not in self._made:
-            self._made[node.index] = make()
-        return self._made[node.index]
 
 
 def arranged(x: Tensor) -> Tensor:

@@ -15,15 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.cones.forward import (
-    Patches,
-    advance,
-    full,
-    map_sums,
-    occluders,
-    treats_pixels_alone,
-)
-from zfcuda.cones.steps import Schedule, Step, run
+from zfcuda.cones.forward import advance, map_sums, treats_pixels_alone
+from zfcuda.cones.operators.behaviours import Step
+from zfcuda.cones.operators.patches import Patches, full, occluders
+from zfcuda.cones.steps import Schedule, run
 from zfcuda.graph.nodes import Shape
 from zfcuda.ops.windows import pixels
 

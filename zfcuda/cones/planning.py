@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zfcuda.cones.boxes import forward_boxes
-from zfcuda.cones.steps import Schedule, Step
-from zfcuda.graph.nodes import Conv, MaxPool, Opaque
+from zfcuda.cones.operators.behaviours import Step, forward_boxes, growth, macs
+from zfcuda.cones.steps import Schedule
+from zfcuda.graph.nodes import Conv, Opaque
 from zfcuda.graph.pixelwise import fan_in
 from zfcuda.storage.files import text_table, visible
 
@@ -160,7 +160,7 @@ def costed(schedule: Schedule, step: Step, batch: int, element: int) -> PlannedS
     sides = boxes[step.value][:, 2:] - boxes[step.value][:, :2]
     area = float(sides.prod(1).mean())
     computed = area * shape[0]
-    read = area * _window_growth(step, sides) * sum(graph.nodes[i].shape[0] for i in step.inputs)
+    read = area * growth(step.rule, sides) * sum(graph.nodes[i].shape[0] for i in step.inputs)
     cost = computed * weights * rate * _CONE
     cost += (2 * read + computed) * element * BYTE + _CONE_CALL / batch
     return PlannedStep(
@@ -171,21 +171,9 @@ def costed(schedule: Schedule, step: Step, batch: int, element: int) -> PlannedS
     )
 
 
-def _window_growth(step: Step, sides: np.ndarray) -> float:
-    """Pixels read over pixels made."""
-    rule = step.rule
-    if not isinstance(rule, Conv | MaxPool) and not hasattr(rule, "kernel"):
-        return 1.0
-    kernel, stride = np.array(rule.kernel), np.array(rule.stride)
-    sides = np.maximum(sides.mean(0), 1)
-    return float((((sides - 1) * stride + kernel) / sides).prod())
-
-
 def _weights_per_output(step: Step) -> float:
     """Multiply-adds for each number the step makes."""
-    if isinstance(step.rule, Conv):
-        return float(step.rule.weight[0].numel())
-    return float(fan_in(step.node))
+    return macs(step.rule) or float(fan_in(step.node))
 
 
 def _name(step: Step) -> str:

@@ -9,57 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor, nn
 
+from zfcuda.cones.operators.behaviours import field
+from zfcuda.cones.operators.rectangles import ReceptiveField
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import (
-    AvgPool,
-    Conv,
-    Graph,
-    Input,
-    MaxPool,
-    Node,
-    Opaque,
-    PixelCopy,
-    Shape,
-)
+from zfcuda.graph.nodes import Graph, Input, Node, Opaque, Shape
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import plain
 from zfcuda.inference.passes import Layers, find_layers
 
 __all__ = ["ReceptiveField", "receptive_fields"]
-
-
-@dataclass(frozen=True)
-class ReceptiveField:
-    """What the units of a layer see, in pixels of the input; pairs are (vertical, horizontal).
-
-    The unit in row r and column c sees the pixels from `start + (r, c) * stride` on, `size` of
-    them, as far as they lie on the image.
-
-    Attributes:
-        size: extent of what one unit sees, had the image no edge.
-        stride: how far apart neighbouring units' fields are.
-        start: first pixel of the first unit's field; negative where padding is seen.
-    """
-
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    start: tuple[int, int]
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        """The centre of the first unit's field; the first pixel's own centre is at 0.5."""
-        return self.start[0] + self.size[0] / 2, self.start[1] + self.size[1] / 2
-
-    def box(self, row: int, column: int) -> tuple[int, int, int, int]:
-        """What one unit sees: (y0, x0, y1, x1), half open, not clipped to the image."""
-        y0 = self.start[0] + row * self.stride[0]
-        x0 = self.start[1] + column * self.stride[1]
-        return y0, x0, y0 + self.size[0], x0 + self.size[1]
 
 
 def receptive_fields(
@@ -101,14 +62,10 @@ def _field(graph: Graph, node: Node, below: Sequence[ReceptiveField | str]) -> R
             return reason
     if isinstance(node.rule, Opaque | Shape) or not node.is_map or not inputs:
         return f"sees the whole image, from '{_name(graph, node)}' on"
-    if any(field.stride != inputs[0].stride for field in inputs):
+    if any(one.stride != inputs[0].stride for one in inputs):
         return f"fields of different strides meet in '{_name(graph, node)}'"
-    field = _enclosing(inputs)
-    rule = node.rule
-    if isinstance(rule, PixelCopy):
-        moved = _copied(field, rule)
-        return moved or f"pixels are copied out of their order in '{_name(graph, node)}'"
-    return _windowed(field, rule) if isinstance(rule, Conv | MaxPool | AvgPool) else field
+    found = field(node.rule, _enclosing(inputs))
+    return found or f"pixels are copied out of their order in '{_name(graph, node)}'"
 
 
 def _enclosing(fields: Sequence[ReceptiveField]) -> ReceptiveField:
@@ -116,36 +73,6 @@ def _enclosing(fields: Sequence[ReceptiveField]) -> ReceptiveField:
     stop = (max(f.start[axis] + f.size[axis] for f in fields) for axis in (0, 1))
     size = tuple(b - a for a, b in zip(start, stop, strict=True))
     return dataclasses.replace(fields[0], size=size, start=start)
-
-
-def _copied(field: ReceptiveField, rule: PixelCopy) -> ReceptiveField | None:
-    """Fields of copies of units with the fields `field`; None unless they are evenly spaced."""
-    stride, start = [], []
-    for axis, source in enumerate((rule.rows, rule.columns)):
-        at = np.flatnonzero(source >= 0)
-        if not len(at):
-            return None
-        step = int(source[at[1]] - source[at[0]]) if len(at) > 1 else 1
-        first = int(source[at[0]] - at[0] * step)
-        if step < 1 or (source[at] != first + at * step).any():
-            return None
-        stride.append(field.stride[axis] * step)
-        start.append(field.start[axis] + first * field.stride[axis])
-    return ReceptiveField(field.size, tuple(stride), tuple(start))
-
-
-def _windowed(field: ReceptiveField, rule: Conv | MaxPool | AvgPool) -> ReceptiveField:
-    """Fields of windows over units with the fields `field`."""
-    dilation = getattr(rule, "dilation", (1, 1))
-    axes = zip(
-        field.size, field.stride, field.start, rule.kernel, rule.stride, rule.padding, dilation,
-        strict=True,
-    )  # fmt: skip
-    one_by_one = [
-        (size + (kernel - 1) * spread * step, step * stride, start - padding * step)
-        for size, step, start, kernel, stride, padding, spread in axes
-    ]
-    return ReceptiveField(*zip(*one_by_one, strict=True))
 
 
 def _name(graph: Graph, node: Node) -> str:

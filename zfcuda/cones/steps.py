@@ -1,4 +1,4 @@
-"""One pass over memory, and all of a graph's."""
+"""A graph's passes over memory, in order."""
 
 from __future__ import annotations
 
@@ -9,102 +9,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from zfcuda import ops
-from zfcuda.graph.nodes import (
-    Affine,
-    AvgPool,
-    Binary,
-    Concat,
-    Conv,
-    Graph,
-    Identity,
-    Lrn,
-    MaxPool,
-    Node,
-    PixelCopy,
-    Pixelwise,
-    Pointwise,
-    Rule,
-    Shape,
-)
+from zfcuda.cones.operators.behaviours import Step, finishes, folded, prepared, whole
+from zfcuda.cones.operators.each_pixel import finish
+from zfcuda.graph.nodes import Affine, Graph, Identity, MaxPool, Node, Pointwise, Shape
 from zfcuda.graph.pixelwise import Linear, linear
-
-# What cones understand.
-LOCAL = (Conv, MaxPool, AvgPool, Affine, Pointwise, Pixelwise, PixelCopy, Lrn, Concat, Binary)
-
-
-class Convolution:
-    """``rule`` as a function of channels_last maps, followed by a ReLU if ``relu``; over many small
-    batches with the same weights.
-
-    torch's convolution stays. Laying the weights out in oneDNN's own formats beforehand was tried
-    and left out: formats differ from shape to shape of the windows, so that copies pile up, and
-    batches of windows are large enough to pay for it at each call.
-    """
-
-    def __init__(self, rule: Conv, relu: bool) -> None:
-        self.rule, self.relu = rule, relu
-        self._weight: Tensor | None = None
-
-    def __call__(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
-        rule = self.rule
-        if self._weight is None:  # in the layout of the maps: one reordering less at every call
-            self._weight = rule.weight.contiguous(memory_format=torch.channels_last)
-        return self._rectified(
-            F.conv2d(x, self._weight, rule.bias, rule.stride, padding, rule.dilation, rule.groups)
-        )
-
-    @property
-    def per_pixel(self) -> bool:
-        """Whether every pixel is convolved by itself."""
-        rule = self.rule
-        one = rule.kernel == (1, 1) and rule.stride == (1, 1) and rule.padding == (0, 0)
-        return one and rule.groups == 1
-
-    def of_pixels(self, pixels: Tensor) -> Tensor:
-        """The same for pixels [n,C], if it is ``per_pixel``."""
-        # A BLAS, since oneDNN would compile, and keep, code for every number of pixels.
-        return self._rectified(F.linear(pixels, self.rule.weight.flatten(1), self.rule.bias))
-
-    def _rectified(self, out: Tensor) -> Tensor:
-        # oneDNN could do this before the result leaves the registers, but turns NaN into zero.
-        return torch.relu_(out) if self.relu else out
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One pass.
-
-    Attributes:
-        value: the graph node whose value it makes (the last of those it covers).
-        node: the node it begins with.
-        rule: that node's rule; a convolution may have a batch norm folded into it, a pool the ReLU
-            before it (whose step then leaves it out).
-        inputs: the nodes whose values it takes.
-        then: what is applied to the result; a ReLU right after a convolution is part of
-            ``convolution`` instead.
-        shape: of its value, per image.
-        convolution: the rule as a function, if it is a convolution.
-        owned: for each input, whether this step alone takes it and may overwrite it.
-    """
-
-    value: int
-    node: Node
-    rule: Rule
-    inputs: tuple[int, ...]
-    then: tuple[Pointwise | Affine, ...]
-    shape: tuple[int, ...] | None
-    convolution: Convolution | None = None
-    owned: tuple[bool, ...] = ()
-
-    @property
-    def local(self) -> bool:
-        """Whether a change in a rectangle of its input changes a rectangle of its value."""
-        return isinstance(self.rule, LOCAL) and self.shape is not None and len(self.shape) == 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,22 +106,13 @@ def fuse(graph: Graph, wanted: Collection[int] = ()) -> Schedule:
         graph,
         tuple(
             replace(
-                _ready(made[value]),
+                prepared(made[value].rule, made[value]),
                 owned=tuple(taken[i] == 1 and i not in shared for i in made[value].inputs),
             )
             for value in sorted(made)
         ),
         source,
     )
-
-
-def _ready(step: Step) -> Step:
-    """With its convolution prepared."""
-    if not isinstance(step.rule, Conv):
-        return step
-    relu = bool(step.then) and getattr(step.then[0], "name", None) == "relu"
-    then = step.then[1:] if relu else step.then
-    return replace(step, then=then, convolution=Convolution(step.rule, relu))
 
 
 def _ends_in_relu(step: Step) -> bool:
@@ -234,107 +134,23 @@ def _only_for(graph: Graph, node: Node, kept: Collection[int]) -> bool:
 def _joined(before: Step, step: Step) -> Step | None:
     """Both steps as one, if one pass can do them."""
     rule = step.rule
-    if isinstance(rule, Affine) and isinstance(before.rule, Conv) and not before.then:
-        folded = _folded(before.rule, rule)
-        return replace(before, value=step.value, rule=folded, shape=step.shape)
-    fresh = isinstance(before.rule, Conv | Binary | Affine | Concat)
-    if isinstance(rule, Affine | Pointwise) and fresh:
+    if isinstance(rule, Affine) and not before.then:
+        both = folded(before.rule, rule)
+        if both is not None:
+            return replace(before, value=step.value, rule=both, shape=step.shape)
+    if isinstance(rule, Affine | Pointwise) and finishes(before.rule):
         return replace(before, value=step.value, then=(*before.then, rule), shape=step.shape)
     return None
 
 
-def _folded(conv: Conv, affine: Affine) -> Conv:
-    """The convolution followed by ``affine``, as one convolution."""
-    wide = torch.float64
-    scale, shift = affine.scale.to(wide), affine.shift.to(wide)
-    weight = conv.weight.to(wide) * scale.expand(len(conv.weight))[:, None, None, None]
-    bias = shift if conv.bias is None else conv.bias.to(wide) * scale + shift
-    dtype = conv.weight.dtype
-    bias = bias.expand(len(conv.weight)).to(dtype)
-    # In the layout that Convolution wants, so that it makes no copy of this one.
-    weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
-    return replace(conv, weight=weight, bias=bias)
-
-
-# Activations that torch can write over their input: new memory for their result would cost more
-# than the activation.
-_INPLACE = (
-    F.celu,
-    F.elu,
-    F.hardsigmoid,
-    F.hardswish,
-    F.hardtanh,
-    F.leaky_relu,
-    F.mish,
-    F.relu6,
-    F.selu,
-    F.silu,
-)
-
-
 def run(schedule: Schedule, step: Step, values: Mapping[int, Any]) -> Any:
     """The step's value for a batch, from the values of its inputs (by node)."""
-    rule = step.rule
     called = step.node.function
     if isinstance(called, Linear):
         return linear(values[step.inputs[0]], called.weight, called.bias)
     if not step.local:
         return schedule.graph.evaluate(step.node, Values(schedule.source, values))
-    x = values[step.inputs[0]]
-    match rule:
-        case Conv():
-            out = step.convolution(x, rule.padding)
-        case MaxPool():
-            out = ops.max_pool2d(
-                x,
-                rule.kernel,
-                rule.stride,
-                rule.padding,
-                rule.dilation,
-                rule.ceil_mode,
-                rule.relu,
-            )[0]
-        case AvgPool():
-            out = averages(x, rule)
-        case Lrn():
-            out = ops.local_response_norm(x, rule.size, rule.alpha, rule.beta, rule.k)
-        case Concat():
-            out = torch.cat([values[i] for i in step.inputs], 1)
-        case Binary():
-            out = rule.function(*(values[i] for i in step.inputs))
-        case Affine():
-            out = affine(x, rule)
-        case Pointwise() | Pixelwise() | PixelCopy():
-            out = rule.function(x)
-    return finish(step, out)
-
-
-def averages(x: Tensor, rule: AvgPool) -> Tensor:
-    """The rule on maps [n,C,h,w]."""
-    if rule.kernel == tuple(x.shape[2:]) and rule.padding == (0, 0) and rule.divisor is None:
-        return x.mean((2, 3), keepdim=True)  # whose sum is pairwise: a pool's loses digits
-    more = (rule.ceil_mode, rule.count_include_pad, rule.divisor)
-    return F.avg_pool2d(x, rule.kernel, rule.stride, rule.padding, *more)
-
-
-def finish(step: Step, out: Tensor) -> Tensor:
-    """What the step does last, to a fresh ``out`` [n,C,h,w]."""
-    for rule in step.then:
-        if isinstance(rule, Affine):
-            out = affine(out, rule)
-        elif rule.name == "relu":
-            out = torch.relu_(out)
-        elif getattr(rule.function, "func", rule.function) in _INPLACE:
-            out = rule.function(out, inplace=True)
-        else:
-            out = rule.function(out)
-    return out
-
-
-def affine(x: Tensor, rule: Affine) -> Tensor:
-    """The rule on maps [n,C,h,w]."""
-    scale, shift = rule.scale.expand(x.shape[1]), rule.shift.expand(x.shape[1])
-    return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+    return finish(step, whole(step.rule, step, *(values[i] for i in step.inputs)))
 
 
 class Values(Mapping[int, Any]):

@@ -10,32 +10,25 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from itertools import product
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.cones.observing import Manner
+from zfcuda.cones.operators.batch import Manner
+from zfcuda.cones.operators.behaviours import Naming, words
+from zfcuda.cones.operators.each_pixel import BATCH_NORM
+from zfcuda.cones.operators.rectangles import product_of
 from zfcuda.experiments.deconvnet.projecting import projections
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import (
-    Affine,
-    AvgPool,
-    Binary,
-    Concat,
-    Conv,
     Graph,
     Identity,
     Input,
-    Lrn,
     MaxPool,
     Node,
-    Opaque,
     Pair,
-    PixelCopy,
-    Pixelwise,
     Pointwise,
     Shape,
 )
@@ -60,18 +53,6 @@ _SHAPED = "flatten view reshape unflatten squeeze unsqueeze permute transpose co
 _AVERAGED = "adaptive_avg_pool2d adaptiveavgpool2d avg_pool2d mean"
 
 
-class Naming(NamedTuple):
-    """What a call does, and what the deconvnet does in its place; see :class:`Step`."""
-
-    kind: str
-    detail: str
-    back: str
-    back_detail: str
-
-
-_BATCH_NORM = Naming("batch normalisation", "per channel", "scaling", "by the same scale")
-
-
 def module_name(node: Node) -> str:
     """The module that is called; where none is, the call."""
     if node.module is not None:
@@ -81,54 +62,16 @@ def module_name(node: Node) -> str:
 
 def naming(node: Node) -> Naming:
     """What this call does."""
-    rule = node.rule
-    match rule:
-        case Conv():
-            filters = f"{len(rule.weight)} filters {_product(rule.weight.shape[1:])}"
-            groups = f", {rule.groups} groups" if rule.groups > 1 else ""
-            return Naming(
-                "convolution",
-                f"{filters}{_window(rule)}{groups}",
-                "transposed convolution",
-                "the same filters, no bias",
-            )
-        case Pointwise() if _MANNER.rectifies(rule):
-            return Naming("rectification", _spoken(rule.name), "rectification", "of the signal")
-        case MaxPool():
-            kind = "rectified max-pooling" if rule.relu else "max-pooling"
-            size = f"{_product(rule.kernel)} windows{_window(rule)}"
-            also = ", then rectified" if rule.relu else ""
-            return Naming(kind, size, "max-unpooling", f"by the switches{also}")
-        case AvgPool():
-            size = f"{_product(rule.kernel)} windows{_window(rule)}"
-            return Naming("average pooling", size, "spreading", "evenly over each window")
-        case PixelCopy():
-            return Naming(node.spelled, "copies of pixels", "adding up", "what copies are sent")
-        case Lrn():
-            across = f"across {rule.size} maps"
-            return Naming("contrast normalisation", across, "passing on", "the signal as it is")
-        case Affine() if "batch_norm" in node.target:
-            return _BATCH_NORM
-        case Affine():
-            return Naming("scale and shift", "per channel", "scaling", "by the same scale")
-        case Concat():
-            return Naming("concatenation", "of maps", "splitting", "each branch its maps")
-        case Binary() if rule.name in ("add", "sub"):
-            kind = "sum" if rule.name == "add" else "difference"
-            weighted = abs(rule.weight) != 1
-            times = f", to the second times {rule.weight:g}" if weighted else ""
-            return Naming(kind, "element by element", "copying", f"the signal to both{times}")
-        case Identity():
-            return Naming("identity", "passes on what it gets", "identity", "")
-        case Binary() | Pointwise() | Pixelwise() | Opaque():
-            return _by_function(node)
-    return _by_gradient(_function_name(node))
+    if isinstance(node.rule, Pointwise) and _MANNER.rectifies(node.rule):
+        spoken = _spoken(node.rule.name)
+        return Naming("rectification", spoken, "rectification", "of the signal")
+    return words(node.rule, node) or _by_function(node)
 
 
 def _by_function(node: Node) -> Naming:
     name = _function_name(node)
     if "batch_norm" in node.target:
-        return _BATCH_NORM
+        return BATCH_NORM
     if _bare(name) in _RECTIFIERS:  # of vectors
         return Naming("rectification", _spoken(name), "rectification", "of the signal")
     if name.lower() == "linear":
@@ -154,29 +97,11 @@ def _by_gradient(name: str) -> Naming:
 
 def _fully(node: Node) -> str:
     weight = getattr(node.function, "weight", None)
-    return "fully connected" if weight is None else f"{_product(weight.shape)} weights"
+    return "fully connected" if weight is None else f"{product_of(weight.shape)} weights"
 
 
 def _function_name(node: Node) -> str:
     return node.author.partition(" ")[0] if node.module is not None else node.spelled
-
-
-def _product(sizes: object) -> str:
-    return "×".join(str(int(size)) for size in sizes)
-
-
-def _window(rule: Conv | MaxPool | AvgPool) -> str:
-    """Stride, padding and dilation, where they are not the usual ones."""
-    parts = (
-        ("stride", rule.stride, (1, 1)),
-        ("pad", rule.padding, (0, 0)),
-        ("dilation", getattr(rule, "dilation", (1, 1)), (1, 1)),
-    )
-    return "".join(f", {name} {_short(got)}" for name, got, usual in parts if got != usual)
-
-
-def _short(pair: Pair) -> str:
-    return str(pair[0]) if pair[0] == pair[1] else _product(pair)
 
 
 _BLOCK = 2  # windows a side

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from zoo import Model
 
 import zfcuda
-from zfcuda.cones.observing import Manner, observe
+from zfcuda.cones.observing import observe
+from zfcuda.cones.operators.batch import Manner
 from zfcuda.experiments.deconvnet import engines
 from zfcuda.inference.passes import feature_maps, layer_outputs
 

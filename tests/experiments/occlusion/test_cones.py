@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo import Model
 
 import zfcuda
-from zfcuda.cones import forward
+from zfcuda.cones.operators import patches
 
 
 def boxes(height: int, width: int, count: int = 14) -> Tensor:
@@ -261,7 +261,7 @@ def test_any_batch_gives_the_same(max_memory):
 
 def test_every_position_of_a_size_of_its_own(monkeypatch):
     """More sizes than the window ops take buffers."""
-    monkeypatch.setattr(forward, "_CALL", 0)  # no size joins another
+    monkeypatch.setattr(patches, "_CALL", 0)  # no size joins another
     positions = torch.tensor([[0, 0, h, w] for h in range(1, 32, 2) for w in range(1, 32, 2)])
     assert_cone_is_dense(small(), (32, 32), positions=positions)
 

@@ -21,7 +21,8 @@ from zfcuda.compat.captum.accepting import (
     unit_of,
 )
 from zfcuda.cones.descent import descend
-from zfcuda.cones.observing import Manner, forward_bytes, observe, obstacle
+from zfcuda.cones.observing import forward_bytes, observe, obstacle
+from zfcuda.cones.operators.batch import Manner
 from zfcuda.graph.nodes import Graph, Identity, Node, Rule, Shape
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.interception import fast_forward

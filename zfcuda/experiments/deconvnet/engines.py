@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from zfcuda.cones.descent import Projected, descend
-from zfcuda.cones.observing import Observed, forward_bytes, observe, obstacle
+from zfcuda.cones.observing import forward_bytes, observe, obstacle
+from zfcuda.cones.operators.batch import Observed
 from zfcuda.experiments.deconvnet.request import WHOLE, Carried, Choice, Listed, Seed, SeededManner
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph

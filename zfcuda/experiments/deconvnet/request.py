@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zfcuda.cones.descent import Projected
-from zfcuda.cones.observing import Manner
+from zfcuda.cones.operators.batch import Manner
 from zfcuda.inference.checks import as_ints, is_int, per_image
 from zfcuda.inference.deconvnet_rules import Rules, deconvnet_rules, gradient_rules
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zfcuda import ops
-from zfcuda.cones.boxes import join_boxes
+from zfcuda.cones.operators.rectangles import join_boxes
 from zfcuda.ops.windows import window_table
 
 Ints = np.ndarray  # int64

@@ -9,45 +9,99 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.graph.nodes import PixelCopy
+from zfcuda.cones.operators.batch import Batch
+from zfcuda.cones.operators.behaviours import (
+    Naming,
+    Step,
+    below,
+    field,
+    needed,
+    patched,
+    reached,
+    whole,
+    words,
+)
+from zfcuda.cones.operators.each_pixel import Sent
+from zfcuda.cones.operators.patches import Patches, patches_at
+from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, boxes_of, hull
+from zfcuda.cones.operators.signals import Ints, Signal, Windows, frames
+from zfcuda.graph.nodes import Node, Pair, PixelCopy
 
-Ints = np.ndarray  # int64
 
-
-def reached(rule: PixelCopy, boxes: Ints) -> list[tuple[Ints, Ints]]:
-    """On each axis the interval [start, stop) of what copies something of these boxes [P,4]."""
-    return [
-        _hull((boxes[:, axis, None] <= source) & (source < boxes[:, axis + 2, None]), None)
+@reached.of(PixelCopy)
+def _reached(rule: PixelCopy, boxes: Boxes, in_size: Pair, out_size: Pair) -> Boxes:
+    """What copies something of the boxes."""
+    rows, columns = (
+        hull(at, at, (boxes[:, axis, None] <= source) & (source < boxes[:, axis + 2, None]), 1)
         for axis, source in enumerate((rule.rows, rule.columns))
-    ]
+        for at in (np.arange(len(source)),)
+    )
+    return boxes_of(rows, columns)
 
 
-def needed(rule: PixelCopy, boxes: Ints) -> list[tuple[Ints, Ints]]:
-    """On each axis the interval [start, stop) of what is copied to these boxes [P,4]."""
+@needed.of(PixelCopy)
+def _needed(rule: PixelCopy, boxes: Boxes, in_size: Pair, out_size: Pair) -> Boxes:
+    """What is copied to the boxes."""
     intervals = []
     for axis, source in enumerate((rule.rows, rule.columns)):
         at = np.arange(len(source))
         inside = (boxes[:, axis, None] <= at) & (at < boxes[:, axis + 2, None]) & (source >= 0)
-        intervals.append(_hull(inside, source))
-    return intervals
+        intervals.append(hull(source, source, inside, 1))
+    return boxes_of(*intervals)
 
 
-def _hull(inside: np.ndarray, values: Ints | None) -> tuple[Ints, Ints]:
-    """From the first to behind the last of the values (the places, if None) that are ``inside``
-    [P,size]; nothing where none is."""
-    values = np.arange(inside.shape[1]) if values is None else values
-    far = np.iinfo(np.int64).max
-    return np.where(inside, values, far).min(1), np.where(inside, values + 1, 0).max(1)
+@field.of(PixelCopy)
+def _field(rule: PixelCopy, below: ReceptiveField) -> ReceptiveField | None:
+    stride, start = [], []
+    for axis, source in enumerate((rule.rows, rule.columns)):
+        at = np.flatnonzero(source >= 0)
+        if not len(at):
+            return None
+        step = int(source[at[1]] - source[at[0]]) if len(at) > 1 else 1
+        first = int(source[at[0]] - at[0] * step)
+        if step < 1 or (source[at] != first + at * step).any():
+            return None
+        stride.append(below.stride[axis] * step)
+        start.append(below.start[axis] + first * below.stride[axis])
+    return ReceptiveField(below.size, (stride[0], stride[1]), (start[0], start[1]))
 
 
-def copied_patches(
+@words.of(PixelCopy)
+def _words(rule: PixelCopy, node: Node) -> Naming:
+    return Naming(node.spelled, "copies of pixels", "adding up", "what copies are sent")
+
+
+@whole.of(PixelCopy)
+def _whole(rule: PixelCopy, step: Step, x: Tensor) -> Tensor:
+    return rule.function(x)
+
+
+@patched.of(PixelCopy)
+def _patched(
+    rule: PixelCopy, step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
+) -> Patches:
+    out = _copied(rule, sources[0].buffers, sources[0].rows, bases[0], boxes)
+    return patches_at(out, boxes, sources[0])
+
+
+@below.of(PixelCopy)
+def _below(rule: PixelCopy, batch: Batch, node: Node, signal: Signal) -> Sent:
+    size = batch.shape_below(node)[1:]
+    signal = signal.as_windows(node.shape[0]).on_the_map(node.shape[1:])
+    boxes = batch.boxes_below(node, signal.boxes)
+    origins, height, width = frames(boxes, size)
+    data = _returned(rule, signal.data, signal.origins, origins, height, width)
+    return [(node.inputs[0], Windows(signal.units, data, origins, boxes))]
+
+
+def _copied(
     rule: PixelCopy, buffers: Sequence[Tensor], rows: Ints, base: Tensor, boxes: Ints
 ) -> Tensor:
     """The pixels [n,C] at ``boxes`` [P,4], one box after another.
 
     Args:
         buffers, rows: of the patches on the maps that are copied
-            (:class:`zfcuda.cones.forward.Patches`).
+            (:class:`zfcuda.cones.operators.patches.Patches`).
         base: those maps without occluder, [n,H,W,C].
     """
     _, height, width, channels = base.shape
@@ -68,7 +122,7 @@ def copied_patches(
     return out
 
 
-def returned(
+def _returned(
     rule: PixelCopy, data: Tensor, origins: Ints, below: Ints, height: int, width: int
 ) -> Tensor:
     """The signal below, [q,height,width,C] at ``below`` [q,2]: what copies of a pixel are sent adds

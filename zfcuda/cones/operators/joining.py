@@ -1,0 +1,117 @@
+"""Operators of several maps: one behind the other, and element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zfcuda import ops
+from zfcuda.cones.operators.batch import Batch
+from zfcuda.cones.operators.behaviours import Naming, Step, below, finishes, patched, whole, words
+from zfcuda.cones.operators.each_pixel import Sent, finish
+from zfcuda.cones.operators.patches import (
+    Patches,
+    as_pixels,
+    as_row,
+    covers,
+    gathered,
+    patches_at,
+)
+from zfcuda.cones.operators.rectangles import Boxes, areas
+from zfcuda.cones.operators.signals import Signal
+from zfcuda.graph.nodes import Binary, Concat, Node
+from zfcuda.ops.windows import window_table
+
+finishes.of(Concat, Binary)(lambda rule: True)
+
+
+@whole.of(Concat)
+def _concatenated(rule: Concat, step: Step, *maps: Tensor) -> Tensor:
+    return torch.cat(maps, 1)
+
+
+@patched.of(Concat)
+def _concatenated_patches(
+    rule: Concat, step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
+) -> Patches:
+    out = gathered(list(zip(sources, bases, strict=True)), boxes)
+    return patches_at(as_pixels(finish(step, as_row(out))), boxes, sources[0])
+
+
+@below.of(Concat)
+def _to_parts(rule: Concat, batch: Batch, node: Node, signal: Signal) -> Sent:
+    """To each of the maps that were put one behind the other its channels' signal."""
+    parts: Sent = []
+    start = 0
+    for source in node.inputs:
+        stop = start + batch.graph.nodes[source].shape[0]
+        part = signal.of_channels(start, stop)
+        if part is not None:
+            parts.append((source, part))
+        start = stop
+    return parts
+
+
+@words.of(Concat)
+def _concatenation(rule: Concat, node: Node) -> Naming:
+    return Naming("concatenation", "of maps", "splitting", "each branch its maps")
+
+
+# --- element by element ---------------------------------------------------------------------------
+
+
+@whole.of(Binary)
+def _combined(rule: Binary, step: Step, *maps: Tensor) -> Tensor:
+    return rule.function(*maps)
+
+
+@patched.of(Binary)
+def _combined_patches(
+    rule: Binary, step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
+) -> Patches:
+    if rule.function is torch.add:
+        for own, other in ((0, 1), (1, 0)):
+            if step.owned[own] and sources[own].apart and covers(sources[own], boxes):
+                return _added(step, sources[own], sources[other], bases[other])
+    first, second = (
+        as_row(gathered([(source, base)], boxes))
+        for source, base in zip(sources, bases, strict=True)
+    )
+    return patches_at(as_pixels(finish(step, rule.function(first, second))), boxes, sources[0])
+
+
+def _added(step: Step, own: Patches, other: Patches, base: Tensor) -> Patches:
+    """The sum, in the memory of patches that no one else needs."""
+    for index, buffer in enumerate(own.buffers):
+        members = np.flatnonzero(own.rows[:, 1] == index)
+        if not len(members):
+            continue
+        rows = own.rows[members]
+        windows = window_table(other.rows[members], rows[:, 4:], rows[:, 2], buffer.device)
+        largest = int(areas(own.boxes[members]).max())
+        ops.gather_windows(base, other.buffers, windows, buffer, largest, add=True)
+    return Patches([as_pixels(finish(step, as_row(buffer))) for buffer in own.buffers], own.rows)
+
+
+@below.of(Binary)
+def _to_both(rule: Binary, batch: Batch, node: Node, signal: Signal) -> Sent:
+    """Of sums and differences: :func:`zfcuda.cones.observing.obstacle` lets no others pass."""
+    second = signal.copied()
+    if rule.weight != 1:
+        second = second.scaled(torch.tensor(rule.weight, dtype=torch.float64))
+    return [(node.inputs[0], signal), (node.inputs[1], second)]
+
+
+@words.of(Binary)
+def _sum(rule: Binary, node: Node) -> Naming | None:
+    kind = _SUMS.get(rule.name)
+    if kind is None:
+        return None
+    times = f", to the second times {rule.weight:g}" if abs(rule.weight) != 1 else ""
+    return Naming(kind, "element by element", "copying", f"the signal to both{times}")
+
+
+_SUMS = {"add": "sum", "sub": "difference"}

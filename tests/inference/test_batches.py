@@ -119,3 +119,23 @@ def test_no_signal_is_lost_in_our_own_unpooling():
         warnings.simplefilter("error")
         zfcuda.deconv(net, x, "last")
         zfcuda.occlusion(net, x, size=4, stride=4)
+
+
+class Rounding(nn.Module):
+    """Computes in single precision, of which the last digits depend on the number of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 5))
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x.float() * (1 + 1e-7 * len(x))).double())
+
+
+@pytest.mark.parametrize("method", ["auto", "dense"])
+def test_a_model_that_computes_in_less_than_it_answers(method):
+    model, x = Rounding().eval(), torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zfcuda.occlusion(model, x, size=3, stride=2, method=method)

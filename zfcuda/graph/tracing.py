@@ -97,7 +97,9 @@ def _graph(
         except Exception:
             raise Untraceable(said) from None
     if not graph.mixes:
-        _require_alone(answer_of(first, layers), answer_of(second, layers))
+        dtypes = {value.dtype for value in first.values if value.of_images}
+        if not agree(answer_of(second, layers)[1:], answer_of(first, layers), dtypes):
+            raise Untraceable("it answers otherwise for two images together than for each alone")
     _compare(_answer(graph, two), answer_of(second, layers))
     return graph
 
@@ -121,12 +123,6 @@ def _answer(graph: Graph, images: Tensor) -> Tensor:
     for node in graph.nodes:
         values[node.index] = graph.evaluate(node, values)
     return values[graph.output]
-
-
-def _require_alone(one: Tensor, two: Tensor) -> None:
-    """What the image says alone it must say together with another."""
-    if not agree(two[1:], one):
-        raise Untraceable("it answers otherwise for two images together than for each alone")
 
 
 def _compare(value: Tensor, answer: Any) -> None:

@@ -23,7 +23,8 @@ class Interception(TorchFunctionMode):
 
     With ``measure=True`` it also counts the bytes of the tensors that calls return:
     ``total_bytes`` of all of them (what a graph kept for backward may hold), ``peak_bytes`` alive
-    at once (what a pass without gradient needs) and ``largest_bytes`` of one.
+    at once (what a pass without gradient needs) and ``largest_bytes`` of one. ``dtypes`` are those
+    of the tensors.
     """
 
     def __init__(self, handlers: dict[Any, Handler], measure: bool = False) -> None:
@@ -32,6 +33,7 @@ class Interception(TorchFunctionMode):
         self._measure = measure
         self._users: dict[int, int] = {}  # storage address -> tensors alive on it
         self._live_bytes = self.peak_bytes = self.total_bytes = self.largest_bytes = 0
+        self.dtypes: set[torch.dtype] = set()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -40,6 +42,7 @@ class Interception(TorchFunctionMode):
         if self._measure:
             for tensor in result if isinstance(result, tuple | list) else (result,):
                 if type(tensor) is Tensor and tensor.layout is torch.strided:
+                    self.dtypes.add(tensor.dtype)
                     self._count(tensor)
         return result
 

@@ -7,7 +7,7 @@ import difflib
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from numbers import Real
 from typing import Any
@@ -358,13 +358,14 @@ class Passes:
         calls, found = tried[self.layout]
         self._seen.end(found[0])
         self.together = self._best_batch(calls, image)
-        if min(count, self.together) > 1 and not self._alone(image, found[0]):
+        if min(count, self.together) > 1 and not self._alone(image, found[0], calls):
             self.together = 1
         return found
 
-    def _alone(self, image: Tensor, logits: Tensor) -> bool:
-        """Whether the model says of an image ``logits`` whatever is beside it. One that takes a
-        statistic over its batch does not: it is given one image at a time, with a warning."""
+    def _alone(self, image: Tensor, logits: Tensor, calls: Interception) -> bool:
+        """Whether the model says of an image ``logits``, by these ``calls``, whatever is beside it.
+        One that takes a statistic over its batch does not: it is given one image at a time, with a
+        warning."""
         agreed = _agreed.setdefault(self._model, set())
         kind = ("alone", *self._kind(image))
         if kind not in agreed:
@@ -375,7 +376,7 @@ class Passes:
                 beside = _forward(self._model, both, fast_forward())
             except Exception:  # no picture for this model, or two are too many: then it will tell
                 return True
-            if not agree(beside[:same], logits.expand(same, -1)):
+            if not agree(beside[:same], logits.expand(same, -1), calls.dtypes):
                 warnings.warn(
                     "the model answers otherwise for several images together than for each "
                     "alone; it is given one at a time",
@@ -436,11 +437,16 @@ def _joined(
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
-def agree(some: Tensor, others: Tensor) -> bool:
-    """Whether answers are the same but for rounding, which differs with the number of images."""
+def agree(some: Tensor, others: Tensor, dtypes: Collection[torch.dtype] = ()) -> bool:
+    """Whether answers are the same but for rounding, which differs with the number of images.
+
+    Args:
+        dtypes: of what they were computed from: a model may round to less than its answers hold.
+    """
     a, b = (t.double().nan_to_num(0, 0, 0) for t in (some, others))
     reduced = torch.backends.cudnn.allow_tf32 and some.is_cuda
-    tolerance = 1e-2 if reduced else _TOLERANCES.get(some.dtype, 1e-2)
+    rounded = [some.dtype, *(dtype for dtype in dtypes if dtype.is_floating_point)]
+    tolerance = 1e-2 if reduced else max(_TOLERANCES.get(dtype, 1e-2) for dtype in rounded)
     return bool((a - b).norm() <= tolerance * torch.maximum(a.norm(), b.norm()))
 
 

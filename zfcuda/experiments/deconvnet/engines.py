@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from zfcuda.cones.descent import Projected, descend
+from zfcuda.cones.leaks import leak
 from zfcuda.cones.observing import forward_bytes, observe, obstacle
 from zfcuda.cones.operators.batch import Observed
 from zfcuda.experiments.deconvnet.request import WHOLE, Carried, Choice, Listed, Seed, SeededManner
@@ -124,6 +125,12 @@ def followed(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Graph 
             )
         else:
             reached.append(layer)
+    if reached and (name := leak(graph, x[:1])):
+        warnings.warn(
+            f"projections go by autograd, since {visible(name)} changes more than its rule says",
+            stacklevel=5,  # this function, carry, deconv, its decorator, the caller
+        )
+        return None, []
     return graph, reached
 
 

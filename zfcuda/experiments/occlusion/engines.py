@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
+from zfcuda.cones.leaks import leak
 from zfcuda.cones.occluding import base_values, batch_sizes, images_together, occlude_all, summary
 from zfcuda.cones.planning import Plan, planned
 from zfcuda.cones.steps import Schedule, fuse
@@ -204,6 +205,8 @@ def _traced(model: nn.Module, x: Tensor, request: Request) -> Cones:
         nodes[layer] = node.index
     steps, boxes = fuse(graph, nodes.values()), request.positions.numpy()
     schedule, rows = planned(steps, boxes, 128, x.element_size(), request.method == "cone")
+    if schedule.cones and (name := leak(graph, x[:1])):
+        raise Untraceable(f"{name} changes more than its rule says")
     chunk, _ = batch_sizes(schedule, request.max_memory, x.device, x.element_size())
     method = "cone" if schedule.cones else "dense"
     reason = "" if schedule.cones else "no cone is cheaper than whole maps"

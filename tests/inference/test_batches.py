@@ -133,9 +133,8 @@ class Rounding(nn.Module):
         return self.net((x.float() * (1 + 1e-7 * len(x))).double())
 
 
-@pytest.mark.parametrize("method", ["auto", "dense"])
-def test_a_model_that_computes_in_less_than_it_answers(method):
+def test_a_model_that_computes_in_less_than_it_answers():
     model, x = Rounding().eval(), torch.rand(1, 3, 8, 8, dtype=torch.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        zfcuda.occlusion(model, x, size=3, stride=2, method=method)
+        zfcuda.occlusion(model, x, size=3, stride=2, method="dense")

@@ -24,6 +24,7 @@ from zfcuda.graph.nodes import (
     Opaque,
     PixelCopy,
     Pointwise,
+    Resampling,
     Shape,
     Sized,
     Value,
@@ -34,6 +35,7 @@ from zfcuda.graph.pixel_copies import pixels_copied
 from zfcuda.graph.pixelwise import chain_to
 from zfcuda.graph.reading import read
 from zfcuda.graph.recognition import as_torch_does, torchs_contrast
+from zfcuda.graph.resampling import pixels_resampled
 from zfcuda.graph.schemas import sizes_of
 
 aten = torch.ops.aten
@@ -215,6 +217,8 @@ class _Builder:
         if found is None:
             found = pixels_copied(call, args, kwargs, result)
         if found is None:
+            found = pixels_resampled(call, args, kwargs, result)
+        if found is None:
             rule, taken = Opaque(), tuple(values_in((args, kwargs)))
         else:
             rule, taken = found[:2]
@@ -223,7 +227,7 @@ class _Builder:
         inputs = tuple(v.index for v in taken)
         node = self._node(call, rule, inputs, result.shape, function, args, kwargs)
         self._find_axes(node, sizes)
-        if isinstance(rule, Pointwise | Binary | PixelCopy):
+        if isinstance(rule, Pointwise | Binary | PixelCopy | Resampling):
             node = replace(node, function=rule.function, args=taken, kwargs={})
         if isinstance(rule, Opaque | Binary) and recorded.dtype.is_floating_point:
             node = self._shortened(node)

@@ -108,6 +108,58 @@ class PixelCopy(Rule):
     fill: float
 
 
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """What the numbers along an axis are weighted sums of.
+
+    Attributes:
+        places: int64 [n,T], which numbers of the axis below; -1 for none.
+        weights: float64 [n,T]; what is taken with weight zero is read, too.
+        size: of the axis below.
+    """
+
+    places: np.ndarray
+    weights: np.ndarray
+    size: int
+
+    @cached_property
+    def still(self) -> bool:
+        """Whether every number is the one below it."""
+        one = self.places.shape == (self.size, 1) and bool((self.weights == 1).all())
+        return one and bool((self.places[:, 0] == np.arange(self.size)).all())
+
+    @cached_property
+    def extent(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first and the last number below of each [n]; -1 as the last where there is none."""
+        far = np.iinfo(np.int64).max
+        return np.where(self.places < 0, far, self.places).min(1), self.places.max(1)
+
+    @cached_property
+    def transposed(self) -> Taps:
+        """What goes back to each number below."""
+        above, tap = np.nonzero(self.places >= 0)
+        below = self.places[above, tap]
+        order = np.lexsort((above, below))
+        above, tap, below = above[order], tap[order], below[order]
+        counts = np.bincount(below, minlength=self.size)
+        turn = np.arange(len(below)) - (np.cumsum(counts) - counts)[below]
+        places = np.full((self.size, max(1, counts.max(initial=0))), -1)
+        weights = np.zeros(places.shape)
+        places[below, turn], weights[below, turn] = above, self.weights[above, tap]
+        return Taps(places, weights, len(self.places))
+
+
+@dataclass(frozen=True, eq=False)
+class Resampling(Rule):
+    """Each row is a weighted sum of rows, and each column of columns: linear and cubic resampling,
+    with or without antialiasing, averages over adaptive windows."""
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    rows: Taps
+    columns: Taps
+
+
 @dataclass(frozen=True)
 class Lrn(Rule):
     """Contrast normalisation across channels, as ``torch.nn.LocalResponseNorm``."""
@@ -220,6 +272,9 @@ _SPELLED = {
     "rrelu_with_noise": "rrelu",
     "upsample_nearest2d": "interpolate",
     "upsample_bilinear2d": "interpolate",
+    "upsample_bicubic2d": "interpolate",
+    "upsample_bilinear2d_aa": "interpolate",
+    "upsample_bicubic2d_aa": "interpolate",
 }
 
 

@@ -1,0 +1,93 @@
+"""Calls that make each row of a map of a few of its rows, and each column of a few columns: linear
+and cubic interpolation, averages over adaptive windows.
+
+Such a call is linear and *separable*: on an image that is a column of numbers times a row of
+numbers it makes of each what it would make of it alone, so what it does to the columns and rows
+with a single one in them is all that it does.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from zfcuda.graph.calls import Call
+from zfcuda.graph.nodes import Resampling, Sized, Taps, Value
+from zfcuda.graph.reading import Reading
+
+_SEPARABLE = (
+    "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa", "_upsample_lanczos2d_aa", "_adaptive_avg_pool2d",
+)  # fmt: skip
+_SCALES = ("scales_h", "scales_w")
+
+
+def pixels_resampled(
+    call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], result: Value
+) -> Reading | None:
+    """The rule of a call that resamples rows and columns; None for any other."""
+    x = args[0] if args else None
+    if call.name not in _SEPARABLE or not isinstance(x, Value) or not (x.is_map and result.is_map):
+        return None
+    if x.dtype != result.dtype or x.shape[0] != result.shape[0]:
+        return None
+    if any(isinstance(a, Value | Sized | Tensor) for a in tree_leaves((args[1:], kwargs))):
+        return None
+    names = [a.name for a in call.function._schema.arguments]
+    given = dict(zip(names[1:], args[1:], strict=False)) | kwargs
+    if call.name.endswith("_aa") and result.shape[2] == 1:
+        return None  # torch then answers by the order of memory, with one row in the place of all
+    if "output_size" not in given or not {*given} <= {*_SCALES, "output_size", "align_corners"}:
+        return None
+    rows, columns = (_taps(call.function, given, x, result, axis) for axis in (0, 1))
+    function = functools.partial(_of_maps, call.function, given)
+    return Resampling(call.name, function, rows, columns), (x,)
+
+
+def _taps(
+    function: Callable[..., Tensor], given: dict[str, Any], x: Value, result: Value, axis: int
+) -> Taps:
+    """What the call takes along one axis, in the numbers that it calculates weights in.
+
+    The other axis is as short as may be: of a number, made two of; or of two that stay two, where
+    its size stays, for some kernels copy maps whose sizes do, whatever the scale.
+    """
+    size, wanted = x.shape[1 + axis], result.shape[1 + axis]
+    stays = x.shape[2 - axis] == result.shape[2 - axis]
+    before, after = (min(2, x.shape[2 - axis]),) * 2 if stays else (1, 2)
+    sizes = [wanted, after] if axis == 0 else [after, wanted]
+    alone = given | {"output_size": sizes}
+    if _SCALES[1 - axis] in given:
+        alone[_SCALES[1 - axis]] = None
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    ones = torch.eye(size, dtype=dtype, device=x.device)
+    # A tap of weight zero is read: it hands on what is not a number.
+    nans = torch.where(ones > 0, torch.nan, 0.0).to(dtype)
+    shape = (size, 1, size, before) if axis == 0 else (size, 1, before, size)
+    weights, read = (
+        function(each[:, None].unsqueeze(3 - axis).expand(shape).contiguous(), **alone)[:, 0]
+        .select(2 - axis, 0)
+        .T
+        for each in (ones, nans)
+    )
+    read = read.isnan() | (weights != 0)
+    return _listed(weights.double().cpu().numpy(), read.cpu().numpy())
+
+
+def _listed(weights: np.ndarray, read: np.ndarray) -> Taps:
+    """A matrix [n,size] as lists of its entries that are ``read``."""
+    count = max(1, read.sum(1).max(initial=0))
+    order = np.argsort(~read, 1, kind="stable")[:, :count]
+    real = np.take_along_axis(read, order, 1)
+    found = np.where(real, np.take_along_axis(weights, order, 1), 0.0)
+    return Taps(np.where(real, order, -1), found, weights.shape[1])
+
+
+def _of_maps(function: Callable[..., Tensor], given: dict[str, Any], x: Tensor) -> Tensor:
+    return function(x, **given)

@@ -97,6 +97,27 @@ def test_functions_may_view_what_is_not_contiguous():
     assert torch.equal(values[graph.output], channels_last.relu().flatten(1))
 
 
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("kernel", ["attention", "lstm"])
+def test_kernels_that_do_not_look_how_tokens_lie(kernel, copied):
+    """A record leaves copies out, and with them the order that they make."""
+
+    def forward(m, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        tokens = tokens.contiguous() if copied else tokens
+        if kernel == "lstm":
+            return m.lstm(tokens)[0].mean(1)
+        q, k, v = tokens[:, None].split(4, 3)
+        return F.scaled_dot_product_attention(q, k, v).mean((1, 2))
+
+    model = Model(forward, lstm=nn.LSTM(12, 5, batch_first=True))
+    x = images(channels=12).float()
+    model.eval()
+    graph = trace(model, x)
+    with torch.no_grad():
+        torch.testing.assert_close(values_of(graph, x)[graph.output], model(x))
+
+
 def test_subclasses():
     class Same(nn.Conv2d):
         """Adds nothing."""

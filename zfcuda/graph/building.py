@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from zfcuda.graph.axes import Axes, axes_of_maps, result_axes, size_of
 from zfcuda.graph.calls import Call, Record, Recorded, Ref, Returned, Stop
@@ -390,20 +391,28 @@ def _in_any_layout(function: Any) -> Any:
     values never change."""
     if function is aten.view.default:
         return aten.reshape.default
-    return _Contiguous(function) if function in _WANT_CONTIGUOUS else function
+    name = getattr(getattr(function, "overloadpacket", function), "__name__", "")
+    return _Contiguous(function) if name.startswith(_WANT_CONTIGUOUS) else function
 
 
-_WANT_CONTIGUOUS = (aten.native_group_norm.default, aten.view_as_complex.default)
+# Kernels that take for granted, and do not look, how their arguments lie; ATen's own callers see to
+# it by copies, which a record leaves out.
+_WANT_CONTIGUOUS = (
+    "native_group_norm", "view_as_complex", "_scaled_dot_product", "_flash_attention",
+    "_efficient_attention", "_native_multi_head", "_transformer_encoder_layer", "mkldnn_rnn",
+    "_cudnn_rnn", "miopen_rnn", "_thnn_fused",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Contiguous:
-    """A function whose first argument must lie in order."""
+    """A function whose tensors must lie in order."""
 
     function: Any
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.function(x.contiguous(), *args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tree_map_only(Tensor, Tensor.contiguous, (args, kwargs))
+        return self.function(*args, **kwargs)
 
 
 def _same(x: Any) -> Any:

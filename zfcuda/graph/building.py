@@ -213,7 +213,7 @@ class _Builder:
             return
         found = read(call, recorded.place, args, kwargs, result)
         if call.name == "div":
-            contrast = torchs_contrast(self._nodes, args)
+            contrast = torchs_contrast(self._nodes, args, call.custom)
             found = found if contrast is None else (contrast, args[:1], as_torch_does(contrast))
         if found is None:
             found = pixels_copied(call, args, kwargs, result)

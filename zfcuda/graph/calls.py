@@ -50,7 +50,7 @@ class Call:
             without one.
         author: what the model's author knows it by.
         custom: name of the torch.autograd.Function that makes it, and whose backward is not the
-            call's.
+            call's; "no_grad" where the model made it without gradients.
     """
 
     function: Callable[..., Any]
@@ -96,7 +96,8 @@ class Event(NamedTuple):
             again: it views what it gets, or does not depend on the images.
         changes: the place of the argument that it works in and returns.
         kind: a tuple or list where it returns several.
-        maker: the module and the torch.autograd.Function that made it.
+        maker: the module and the torch.autograd.Function that made it, and whether it was made
+            without gradients.
     """
 
     function: Any

@@ -295,7 +295,8 @@ class Node:
         target: the name of the function.
         author: what the model's author knows the call by.
         module: the module of torch.nn or zfcuda.nn that makes it, or None.
-        custom: the torch.autograd.Function that makes it, whose backward is not the call's, or "".
+        custom: the torch.autograd.Function that makes it, whose backward is not the call's;
+            "no_grad" where the model makes it without gradients; else "".
     """
 
     index: int

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zfcuda.graph.calls import Event, Made, Record
 from zfcuda.graph.guards import unchanged
 from zfcuda.graph.nodes import Graph
-from zfcuda.graph.record import maker_of, told
+from zfcuda.graph.watching import Watched, maker_of, told
 from zfcuda.inference.checks import settings_of, uncompiled
 
 _SMALL = 2**16  # elements; larger tensors are never copied
@@ -132,7 +132,7 @@ class _Rehearsal(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, images: Tensor, events: tuple[Event, ...]) -> None:
         super().__init__()
-        self.done, self.custom = 0, ""
+        self.done, self.watched = 0, Watched()
         self._known = {*model.modules()}
         self._modules: list[nn.Module] = []
         self._events = events
@@ -147,7 +147,7 @@ class _Rehearsal(TorchDispatchMode):
         if self.done == len(self._events):
             raise _Different
         event = self._events[self.done]
-        maker = maker_of(self._modules[-1] if self._modules else None, self._known, self.custom)
+        maker = maker_of(self._modules[-1] if self._modules else None, self._known, self.watched)
         if maker != event.maker:
             raise _Different
         if func is not event.function or not self._same(event.arguments, (args, kwargs or {})):
@@ -175,6 +175,9 @@ class _Rehearsal(TorchDispatchMode):
 
     def own(self, tensor: Any) -> None:
         """What a function with a backward of its own returned."""
+
+    def detached(self, tensor: Tensor) -> None:
+        """What makes the next call tells."""
 
     def is_of_images(self, tensor: Tensor) -> bool:
         return True  # no recording that looked at values has come this far

@@ -14,10 +14,10 @@ from zfcuda.graph.nodes import Lrn, Node, Value
 from zfcuda.graph.pixelwise import Chain
 
 
-def torchs_contrast(nodes: Sequence[Node], args: Sequence[Any]) -> Lrn | None:
+def torchs_contrast(nodes: Sequence[Node], args: Sequence[Any], custom: str) -> Lrn | None:
     """The contrast normalisation of which a division is the last call, as
     ``torch.nn.functional.local_response_norm`` writes it: of the maps by a power of the means of
-    their squares over neighbouring channels."""
+    their squares over neighbouring channels; ``custom`` as :class:`Node` has it."""
     x, below = args[:2]
     if not isinstance(x, Value) or not isinstance(below, Value):
         return None
@@ -28,7 +28,7 @@ def torchs_contrast(nodes: Sequence[Node], args: Sequence[Any]) -> Lrn | None:
         if source is None:
             return None
         up.append(nodes[source])
-    if [node.target for node in up] != _CONTRAST:
+    if [node.target for node in up] != _CONTRAST or any(node.custom != custom for node in up):
         return None
     power, shifted, scaled, _, mean, padded, _, squared = up
     size = mean.args[1][0]

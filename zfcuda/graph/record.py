@@ -8,9 +8,7 @@ a tensor: a call that works in place makes a new one, also of everything that sh
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Collection, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +34,7 @@ from zfcuda.graph.schemas import (
     spec_of,
     storage_of,
 )
+from zfcuda.graph.watching import Watched, maker_of, told
 from zfcuda.inference.interception import author_of
 
 aten = torch.ops.aten
@@ -72,7 +71,7 @@ class _Recorder(TorchDispatchMode):
         self._kept = kept
         self._stop = stop
         self.refused = ""
-        self.custom = ""  # the torch.autograd.Function that runs
+        self.watched = Watched()
         self._made: dict[int, Made] = {id(images): Made(-1, 0)}
         self._held: list[Tensor] = []
         self._slots: dict[int, _Slot] = {}
@@ -126,7 +125,10 @@ class _Recorder(TorchDispatchMode):
                 return self._new(tensor, None, 0, of_images=False)
             if not same_place(known.tensor, tensor):
                 raise Untraceable("it looks at a value's memory in a way that torch does not tell")
-            slot = _Slot(tensor, known.value, known, (), known.changes)
+            # As .data does, which hands no gradient on.
+            unseen = View(aten.detach.default, (None,), {}, None, tuple(tensor.shape))
+            value = self._viewed(unseen, known.value)
+            slot = _Slot(tensor, value, known, (unseen,), known.changes)
             self._slots[id(tensor)] = slot
         if slot.seen != slot.root.changes:
             value = slot.root.value
@@ -197,7 +199,8 @@ class _Recorder(TorchDispatchMode):
             outputs = ()
         changes = 0 if outputs == () else None
         kind = (() if isinstance(result, tuple) else []) if several else None
-        maker = maker_of(self._modules[-1][0] if self._modules else None, self._names, self.custom)
+        module = self._modules[-1][0] if self._modules else None
+        maker = maker_of(module, self._names, self.watched)
         self.record.events.append(Event(func, told, outputs, changes, kind, maker))
         for place, tensor in enumerate(found):
             if isinstance(tensor, Tensor) and id(tensor) not in self._made:
@@ -207,8 +210,10 @@ class _Recorder(TorchDispatchMode):
     def _call(self, function: Any, args: Any, kwargs: Any, several: bool) -> int:
         """The number of a new call."""
         calls = self.record.calls
-        author = self._author() or self.custom
-        calls.append(Call(function, tuple(args), dict(kwargs), several, None, author, self.custom))
+        custom = self.watched.custom
+        author = self._author() or custom
+        custom = custom or ("no_grad" if self.watched.cut else "")
+        calls.append(Call(function, tuple(args), dict(kwargs), several, None, author, custom))
         return len(calls) - 1
 
     def _author(self) -> str:
@@ -236,6 +241,9 @@ class _Recorder(TorchDispatchMode):
         first = given[0] if given else None
         if first is not None and isinstance(result, Tensor) and says_nothing(func, first, result):
             value = self.slot(first).value
+            if self.watched.cut:  # another value as far as gradients go
+                call = self._call(aten.alias.default, (Ref(value),), {}, False)
+                value = self._value(result, call, 0, self.record.values[value].of_images)
             if id(result) not in self._slots:
                 self._alike(result, first, value)
             return
@@ -276,6 +284,15 @@ class _Recorder(TorchDispatchMode):
             call = self._call(aten.alias.default, (Ref(slot.value),), {}, False)
             old = self.record.values[slot.value]
             slot.value = self._value(tensor, call, 0, old.of_images)
+
+    def detached(self, tensor: Tensor) -> None:
+        """Note that a tensor was detached where it is, of which torch tells no call."""
+        slot = self.slot(tensor)
+        call = self._call(aten.detach.default, (Ref(slot.value),), {}, False)
+        slot.value = self._value(tensor, call, 0, self.record.values[slot.value].of_images)
+        if slot.root is slot:
+            slot.changes += 1
+            slot.seen = slot.changes
 
     # --- changes in place -------------------------------------------------------------------------
 
@@ -389,62 +406,3 @@ def record(
     if isinstance(found.answer, Tensor):
         found.output = recorder.slot(found.answer).value
     return found
-
-
-def maker_of(module: nn.Module | None, known: Container[nn.Module], custom: str) -> Any:
-    """What tells who makes a call: the model's own modules by identity, others by their class."""
-    return (id(module) if module in known else type(module), custom)
-
-
-@contextmanager
-def told(recorder: Any) -> Iterator[None]:
-    """While entered, the recorder is told which modules run in this thread, and which functions
-    with a backward of their own."""
-    thread, modules = threading.get_ident(), torch.nn.modules.module
-    # Where apply ends up whenever and however it was looked up.
-    functions = torch.autograd.function._SingleLevelFunction
-
-    def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != thread or recorder.custom:
-            return super(functions, function).apply(*args, **kwargs)
-        recorder.custom = function.__name__
-        try:
-            result = super(functions, function).apply(*args, **kwargs)
-            for tensor in result if isinstance(result, tuple) else (result,):
-                recorder.own(tensor)
-            return result
-        finally:
-            recorder.custom = ""
-
-    def begin(module: nn.Module, args: Any) -> None:
-        if threading.get_ident() == thread:
-            recorder.begin(module, args)
-
-    def end(module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() == thread:
-            recorder.end(module, args, output)
-
-    handles = [
-        modules.register_module_forward_pre_hook(begin),
-        modules.register_module_forward_hook(end, always_call=True),
-    ]
-
-    def to_numpy(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() == thread and recorder.is_of_images(tensor):
-            raise Untraceable("it looks at values outside of torch (numpy)")
-        return torch._C.TensorBase.numpy(tensor, *args, **kwargs)
-
-    def to_list(tensor: Tensor) -> Any:
-        if threading.get_ident() == thread and recorder.is_of_images(tensor):
-            raise Untraceable("it looks at values outside of torch (tolist)")
-        return torch._C.TensorBase.tolist(tensor)
-
-    functions.apply = classmethod(applied)
-    torch.Tensor.numpy, torch.Tensor.tolist = to_numpy, to_list
-    try:
-        yield
-    finally:
-        del functions.apply
-        del torch.Tensor.numpy, torch.Tensor.tolist
-        for handle in handles:
-            handle.remove()

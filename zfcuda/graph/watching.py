@@ -1,0 +1,183 @@
+"""What a model does that its calls of ATen do not tell: which of its modules run, which functions
+with a backward of their own, where it switches gradients off, and where it takes values out of
+torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Container, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zfcuda.graph.guards import Untraceable
+
+
+@dataclass(eq=False)
+class Watched:
+    """What goes on at the moment.
+
+    Attributes:
+        custom: name of the torch.autograd.Function that runs.
+        cut: whether the model has switched gradients off, as ``with torch.no_grad()`` does. What it
+            is followed under does not count.
+        detached: how many tensors it has detached where they are.
+    """
+
+    custom: str = ""
+    cut: bool = False
+    detached: int = 0
+    _before: dict[int, bool] = field(default_factory=dict)  # by context, while it is entered
+
+    def entered(self, context: Any, cut: bool) -> None:
+        """A context was entered, before which gradients were ``cut`` or not."""
+        self._before[id(context)] = cut
+
+    def left(self, context: Any) -> None:
+        """Gradients are what they were before the context."""
+        self.cut = self._before.pop(id(context), self.cut)
+
+
+def maker_of(module: nn.Module | None, known: Container[nn.Module], watched: Watched) -> Any:
+    """What tells who makes a call: the model's own modules by identity, others by their class."""
+    own = id(module) if module in known else type(module)
+    return (own, watched.custom, watched.cut, watched.detached)
+
+
+@contextmanager
+def told(follower: Any) -> Iterator[None]:
+    """While entered, ``follower`` is told what goes on in this thread.
+
+    It has a :class:`Watched` as ``watched`` and the methods ``begin(module, args)``,
+    ``end(module, args, output)``, ``own(tensor)`` for what a function with a backward of its own
+    returned, ``detached(tensor)`` for what was detached where it is, and ``is_of_images(tensor)``.
+    """
+    thread = threading.get_ident()
+
+    def here() -> bool:
+        return threading.get_ident() == thread
+
+    with ExitStack() as stack:
+        _tell_of_modules(stack, here, follower)
+        _tell_of_functions(stack, here, follower)
+        _tell_of_values(stack, here, follower)
+        _tell_of_gradients(stack, here, follower.watched)
+        _tell_of_detached(stack, here, follower)
+        yield
+
+
+Here = Callable[[], bool]  # whether this is the thread to tell of
+
+
+def _tell_of_modules(stack: ExitStack, here: Here, follower: Any) -> None:
+    modules = torch.nn.modules.module
+
+    def begin(module: nn.Module, args: Any) -> None:
+        if here():
+            follower.begin(module, args)
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        if here():
+            follower.end(module, args, output)
+
+    stack.callback(modules.register_module_forward_pre_hook(begin).remove)
+    stack.callback(modules.register_module_forward_hook(end, always_call=True).remove)
+
+
+def _tell_of_functions(stack: ExitStack, here: Here, follower: Any) -> None:
+    # Where apply ends up whenever and however it was looked up.
+    functions = torch.autograd.function._SingleLevelFunction
+    watched: Watched = follower.watched
+
+    def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if not here() or watched.custom:
+            return super(functions, function).apply(*args, **kwargs)
+        watched.custom = function.__name__
+        try:
+            result = super(functions, function).apply(*args, **kwargs)
+            for tensor in result if isinstance(result, tuple) else (result,):
+                follower.own(tensor)
+            return result
+        finally:
+            watched.custom = ""
+
+    _replaced(stack, functions, "apply", classmethod(applied))
+
+
+def _tell_of_values(stack: ExitStack, here: Here, follower: Any) -> None:
+    def to_numpy(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if here() and follower.is_of_images(tensor):
+            raise Untraceable("it looks at values outside of torch (numpy)")
+        return torch._C.TensorBase.numpy(tensor, *args, **kwargs)
+
+    def to_list(tensor: Tensor) -> Any:
+        if here() and follower.is_of_images(tensor):
+            raise Untraceable("it looks at values outside of torch (tolist)")
+        return torch._C.TensorBase.tolist(tensor)
+
+    _replaced(stack, torch.Tensor, "numpy", to_numpy)
+    _replaced(stack, torch.Tensor, "tolist", to_list)
+
+
+def _tell_of_gradients(stack: ExitStack, here: Here, watched: Watched) -> None:
+    """Models are followed without gradients, so that torch's own switch cannot tell."""
+    switch = torch._C._set_grad_enabled
+
+    def switched(mode: bool) -> None:
+        switch(mode)
+        if here():
+            watched.cut = not mode
+
+    def entering(enter: Any, cuts: Callable[[Any], bool] | None = None) -> Any:
+        def entered(context: Any, *args: Any, **kwargs: Any) -> Any:
+            cut = watched.cut
+            result = enter(context, *args, **kwargs)
+            if here():
+                watched.entered(context, cut)
+                watched.cut = cuts(context) if cuts is not None else watched.cut
+            return result
+
+        return entered
+
+    def leaving(leave: Any) -> Any:
+        def left(context: Any, *args: Any) -> Any:
+            result = leave(context, *args)
+            if here():
+                watched.left(context)
+            return result
+
+        return left
+
+    _replaced(stack, torch._C, "_set_grad_enabled", switched)
+    contexts = (torch.no_grad, torch.enable_grad, torch.set_grad_enabled, torch.inference_mode)
+    for kind in contexts:
+        # torch.set_grad_enabled acts as it is made, being a function as well.
+        name = "__init__" if kind is torch.set_grad_enabled else "__enter__"
+        cuts = (lambda context: context.mode) if kind is torch.inference_mode else None
+        _replaced(stack, kind, name, entering(vars(kind)[name], cuts))
+        _replaced(stack, kind, "__exit__", leaving(vars(kind)["__exit__"]))
+
+
+def _tell_of_detached(stack: ExitStack, here: Here, follower: Any) -> None:
+    def detach_(tensor: Tensor) -> Tensor:
+        result = torch._C.TensorBase.detach_(tensor)
+        if here():
+            follower.watched.detached += 1
+            follower.detached(tensor)
+        return result
+
+    _replaced(stack, torch.Tensor, "detach_", detach_)
+    _replaced(stack, torch, "detach_", detach_)
+
+
+def _replaced(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Set an attribute until the stack is left."""
+    own = vars(owner)
+    if name in own:
+        stack.callback(setattr, owner, name, own[name])
+    else:
+        stack.callback(delattr, owner, name)
+    setattr(owner, name, value)

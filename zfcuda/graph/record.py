@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -63,6 +65,8 @@ class _Slot:
 
 
 class _Recorder(TorchDispatchMode):
+    supports_higher_order_operators = True  # to be told of them, and say which it is
+
     def __init__(
         self, model: nn.Module, images: Tensor, kept: Collection[str], stop: Stop | None
     ) -> None:
@@ -154,6 +158,8 @@ class _Recorder(TorchDispatchMode):
 
     def _followed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The call's result, noted."""
+        if isinstance(func, HigherOrderOperator):
+            raise Untraceable(f"it calls {func.name()}, which takes functions")
         spec = spec_of(func)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         slots = [self.slot(tensor) for tensor in given]
@@ -361,7 +367,7 @@ class _Recorder(TorchDispatchMode):
         if names and _is_a_layer(own):
             for call in self.record.calls[before:]:
                 call.layer = names[0] if call.layer is None else call.layer
-        if isinstance(output, Tensor) and names:
+        if isinstance(output, Tensor) and names and not is_functorch_wrapped_tensor(output):
             value, count = self.slot(output).value, len(self.record.calls)
             with _disable_current_modes():
                 copy = output.clone() if {*names} & {*self._kept} else None

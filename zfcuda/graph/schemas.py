@@ -220,7 +220,8 @@ def storage_of(tensor: Tensor) -> int:
     try:
         return tensor.untyped_storage()._cdata
     except (NotImplementedError, RuntimeError) as error:
-        raise Untraceable(f"it uses tensors of layout {tensor.layout}") from error
+        kind = "torch.func's" if tensor.layout is torch.strided else f"layout {tensor.layout}"
+        raise Untraceable(f"it uses tensors of {kind}") from error
 
 
 def same_place(a: Tensor, b: Tensor) -> bool:

@@ -53,8 +53,7 @@ def trace(model: nn.Module, x: Tensor, layers: Collection[str] = (), mixing: boo
         except Untraceable:
             raise
         except Exception as error:
-            said = str(error).strip().split("\n")[0]
-            raise Untraceable(f"{type(error).__name__} on following it: {said}") from error
+            raise Untraceable(_said(error)) from error
         remember(model, images, layers, first, graph)
         return graph
 
@@ -71,7 +70,12 @@ def _first(model: nn.Module, images: Tensor, layers: Collection[str]) -> Record:
     except Exception as error:
         with unchanged(model), uncompiled(model), fast_forward():
             model(images.clone())
-        raise Untraceable(f"{type(error).__name__} on following it") from error
+        raise Untraceable(_said(error)) from error
+
+
+def _said(error: Exception) -> str:
+    said = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__} on following it" + (f": {said}" if said else "")
 
 
 def _graph(

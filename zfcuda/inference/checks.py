@@ -4,6 +4,7 @@ leaving a trace."""
 from __future__ import annotations
 
 import inspect
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -218,13 +219,42 @@ def _in_eval_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Compiled modules run as they are written: their calls can be intercepted and followed."""
+    """What is compiled, of the model's or inside of torch (``flex_attention``), runs as it is
+    written: its calls can be intercepted and followed."""
     compiled = any(
         type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
         for module in model.modules()
     )
-    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+    # Who compiles functions has imported the one, or will from the other. Else neither is worth it.
+    compiles = any(
+        name in sys.modules for name in ("torch._dynamo", "torch.nn.attention.flex_attention")
+    )
+    with _eager if compiled or compiles else nullcontext():
         yield
+
+
+class _Eager:
+    """While any thread is inside nothing runs compiled: torch's own switch is for all of them, and
+    the first that leaves would turn it back for the others."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._stance = torch.compiler.set_stance("force_eager")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._stance.__exit__(None, None, None)
+
+
+_eager = _Eager()
 
 
 def settings_of(model: nn.Module) -> tuple[Any, ...]:

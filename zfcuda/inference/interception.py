@@ -53,14 +53,18 @@ class Interception(TorchFunctionMode):
     @staticmethod
     def _handle(handler: Handler, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x, *rest = args or (kwargs.get("input"),)
-        if type(x) not in (Tensor, torch.nn.Parameter):  # a subclass has its own ideas
+        plain = type(x) in (Tensor, torch.nn.Parameter)  # a subclass has its own ideas
+        if not plain or torch._C._functorch.is_functorch_wrapped_tensor(x):  # so has vmap
             return func(*args, **kwargs)
         others = {name: value for name, value in kwargs.items() if name != "input"}
         return handler(lambda tensor: func(tensor, *rest, **others), x, *rest, **others)
 
     def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        address, size = storage.data_ptr(), storage.nbytes()
+        try:
+            storage = _unwrapped(tensor).untyped_storage()
+            address, size = storage.data_ptr(), storage.nbytes()
+        except (NotImplementedError, RuntimeError):  # it has no memory that it would tell of
+            return
         if address not in self._users:
             self.total_bytes += size
             self.largest_bytes = max(self.largest_bytes, size)
@@ -74,6 +78,13 @@ class Interception(TorchFunctionMode):
         if not self._users[address]:
             del self._users[address]
             self._live_bytes -= size
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor that those of ``torch.func`` stand for."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 # Calls that hand values on, so that what made those is what is asked about.

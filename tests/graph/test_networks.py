@@ -29,7 +29,7 @@ FEW = {  # the first call past which no cone leads
     "mobilenet_v2": "flatten",
     "mobilenet_v3_small": "mul",
     "convnext_tiny": "classifier_1",
-    "shufflenet_v2_x0_5": "mean",
+    "shufflenet_v2_x0_5": "fc",
 }
 
 

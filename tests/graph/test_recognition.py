@@ -55,6 +55,7 @@ def maxima(kernel):
 
 
 POOL = nodes.MaxPool((3, 3), (2, 1), (1, 1), (2, 2), True)
+MEAN = nodes.GlobalPool("mean", (12, 10), True)
 AVERAGE = nodes.AvgPool((3, 2), (2, 2), (1, 0), True, False, 5)
 LRN = nodes.Lrn(3, 0.5, 0.7, 2.0)
 EXPECTED = [
@@ -67,15 +68,15 @@ EXPECTED = [
     (AVERAGE, lambda m, x: F.avg_pool2d(x, (3, 2), 2, (1, 0), True, False, 5)),
     (averages((2, 2)), nn.AdaptiveAvgPool2d((6, 5))),
     (averages((1, 2)), nn.AdaptiveAvgPool2d((None, 5))),
-    (averages((12, 10)), nn.AdaptiveAvgPool2d(1)),
+    (MEAN, nn.AdaptiveAvgPool2d(1)),
     (averages((4, 5)), lambda m, x: F.adaptive_avg_pool2d(x, (3, 2))),
-    (averages((12, 10)), lambda m, x: x.mean((2, 3), keepdim=True)),
-    (averages((12, 10)), lambda m, x: torch.mean(x, [-1, -2], True)),
+    (MEAN, lambda m, x: x.mean((2, 3), keepdim=True)),
+    (MEAN, lambda m, x: torch.mean(x, [-1, -2], True)),
     (maxima((2, 2)), nn.AdaptiveMaxPool2d((6, 5))),
     (maxima((12, 10)), lambda m, x: x.amax((2, 3), keepdim=True)),
     (nodes.Identity(), nn.AdaptiveAvgPool2d((12, 10))),
     (nodes.Opaque(), nn.AdaptiveAvgPool2d(7)),
-    (nodes.Opaque(), lambda m, x: x.mean((2, 3))),
+    (nodes.GlobalPool("mean", (12, 10), False), lambda m, x: x.mean((2, 3))),
     (nodes.Opaque(), lambda m, x: x.mean((1, 2), keepdim=True)),
     (LRN, nn.LocalResponseNorm(3, 0.5, 0.7, 2.0)),
     (LRN, zfcuda.nn.LocalResponseNorm(3, 0.5, 0.7, 2.0)),
@@ -139,7 +140,7 @@ def test_opaque_calls_with_others():
 
 def test_pool_of_the_size_it_meets():
     graph = traced(Model(lambda m, x: F.avg_pool2d(x, x.shape[2:])))
-    assert rules(graph)[-1] == nodes.AvgPool((12, 10), (12, 10), (0, 0), False, True, None)
+    assert rules(graph)[-1] == MEAN
     assert graph.nodes[graph.output].inputs == (0,), "the size is not a value of the pool"
     assert all(rule == nodes.Shape() for rule in rules(graph)[:-1])
 
@@ -318,7 +319,7 @@ def test_two_maps(call, name):
 def test_maps_that_are_broadcast_are_opaque():
     gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.Sigmoid()).double()
     kinds = [type(rule) for rule in rules(traced(Model(lambda m, x: x * m.gate(x), gate=gate)))]
-    assert kinds == [nodes.AvgPool, nodes.Conv, nodes.Pointwise, nodes.Opaque]
+    assert kinds == [nodes.GlobalPool, nodes.Conv, nodes.Pointwise, nodes.Opaque]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +18,14 @@ from zfcuda.cones.operators.patches import Patches, as_pixels, as_row, full, roo
 from zfcuda.cones.operators.rectangles import Boxes, areas
 
 
-def advance(
-    step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
-) -> Patches:
+def advance(step: Step, sources: Sequence[Patches], bases: Sequence[Any], boxes: Boxes) -> Patches:
     """The patches that the step makes.
 
     Args:
         step: a local one.
         sources: its inputs' patches.
-        bases: its inputs without occluder, [n,H,W,C] each, of n images; not looked at by a step
+        bases: its inputs without occluder, [n,H,W,C] each, of n images, the first as its kind
+            wants it (:data:`zfcuda.cones.operators.behaviours.around`); not looked at by a step
             that treats pixels alone.
         boxes: int64 [P,4], what to compute of the step's value; clipped to its maps, maybe empty.
     """

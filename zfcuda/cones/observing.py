@@ -14,7 +14,17 @@ from zfcuda import ops
 from zfcuda.cones.operators.batch import Manner, Observed
 from zfcuda.cones.operators.behaviours import below
 from zfcuda.cones.steps import last_takers, released
-from zfcuda.graph.nodes import Binary, Graph, Input, MaxPool, Node, Pixelwise, Pointwise
+from zfcuda.graph.nodes import (
+    Binary,
+    GlobalPool,
+    Graph,
+    Input,
+    MaxPool,
+    Node,
+    Pixelwise,
+    Pointwise,
+    Rule,
+)
 from zfcuda.graph.pixelwise import Chain
 from zfcuda.graph.recognition import looks_at_signs, rectifies
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient, claim
@@ -38,12 +48,18 @@ _RECTIFYING = (
 )  # fmt: skip
 
 
+def _linear(rule: Rule) -> bool:
+    """Whether a rule of which some are linear is so."""
+    if isinstance(rule, GlobalPool):
+        return rule.reduce in ("mean", "sum")
+    return not isinstance(rule, Binary) or rule.name in _SUMS
+
+
 def obstacle(graph: Graph, tops: Collection[int]) -> Node | None:
     """The last node that these nodes depend on and that no cone goes through, if there is one."""
     for index in sorted(graph.ancestors(tops), reverse=True):
         node = graph.nodes[index]
-        product = isinstance(node.rule, Binary) and node.rule.name not in _SUMS
-        understood = isinstance(node.rule, Input) or (below.knows(node.rule) and not product)
+        understood = isinstance(node.rule, Input) or (below.knows(node.rule) and _linear(node.rule))
         cut = node.target in _CUTS or bool(node.custom) or _hides_rectifier(node)
         if not understood or cut or not node.is_map:
             return node

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zfcuda.cones.forward import advance, map_sums, treats_pixels_alone
-from zfcuda.cones.operators.behaviours import Step
+from zfcuda.cones.operators.behaviours import Step, around
 from zfcuda.cones.operators.patches import Patches, full, occluders
 from zfcuda.cones.steps import Schedule, run
 from zfcuda.graph.nodes import Shape
@@ -32,18 +33,37 @@ Answers = dict[str | int, Tensor]
 position, [n*P,...] while they come in, [n,P,...] in the end."""
 
 
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What a pass without occluder over n images leaves for their positions.
+
+    Attributes:
+        maps: by step value, as pixels [n,H,W,C], those that patches will be laid over.
+        around: by step value, what the step takes of the maps below
+            (:data:`zfcuda.cones.operators.behaviours.around`).
+    """
+
+    maps: dict[int, Tensor] = field(default_factory=dict)
+    around: dict[int, list[Any]] = field(default_factory=dict)
+
+    def add(self, step: Step) -> None:
+        """Make what the step takes, of maps that are there."""
+        if not treats_pixels_alone(step):
+            first, *others = (self.maps[i] for i in step.inputs)
+            self.around[step.value] = [around(step.rule, first), *others]
+
+
 def base_values(
     schedule: Schedule, images: Tensor, watched: Collection[int] = ()
-) -> tuple[Tensor, dict[int, Tensor], dict[int, tuple[Tensor, Tensor]]]:
+) -> tuple[Tensor, Base, dict[int, tuple[Tensor, Tensor]]]:
     """One pass over ``images`` [n,C,H,W] without occluder.
 
     Args:
         watched: the nodes whose strongest map is wanted.
 
     Returns:
-        The logits [n,K]; by step value the maps as pixels [n,H,W,C] that patches will be laid over;
-        by watched node the map that holds the largest activation, int64 [n], and the sum over it,
-        float64 [n].
+        The logits [n,K]; what their positions need; by watched node the map that holds the largest
+        activation, int64 [n], and the sum over it, float64 [n].
     """
     watched_by = _by_source(schedule, watched)
     needed = {*schedule.handed_over, *watched_by}
@@ -51,7 +71,7 @@ def base_values(
         if step.value in schedule.cones and not treats_pixels_alone(step):
             needed |= {*step.inputs}
     values: dict[int, Any] = {}
-    kept: dict[int, Tensor] = {}
+    base = Base()
     strongest: dict[int, tuple[Tensor, Tensor]] = {}
     for at, step in enumerate(schedule.steps):
         if at == 0:
@@ -59,12 +79,19 @@ def base_values(
         else:
             values[step.value] = run(schedule, step, values)
         if step.value in needed and (at == 0 or step.value in schedule.cones):
-            kept[step.value] = pixels(values[step.value])
+            base.maps[step.value] = _as_pixels(values[step.value])
+        if step.value in schedule.cones:
+            base.add(step)
         for node in watched_by.get(step.value, ()):
             strongest[node] = _strongest(values[step.value])
         for value in schedule.released.get(step.value, ()):
             del values[value]
-    return _checked(values[schedule.output], len(images)), kept, strongest
+    return _checked(values[schedule.output], len(images)), base, strongest
+
+
+def _as_pixels(value: Tensor) -> Tensor:
+    """Maps [n,C,H,W] as pixels; vectors [n,C] as pixels of maps of one."""
+    return pixels(value) if value.dim() == 4 else value[:, None, None].contiguous()
 
 
 def _strongest(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +104,7 @@ def _strongest(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 def occlude_all(
     schedule: Schedule,
-    base: dict[int, Tensor],
+    base: Base,
     fill: Tensor,
     images: int,
     channels: Mapping[int, Tensor],
@@ -88,7 +115,7 @@ def occlude_all(
     """Every position of every image: what the model says, and the sums over ``channels``.
 
     Args:
-        base: the maps of the images' :func:`base_values`.
+        base: of the images' :func:`base_values`.
         fill: [1,H,W,C], what the occluders show.
         images: how many.
         channels: by node int64 [n], each image's map whose sum is wanted.
@@ -169,7 +196,7 @@ def batch_sizes(
 
 def _inside_cones(
     schedule: Schedule,
-    base: dict[int, Tensor],
+    base: Base,
     fill: Tensor,
     members: np.ndarray,
     channels: Mapping[int, Tensor],
@@ -189,14 +216,15 @@ def _inside_cones(
             patches[value] = advance(
                 step,
                 [patches[i] for i in step.inputs],
-                [base.get(i) for i in step.inputs],
+                base.around.get(value, ()),
                 schedule.boxes[value][positions],
             )
         if value in patches:
             for node in wanted.get(value, ()):
-                sums[node] = map_sums(patches[value], base[value], channels[node])
+                sums[node] = map_sums(patches[value], base.maps[value], channels[node])
             if value in schedule.handed_over:
-                whole[value] = full(patches[value], base[value])
+                maps = full(patches[value], base.maps[value])
+                whole[value] = maps if len(step.shape) == 3 else maps.flatten(1)
         for done in schedule.released.get(value, ()):
             patches.pop(done, None)
     return whole, sums

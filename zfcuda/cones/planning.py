@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zfcuda.cones.operators.behaviours import Step, forward_boxes, growth, macs
+from zfcuda.cones.operators.behaviours import Step, forward_boxes, macs, reads
 from zfcuda.cones.steps import Schedule
 from zfcuda.graph.nodes import Conv, Opaque
 from zfcuda.graph.pixelwise import fan_in
@@ -160,7 +160,8 @@ def costed(schedule: Schedule, step: Step, batch: int, element: int) -> PlannedS
     sides = boxes[step.value][:, 2:] - boxes[step.value][:, :2]
     area = float(sides.prod(1).mean())
     computed = area * shape[0]
-    read = area * growth(step.rule, sides) * sum(graph.nodes[i].shape[0] for i in step.inputs)
+    changed = boxes[step.inputs[0]][:, 2:] - boxes[step.inputs[0]][:, :2]
+    read = reads(step.rule, sides, changed) * sum(graph.nodes[i].shape[0] for i in step.inputs)
     cost = computed * weights * rate * _CONE
     cost += (2 * read + computed) * element * BYTE + _CONE_CALL / batch
     return PlannedStep(
@@ -191,7 +192,7 @@ def boxes_of(schedule: Schedule, occluders: np.ndarray) -> dict[int, np.ndarray]
         if step.local and all(i in found for i in step.inputs):
             sizes = [nodes[i].shape[1:] for i in step.inputs]
             found[step.value] = forward_boxes(
-                step.rule, [found[i] for i in step.inputs], sizes, step.shape[1:]
+                step.rule, [found[i] for i in step.inputs], sizes, step.size
             )
     return found
 

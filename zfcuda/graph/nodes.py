@@ -70,6 +70,20 @@ class AvgPool(Rule):
     divisor: int | None
 
 
+@dataclass(frozen=True)
+class GlobalPool(Rule):
+    """One number of each whole map: maps [n,C,1,1], or vectors [n,C] if not ``keepdim``.
+
+    Attributes:
+        reduce: "mean", "sum", "max", "min" or "logsumexp".
+        size: of the maps.
+    """
+
+    reduce: str
+    size: Pair
+    keepdim: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Affine(Rule):
     """``x * scale + shift``, both [C]: batch norm in eval mode, numbers, per-channel parameters."""

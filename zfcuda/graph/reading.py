@@ -19,6 +19,7 @@ from zfcuda.graph.nodes import (
     Binary,
     Concat,
     Conv,
+    GlobalPool,
     Identity,
     Lrn,
     MaxPool,
@@ -84,6 +85,8 @@ def _holds(rule: Rule, first: Value, result: Value) -> bool:
         return True
     if isinstance(rule, Identity | Affine | Pointwise | Binary | Lrn):
         return alike and result.shape == first.shape
+    if isinstance(rule, GlobalPool) and not rule.keepdim:
+        return alike and result.shape == first.shape[:1]
     return alike and result.is_map
 
 
@@ -152,8 +155,11 @@ def _avg_pool2d(
     count_include_pad: bool = True, divisor: int | None = None,
 ) -> Reading | None:  # fmt: skip
     window = (_pair(kernel), _pair(stride, kernel), _pair(padding))
-    rule = AvgPool(*window, bool(ceil_mode), bool(count_include_pad), divisor)
-    return (rule, (x,)) if _is_map(x) else None
+    if not _is_map(x):
+        return None
+    if window[0] == x.shape[1:] and window[2] == (0, 0) and divisor is None:
+        return _averaged(x, window[0])
+    return AvgPool(*window, bool(ceil_mode), bool(count_include_pad), divisor), (x,)
 
 
 def _even_windows(x: Any, wanted: Sequence[int]) -> Pair | None:
@@ -177,6 +183,8 @@ def _averaged(x: Any, kernel: Pair | None) -> Reading | None:
         return None
     if kernel == (1, 1):
         return Identity(), (x,)
+    if kernel == x.shape[1:]:
+        return GlobalPool("mean", kernel, True), (x,)
     return AvgPool(kernel, kernel, (0, 0), False, True, None), (x,)
 
 
@@ -193,21 +201,40 @@ def _greatest(x: Any, kernel: Pair | None) -> Reading | None:
     return MaxPool(kernel, kernel, (0, 0), (1, 1), False), (x,)
 
 
-def _over_the_map(x: Any, dims: Any, keepdim: bool) -> Pair | None:
-    """The size of the maps, where a reduction over ``dims`` makes [n,C,1,1] of them."""
-    if not _is_map(x) or not keepdim or not isinstance(dims, tuple | list):
+def _over_the_map(reduce: str, x: Any, dims: Any, keepdim: bool) -> Reading | None:
+    """A reduction over ``dims``, where it makes one number of each map."""
+    if not _is_map(x) or not isinstance(dims, tuple | list):
         return None
-    return x.shape[1:] if sorted(d % 4 for d in dims) == [2, 3] else None
+    if sorted(d % 4 for d in dims) != [2, 3]:
+        return None
+    if keepdim and (reduce == "max" or x.shape[1:] == (1, 1)):
+        return _greatest(x, x.shape[1:])
+    return GlobalPool(reduce, x.shape[1:], bool(keepdim)), (x,)
 
 
 @reader("mean")
 def _mean(x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Reading | None:
-    return _averaged(x, _over_the_map(x, dims, keepdim))
+    return _over_the_map("mean", x, dims, keepdim)
+
+
+@reader("sum")
+def _sum(x: Any, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Reading | None:
+    return _over_the_map("sum", x, dims, keepdim)
 
 
 @reader("amax")
 def _amax(x: Any, dims: Any = (), keepdim: bool = False) -> Reading | None:
-    return _greatest(x, _over_the_map(x, dims, keepdim))
+    return _over_the_map("max", x, dims, keepdim)
+
+
+@reader("amin")
+def _amin(x: Any, dims: Any = (), keepdim: bool = False) -> Reading | None:
+    return _over_the_map("min", x, dims, keepdim)
+
+
+@reader("logsumexp")
+def _logsumexp(x: Any, dims: Any, keepdim: bool = False) -> Reading | None:
+    return _over_the_map("logsumexp", x, dims, keepdim)
 
 
 # --- normalisation --------------------------------------------------------------------------------

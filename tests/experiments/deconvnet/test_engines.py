@@ -83,6 +83,11 @@ class Shuffled(nn.Module):
         return self.tail(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
+class GlobalSum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum((2, 3), keepdim=True)
+
+
 NETS = {
     "strided": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 7, stride=2, padding=1),
@@ -127,6 +132,12 @@ NETS = {
     "shuffled": Shuffled,
     "global": lambda: nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=2), nn.ReLU(), nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1)
+    ),
+    "global sum": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=2), nn.ReLU(), GlobalSum(), nn.Conv2d(4, 6, 1)
+    ),
+    "global maximum": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=2), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Conv2d(4, 6, 1)
     ),
 }
 LAST = {"branches": "tail", "shuffled": "tail"}

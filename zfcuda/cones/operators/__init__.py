@@ -6,6 +6,22 @@ the signals of units, what it costs, and the words for it: each function is a ca
 :mod:`.signals`.
 """
 
-from zfcuda.cones.operators import convolution, copying, each_pixel, joining, pooling, resampling
+from zfcuda.cones.operators import (
+    convolution,
+    copying,
+    each_pixel,
+    global_pools,
+    joining,
+    pooling,
+    resampling,
+)
 
-__all__ = ["convolution", "copying", "each_pixel", "joining", "pooling", "resampling"]
+__all__ = [
+    "convolution",
+    "copying",
+    "each_pixel",
+    "global_pools",
+    "joining",
+    "pooling",
+    "resampling",
+]

@@ -17,7 +17,7 @@ from torch import Tensor
 from zfcuda.cones.operators.patches import Patches
 from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, clip, is_empty, join_boxes
 from zfcuda.cones.operators.signals import Signal
-from zfcuda.graph.nodes import Affine, Node, Pointwise, Rule
+from zfcuda.graph.nodes import Affine, Node, Pair, Pointwise, Rule
 
 Result = TypeVar("Result")
 Case = TypeVar("Case", bound=Callable[..., Any])
@@ -51,7 +51,12 @@ class Step:
     @property
     def local(self) -> bool:
         """Whether a change in a rectangle of its input changes a rectangle of its value."""
-        return has_cone(self.rule) and self.shape is not None and len(self.shape) == 3
+        return has_cone(self.rule) and self.shape is not None and len(self.shape) in (1, 3)
+
+    @property
+    def size(self) -> Pair:
+        """(height, width) of its maps; a vector's numbers are maps of one pixel."""
+        return (1, 1) if len(self.shape) == 1 else self.shape[1:]
 
 
 class Naming(NamedTuple):
@@ -168,6 +173,10 @@ patched: Behaviour[Patches] = Behaviour("cone")
 """``(rule, step, sources, bases, boxes)``: its value at ``boxes`` [P,4], ``step.then`` included;
 see :func:`zfcuda.cones.forward.advance`."""
 
+around: Behaviour[Any] = Behaviour("surroundings", lambda rule, pixels: pixels)
+"""``(rule, pixels)``: what :data:`patched` is given as the base of its input, the base pass's maps
+[n,H,W,C]; made once for all positions of these images."""
+
 each_pixel: Behaviour[Tensor] = Behaviour("function of pixels")
 """``(rule, step, pixels)``: its value on pixels [n,C], of which it treats each by itself, without
 ``step.then``. Kinds that have it need not be :data:`patched`."""
@@ -196,6 +205,13 @@ looks_back: Behaviour[bool] = Behaviour("forward point", lambda rule, manner: Fa
 
 growth: Behaviour[float] = Behaviour("growth", lambda rule, sides: 1.0)
 """``(rule, sides)``: pixels read over pixels made, in rectangles of these sides [P,2]."""
+
+reads: Behaviour[float] = Behaviour(
+    "reading", lambda rule, sides, changed: sides.prod(1).mean() * growth(rule, sides)
+)
+"""``(rule, sides, changed)``: pixels of each input that it reads for a rectangle of its value, the
+mean over rectangles of these sides [P,2] for which those of these sides changed in its first
+input."""
 
 macs: Behaviour[float] = Behaviour("multiply-adds", lambda rule: 0.0)
 """``(rule)``: multiply-adds for each number it makes."""

@@ -1,0 +1,285 @@
+"""One number of each whole map: its mean, sum, largest, smallest, logarithm of summed exponentials.
+
+No position reads its whole map. What lies outside of a rectangle are four parts: the rows above it,
+the rows below it, and in its own rows what is left and what is right of it. What such parts come to
+is worked out once, beside the base pass, in steps of some columns; a position puts together the
+rows above and below, two parts for each of its own rows, and the rectangle. Nothing is subtracted,
+so that no digit cancels, and a NaN or infinity counts where it lies and for nobody else.
+
+All is kept in float64 and rounded once: a mean is at least as accurate as torch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zfcuda import ops
+from zfcuda.cones.operators.batch import Batch
+from zfcuda.cones.operators.behaviours import (
+    Naming,
+    Step,
+    around,
+    below,
+    field,
+    needed,
+    patched,
+    prepared,
+    reached,
+    reads,
+    whole,
+    words,
+)
+from zfcuda.cones.operators.each_pixel import Sent, finish
+from zfcuda.cones.operators.patches import (
+    Patches,
+    as_pixels,
+    buckets,
+    patches_at,
+    room_at,
+    some_of,
+)
+from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWindow, areas
+from zfcuda.cones.operators.signals import Signal, Windows
+from zfcuda.graph.nodes import GlobalPool, MaxPool, Node, Pair, Pointwise, values_in
+from zfcuda.ops.windows import as_maps
+
+_BLOCK = 8  # columns
+_GATHERED = 2**23  # bytes of windows
+_CACHED = 2**20  # bytes of float64 at once: they should not leave the cache
+_CALL = 2**21  # bytes that may be read in vain to save the calls for another size of window
+
+
+def _window(rule: GlobalPool) -> SlidingWindow:
+    return SlidingWindow(rule.size, rule.size, (0, 0))
+
+
+@reached.of(GlobalPool)
+def _reached(rule: GlobalPool, boxes: Boxes, in_size: Pair, out_size: Pair) -> Boxes:
+    return _window(rule).reached(boxes, in_size, (1, 1))
+
+
+@needed.of(GlobalPool)
+def _needed(rule: GlobalPool, boxes: Boxes, in_size: Pair, out_size: Pair) -> Boxes:
+    return _window(rule).needed(boxes, in_size, (1, 1))
+
+
+@field.of(GlobalPool)
+def _field(rule: GlobalPool, below: ReceptiveField) -> ReceptiveField:
+    return _window(rule).field(below)
+
+
+@reads.of(GlobalPool)
+def _reads(rule: GlobalPool, sides: np.ndarray, changed: np.ndarray) -> float:
+    rows, columns = changed.T
+    return float((rows * np.minimum(columns + _BLOCK, rule.size[1])).mean())
+
+
+@words.of(GlobalPool)
+def _words(rule: GlobalPool, node: Node) -> Naming | None:
+    kind = {"mean": "average pooling", "sum": "sum"}.get(rule.reduce)
+    return kind and Naming(kind, "over the whole map", "spreading", "evenly")
+
+
+# --- many numbers as one --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """A way to make one number of many.
+
+    Attributes:
+        over: numbers along a dimension or several, in float64.
+        running: of float64 numbers along a dimension: at each place, of those up to there.
+        nothing: what no numbers come to.
+    """
+
+    over: Callable[[Tensor, Any], Tensor]
+    running: Callable[[Tensor, int], Tensor]
+    nothing: float
+
+    def before(self, x: Tensor, dim: int) -> Tensor:
+        """At each place of a dimension, and at its end: of all before it."""
+        none = torch.full_like(x.narrow(dim, 0, 1), self.nothing)
+        return torch.cat([none, self.running(x, dim)], dim)
+
+    def after(self, x: Tensor, dim: int) -> Tensor:
+        """At each place of a dimension, and at its end: of all from there on."""
+        return self.before(x.flip(dim), dim).flip(dim)
+
+    def over_pixels(self, rows: Tensor) -> Tensor:
+        """Of each row of pixels [n,w,C]: float64 [n,C]."""
+        parts = [self.over(rows[some], 1) for some in _cached(len(rows), rows)]
+        return torch.cat(parts) if parts else rows.new_empty(0, rows.shape[2], dtype=torch.float64)
+
+
+_SUM = _Reduction(lambda x, dim: x.double().sum(dim), torch.cumsum, 0.0)
+_REDUCTIONS = {
+    "mean": _SUM,
+    "sum": _SUM,
+    "max": _Reduction(
+        lambda x, dim: x.amax(dim).double(), lambda x, dim: x.cummax(dim).values, -torch.inf
+    ),
+    "min": _Reduction(
+        lambda x, dim: x.amin(dim).double(), lambda x, dim: x.cummin(dim).values, torch.inf
+    ),
+    "logsumexp": _Reduction(
+        lambda x, dim: x.double().logsumexp(dim), torch.logcumsumexp, -torch.inf
+    ),
+}
+
+
+def _cached(count: int, like: Tensor) -> list[slice]:
+    """So many rows, each as one of ``like``, in groups that fit the cache in float64."""
+    most = _CACHED if like.device.type == "cpu" else 64 * _CACHED
+    together = max(1, most // max(1, 8 * like[0].numel())) if count else 1
+    return [slice(begin, begin + together) for begin in range(0, count, together)]
+
+
+def _rounded(rule: GlobalPool, found: Tensor, like: Tensor) -> Tensor:
+    """What whole maps came to, in their own type."""
+    area = rule.size[0] * rule.size[1]
+    return (found / area if rule.reduce == "mean" else found).to(like.dtype)
+
+
+# --- going up -------------------------------------------------------------------------------------
+
+
+@prepared.of(MaxPool)
+def _of_the_whole_map(rule: MaxPool, step: Step) -> Step:
+    """A maximum whose window is the whole map; its switch matters on the way down only."""
+    size = values_in(step.node.args)[0].shape[1:]
+    if rule.kernel != size or rule.padding != (0, 0):
+        return step
+    then = (Pointwise("relu", torch.relu), *step.then) if rule.relu else step.then
+    return replace(step, rule=GlobalPool("max", size, True), then=then)
+
+
+@whole.of(GlobalPool)
+def _whole(rule: GlobalPool, step: Step, x: Tensor) -> Tensor:
+    over = _REDUCTIONS[rule.reduce].over
+    rows = x.permute(2, 0, 1, 3)
+    parts = [over(rows[some], (0, 3)) for some in _cached(len(rows), rows)]
+    found = _rounded(rule, over(torch.stack(parts), 0), x)
+    return found[:, :, None, None] if rule.keepdim else found
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """Maps of the base pass, and what their parts come to.
+
+    Attributes:
+        pixels: [n,H,W,C].
+        block: that many columns are one.
+        parts: float64 [q,C]. First what is above each row of a map and above its end, then what is
+            from there on; then, where a row has several blocks, the same for its blocks.
+    """
+
+    pixels: Tensor
+    block: int
+    parts: Tensor
+
+    @property
+    def size(self) -> np.ndarray:
+        """Rows, and blocks in a row."""
+        _, height, width, _ = self.pixels.shape
+        return np.array([height, -(-width // self.block)])
+
+    def in_blocks(self, boxes: Boxes) -> Boxes:
+        """Boxes of pixels [P,4] as those of rows and blocks around them."""
+        blocks = boxes.copy()
+        blocks[:, 1] //= self.block
+        blocks[:, 3] = -(-boxes[:, 3] // self.block)
+        return blocks
+
+    def outside(self, images: np.ndarray, boxes: Boxes) -> Tensor:
+        """Of each box of rows and blocks, all of one height: the parts around it [P,k,C]."""
+        (height, blocks), count = self.size, len(self.pixels)
+        maps = count * (height + 1)
+        map_ = images * (height + 1)
+        index = [(map_ + boxes[:, 0])[:, None], (maps + map_ + boxes[:, 2])[:, None]]
+        if blocks > 1:
+            y = boxes[:, 0, None] + np.arange(boxes[0, 2] - boxes[0, 0])
+            row = 2 * maps + (images[:, None] * height + y) * (blocks + 1)
+            right = row + count * height * (blocks + 1)
+            index += [row + boxes[:, 1, None], right + boxes[:, 3, None]]
+        rows = torch.from_numpy(np.concatenate(index, 1)).to(self.parts.device)
+        return self.parts[rows]
+
+
+@around.of(GlobalPool)
+def _around(rule: GlobalPool, pixels: Tensor) -> Around:
+    reduction = _REDUCTIONS[rule.reduce]
+    count, height, width, _ = pixels.shape
+    block = min(_BLOCK, width)
+    blocks = -(-width // block)
+    rows = pixels.flatten(0, 1)
+    sums = []
+    for some in _cached(len(rows), rows):
+        filled = F.pad(rows[some], (0, 0, 0, blocks * block - width), value=reduction.nothing)
+        sums.append(reduction.over(filled.unflatten(1, (blocks, block)), 2))
+    of_blocks = torch.cat(sums)
+    of_rows = reduction.over(of_blocks, 1).unflatten(0, (count, height))
+    parts = [reduction.before(of_rows, 1), reduction.after(of_rows, 1)]
+    if blocks > 1:
+        parts += [reduction.before(of_blocks, 1), reduction.after(of_blocks, 1)]
+    return Around(pixels, block, torch.cat([part.flatten(0, 1) for part in parts]))
+
+
+@patched.of(GlobalPool)
+def _patched(
+    rule: GlobalPool, step: Step, sources: Sequence[Patches], bases: Sequence[Any], boxes: Boxes
+) -> Patches:
+    """``bases``: the one :class:`Around`."""
+    (source,), (base,) = sources, bases
+    channels, item = base.pixels.shape[3], base.pixels.element_size()
+    blocks = base.in_blocks(source.boxes)
+    alive = areas(boxes) > 0
+    blocks[~alive] = 0
+    place = np.cumsum(alive) - 1
+    found = base.parts.new_empty(int(alive.sum()), channels)
+    for members, size in buckets(blocks, _CALL / (base.block * channels * item)):
+        each = size[0] * size[1] * base.block * channels * item
+        together = max(1, _GATHERED // each)
+        for begin in range(0, len(members), together):
+            some = members[begin : begin + together]
+            start = np.minimum(blocks[some, :2], base.size - size)
+            at = np.concatenate([start, start + size], 1)
+            into = torch.from_numpy(place[some]).to(found.device)
+            found[into] = _together(rule, some_of(source, some), base, at)
+    out = _rounded(rule, found, base.pixels)
+    return patches_at(as_pixels(finish(step, as_maps(out[:, None, None]))), boxes, source)
+
+
+def _together(rule: GlobalPool, source: Patches, base: Around, blocks: Boxes) -> Tensor:
+    """What each position's whole map comes to, float64 [P,C]: the boxes of rows and blocks, all of
+    one size, and what is around them."""
+    reduction = _REDUCTIONS[rule.reduce]
+    windows = blocks * np.array([1, base.block, 1, base.block])
+    out, (table,), largest = room_at([source.rows], windows, base.pixels.shape[3], [base.pixels])
+    ops.gather_windows(base.pixels, source.buffers, table, out, largest, outside=reduction.nothing)
+    (height, width) = (windows[0, 2:] - windows[0, :2]).tolist()
+    own = reduction.over_pixels(out.view(-1, width, out.shape[1])).unflatten(0, (-1, height))
+    return reduction.over(torch.cat([base.outside(source.rows[:, 0], blocks), own], 1), 1)
+
+
+# --- going down -----------------------------------------------------------------------------------
+
+
+@below.of(GlobalPool)
+def _spread(rule: GlobalPool, batch: Batch, node: Node, signal: Signal) -> Sent:
+    """To every pixel the same. Of means and sums:
+    :func:`zfcuda.cones.observing.obstacle` lets no others pass."""
+    signal = signal.as_windows(node.shape[0])
+    boxes = batch.boxes_below(node, signal.boxes)
+    signal = signal.on_the_map((1, 1))
+    height, width = rule.size
+    share = 1 / (height * width) if rule.reduce == "mean" else 1.0
+    data = (signal.data * share).expand(-1, height, width, -1).contiguous()
+    return [(node.inputs[0], Windows(signal.units, data, signal.origins, boxes))]

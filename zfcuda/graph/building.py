@@ -17,8 +17,10 @@ from torch.utils._pytree import tree_map_only
 from zfcuda.graph.axes import Axes, axes_of_maps, result_axes, size_of
 from zfcuda.graph.calls import Call, Record, Recorded, Ref, Returned, Stop
 from zfcuda.graph.guards import Untraceable
+from zfcuda.graph.layouts import Layout, keeps_channels
 from zfcuda.graph.nodes import (
     Binary,
+    Concat,
     Graph,
     Input,
     Node,
@@ -33,7 +35,7 @@ from zfcuda.graph.nodes import (
     values_in,
 )
 from zfcuda.graph.pixel_copies import pixels_copied
-from zfcuda.graph.pixelwise import chain_to
+from zfcuda.graph.pixelwise import Chain, chain_to
 from zfcuda.graph.reading import read
 from zfcuda.graph.recognition import as_torch_does, torchs_contrast
 from zfcuda.graph.resampling import pixels_resampled
@@ -232,6 +234,8 @@ class _Builder:
             node = replace(node, function=rule.function, args=taken, kwargs={})
         if isinstance(rule, Opaque | Binary) and recorded.dtype.is_floating_point:
             node = self._shortened(node)
+        if isinstance(node.rule, Opaque | Binary | Concat) and not call.several:
+            node = self._in_other_layout(call, node, args, kwargs) or node
         if _sizes_in((node.args, node.kwargs)) and node._counted is None:
             raise Untraceable(f"{node.spelled} mixes the images of a batch")
         self._add(node, value, sizes)
@@ -262,6 +266,98 @@ class _Builder:
         inputs = (chain.source.index,)
         return replace(node, rule=chain.rule, inputs=inputs, function=chain, args=args, kwargs={})
 
+    # --- maps in other layouts --------------------------------------------------------------------
+
+    def _in_other_layout(self, call: Call, node: Node, args: Any, kwargs: Any) -> Node | None:
+        """A sum, product or concatenation of maps in another layout, as one of the maps themselves:
+        the call that brings its result into the layout. None for any other call."""
+        layout, taken = self._layout(node.index), values_in((args, kwargs))
+        given = [self._layout(value.index) for value in taken]
+        if layout is None or layout.is_of_maps or len(given) < 2 or None in given:
+            return None
+        rule = self._rule_on_maps(call, args, kwargs, taken, given, layout)
+        if rule is None:
+            return None
+        maps, sources = [], set()
+        for value, one in zip(taken, given, strict=True):
+            found = self._map_of(value, one)
+            if found is None:
+                return None
+            maps.append(found[0])
+            sources.add(found[1])
+        if len(sources) == 1 and call.name not in ("add", "sub"):  # a chain will do
+            return None
+        function = rule.function if isinstance(rule, Binary) else _joined
+        indices = tuple(value.index for value in maps)
+        whole = replace(
+            node,
+            index=len(self._nodes),
+            rule=rule,
+            inputs=indices,
+            shape=layout.shape,
+            function=function,
+            args=tuple(maps),
+            kwargs={},
+        )
+        return self._laid_out("from_map", layout, self._appended(whole, maps[0]), node.shape)
+
+    def _rule_on_maps(
+        self, call: Call, args: Any, kwargs: Any, taken: Any, given: Any, layout: Layout
+    ) -> Binary | Concat | None:
+        """The rule of a call that does with values in this layout as it would with their maps."""
+        if call.name == "cat":
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+            alike = all(one.joins_channels(dim, layout) for one in given)
+            return Concat() if alike and len({value.dtype for value in taken}) == 1 else None
+        if len(args) != 2 or any(one != layout for one in given):
+            return None
+        maps = [replace(value, shape=layout.shape) for value in taken]
+        found = read(call, 0, tuple(maps), kwargs, maps[0])
+        return found[0] if found is not None and isinstance(found[0], Binary) else None
+
+    def _layout(self, index: int) -> Layout | None:
+        return Layout.of(self._axes.get(index), self._grids.get(index))
+
+    def _map_of(self, value: Value, layout: Layout) -> tuple[Value, int] | None:
+        """The maps whose numbers a value holds, and the node of the maps that they come from."""
+        at = value
+        while not self._is_map(at):
+            node = self._nodes[at.index]
+            below = values_in((node.args, node.kwargs))
+            around = [self._axes.get(v.index) for v in (at, *below)]
+            if len(below) != 1 or node.custom or not keeps_channels(node.target, around):
+                break
+            at = below[0]
+        else:
+            return at, at.index
+        node = self._shortened(self._laid_out("to_map", layout, value, layout.shape))
+        if not isinstance(node.function, Chain):
+            return None
+        last = self._nodes[value.index]  # known by what makes the value
+        self._used.setdefault(last.name, 0)
+        node = replace(node, name=self._unused(last.name), author=last.author, module=last.module)
+        return self._appended(node, value), node.function.source.index
+
+    def _laid_out(self, name: str, layout: Layout, value: Value, shape: Any) -> Node:
+        """The call that brings maps into a layout, or a value out of it."""
+        function, inputs = getattr(layout, name), (value.index,)
+        node = Node(len(self._nodes), "", Opaque(), inputs, (), shape, function, (value,), {}, name)
+        axes = layout.axes if name == "from_map" else axes_of_maps(layout.channels)
+        self._axes[node.index], self._grids[node.index] = axes, layout.grid
+        self._derived.add(node.index)
+        node = replace(node, name=self._unused(node.spelled), author=node.spelled)
+        return node
+
+    def _appended(self, node: Node, like: Value) -> Value:
+        """A node of maps that are no value of the recording."""
+        self._nodes.append(node)
+        self._axes[node.index] = axes_of_maps(node.shape[0])
+        sizes = (Sized(0, 1), *node.shape)
+        return Value(node.index, node.shape, like.dtype, like.device, sizes)
+
+    def _is_map(self, value: Value) -> bool:
+        return value.is_map and self._axes.get(value.index) == axes_of_maps(value.shape[0])
+
     def _node(
         self, call: Call, rule: Any, inputs: Any, shape: Any, function: Any, args: Any, kwargs: Any
     ) -> Node:
@@ -270,14 +366,17 @@ class _Builder:
         )
         name = (call.layer or "model").replace(".", "_")
         name = node.spelled if call.layer is None else name
-        seen = self._used[name] = self._used.get(name, -1) + 1
         return replace(
             node,
-            name=f"{name}_{seen}" if seen else name,
+            name=self._unused(name),
             author=call.author or node.spelled,
             module=call.layer,
             custom=call.custom,
         )
+
+    def _unused(self, name: str) -> str:
+        seen = self._used[name] = self._used.get(name, -1) + 1
+        return f"{name}_{seen}" if seen else name
 
     def _add(self, node: Node, value: int, sizes: Any) -> None:
         recorded = self._first.values[value]
@@ -417,6 +516,10 @@ class _Contiguous:
 
 def _same(x: Any) -> Any:
     return x
+
+
+def _joined(*maps: Tensor) -> Tensor:
+    return torch.cat(maps, 1)
 
 
 def _sizes_in(arguments: Any) -> bool:

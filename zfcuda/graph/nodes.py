@@ -191,7 +191,8 @@ class Concat(Rule):
 
 @dataclass(frozen=True, eq=False)
 class Binary(Rule):
-    """Two maps of one shape, element by element; ``function`` is out of place."""
+    """Two maps of one size, element by element; one may have a single channel, which then goes with
+    each of the other's. ``function`` is out of place."""
 
     name: str
     function: Callable[[Tensor, Tensor], Tensor]
@@ -285,6 +286,8 @@ _SPELLED = {
     "log_sigmoid_forward": "logsigmoid",
     "rrelu_with_noise": "rrelu",
     "upsample_nearest2d": "interpolate",
+    "to_map": "permute",
+    "from_map": "permute",
     "upsample_bilinear2d": "interpolate",
     "upsample_bicubic2d": "interpolate",
     "upsample_bilinear2d_aa": "interpolate",

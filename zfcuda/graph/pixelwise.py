@@ -112,6 +112,8 @@ class Chain:
 
     def evaluate(self, call: Node, values: Mapping[int, Any], sizes: dict[str, int]) -> Any:
         """A call's value on maps of other sizes."""
+        if call.target in ("to_map", "from_map"):
+            return call.function(values[call.args[0].index], sizes)
         if call.target in ("view", "expand"):
             (given, *_) = call.args
             shape = [size_of(axis, sizes) for axis in self.axes[call.index]]

@@ -83,7 +83,7 @@ def _holds(rule: Rule, first: Value, result: Value) -> bool:
     alike = result.dtype == first.dtype and result.device == first.device
     if isinstance(rule, Opaque):
         return True
-    if isinstance(rule, Identity | Affine | Pointwise | Binary | Lrn):
+    if isinstance(rule, Identity | Affine | Pointwise | Lrn):
         return alike and result.shape == first.shape
     if isinstance(rule, GlobalPool) and not rule.keepdim:
         return alike and result.shape == first.shape[:1]
@@ -286,8 +286,10 @@ def _scaled(function: Callable[..., Tensor], alpha: Any) -> Callable[..., Tensor
 
 
 def _two_maps(name: str, function: Callable[..., Tensor], a: Any, b: Any) -> Reading | None:
-    """Of one shape and dtype: nothing is broadcast."""
-    if not (_is_map(a) and _is_map(b)) or a.shape != b.shape or a.dtype != b.dtype:
+    """Of one size and dtype; one may have a single channel for all of the other's."""
+    if not (_is_map(a) and _is_map(b)) or a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
+        return None
+    if a.shape != b.shape and 1 not in (a.shape[0], b.shape[0]):
         return None
     return Binary(name, function), (a, b)
 

@@ -74,7 +74,9 @@ def _combined_patches(
 ) -> Patches:
     if rule.function is torch.add:
         for own, other in ((0, 1), (1, 0)):
-            if step.owned[own] and sources[own].apart and covers(sources[own], boxes):
+            alike = bases[own].shape[3] == step.shape[0] == bases[other].shape[3]
+            mine = alike and step.owned[own] and sources[own].apart
+            if mine and covers(sources[own], boxes):
                 return _added(step, sources[own], sources[other], bases[other])
     first, second = (
         as_row(gathered([(source, base)], boxes))
@@ -102,7 +104,10 @@ def _to_both(rule: Binary, batch: Batch, node: Node, signal: Signal) -> Sent:
     second = signal.copied()
     if rule.weight != 1:
         second = second.scaled(torch.tensor(rule.weight, dtype=torch.float64))
-    return [(node.inputs[0], signal), (node.inputs[1], second)]
+    return [
+        (taken, own.in_one_channel() if batch.graph.nodes[taken].shape[0] < node.shape[0] else own)
+        for taken, own in zip(node.inputs, (signal, second), strict=True)
+    ]
 
 
 @words.of(Binary)

@@ -68,6 +68,10 @@ class Points:
         own = self.take(rows)
         return replace(own, channels=own.channels - start) if len(rows) else None
 
+    def in_one_channel(self) -> Points:
+        """Added up over the channels."""
+        return replace(self, channels=np.zeros_like(self.channels))
+
     def into_channels(self, places: Ints, channels: int) -> Points:
         """Every channel in its new place among so many."""
         return replace(self, channels=places[self.channels])
@@ -114,6 +118,10 @@ class Windows:
     def of_channels(self, start: int, stop: int) -> Windows:
         """What lies in these channels, numbered from 0."""
         return replace(self, data=self.data[..., start:stop].contiguous())
+
+    def in_one_channel(self) -> Windows:
+        """Added up over the channels."""
+        return replace(self, data=self.data.sum(3, keepdim=True))
 
     def into_channels(self, places: Ints, channels: int) -> Windows:
         """Every channel in its new place among so many."""

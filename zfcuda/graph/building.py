@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from zfcuda.graph.axes import Axes, axes_of_maps, result_axes, size_of
-from zfcuda.graph.calls import Call, Record, Recorded, Ref, Returned, Stop
+from zfcuda.graph.calls import Call, Record, Recorded, Ref, end_of
+from zfcuda.graph.functions import MadeFor, ResultOf, in_any_layout
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.layouts import Layout, keeps_channels
 from zfcuda.graph.nodes import (
@@ -45,35 +45,6 @@ aten = torch.ops.aten
 
 
 _SAME_IF_AS_LARGE = ("view", "expand", "alias", "slice")
-
-
-def end_of(record: Record, layers: Collection[str]) -> tuple[int | None, int]:
-    """The value that a graph of these layers ends with, and how many calls precede it: where the
-    last of them returns, or the whole model does."""
-    last = _last(record, layers)
-    return (record.output, len(record.calls)) if last is None else (last.value, last.count)
-
-
-def answer_of(record: Record, layers: Collection[str]) -> Any:
-    """What the model, or the last of these layers, returned."""
-    last = _last(record, layers)
-    return record.answer if last is None else last.output
-
-
-def stop_at(record: Record, layers: Collection[str]) -> Stop | None:
-    """Where a recording for these layers may end; None where the whole model is wanted."""
-    last = _last(record, layers)
-    if last is None or "" in last.names:
-        return None
-    before = record.returned[: record.returned.index(last) + 1]
-    return Stop(last.names[0], sum(last.names[0] in done.names for done in before))
-
-
-def _last(record: Record, layers: Collection[str]) -> Returned | None:
-    at = {name: at for at, done in enumerate(record.returned) for name in done.names}
-    if not layers or not all(name in at for name in layers):
-        return None
-    return record.returned[max(at[name] for name in layers)]
 
 
 def build(
@@ -180,7 +151,7 @@ class _Builder:
         values = self._by_call[number]
         held = values_in((args, kwargs))
         if not held and not _sizes_in((args, kwargs)):
-            found = _in_any_layout(call.function)(*args, **kwargs)
+            found = in_any_layout(call.function)(*args, **kwargs)
             for value in values:
                 place = self._first.values[value].place
                 self._made[value] = _Constant(found[place] if call.several else found)
@@ -206,11 +177,11 @@ class _Builder:
             self._made[value] = given
             return
         result = Value(-1, _shape(sizes), recorded.dtype, recorded.device, sizes)
-        function = _in_any_layout(call.function)
-        function = _Result(function, recorded.place) if call.several else function
+        function = in_any_layout(call.function)
+        function = ResultOf(function, recorded.place) if call.several else function
         if not values_in((args, kwargs)):  # made for as many images as there are
             args = (Value(0, *self._about(0)), *args)
-            node = self._node(call, Shape(), (0,), None, _Made(function), args, kwargs)
+            node = self._node(call, Shape(), (0,), None, MadeFor(function), args, kwargs)
             self._add(node, value, sizes)
             return
         found = read(call, recorded.place, args, kwargs, result)
@@ -454,64 +425,6 @@ class _Builder:
             raise Untraceable(f"it must return a tensor [2,K] for two images, it returns {got}")
         names = [name for name in requested if name in layers]
         return pruned(self._nodes, result.index, layers, names, "".join(self._mixing[:1]))
-
-
-@dataclass(frozen=True)
-class _Result:
-    """One of several results."""
-
-    function: Any
-    place: int
-
-    @property
-    def tags(self) -> Any:
-        return getattr(self.function, "tags", ())
-
-    @property
-    def __name__(self) -> str:
-        return str(getattr(self.function, "__name__", "call"))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)[self.place]
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A function that depends on the number of images only."""
-
-    function: Any
-
-    def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
-
-
-def _in_any_layout(function: Any) -> Any:
-    """The same for values in whatever order of memory. No one can tell a view from a copy where
-    values never change."""
-    if function is aten.view.default:
-        return aten.reshape.default
-    name = getattr(getattr(function, "overloadpacket", function), "__name__", "")
-    return _Contiguous(function) if name.startswith(_WANT_CONTIGUOUS) else function
-
-
-# Kernels that take for granted, and do not look, how their arguments lie; ATen's own callers see to
-# it by copies, which a record leaves out.
-_WANT_CONTIGUOUS = (
-    "native_group_norm", "view_as_complex", "_scaled_dot_product", "_flash_attention",
-    "_efficient_attention", "_native_multi_head", "_transformer_encoder_layer", "mkldnn_rnn",
-    "_cudnn_rnn", "miopen_rnn", "_thnn_fused",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Contiguous:
-    """A function whose tensors must lie in order."""
-
-    function: Any
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = tree_map_only(Tensor, Tensor.contiguous, (args, kwargs))
-        return self.function(*args, **kwargs)
 
 
 def _same(x: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -141,3 +141,32 @@ class Stop(NamedTuple):
 
     name: str
     times: int
+
+
+def end_of(record: Record, layers: Collection[str]) -> tuple[int | None, int]:
+    """The value that a graph of these layers ends with, and how many calls precede it: where the
+    last of them returns, or the whole model does."""
+    last = _last(record, layers)
+    return (record.output, len(record.calls)) if last is None else (last.value, last.count)
+
+
+def answer_of(record: Record, layers: Collection[str]) -> Any:
+    """What the model, or the last of these layers, returned."""
+    last = _last(record, layers)
+    return record.answer if last is None else last.output
+
+
+def stop_at(record: Record, layers: Collection[str]) -> Stop | None:
+    """Where a recording for these layers may end; None where the whole model is wanted."""
+    last = _last(record, layers)
+    if last is None or "" in last.names:
+        return None
+    before = record.returned[: record.returned.index(last) + 1]
+    return Stop(last.names[0], sum(last.names[0] in done.names for done in before))
+
+
+def _last(record: Record, layers: Collection[str]) -> Returned | None:
+    at = {name: at for at, done in enumerate(record.returned) for name in done.names}
+    if not layers or not all(name in at for name in layers):
+        return None
+    return record.returned[max(at[name] for name in layers)]

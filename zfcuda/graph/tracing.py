@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda.graph.building import answer_of, build, stop_at
-from zfcuda.graph.calls import Record, Stop
+from zfcuda.graph.building import build
+from zfcuda.graph.calls import Record, Stop, answer_of, stop_at
 from zfcuda.graph.guards import Untraceable, refuse, unchanged
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.recall import recalled, remember

@@ -20,7 +20,6 @@ from torch.utils._pytree import tree_map_only
 
 from zfcuda.cones.operators.behaviours import forward_boxes, has_cone
 from zfcuda.cones.operators.rectangles import Boxes
-from zfcuda.cones.steps import last_takers, released
 from zfcuda.graph.nodes import Graph, Input, Node, Shape, filled, values_in
 
 aten = torch.ops.aten
@@ -50,7 +49,6 @@ def leak(graph: Graph, image: Tensor) -> str:
 
 def _first(graph: Graph, image: Tensor) -> Node | None:
     given = {n.index: [v.index for v in values_in((n.args, n.kwargs))] for n in graph.nodes}
-    done = released(last_takers(given.items()))
     values: dict[int, Any] = {}
     for node in graph.nodes:
         if isinstance(node.rule, Input):
@@ -65,7 +63,7 @@ def _first(graph: Graph, image: Tensor) -> Node | None:
                         return node
                     value.nan_to_num_(nan=0.0)
                 values[node.index] = _poisoned(value)
-        for index in done.get(node.index, ()):
+        for index in graph.released.get(node.index, ()):
             values.pop(index, None)
     return None
 

@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves
 from zfcuda import ops
 from zfcuda.cones.operators.batch import Manner, Observed
 from zfcuda.cones.operators.behaviours import below
-from zfcuda.cones.steps import last_takers, released
 from zfcuda.graph.nodes import (
     Binary,
     GlobalPool,
@@ -24,6 +23,8 @@ from zfcuda.graph.nodes import (
     Pixelwise,
     Pointwise,
     Rule,
+    last_takers,
+    released,
 )
 from zfcuda.graph.pixelwise import Chain
 from zfcuda.graph.recognition import looks_at_signs, rectifies

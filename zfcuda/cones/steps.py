@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,17 @@ import numpy as np
 
 from zfcuda.cones.operators.behaviours import Step, finishes, folded, prepared, whole
 from zfcuda.cones.operators.each_pixel import finish
-from zfcuda.graph.nodes import Affine, Graph, Identity, MaxPool, Node, Pointwise, Shape
+from zfcuda.graph.nodes import (
+    Affine,
+    Graph,
+    Identity,
+    MaxPool,
+    Node,
+    Pointwise,
+    Shape,
+    last_takers,
+    released,
+)
 from zfcuda.graph.pixelwise import Linear, linear
 
 
@@ -58,24 +68,6 @@ class Schedule:
             for value in step.inputs
         }
         return frozenset((taken | {self.output}) & inside)
-
-
-def last_takers(calls: Iterable[tuple[int, Sequence[int]]]) -> dict[int, int]:
-    """Of calls in order, each the value that it makes and those that it takes: by value, the call
-    that takes it last; the one that makes it where none does."""
-    found: dict[int, int] = {}
-    for value, inputs in calls:
-        found |= dict.fromkeys((*inputs, value), value)
-    return found
-
-
-def released(takers: Mapping[int, int], kept: Collection[int] = ()) -> dict[int, list[int]]:
-    """By call, the values that nothing needs once it is done, but for those to be ``kept``."""
-    found: dict[int, list[int]] = {}
-    for value, call in takers.items():
-        if value not in kept:
-            found.setdefault(call, []).append(value)
-    return found
 
 
 def fuse(graph: Graph, wanted: Collection[int] = ()) -> Schedule:

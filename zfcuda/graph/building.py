@@ -117,6 +117,7 @@ class _Builder:
         self._axes: dict[int, Axes] = {}  # by node, as far as they are known
         self._grids: dict[int, tuple[int, ...]] = {}  # rows and columns of the maps they are of
         self._derived: set[int] = set()  # whose axes follow from those of what they take
+        self._local: set[int] = set()  # before any barrier
         for number, value in enumerate(first.values):
             if value.call is not None:
                 self._by_call.setdefault(value.call, []).append(number)
@@ -188,10 +189,9 @@ class _Builder:
         if call.name == "div":
             contrast = torchs_contrast(self._nodes, args, call.custom)
             found = found if contrast is None else (contrast, args[:1], as_torch_does(contrast))
-        if found is None:
+        if found is None and given is not None and given.index in self._local:
             found = pixels_copied(call, args, kwargs, result)
-        if found is None:
-            found = pixels_resampled(call, args, kwargs, result)
+            found = found or pixels_resampled(call, args, kwargs, result)
         if found is None:
             rule, taken = Opaque(), tuple(values_in((args, kwargs)))
         else:
@@ -352,6 +352,8 @@ class _Builder:
     def _add(self, node: Node, value: int, sizes: Any) -> None:
         recorded = self._first.values[value]
         self._nodes.append(node)
+        if not isinstance(node.rule, Opaque | Shape) and self._local.issuperset(node.inputs):
+            self._local.add(node.index)
         self._made[value] = Value(node.index, _shape(sizes), recorded.dtype, recorded.device, sizes)
 
     def _about(self, value: int) -> tuple[Any, ...]:

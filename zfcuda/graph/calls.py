@@ -11,6 +11,30 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 
+def tensors_in(args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors among the arguments of a call of ATen, which are tensors or lists of them."""
+    found: list[Tensor] = []
+    for given in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(given, Tensor):
+            found.append(given)
+        elif isinstance(given, list | tuple):
+            found.extend(t for t in given if isinstance(t, Tensor))
+    return found
+
+
+def with_tensors(change: Callable[[Tensor], Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments of a call of ATen with something in the place of each tensor."""
+
+    def changed(given: Any) -> Any:
+        if isinstance(given, Tensor):
+            return change(given)
+        if isinstance(given, list | tuple) and any(isinstance(t, Tensor) for t in given):
+            return type(given)(change(t) if isinstance(t, Tensor) else t for t in given)
+        return given
+
+    return tuple(map(changed, args)), {name: changed(given) for name, given in kwargs.items()}
+
+
 class Ref(NamedTuple):
     """A recorded value, as an argument."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                 if own.get(name, own) is not value:
                     own[name] = value
             for kept, content in contents:
-                _restore(kept, content)
+                if not _is_as_it_was(kept, content):
+                    _restore(kept, content)
     if versions != [*map(version, tensors)]:
         raise Untraceable("its forward changes its own parameters or buffers")
 
@@ -62,6 +64,13 @@ def version(tensor: Tensor) -> int | None:
 def _copies(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
     """The containers among a module's attributes, and what is in them."""
     return [(v, v.copy()) for v in attributes.values() if isinstance(v, list | dict | set)]
+
+
+def _is_as_it_was(container: Any, content: Any) -> bool:
+    if len(container) != len(content) or isinstance(container, set):
+        return not container and not content
+    values = (container.values(), content.values()) if isinstance(container, dict) else ((), ())
+    return all(map(is_, container, content)) and all(map(is_, *values))
 
 
 def _restore(container: Any, content: Any) -> None:

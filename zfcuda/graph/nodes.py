@@ -7,7 +7,7 @@ copies. Sizes are pairs (height, width).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -404,6 +404,12 @@ class Graph:
         """
         return node.evaluate(values)
 
+    @cached_property
+    def released(self) -> dict[int, list[int]]:
+        """By node, the values that no later call takes; the output stays."""
+        taken = ((n.index, [v.index for v in values_in((n.args, n.kwargs))]) for n in self.nodes)
+        return released(last_takers(taken), {self.output})
+
     def layer(self, name: str) -> Node | None:
         """The node whose value is the output of that module's last call; None if there is none: the
         module was not called, does not return a tensor, or nothing depends on its output."""
@@ -416,6 +422,24 @@ class Graph:
             if index in found:
                 found.update(self.nodes[index].inputs)
         return found
+
+
+def last_takers(calls: Iterable[tuple[int, Sequence[int]]]) -> dict[int, int]:
+    """Of calls in order, each the value that it makes and those that it takes: by value, the call
+    that takes it last; the one that makes it where none does."""
+    found: dict[int, int] = {}
+    for value, inputs in calls:
+        found |= dict.fromkeys((*inputs, value), value)
+    return found
+
+
+def released(takers: Mapping[int, int], kept: Collection[int] = ()) -> dict[int, list[int]]:
+    """By call, the values that nothing needs once it is done, but for those to be ``kept``."""
+    found: dict[int, list[int]] = {}
+    for value, call in takers.items():
+        if value not in kept:
+            found.setdefault(call, []).append(value)
+    return found
 
 
 def pruned(

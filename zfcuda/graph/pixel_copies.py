@@ -35,10 +35,13 @@ def pixels_copied(
     if any(isinstance(a, Value | Sized) for a in tree_leaves(others)):
         return None
     function = functools.partial(_copied, call.function, args[1:], kwargs)
-    numbered = [_digits_moved(function, x, axis) for axis in range(4)]
-    if any(index is None for index, _ in numbered):
+    ones = torch.ones(_IMAGES, *x.shape, dtype=x.dtype, device=x.device)
+    plain = function(ones)
+    if plain.dim() != 4 or len(plain) != _IMAGES or max(ones.shape) > _DIGIT**2:
         return None
-    (image, _), (channel, _), (row, filled), (column, _) = numbered
+    filled = plain == function(-ones)
+    found = [_moved(function, ones, axis).masked_fill_(filled, -1) for axis in range(4)]
+    row, column = found[2:]
     rows, columns = row[0, 0].amax(1), column[0, 0].amax(0)
     none = (rows < 0)[:, None] | (columns < 0)
     wanted = (
@@ -47,10 +50,9 @@ def pixels_copied(
         rows[:, None].expand_as(none),
         columns.expand_as(none),
     )
-    found = (image, channel, row, column)
     if any((i != w.where(~none, -1)).any() for i, w in zip(found, wanted, strict=True)):
         return None
-    fills = function(_ones_like(x))[filled].unique()
+    fills = plain[filled].unique()
     if len(fills) > 1:
         return None
     places = (rows.cpu().numpy(), columns.cpu().numpy())
@@ -61,27 +63,15 @@ _IMAGES = 3
 _DIGIT = 64  # small enough for every type of number
 
 
-def _ones_like(x: Value) -> Tensor:
-    return torch.ones(_IMAGES, *x.shape, dtype=x.dtype, device=x.device)
-
-
-def _digits_moved(
-    function: Callable[[Tensor], Tensor], x: Value, axis: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Where on an axis of [n,C,h,w] each element of a call's result comes from, -1 for one that is
-    none of them, and which those are; in the maps' own type, for kernels round in it."""
-    ones = _ones_like(x)
+def _moved(function: Callable[[Tensor], Tensor], ones: Tensor, axis: int) -> Tensor:
+    """Where on an axis each element of a call's result comes from; in digits, and in the maps' own
+    type, for kernels round in it."""
     shape = [-1 if d == axis else 1 for d in range(4)]
-    places = torch.arange(ones.shape[axis], device=x.device)
-    found = []
-    for digit in (places // _DIGIT, places % _DIGIT):
-        given = (digit + 1).view(shape).to(x.dtype) * ones
-        moved, back = function(given), function(-given)
-        if moved.dim() != 4 or len(moved) != _IMAGES or len(places) > _DIGIT**2:
-            return None, None
-        found.append((moved.long() - 1, moved == back))
-    (high, filled), (low, _) = found
-    return torch.where(filled, -1, high * _DIGIT + low), filled
+    places = torch.arange(ones.shape[axis], device=ones.device)
+    digits = [places % _DIGIT] if len(places) <= _DIGIT else [places % _DIGIT, places // _DIGIT]
+    given = ((digit + 1).view(shape).to(ones.dtype) * ones for digit in digits)
+    low, *high = (function(numbers).long() - 1 for numbers in given)
+    return low + _DIGIT * high[0] if high else low
 
 
 def _copied(function: Any, others: tuple[Any, ...], named: dict[str, Any], x: Tensor) -> Tensor:

@@ -17,9 +17,19 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map_only
 
-from zfcuda.graph.calls import Call, Event, Made, Record, Recorded, Ref, Returned, Stop
+from zfcuda.graph.calls import (
+    Call,
+    Event,
+    Made,
+    Record,
+    Recorded,
+    Ref,
+    Returned,
+    Stop,
+    tensors_in,
+    with_tensors,
+)
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.schemas import (
     OnACopy,
@@ -161,11 +171,11 @@ class _Recorder(TorchDispatchMode):
         if isinstance(func, HigherOrderOperator):
             raise Untraceable(f"it calls {func.name()}, which takes functions")
         spec = spec_of(func)
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = tensors_in(args, kwargs)
         slots = [self.slot(tensor) for tensor in given]
         of_images = any(self.record.values[slot.value].of_images for slot in slots)
         refuse_call(func, spec, args, kwargs, of_images)
-        refs = tree_map_only(Tensor, self.ref, (args, kwargs))
+        refs = with_tensors(self.ref, args, kwargs)
         changed = [t for t in map(spec.argument(args, kwargs), spec.written) if t is not None]
         for tensor in changed:
             if storage_of(tensor) in self._own:
@@ -173,7 +183,7 @@ class _Recorder(TorchDispatchMode):
             if not isinstance(tensor, Tensor) or self._slots[id(tensor)].root.constant:
                 raise Untraceable(f"{func} changes a tensor that it has not made")
         unmoved = func is aten.as_strided_.default and same_numbers(*args)
-        told = tree_map_only(Tensor, self._told, (args, kwargs))
+        told = with_tensors(self._told, args, kwargs)
         result = func(*args, **kwargs)
         self._note(func, told, given, result, of_images)
         if unmoved:
@@ -369,13 +379,18 @@ class _Recorder(TorchDispatchMode):
                 call.layer = names[0] if call.layer is None else call.layer
         if isinstance(output, Tensor) and names and not is_functorch_wrapped_tensor(output):
             value, count = self.slot(output).value, len(self.record.calls)
-            with _disable_current_modes():
-                copy = output.clone() if {*names} & {*self._kept} else None
+            copy = _copy(output) if {*names} & {*self._kept} else None
             self.record.returned.append(Returned(names, value, count, copy))
             if self._stop is not None and self._stop.name in names:
                 times = sum(self._stop.name in done.names for done in self.record.returned)
                 if times == self._stop.times:
                     raise _Stopped
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Unknown to the recording."""
+    with _disable_current_modes():
+        return tensor.clone()
 
 
 class _Stopped(BaseException):  # no Exception: a model may catch those

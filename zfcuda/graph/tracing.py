@@ -126,6 +126,8 @@ def _answer(graph: Graph, images: Tensor) -> Tensor:
     values: dict[int, Any] = {0: images.clone()}
     for node in graph.nodes:
         values[node.index] = graph.evaluate(node, values)
+        for index in graph.released.get(node.index, ()):
+            del values[index]
     return values[graph.output]
 
 

@@ -9,7 +9,7 @@ from traces import traced
 
 import zfcuda
 from zfcuda.experiments.deconvnet import engines
-from zfcuda.graph.nodes import Binary, Concat, Conv, Opaque
+from zfcuda.graph.nodes import Binary, Concat, Conv, GlobalPool, Opaque
 
 # A layout: how a map gets into it, and back given (h, w).
 LAYOUTS = {
@@ -136,3 +136,30 @@ def test_projections_of_sums_with_one_map(name, k, monkeypatch):
     assert engines.followed(net, x, ["after"])[1] == ["after"]
     monkeypatch.setattr(engines, "followed", lambda *_: (None, []))
     assert torch.allclose(found, zfcuda.deconv(net, x, "after", k=k), 1e-9, 1e-12)
+
+
+POOLS = {
+    "mean of channels last": ("channels last", lambda x: x.mean((1, 2))),
+    "mean of tokens": ("tokens", lambda x: x.mean(1)),
+    "maxima of channels last": ("channels last", lambda x: x.amax([-3, -2])),
+    "sum of tokens": ("tokens", lambda x: x.sum(dim=[1])),
+}
+
+
+@pytest.mark.parametrize(("layout", "pool"), POOLS.values(), ids=POOLS.keys())
+def test_pools_of_whole_maps(layout, pool):
+    into, _ = LAYOUTS[layout]
+    net = Stream(layout, ["add"])
+    net.forward = lambda x: net.head(pool(net.norms[0](into(net.convs[0](net.stem(x))))))
+    x = picture()
+    graph = traced(net, picture(n=2))
+    assert [type(node.rule) for node in graph.nodes[-2:]] == [GlobalPool, Opaque]
+    wanted = zfcuda.occlusion(net, x, size=3, stride=3, method="dense")
+    found = zfcuda.occlusion(net, x, size=3, stride=3, method="cone")
+    assert torch.allclose(found.logits, wanted.logits, 1e-10, 1e-10)
+
+
+def test_no_pool_of_part_of_the_map():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).double()
+    net.forward = lambda x: net[0](x).permute(0, 2, 3, 1).mean((1, 3))
+    assert isinstance(traced(net, picture(n=2)).nodes[-1].rule, Opaque)

@@ -207,6 +207,7 @@ class _Builder:
             node = self._shortened(node)
         if isinstance(node.rule, Opaque | Binary | Concat) and not call.several:
             node = self._in_other_layout(call, node, args, kwargs) or node
+            node = self._pooled(call, node, args, kwargs, result) or node
         if _sizes_in((node.args, node.kwargs)) and node._counted is None:
             raise Untraceable(f"{node.spelled} mixes the images of a batch")
         self._add(node, value, sizes)
@@ -285,6 +286,22 @@ class _Builder:
         maps = [replace(value, shape=layout.shape) for value in taken]
         found = read(call, 0, tuple(maps), kwargs, maps[0])
         return found[0] if found is not None and isinstance(found[0], Binary) else None
+
+    def _pooled(self, call: Call, node: Node, args: Any, kwargs: Any, result: Value) -> Node | None:
+        """A reduction of whole maps in another layout, as one of the maps themselves."""
+        layout = self._layout(args[0].index) if args and isinstance(args[0], Value) else None
+        if layout is None or layout.is_of_maps or len(result.shape) != 1:
+            return None
+        dims = args[1] if len(args) > 1 else kwargs.get("dim")
+        found = None
+        if layout.leaves_channels(dims):
+            x = replace(args[0], shape=layout.shape)
+            found = read(call, 0, (x, (2, 3)), {}, result)
+        taken = self._map_of(args[0], layout) if found is not None else None
+        if found is None or taken is None:
+            return None
+        more = {"index": len(self._nodes), "inputs": (taken[0].index,)}
+        return replace(node, rule=found[0], args=(taken[0], (2, 3)), kwargs={}, **more)
 
     def _layout(self, index: int) -> Layout | None:
         return Layout.of(self._axes.get(index), self._grids.get(index))

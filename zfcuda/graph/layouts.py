@@ -67,6 +67,17 @@ class Layout:
             and all(self.axes[at] == joined.axes[at] for at in others)
         )
 
+    def leaves_channels(self, dims: object) -> bool:
+        """Whether what is left without these axes is [n,C]."""
+        dims = [dims] if isinstance(dims, int) else dims
+        told = isinstance(dims, tuple | list) and all(type(d) is int for d in dims)
+        if not told or not keeps_order(self.axes):
+            return False
+        gone = {d % len(self.axes) for d in dims}
+        left = [axis for at, axis in enumerate(self.axes) if at not in gone]
+        cut = sorted(f for at in gone for f in self.axes[at] if isinstance(f, str))
+        return cut == ["h", "w"] and left == [("n",), (self.channels,)]
+
     def to_map(self, x: Tensor, sizes: Sizes | None = None) -> Tensor:
         """The maps [n,C,h,w]; ``sizes``: of their images, rows and columns, if other ones."""
         sizes = sizes or self._of_images(x)

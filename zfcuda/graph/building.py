@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zfcuda.graph import activations as _activations  # noqa: F401  (enters its readers)
 from zfcuda.graph.axes import Axes, axes_of_maps, result_axes, size_of
 from zfcuda.graph.calls import Call, Record, Recorded, Ref, end_of
 from zfcuda.graph.functions import MadeFor, ResultOf, in_any_layout

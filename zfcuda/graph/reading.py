@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zfcuda.graph.calls import Call
@@ -90,7 +89,7 @@ def _holds(rule: Rule, first: Value, result: Value) -> bool:
     return alike and result.is_map
 
 
-def _is_map(x: Any) -> bool:
+def is_map(x: Any) -> bool:
     return isinstance(x, Value) and x.is_map
 
 
@@ -101,7 +100,7 @@ def _pair(value: Sequence[int], default: Sequence[int] = ()) -> Pair | None:
     return (int(value[0]), int(value[-1]))
 
 
-def _is_number(x: Any) -> bool:
+def is_number(x: Any) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
@@ -114,7 +113,7 @@ def _convolution(
     output_padding: Any, groups: int,
 ) -> Reading | None:  # fmt: skip
     fixed = isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
-    if not _is_map(x) or not fixed or transposed or weight.dim() != 4:
+    if not is_map(x) or not fixed or transposed or weight.dim() != 4:
         return None
     rule = Conv(weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups)
     return rule, (x,)
@@ -136,14 +135,14 @@ def _max_pool2d(
     ceil_mode: bool = False,
 ) -> Reading | None:  # fmt: skip
     window = (_pair(kernel), _pair(stride, kernel), _pair(padding), _pair(dilation))
-    return (MaxPool(*window, bool(ceil_mode)), (x,)) if _is_map(x) else None
+    return (MaxPool(*window, bool(ceil_mode)), (x,)) if is_map(x) else None
 
 
 def _our_max_pool2d(
     x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, relu: bool
 ) -> Reading | None:
     window = (_pair(kernel), _pair(stride, kernel), _pair(padding), _pair(dilation))
-    return (MaxPool(*window, bool(ceil_mode), relu), (x,)) if _is_map(x) else None
+    return (MaxPool(*window, bool(ceil_mode), relu), (x,)) if is_map(x) else None
 
 
 _READERS["max_pool2d"] = _our_max_pool2d
@@ -155,7 +154,7 @@ def _avg_pool2d(
     count_include_pad: bool = True, divisor: int | None = None,
 ) -> Reading | None:  # fmt: skip
     window = (_pair(kernel), _pair(stride, kernel), _pair(padding))
-    if not _is_map(x):
+    if not is_map(x):
         return None
     if window[0] == x.shape[1:] and window[2] == (0, 0) and divisor is None:
         return _averaged(x, window[0])
@@ -164,7 +163,7 @@ def _avg_pool2d(
 
 def _even_windows(x: Any, wanted: Sequence[int]) -> Pair | None:
     """The kernel, and stride, where an adaptive pool's windows are alike and do not overlap."""
-    if not _is_map(x):
+    if not is_map(x):
         return None
     out = _pair(wanted)
     size = x.shape[1:]
@@ -203,7 +202,7 @@ def _greatest(x: Any, kernel: Pair | None) -> Reading | None:
 
 def _over_the_map(reduce: str, x: Any, dims: Any, keepdim: bool) -> Reading | None:
     """A reduction over ``dims``, where it makes one number of each map."""
-    if not _is_map(x) or not isinstance(dims, tuple | list):
+    if not is_map(x) or not isinstance(dims, tuple | list):
         return None
     if sorted(d % 4 for d in dims) != [2, 3]:
         return None
@@ -248,7 +247,7 @@ def _batch_norm(
     if training and isinstance(x, Value) and x.sizes[0] == Sized(0, 1):
         raise Untraceable("a batch norm uses the batch's own statistics")
     given = [v for v in (mean, variance, weight, bias) if v is not None]
-    if training or not _is_map(x) or not all(isinstance(v, Tensor) for v in given):
+    if training or not is_map(x) or not all(isinstance(v, Tensor) for v in given):
         return None
     # In double: the scale is rounded once, as torch's own is.
     scale = (variance.double() + eps).rsqrt()
@@ -267,7 +266,7 @@ def _batch_norm_in_eval(
 
 @reader("local_response_norm")
 def _local_response_norm(x: Any, size: int, alpha: float, beta: float, k: float) -> Reading | None:
-    return (Lrn(size, alpha, beta, k), (x,)) if _is_map(x) else None
+    return (Lrn(size, alpha, beta, k), (x,)) if is_map(x) else None
 
 
 # --- several maps ---------------------------------------------------------------------------------
@@ -275,7 +274,7 @@ def _local_response_norm(x: Any, size: int, alpha: float, beta: float, k: float)
 
 @reader("cat")
 def _cat(tensors: Any, dim: int = 0) -> Reading | None:
-    if not all(map(_is_map, tensors)) or dim % 4 != 1:
+    if not all(map(is_map, tensors)) or dim % 4 != 1:
         return None
     dtypes = {x.dtype for x in tensors}
     return (Concat(), tuple(tensors)) if len(dtypes) == 1 else None
@@ -287,7 +286,7 @@ def _scaled(function: Callable[..., Tensor], alpha: Any) -> Callable[..., Tensor
 
 def _two_maps(name: str, function: Callable[..., Tensor], a: Any, b: Any) -> Reading | None:
     """Of one size and dtype; one may have a single channel for all of the other's."""
-    if not (_is_map(a) and _is_map(b)) or a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
+    if not (is_map(a) and is_map(b)) or a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
         return None
     if a.shape != b.shape and 1 not in (a.shape[0], b.shape[0]):
         return None
@@ -296,10 +295,10 @@ def _two_maps(name: str, function: Callable[..., Tensor], a: Any, b: Any) -> Rea
 
 def _per_channel(x: Any, other: Any) -> Tensor | None:
     """A number or a parameter [C,1,1] as it acts on the map ``x``: [C]; None for anything else."""
-    if not _is_map(x):
+    if not is_map(x):
         return None
     channels = x.shape[0]
-    if _is_number(other):
+    if is_number(other):
         return torch.full((channels,), float(other), dtype=torch.float64, device=x.device)
     if not isinstance(other, Tensor) or other.dim() > 4 or other.is_complex():
         return None
@@ -328,7 +327,7 @@ def _add(a: Any, b: Any, positional: Any = 1, *, alpha: Any = 1) -> Reading | No
     both = _two_maps("add", _scaled(torch.add, alpha), a, b)
     if both is not None:
         return both
-    x, other, times = (a, b, alpha) if _is_map(a) else (b, a, 1)
+    x, other, times = (a, b, alpha) if is_map(a) else (b, a, 1)
     shift = _per_channel(x, other)
     if shift is None:
         return None
@@ -341,7 +340,7 @@ def _sub(a: Any, b: Any, positional: Any = 1, *, alpha: Any = 1) -> Reading | No
     both = _two_maps("sub", _scaled(torch.sub, alpha), a, b)
     if both is not None:
         return both
-    if _is_map(a):
+    if is_map(a):
         shift = _per_channel(a, b)
         return None if shift is None else _affine(a, 1.0, -shift * alpha)
     shift = _per_channel(b, a)
@@ -358,7 +357,7 @@ def _mul(a: Any, b: Any) -> Reading | None:
     both = _two_maps("mul", torch.mul, a, b)
     if both is not None:
         return both
-    x, other = (a, b) if _is_map(a) else (b, a)
+    x, other = (a, b) if is_map(a) else (b, a)
     scale = _per_channel(x, other)
     return None if scale is None else _affine(x, scale, 0.0)
 
@@ -376,118 +375,6 @@ def _div(a: Any, b: Any, *, rounding_mode: Any = None) -> Reading | None:
 
 # --- each number by itself ------------------------------------------------------------------------
 
-# Activations by ATen's names, with what ours and torch.nn.functional's numbers are called.
-_ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "leaky_relu": ("leaky_relu", ("negative_slope",)),
-    "celu": ("celu", ("alpha",)),
-    "gelu": ("gelu", ("approximate",)),
-    "silu": ("silu", ()),
-    "mish": ("mish", ()),
-    "softplus": ("softplus", ("beta", "threshold")),
-    "hardswish": ("hardswish", ()),
-    "hardsigmoid": ("hardsigmoid", ()),
-    "log_sigmoid_forward": ("logsigmoid", ()),
-    "softshrink": ("softshrink", ("lambd",)),
-    "hardshrink": ("hardshrink", ("lambd",)),
-    "threshold": ("threshold", ("threshold", "value")),
-}
-
-
-def _activation(name: str) -> Reader:
-    called, numbers = _ACTIVATIONS[name]
-    function = getattr(F, called)
-
-    def read(x: Any, *args: Any, **kwargs: Any) -> Reading | None:
-        given = dict(zip(numbers, args, strict=False)) | kwargs
-        if not _is_map(x) or not set(given) <= {*numbers} or not _plain(given.values()):
-            return None
-        return Pointwise(called, functools.partial(function, **given) if given else function), (x,)
-
-    return read
-
-
-def _plain(values: Any) -> bool:
-    return not any(isinstance(v, Value | Tensor | Sized) for v in values)
-
-
-_READERS |= {name: _activation(name) for name in _ACTIVATIONS}
-
-
-@reader("relu")
-def _relu(x: Any) -> Reading | None:
-    return (Pointwise("relu", torch.relu), (x,)) if _is_map(x) else None
-
-
-@reader("hardtanh")
-def _hardtanh(x: Any, low: Any = -1.0, high: Any = 1.0) -> Reading | None:
-    if not _is_map(x):
-        return None
-    if (low, high) == (0, 6):
-        return Pointwise("relu6", F.relu6), (x,)
-    return Pointwise("hardtanh", functools.partial(F.hardtanh, min_val=low, max_val=high)), (x,)
-
-
-_SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1)
-
-
-@reader("elu")
-def _elu(x: Any, alpha: Any = 1.0, scale: Any = 1, input_scale: Any = 1) -> Reading | None:
-    if not _is_map(x):
-        return None
-    if (scale, input_scale) == (1, 1):
-        return Pointwise("elu", functools.partial(F.elu, alpha=alpha)), (x,)
-    if (alpha, scale, input_scale) == _SELU:
-        return Pointwise("selu", F.selu), (x,)
-    function = functools.partial(_elu_of, alpha=alpha, scale=scale, input_scale=input_scale)
-    return Pointwise("elu", function), (x,)
-
-
-def _elu_of(x: Tensor, **numbers: Any) -> Tensor:
-    return torch.ops.aten.elu(x, *numbers.values())
-
-
-@reader("clamp")
-def _clamp(x: Any, min: Any = None, max: Any = None) -> Reading | None:
-    if not _is_map(x) or any(v is not None and not _is_number(v) for v in (min, max)):
-        return None
-    if min == 0 and max is None:
-        return Pointwise("relu", torch.relu), (x,)
-    return Pointwise("clamp", functools.partial(torch.clamp, min=min, max=max)), (x,)
-
-
-@reader("clamp_min")
-def _clamp_min(x: Any, min: Any) -> Reading | None:
-    return _clamp(x, min)
-
-
-@reader("clamp_max")
-def _clamp_max(x: Any, max: Any) -> Reading | None:
-    return _clamp(x, None, max)
-
-
-@reader("_prelu_kernel")
-def _prelu(x: Any, weight: Any) -> Reading | None:
-    if not _is_map(x) or not isinstance(weight, Tensor):
-        return None
-    return Pointwise("prelu", lambda x: F.prelu(x, weight.flatten())), (x,)
-
-
-@reader("rrelu_with_noise")
-def _rrelu(
-    x: Any, noise: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False,
-    generator: Any = None,
-) -> Reading | None:  # fmt: skip
-    function = functools.partial(F.leaky_relu, negative_slope=(lower + upper) / 2)
-    return (Pointwise("rrelu", function), (x,)) if _is_map(x) else None
-
-
-@reader("pow")
-def _power(x: Any, exponent: Any) -> Reading | None:
-    if not _is_map(x) or not _is_number(exponent):
-        return None
-    return Pointwise("pow", functools.partial(torch.pow, exponent=exponent)), (x,)
-
-
 _MAY_RECTIFY = ("maximum", "minimum", "fmax", "fmin", "clamp", "clamp_min", "where", "heaviside")
 
 
@@ -498,7 +385,7 @@ def _one_by_one(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Re
     maps = [a for a in args if isinstance(a, Value)]
     if len(maps) == 2 and len(args) == 2 and not kwargs:
         return _two_maps(call.name, call.function, *maps)
-    if len(maps) != 1 or not _is_map(maps[0]):
+    if len(maps) != 1 or not is_map(maps[0]):
         return None
     others = [a for a in (*args, *kwargs.values()) if a is not maps[0]]
     if any(isinstance(a, Value | Sized | list | tuple | dict) for a in others):

@@ -108,6 +108,33 @@ def test_control_flow_on_anything_but_values_is_followed(name):
     traced(Model(FOLLOWED[name], relu=nn.ReLU()))
 
 
+def swallowing(call):
+    """What it does without what a recording forbids is not what the model does."""
+
+    def forward(m, x):
+        try:
+            return call(x)
+        except Exception:
+            return x * 3
+
+    return forward
+
+
+SWALLOWED = {
+    "random numbers": (lambda x: x * torch.rand_like(x), "random"),
+    "a value": (lambda x: x * x[0, 0, 0, 0].item(), "values"),
+    "numpy": (lambda x: x * float(x.numpy()[0, 0, 0, 0]), "numpy"),
+    "a list": (lambda x: x * x.tolist()[0][0][0][0], "tolist"),
+    "an error of values": (lambda x: x[:, x[0, 0, 0, :1].abs().long() + 9], "values"),
+}
+
+
+@pytest.mark.parametrize(("call", "reason"), SWALLOWED.values(), ids=SWALLOWED.keys())
+def test_what_is_caught_is_refused_all_the_same(call, reason):
+    with pytest.raises(Untraceable, match=reason):
+        trace(Model(swallowing(call)).eval(), images())
+
+
 def test_an_error_is_the_models_own():
     with pytest.raises(AttributeError, match="missing"):
         trace(Model(lambda m, x: m.missing(x)).eval(), images())

@@ -40,7 +40,7 @@ from zfcuda.graph.pixelwise import Chain, chain_to
 from zfcuda.graph.reading import read
 from zfcuda.graph.recognition import as_torch_does, torchs_contrast
 from zfcuda.graph.resampling import pixels_resampled
-from zfcuda.graph.schemas import sizes_of
+from zfcuda.graph.schemas import bare, sizes_of
 
 aten = torch.ops.aten
 
@@ -111,6 +111,7 @@ class _Builder:
         self._first, self._second = first, second
         self._nodes: list[Node] = []
         self._made: dict[int, Value | _Constant] = {}  # by recorded value
+        self._bare: dict[int, Tensor] = {}  # constants, by identity
         self._by_call: dict[int, list[int]] = {}
         self._used: dict[str, int] = {}
         self._mixed: dict[int, str] = {}  # values of several images together, by what made them
@@ -420,11 +421,11 @@ class _Builder:
 
     def _constant(self, one: Recorded, two: Recorded) -> Tensor:
         if one.tensor is two.tensor:
-            return one.tensor
+            return self._bare.setdefault(id(one.tensor), bare(one.tensor))
         alike = two.tensor is not None and one.shape == two.shape and one.dtype == two.dtype
         if not alike or not torch.equal(one.tensor, two.tensor):
             raise Untraceable("it uses a tensor that is another one in each pass")
-        return one.tensor
+        return bare(one.tensor)
 
     # --- the whole --------------------------------------------------------------------------------
 

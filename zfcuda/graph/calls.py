@@ -122,6 +122,7 @@ class Event(NamedTuple):
         kind: a tuple or list where it returns several.
         maker: the module and the torch.autograd.Function that made it, and whether it was made
             without gradients.
+        fails: it raised an error, which its arguments' shapes and types make certain.
     """
 
     function: Any
@@ -130,6 +131,7 @@ class Event(NamedTuple):
     changes: int | None
     kind: tuple[()] | list[Any] | None
     maker: Any
+    fails: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zfcuda.graph.calls import Event, Made, Record
 from zfcuda.graph.guards import unchanged
 from zfcuda.graph.nodes import Graph
+from zfcuda.graph.schemas import bare, same_place
 from zfcuda.graph.watching import Watched, maker_of, told
 from zfcuda.inference.checks import settings_of, uncompiled
 
@@ -40,12 +41,12 @@ class _Known:
     Attributes:
         of: the images' shape, strides, dtype and device, and the layers asked for.
         settings: what the modules were set up with.
-        constants: the tensors that were there before, where they lay, and a copy of small ones.
+        constants: the memory that was there before, and a copy of what is small.
     """
 
     of: tuple[Any, ...]
     settings: tuple[Any, ...]
-    constants: tuple[tuple[Tensor, int, Tensor | None], ...]
+    constants: tuple[tuple[Tensor, Tensor], ...]
     events: tuple[Event, ...]
     graph: Graph
 
@@ -70,10 +71,8 @@ def remember(
     """Keep a model's graph for as long as the model lives, if it can be told from others."""
     if any(t.numel() > _SMALL for t in _computed_from(made)):
         return  # it holds what must be computed anew
-    constants = [value.tensor for value in made.values if value.tensor is not None]
-    copies = tuple(
-        (t, t.data_ptr(), t.detach().clone() if t.numel() <= _SMALL else None) for t in constants
-    )
+    constants = [bare(value.tensor) for value in made.values if value.tensor is not None]
+    copies = tuple((t, t.clone()) for t in constants if t.numel() <= _SMALL)
     one = _Known(_of(images, layers), settings_of(model), copies, tuple(made.events), graph)
     with _lock:
         known = _graphs.setdefault(model, [])
@@ -88,16 +87,21 @@ def _of(images: Tensor, layers: Collection[str]) -> tuple[Any, ...]:
     return (images.shape, images.stride(), images.dtype, device, cast_to, tuple(layers))
 
 
-def _are_as_they_were(constants: tuple[tuple[Tensor, int, Tensor | None], ...]) -> bool:
-    return all(
-        tensor.data_ptr() == address and (copy is None or _equal(tensor, copy))
-        for tensor, address, copy in constants
-    )
+def _are_as_they_were(constants: tuple[tuple[Tensor, Tensor], ...]) -> bool:
+    return all(_equal(tensor, copy) for tensor, copy in constants)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     alike = a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
     return alike and torch.equal(a, b)
+
+
+def _is_there(given: Tensor, recorded: Tensor) -> bool:
+    """Whether a tensor is the memory that was recorded: it is kept, so that no other lies there."""
+    if given is recorded:
+        return True
+    plain = type(given) in (Tensor, nn.Parameter)
+    return plain and given.data_ptr() == recorded.data_ptr() and same_place(given, recorded)
 
 
 _VIEWS = ("t", "view", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice", "select")
@@ -136,6 +140,7 @@ class _Rehearsal(TorchDispatchMode):
         self._known = {*model.modules()}
         self._modules: list[nn.Module] = []
         self._events = events
+        self._latest: Any = None  # held, as a recording does, or torch would detach no new tensor
         self._made = {id(images): (weakref.ref(images), Made(-1, 0))}  # by identity, while it lives
 
     @classmethod
@@ -152,6 +157,10 @@ class _Rehearsal(TorchDispatchMode):
             raise _Different
         if func is not event.function or not self._same(event.arguments, (args, kwargs or {})):
             raise _Different
+        if event.fails:
+            self.done += 1
+            func(*args, **(kwargs or {}))
+            raise _Different  # it does not
         if event.outputs is None:  # of constants, or a view: it costs nothing
             result = func(*args, **(kwargs or {}))
         elif event.changes is not None:
@@ -165,6 +174,7 @@ class _Rehearsal(TorchDispatchMode):
             if isinstance(tensor, Tensor) and self._which(tensor) is None:
                 self._made[id(tensor)] = (weakref.ref(tensor), Made(self.done, place))
         self.done += 1
+        self._latest = result
         return result
 
     def begin(self, module: nn.Module, _: Any) -> None:
@@ -193,7 +203,7 @@ class _Rehearsal(TorchDispatchMode):
             if isinstance(recorded, Made):
                 return made == recorded
             is_constant = made is None and isinstance(recorded, Tensor)
-            return is_constant and (given is recorded or _equal(given, recorded))
+            return is_constant and (_is_there(given, recorded) or _equal(given, recorded))
         if isinstance(given, tuple | list):
             alike = type(given) is type(recorded) and len(given) == len(recorded)
             return alike and all(map(self._same, recorded, given))

@@ -35,7 +35,9 @@ from zfcuda.graph.schemas import (
     OnACopy,
     Spec,
     View,
+    bare,
     canonical,
+    fails_by_shape,
     filled_view,
     functional,
     put_back,
@@ -84,9 +86,9 @@ class _Recorder(TorchDispatchMode):
         self.record = Record()
         self._kept = kept
         self._stop = stop
-        self.refused = ""
         self.watched = Watched()
         self._made: dict[int, Made] = {id(images): Made(-1, 0)}
+        self._bare: dict[int, Tensor] = {}
         self._held: list[Tensor] = []
         self._slots: dict[int, _Slot] = {}
         self._memory: dict[int, _Slot] = {}  # by storage, its root
@@ -163,7 +165,9 @@ class _Recorder(TorchDispatchMode):
         try:
             return self._followed(func, args, kwargs or {})
         except Untraceable as error:
-            self.refused = str(error)  # not itself: it holds this frame, and the caller's tensors
+            self.watched.refused = str(
+                error
+            )  # not itself: it holds this frame, and the caller's tensors
             raise
 
     def _followed(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -184,7 +188,11 @@ class _Recorder(TorchDispatchMode):
                 raise Untraceable(f"{func} changes a tensor that it has not made")
         unmoved = func is aten.as_strided_.default and same_numbers(*args)
         told = with_tensors(self._told, args, kwargs)
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except Exception as error:  # which the model may catch
+            self._note_failure(func, (args, kwargs), told, error)
+            raise
         self._note(func, told, given, result, of_images)
         if unmoved:
             return result  # the same, said in other strides
@@ -195,7 +203,8 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _told(self, tensor: Tensor) -> Made | Tensor:
-        return self._made.get(id(tensor), tensor)
+        made = self._made.get(id(tensor))
+        return self._bare.setdefault(id(tensor), bare(tensor)) if made is None else made
 
     def _note(
         self, func: Any, told: Any, given: list[Tensor], result: Any, of_images: bool
@@ -215,13 +224,21 @@ class _Recorder(TorchDispatchMode):
             outputs = ()
         changes = 0 if outputs == () else None
         kind = (() if isinstance(result, tuple) else []) if several else None
-        module = self._modules[-1][0] if self._modules else None
-        maker = maker_of(module, self._names, self.watched)
-        self.record.events.append(Event(func, told, outputs, changes, kind, maker))
+        self.record.events.append(Event(func, told, outputs, changes, kind, self._maker()))
         for place, tensor in enumerate(found):
             if isinstance(tensor, Tensor) and id(tensor) not in self._made:
                 self._made[id(tensor)] = Made(number, place)
                 self._held.append(tensor)
+
+    def _note_failure(self, func: Any, given: Any, told: Any, error: Exception) -> None:
+        """Note a call that raised an error."""
+        if "not implemented" not in str(error) and not fails_by_shape(func, *given):
+            raise Untraceable(f"its control flow depends on values ({func})") from error
+        self.record.events.append(Event(func, told, None, None, None, self._maker(), fails=True))
+
+    def _maker(self) -> Any:
+        module = self._modules[-1][0] if self._modules else None
+        return maker_of(module, self._names, self.watched)
 
     def _call(self, function: Any, args: Any, kwargs: Any, several: bool) -> int:
         """The number of a new call."""
@@ -421,9 +438,11 @@ def record(
         with contextlib.suppress(_Stopped), told(recorder), recorder:
             found.answer = model(images)
     except Exception:  # TorchScript makes errors of its own of others
-        if recorder.refused:
-            raise Untraceable(recorder.refused) from None
+        if recorder.watched.refused:
+            raise Untraceable(recorder.watched.refused) from None
         raise
+    if recorder.watched.refused:  # the model has caught what only a recording raises
+        raise Untraceable(recorder.watched.refused)
     if isinstance(found.answer, Tensor):
         found.output = recorder.slot(found.answer).value
     return found

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from zfcuda.graph.calls import Ref
 from zfcuda.graph.guards import Untraceable
@@ -86,6 +86,16 @@ def refuse_call(func: Any, spec: Spec, args: Any, kwargs: Any, of_images: bool) 
             raise Untraceable(f"its control flow depends on values ({func})")
     if any(given("training", "train")) and any(v is not None for v in given("running_mean")):
         raise Untraceable("a batch norm uses the batch's own statistics")
+
+
+def fails_by_shape(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call fails for tensors like these whatever their values are."""
+    args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
+    try:
+        func(*args, **kwargs)
+    except Exception:
+        return True
+    return False
 
 
 _SHAPED = (aten._unsafe_view.default, aten._reshape_alias.default, aten.reshape.default)
@@ -222,6 +232,12 @@ def storage_of(tensor: Tensor) -> int:
     except (NotImplementedError, RuntimeError) as error:
         kind = "torch.func's" if tensor.layout is torch.strided else f"layout {tensor.layout}"
         raise Untraceable(f"it uses tensors of {kind}") from error
+
+
+def bare(tensor: Tensor) -> Tensor:
+    """The same memory without what its owner hangs on it: attributes, hooks, a history. Each may
+    hold the model, which lives no longer for being traced."""
+    return tensor.detach() if type(tensor) in (Tensor, nn.Parameter) else tensor
 
 
 def same_place(a: Tensor, b: Tensor) -> bool:

@@ -5,6 +5,7 @@ torch."""
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -25,11 +26,13 @@ class Watched:
         cut: whether the model has switched gradients off, as ``with torch.no_grad()`` does. What it
             is followed under does not count.
         detached: how many tensors it has detached where they are.
+        refused: why it cannot be followed, once that is known: a model may catch the error.
     """
 
     custom: str = ""
     cut: bool = False
     detached: int = 0
+    refused: str = ""
     _before: dict[int, bool] = field(default_factory=dict)  # by context, while it is entered
 
     def entered(self, context: Any, cut: bool) -> None:
@@ -43,7 +46,8 @@ class Watched:
 
 def maker_of(module: nn.Module | None, known: Container[nn.Module], watched: Watched) -> Any:
     """What tells who makes a call: the model's own modules by identity, others by their class."""
-    own = id(module) if module in known else type(module)
+    # A class may hold what its methods were defined beside: perhaps the model.
+    own = id(module) if module in known else weakref.ref(type(module))
     return (own, watched.custom, watched.cut, watched.detached)
 
 
@@ -108,14 +112,17 @@ def _tell_of_functions(stack: ExitStack, here: Here, follower: Any) -> None:
 
 
 def _tell_of_values(stack: ExitStack, here: Here, follower: Any) -> None:
-    def to_numpy(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def seen(tensor: Tensor, name: str) -> None:
         if here() and follower.is_of_images(tensor):
-            raise Untraceable("it looks at values outside of torch (numpy)")
+            follower.watched.refused = f"it looks at values outside of torch ({name})"
+            raise Untraceable(follower.watched.refused)
+
+    def to_numpy(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen(tensor, "numpy")
         return torch._C.TensorBase.numpy(tensor, *args, **kwargs)
 
     def to_list(tensor: Tensor) -> Any:
-        if here() and follower.is_of_images(tensor):
-            raise Untraceable("it looks at values outside of torch (tolist)")
+        seen(tensor, "tolist")
         return torch._C.TensorBase.tolist(tensor)
 
     _replaced(stack, torch.Tensor, "numpy", to_numpy)

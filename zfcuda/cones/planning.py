@@ -8,6 +8,7 @@ import numpy as np
 
 from zfcuda.cones.operators.behaviours import Step, forward_boxes, macs, reads
 from zfcuda.cones.steps import Schedule
+from zfcuda.graph.barriers import nature
 from zfcuda.graph.nodes import Conv, Opaque
 from zfcuda.graph.pixelwise import fan_in
 from zfcuda.storage.files import text_table, visible
@@ -19,7 +20,8 @@ class PlannedStep:
 
     Attributes:
         name: the module or function.
-        kind: of step.
+        kind: of step; of the first step past which no cone leads what makes it global
+            (:func:`zfcuda.graph.barriers.nature`); "other" for what has no name.
         maps: (channels, height, width), or fewer numbers for vectors.
         rectangle: mean (height, width) of what an occluder can change; the whole maps past a
             barrier.
@@ -147,7 +149,7 @@ def costed(schedule: Schedule, step: Step, batch: int, element: int) -> PlannedS
     dense = outputs * weights * rate + (inputs + outputs) * element * BYTE + _CALL / batch
     row = {
         "name": _name(step),
-        "kind": type(step.rule).__name__.lower() if not isinstance(step.rule, Opaque) else "other",
+        "kind": _kind(schedule, step),
         "maps": shape,
         "dense": False,
         "dense_macs": outputs * weights,
@@ -170,6 +172,13 @@ def costed(schedule: Schedule, step: Step, batch: int, element: int) -> PlannedS
         cone_macs=computed * weights,
         cone_cost=cost,
     )
+
+
+def _kind(schedule: Schedule, step: Step) -> str:
+    if not isinstance(step.rule, Opaque):
+        return type(step.rule).__name__.lower()
+    first = all(i in schedule.boxes for i in step.inputs)  # not only past another barrier
+    return (nature(schedule.graph, step.node) if first else "") or "other"
 
 
 def _weights_per_output(step: Step) -> float:

@@ -7,7 +7,7 @@ From a model to its graph: :mod:`.tracing` has the model's own pass recorded (:m
 made into nodes (:mod:`.building`), whose calls are read one by one (:mod:`.reading`,
 :mod:`.pixel_copies`, :mod:`.resampling`), followed by their axes (:mod:`.axes`, :mod:`.pixelwise`)
 or known together (:mod:`.recognition`). :mod:`.recall` finds graphs again. :mod:`.nodes` is the
-graph itself, and what its nodes can do.
+graph itself, and what its nodes can do; :mod:`.barriers` names what is global by nature.
 """
 
 from zfcuda.graph.guards import Untraceable

@@ -1,0 +1,73 @@
+"""What is global by nature bears its name in the plan."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from zoo import Model
+
+import zfcuda
+
+
+def barrier(forward, **attributes):
+    """The first step of a network that no cone passes, and its kind."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Model(forward, **attributes), nn.Flatten())
+    steps = zfcuda.plan(net.eval(), torch.randn(1, 3, 16, 12), size=4, method="cone").steps
+    return next((step.kind for step in steps if step.dense and len(step.maps) > 1), None)
+
+
+def attention(m, x):
+    tokens = x.flatten(2).transpose(1, 2)
+    return F.scaled_dot_product_attention(tokens, m.key(tokens), tokens)
+
+
+def products(m, x):
+    tokens = m.norm(x.permute(0, 2, 3, 1)).flatten(1, 2)
+    return (tokens @ m.key(tokens).transpose(1, 2) / 3).softmax(2) @ tokens
+
+
+def mixer(m, x):
+    return F.gelu(m.mix(m.norm(x.flatten(2).transpose(1, 2)).transpose(1, 2)))
+
+
+def gate(m, x):
+    return x * m.narrow(x.mean((2, 3), keepdim=True)).sigmoid()
+
+
+def split_attention(m, x):
+    both = x.view(len(x), 2, 4, 16, 12)
+    return (both * both.sum(1).mean((2, 3))[:, None, :, None, None].softmax(1)).sum(1)
+
+
+GLOBAL = {
+    "attention": (attention, {"key": nn.Linear(8, 8)}),
+    "attention by products": (products, {"key": nn.Linear(8, 8), "norm": nn.LayerNorm(8)}),
+    "linear layer over positions": (mixer, {"mix": nn.Linear(192, 5), "norm": nn.LayerNorm(8)}),
+    "squeeze-and-excitation": (gate, {"narrow": nn.Conv2d(8, 8, 1)}),
+    "squeeze-and-excitation of parts": (split_attention, {}),
+    "group norm": (lambda m, x: m.norm(x), {"norm": nn.GroupNorm(2, 8)}),
+    "norm over the maps": (lambda m, x: x / x.norm(2, (2, 3), keepdim=True), {}),
+    "variance over the maps": (lambda m, x: x.var((2, 3), keepdim=True) * x, {}),
+    "recurrence": (lambda m, x: m.lstm(x.flatten(2).transpose(1, 2))[0], {"lstm": nn.LSTM(8, 5)}),
+}
+
+
+@pytest.mark.parametrize("name", GLOBAL)
+def test_global_by_nature(name):
+    forward, attributes = GLOBAL[name]
+    assert barrier(forward, **attributes) == name.partition(" by ")[0].partition(" of ")[0]
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: x.flatten(2).transpose(1, 2).relu().cumsum(1),
+        lambda m, x: x.sort(2)[0].permute(0, 2, 3, 1),
+    ],
+)
+def test_others_have_no_name(forward):
+    assert barrier(forward) == "other"
+
+
+def test_no_barrier():
+    assert barrier(lambda m, x: m.conv(x).relu().mean((2, 3)), conv=nn.Conv2d(8, 8, 3)) is None

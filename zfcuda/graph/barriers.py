@@ -1,0 +1,89 @@
+"""What makes a call global: why no cone leads past it, in words.
+
+Nothing is proven here. What cones may pass is decided by rules; this gives what they may not pass
+the name that the field has for it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from zfcuda.graph.nodes import Graph, Node, Shape, Value, values_in
+from zfcuda.graph.pixelwise import Linear
+
+_PRODUCTS = ("bmm", "mm", "matmul", "baddbmm")
+_STATISTICS = {
+    "native_group_norm": "group norm", "linalg_vector_norm": "norm over the maps",
+    "mean": "mean over the maps", "sum": "sum over the maps", "var": "variance over the maps",
+    "std": "variance over the maps", "var_mean": "variance over the maps",
+    "amax": "maximum over the maps", "amin": "minimum over the maps",
+}  # fmt: skip
+# What moves, joins or changes tokens without one seeing another. Anything else ends the search.
+_ON_THE_WAY = (
+    "view", "permute", "transpose", "expand", "unsqueeze", "squeeze", "slice", "select", "split",
+    "split_with_sizes", "unbind", "cat", "stack", "roll", "constant_pad_nd", "index", "repeat",
+    "native_layer_norm", "native_batch_norm", "_to_copy", "detach", "flip", "im2col", "unfold",
+    "chunk", "narrow", "t",
+)  # fmt: skip
+
+
+def nature(graph: Graph, barrier: Node) -> str:
+    """Why everything past this call depends on every pixel: "attention", "group norm",
+    "squeeze-and-excitation" (a gate made of whole maps), "mean over the maps" and the like; empty
+    where nothing is known that is global by nature.
+
+    Args:
+        barrier: a call without a cone whose inputs have one. If it only lays maps out as tokens,
+            the first call behind it that has one token see another is what is named.
+    """
+    past = {barrier.index}
+    maps = graph.nodes[barrier.inputs[0]].shape or ()
+    for node in graph.nodes[barrier.index :]:
+        given = {v.index for v in values_in((node.args, node.kwargs))}
+        if node is barrier or past & given:
+            if found := _name(graph, node, maps):
+                return found
+            if node.target not in _ON_THE_WAY and not _token_by_token(node):
+                return ""
+            past.add(node.index)
+    return ""
+
+
+def _name(graph: Graph, node: Node, maps: tuple[int, ...]) -> str:
+    values = [v for v in values_in((node.args, node.kwargs)) if _of_image(graph, v)]
+    if node.target in _STATISTICS:
+        return _STATISTICS[node.target] if _leaves_positions(node, values[0]) else ""
+    if "scaled_dot_product" in node.target or node.target in ("_softmax", "softmax"):
+        return "attention"
+    if "rnn" in node.target or "lstm" in node.target:
+        return "recurrence"
+    if node.target in _PRODUCTS and len({v.index for v in values}) > 1:
+        return "attention"
+    if node.target in _PRODUCTS or isinstance(node.function, Linear):
+        over = _goes_over_positions(values[0], maps)
+        return "linear layer over positions" if over else ""
+    gate = any(len(v.shape) > 2 and v.shape[-2:] == (1, 1) for v in values)
+    return "squeeze-and-excitation" if gate and len(values) > 1 else ""
+
+
+def _of_image(graph: Graph, value: Value) -> bool:
+    return not isinstance(graph.nodes[value.index].rule, Shape)
+
+
+def _leaves_positions(node: Node, value: Value) -> bool:
+    """Whether a statistic, or a norm that takes one, goes over rows and columns."""
+    if node.target == "native_group_norm":
+        return True
+    return not node.shape or node.shape[-2:] != value.shape[-2:]
+
+
+def _token_by_token(node: Node) -> bool:
+    if torch.Tag.pointwise in getattr(node.function, "tags", ()) or node.target in _STATISTICS:
+        return True
+    return isinstance(node.function, Linear) or node.target in (*_PRODUCTS, "gelu", "silu", "relu")
+
+
+def _goes_over_positions(given: Value, maps: tuple[int, ...]) -> bool:
+    """Whether a linear layer on this value takes as many numbers as the maps have pixels, rather
+    than channels."""
+    return len(maps) == 3 and given.shape[-1:] == (maps[1] * maps[2],) != maps[:1]

@@ -32,7 +32,7 @@ from networks import build
 from torch import Tensor, nn
 
 import zfcuda
-from zfcuda.inference.passes import outputs_by_call
+from zfcuda.inference.layers import outputs_by_call
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = 2

@@ -7,7 +7,8 @@ from zoo import Model
 
 import zfcuda
 from zfcuda.inference.checks import evaluating
-from zfcuda.inference.passes import Passes, layer_outputs, memory_limit
+from zfcuda.inference.layers import layer_outputs
+from zfcuda.inference.passes import Passes, memory_limit
 
 
 def test_a_model_that_catches_exceptions_is_stopped():

@@ -20,7 +20,7 @@ import zfcuda
 from zfcuda.cli import info
 from zfcuda.data.preprocessing import Preprocessing
 from zfcuda.inference.checks import evaluating
-from zfcuda.inference.passes import outputs_by_call
+from zfcuda.inference.layers import outputs_by_call
 from zfcuda.models.from_files import imagenet_names
 from zfcuda.models.specs import outputs_in
 from zfcuda.results.base import Outputs

@@ -18,7 +18,7 @@ from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph, Input, Node, Opaque, Shape
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import plain
-from zfcuda.inference.passes import Layers, find_layers
+from zfcuda.inference.layers import Layers, find_layers
 
 __all__ = ["ReceptiveField", "receptive_fields"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zfcuda.experiments.deconvnet.projecting import projections
 from zfcuda.experiments.predictions import predict
 from zfcuda.inference.checks import check_input, choose_target, fill_setting, plain, to_result
-from zfcuda.inference.passes import Layers
+from zfcuda.inference.layers import Layers
 from zfcuda.results.base import Outputs
 from zfcuda.results.predictions import BackgroundResult
 

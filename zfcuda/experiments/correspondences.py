@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from zfcuda import ops
 from zfcuda.inference.checks import check_input, evaluating, fill_setting, plain
-from zfcuda.inference.passes import Layers, Passes, find_layers, memory_limit, progress_bar, spans
+from zfcuda.inference.layers import Layers, find_layers
+from zfcuda.inference.passes import Passes, memory_limit, progress_bar, spans
 from zfcuda.results.correspondence import CorrespondenceResult
 
 

@@ -35,7 +35,7 @@ from zfcuda.graph.nodes import (
 from zfcuda.graph.pixelwise import fan_in
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import check_input, evaluating, to_result
-from zfcuda.inference.passes import Layer, find_layers
+from zfcuda.inference.layers import Layer, find_layers
 from zfcuda.results.diagram import Diagram, Source, Step, SwitchExample
 
 _MANNER = Manner()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zfcuda.data.images import ImageData, source_of
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.top import Maps
-from zfcuda.inference.passes import Layers, by_name, find_layers
+from zfcuda.inference.layers import Layers, by_name, find_layers
 from zfcuda.models.weights import load_checked, read_state
 from zfcuda.results.maxima import EvolutionResult, TopActivations
 

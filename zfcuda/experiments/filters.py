@@ -14,7 +14,7 @@ from zfcuda.data.images import ImageData, Source, source_of
 from zfcuda.experiments.maxima.finding import top_activations
 from zfcuda.experiments.maxima.top import Maps
 from zfcuda.inference.checks import check_input, evaluating, to_result
-from zfcuda.inference.passes import Layer, find_layers, layer_outputs
+from zfcuda.inference.layers import Layer, find_layers, layer_outputs
 from zfcuda.results.filters import FilterComparison, FilterResult
 
 

@@ -18,15 +18,8 @@ from torch import Tensor, nn
 
 from zfcuda.data.examples import Examples, Split
 from zfcuda.inference.checks import as_weights, check_input, evaluating
-from zfcuda.inference.passes import (
-    Layers,
-    Passes,
-    find_layers,
-    gives_features,
-    memory_limit,
-    outputs_by_call,
-    progress_bar,
-)
+from zfcuda.inference.layers import Layers, find_layers, gives_features, outputs_by_call
+from zfcuda.inference.passes import Passes, memory_limit, progress_bar
 from zfcuda.results.training import PIXELS, ProbeResult
 from zfcuda.storage.terminal import extra
 

@@ -1,6 +1,6 @@
 """Running a user's model without leaving a trace.
 
-Arguments that experiments share and the model left as it was (:mod:`.checks`), whole
-passes and the layers heard during them (:mod:`.passes`), the calls of a pass done otherwise
-(:mod:`.interception`), and what the deconvnet does to them (:mod:`.deconvnet_rules`).
+Arguments that experiments share and the model left as it was (:mod:`.checks`), whole passes
+(:mod:`.passes`) and the layers heard during them (:mod:`.layers`), the calls of a pass done
+otherwise (:mod:`.interception`), and what the deconvnet does to them (:mod:`.deconvnet_rules`).
 """

@@ -15,7 +15,7 @@ import zfcuda
 from zfcuda.cones.observing import observe
 from zfcuda.cones.operators.batch import Manner
 from zfcuda.experiments.deconvnet import engines
-from zfcuda.inference.passes import feature_maps, layer_outputs
+from zfcuda.inference.layers import feature_maps, layer_outputs
 
 
 @pytest.fixture

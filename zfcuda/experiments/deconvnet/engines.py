@@ -26,15 +26,8 @@ from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import check_input, undisturbed
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient
 from zfcuda.inference.interception import Interception
-from zfcuda.inference.passes import (
-    Layers,
-    feature_maps,
-    find_layers,
-    layer_outputs,
-    memory_limit,
-    progress_bar,
-    spans,
-)
+from zfcuda.inference.layers import Layers, feature_maps, find_layers, layer_outputs
+from zfcuda.inference.passes import memory_limit, progress_bar, spans
 from zfcuda.storage.files import visible
 
 _log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from zfcuda.experiments.deconvnet.request import (
     parse,
 )
 from zfcuda.inference.checks import to_result
-from zfcuda.inference.passes import Layer, Layers, by_name
+from zfcuda.inference.layers import Layer, Layers, by_name
 from zfcuda.results.projections import Patches, Projections
 
 

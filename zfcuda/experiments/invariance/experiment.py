@@ -21,16 +21,14 @@ from zfcuda.inference.checks import (
     plain,
     to_result,
 )
-from zfcuda.inference.passes import (
+from zfcuda.inference.layers import (
     Layers,
-    Passes,
     find_layers,
     gives_features,
-    memory_limit,
     outputs_by_call,
-    progress_bar,
     require_shape,
 )
+from zfcuda.inference.passes import Passes, memory_limit, progress_bar
 from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.invariance import InvarianceResult, InvarianceStudy
 

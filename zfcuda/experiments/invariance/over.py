@@ -24,7 +24,8 @@ from zfcuda.experiments.invariance.experiment import (
 )
 from zfcuda.experiments.over import Run, Table, first_readable, identity_of, targets_of
 from zfcuda.inference.checks import device_of, fill_setting
-from zfcuda.inference.passes import Layers, find_layers, memory_limit
+from zfcuda.inference.layers import Layers, find_layers
+from zfcuda.inference.passes import memory_limit
 from zfcuda.results.base import Outputs, probabilities_of
 from zfcuda.results.invariance import InvarianceStudy, InvarianceSummary
 from zfcuda.storage.ranks import current_shard

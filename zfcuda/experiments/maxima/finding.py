@@ -15,7 +15,8 @@ from zfcuda.experiments.maxima.projecting import difference, field_windows, proj
 from zfcuda.experiments.maxima.scanning import scan
 from zfcuda.experiments.maxima.top import Maps, chosen, units_of
 from zfcuda.inference.checks import device_of, is_int, to_result
-from zfcuda.inference.passes import Layers, by_name, find_layers, memory_limit
+from zfcuda.inference.layers import Layers, by_name, find_layers
+from zfcuda.inference.passes import memory_limit
 from zfcuda.results.maxima import TopActivations
 
 

@@ -30,7 +30,8 @@ from zfcuda.experiments.maxima.scanning import Spotter
 from zfcuda.experiments.maxima.top import Maps, State, Top, chosen
 from zfcuda.experiments.over import first_readable
 from zfcuda.inference.checks import check_input, device_of, evaluating, is_int, threads
-from zfcuda.inference.passes import Layers, by_name, find_layers, memory_limit, progress_bar
+from zfcuda.inference.layers import Layers, by_name, find_layers
+from zfcuda.inference.passes import memory_limit, progress_bar
 from zfcuda.results.stored import (
     FORMAT,
     KIND,

@@ -14,14 +14,8 @@ from zfcuda.data.images import Source
 from zfcuda.experiments.maxima.top import Maps, Top, chosen
 from zfcuda.inference.checks import check_input, device_of, evaluating
 from zfcuda.inference.interception import fast_forward
-from zfcuda.inference.passes import (
-    fastest_layout,
-    feature_maps,
-    fitting,
-    layer_outputs,
-    progress_bar,
-    spans,
-)
+from zfcuda.inference.layers import feature_maps, layer_outputs
+from zfcuda.inference.passes import fastest_layout, fitting, progress_bar, spans
 
 
 def scan(

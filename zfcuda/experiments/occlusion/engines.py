@@ -34,15 +34,8 @@ from zfcuda.inference.checks import (
     to_result,
 )
 from zfcuda.inference.interception import Operations
-from zfcuda.inference.passes import (
-    Layers,
-    Passes,
-    find_layers,
-    memory_limit,
-    outputs_of,
-    require_shape,
-    spans,
-)
+from zfcuda.inference.layers import Layers, find_layers, require_shape
+from zfcuda.inference.passes import Passes, memory_limit, outputs_of, spans
 from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.occlusion import LayerSums, OcclusionResult
 from zfcuda.storage.files import visible

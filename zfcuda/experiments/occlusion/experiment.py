@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from zfcuda.cones.planning import Plan
 from zfcuda.experiments.occlusion.engines import Method, Request, Score, engine_for
 from zfcuda.inference.checks import plain
-from zfcuda.inference.passes import Layers, progress_bar
+from zfcuda.inference.layers import Layers
+from zfcuda.inference.passes import progress_bar
 from zfcuda.results.base import Outputs
 from zfcuda.results.occlusion import OcclusionResult
 

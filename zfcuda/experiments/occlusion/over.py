@@ -20,7 +20,8 @@ from zfcuda.experiments.occlusion.engines import Engine, Method, Request, Score,
 from zfcuda.experiments.over import Run, Table, first_readable, identity_of, targets_of
 from zfcuda.experiments.predictions import predict
 from zfcuda.inference.checks import device_of, per_image
-from zfcuda.inference.passes import Layers, memory_limit
+from zfcuda.inference.layers import Layers
+from zfcuda.inference.passes import memory_limit
 from zfcuda.results.base import Outputs, probabilities_of
 from zfcuda.results.occlusion import IMAGE_NUMBERS, LayerSums, OcclusionResult, OcclusionSummary
 from zfcuda.storage.ranks import current_shard

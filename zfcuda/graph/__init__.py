@@ -5,9 +5,10 @@ uses that. The user's model is neither changed nor copied; rules hold its own we
 
 From a model to its graph: :mod:`.tracing` has the model's own pass recorded (:mod:`.record`) and
 made into nodes (:mod:`.building`), whose calls are read one by one (:mod:`.reading`,
-:mod:`.pixel_copies`, :mod:`.resampling`), followed by their axes (:mod:`.axes`, :mod:`.pixelwise`)
-or known together (:mod:`.recognition`). :mod:`.recall` finds graphs again. :mod:`.nodes` is the
-graph itself, and what its nodes can do; :mod:`.barriers` names what is global by nature.
+:mod:`.resampling`), followed by their axes (:mod:`.axes`, :mod:`.pixelwise`) and by where numbers
+go (:mod:`.moving`), or known together (:mod:`.recognition`). :mod:`.recall` finds graphs again.
+:mod:`.nodes` is the graph itself, and what its nodes can do; :mod:`.barriers` names what is global
+by nature.
 """
 
 from zfcuda.graph.guards import Untraceable

@@ -19,6 +19,7 @@ from zfcuda.graph.calls import Call, Record, Recorded, Ref, end_of
 from zfcuda.graph.functions import MadeFor, ResultOf, in_any_layout
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.layouts import Layout, keeps_channels
+from zfcuda.graph.moving import chains_followed, moves
 from zfcuda.graph.nodes import (
     Binary,
     Concat,
@@ -26,7 +27,6 @@ from zfcuda.graph.nodes import (
     Input,
     Node,
     Opaque,
-    PixelCopy,
     Pointwise,
     Resampling,
     Shape,
@@ -35,7 +35,6 @@ from zfcuda.graph.nodes import (
     pruned,
     values_in,
 )
-from zfcuda.graph.pixel_copies import pixels_copied
 from zfcuda.graph.pixelwise import Chain, chain_to
 from zfcuda.graph.reading import read
 from zfcuda.graph.recognition import as_torch_does, torchs_contrast
@@ -192,8 +191,7 @@ class _Builder:
             contrast = torchs_contrast(self._nodes, args, call.custom)
             found = found if contrast is None else (contrast, args[:1], as_torch_does(contrast))
         if found is None and given is not None and given.index in self._local:
-            found = pixels_copied(call, args, kwargs, result)
-            found = found or pixels_resampled(call, args, kwargs, result)
+            found = pixels_resampled(call, args, kwargs, result)
         if found is None:
             rule, taken = Opaque(), tuple(values_in((args, kwargs)))
         else:
@@ -203,7 +201,7 @@ class _Builder:
         inputs = tuple(v.index for v in taken)
         node = self._node(call, rule, inputs, result.shape, function, args, kwargs)
         self._find_axes(node, sizes)
-        if isinstance(rule, Pointwise | Binary | PixelCopy | Resampling):
+        if isinstance(rule, Pointwise | Binary | Resampling):
             node = replace(node, function=rule.function, args=taken, kwargs={})
         if isinstance(rule, Opaque | Binary) and recorded.dtype.is_floating_point:
             node = self._shortened(node)
@@ -371,7 +369,8 @@ class _Builder:
     def _add(self, node: Node, value: int, sizes: Any) -> None:
         recorded = self._first.values[value]
         self._nodes.append(node)
-        if not isinstance(node.rule, Opaque | Shape) and self._local.issuperset(node.inputs):
+        known = moves(node) or not isinstance(node.rule, Opaque | Shape)
+        if known and self._local.issuperset(node.inputs):
             self._local.add(node.index)
         self._made[value] = Value(node.index, _shape(sizes), recorded.dtype, recorded.device, sizes)
 
@@ -445,7 +444,9 @@ class _Builder:
             got = [s.of(2) if isinstance(s, Sized) else s for s in result.sizes]
             raise Untraceable(f"it must return a tensor [2,K] for two images, it returns {got}")
         names = [name for name in requested if name in layers]
-        return pruned(self._nodes, result.index, layers, names, "".join(self._mixing[:1]))
+        tops = {result.index, *(layers[name] for name in names)}
+        nodes = chains_followed(self._nodes, tops, layers.values(), self._local)
+        return pruned(nodes, result.index, layers, names, "".join(self._mixing[:1]))
 
 
 def _same(x: Any) -> Any:

@@ -111,14 +111,40 @@ class Pixelwise(Rule):
 
 
 @dataclass(frozen=True, eq=False)
-class PixelCopy(Rule):
-    """Each pixel is a copy of one below: of row ``rows[y]`` and column ``columns[x]``, or ``fill``
-    where either is -1. Padding of every kind, cropping, strides, flipping, nearest resampling."""
+class Moved:
+    """Some maps, whose elements are copies of elements below.
+
+    Attributes:
+        channels: int64 [m], which maps.
+        rows, columns: int64 [h], [w], the row that each row is from, and the column; -1 for none.
+        row_phases, column_phases: int64 [h], [w], the first two indices to ``sources`` there.
+        sources: int64 [p,q,m], which maps the elements are from.
+    """
+
+    channels: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    row_phases: np.ndarray
+    column_phases: np.ndarray
+    sources: np.ndarray
+
+    @property
+    def phases(self) -> int:
+        return self.sources.shape[0] * self.sources.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Rearrangement(Rule):
+    """Each element is a copy of one below, or ``fill``: padding of every kind, cropping, strides,
+    flipping, rolling, nearest resampling, pixel shuffles, space to depth.
+
+    Attributes:
+        parts: together all maps, each once.
+    """
 
     name: str
     function: Callable[[Tensor], Tensor]
-    rows: np.ndarray
-    columns: np.ndarray
+    parts: tuple[Moved, ...]
     fill: float
 
 

@@ -272,7 +272,10 @@ class _Recorder(TorchDispatchMode):
         several = isinstance(result, tuple | list)
         found = list(result) if several else [result]
         first = given[0] if given else None
-        if first is not None and isinstance(result, Tensor) and says_nothing(func, first, result):
+        of_new = (
+            func is aten.detach.default and not of_images
+        )  # functions that make tensors call it
+        if isinstance(result, Tensor) and (of_new or says_nothing(func, first, result)):
             value = self.slot(first).value
             if self.watched.cut:  # another value as far as gradients go
                 call = self._call(aten.alias.default, (Ref(value),), {}, False)

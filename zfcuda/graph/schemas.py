@@ -109,11 +109,12 @@ def canonical(func: Any) -> Any:
     return aten.view.default if func in _SHAPED else func
 
 
-def says_nothing(func: Any, given: Tensor, result: Tensor) -> bool:
+def says_nothing(func: Any, given: Tensor | None, result: Tensor) -> bool:
     """Whether a call hands on the numbers that it gets, as they are."""
     packet = getattr(func, "overloadpacket", func)
     same = (
-        given.shape == result.shape
+        given is not None
+        and given.shape == result.shape
         and given.dtype == result.dtype
         and given.device == result.device
     )

@@ -8,20 +8,20 @@ the signals of units, what it costs, and the words for it: each function is a ca
 
 from zfcuda.cones.operators import (
     convolution,
-    copying,
     each_pixel,
     global_pools,
     joining,
     pooling,
+    rearranging,
     resampling,
 )
 
 __all__ = [
     "convolution",
-    "copying",
     "each_pixel",
     "global_pools",
     "joining",
     "pooling",
+    "rearranging",
     "resampling",
 ]

@@ -55,6 +55,15 @@ def hull(first: np.ndarray, last: np.ndarray, real: np.ndarray, axis: int = 0) -
     return np.where(real, first, far).min(axis), np.where(real, last + 1, 0).max(axis)
 
 
+def pixels_in(boxes: Boxes) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Of all pixels in these boxes, one box after another: the box's number, row and column."""
+    sizes = areas(boxes)
+    which = np.repeat(np.arange(len(boxes)), sizes)
+    place = np.arange(len(which)) - (np.cumsum(sizes) - sizes)[which]
+    row, column = np.divmod(place, (boxes[:, 3] - boxes[:, 1])[which])
+    return which, (boxes[which, 0] + row, boxes[which, 1] + column)
+
+
 # --- windows --------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from zfcuda.cones.operators.rectangles import (
     areas,
     boxes_of,
     hull,
+    pixels_in,
     product_of,
 )
 from zfcuda.cones.operators.signals import Ints, Signal, Windows, frames
@@ -163,15 +164,6 @@ def _along(axis: int, pixels: Tensor, source: Boxes, target: Boxes, taps: Taps) 
         mode="sum",
         include_last_offset=True,
     )
-
-
-def pixels_in(boxes: Boxes) -> tuple[Ints, tuple[Ints, Ints]]:
-    """Of all pixels in these boxes, one box after another: the box's number, row and column."""
-    sizes = areas(boxes)
-    which = np.repeat(np.arange(len(boxes)), sizes)
-    place = np.arange(len(which)) - (np.cumsum(sizes) - sizes)[which]
-    row, column = np.divmod(place, (boxes[:, 3] - boxes[:, 1])[which])
-    return which, (boxes[which, 0] + row, boxes[which, 1] + column)
 
 
 # --- down -----------------------------------------------------------------------------------------

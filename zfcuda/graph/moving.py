@@ -1,0 +1,291 @@
+"""Calls that move numbers, and chains of such calls: padding, cropping, strides, flipping, rolling,
+nearest resampling, pixel shuffles, space to depth however it is spelled.
+
+None of these calls looks at a value: where each number goes is settled by the shapes. What a chain
+from one map to another moves is therefore what it does to maps whose rows, columns, channels and
+images are numbered, all of their elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zfcuda.graph.nodes import (
+    Moved,
+    Node,
+    Opaque,
+    Rearrangement,
+    Shape,
+    Sized,
+    Value,
+    values_in,
+)
+from zfcuda.graph.pixelwise import Chain
+
+_MOVE = frozenset((
+    "alias", "cat", "channel_shuffle", "chunk", "constant_pad_nd", "copy", "expand", "fill", "flip",
+    "from_map", "im2col", "index", "index_select", "native_channel_shuffle", "permute",
+    "pixel_shuffle", "pixel_unshuffle", "reflection_pad2d", "repeat", "replication_pad2d", "roll",
+    "select", "select_scatter", "slice", "slice_scatter", "split", "split_with_sizes", "squeeze",
+    "stack", "t", "to_map", "transpose", "unbind", "unfold", "unsqueeze", "upsample_nearest2d",
+    "_upsample_nearest_exact2d", "view", "zero",
+))  # fmt: skip
+# Calls that look at nothing but sizes. What lies in new memory is nobody's business: zeros here.
+_NEW = frozenset(("empty", "empty_like", "new_empty", "new_empty_strided"))
+_MADE = _NEW | {
+    "full", "full_like", "new_full", "new_ones", "new_zeros", "ones", "ones_like", "zeros",
+    "zeros_like",
+}  # fmt: skip
+_LONGEST = 128  # calls
+_IMAGES = 3
+_PARTS = 1024  # that maps may have to be told apart in
+
+
+@dataclass(frozen=True, eq=False)
+class Moving:
+    """Calls from one map to another, as a function of the first: a node's instead of theirs."""
+
+    source: Value
+    calls: tuple[Node, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values: dict[int, Any] = {self.source.index: x}
+        for call in self.calls:
+            values[call.index] = _made(call, values, len(x))
+            for index in self._done.get(call.index, ()):
+                del values[index]
+        return values[self.calls[-1].index]
+
+    @cached_property
+    def _done(self) -> dict[int, list[int]]:
+        """By call, the values that none after it takes."""
+        last = {self.source.index: self.calls[0].index}
+        for call in self.calls:
+            last |= dict.fromkeys((call.index, *_taken(call)), call.index)
+        done: dict[int, list[int]] = {}
+        for value, call in last.items():
+            if value != self.calls[-1].index:
+                done.setdefault(call, []).append(value)
+        return done
+
+
+def _taken(call: Node) -> list[int]:
+    """The values whose numbers a call takes."""
+    if call.target in _MADE:
+        return []
+    return [value.index for value in values_in((call.args, call.kwargs))]
+
+
+def _made(call: Node, values: Mapping[int, Any], images: int) -> Any:
+    if call.target not in _MADE:
+        return call.evaluate(values)
+    alike = {v.index: _of_sizes(v, images) for v in values_in((call.args, call.kwargs))}
+    found = call.evaluate(alike)
+    return found.zero_() if call.target in _NEW else found
+
+
+def _of_sizes(value: Value, images: int) -> Tensor:
+    """A tensor like a value, for as many images; of hardly any memory."""
+    sizes = [size.of(images) if isinstance(size, Sized) else size for size in value.sizes]
+    return torch.zeros((), dtype=value.dtype, device=value.device).expand(sizes)
+
+
+def moves(node: Node) -> bool:
+    """Whether a call without a rule of its own moves numbers only."""
+    return isinstance(node.rule, Opaque | Shape) and node.target in _MOVE | _MADE
+
+
+def chains_followed(
+    nodes: Sequence[Node], tops: Collection[int], layers: Collection[int], local: Collection[int]
+) -> list[Node]:
+    """The nodes of a graph, where chains of calls that move numbers end with such a rule.
+
+    A chain ends with maps that something else takes, or a layer returns.
+
+    Args:
+        tops: what is wanted of the graph.
+        layers: the nodes whose values layers return.
+        local: the nodes before any barrier; chains to others are of no use.
+    """
+    found = list(nodes)
+    takers: dict[int, list[int]] = {top: [-1] for top in tops}
+    inside: set[int] = set()  # of chains that go on to other maps
+    ends: set[int] = set()
+    for node in reversed(nodes):
+        if node.index not in takers:
+            continue
+        if moves(node):
+            last = node.index in tops or node.index in layers
+            if not last and (ends | inside).issuperset(takers[node.index]):
+                inside.add(node.index)
+            elif node.is_map:
+                ends.add(node.index)
+        for value in values_in((node.args, node.kwargs)):
+            takers.setdefault(value.index, []).append(node.index)
+    tried: set[int] = set()
+    for index in sorted(ends.intersection(local)):
+        _follow(found, index, tried)
+    return found
+
+
+def _follow(nodes: list[Node], index: int, tried: set[int]) -> None:
+    """Write what the chain to a node does into it; else, into the last ones below of which that is
+    known."""
+    if index in tried:
+        return
+    tried.add(index)
+    node = nodes[index]
+    chain = _chain_to(nodes, node)
+    rule = None if chain is None else _rule_of(chain, node)
+    if chain is not None and rule is not None:
+        args, inputs = (chain.source,), (chain.source.index,)
+        nodes[index] = replace(node, rule=rule, function=chain, args=args, kwargs={}, inputs=inputs)
+        return
+    waiting = values_in((node.args, node.kwargs))
+    while waiting:
+        below = nodes[waiting.pop().index]
+        if moves(below) and below.is_map:
+            _follow(nodes, below.index, tried)
+        elif moves(below):
+            waiting.extend(values_in((below.args, below.kwargs)))
+
+
+def _chain_to(nodes: Sequence[Node], last: Node) -> Moving | None:
+    """The calls that lead to a node from the one map that they all come from, if there is one."""
+    sources: dict[int, Value] = {}
+    members: dict[int, Node] = {}
+    waiting = [last]
+    while waiting or len(sources) > 1:
+        # Of several maps, the later ones may come from the first.
+        call = waiting.pop() if waiting else nodes[sources.pop(max(sources)).index]
+        if call.index in members:
+            continue
+        if isinstance(call.function, Moving | Chain) and all(map(moves, call.function.calls)):
+            members |= {inner.index: inner for inner in call.function.calls}
+            sources[call.function.source.index] = call.function.source
+            continue
+        if not moves(call) or len(members) == _LONGEST:
+            return None
+        members[call.index] = call
+        if call.target in _MADE:
+            continue
+        for value in values_in((call.args, call.kwargs)):
+            if not value.dtype.is_floating_point:  # where numbers go may depend on values
+                return None
+            if value.is_map and not moves(nodes[value.index]):
+                sources[value.index] = value
+            else:
+                waiting.append(nodes[value.index])
+    if len(sources) != 1 or len({call.custom for call in members.values()}) > 1:
+        return None
+    (source,) = sources.values()
+    calls = tuple(members[index] for index in sorted(members))
+    if any(v.dtype != source.dtype for call in calls for v in values_in((call.args, call.kwargs))):
+        return None  # numbers may be rounded
+    return Moving(source, calls)
+
+
+# --- what a chain moves ---------------------------------------------------------------------------
+
+
+def _rule_of(chain: Moving, last: Node) -> Rearrangement | None:
+    """The rule of a chain; None where rows depend on columns, or pixels on other images'."""
+    x = chain.source
+    ones = torch.ones(_IMAGES, *x.shape, dtype=x.dtype, device=x.device)
+    made = chain(ones)
+    if made.dtype != x.dtype or made.shape != (_IMAGES, *last.shape):
+        return None
+    filled = made == chain(-ones)
+    fills = made[filled].unique()
+    if len(fills) > 1:
+        return None
+    found = [_numbers_moved(chain, ones, axis, filled) for axis in range(4)]
+    images = torch.arange(_IMAGES, device=x.device)[:, None, None, None]
+    if not ((found[0] == images) | filled).all():
+        return None
+    if any((each != each[:1]).any() for each in (*found[1:], filled)):
+        return None
+    channels, rows, columns = (each[0] for each in found[1:])
+    places = _apart(rows, columns, filled[0])
+    if places is None:
+        return None
+    parts = _parts(*(each.cpu().numpy().astype(np.int64) for each in (channels, *places)))
+    return None if parts is None else Rearrangement(last.spelled, chain, parts, float(fills.sum()))
+
+
+def _numbers_moved(
+    function: Callable[[Tensor], Tensor], ones: Tensor, axis: int, filled: Tensor
+) -> Tensor:
+    """Where on an axis of [n,C,h,w] each element of a result comes from; -1 for one that is
+    ``filled``. In the maps' own numbers, for kernels round in them: digit by digit."""
+    base = min(2**20, int(1 / torch.finfo(ones.dtype).eps) // 4)
+    shape = [-1 if d == axis else 1 for d in range(4)]
+    places = torch.arange(ones.shape[axis], device=ones.device)
+    found: Any = 0
+    factor = 1
+    while factor == 1 or factor < len(places):
+        digit = places // factor % base
+        given = (digit + 1).view(shape).to(ones.dtype) * ones
+        found = found + (function(given).to(torch.int32) - 1) * factor
+        factor *= base
+    return found.masked_fill(filled, -1)
+
+
+def _apart(rows: Tensor, columns: Tensor, filled: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Of elements [C',H',W'], which row each row [C',H'] comes from and which column each column
+    [C',W']; None where one depends on the other."""
+    of_rows, of_columns = rows.amax(2), columns.amax(1)
+    none = (of_rows < 0)[:, :, None] | (of_columns < 0)[:, None, :]
+    told = ((rows == of_rows[:, :, None]) & (columns == of_columns[:, None, :])) | none
+    return (of_rows, of_columns) if told.all() and torch.equal(none, filled) else None
+
+
+def _parts(channels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[Moved, ...] | None:
+    """Maps by which rows and columns they are made of; None where there are too many kinds."""
+    places = np.concatenate([rows, columns], 1)
+    _, first, kind = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    if len(first) > _PARTS:
+        return None
+    parts = []
+    for number, at in enumerate(first):
+        members = np.flatnonzero(kind.reshape(-1) == number)
+        part = _part(members, channels[members], rows[at], columns[at])
+        if part is None:
+            return None
+        parts.append(part)
+    return tuple(parts)
+
+
+def _part(
+    members: np.ndarray, channels: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> Moved | None:
+    real = channels[:, rows >= 0][:, :, columns >= 0]
+    if not real.size:  # nothing but filling
+        return Moved(members, rows, columns, 0 * rows, 0 * columns, 0 * members[None, None])
+    by_row, row_phases = _phases(rows, real.transpose(1, 0, 2))
+    by_column, column_phases = _phases(columns, real.transpose(2, 0, 1))
+    if len(by_row) * len(by_column) > _PARTS:
+        return None
+    sources = real[:, by_row][:, :, by_column].transpose(1, 2, 0)
+    told = sources[row_phases[rows >= 0]][:, column_phases[columns >= 0]]
+    if not np.array_equal(told.transpose(2, 0, 1), real):
+        return None
+    return Moved(members, rows, columns, row_phases, column_phases, sources)
+
+
+def _phases(places: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first line of every kind, and which kind each place is of."""
+    phases = np.zeros(len(places), np.int64)
+    if (lines == lines[:1]).all():
+        return np.zeros(1, np.int64), phases
+    flat = np.ascontiguousarray(lines.reshape(len(lines), -1))
+    _, first, kind = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+    phases[places >= 0] = kind.reshape(-1)
+    return first, phases

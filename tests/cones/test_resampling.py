@@ -12,9 +12,9 @@ from traces import Model, images, traced
 import zfcuda
 from zfcuda.cones.boxes import descend_boxes, propagate_boxes
 from zfcuda.cones.operators.rectangles import clip
-from zfcuda.cones.operators.resampling import resampled
+from zfcuda.cones.operators.resampling import largest, resampled
 from zfcuda.cones.receptive import receptive_fields
-from zfcuda.graph.nodes import Resampling
+from zfcuda.graph.nodes import AdaptiveMaxPool, Resampling
 
 SIZE = (12, 16)
 RESAMPLED = {
@@ -34,6 +34,8 @@ RESAMPLED = {
     "averaged": lambda x: F.adaptive_avg_pool2d(x, (5, 7)),
     "averaged to more": lambda x: F.adaptive_avg_pool2d(x, (17, 6)),
     "area": lambda x: F.interpolate(x, (5, 20), mode="area"),
+    "largest": lambda x: F.adaptive_max_pool2d(x, (5, 7)),
+    "largest of few": lambda x: F.adaptive_max_pool2d(x, (17, 6)),
 }
 
 
@@ -96,7 +98,7 @@ def test_boxes_are_what_changes_and_what_is_needed(name):
     function, x = RESAMPLED[name], images(1, SIZE)
     graph = traced(Model(lambda m, x: function(x)), x)
     last = graph.nodes[-1]
-    assert isinstance(last.rule, Resampling)
+    assert isinstance(last.rule, Resampling | AdaptiveMaxPool)
     generator = np.random.default_rng(0)
     for _ in range(20):
         y0, x0 = generator.integers(0, SIZE)
@@ -154,6 +156,21 @@ def test_windows_both_ways(data):
         axes = rule.rows.transposed, rule.columns.transposed
         down = resampled(cut(signal[0], box[None]), box[None], whole, *axes)
         torch.testing.assert_close(down, cut(source.grad[0], whole))
+
+
+@given(*[st.integers(1, 9)] * 4)
+def test_maxima_are_exact(height, width, down, right):
+    x = images(1, (height, width), 3)
+    x[0, 0, height // 2, width // 2] = torch.nan
+    graph = traced(
+        Model(lambda m, x: F.adaptive_max_pool2d(x, (down, right))), images(1, (height, width), 3)
+    )
+    rule = graph.nodes[-1].rule
+    if isinstance(rule, AdaptiveMaxPool):
+        whole, all_of_it = np.array([[0, 0, height, width]]), np.array([[0, 0, down, right]])
+        found = largest(cut(x[0], whole), whole, all_of_it, rule.rows, rule.columns)
+        wanted = cut(F.adaptive_max_pool2d(x, (down, right))[0], all_of_it)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
 
 
 def cut(maps: Tensor, boxes: np.ndarray) -> Tensor:

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from traces import images, only
+from torch import nn
+from traces import Model, images, only, traced
 
-from zfcuda.graph.nodes import Opaque, Resampling, Taps
+from zfcuda.graph.nodes import AdaptiveMaxPool, Opaque, Resampling, Taps
 
 SIZES = st.tuples(st.integers(1, 13), st.integers(1, 13))
 
@@ -96,6 +97,16 @@ def test_antialiasing_to_one_column():
     """torch then makes every row the first, or not, as the maps lie in memory."""
     rule = only(lambda m, x: F.interpolate(x, (5, 1), mode="bilinear", antialias=True))
     assert isinstance(rule, Opaque)
+
+
+def test_largest_numbers():
+    """Of windows that overlap; their places are something else."""
+    rule = only(nn.AdaptiveMaxPool2d((5, 7)))
+    assert isinstance(rule, AdaptiveMaxPool)
+    found = [[place for place in row if place >= 0] for row in rule.rows.places.tolist()]
+    assert found == [[*range(12 * i // 5, -(-12 * (i + 1) // 5))] for i in range(5)]
+    graph = traced(Model(lambda m, x: F.adaptive_max_pool2d(x, 5, return_indices=True)[1] * 1.0))
+    assert not any(isinstance(node.rule, AdaptiveMaxPool) for node in graph.nodes)
 
 
 def test_nothing_below():

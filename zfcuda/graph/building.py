@@ -21,6 +21,7 @@ from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.layouts import Layout, keeps_channels
 from zfcuda.graph.moving import chains_followed, moves
 from zfcuda.graph.nodes import (
+    AdaptiveMaxPool,
     Binary,
     Concat,
     Graph,
@@ -191,7 +192,7 @@ class _Builder:
             contrast = torchs_contrast(self._nodes, args, call.custom)
             found = found if contrast is None else (contrast, args[:1], as_torch_does(contrast))
         if found is None and given is not None and given.index in self._local:
-            found = pixels_resampled(call, args, kwargs, result)
+            found = pixels_resampled(call, recorded.place, args, kwargs, result)
         if found is None:
             rule, taken = Opaque(), tuple(values_in((args, kwargs)))
         else:
@@ -201,7 +202,7 @@ class _Builder:
         inputs = tuple(v.index for v in taken)
         node = self._node(call, rule, inputs, result.shape, function, args, kwargs)
         self._find_axes(node, sizes)
-        if isinstance(rule, Pointwise | Binary | Resampling):
+        if isinstance(rule, Pointwise | Binary | Resampling | AdaptiveMaxPool):
             node = replace(node, function=rule.function, args=taken, kwargs={})
         if isinstance(rule, Opaque | Binary) and recorded.dtype.is_floating_point:
             node = self._shortened(node)

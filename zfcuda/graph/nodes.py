@@ -200,6 +200,16 @@ class Resampling(Rule):
     columns: Taps
 
 
+@dataclass(frozen=True, eq=False)
+class AdaptiveMaxPool(Rule):
+    """The largest number of each window, where windows are not alike. What weights the taps have
+    does not matter."""
+
+    function: Callable[[Tensor], Tensor]
+    rows: Taps
+    columns: Taps
+
+
 @dataclass(frozen=True)
 class Lrn(Rule):
     """Contrast normalisation across channels, as ``torch.nn.LocalResponseNorm``."""

@@ -1,9 +1,10 @@
 """Calls that make each row of a map of a few of its rows, and each column of a few columns: linear
-and cubic interpolation, averages over adaptive windows.
+and cubic interpolation, averages and maxima over adaptive windows.
 
 Such a call is linear and *separable*: on an image that is a column of numbers times a row of
 numbers it makes of each what it would make of it alone, so what it does to the columns and rows
-with a single one in them is all that it does.
+with a single one in them is all that it does. Maxima are separable, too, and windows that hold a
+one have it for their maximum.
 """
 
 from __future__ import annotations
@@ -18,22 +19,32 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from zfcuda.graph.calls import Call
-from zfcuda.graph.nodes import Resampling, Sized, Taps, Value
+from zfcuda.graph.nodes import AdaptiveMaxPool, Resampling, Sized, Taps, Value
 from zfcuda.graph.reading import Reading
 
 _SEPARABLE = (
     "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
     "_upsample_bicubic2d_aa", "_upsample_lanczos2d_aa", "_adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
 )  # fmt: skip
 _SCALES = ("scales_h", "scales_w")
 
 
 def pixels_resampled(
-    call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], result: Value
+    call: Call, place: int, args: tuple[Any, ...], kwargs: dict[str, Any], result: Value
 ) -> Reading | None:
-    """The rule of a call that resamples rows and columns; None for any other."""
+    """The rule of a call that resamples rows and columns; None for any other.
+
+    Args:
+        place: which of the call's results is read.
+    """
     x = args[0] if args else None
-    if call.name not in _SEPARABLE or not isinstance(x, Value) or not (x.is_map and result.is_map):
+    if (
+        call.name not in _SEPARABLE
+        or place
+        or not isinstance(x, Value)
+        or not (x.is_map and result.is_map)
+    ):
         return None
     if x.dtype != result.dtype or x.shape[0] != result.shape[0]:
         return None
@@ -45,8 +56,10 @@ def pixels_resampled(
         return None  # torch then answers by the order of memory, with one row in the place of all
     if "output_size" not in given or not {*given} <= {*_SCALES, "output_size", "align_corners"}:
         return None
-    rows, columns = (_taps(call.function, given, x, result, axis) for axis in (0, 1))
-    function = functools.partial(_of_maps, call.function, given)
+    function = functools.partial(_of_maps, call.function, call.several, given)
+    rows, columns = (_taps(function, given, x, result, axis) for axis in (0, 1))
+    if call.several:
+        return AdaptiveMaxPool(function, rows, columns), (x,)
     return Resampling(call.name, function, rows, columns), (x,)
 
 
@@ -62,7 +75,7 @@ def _taps(
     stays = x.shape[2 - axis] == result.shape[2 - axis]
     before, after = (min(2, x.shape[2 - axis]),) * 2 if stays else (1, 2)
     sizes = [wanted, after] if axis == 0 else [after, wanted]
-    alone = given | {"output_size": sizes}
+    alone = {"output_size": sizes}
     if _SCALES[1 - axis] in given:
         alone[_SCALES[1 - axis]] = None
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -89,5 +102,8 @@ def _listed(weights: np.ndarray, read: np.ndarray) -> Taps:
     return Taps(np.where(real, order, -1), found, weights.shape[1])
 
 
-def _of_maps(function: Callable[..., Tensor], given: dict[str, Any], x: Tensor) -> Tensor:
-    return function(x, **given)
+def _of_maps(
+    function: Callable[..., Any], several: bool, given: dict[str, Any], x: Tensor, **instead: Any
+) -> Tensor:
+    found = function(x, **{**given, **instead})
+    return found[0] if several else found

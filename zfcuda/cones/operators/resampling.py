@@ -1,16 +1,18 @@
 """Maps whose rows and columns are weighted sums of others: linear and cubic interpolation, averages
-over adaptive windows (:class:`zfcuda.graph.nodes.Resampling`)."""
+over adaptive windows (:class:`zfcuda.graph.nodes.Resampling`); and the largest numbers of such
+windows (:class:`zfcuda.graph.nodes.AdaptiveMaxPool`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zfcuda.cones.operators.batch import Batch
+from zfcuda.cones.operators.batch import Batch, Manner
 from zfcuda.cones.operators.behaviours import (
     Naming,
     Step,
@@ -18,6 +20,7 @@ from zfcuda.cones.operators.behaviours import (
     field,
     finishes,
     growth,
+    looks_back,
     needed,
     patched,
     reached,
@@ -36,18 +39,20 @@ from zfcuda.cones.operators.rectangles import (
     pixels_in,
     product_of,
 )
-from zfcuda.cones.operators.signals import Ints, Signal, Windows, frames
-from zfcuda.graph.nodes import Node, Pair, Resampling, Taps
+from zfcuda.cones.operators.signals import Ints, Points, Signal, Windows, at, frames
+from zfcuda.graph.nodes import AdaptiveMaxPool, Node, Pair, Resampling, Taps
+
+_Rule = Resampling | AdaptiveMaxPool
 
 
-@reached.of(Resampling)
-def _reached(rule: Resampling, boxes: Boxes, in_size: Pair, out_size: Pair) -> Boxes:
+@reached.of(Resampling, AdaptiveMaxPool)
+def _reached(rule: _Rule, boxes: Boxes, in_size: Pair, out_size: Pair) -> Boxes:
     axes = (taps.transposed for taps in (rule.rows, rule.columns))
     return boxes_of(*(_taken(*boxes[:, at::2].T, taps) for at, taps in enumerate(axes)))
 
 
-@needed.of(Resampling)
-def _needed(rule: Resampling, boxes: Boxes, in_size: Pair, out_size: Pair) -> Boxes:
+@needed.of(Resampling, AdaptiveMaxPool)
+def _needed(rule: _Rule, boxes: Boxes, in_size: Pair, out_size: Pair) -> Boxes:
     axes = (rule.rows, rule.columns)
     return boxes_of(*(_taken(*boxes[:, at::2].T, taps) for at, taps in enumerate(axes)))
 
@@ -60,8 +65,8 @@ def _taken(start: Ints, stop: Ints, taps: Taps) -> Interval:
     return hull(first, last, inside, 1)
 
 
-@field.of(Resampling)
-def _field(rule: Resampling, below: ReceptiveField) -> ReceptiveField | None:
+@field.of(Resampling, AdaptiveMaxPool)
+def _field(rule: _Rule, below: ReceptiveField) -> ReceptiveField | None:
     """None unless they are as if windows of one size slid evenly."""
     size, stride, start = [], [], []
     for axis, taps in enumerate((rule.rows, rule.columns)):
@@ -80,8 +85,8 @@ def _field(rule: Resampling, below: ReceptiveField) -> ReceptiveField | None:
     return ReceptiveField((size[0], size[1]), (stride[0], stride[1]), (start[0], start[1]))
 
 
-@growth.of(Resampling)
-def _growth(rule: Resampling, sides: np.ndarray) -> float:
+@growth.of(Resampling, AdaptiveMaxPool)
+def _growth(rule: _Rule, sides: np.ndarray) -> float:
     sides = np.maximum(sides.mean(0), 1)
     axes = (rule.rows, rule.columns)
     steps = np.array([taps.size / len(taps.places) for taps in axes])
@@ -95,52 +100,77 @@ def _words(rule: Resampling, node: Node) -> Naming:
     return Naming(node.spelled, made, "spreading", "by the same weights")
 
 
-finishes.of(Resampling)(lambda rule: True)
+finishes.of(Resampling, AdaptiveMaxPool)(lambda rule: True)
 
 
 # --- up -------------------------------------------------------------------------------------------
 
 
-@whole.of(Resampling)
-def _maps(rule: Resampling, step: Step, x: Tensor) -> Tensor:
+@whole.of(Resampling, AdaptiveMaxPool)
+def _maps(rule: _Rule, step: Step, x: Tensor) -> Tensor:
     return rule.function(x)
 
 
-@patched.of(Resampling)
+@patched.of(Resampling, AdaptiveMaxPool)
 def _patches(
-    rule: Resampling,
+    rule: _Rule,
     step: Step,
     sources: Sequence[Patches],
     bases: Sequence[Tensor],
     boxes: Boxes,
 ) -> Patches:
     (source,), (base,) = sources, bases
-    size = base.shape[1:3]
-    taken = needed(rule, boxes, size, step.shape[1:])
+    taken = needed(rule, boxes, base.shape[1:3], step.shape[1:])
     pixels = gathered([(source, base)], taken)
-    out = resampled(pixels, taken, boxes, rule.rows, rule.columns)
+    made = resampled if isinstance(rule, Resampling) else largest
+    out = made(pixels, taken, boxes, rule.rows, rule.columns)
     return patches_at(as_pixels(finish(step, as_row(out))), boxes, source)
 
 
 def resampled(pixels: Tensor, source: Boxes, target: Boxes, rows: Taps, columns: Taps) -> Tensor:
     """Pixels [n,C] at the boxes ``target`` [P,4], one box after another, of those at the boxes
     ``source``. What lies elsewhere counts for nothing. Sums are kept in float32 at least."""
-    dtype = pixels.dtype
-    pixels = pixels.to(torch.promote_types(dtype, torch.float32))
+    wide = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
+    return _separably(_sums, wide, source, target, rows, columns).to(pixels.dtype)
+
+
+def largest(pixels: Tensor, source: Boxes, target: Boxes, rows: Taps, columns: Taps) -> Tensor:
+    """The same with maxima in the place of sums; ``source`` holds something of each window."""
+    return _separably(_maxima, pixels, source, target, rows, columns)
+
+
+def _separably(
+    function: Callable[..., Tensor],
+    pixels: Tensor,
+    source: Boxes,
+    target: Boxes,
+    rows: Taps,
+    columns: Taps,
+) -> Tensor:
+    """One axis after the other, first the one that leaves less to do."""
     (top, left, bottom, right), (y0, x0, y1, x1) = source.T, target.T
-    rows_first = np.stack([y0, left, y1, right], 1)
-    columns_first = np.stack([top, x0, bottom, x1], 1)
-    if areas(rows_first).sum() <= areas(columns_first).sum():
-        pixels = _along(0, pixels, source, rows_first, rows)
-        return _along(1, pixels, rows_first, target, columns).to(dtype)
-    pixels = _along(1, pixels, source, columns_first, columns)
-    return _along(0, pixels, columns_first, target, rows).to(dtype)
+    between = np.stack([y0, left, y1, right], 1), np.stack([top, x0, bottom, x1], 1)
+    order = [(0, rows), (1, columns)]
+    if areas(between[0]).sum() > areas(between[1]).sum():
+        order.reverse()
+    at = source
+    for place, (axis, taps) in enumerate(order):
+        onto = target if place else between[axis]
+        if not (taps.still and (at == onto).all()):
+            pixels = _along(function, axis, pixels, at, onto, taps)
+        at = onto
+    return pixels
 
 
-def _along(axis: int, pixels: Tensor, source: Boxes, target: Boxes, taps: Taps) -> Tensor:
-    """The same along one axis; on the other the boxes are alike."""
-    if taps.still and (source == target).all():
-        return pixels
+def _along(
+    function: Callable[..., Tensor],
+    axis: int,
+    pixels: Tensor,
+    source: Boxes,
+    target: Boxes,
+    taps: Taps,
+) -> Tensor:
+    """One axis; on the other the boxes are alike."""
     which, places = pixels_in(target)
     if not len(which):
         return pixels.new_empty(0, pixels.shape[1])
@@ -153,17 +183,31 @@ def _along(axis: int, pixels: Tensor, source: Boxes, target: Boxes, taps: Taps) 
         at = (taken - top[:, None]) * width[:, None] + (begin + places[1] - left)[:, None]
     else:
         at = taken + (begin + (places[0] - top) * width - left)[:, None]
+    return function(pixels, at, real, taps.weights[places[axis]])
+
+
+def _sums(pixels: Tensor, at: Ints, real: Ints, weights: np.ndarray) -> Tensor:
+    """Of pixels [m,C] those ``at`` [n,T], as far as they are ``real``, times their weights."""
     ends = np.concatenate([[0], np.cumsum(real.sum(1))])
-    weights = torch.from_numpy(taps.weights[places[axis]][real]).to(pixels.device, pixels.dtype)
     # A sum of weighted rows: a bag, as embeddings call it.
     return F.embedding_bag(
         torch.from_numpy(at[real]).to(pixels.device),
         pixels,
         torch.from_numpy(ends).to(pixels.device),
-        per_sample_weights=weights,
+        per_sample_weights=torch.from_numpy(weights[real]).to(pixels.device, pixels.dtype),
         mode="sum",
         include_last_offset=True,
     )
+
+
+def _maxima(pixels: Tensor, at: Ints, real: Ints, _: np.ndarray) -> Tensor:
+    """Of pixels [m,C] the largest of those ``at`` [n,T] that are ``real``."""
+    first = np.take_along_axis(at, real.argmax(1)[:, None], 1)
+    index = torch.from_numpy(np.where(real, at, first).T.copy()).to(pixels.device)
+    out = pixels[index[0]]
+    for other in index[1:]:
+        torch.maximum(out, pixels[other], out=out)
+    return out
 
 
 # --- down -----------------------------------------------------------------------------------------
@@ -182,3 +226,47 @@ def _below(rule: Resampling, batch: Batch, node: Node, signal: Signal) -> Sent:
     data = resampled(signal.data.reshape(-1, channels), source, target, rows, columns)
     windows = data.view(-1, height, width, channels)
     return [(node.inputs[0], Windows(signal.units, windows, origins, boxes))]
+
+
+@looks_back.of(AdaptiveMaxPool)
+def _wants_maps(rule: AdaptiveMaxPool, manner: Manner) -> bool:
+    return True  # for its switches
+
+
+@below.of(AdaptiveMaxPool)
+def _unpooled(rule: AdaptiveMaxPool, batch: Batch, node: Node, signal: Signal) -> Sent:
+    """To where the largest numbers were: what several windows send to one place adds up there, as
+    in torch's own backward pass."""
+    channels, *size = batch.shape_below(node)
+    maps = batch.observed.inputs[node.index]
+    switches = batch.observed.once(node, lambda: _switches(maps, node.shape[1:]))
+    if isinstance(signal, Points):
+        place = batch.at_points(switches, signal).cpu().numpy()
+        return [(node.inputs[0], replace(signal, places=np.stack(np.divmod(place, size[1]), 1)))]
+    signal = signal.on_the_map(node.shape[1:])
+    boxes = batch.boxes_below(node, signal.boxes)
+    origins, height, width = frames(boxes, size)
+    rows, columns = (
+        signal.origins[:, axis, None] + np.arange(signal.data.shape[1 + axis]) for axis in (0, 1)
+    )
+    images = batch.images[signal.units]
+    own = at(switches, images[:, None, None], rows[:, :, None], columns[:, None, :])
+    top, left = torch.from_numpy(origins.T[..., None, None, None]).to(own.device)
+    y, x = own // size[1] - top, own % size[1] - left
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    index = torch.where(inside, y * width + x, 0).flatten(1, 2)
+    data = signal.data.new_zeros(len(images), height * width, channels)
+    data.scatter_add_(1, index, torch.where(inside, signal.data, 0).flatten(1, 2))
+    windows = data.view(-1, height, width, channels)
+    return [(node.inputs[0], Windows(signal.units, windows, origins, boxes))]
+
+
+def _switches(maps: Tensor, size: Pair) -> Tensor:
+    """Where on its map [n,OH,OW,C] the largest number of each window is, row after row."""
+    return F.adaptive_max_pool2d(maps, size, return_indices=True)[1].permute(0, 2, 3, 1)
+
+
+@words.of(AdaptiveMaxPool)
+def _max_words(rule: AdaptiveMaxPool, node: Node) -> Naming:
+    made = f"to {product_of(node.shape[1:])} pixels"
+    return Naming("adaptive max-pooling", made, "max-unpooling", "by the switches")

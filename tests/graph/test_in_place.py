@@ -1,5 +1,7 @@
 """Values that change where they are, seen through views: graphs against eager execution."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from traces import Model, images, traced
 
-from zfcuda.graph import Untraceable, trace
+from zfcuda.graph import Graph, Untraceable, trace
 
 
 def assigns(m, x):
@@ -70,15 +72,59 @@ def squared(m, x):
     return m.conv(x)
 
 
+def parts_of_what_is_gone(m, x):
+    a, b = m.conv(x).chunk(2, 1)
+    m.conv(x)  # its memory is free to be taken
+    b.add_(1)
+    del a
+    return torch.cat([b, b.transpose(2, 3).transpose(2, 3)[:, :1]], 1)
+
+
+def another_name_of_what_is_gone(m, x):
+    y = m.conv(x)
+    other = y.data  # of which torch tells no call
+    del y
+    x = m.conv(x)
+    return other.relu_() + x
+
+
+def again_and_again(m, x):
+    for number in range(20):  # each in the place of one that is gone
+        x = m.conv(x.mul_(0.5))
+        x = x * 2 if number % 2 else x.add_(number)
+    return x
+
+
 PROGRAMS = [
     assigns, rectifies_a_part, fills_by_parts, looks_again, halves, one_by_one, flattened, borders,
-    squared,
+    squared, parts_of_what_is_gone, another_name_of_what_is_gone, again_and_again,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda f: f.__name__)
 def test_changes_through_views(program):
     traced(Model(program, conv=nn.Conv2d(4, 4, 3, padding=1).double()))
+
+
+def test_values_are_let_go_of(monkeypatch):
+    """Else all of them would be there at once, and their memory new for each."""
+    living, most = [], []
+
+    def note(value):
+        living.append(weakref.ref(value))
+        living[:] = [one for one in living if one() is not None]
+        most.append(len(living))
+        return value
+
+    def run(m, x):
+        for _ in range(8):
+            x = note(x * 2).relu()
+        return x
+
+    evaluate = Graph.evaluate
+    monkeypatch.setattr(Graph, "evaluate", lambda *args: note(evaluate(*args)))
+    trace(Model(run).eval(), images())
+    assert len(most) >= 8 * 4 and max(most) <= 3
 
 
 def test_what_cannot_be_undone_is_told():

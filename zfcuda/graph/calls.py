@@ -28,6 +28,8 @@ def with_tensors(change: Callable[[Tensor], Any], args: Any, kwargs: Any) -> tup
     def changed(given: Any) -> Any:
         if isinstance(given, Tensor):
             return change(given)
+        if given is None or isinstance(given, int | float):  # most are
+            return given
         if isinstance(given, list | tuple) and any(isinstance(t, Tensor) for t in given):
             return type(given)(change(t) if isinstance(t, Tensor) else t for t in given)
         return given

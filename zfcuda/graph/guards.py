@@ -63,12 +63,15 @@ def version(tensor: Tensor) -> int | None:
 
 def _copies(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
     """The containers among a module's attributes, and what is in them."""
-    return [(v, v.copy()) for v in attributes.values() if isinstance(v, list | dict | set)]
+    held = (v for v in attributes.values() if isinstance(v, list | dict | set))
+    return [(v, v.copy() if v else ()) for v in held]
 
 
 def _is_as_it_was(container: Any, content: Any) -> bool:
-    if len(container) != len(content) or isinstance(container, set):
+    if not container or not content:
         return not container and not content
+    if len(container) != len(content) or isinstance(container, set):
+        return False
     values = (container.values(), content.values()) if isinstance(container, dict) else ((), ())
     return all(map(is_, container, content)) and all(map(is_, *values))
 

@@ -35,6 +35,7 @@ Reading = tuple[Rule, tuple[Value, ...]] | tuple[Rule, tuple[Value, ...], Callab
 Reader = Callable[..., Reading | None]
 
 _READERS: dict[str, Reader] = {}
+_signature = functools.cache(inspect.signature)
 
 
 def read(
@@ -55,7 +56,7 @@ def read(
     found = None
     if reader is not None and place == 0:
         try:
-            inspect.signature(reader).bind(*args, **kwargs)
+            _signature(reader).bind(*args, **kwargs)
         except TypeError:  # another overload
             return None
         found = reader(*args, **kwargs)

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zfcuda.graph.calls import Event, Made, Record
 from zfcuda.graph.guards import unchanged
 from zfcuda.graph.nodes import Graph
-from zfcuda.graph.schemas import bare, same_place
+from zfcuda.graph.schemas import bare, place_of, same_place
 from zfcuda.graph.watching import Watched, maker_of, told
 from zfcuda.inference.checks import settings_of, uncompiled
 
@@ -100,8 +100,9 @@ def _is_there(given: Tensor, recorded: Tensor) -> bool:
     """Whether a tensor is the memory that was recorded: it is kept, so that no other lies there."""
     if given is recorded:
         return True
-    plain = type(given) in (Tensor, nn.Parameter)
-    return plain and given.data_ptr() == recorded.data_ptr() and same_place(given, recorded)
+    if type(given) not in (Tensor, nn.Parameter) or given.data_ptr() != recorded.data_ptr():
+        return False
+    return same_place(place_of(given), recorded)
 
 
 _VIEWS = ("t", "view", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice", "select")
@@ -140,7 +141,7 @@ class _Rehearsal(TorchDispatchMode):
         self._known = {*model.modules()}
         self._modules: list[nn.Module] = []
         self._events = events
-        self._latest: Any = None  # held, as a recording does, or torch would detach no new tensor
+        self._latest: Any = None  # held, or torch would detach no new tensor
         self._made = {id(images): (weakref.ref(images), Made(-1, 0))}  # by identity, while it lives
 
     @classmethod

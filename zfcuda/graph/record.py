@@ -8,6 +8,7 @@ a tensor: a call that works in place makes a new one, also of everything that sh
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._ops import HigherOrderOperator
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from zfcuda.graph.calls import (
@@ -33,6 +35,7 @@ from zfcuda.graph.calls import (
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.schemas import (
     OnACopy,
+    Place,
     Spec,
     View,
     bare,
@@ -40,6 +43,7 @@ from zfcuda.graph.schemas import (
     fails_by_shape,
     filled_view,
     functional,
+    place_of,
     put_back,
     refuse_call,
     same_numbers,
@@ -59,21 +63,26 @@ class _Slot:
     """A tensor during the recording.
 
     Attributes:
-        tensor: kept, so that neither its identity nor its memory is given to another.
+        tensor: while it lives; a recording keeps none, or a model's values would all be there at
+            once.
+        place: where in its memory it lies, of one with memory of its own.
         value: its version, as of ``seen``.
         root: the tensor whose memory it views; itself for one with memory of its own.
         views: from the root to it.
         changes: of a root, how often its memory was written.
         constant: whether it was there before.
+        bare: of one that no call returned, as the events have it.
     """
 
-    tensor: Tensor
+    tensor: weakref.ref[Tensor]
     value: int
+    place: Place | None = None
     root: _Slot | None = None
     views: tuple[View, ...] = ()
     seen: int = 0
     changes: int = 0
     constant: bool = False
+    bare: Tensor | None = None
 
 
 class _Recorder(TorchDispatchMode):
@@ -87,11 +96,11 @@ class _Recorder(TorchDispatchMode):
         self._kept = kept
         self._stop = stop
         self.watched = Watched()
-        self._made: dict[int, Made] = {id(images): Made(-1, 0)}
-        self._bare: dict[int, Tensor] = {}
-        self._held: list[Tensor] = []
+        self._made = {id(images): (weakref.ref(images), Made(-1, 0))}  # by identity, while it lives
+        self._latest: Any = None  # held, or torch would detach no new tensor
         self._slots: dict[int, _Slot] = {}
         self._memory: dict[int, _Slot] = {}  # by storage, its root
+        self._storages: list[StorageWeakRef] = []  # none of their addresses is given to another
         self._own = {
             storage_of(t)
             for t in (*model.parameters(), *model.buffers())
@@ -101,6 +110,7 @@ class _Recorder(TorchDispatchMode):
         self._names: dict[nn.Module, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self._names.setdefault(module, []).append(name)
+        self._authors = {own: author_of(own, names[0]) for own, names in self._names.items()}
         self._new(images, None, 0, of_images=True)
 
     @classmethod
@@ -126,25 +136,31 @@ class _Recorder(TorchDispatchMode):
         return self._owner(tensor, value, constant)
 
     def _owner(self, tensor: Tensor, value: int, constant: bool = False) -> _Slot:
-        slot = _Slot(tensor, value, constant=constant)
+        slot = _Slot(weakref.ref(tensor), value, place_of(tensor), constant=constant)
         slot.root = slot
         self._slots[id(tensor)] = slot
-        self._memory.setdefault(storage_of(tensor), slot)
+        if self._memory.setdefault(storage_of(tensor), slot) is slot:
+            self._storages.append(StorageWeakRef(tensor.untyped_storage()))
         return slot
+
+    def _slot_of(self, tensor: Tensor) -> _Slot | None:
+        """The tensor's, as it is; None for one that is not known."""
+        slot = self._slots.get(id(tensor))
+        return slot if slot is not None and slot.tensor() is tensor else None
 
     def slot(self, tensor: Tensor) -> _Slot:
         """The tensor's, with the value that it has by now."""
-        slot = self._slots.get(id(tensor))
+        slot = self._slot_of(tensor)
         if slot is None:
             known = self._memory.get(storage_of(tensor))
             if known is None or known.constant:
                 return self._new(tensor, None, 0, of_images=False)
-            if not same_place(known.tensor, tensor):
+            if not same_place(known.place, tensor):
                 raise Untraceable("it looks at a value's memory in a way that torch does not tell")
             # As .data does, which hands no gradient on.
             unseen = View(aten.detach.default, (None,), {}, None, tuple(tensor.shape))
             value = self._viewed(unseen, known.value)
-            slot = _Slot(tensor, value, known, (unseen,), known.changes)
+            slot = _Slot(weakref.ref(tensor), value, None, known, (unseen,), known.changes)
             self._slots[id(tensor)] = slot
         if slot.seen != slot.root.changes:
             value = slot.root.value
@@ -193,6 +209,7 @@ class _Recorder(TorchDispatchMode):
         except Exception as error:  # which the model may catch
             self._note_failure(func, (args, kwargs), told, error)
             raise
+        self._latest = result
         self._note(func, told, given, result, of_images)
         if unmoved:
             return result  # the same, said in other strides
@@ -203,20 +220,25 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _told(self, tensor: Tensor) -> Made | Tensor:
-        made = self._made.get(id(tensor))
-        return self._bare.setdefault(id(tensor), bare(tensor)) if made is None else made
+        made, slot = self._which(tensor), self._slots[id(tensor)]
+        if made is None and slot.bare is None:
+            slot.bare = bare(tensor)
+        return slot.bare if made is None else made
+
+    def _which(self, tensor: Tensor) -> Made | None:
+        reference, made = self._made.get(id(tensor), (None, None))
+        return made if reference is not None and reference() is tensor else None
 
     def _note(
         self, func: Any, told: Any, given: list[Tensor], result: Any, of_images: bool
     ) -> None:
-        """Note the call as it was made. The recording keeps all tensors, so that none of their
-        identities is taken over."""
+        """Note the call as it was made."""
         several = isinstance(result, tuple | list)
         found = list(result) if several else [result]
-        number, memory = len(self.record.events), {storage_of(t) for t in given}
+        number = len(self.record.events)
         plain = all(isinstance(t, Tensor) for t in found)
         same = next((i for i, t in enumerate(given) if t is result), None)
-        views = not plain or any(storage_of(t) in memory for t in found)
+        views = not plain or any(storage_of(t) in self._memory for t in found)
         outputs = None
         if of_images and same is None and not views:
             outputs = tuple((t.shape, t.stride(), t.dtype, t.device) for t in found)
@@ -226,9 +248,8 @@ class _Recorder(TorchDispatchMode):
         kind = (() if isinstance(result, tuple) else []) if several else None
         self.record.events.append(Event(func, told, outputs, changes, kind, self._maker()))
         for place, tensor in enumerate(found):
-            if isinstance(tensor, Tensor) and id(tensor) not in self._made:
-                self._made[id(tensor)] = Made(number, place)
-                self._held.append(tensor)
+            if isinstance(tensor, Tensor) and self._which(tensor) is None:
+                self._made[id(tensor)] = (weakref.ref(tensor), Made(number, place))
 
     def _note_failure(self, func: Any, given: Any, told: Any, error: Exception) -> None:
         """Note a call that raised an error."""
@@ -250,12 +271,8 @@ class _Recorder(TorchDispatchMode):
         return len(calls) - 1
 
     def _author(self) -> str:
-        for module, _ in reversed(self._modules):
-            names = self._names.get(module)
-            author = author_of(module, names[0]) if names else ""
-            if author:
-                return author
-        return ""
+        known = (self._authors.get(module, "") for module, _ in reversed(self._modules))
+        return next(filter(None, known), "")
 
     def _returned(
         self,
@@ -280,12 +297,12 @@ class _Recorder(TorchDispatchMode):
             if self.watched.cut:  # another value as far as gradients go
                 call = self._call(aten.alias.default, (Ref(value),), {}, False)
                 value = self._value(result, call, 0, self.record.values[value].of_images)
-            if id(result) not in self._slots:
+            if self._slot_of(result) is None:
                 self._alike(result, first, value)
             return
         call = None
         for place, tensor in enumerate(found):
-            if not isinstance(tensor, Tensor) or id(tensor) in self._slots:
+            if not isinstance(tensor, Tensor) or self._slot_of(tensor) is not None:
                 continue
             if call is None:
                 call = self._call(canonical(func), *refs, several)
@@ -298,7 +315,12 @@ class _Recorder(TorchDispatchMode):
             below = self._slots[id(of)]
             step = View(canonical(func), *refs, place if several else None, tuple(of.shape))
             self._slots[id(tensor)] = _Slot(
-                tensor, value, below.root, (*below.views, step), below.root.changes
+                weakref.ref(tensor),
+                value,
+                None,
+                below.root,
+                (*below.views, step),
+                below.root.changes,
             )
 
     def _alike(self, tensor: Tensor, other: Tensor, value: int) -> None:
@@ -307,8 +329,10 @@ class _Recorder(TorchDispatchMode):
         below = self._slots[id(other)]
         if root is None or not tensor.numel():
             self._owner(tensor, value)
-        elif same_place(tensor, other):
-            self._slots[id(tensor)] = _Slot(tensor, value, below.root, below.views, below.seen)
+        elif same_place(place_of(other), tensor):
+            self._slots[id(tensor)] = _Slot(
+                weakref.ref(tensor), value, None, below.root, below.views, below.seen
+            )
         else:
             raise Untraceable("it looks at a value's memory in a way that torch does not tell")
 
@@ -357,6 +381,8 @@ class _Recorder(TorchDispatchMode):
             for step, below in zip(reversed(slot.views), reversed(beneath), strict=True):
                 value = self._put_back(step, below, value)
         root.value = value
+        if slot is root:
+            root.place = place_of(tensor)  # a few calls turn it where it is
         root.changes += 1
         root.seen = slot.seen = root.changes
 

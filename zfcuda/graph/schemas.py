@@ -17,16 +17,21 @@ from zfcuda.graph.guards import Untraceable
 
 aten = torch.ops.aten
 
+_LOOKS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}  # at values
+_DOUBTFUL = {torch.Tag.nondeterministic_seeded, *_LOOKS}
+
 
 @dataclass(frozen=True)
 class Spec:
-    """Where a function's schema says that it writes, and what its results may view. (The noise of
-    a randomised ReLU is written in training only, and that draws random numbers.)"""
+    """Where a function's schema says that it writes, what its results may view, and whether it may
+    be a call to refuse. (The noise of a randomised ReLU is written in training only, and that draws
+    random numbers.)"""
 
     names: tuple[str, ...]
     usual: tuple[Any, ...]
     written: tuple[str, ...]
     views: bool
+    doubtful: bool
 
     def argument(self, args: Any, kwargs: Any) -> Callable[[str], Any]:
         def of(name: str) -> Any:
@@ -42,8 +47,9 @@ class Spec:
 @cache
 def spec_of(func: Any) -> Spec:
     arguments = func._schema.arguments
+    names = tuple(a.name for a in arguments)
     return Spec(
-        tuple(a.name for a in arguments),
+        names,
         tuple(a.default_value for a in arguments),
         tuple(
             a.name
@@ -51,6 +57,8 @@ def spec_of(func: Any) -> Spec:
             if a.alias_info is not None and a.alias_info.is_write and a.name != "noise"
         ),
         any(r.alias_info is not None for r in func._schema.returns),
+        bool({torch.Tag.nondeterministic_seeded, *_LOOKS} & {*func.tags})
+        or "running_mean" in names,
     )
 
 
@@ -69,6 +77,8 @@ def sizes_of(function: Any) -> frozenset[int | str]:
 
 def refuse_call(func: Any, spec: Spec, args: Any, kwargs: Any, of_images: bool) -> None:
     """Raise for what is not a function of the images, or cannot be repeated."""
+    if not spec.doubtful:
+        return
     of = spec.argument(args, kwargs)
 
     def given(*names: str) -> list[Any]:
@@ -78,9 +88,7 @@ def refuse_call(func: Any, spec: Spec, args: Any, kwargs: Any, of_images: bool) 
         off = [not v for v in given("training", "train", "dropout_p", "dropout", "p")]
         if not any(off):
             raise Untraceable("it draws random numbers")
-    if of_images and {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & {
-        *func.tags
-    }:
+    if of_images and _LOOKS & {*func.tags}:
         masks = [t for t in tree_leaves(given("indices")) if isinstance(t, Tensor)]
         if not masks or any(t.dtype in (torch.bool, torch.uint8) for t in masks):
             raise Untraceable(f"its control flow depends on values ({func})")
@@ -241,6 +249,19 @@ def bare(tensor: Tensor) -> Tensor:
     return tensor.detach() if type(tensor) in (Tensor, nn.Parameter) else tensor
 
 
-def same_place(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors on one storage are the same numbers."""
-    return a.dtype == b.dtype and same_numbers(a, b.shape, b.stride(), b.storage_offset())
+class Place(NamedTuple):
+    """Where a tensor lies in its storage."""
+
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+def place_of(tensor: Tensor) -> Place:
+    return Place(tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
+
+
+def same_place(place: Place, tensor: Tensor) -> bool:
+    """Whether a tensor on the same storage is the same numbers."""
+    return place.dtype == tensor.dtype and same_numbers(tensor, *place[1:])

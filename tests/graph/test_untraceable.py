@@ -306,3 +306,20 @@ def test_following_a_model_does_not_import_torchs_compiler():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_only_others_take_may_mix_images():
+    def forward(m, x):
+        m.norm(x - x.mean(0, keepdim=True).view(1, *x.shape[1:]))
+        return m.conv(x)
+
+    model = Model(forward, conv=nn.Conv2d(4, 2, 3), norm=nn.ReLU()).double().eval()
+    assert not trace(model, images()).mixes
+    with pytest.raises(Untraceable, match="mean mixes"):
+        trace(model, images(), ["", "norm"])
+
+
+def test_sorting_a_row_is_not_sorting_images():
+    traced(Model(lambda m, x: x.sort(-1)[0] + x.sort()[0]))
+    with pytest.raises(Untraceable, match="sort mixes"):
+        trace(Model(lambda m, x: x.sort(0)[0]), images())

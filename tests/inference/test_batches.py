@@ -138,3 +138,65 @@ def test_a_model_that_computes_in_less_than_it_answers():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         zfcuda.occlusion(model, x, size=3, stride=2, method="dense")
+
+
+class Aside(nn.Module):
+    """One of its layers takes a statistic over the batch; the answer does not depend on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.Identity()
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.norm(x * (1 + x.mean(0, keepdim=True)))
+        return self.head(x)
+
+
+@pytest.fixture
+def aside():
+    torch.manual_seed(1)
+    return Aside().double().eval()
+
+
+@pytest.mark.parametrize("method", ["auto", "dense"])
+def test_a_layer_that_depends_on_the_batch(aside, x, method):
+    with pytest.warns(UserWarning, match=SAID):
+        found = zfcuda.occlusion(aside, x, size=6, stride=6, layers=["norm"], method=method)
+    cones = zfcuda.occlusion(aside, x, size=6, stride=6, layers=["norm"], method="cone")
+    found, wanted = found.layers["norm"], cones.layers["norm"]
+    torch.testing.assert_close(found.sums, wanted.sums, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.base, wanted.base, rtol=1e-9, atol=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zfcuda.occlusion(aside, x, size=6, stride=6)
+
+
+def test_projections_and_strongest_images_of_such_a_layer(aside, x):
+    several = torch.cat([x, 2 * x.flip(2), x.flip(3) + 1, x * x])
+    with pytest.warns(UserWarning, match=SAID):
+        together = zfcuda.deconv(aside, several, "norm", rule="gradient")
+    alone = torch.cat([zfcuda.deconv(aside, one[None], "norm", rule="gradient") for one in several])
+    torch.testing.assert_close(together, alone)
+    with pytest.warns(UserWarning, match=SAID):
+        top = zfcuda.top_activations(aside, several, "norm", k=1)
+    with torch.no_grad():
+        maps = aside.conv(several)
+    largest = (maps * (1 + maps)).amax((0, 2, 3))
+    torch.testing.assert_close(top.values["norm"].flatten(), largest.to(top.values["norm"]))
+
+
+class Amplifier(nn.Module):
+    """Multiplies whatever rounding there is, which differs with the number of images only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounding = 1 + 1e-7 * (len(x) > 1)
+        return (x.flatten(1) @ torch.ones(x[0].numel(), 3).to(x)) * rounding
+
+
+def test_a_network_that_amplifies_rounding():
+    x = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zfcuda.occlusion(Amplifier().eval(), x, size=3, stride=2, method="dense")

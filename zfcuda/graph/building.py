@@ -91,12 +91,13 @@ def _goes_over_images(call: Call, args: Any, kwargs: Any) -> bool:
         return False
     if call.name == "index":
         return isinstance(x.sizes[0], Sized) and args[1][0] is not None
-    arguments = [a.name for a in call.function._schema.arguments]
-    given = dict(zip(arguments, args, strict=False)) | kwargs
+    arguments = call.function._schema.arguments
+    given = {a.name: a.default_value for a in arguments}
+    given |= dict(zip(given, args, strict=False)) | kwargs
     dims = next((given[n] for n in ("dims", "dim") if n in given), None)
     if call.name == "roll" and not dims:
         return True
-    dims = [dims] if isinstance(dims, int) else dims or [0 if call.name != "topk" else -1]
+    dims = [dims] if isinstance(dims, int) else dims or [0]
     return any(isinstance(d, int) and isinstance(x.sizes[d], Sized) for d in dims)
 
 
@@ -114,8 +115,7 @@ class _Builder:
         self._bare: dict[int, Tensor] = {}  # constants, by identity
         self._by_call: dict[int, list[int]] = {}
         self._used: dict[str, int] = {}
-        self._mixed: dict[int, str] = {}  # values of several images together, by what made them
-        self._mixing: list[str] = []  # those that are used
+        self._mixing: dict[int, str] = {}  # by node of several images' value, the call
         self._axes: dict[int, Axes] = {}  # by node, as far as they are known
         self._grids: dict[int, tuple[int, ...]] = {}  # rows and columns of the maps they are of
         self._derived: set[int] = set()  # whose axes follow from those of what they take
@@ -160,9 +160,11 @@ class _Builder:
                 self._made[value] = _Constant(found[place] if call.several else found)
             return
         for value in values:
-            if self._mixes(held, value) or _goes_over_images(call, args, kwargs):
-                self._mixed[value] = call.name.strip("_")
+            before = len(self._nodes)
             self._result(call, args, kwargs, value)
+            if self._mixes(held, value) or _goes_over_images(call, args, kwargs):
+                made = range(before, len(self._nodes))
+                self._mixing |= dict.fromkeys(made, call.name.strip("_"))
 
     def _mixes(self, held: list[Value], value: int) -> bool:
         """Whether a call makes one value of several images."""
@@ -414,8 +416,6 @@ class _Builder:
             return self._constant(one, two)
         if mine != its:
             raise Untraceable("it makes other calls for two images than for one")
-        if mine in self._mixed:
-            self._mixing.append(self._mixed[mine])
         found = self._made[mine]
         return found.tensor if isinstance(found, _Constant) else found
 
@@ -447,7 +447,7 @@ class _Builder:
         names = [name for name in requested if name in layers]
         tops = {result.index, *(layers[name] for name in names)}
         nodes = chains_followed(self._nodes, tops, layers.values(), self._local)
-        return pruned(nodes, result.index, layers, names, "".join(self._mixing[:1]))
+        return pruned(nodes, result.index, layers, names, self._mixing)
 
 
 def _same(x: Any) -> Any:

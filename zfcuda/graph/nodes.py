@@ -483,12 +483,13 @@ def pruned(
     output: int,
     layers: Mapping[str, int],
     requested: Collection[str],
-    mixes: str = "",
+    mixing: Mapping[int, str],
 ) -> Graph:
     """The nodes on which the output or a requested layer depends, numbered anew.
 
     Args:
         layers: by name, the node whose value is that layer's output.
+        mixing: by node, the call that makes it of all images together.
     """
     wanted = {0, output, *(layers[name] for name in requested)}
     for node in reversed(nodes):
@@ -514,4 +515,5 @@ def pruned(
             kwargs=dict(kwargs),
         )
 
+    mixes = next((mixing[index] for index in place if index in mixing), "")
     return Graph(tuple(moved(nodes[old]) for old in place), place[output], mixes)

@@ -15,9 +15,9 @@ from zfcuda.graph.guards import Untraceable, refuse, unchanged
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.recall import recalled, remember
 from zfcuda.graph.record import record
+from zfcuda.inference.beside import rounds
 from zfcuda.inference.checks import uncompiled
 from zfcuda.inference.interception import fast_forward
-from zfcuda.inference.passes import agree
 
 _one_at_a_time = threading.RLock()  # hooks of all modules tell a recording which of them run
 
@@ -102,7 +102,13 @@ def _graph(
             raise Untraceable(said) from None
     if not graph.mixes:
         dtypes = {value.dtype for value in first.values if value.of_images}
-        if not agree(answer_of(second, layers)[1:], answer_of(first, layers), dtypes):
+
+        def beside_another() -> Tensor:
+            other = torch.cat([-2 * images.flip(2), images])
+            return answer_of(_recorded(model, other, layers, stop), layers)[1:]
+
+        alone, beside = answer_of(first, layers), answer_of(second, layers)[1:]
+        if not rounds(alone, beside, beside_another, dtypes):
             raise Untraceable("it answers otherwise for two images together than for each alone")
     _compare(_answer(graph, two), answer_of(second, layers))
     return graph

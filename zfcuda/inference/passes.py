@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Real
 from typing import Any
@@ -15,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from zfcuda.inference.beside import stands_alone
 from zfcuda.inference.checks import evaluating, settings_of, to_result
 from zfcuda.inference.interception import Interception, Operations, fast_forward
 from zfcuda.inference.layers import feature_maps, layer_outputs
@@ -88,8 +88,7 @@ _WORTH = 8
 # Larger blocks glibc's malloc takes from the system, and their pages are faulted in, every time.
 _REUSED = 2**25
 
-# By model, for which images its answers in channels_last were those in contiguous memory, and for
-# which those of several together those of each alone.
+# By model, for which images its answers in channels_last were those in contiguous memory.
 _agreed: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
 
 Receive = Callable[[str, Tensor], Any]  # (layer, maps [n,C,H,W]) -> what is kept of them
@@ -217,28 +216,18 @@ class Passes:
         return found
 
     def _alone(self, image: Tensor, logits: Tensor, calls: Interception) -> bool:
-        """Whether the model says of an image ``logits``, by these ``calls``, whatever is beside it.
-        One that takes a statistic over its batch does not: it is given one image at a time, with a
-        warning."""
-        agreed = _agreed.setdefault(self._model, set())
-        kind = ("alone", *self._kind(image))
-        if kind not in agreed:
-            other = 3 * image + 1  # with another mean, scale and extremes
-            same = min(2, self.together - 1)
-            both = torch.cat([image] * same + [other]).to(memory_format=self.layout)
-            try:
-                beside = _forward(self._model, both, fast_forward())
-            except Exception:  # no picture for this model, or two are too many: then it will tell
-                return True
-            if not agree(beside[:same], logits.expand(same, -1), calls.dtypes):
-                warnings.warn(
-                    "the model answers otherwise for several images together than for each "
-                    "alone; it is given one at a time",
-                    stacklevel=2,
-                )
-                return False
-            agreed.add(kind)
-        return True
+        """Whether an image's answers, of which ``logits`` are known, do not depend on what is
+        beside it."""
+
+        def run(batch: Tensor) -> list[Tensor]:
+            keep = lambda layer, maps: maps.clone()  # noqa: E731
+            logits, found = self._run(batch.to(memory_format=self.layout), keep)
+            return [logits, *found.values()]
+
+        known = () if self._layers else (logits,)
+        return stands_alone(
+            self._model, self._layers, run, image, self.together, calls.dtypes, 3, known
+        )
 
     def _kind(self, image: Tensor) -> tuple[Any, ...]:
         """What an agreement holds for: images like this one, and the model as it is set up."""
@@ -286,22 +275,6 @@ def _joined(
     layers = parts[0][1]
     numbers = {layer: torch.cat([found[layer] for _, found in parts], dim) for layer in layers}
     return torch.cat([logits for logits, _ in parts], dim), numbers
-
-
-_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}
-
-
-def agree(some: Tensor, others: Tensor, dtypes: Collection[torch.dtype] = ()) -> bool:
-    """Whether answers are the same but for rounding, which differs with the number of images.
-
-    Args:
-        dtypes: of what they were computed from: a model may round to less than its answers hold.
-    """
-    a, b = (t.double().nan_to_num(0, 0, 0) for t in (some, others))
-    reduced = torch.backends.cudnn.allow_tf32 and some.is_cuda
-    rounded = [some.dtype, *(dtype for dtype in dtypes if dtype.is_floating_point)]
-    tolerance = 1e-2 if reduced else max(_TOLERANCES.get(dtype, 1e-2) for dtype in rounded)
-    return bool((a - b).norm() <= tolerance * torch.maximum(a.norm(), b.norm()))
 
 
 def answers(

@@ -23,9 +23,10 @@ from zfcuda.experiments.deconvnet.request import WHOLE, Carried, Choice, Listed,
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.tracing import trace
+from zfcuda.inference.beside import stands_alone
 from zfcuda.inference.checks import check_input, undisturbed
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient
-from zfcuda.inference.interception import Interception
+from zfcuda.inference.interception import Interception, fast_forward
 from zfcuda.inference.layers import Layers, feature_maps, find_layers, layer_outputs
 from zfcuda.inference.passes import memory_limit, progress_bar, spans
 from zfcuda.storage.files import visible
@@ -212,6 +213,13 @@ def _by_autograd(
     needed = (yield from run(slice(0, 1), measure=True)) * 3 // 2
     # Listed units are not equally many of every image, which passes are shared by.
     together = 1 if isinstance(choices[last], Listed) else limit // max(1, needed)
+
+    @torch.no_grad()
+    def layers(images: Tensor) -> list[Tensor]:
+        return [*_outputs(model, images, [*choices], fast_forward()).values()]
+
+    if len(x) > 2 and not stands_alone(model, [*choices], layers, x[:1].detach(), together):
+        together = 1
     for images in spans(1, len(x), max(1, together)):
         yield from run(images)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zfcuda import ops
 from zfcuda.data.images import Source
 from zfcuda.experiments.maxima.top import Maps, Top, chosen
+from zfcuda.inference.beside import stands_alone
 from zfcuda.inference.checks import check_input, device_of, evaluating
 from zfcuda.inference.interception import fast_forward
 from zfcuda.inference.layers import feature_maps, layer_outputs
@@ -94,7 +95,13 @@ class Spotter:
             found = replace(spotter, layout=layout).largest(example.clone())
             return [values for values, _, _ in found.values()]
 
-        return replace(spotter, layout=fastest_layout(example, answers))
+        spotter = replace(spotter, layout=fastest_layout(example, answers))
+
+        def run(images: Tensor) -> list[Tensor]:
+            return [values for values, _, _ in spotter.largest(images).values()]
+
+        alone = stands_alone(model, layers, run, example, spotter.together, calls.dtypes)
+        return spotter if alone else replace(spotter, together=1)
 
     def tops(self, k: int, maps: Maps) -> dict[str, Top]:
         """By layer, the k strongest activations before the first image.

@@ -46,6 +46,10 @@ def test_installed_package_requires_the_torch_it_was_built_against():
     assert f"torch=={major}.{minor}.*" in installed
 
 
+def test_completion_offers_what_is_public():
+    assert {name for name in dir(zfcuda) if not name.startswith("__")} == {*zfcuda.__all__}
+
+
 @pytest.mark.parametrize("name", zfcuda.__all__)
 def test_every_public_name_can_be_had(name):
     assert getattr(zfcuda, name) is not None

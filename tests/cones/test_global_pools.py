@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from traces import only, traced
+from traces import only, rules, traced
 from zoo import Model
 
 import zfcuda
@@ -152,6 +152,9 @@ HEADS = {
     "maps side by side": lambda x: torch.cat(
         [F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)], 1
     ),
+    "one axis after the other": lambda x: x.mean(-1).mean(-1),
+    "rows, then columns": lambda x: x.amax(2, True).amax(3, True),
+    "with places": lambda x: x.flatten(2).max(2)[0],
     "then maps": lambda x: x.logsumexp(OVER, keepdim=True).relu() * 2 + 1,
 }
 
@@ -254,15 +257,36 @@ def test_the_plan_knows():
         (lambda m, x: x.amax(OVER, True), MaxPool((12, 10), (12, 10), (0, 0), (1, 1), False)),
         (lambda m, x: x.amin(OVER, True), GlobalPool("min", (12, 10), True)),
         (lambda m, x: x.logsumexp(OVER), GlobalPool("logsumexp", (12, 10), False)),
-        (lambda m, x: x.sum((0, 2, 3))[None].expand(len(x), -1), None),
+        (lambda m, x: x.mean(3).mean(2), GlobalPool("mean", (12, 10), False)),
+        (lambda m, x: x.sum(2).sum(-1), GlobalPool("sum", (12, 10), False)),
+        (lambda m, x: x.mean(2, True).mean(3, True), GlobalPool("mean", (12, 10), True)),
+        (lambda m, x: x.max(3)[0].max(2)[0], GlobalPool("max", (12, 10), False)),
+        (lambda m, x: x.flatten(2).min(2)[0], GlobalPool("min", (12, 10), False)),
         (lambda m, x: x.mean(OVER, dtype=torch.float32), Opaque()),
         (lambda m, x: x.mean((1, 2)), Opaque()),
         (lambda m, x: x.mean(2), Opaque()),
+        (lambda m, x: x.max(3)[1], Opaque()),
     ],
 )
 def test_reading(call, rule):
-    if rule is not None:
-        assert only(Model(call)) == rule
+    assert only(Model(call)) == rule
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x: x.mean(3).sum(2),
+        lambda m, x: x.mean(3).mean(1),
+        lambda m, x: x.mean(1).mean(2),
+        lambda m, x: x.mean(3, True).mean(2),
+        lambda m, x: x.mean(3).mean(2, dtype=torch.float32),
+        lambda m, x: x.mean(3, dtype=torch.float32).mean(2),
+        lambda m, x: x.flatten(2).max(2)[1],
+        lambda m, x: x.flatten(1, 2).mean(1),
+    ],
+)
+def test_other_reductions_are_opaque(call):
+    assert rules(traced(Model(call)))[-1] == Opaque()
 
 
 def test_reading_of_windows():

@@ -39,6 +39,7 @@ from zfcuda.graph.nodes import (
 from zfcuda.graph.pixelwise import Chain, chain_to
 from zfcuda.graph.reading import read
 from zfcuda.graph.recognition import as_torch_does, torchs_contrast
+from zfcuda.graph.reductions import InTurn, dims_of, of_whole_maps, one_axis_after_the_other
 from zfcuda.graph.resampling import pixels_resampled
 from zfcuda.graph.schemas import bare, sizes_of
 
@@ -210,6 +211,7 @@ class _Builder:
             node = self._shortened(node)
         if isinstance(node.rule, Opaque | Binary | Concat) and not call.several:
             node = self._in_other_layout(call, node, args, kwargs) or node
+        if isinstance(node.rule, Opaque) and recorded.place == 0:
             node = self._pooled(call, node, args, kwargs, result) or node
         if _sizes_in((node.args, node.kwargs)) and node._counted is None:
             raise Untraceable(f"{node.spelled} mixes the images of a batch")
@@ -291,20 +293,31 @@ class _Builder:
         return found[0] if found is not None and isinstance(found[0], Binary) else None
 
     def _pooled(self, call: Call, node: Node, args: Any, kwargs: Any, result: Value) -> Node | None:
-        """A reduction of whole maps in another layout, as one of the maps themselves."""
-        layout = self._layout(args[0].index) if args and isinstance(args[0], Value) else None
+        """A reduction of whole maps in another layout, or of one axis after the other, as one of
+        the maps themselves."""
+        reduction = of_whole_maps(call)
+        if reduction is None or not isinstance(args[0], Value) or len(result.shape) == 2:
+            return None
+        at, below = len(self._nodes), self._nodes[args[0].index]
+        maps = one_axis_after_the_other(below, call.name, args, kwargs)
+        if maps is not None and self._is_map(maps):
+            found = read(reduction, 0, (maps, (2, 3), len(result.shape) == 3), {}, result)
+            more = {"function": InTurn(below, node), "args": (maps,), "kwargs": {}}
+            inputs = (maps.index,)
+            return found and replace(node, index=at, rule=found[0], inputs=inputs, **more)
+        layout = self._layout(args[0].index)
         if layout is None or layout.is_of_maps or len(result.shape) != 1:
             return None
-        dims = args[1] if len(args) > 1 else kwargs.get("dim")
         found = None
-        if layout.leaves_channels(dims):
+        if layout.leaves_channels(dims_of(args, kwargs)):
             x = replace(args[0], shape=layout.shape)
-            found = read(call, 0, (x, (2, 3)), {}, result)
+            found = read(reduction, 0, (x, (2, 3)), {}, result)
         taken = self._map_of(args[0], layout) if found is not None else None
         if found is None or taken is None:
             return None
-        more = {"index": len(self._nodes), "inputs": (taken[0].index,)}
-        return replace(node, rule=found[0], args=(taken[0], (2, 3)), kwargs={}, **more)
+        more = {"index": len(self._nodes), "inputs": (taken[0].index,), "kwargs": {}}
+        function = reduction.function
+        return replace(node, rule=found[0], function=function, args=(taken[0], (2, 3)), **more)
 
     def _layout(self, index: int) -> Layout | None:
         return Layout.of(self._axes.get(index), self._grids.get(index))

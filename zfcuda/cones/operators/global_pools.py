@@ -115,8 +115,10 @@ class _Reduction:
 
     def over_pixels(self, rows: Tensor) -> Tensor:
         """Of each row of pixels [n,w,C]: float64 [n,C]."""
-        parts = [self.over(rows[some], 1) for some in _cached(len(rows), rows)]
-        return torch.cat(parts) if parts else rows.new_empty(0, rows.shape[2], dtype=torch.float64)
+        found = rows.new_empty(len(rows), rows.shape[2], dtype=torch.float64)
+        for some in _cached(len(rows), rows):
+            found[some] = self.over(rows[some], 1)
+        return found
 
 
 _SUM = _Reduction(lambda x, dim: x.double().sum(dim), torch.cumsum, 0.0)
@@ -266,7 +268,8 @@ def _together(rule: GlobalPool, source: Patches, base: Around, blocks: Boxes) ->
     ops.gather_windows(base.pixels, source.buffers, table, out, largest, outside=reduction.nothing)
     (height, width) = (windows[0, 2:] - windows[0, :2]).tolist()
     own = reduction.over_pixels(out.view(-1, width, out.shape[1])).unflatten(0, (-1, height))
-    return reduction.over(torch.cat([base.outside(source.rows[:, 0], blocks), own], 1), 1)
+    both = [reduction.over(part, 1) for part in (base.outside(source.rows[:, 0], blocks), own)]
+    return reduction.over(torch.stack(both), 0)
 
 
 # --- going down -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from zfcuda.graph.calls import Call
-from zfcuda.graph.nodes import AdaptiveMaxPool, Resampling, Sized, Taps, Value
+from zfcuda.graph.nodes import AdaptiveMaxPool, Identity, Resampling, Sized, Taps, Value
 from zfcuda.graph.reading import Reading
 
 _SEPARABLE = (
@@ -58,6 +58,8 @@ def pixels_resampled(
         return None
     function = functools.partial(_of_maps, call.function, call.several, given)
     rows, columns = (_taps(function, given, x, result, axis) for axis in (0, 1))
+    if rows.still and columns.still:
+        return Identity(), (x,)
     if call.several:
         return AdaptiveMaxPool(function, rows, columns), (x,)
     return Resampling(call.name, function, rows, columns), (x,)

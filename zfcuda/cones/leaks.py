@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from zfcuda.cones.operators.behaviours import forward_boxes, has_cone
 from zfcuda.cones.operators.rectangles import Boxes
-from zfcuda.graph.nodes import Graph, Input, Node, Shape, filled, values_in
+from zfcuda.graph.nodes import Fixed, Graph, Input, Node, Shape, filled, values_in
 
 aten = torch.ops.aten
 
@@ -54,7 +54,7 @@ def _first(graph: Graph, image: Tensor) -> Node | None:
         if isinstance(node.rule, Input):
             values[0] = _poisoned(image.detach().clone().nan_to_num_(nan=0.0))
         elif all(index in values for index in given[node.index]):
-            if isinstance(node.rule, Shape):
+            if isinstance(node.rule, Shape | Fixed):  # whatever the pixel is
                 values[node.index] = graph.evaluate(node, values)
             elif (inside := _reach(graph, node)) is not None:
                 value = _healed(_called(node, values), inside, [values[i] for i in node.inputs])

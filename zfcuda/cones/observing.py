@@ -13,8 +13,10 @@ from torch.utils._pytree import tree_leaves
 from zfcuda import ops
 from zfcuda.cones.operators.batch import Manner, Observed
 from zfcuda.cones.operators.behaviours import below
+from zfcuda.cones.operators.joining import SUMS, weights_of
 from zfcuda.graph.nodes import (
     Binary,
+    Fixed,
     GlobalPool,
     Graph,
     Input,
@@ -22,7 +24,6 @@ from zfcuda.graph.nodes import (
     Node,
     Pixelwise,
     Pointwise,
-    Rule,
     last_takers,
     released,
 )
@@ -31,7 +32,6 @@ from zfcuda.graph.recognition import looks_at_signs, rectifies
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient, claim
 from zfcuda.ops.windows import pixels
 
-_SUMS = ("add", "sub")
 _CUTS = ("detach",)  # what the model's author wants no signal to pass
 
 
@@ -49,19 +49,29 @@ _RECTIFYING = (
 )  # fmt: skip
 
 
-def _linear(rule: Rule) -> bool:
-    """Whether a rule of which some are linear is so."""
+def _is_linear(graph: Graph, node: Node) -> bool:
+    """Whether a rule of a kind that may be is linear in the maps that depend on the images."""
+    rule = node.rule
     if isinstance(rule, GlobalPool):
         return rule.reduce in ("mean", "sum")
-    return not isinstance(rule, Binary) or rule.name in _SUMS
+    if isinstance(rule, Binary):
+        return rule.name in SUMS or weights_of(graph, node) is not None
+    return True
+
+
+def _sends_nothing(node: Node) -> bool:
+    """Whether a chain takes from its map only what has no derivative, such as places of maxima."""
+    return isinstance(node.function, Chain) and not node.function.differentiable
 
 
 def obstacle(graph: Graph, tops: Collection[int]) -> Node | None:
     """The last node that these nodes depend on and that no cone goes through, if there is one."""
     for index in sorted(graph.ancestors(tops), reverse=True):
         node = graph.nodes[index]
-        understood = isinstance(node.rule, Input) or (below.knows(node.rule) and _linear(node.rule))
-        cut = node.target in _CUTS or bool(node.custom) or _hides_rectifier(node)
+        known = below.knows(node.rule) and _is_linear(graph, node)
+        understood = isinstance(node.rule, Input) or known
+        cut = node.target in _CUTS and not isinstance(node.rule, Fixed)
+        cut = cut or bool(node.custom) or _hides_rectifier(node) or _sends_nothing(node)
         if not understood or cut or not node.is_map:
             return node
     return None
@@ -102,6 +112,9 @@ def _evaluate(node: Node, values: dict[int, Any], observed: Observed) -> Any:
         observed.inputs[node.index] = values[node.inputs[0]]
         if manner.rule == "deconv" and isinstance(rule, Pointwise | Pixelwise):
             observed.left.extend(_left_to_gradient(node, values[node.inputs[0]]))
+    weights = weights_of(observed.graph, node)
+    if weights is not None:
+        observed.inputs[node.index] = values[weights]
     if not isinstance(rule, MaxPool):
         return observed.graph.evaluate(node, values)
     window = (rule.kernel, rule.stride, rule.padding, rule.dilation, rule.ceil_mode, rule.relu)

@@ -20,7 +20,6 @@ from zfcuda.cones.forward import advance, map_sums, treats_pixels_alone
 from zfcuda.cones.operators.behaviours import Step, around
 from zfcuda.cones.operators.patches import Patches, full, occluders
 from zfcuda.cones.steps import Schedule, run
-from zfcuda.graph.nodes import Shape
 from zfcuda.ops.windows import pixels
 
 _TAIL = 512  # positions whose vectors are worth collecting for one pass of the linear layers
@@ -244,7 +243,7 @@ def _on_whole_maps(
     for step in schedule.steps[1:]:
         if step.value in schedule.cones:
             continue
-        if isinstance(step.rule, Shape):
+        if step.counts_only:
             stand_ins = _stand_ins(schedule, step, len(members), handed)
             values[step.value] = run(schedule, step, {**values, **stand_ins})
         else:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zfcuda.cones.operators.behaviours import field
 from zfcuda.cones.operators.rectangles import ReceptiveField
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import Graph, Input, Node, Opaque, Shape
+from zfcuda.graph.nodes import Fixed, Graph, Input, Node, Opaque, Rearrangement, Shape
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import plain
 from zfcuda.inference.layers import Layers, find_layers
@@ -56,7 +56,9 @@ def _field(graph: Graph, node: Node, below: Sequence[ReceptiveField | str]) -> R
     """What a node's units see, from what those of its inputs see."""
     if isinstance(node.rule, Input):
         return ReceptiveField((1, 1), (1, 1), (0, 0))
-    inputs = [below[i] for i in node.inputs if not isinstance(graph.nodes[i].rule, Shape)]
+    inputs = [below[i] for i in node.inputs if not isinstance(graph.nodes[i].rule, Shape | Fixed)]
+    if isinstance(node.rule, Fixed):
+        return "does not depend on the image"
     for reason in inputs:
         if isinstance(reason, str):
             return reason
@@ -65,7 +67,9 @@ def _field(graph: Graph, node: Node, below: Sequence[ReceptiveField | str]) -> R
     if any(one.stride != inputs[0].stride for one in inputs):
         return f"fields of different strides meet in '{_name(graph, node)}'"
     found = field(node.rule, _enclosing(inputs))
-    return found or f"pixels are copied out of their order in '{_name(graph, node)}'"
+    if found is None and isinstance(node.rule, Rearrangement):
+        return f"pixels are copied out of their order in '{_name(graph, node)}'"
+    return found or f"units' fields are not evenly spaced in '{_name(graph, node)}'"
 
 
 def _enclosing(fields: Sequence[ReceptiveField]) -> ReceptiveField:

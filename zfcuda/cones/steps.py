@@ -19,7 +19,6 @@ from zfcuda.graph.nodes import (
     MaxPool,
     Node,
     Pointwise,
-    Shape,
     last_takers,
     released,
 )
@@ -64,7 +63,7 @@ class Schedule:
         taken = {
             value
             for step in self.steps[1:]
-            if step.value not in self.cones and not isinstance(step.rule, Shape)
+            if step.value not in self.cones and not step.counts_only
             for value in step.inputs
         }
         return frozenset((taken | {self.output}) & inside)

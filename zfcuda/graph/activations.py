@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zfcuda.graph.nodes import Pointwise, Sized, Value
-from zfcuda.graph.reading import Reader, Reading, is_map, is_number, reader
+from zfcuda.graph.reading import Reader, Reading, is_map, is_number, reader, two_maps
 
 __all__: list[str] = []  # all is entered into the registry of readers
 
@@ -122,6 +122,9 @@ def _rrelu(
 
 @reader("pow")
 def _power(x: Any, exponent: Any) -> Reading | None:
+    both = two_maps("pow", torch.pow, x, exponent)
+    if both is not None:
+        return both
     if not is_map(x) or not is_number(exponent):
         return None
     return Pointwise("pow", functools.partial(torch.pow, exponent=exponent)), (x,)

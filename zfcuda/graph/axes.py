@@ -357,13 +357,26 @@ def _padded(node: Node, sizes: Sizes, x: Axes, pad: Sequence[int], value: Any = 
 # --- numbers of one pixel together ----------------------------------------------------------------
 
 
-@rule("_softmax", "_log_softmax", "cumsum", "softmax", "log_softmax")
-def _along(node: Node, sizes: Sizes, x: Axes, dim: int, *_: Any, **__: Any) -> Axes | None:
-    return x if channels_in(x[dim]) else None
+@rule("_softmax", "_log_softmax", "cumsum", "cumprod", "softmax", "log_softmax", "sort")
+def _along(node: Node, sizes: Sizes, x: Axes, dim: int = -1, *_: Any, **__: Any) -> Axes | None:
+    return x if isinstance(dim, int) and channels_in(x[dim]) else None
+
+
+@rule("glu")
+def _gated(node: Node, sizes: Sizes, x: Axes, dim: int = -1) -> Axes | None:
+    return _replaced(x, dim, (size_of(x[dim], sizes) // 2,)) if channels_in(x[dim]) else None
+
+
+@rule("topk")
+def _largest(
+    node: Node, sizes: Sizes, x: Axes, count: Any, dim: int = -1, *_: Any, **__: Any
+) -> Axes | None:
+    return _replaced(x, dim, (count,)) if channels_in(x[dim]) and type(count) is int else None
 
 
 @rule(
-    "sum", "mean", "var", "std", "amax", "amin", "linalg_vector_norm", "logsumexp", "norm", "prod"
+    "sum", "mean", "var", "std", "amax", "amin", "linalg_vector_norm", "logsumexp", "norm", "prod",
+    "max", "min", "argmax", "argmin", "median", "all", "any",
 )  # fmt: skip
 def _reduced(
     node: Node, sizes: Sizes, x: Axes, *more: Any, keepdim: bool = False, dim: Any = None, **_: Any
@@ -406,7 +419,10 @@ def _linear(node: Node, sizes: Sizes, *given: Given) -> Axes | None:
 
 
 @rule("bmm")
-def _bmm(node: Node, sizes: Sizes, a: Given, b: Given) -> Axes | None:
+def _bmm(node: Node, sizes: Sizes, a: Given, b: Given = None) -> Axes | None:
+    if b is None:  # with weights that are the same for all
+        rows, dim = node.function.weight.shape[0], node.function.axis
+        return _replaced(a, dim, (rows,)) if channels_in(a[dim]) else None
     if _is_axes(a) and isinstance(b, Tensor):
         if channels_in(a[0]) and channels_in(a[2]):
             return (a[0], a[1], (b.shape[2],))

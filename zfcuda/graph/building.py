@@ -16,6 +16,14 @@ from torch import Tensor
 from zfcuda.graph import activations as _activations  # noqa: F401  (enters its readers)
 from zfcuda.graph.axes import Axes, axes_of_maps, result_axes, size_of
 from zfcuda.graph.calls import Call, Record, Recorded, Ref, end_of
+from zfcuda.graph.fixed import (
+    ALIKE,
+    ConstantMap,
+    choice,
+    constant_map,
+    is_fixed_map,
+    product_with_weights,
+)
 from zfcuda.graph.functions import MadeFor, ResultOf, in_any_layout
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.layouts import Layout, keeps_channels
@@ -24,6 +32,7 @@ from zfcuda.graph.nodes import (
     AdaptiveMaxPool,
     Binary,
     Concat,
+    Fixed,
     Graph,
     Input,
     Node,
@@ -37,8 +46,8 @@ from zfcuda.graph.nodes import (
     values_in,
 )
 from zfcuda.graph.pixelwise import Chain, chain_to
-from zfcuda.graph.reading import read
-from zfcuda.graph.recognition import as_torch_does, torchs_contrast
+from zfcuda.graph.reading import Reading, read
+from zfcuda.graph.recognition import as_torch_does, instance_norm, torchs_contrast
 from zfcuda.graph.reductions import InTurn, dims_of, of_whole_maps, one_axis_after_the_other
 from zfcuda.graph.resampling import pixels_resampled
 from zfcuda.graph.schemas import bare, sizes_of
@@ -150,7 +159,8 @@ class _Builder:
             for name, mine in call.kwargs.items()
         }
         of_type = call.name.startswith("new_") and isinstance(args[0], Value)
-        if of_type and not _sizes_in((args[1:], kwargs)):  # it takes no more of it than its type
+        sized = bool(_sizes_in((args[1:], kwargs)))
+        if of_type and (call.name in ALIKE or not sized):  # it takes no more of it than its type
             args = (torch.empty(0, dtype=args[0].dtype, device=args[0].device), *args[1:])
         values = self._by_call[number]
         held = values_in((args, kwargs))
@@ -187,13 +197,9 @@ class _Builder:
         function = ResultOf(function, recorded.place) if call.several else function
         if not values_in((args, kwargs)):  # made for as many images as there are
             args = (Value(0, *self._about(0)), *args)
-            node = self._node(call, Shape(), (0,), None, MadeFor(function), args, kwargs)
-            self._add(node, value, sizes)
+            self._fix(call, result, MadeFor(function), args, kwargs, value)
             return
-        found = read(call, recorded.place, args, kwargs, result)
-        if call.name == "div":
-            contrast = torchs_contrast(self._nodes, args, call.custom)
-            found = found if contrast is None else (contrast, args[:1], as_torch_does(contrast))
+        found, args = self._read(call, recorded.place, args, kwargs, result)
         if found is None and given is not None and given.index in self._local:
             found = pixels_resampled(call, recorded.place, args, kwargs, result)
         if found is None:
@@ -216,6 +222,60 @@ class _Builder:
         if _sizes_in((node.args, node.kwargs)) and node._counted is None:
             raise Untraceable(f"{node.spelled} mixes the images of a batch")
         self._add(node, value, sizes)
+
+    def _read(
+        self, call: Call, place: int, args: Any, kwargs: Any, result: Value
+    ) -> tuple[Reading | None, Any]:
+        """The rule of a call, if it has one by itself or with those before it, and its arguments
+        with constants that act on maps as maps."""
+        taken = tuple(values_in((args, kwargs)))
+        if result.is_map and all(isinstance(self._nodes[v.index].rule, Fixed) for v in taken):
+            return (Fixed(result.dtype), taken), args
+        constant = constant_map(call, args)
+        if constant is not None and self._is_map(constant[1]):
+            at, x = constant
+            fixed = self._constant_map(call, args[at], x)
+            given = (*args[:at], fixed, *args[at + 1 :])
+            chosen = choice(call, given)
+            found = read(call, place, given, kwargs, result) if chosen is None else chosen
+            if found is not None:
+                return found, given
+        match call.name:
+            case "div":
+                contrast = torchs_contrast(self._nodes, args, call.custom)
+                if contrast is not None:
+                    return (contrast, args[:1], as_torch_does(contrast)), args
+            case "bmm":
+                product = product_with_weights(self._nodes, *args)
+                if product is not None:
+                    return product, args
+            case "view":
+                norm = instance_norm(self._nodes, args[0], result)
+                if norm is not None:
+                    return norm, args
+        return read(call, place, args, kwargs, result), args
+
+    def _constant_map(self, call: Call, constant: Tensor, x: Value) -> Value:
+        """A node for a constant that acts on the map ``x``, as maps of its size and dtype."""
+        shape = (constant.shape[-3] if constant.dim() > 2 else 1, *x.shape[1:])
+        function = ConstantMap(shape, x.dtype)
+        args = (Value(0, *self._about(0)), constant)
+        made = replace(call, function=function, layer=None, author="constant", custom="")
+        node = self._node(made, Fixed(x.dtype), (0,), shape, function, args, {})
+        self._local.add(node.index)
+        return self._appended(node, x)
+
+    def _fix(
+        self, call: Call, made: Value, function: MadeFor, args: Any, kwargs: Any, value: int
+    ) -> None:
+        """A node for what depends on the number of images only."""
+        if is_fixed_map(call, made):
+            node = self._node(call, Fixed(made.dtype), (0,), made.shape, function, args, kwargs)
+            self._axes[node.index] = axes_of_maps(made.shape[0])
+            self._grids[node.index] = made.shape[1:]
+        else:
+            node = self._node(call, Shape(), (0,), None, function, args, kwargs)
+        self._add(node, value, made.sizes)
 
     def _find_axes(self, node: Node, sizes: tuple[int | Sized, ...]) -> None:
         """Note which axes the node's value has: by the rule of its call, or those of maps."""

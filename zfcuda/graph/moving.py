@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from zfcuda.graph.nodes import (
+    Fixed,
     Moved,
     Node,
     Opaque,
@@ -99,7 +100,7 @@ def _of_sizes(value: Value, images: int) -> Tensor:
 
 def moves(node: Node) -> bool:
     """Whether a call without a rule of its own moves numbers only."""
-    return isinstance(node.rule, Opaque | Shape) and node.target in _MOVE | _MADE
+    return isinstance(node.rule, Opaque | Shape | Fixed) and node.target in _MOVE | _MADE
 
 
 def chains_followed(

@@ -46,6 +46,30 @@ class Conv(Rule):
         return (self.weight.shape[2], self.weight.shape[3])
 
 
+@dataclass(frozen=True, eq=False)
+class TransposedConv(Rule):
+    """2-d transposed convolution: a pixel in row i adds to the rows i * stride - padding + tap *
+    dilation. ``weight`` [C,C'/groups,kh,kw] takes C maps to C'; ``output_padding`` more rows and
+    columns at the end."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: Pair
+    padding: Pair
+    output_padding: Pair
+    dilation: Pair
+    groups: int
+
+    @property
+    def kernel(self) -> Pair:
+        return (self.weight.shape[2], self.weight.shape[3])
+
+    @property
+    def channels(self) -> int:
+        """Of its value."""
+        return self.weight.shape[1] * self.groups
+
+
 @dataclass(frozen=True)
 class MaxPool(Rule):
     """Max-pooling; ``relu``: of the rectified map (:class:`zfcuda.nn.MaxPool2d`)."""
@@ -241,6 +265,14 @@ class Binary(Rule):
 
 
 @dataclass(frozen=True)
+class Fixed(Rule):
+    """Maps that are the same whatever the images show: parameters of a position, coordinates,
+    masks. The node takes the images, to be expanded over as many, or other fixed maps."""
+
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
 class Identity(Rule):
     """The value as it is."""
 
@@ -377,6 +409,8 @@ class Node:
         name = self.target.strip("_")
         if name == "view" and self.shape is not None and len(self.shape) == 1:
             return "flatten"
+        if isinstance(self.rule, TransposedConv):
+            return "conv_transpose2d"
         return _SPELLED.get(name, name)
 
     @cached_property

@@ -38,11 +38,25 @@ _BLOCK = 1024  # pixels
 class Linear:
     """``F.linear`` with these weights, as a node's function."""
 
+    axis = -1
+
     weight: Tensor
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class LeftLinear:
+    """``weight @ x``, over the next to last axis, as a node's function."""
+
+    axis = -2
+
+    weight: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.matmul(self.weight, x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +92,23 @@ class Chain:
         last = self.calls[-1]
         one = last.module is not None and all(call.module == last.module for call in self.calls)
         return one or last.rule.name not in ("add", "sub")
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether it has a derivative, which may be zero: not where all that it takes of its map
+        are integers and truth values."""
+        dtypes = {
+            value.index: value.dtype
+            for call in self.calls
+            for value in values_in((call.args, call.kwargs))
+        }
+        reached = {self.source.index}
+        for call in self.calls:
+            floats = dtypes.get(call.index, self.source.dtype).is_floating_point
+            taken = {value.index for value in values_in((call.args, call.kwargs))}
+            if floats and taken & reached:
+                reached.add(call.index)
+        return self.calls[-1].index in reached
 
     def __call__(self, x: Tensor) -> Tensor:
         n, _, h, w = x.shape
@@ -184,7 +215,7 @@ def fan_in(node: Node) -> int:
     if isinstance(node.function, Chain):
         parts = [call for call in node.function.calls if call.shape is not None]
         return sum(fan_in(call) * math.prod(call.shape) for call in parts) // math.prod(node.shape)
-    if isinstance(node.function, Linear):
+    if isinstance(node.function, Linear | LeftLinear):
         return node.function.weight.shape[1]
     return 0
 

@@ -27,6 +27,7 @@ from zfcuda.graph.nodes import (
     Pointwise,
     Rule,
     Sized,
+    TransposedConv,
     Value,
 )
 from zfcuda.graph.pixelwise import Linear
@@ -114,9 +115,13 @@ def _convolution(
     output_padding: Any, groups: int,
 ) -> Reading | None:  # fmt: skip
     fixed = isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
-    if not is_map(x) or not fixed or transposed or weight.dim() != 4:
+    if not is_map(x) or not fixed or weight.dim() != 4:
         return None
-    rule = Conv(weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups)
+    before, after = (_pair(stride), _pair(padding)), (_pair(dilation), groups)
+    if transposed:
+        rule = TransposedConv(weight, bias, *before, _pair(output_padding), *after)
+    else:
+        rule = Conv(weight, bias, *before, *after)
     return rule, (x,)
 
 
@@ -250,12 +255,24 @@ def _batch_norm(
     given = [v for v in (mean, variance, weight, bias) if v is not None]
     if training or not is_map(x) or not all(isinstance(v, Tensor) for v in given):
         return None
+    return affine_of(x, weight, bias, mean, variance, eps), (x,)
+
+
+def affine_of(
+    x: Value,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+) -> Affine:
+    """A normalisation of the map ``x`` by fixed statistics, all [C]."""
     # In double: the scale is rounded once, as torch's own is.
     scale = (variance.double() + eps).rsqrt()
     scale = scale if weight is None else scale * weight.double()
     shift = -mean.double() * scale
     shift = shift if bias is None else shift + bias.double()
-    return Affine(scale.to(x.dtype), shift.to(x.dtype)), (x,)
+    return Affine(scale.to(x.dtype), shift.to(x.dtype))
 
 
 @reader("_native_batch_norm_legit_no_training")
@@ -285,7 +302,7 @@ def _scaled(function: Callable[..., Tensor], alpha: Any) -> Callable[..., Tensor
     return function if alpha == 1 else functools.partial(function, alpha=alpha)
 
 
-def _two_maps(name: str, function: Callable[..., Tensor], a: Any, b: Any) -> Reading | None:
+def two_maps(name: str, function: Callable[..., Tensor], a: Any, b: Any) -> Reading | None:
     """Of one size and dtype; one may have a single channel for all of the other's."""
     if not (is_map(a) and is_map(b)) or a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
         return None
@@ -325,7 +342,7 @@ def _affine(x: Value, scale: Tensor | float, shift: Tensor | float) -> Reading |
 @reader("add")
 def _add(a: Any, b: Any, positional: Any = 1, *, alpha: Any = 1) -> Reading | None:
     alpha = alpha if positional == 1 else positional
-    both = _two_maps("add", _scaled(torch.add, alpha), a, b)
+    both = two_maps("add", _scaled(torch.add, alpha), a, b)
     if both is not None:
         return both
     x, other, times = (a, b, alpha) if is_map(a) else (b, a, 1)
@@ -338,7 +355,7 @@ def _add(a: Any, b: Any, positional: Any = 1, *, alpha: Any = 1) -> Reading | No
 @reader("sub")
 def _sub(a: Any, b: Any, positional: Any = 1, *, alpha: Any = 1) -> Reading | None:
     alpha = alpha if positional == 1 else positional
-    both = _two_maps("sub", _scaled(torch.sub, alpha), a, b)
+    both = two_maps("sub", _scaled(torch.sub, alpha), a, b)
     if both is not None:
         return both
     if is_map(a):
@@ -355,7 +372,7 @@ def _rsub(a: Any, b: Any, positional: Any = 1, *, alpha: Any = 1) -> Reading | N
 
 @reader("mul")
 def _mul(a: Any, b: Any) -> Reading | None:
-    both = _two_maps("mul", torch.mul, a, b)
+    both = two_maps("mul", torch.mul, a, b)
     if both is not None:
         return both
     x, other = (a, b) if is_map(a) else (b, a)
@@ -367,7 +384,7 @@ def _mul(a: Any, b: Any) -> Reading | None:
 def _div(a: Any, b: Any, *, rounding_mode: Any = None) -> Reading | None:
     if rounding_mode is not None:
         return None
-    both = _two_maps("div", torch.div, a, b)
+    both = two_maps("div", torch.div, a, b)
     if both is not None:
         return both
     scale = _per_channel(a, b)
@@ -385,7 +402,7 @@ def _one_by_one(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Re
         return None
     maps = [a for a in args if isinstance(a, Value)]
     if len(maps) == 2 and len(args) == 2 and not kwargs:
-        return _two_maps(call.name, call.function, *maps)
+        return two_maps(call.name, call.function, *maps)
     if len(maps) != 1 or not is_map(maps[0]):
         return None
     others = [a for a in (*args, *kwargs.values()) if a is not maps[0]]

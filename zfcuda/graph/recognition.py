@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zfcuda.graph.nodes import Lrn, Node, Value
+from zfcuda.graph.fixed import repeated
+from zfcuda.graph.nodes import Lrn, Node, Sized, Value
 from zfcuda.graph.pixelwise import Chain
+from zfcuda.graph.reading import Reading, affine_of
 
 
 def torchs_contrast(nodes: Sequence[Node], args: Sequence[Any], custom: str) -> Lrn | None:
@@ -51,6 +53,39 @@ def as_torch_does(rule: Lrn) -> Callable[[Tensor], Tensor]:
     )
 
 
+def instance_norm(nodes: Sequence[Node], last: Any, result: Value) -> Reading | None:
+    """What a view is if it is the last call of an instance norm with running statistics: to torch
+    all maps of all images are maps of one, whose statistics are repeated for every image."""
+    norm = nodes[last.index] if isinstance(last, Value) else None
+    if norm is None or norm.target not in _BATCH_NORMS or norm.function.place != 0:
+        return None
+    given, *vectors = norm.args[:5]
+    *_, eps = norm.args
+    below = nodes[given.index]
+    x = below.args[0] if below.target == "view" and below.args else None
+    if not isinstance(x, Value) or not x.is_map:
+        return None
+    if (x.sizes, x.dtype) != (result.sizes, result.dtype):
+        return None
+    channels, height, width = x.shape
+    if given.sizes != (1, Sized(0, channels), height, width):
+        return None
+    own = [v if v is None else repeated(nodes, v, Sized(0, 1)) for v in vectors]
+    if any(a is None and b is not None for a, b in zip(own, vectors, strict=True)):
+        return None
+    weight, bias, mean, variance = own
+    if mean is None or variance is None or any(v is not None and len(v) != channels for v in own):
+        return None
+    function = functools.partial(
+        F.batch_norm, running_mean=mean, running_var=variance, weight=weight, bias=bias, eps=eps
+    )
+    return affine_of(x, weight, bias, mean, variance, eps), (x,), function
+
+
+_BATCH_NORMS = (
+    "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm",
+    "_native_batch_norm_legit_no_training",
+)  # fmt: skip
 _CONTRAST = [
     "pow", "add", "mul", "squeeze", "avg_pool3d", "constant_pad_nd", "view", "mul",
 ]  # fmt: skip

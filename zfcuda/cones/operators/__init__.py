@@ -9,19 +9,23 @@ the signals of units, what it costs, and the words for it: each function is a ca
 from zfcuda.cones.operators import (
     convolution,
     each_pixel,
+    fixed,
     global_pools,
     joining,
     pooling,
     rearranging,
     resampling,
+    transposed_convolution,
 )
 
 __all__ = [
     "convolution",
     "each_pixel",
+    "fixed",
     "global_pools",
     "joining",
     "pooling",
     "rearranging",
     "resampling",
+    "transposed_convolution",
 ]

@@ -57,7 +57,8 @@ class Observed:
     Attributes:
         outputs: the maps [n,C,h,w] of the nodes that units are in.
         switches: of every max-pooling, as pixels [n,OH,OW,C].
-        inputs: the maps that nodes took whose gradient at the forward point is wanted.
+        inputs: the maps that nodes took whose gradient at the forward point is wanted, and the
+            fixed ones that nodes multiply others with.
         left: names of the nonlinearities the deconvnet has no rule for.
     """
 

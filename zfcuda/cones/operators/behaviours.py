@@ -17,7 +17,7 @@ from torch import Tensor
 from zfcuda.cones.operators.patches import Patches
 from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, clip, is_empty, join_boxes
 from zfcuda.cones.operators.signals import Signal
-from zfcuda.graph.nodes import Affine, Node, Pair, Pointwise, Rule
+from zfcuda.graph.nodes import Affine, Fixed, Node, Pair, Pointwise, Rule, Shape
 
 Result = TypeVar("Result")
 Case = TypeVar("Case", bound=Callable[..., Any])
@@ -57,6 +57,12 @@ class Step:
     def size(self) -> Pair:
         """(height, width) of its maps; a vector's numbers are maps of one pixel."""
         return (1, 1) if len(self.shape) == 1 else self.shape[1:]
+
+    @property
+    def counts_only(self) -> bool:
+        """Whether it takes the images only to know how many there are."""
+        fixed = isinstance(self.rule, Fixed) and self.inputs == (0,)
+        return fixed or isinstance(self.rule, Shape)
 
 
 class Naming(NamedTuple):

@@ -38,6 +38,7 @@ from zfcuda.graph.nodes import (
     Pointwise,
     Rule,
 )
+from zfcuda.graph.pixelwise import Chain
 from zfcuda.ops.windows import as_maps, pixels
 
 Sent = list[tuple[int, Signal]]  # which nodes get which signals
@@ -129,8 +130,15 @@ def _by_gradient(rule: Pointwise | Pixelwise, manner: Manner) -> bool:
 @below.of(Pointwise)
 def _below_function(rule: Pointwise, batch: Batch, node: Node, signal: Signal) -> Sent:
     if batch.manner.rectifies(rule):
-        return [(node.inputs[0], signal.rectified())]
-    return [(node.inputs[0], times_derivative(batch, node, rule.function, signal))]
+        return [(node.inputs[0], _cast_back(rule, signal.rectified()))]
+    sent = times_derivative(batch, node, rule.function, signal)
+    return [(node.inputs[0], _cast_back(rule, sent))]
+
+
+def _cast_back(rule: Pointwise | Pixelwise, signal: Signal) -> Signal:
+    """The signal in the dtype of the maps below, where a chain of calls casts them."""
+    chain = rule.function
+    return signal.cast(chain.source.dtype) if isinstance(chain, Chain) else signal
 
 
 def times_derivative(batch: Batch, node: Node, function: Any, signal: Signal) -> Signal:
@@ -157,7 +165,8 @@ def _below_pixels(rule: Pixelwise, batch: Batch, node: Node, signal: Signal) -> 
     maps = batch.observed.inputs[node.index]
     picked = batch.observed.once(node, lambda: _picked(rule, maps))
     if picked is not None:
-        return [(node.inputs[0], signal.into_channels(picked, maps.shape[1]))]
+        sent = signal.into_channels(picked, maps.shape[1])
+        return [(node.inputs[0], _cast_back(rule, sent))]
     return [(node.inputs[0], _through(rule.function, batch, node, signal))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from zfcuda.cones.operators.patches import (
     patches_at,
 )
 from zfcuda.cones.operators.rectangles import Boxes, areas
-from zfcuda.cones.operators.signals import Signal
-from zfcuda.graph.nodes import Binary, Concat, Node
-from zfcuda.ops.windows import window_table
+from zfcuda.cones.operators.signals import Points, Signal, at, gather, table
+from zfcuda.graph.fixed import Masked
+from zfcuda.graph.nodes import Binary, Concat, Fixed, Graph, Node
+from zfcuda.ops.windows import pixels, window_table
 
 finishes.of(Concat, Binary)(lambda rule: True)
 
@@ -100,23 +102,63 @@ def _added(step: Step, own: Patches, other: Patches, base: Tensor) -> Patches:
 
 @below.of(Binary)
 def _to_both(rule: Binary, batch: Batch, node: Node, signal: Signal) -> Sent:
-    """Of sums and differences: :func:`zfcuda.cones.observing.obstacle` lets no others pass."""
-    second = signal.copied()
-    if rule.weight != 1:
-        second = second.scaled(torch.tensor(rule.weight, dtype=torch.float64))
-    return [
-        (taken, own.in_one_channel() if batch.graph.nodes[taken].shape[0] < node.shape[0] else own)
-        for taken, own in zip(node.inputs, (signal, second), strict=True)
-    ]
+    """Of what is linear: :func:`zfcuda.cones.observing.obstacle` lets nothing else pass."""
+    sent: Sent = []
+    for place, source in enumerate(node.inputs):
+        taken = batch.graph.nodes[source]
+        if isinstance(taken.rule, Fixed):
+            continue
+        own = signal if place == 0 else signal.copied()
+        if rule.name not in SUMS:
+            own = _weighted(rule, batch, node, own)
+        elif place == 1 and rule.weight != 1:
+            own = own.scaled(torch.tensor(rule.weight, dtype=torch.float64))
+        sent.append((source, own.in_one_channel() if taken.shape[0] < node.shape[0] else own))
+    return sent
+
+
+def _weighted(rule: Binary, batch: Batch, node: Node, signal: Signal) -> Signal:
+    """What goes down to the map that is multiplied with a fixed one."""
+    observed = batch.observed
+    weights = observed.once(node, lambda: pixels(_weights(rule, observed.inputs[node.index][:1])))
+    channels = weights.shape[3]  # or one for all
+    if isinstance(signal, Points):
+        first = np.zeros_like(signal.channels)
+        own = at(weights, first, *signal.places.T, signal.channels if channels > 1 else first)
+        return replace(signal, values=signal.values * own)
+    signal = signal.on_the_map(node.shape[1:])
+    count, height, width = signal.data.shape[:3]
+    own = weights.new_empty(count, height, width, channels)
+    rows = table(np.zeros(1, np.int64), None, signal.origins, height, width, own.device)
+    gather(weights, None, rows, own)
+    return replace(signal, data=signal.data * own)
+
+
+def _weights(rule: Binary, fixed: Tensor) -> Tensor:
+    if isinstance(rule.function, Masked):
+        return rule.function.kept(fixed)
+    return fixed.reciprocal() if rule.name == "div" else fixed
+
+
+def weights_of(graph: Graph, node: Node) -> int | None:
+    """The fixed map that a node multiplies another map with; None where it does not."""
+    rule = node.rule
+    if not isinstance(rule, Binary) or rule.name in SUMS:
+        return None
+    fixed = [isinstance(graph.nodes[i].rule, Fixed) for i in node.inputs]
+    if fixed == [True, False] and rule.name == "mul":
+        return node.inputs[0]
+    linear = rule.name in ("mul", "div") or isinstance(rule.function, Masked)
+    return node.inputs[1] if fixed == [False, True] and linear else None
 
 
 @words.of(Binary)
 def _sum(rule: Binary, node: Node) -> Naming | None:
-    kind = _SUMS.get(rule.name)
+    kind = SUMS.get(rule.name)
     if kind is None:
         return None
     times = f", to the second times {rule.weight:g}" if abs(rule.weight) != 1 else ""
     return Naming(kind, "element by element", "copying", f"the signal to both{times}")
 
 
-_SUMS = {"add": "sum", "sub": "difference"}
+SUMS = {"add": "sum", "sub": "difference"}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.cones.operators.rectangles import Boxes, SlidingWindow, areas
+from zfcuda.graph.nodes import Pair
 from zfcuda.ops.windows import as_maps, window_table
 
 # Windows gathered for one convolution call, bytes: they should still be in the cache when it
@@ -77,6 +78,7 @@ def on_equal_windows(
     shape: Sequence[int],
     work: int,
     function: Callable[[Tensor, np.ndarray], Tensor],
+    scale: Pair = (1, 1),
 ) -> Patches:
     """What a function makes of sliding windows, on batches of equal ones.
 
@@ -87,6 +89,7 @@ def on_equal_windows(
         work: multiply-adds for each of their pixels.
         function: of windows' pixels [p,C,h,w], channels_last, and of the places [p,2] of what is
             made of them on its map; makes [p,C',h',w'] of them.
+        scale: rows and columns that are made for each place; patches' boxes are in these.
     """
     kernel, stride, padding = (
         np.array(window.kernel),
@@ -109,9 +112,9 @@ def on_equal_windows(
             windows = gathered([(some_of(source, some), base)], inputs)
             y = function(as_maps(windows.view(len(some), *extent.tolist(), -1)), start)
             rows[some, 1] = len(buffers)
-            rows[some, 2] = np.arange(len(some)) * (size[0] * size[1])
-            rows[some, 3] = size[1]
-            rows[some, 4:] = np.concatenate([start, start + size], 1)
+            rows[some, 2] = np.arange(len(some)) * (size[0] * scale[0] * size[1] * scale[1])
+            rows[some, 3] = size[1] * scale[1]
+            rows[some, 4:] = np.concatenate([start * scale, (start + size) * scale], 1)
             buffers.append(as_pixels(y))
     return few(Patches(buffers or [base.new_empty(0, channels)], rows))
 

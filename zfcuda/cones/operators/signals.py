@@ -59,6 +59,9 @@ class Points:
             scale = at(scale.view(-1), self.channels)
         return replace(self, values=self.values * scale)
 
+    def cast(self, dtype: torch.dtype) -> Points:
+        return replace(self, values=self.values.to(dtype))
+
     def rectified(self) -> Points:
         return replace(self, values=self.values.clamp_min(0))
 
@@ -110,6 +113,9 @@ class Windows:
         """Times a number, or one per channel [C]."""
         self.data.mul_(scale.to(self.data.dtype))
         return self
+
+    def cast(self, dtype: torch.dtype) -> Windows:
+        return replace(self, data=self.data.to(dtype))
 
     def rectified(self) -> Windows:
         self.data.clamp_min_(0)

@@ -8,7 +8,8 @@ images are numbered, all of their elements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -45,7 +46,6 @@ _MADE = _NEW | {
     "zeros_like",
 }  # fmt: skip
 _LONGEST = 128  # calls
-_IMAGES = 3
 _PARTS = 1024  # that maps may have to be told apart in
 
 
@@ -198,45 +198,54 @@ def _chain_to(nodes: Sequence[Node], last: Node) -> Moving | None:
 
 def _rule_of(chain: Moving, last: Node) -> Rearrangement | None:
     """The rule of a chain; None where rows depend on columns, or pixels on other images'."""
-    x = chain.source
-    ones = torch.ones(_IMAGES, *x.shape, dtype=x.dtype, device=x.device)
-    made = chain(ones)
-    if made.dtype != x.dtype or made.shape != (_IMAGES, *last.shape):
+    found = _elements_moved(chain, last.shape)
+    if found is None:
         return None
-    filled = made == chain(-ones)
-    fills = made[filled].unique()
-    if len(fills) > 1:
-        return None
-    found = [_numbers_moved(chain, ones, axis, filled) for axis in range(4)]
-    images = torch.arange(_IMAGES, device=x.device)[:, None, None, None]
-    if not ((found[0] == images) | filled).all():
-        return None
-    if any((each != each[:1]).any() for each in (*found[1:], filled)):
-        return None
-    channels, rows, columns = (each[0] for each in found[1:])
-    places = _apart(rows, columns, filled[0])
+    index, fill = found
+    (_, height, width), filled = chain.source.shape, index < 0
+    lines = index.div(width, rounding_mode="floor")
+    channels = lines.div(height, rounding_mode="floor")
+    rows = (lines - channels * height).masked_fill_(filled, -1)
+    columns = (index - lines * width).masked_fill_(filled, -1)
+    places = _apart(rows, columns, filled)
     if places is None:
         return None
     parts = _parts(*(each.cpu().numpy().astype(np.int64) for each in (channels, *places)))
-    return None if parts is None else Rearrangement(last.spelled, chain, parts, float(fills.sum()))
+    return None if parts is None else Rearrangement(last.spelled, chain, parts, fill)
 
 
-def _numbers_moved(
-    function: Callable[[Tensor], Tensor], ones: Tensor, axis: int, filled: Tensor
-) -> Tensor:
-    """Where on an axis of [n,C,h,w] each element of a result comes from; -1 for one that is
-    ``filled``. In the maps' own numbers, for kernels round in them: digit by digit."""
-    base = min(2**20, int(1 / torch.finfo(ones.dtype).eps) // 4)
-    shape = [-1 if d == axis else 1 for d in range(4)]
-    places = torch.arange(ones.shape[axis], device=ones.device)
-    found: Any = 0
-    factor = 1
-    while factor == 1 or factor < len(places):
-        digit = places // factor % base
-        given = (digit + 1).view(shape).to(ones.dtype) * ones
-        found = found + (function(given).to(torch.int32) - 1) * factor
+def _elements_moved(chain: Moving, shape: Sequence[int]) -> tuple[Tensor, float] | None:
+    """Which of an image's elements [C,h,w], counted through, each element of a chain's result
+    [C',h',w'] is; -1 where it is the number that comes second. None where there are several such
+    numbers, or images are not moved by themselves.
+
+    The elements of two images are numbered in the maps' own type, for kernels round in it: digit by
+    digit. What does not change its sign with them is none of theirs.
+    """
+    x = chain.source
+    size = math.prod(x.shape)
+    kind = torch.int32 if 2 * size < 2**31 else torch.int64
+    numbers = torch.arange(2 * size, dtype=kind, device=x.device).view(2, *x.shape)
+    base = 2 ** min(30, round(-math.log2(torch.finfo(x.dtype).eps)))
+    given = (numbers % base + 1).to(x.dtype)
+    made = chain(given)
+    if made.dtype != x.dtype or made.shape != (2, *shape):
+        return None
+    filled = made == chain(given.neg_())
+    fills = made[filled].unique()
+    if len(fills) > 1:
+        return None
+    index, factor = made.to(kind).sub_(1), base
+    while factor < 2 * size:
+        digit = (numbers // factor % base + 1).to(x.dtype)
+        index += chain(digit).to(kind).sub_(1).mul_(factor)
         factor *= base
-    return found.masked_fill(filled, -1)
+    first, second = index.masked_fill_(filled, -1)
+    alone = (filled[0] == filled[1]) & (filled[0] | (second == first + size))
+    within = filled[0] | ((first >= 0) & (first < size))
+    if not alone.all() or not within.all():
+        return None
+    return first, float(fills.sum())
 
 
 def _apart(rows: Tensor, columns: Tensor, filled: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -267,7 +276,8 @@ def _parts(channels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple
 def _part(
     members: np.ndarray, channels: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> Moved | None:
-    real = channels[:, rows >= 0][:, :, columns >= 0]
+    inside = (rows >= 0).all() and (columns >= 0).all()
+    real = channels if inside else channels[:, rows >= 0][:, :, columns >= 0]
     if not real.size:  # nothing but filling
         return Moved(members, rows, columns, 0 * rows, 0 * columns, 0 * members[None, None])
     by_row, row_phases = _phases(rows, real.transpose(1, 0, 2))

@@ -54,6 +54,9 @@ class Stream(nn.Module):
                     x = torch.sub(x, moved, alpha=2)
                 case "add":
                     x = moved + x
+                case "halves":  # of one value, so that a chain goes over all of them
+                    a, b = torch.cat([moved, y], -1).chunk(2, -1)
+                    x = a * b.sigmoid()
         return self.head(self.back(x, h, w).mean((2, 3)))
 
 
@@ -64,7 +67,7 @@ def picture(h: int = 15, w: int = 13, n: int = 1) -> Tensor:
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from([*LAYOUTS]),
-    st.lists(st.sampled_from(["cat", "mul", "sub", "add"]), min_size=1, max_size=3),
+    st.lists(st.sampled_from(["cat", "mul", "sub", "add", "halves"]), min_size=1, max_size=3),
     st.integers(9, 16),
     st.integers(9, 16),
 )

@@ -6,7 +6,7 @@ constants only are made once.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -216,9 +216,9 @@ class _Builder:
         if isinstance(rule, Opaque | Binary) and recorded.dtype.is_floating_point:
             node = self._shortened(node)
         if isinstance(node.rule, Opaque | Binary | Concat) and not call.several:
-            node = self._in_other_layout(call, node, args, kwargs) or node
+            node = self._on_maps(node, lambda n: self._in_other_layout(call, n, args, kwargs))
         if isinstance(node.rule, Opaque) and recorded.place == 0:
-            node = self._pooled(call, node, args, kwargs, result) or node
+            node = self._on_maps(node, lambda n: self._pooled(call, n, args, kwargs, result))
         if _sizes_in((node.args, node.kwargs)) and node._counted is None:
             raise Untraceable(f"{node.spelled} mixes the images of a batch")
         self._add(node, value, sizes)
@@ -304,6 +304,26 @@ class _Builder:
         return replace(node, rule=chain.rule, inputs=inputs, function=chain, args=args, kwargs={})
 
     # --- maps in other layouts --------------------------------------------------------------------
+
+    def _on_maps(self, node: Node, tried: Callable[[Node], Node | None]) -> Node:
+        """What was tried instead of a node that is not added yet; the node itself, and all as it
+        was before, where that is nothing."""
+        count = len(self._nodes)
+        known = self._axes.get(count), self._grids.get(count), count in self._derived
+        found = tried(node)
+        if found is not None:
+            return found
+        for index in range(count, len(self._nodes) + 1):
+            self._axes.pop(index, None)
+            self._grids.pop(index, None)
+            self._derived.discard(index)
+        del self._nodes[count:]
+        axes, grid, derived = known
+        if axes is not None and grid is not None:
+            self._axes[count], self._grids[count] = axes, grid
+        if derived:
+            self._derived.add(count)
+        return node
 
     def _in_other_layout(self, call: Call, node: Node, args: Any, kwargs: Any) -> Node | None:
         """A sum, product or concatenation of maps in another layout, as one of the maps themselves:

@@ -70,6 +70,7 @@ def told(follower: Any) -> Iterator[None]:
         _tell_of_values(stack, here, follower)
         _tell_of_gradients(stack, here, follower.watched)
         _tell_of_detached(stack, here, follower)
+        _tell_of_scripts(stack, here, follower.watched)
         yield
 
 
@@ -178,6 +179,44 @@ def _tell_of_detached(stack: ExitStack, here: Here, follower: Any) -> None:
 
     _replaced(stack, torch.Tensor, "detach_", detach_)
     _replaced(stack, torch, "detach_", detach_)
+
+
+def _tell_of_scripts(stack: ExitStack, here: Here, watched: Watched) -> None:
+    """TorchScript enters contexts where nobody sees it. All of a function that enters any counts as
+    one that has switched gradients off."""
+
+    def calling(call: Any) -> Any:
+        def called(function: Any, *args: Any, **kwargs: Any) -> Any:
+            if not here() or watched.cut or not _enters_contexts(function):
+                return call.__get__(function)(*args, **kwargs)
+            watched.cut = True
+            try:
+                return call.__get__(function)(*args, **kwargs)
+            finally:
+                watched.cut = False
+
+        return called
+
+    for kind in (torch._C.ScriptFunction, torch._C.ScriptMethod):
+        _replaced(stack, kind, "__call__", calling(vars(kind)["__call__"]))
+
+
+def _enters_contexts(function: Any) -> bool:
+    graphs, modules = [function.graph], [getattr(function, "owner", None)]
+    while modules:
+        module = modules.pop()
+        if module is not None:
+            graphs += [module._get_method(name).graph for name in module._method_names()]
+            modules += [child for _, child in torch._C.ModuleDict(module).items()]
+    return any(map(_has_context, graphs))
+
+
+def _has_context(graph: Any) -> bool:
+    called = [str(next(n.inputs()).type()) for n in graph.findAllNodes("prim::CallFunction")]
+    if not all(name.startswith("__torch__.torch.nn.functional.") for name in called):
+        graph = graph.copy()
+        torch._C._jit_pass_inline(graph)  # which takes much longer than all the rest
+    return graph.findNode("prim::Enter") is not None
 
 
 def _replaced(stack: ExitStack, owner: Any, name: str, value: Any) -> None:

@@ -74,6 +74,17 @@ def changed_unseen(h: Tensor) -> Tensor:
     return found
 
 
+@torch.jit.script
+def scripted(h: Tensor) -> Tensor:
+    with torch.no_grad():
+        return 2 * h
+
+
+@torch.jit.script
+def calls_scripted(h: Tensor) -> Tensor:
+    return scripted(h)
+
+
 def contrast_of_constants(h: Tensor) -> Tensor:
     with torch.no_grad():
         squares = F.pad((h * h)[:, None], (0, 0, 0, 0, 1, 1))
@@ -95,6 +106,8 @@ CUTS = {
     "detach_": detached_in_place,
     "data": lambda h: 2 * h.data,
     "changed": changed_unseen,
+    "TorchScript": scripted,
+    "TorchScript that calls another": calls_scripted,
     "contrast normalisation": contrast_of_constants,
 }
 

@@ -29,6 +29,8 @@ class PlannedStep:
         dense_macs, cone_macs: multiply-adds on whole maps and inside the rectangles.
         dense_cost, cone_cost: modelled, in multiply-adds of a large convolution; a step that no
             cone can pass has an infinite cone_cost.
+        call: the function's name, as torch's users write it.
+        within: the module whose forward calls it, where that is not what ``name`` says.
     """
 
     name: str
@@ -40,6 +42,18 @@ class PlannedStep:
     cone_macs: float
     dense_cost: float
     cone_cost: float
+    call: str = ""
+    within: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The name, and where to look for it."""
+        return f"{self.name} in {self.within}" if self.within else self.name
+
+    @property
+    def nature(self) -> str:
+        """What makes it global, or else what is called."""
+        return self.call if self.kind == "other" and self.call else self.kind
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,12 @@ class Plan:
         return next((step.name for step in self.steps if step.dense), None)
 
     @property
+    def barrier(self) -> PlannedStep | None:
+        """The first step that no cone passes, if it comes before any maps; else None."""
+        steps = [step for step in self.steps if np.isinf(step.cone_cost)]
+        return steps[0] if any(len(step.maps) > 1 for step in steps) else None
+
+    @property
     def ceiling(self) -> float:
         """Multiply-adds of dense passes over those of the cones, vectors' layers included: how much
         faster arithmetic alone could be. 1 when the model cannot be traced."""
@@ -91,16 +111,20 @@ class Plan:
         if self.method == "dense":
             why = f" ({self.reason})" if self.reason else ""
             head += f"dense passes{why}; cones would save {self.ceiling:.1f}x of the multiply-adds"
+            if self.barrier is not None:
+                head += f", up to {self.barrier.shown} ({self.barrier.nature})"
         else:
             head += (
                 f"{self.predicted_speedup:.1f}x faster than dense passes predicted "
                 f"({self.ceiling:.1f}x fewer multiply-adds)"
             )
-            head += f", whole maps from {self.dense_from}" if self.dense_from else ""
+            first = next((step for step in self.steps if step.dense), None)
+            head += f", whole maps from {first.shown}" if first is not None else ""
+            head += f" ({first.nature})" if first is not None and first is self.barrier else ""
         rows = [
             {
-                "step": step.name,
-                "kind": step.kind,
+                "step": step.shown,
+                "kind": step.nature,
                 "maps": "x".join(map(str, step.maps)),
                 "rectangle": "all" if step.dense else "{:.1f}x{:.1f}".format(*step.rectangle),
                 "M MACs dense": _millions(step.dense_macs),
@@ -150,6 +174,8 @@ def costed(schedule: Schedule, step: Step, batch: int, element: int) -> PlannedS
     row = {
         "name": _name(step),
         "kind": _kind(schedule, step),
+        "call": step.node.spelled,
+        "within": "" if any(step.node.layers) or step.node.module else step.node.within,
         "maps": shape,
         "dense": False,
         "dense_macs": outputs * weights,

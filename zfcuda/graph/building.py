@@ -43,6 +43,7 @@ from zfcuda.graph.nodes import (
     Sized,
     Value,
     pruned,
+    spelled,
     values_in,
 )
 from zfcuda.graph.pixelwise import Chain, chain_to
@@ -146,7 +147,8 @@ class _Builder:
         except IndexError:
             raise Untraceable("it makes other calls for two images than for one") from None
         if call.name != other.name or len(call.args) != len(other.args):
-            raise Untraceable(f"it calls {call.name} for one image and {other.name} for two")
+            one, two = spelled(call.name), spelled(other.name)
+            raise Untraceable(f"it calls {one} for one image and {two} for two{call.place}")
         if number not in self._by_call:
             return
         sizes = sizes_of(call.function)
@@ -170,18 +172,26 @@ class _Builder:
                 place = self._first.values[value].place
                 self._made[value] = _Constant(found[place] if call.several else found)
             return
+        mixed = {value for value in values if self._mixes(held, value)}
+        if _goes_over_images(call, args, kwargs) or any(map(self._holds_numbers, mixed)):
+            mixed = {*values}  # a call that makes one of its results of several images
         for value in values:
             before = len(self._nodes)
             self._result(call, args, kwargs, value)
-            if self._mixes(held, value) or _goes_over_images(call, args, kwargs):
+            if value in mixed:
                 made = range(before, len(self._nodes))
-                self._mixing |= dict.fromkeys(made, call.name.strip("_"))
+                self._mixing |= dict.fromkeys(made, spelled(call.name) + call.place)
 
     def _mixes(self, held: list[Value], value: int) -> bool:
         """Whether a call makes one value of several images."""
         of_batch = any(isinstance(size, Sized) for v in held for size in v.sizes)
         alone = any(isinstance(size, Sized) for size in self._sizes(value))
         return of_batch and not alone and self._first.values[value].of_images
+
+    def _holds_numbers(self, value: int) -> bool:
+        """Whether a value is more than what kernels return besides: seeds, empty statistics."""
+        recorded = self._first.values[value]
+        return recorded.dtype.is_floating_point and 0 not in recorded.shape
 
     def _result(self, call: Call, args: Any, kwargs: Any, value: int) -> None:
         """A node for one result of a call."""
@@ -220,7 +230,7 @@ class _Builder:
         if isinstance(node.rule, Opaque) and recorded.place == 0:
             node = self._on_maps(node, lambda n: self._pooled(call, n, args, kwargs, result))
         if _sizes_in((node.args, node.kwargs)) and node._counted is None:
-            raise Untraceable(f"{node.spelled} mixes the images of a batch")
+            raise Untraceable(f"{node.spelled}{call.place} mixes the images of a batch")
         self._add(node, value, sizes)
 
     def _read(
@@ -456,6 +466,7 @@ class _Builder:
             author=call.author or node.spelled,
             module=call.layer,
             custom=call.custom,
+            within=call.within,
         )
 
     def _unused(self, name: str) -> str:
@@ -501,7 +512,10 @@ class _Builder:
             return self._size(mine, its)
         elif mine == its or (mine != mine and its != its):
             return mine
-        raise Untraceable(f"it calls {call.name} with {mine} for one image and with {its} for two")
+        name = spelled(call.name)
+        raise Untraceable(
+            f"it calls {name}{call.place} with {mine} for one image and with {its} for two"
+        )
 
     def _argument(self, mine: int, its: int) -> Any:
         one, two = self._first.values[mine], self._second.values[its]

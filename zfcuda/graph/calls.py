@@ -77,6 +77,7 @@ class Call:
         author: what the model's author knows it by.
         custom: name of the torch.autograd.Function that makes it, and whose backward is not the
             call's; "no_grad" where the model made it without gradients.
+        within: name of the innermost module whose forward it is part of; "" for the model itself.
     """
 
     function: Callable[..., Any]
@@ -86,6 +87,12 @@ class Call:
     layer: str | None = None
     author: str = ""
     custom: str = ""
+    within: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is made, to be added to a sentence."""
+        return f" in {self.within!r}" if self.within else ""
 
     @property
     def taken(self) -> list[int]:

@@ -353,6 +353,17 @@ _SPELLED = {
     "prelu_kernel": "prelu",
     "log_sigmoid_forward": "logsigmoid",
     "rrelu_with_noise": "rrelu",
+    "linalg_vector_norm": "norm",
+    "native_multi_head_attention": "multi_head_attention",
+    "transformer_encoder_layer_fwd": "transformer_encoder_layer",
+    "safe_softmax": "softmax",
+    "split_with_sizes": "split",
+    "fft_r2c": "fft",
+    "fft_c2r": "ifft",
+    "fft_c2c": "fft",
+    "grid_sampler_2d": "grid_sample",
+    "affine_grid_generator": "affine_grid",
+    "local_scalar_dense": "item",
     "upsample_nearest2d": "interpolate",
     "to_map": "permute",
     "from_map": "permute",
@@ -361,6 +372,12 @@ _SPELLED = {
     "upsample_bilinear2d_aa": "interpolate",
     "upsample_bicubic2d_aa": "interpolate",
 }
+
+
+def spelled(target: str) -> str:
+    """The name of a function of ATen as torch's users write it."""
+    name = target.strip("_")
+    return _SPELLED.get(name, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -382,6 +399,7 @@ class Node:
         module: the module of torch.nn or zfcuda.nn that makes it, or None.
         custom: the torch.autograd.Function that makes it, whose backward is not the call's;
             "no_grad" where the model makes it without gradients; else "".
+        within: the innermost module whose forward makes it; "" for the model itself.
     """
 
     index: int
@@ -397,6 +415,7 @@ class Node:
     author: str = ""
     module: str | None = None
     custom: str = ""
+    within: str = ""
 
     @property
     def is_map(self) -> bool:
@@ -406,12 +425,12 @@ class Node:
     @property
     def spelled(self) -> str:
         """The function's name as torch's users write it."""
-        name = self.target.strip("_")
-        if name == "view" and self.shape is not None and len(self.shape) == 1:
+        vector = self.shape is not None and len(self.shape) == 1
+        if vector and self.target == "view":
             return "flatten"
         if isinstance(self.rule, TransposedConv):
             return "conv_transpose2d"
-        return _SPELLED.get(name, name)
+        return spelled(self.target)
 
     @cached_property
     def _counted(self) -> tuple[int, int, Sized] | None:

@@ -44,6 +44,7 @@ from zfcuda.graph.schemas import (
     filled_view,
     functional,
     place_of,
+    plainly,
     put_back,
     refuse_call,
     same_numbers,
@@ -181,10 +182,10 @@ class _Recorder(TorchDispatchMode):
         try:
             return self._followed(func, args, kwargs or {})
         except Untraceable as error:
-            self.watched.refused = str(
-                error
-            )  # not itself: it holds this frame, and the caller's tensors
-            raise
+            # Not itself: it holds this frame, and the caller's tensors.
+            within = self._within()
+            self.watched.refused = f"{error}, in {within!r}" if within else str(error)
+            raise Untraceable(self.watched.refused) from None
 
     def _followed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The call's result, noted."""
@@ -201,7 +202,7 @@ class _Recorder(TorchDispatchMode):
             if storage_of(tensor) in self._own:
                 raise Untraceable("its forward changes its own parameters or buffers")
             if not isinstance(tensor, Tensor) or self._slots[id(tensor)].root.constant:
-                raise Untraceable(f"{func} changes a tensor that it has not made")
+                raise Untraceable(f"{plainly(func)} changes a tensor that it has not made")
         unmoved = func is aten.as_strided_.default and same_numbers(*args)
         told = with_tensors(self._told, args, kwargs)
         try:
@@ -254,7 +255,7 @@ class _Recorder(TorchDispatchMode):
     def _note_failure(self, func: Any, given: Any, told: Any, error: Exception) -> None:
         """Note a call that raised an error."""
         if "not implemented" not in str(error) and not fails_by_shape(func, *given):
-            raise Untraceable(f"its control flow depends on values ({func})") from error
+            raise Untraceable(f"its control flow depends on values ({plainly(func)})") from error
         self.record.events.append(Event(func, told, None, None, None, self._maker(), fails=True))
 
     def _maker(self) -> Any:
@@ -267,8 +268,16 @@ class _Recorder(TorchDispatchMode):
         custom = self.watched.custom
         author = self._author() or custom
         custom = custom or ("no_grad" if self.watched.cut else "")
-        calls.append(Call(function, tuple(args), dict(kwargs), several, None, author, custom))
+        within = self._within()
+        calls.append(
+            Call(function, tuple(args), dict(kwargs), several, None, author, custom, within)
+        )
         return len(calls) - 1
+
+    def _within(self) -> str:
+        """The innermost of the model's modules that run."""
+        running = (self._names[m][0] for m, _ in reversed(self._modules) if m in self._names)
+        return next(running, "")
 
     def _author(self) -> str:
         known = (self._authors.get(module, "") for module, _ in reversed(self._modules))
@@ -366,7 +375,7 @@ class _Recorder(TorchDispatchMode):
         of_images: bool,
     ) -> None:
         if len(changed) > 1:
-            raise Untraceable(f"{func} changes several tensors at once")
+            raise Untraceable(f"{plainly(func)} changes several tensors at once")
         (tensor,) = changed
         function = functional(func) or OnACopy(func, spec.written[0])
         call = self._call(function, *refs, several=False)

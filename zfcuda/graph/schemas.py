@@ -91,9 +91,23 @@ def refuse_call(func: Any, spec: Spec, args: Any, kwargs: Any, of_images: bool) 
     if of_images and _LOOKS & {*func.tags}:
         masks = [t for t in tree_leaves(given("indices")) if isinstance(t, Tensor)]
         if not masks or any(t.dtype in (torch.bool, torch.uint8) for t in masks):
-            raise Untraceable(f"its control flow depends on values ({func})")
+            raise Untraceable(f"its control flow depends on values ({plainly(func)})")
     if any(given("training", "train")) and any(v is not None for v in given("running_mean")):
         raise Untraceable("a batch norm uses the batch's own statistics")
+
+
+def plainly(func: Any) -> str:
+    """What torch's users know a function by."""
+    name = getattr(getattr(func, "overloadpacket", func), "__name__", str(func))
+    return _PLAINLY.get(name, name.strip("_"))
+
+
+_PLAINLY = {
+    "_local_scalar_dense": "a condition or .item()",
+    "index": "a mask as index",
+    "equal": "torch.equal",
+    "_linalg_check_errors": "an error of torch.linalg",
+}
 
 
 def fails_by_shape(func: Any, args: Any, kwargs: Any) -> bool:

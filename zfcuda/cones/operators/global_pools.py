@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zfcuda import ops
@@ -104,14 +103,15 @@ class _Reduction:
     running: Callable[[Tensor, int], Tensor]
     nothing: float
 
-    def before(self, x: Tensor, dim: int) -> Tensor:
-        """At each place of a dimension, and at its end: of all before it."""
-        none = torch.full_like(x.narrow(dim, 0, 1), self.nothing)
-        return torch.cat([none, self.running(x, dim)], dim)
+    def before(self, x: Tensor, dim: int, out: Tensor) -> None:
+        """Write at each place of a dimension, and at its end, what all before it come to."""
+        out.narrow(dim, 0, 1).fill_(self.nothing)
+        out.narrow(dim, 1, x.shape[dim]).copy_(self.running(x, dim))
 
-    def after(self, x: Tensor, dim: int) -> Tensor:
-        """At each place of a dimension, and at its end: of all from there on."""
-        return self.before(x.flip(dim), dim).flip(dim)
+    def after(self, x: Tensor, dim: int, out: Tensor) -> None:
+        """Write at each place of a dimension, and at its end, what all from there on come to."""
+        out.narrow(dim, x.shape[dim], 1).fill_(self.nothing)
+        out.narrow(dim, 0, x.shape[dim]).copy_(self.running(x.flip(dim), dim).flip(dim))
 
     def over_pixels(self, rows: Tensor) -> Tensor:
         """Of each row of pixels [n,w,C]: float64 [n,C]."""
@@ -218,20 +218,33 @@ class Around:
 @around.of(GlobalPool)
 def _around(rule: GlobalPool, pixels: Tensor) -> Around:
     reduction = _REDUCTIONS[rule.reduce]
-    count, height, width, _ = pixels.shape
+    count, height, width, channels = pixels.shape
     block = min(_BLOCK, width)
-    blocks = -(-width // block)
-    rows = pixels.flatten(0, 1)
-    sums = []
-    for some in _cached(len(rows), rows):
-        filled = F.pad(rows[some], (0, 0, 0, blocks * block - width), value=reduction.nothing)
-        sums.append(reduction.over(filled.unflatten(1, (blocks, block)), 2))
-    of_blocks = torch.cat(sums)
+    of_blocks = _of_blocks(reduction, pixels.flatten(0, 1), block)
     of_rows = reduction.over(of_blocks, 1).unflatten(0, (count, height))
-    parts = [reduction.before(of_rows, 1), reduction.after(of_rows, 1)]
+    blocks = of_blocks.shape[1]
+    sizes = [count * (height + 1)] * 2 + [count * height * (blocks + 1)] * 2 * (blocks > 1)
+    parts = of_rows.new_empty(sum(sizes), channels)
+    places = parts.split(sizes)
+    for part, write in zip(places[:2], (reduction.before, reduction.after), strict=True):
+        write(of_rows, 1, part.unflatten(0, (count, height + 1)))
     if blocks > 1:
-        parts += [reduction.before(of_blocks, 1), reduction.after(of_blocks, 1)]
-    return Around(pixels, block, torch.cat([part.flatten(0, 1) for part in parts]))
+        for part, write in zip(places[2:], (reduction.before, reduction.after), strict=True):
+            write(of_blocks, 1, part.unflatten(0, (count * height, blocks + 1)))
+    return Around(pixels, block, parts)
+
+
+def _of_blocks(reduction: _Reduction, rows: Tensor, block: int) -> Tensor:
+    """What the blocks of rows of pixels [n,W,C] come to, the last of fewer columns."""
+    count, width, channels = rows.shape
+    whole = width - width % block
+    found = rows.new_empty(count, -(-width // block), channels, dtype=torch.float64)
+    for some in _cached(count, rows):
+        equal = rows[some, :whole].unflatten(1, (-1, block))
+        found[some, : whole // block] = reduction.over(equal, 2)
+        if whole < width:
+            found[some, -1] = reduction.over(rows[some, whole:], 1)
+    return found
 
 
 @patched.of(GlobalPool)

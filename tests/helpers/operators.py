@@ -13,6 +13,7 @@ from zfcuda.cones.boxes import propagate_boxes
 from zfcuda.cones.descent import descend
 from zfcuda.cones.forward import advance
 from zfcuda.cones.observing import Manner, observe, obstacle
+from zfcuda.cones.operators.behaviours import around
 from zfcuda.cones.operators.patches import full, occluders
 from zfcuda.cones.planning import boxes_of
 from zfcuda.cones.steps import fuse, run
@@ -51,7 +52,8 @@ def check_up(model: nn.Module, x: Tensor, boxes: np.ndarray, tolerance: float = 
             values[value] = run(schedule, step, values)
             base[value] = pixels(values[value])
             below = [patches[i] for i in step.inputs]
-            patches[value] = advance(step, below, [base[i] for i in step.inputs], cones[value])
+            around_them = [around(step.rule, base[i]) for i in step.inputs]
+            patches[value] = advance(step, below, around_them, cones[value])
             assert patches[value].boxes.min() >= 0
             assert (patches[value].boxes[:, 2:] <= base[value].shape[1:3]).all()
         found = full(patches[schedule.output], base[schedule.output])

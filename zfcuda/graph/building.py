@@ -52,6 +52,7 @@ from zfcuda.graph.recognition import as_torch_does, instance_norm, torchs_contra
 from zfcuda.graph.reductions import InTurn, dims_of, of_whole_maps, one_axis_after_the_other
 from zfcuda.graph.resampling import pixels_resampled
 from zfcuda.graph.schemas import bare, sizes_of
+from zfcuda.graph.unpooling import SwitchesOf, Unpooling, unpooling
 
 aten = torch.ops.aten
 
@@ -259,6 +260,11 @@ class _Builder:
                 product = product_with_weights(self._nodes, *args)
                 if product is not None:
                     return product, args
+            case "max_unpool2d":
+                found = unpooling(self._nodes, call, args, result)
+                if found is not None:
+                    taken = (self._switches(call, found), args[0])
+                    return (found.unpool, taken, found.put_back), args
             case "view":
                 norm = instance_norm(self._nodes, args[0], result)
                 if norm is not None:
@@ -274,6 +280,17 @@ class _Builder:
         node = self._node(made, Fixed(x.dtype), (0,), shape, function, args, {})
         self._local.add(node.index)
         return self._appended(node, x)
+
+    def _switches(self, call: Call, found: Unpooling) -> Value:
+        """A node for the switches by which a call unpools."""
+        rule, pooled = found.switches, found.pooled
+        made = replace(call, function=SwitchesOf(rule), layer=None, author="switches", custom="")
+        inputs = (pooled.index,)
+        node = self._node(made, rule, inputs, found.shape, made.function, (pooled,), {})
+        if self._local.issuperset(inputs):
+            self._local.add(node.index)
+        self._grids[node.index] = found.shape[1:]
+        return self._appended(node, pooled)
 
     def _fix(
         self, call: Call, made: Value, function: MadeFor, args: Any, kwargs: Any, value: int

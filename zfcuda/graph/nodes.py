@@ -83,6 +83,26 @@ class MaxPool(Rule):
 
 
 @dataclass(frozen=True)
+class Switches(Rule):
+    """The numbers of the taps that win under max-pooling whose windows do not overlap, as maps;
+    ``relu``: of the rectified map."""
+
+    kernel: Pair
+    stride: Pair
+    ceil_mode: bool
+    relu: bool
+
+
+@dataclass(frozen=True)
+class Unpool(Rule):
+    """Each number where its switch says, and zeros elsewhere; takes switches and maps, in this
+    order, of one size."""
+
+    kernel: Pair
+    stride: Pair
+
+
+@dataclass(frozen=True)
 class AvgPool(Rule):
     """Average pooling; ``divisor``: what sums are divided by instead of the number of elements."""
 

@@ -16,6 +16,7 @@ from zfcuda.cones.operators import (
     rearranging,
     resampling,
     transposed_convolution,
+    unpooling,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "rearranging",
     "resampling",
     "transposed_convolution",
+    "unpooling",
 ]

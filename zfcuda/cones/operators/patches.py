@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zfcuda import ops
-from zfcuda.cones.operators.rectangles import Boxes, SlidingWindow, areas
+from zfcuda.cones.operators.rectangles import Boxes, SlidingWindow, areas, clip
 from zfcuda.graph.nodes import Pair
 from zfcuda.ops.windows import as_maps, window_table
 
@@ -117,6 +117,18 @@ def on_equal_windows(
             rows[some, 4:] = np.concatenate([start * scale, (start + size) * scale], 1)
             buffers.append(as_pixels(y))
     return few(Patches(buffers or [base.new_empty(0, channels)], rows))
+
+
+def on_the_map(patches: Patches, padding: Pair, size: Sequence[int]) -> Patches:
+    """Patches on a map with so much more around it as those on the map of that size itself."""
+    rows = patches.rows.copy()
+    held = rows[:, 1] >= 0
+    wide = rows[held, 4:] - np.tile(np.array(padding), 2)
+    boxes = clip(wide, size)
+    begun = boxes[:, :2] - wide[:, :2]
+    rows[held, 2] += begun[:, 0] * rows[held, 3] + begun[:, 1]
+    rows[held, 4:] = boxes
+    return Patches(patches.buffers, rows, apart=bool((boxes == wide).all()))
 
 
 def few(patches: Patches) -> Patches:

@@ -122,6 +122,17 @@ class SlidingWindow:
         ]
         return ReceptiveField(*zip(*one_by_one, strict=True))
 
+    def mirrored_field(self, below: ReceptiveField) -> ReceptiveField | None:
+        """Bounds of what is seen by what windows over it would be transposed to: of a stride's rows
+        some see a pixel less than others. None where that would not be evenly spaced."""
+        if any(have % stride for have, stride in zip(below.stride, self.stride, strict=True)):
+            return None
+        step = np.array(below.stride) // self.stride
+        reach = (np.array(self.kernel) - 1) * self.dilation
+        size = below.size + reach * step
+        start = below.start + (np.array(self.padding) - reach) * step
+        return ReceptiveField(*(tuple(pair.tolist()) for pair in (size, step, start)))
+
     def __str__(self) -> str:
         """Stride, padding and dilation, where they are not the usual ones."""
         parts = (

@@ -31,12 +31,11 @@ from zfcuda.cones.operators.behaviours import (
     words,
 )
 from zfcuda.cones.operators.each_pixel import Sent, finish
-from zfcuda.cones.operators.patches import Patches, on_equal_windows
+from zfcuda.cones.operators.patches import Patches, on_equal_windows, on_the_map
 from zfcuda.cones.operators.rectangles import (
     Boxes,
     ReceptiveField,
     SlidingWindow,
-    clip,
     is_empty,
     product_of,
 )
@@ -62,14 +61,7 @@ def _needed(rule: TransposedConv, boxes: Boxes, in_size: Pair, out_size: Pair) -
 
 @field.of(TransposedConv)
 def _field(rule: TransposedConv, below: ReceptiveField) -> ReceptiveField | None:
-    """Bounds: of a stride's rows some see a pixel less than others."""
-    if any(have % stride for have, stride in zip(below.stride, rule.stride, strict=True)):
-        return None
-    step = np.array(below.stride) // rule.stride
-    reach = (np.array(rule.kernel) - 1) * rule.dilation
-    size = below.size + reach * step
-    start = below.start + (np.array(rule.padding) - reach) * step
-    return ReceptiveField(*(tuple(pair.tolist()) for pair in (size, step, start)))
+    return _mirrored(rule).mirrored_field(below)
 
 
 @growth.of(TransposedConv)
@@ -152,19 +144,7 @@ def _patched(
     made = on_equal_windows(
         sources[0], bases[0], steps, window, shape, work, convolved, rule.stride
     )
-    return _on_the_map(made, padding, size)
-
-
-def _on_the_map(patches: Patches, padding: np.ndarray, size: Pair) -> Patches:
-    """Without what lies beyond the map's edges, which the padding is cut from."""
-    rows = patches.rows.copy()
-    held = rows[:, 1] >= 0
-    wide = rows[held, 4:] - np.tile(padding, 2)
-    boxes = clip(wide, size)
-    begun = boxes[:, :2] - wide[:, :2]
-    rows[held, 2] += begun[:, 0] * rows[held, 3] + begun[:, 1]
-    rows[held, 4:] = boxes
-    return Patches(patches.buffers, rows, apart=bool((boxes == wide).all()))
+    return on_the_map(made, rule.padding, size)
 
 
 # --- going down -----------------------------------------------------------------------------------

@@ -231,7 +231,7 @@ def _elements_moved(chain: Moving, shape: Sequence[int]) -> tuple[Tensor, float]
     made = chain(given)
     if made.dtype != x.dtype or made.shape != (2, *shape):
         return None
-    filled = made == chain(given.neg_())
+    filled = made == chain(-given)  # views of other memory
     fills = made[filled].unique()
     if len(fills) > 1:
         return None

@@ -75,6 +75,21 @@ def test_channels_of_each_pixel(name):
     check_down(model, x)
 
 
+LARGE_ONES = {
+    "where": lambda m, x: torch.where(x > 40, 0.0, x),
+    "masked_fill": lambda m, x: x.masked_fill(x > 40, 0.0),
+    "product with a mask": lambda m, x: x * (x < 40),
+    "minimum": lambda m, x: x.minimum(x.new_tensor([40.0])),
+    "moved": lambda m, x: x.flip(-1),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_ONES)
+def test_what_only_large_numbers_show(name):
+    """No numbers are tried to see whether a call copies maps only."""
+    check_down(of(channels_last(LARGE_ONES[name])), 100 * images(2, SIZE))
+
+
 @pytest.mark.parametrize("name", ["matmul, last", "matmul, weights first", "einsum"])
 def test_weights_are_read_where_they_are(name):
     """A graph that is found again sees what they have become."""

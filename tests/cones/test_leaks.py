@@ -46,6 +46,15 @@ SPOILED = {
 }
 
 
+def test_maps_whose_channels_are_one_place_in_memory():
+    def grey(m, x):
+        x = x.permute(0, 2, 3, 1).mean(-1, keepdim=True).expand(-1, -1, -1, 3)
+        return x.permute(0, 3, 1, 2).mean((2, 3))
+
+    net = Model(grey)
+    assert leak(trace(net.eval(), image()), image()) == ""
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", SPOILED)
 def test_wrong_rules_are_told(kind, dtype):

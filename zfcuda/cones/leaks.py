@@ -112,10 +112,12 @@ def _poisoned(value: Tensor) -> Tensor:
 
 
 def _healed(value: Tensor, inside: Inside, taken: Sequence[Tensor]) -> Tensor:
-    """With zeros there, and in other memory than what the call took."""
+    """With zeros there, and in memory of its own: not what the call took, nor one place for
+    several numbers, as where maps are expanded."""
     memory = value.untyped_storage().data_ptr()
-    if any(other.untyped_storage().data_ptr() == memory for other in taken):
-        value = value.clone()
+    several = any(step == 0 for step in value.stride())
+    if several or any(other.untyped_storage().data_ptr() == memory for other in taken):
+        value = value.clone(memory_format=torch.contiguous_format)
     value[inside] = 0
     return value
 

@@ -94,6 +94,11 @@ class Chain:
         return one or last.rule.name not in ("add", "sub")
 
     @property
+    def only_moves(self) -> bool:
+        """Whether every number that it makes is one that it takes, whatever the numbers are."""
+        return all(call.target in _MOVE and not _joins_constants(call) for call in self.calls)
+
+    @property
     def differentiable(self) -> bool:
         """Whether it has a derivative, which may be zero: not where all that it takes of its map
         are integers and truth values."""
@@ -175,6 +180,19 @@ class Chain:
     @cached_property
     def _followed(self) -> frozenset[int]:
         return frozenset(self._fused.values())
+
+
+_MOVE = frozenset((
+    "alias", "cat", "channel_shuffle", "chunk", "clone", "expand", "flip", "from_map", "index",
+    "index_select", "native_channel_shuffle", "permute", "roll", "select", "slice", "split",
+    "split_with_sizes", "squeeze", "stack", "t", "to_map", "transpose", "unbind", "unsqueeze",
+    "view",
+))  # fmt: skip
+
+
+def _joins_constants(call: Node) -> bool:
+    given = call.args[0] if isinstance(call.args[0], list | tuple) else ()
+    return any(isinstance(one, Tensor) for one in given)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:

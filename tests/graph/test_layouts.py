@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from traces import traced
+from traces import Model, images, traced
 
 import zfcuda
 from zfcuda.experiments.deconvnet import engines
@@ -166,3 +166,16 @@ def test_no_pool_of_part_of_the_map():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).double()
     net.forward = lambda x: net[0](x).permute(0, 2, 3, 1).mean((1, 3))
     assert isinstance(traced(net, picture(n=2)).nodes[-1].rule, Opaque)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(4, 4), (6, 5)])
+def test_a_map_with_what_is_made_of_it(layout, size):
+    """A chain, in the end; what was tried before that leaves nothing behind."""
+    into, back = LAYOUTS[layout]
+
+    def run(m, x):
+        y = into(m.conv(x))
+        return back(y / (y.abs() + 1) * y.sigmoid(), *size).flip(3)
+
+    traced(Model(run, conv=nn.Conv2d(4, 4, 1).double()), images(size=size))

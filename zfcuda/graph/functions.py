@@ -47,8 +47,15 @@ def in_any_layout(function: Any) -> Any:
     values never change."""
     if function is aten.view.default:
         return aten.reshape.default
+    if function is aten.as_strided.default:
+        return _strided
     name = getattr(getattr(function, "overloadpacket", function), "__name__", "")
     return _Contiguous(function) if name.startswith(_WANT_CONTIGUOUS) else function
+
+
+def _strided(x: Tensor, size: Any, stride: Any, offset: int | None = None) -> Tensor:
+    """Strides over numbers that lie one after another."""
+    return x.clone(memory_format=torch.contiguous_format).as_strided(size, stride, offset or 0)
 
 
 # Kernels that take for granted, and do not look, how their arguments lie; ATen's own callers see to

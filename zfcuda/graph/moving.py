@@ -229,7 +229,7 @@ def _elements_moved(chain: Moving, shape: Sequence[int]) -> tuple[Tensor, float]
     base = 2 ** min(30, round(-math.log2(torch.finfo(x.dtype).eps)))
     given = (numbers % base + 1).to(x.dtype)
     made = chain(given)
-    if made.dtype != x.dtype or made.shape != (2, *shape):
+    if made.dtype != x.dtype or made.shape != (2, *shape) or not made.numel():
         return None
     filled = made == chain(-given)  # views of other memory
     fills = made[filled].unique()

@@ -47,6 +47,7 @@ from zfcuda.graph.schemas import (
     plainly,
     put_back,
     refuse_call,
+    runs_in_order,
     same_numbers,
     same_place,
     says_nothing,
@@ -58,6 +59,17 @@ from zfcuda.inference.interception import author_of
 
 aten = torch.ops.aten
 
+# Calls that make another view of a tensor in its own place, and those that return it.
+_TURNS = {
+    aten.t_.default: aten.t.default,
+    aten.transpose_.default: aten.transpose.int,
+    aten.unsqueeze_.default: aten.unsqueeze.default,
+    aten.squeeze_.default: aten.squeeze.default,
+    aten.squeeze_.dim: aten.squeeze.dim,
+    aten.squeeze_.dims: aten.squeeze.dims,
+    aten.detach_.default: aten.detach.default,
+}
+
 
 @dataclass(eq=False)
 class _Slot:
@@ -66,7 +78,7 @@ class _Slot:
     Attributes:
         tensor: while it lives; a recording keeps none, or a model's values would all be there at
             once.
-        place: where in its memory it lies, of one with memory of its own.
+        place: where in its memory it lies.
         value: its version, as of ``seen``.
         root: the tensor whose memory it views; itself for one with memory of its own.
         views: from the root to it.
@@ -77,7 +89,7 @@ class _Slot:
 
     tensor: weakref.ref[Tensor]
     value: int
-    place: Place | None = None
+    place: Place
     root: _Slot | None = None
     views: tuple[View, ...] = ()
     seen: int = 0
@@ -145,9 +157,12 @@ class _Recorder(TorchDispatchMode):
         return slot
 
     def _slot_of(self, tensor: Tensor) -> _Slot | None:
-        """The tensor's, as it is; None for one that is not known."""
+        """The tensor's, as it is; None for one that is not known, or is another by ``.data =``, of
+        which torch tells no call."""
         slot = self._slots.get(id(tensor))
-        return slot if slot is not None and slot.tensor() is tensor else None
+        if slot is None or slot.tensor() is not tensor or not same_place(slot.place, tensor):
+            return None
+        return slot
 
     def slot(self, tensor: Tensor) -> _Slot:
         """The tensor's, with the value that it has by now."""
@@ -161,7 +176,8 @@ class _Recorder(TorchDispatchMode):
             # As .data does, which hands no gradient on.
             unseen = View(aten.detach.default, (None,), {}, None, tuple(tensor.shape))
             value = self._viewed(unseen, known.value)
-            slot = _Slot(weakref.ref(tensor), value, None, known, (unseen,), known.changes)
+            place = place_of(tensor)
+            slot = _Slot(weakref.ref(tensor), value, place, known, (unseen,), known.changes)
             self._slots[id(tensor)] = slot
         if slot.seen != slot.root.changes:
             value = slot.root.value
@@ -199,11 +215,16 @@ class _Recorder(TorchDispatchMode):
         refs = with_tensors(self.ref, args, kwargs)
         changed = [t for t in map(spec.argument(args, kwargs), spec.written) if t is not None]
         for tensor in changed:
+            if not isinstance(tensor, Tensor):
+                raise Untraceable(f"{plainly(func)} changes several tensors at once")
             if storage_of(tensor) in self._own:
                 raise Untraceable("its forward changes its own parameters or buffers")
-            if not isinstance(tensor, Tensor) or self._slots[id(tensor)].root.constant:
+            if self._slots[id(tensor)].root.constant:
                 raise Untraceable(f"{plainly(func)} changes a tensor that it has not made")
-        unmoved = func is aten.as_strided_.default and same_numbers(*args)
+        strides = func in (aten.as_strided.default, aten.as_strided_.default)
+        unmoved = strides and same_numbers(*args)
+        if strides and of_images and not unmoved and not runs_in_order(*args):
+            raise Untraceable(f"{plainly(func)} looks at other memory than the tensor's own")
         told = with_tensors(self._told, args, kwargs)
         try:
             result = func(*args, **kwargs)
@@ -212,10 +233,14 @@ class _Recorder(TorchDispatchMode):
             raise
         self._latest = result
         self._note(func, told, given, result, of_images)
-        if unmoved:
-            return result  # the same, said in other strides
-        if changed:
-            self._changed(func, spec, refs, changed, result, of_images)
+        if unmoved:  # the same, said in other strides
+            func = aten.view.default
+        if unmoved and changed:
+            return result
+        if torch.Tag.inplace_view in func.tags:
+            self._turned(func, refs, result, of_images)
+        elif changed:
+            self._changed(func, spec, refs, changed, of_images)
         else:
             self._returned(func, spec, refs, given, result, of_images)
         return result
@@ -243,7 +268,7 @@ class _Recorder(TorchDispatchMode):
         outputs = None
         if of_images and same is None and not views:
             outputs = tuple((t.shape, t.stride(), t.dtype, t.device) for t in found)
-        elif of_images and same == 0 and func is not aten.as_strided_.default:
+        elif of_images and same == 0 and torch.Tag.inplace_view not in func.tags:
             outputs = ()
         changes = 0 if outputs == () else None
         kind = (() if isinstance(result, tuple) else []) if several else None
@@ -326,7 +351,7 @@ class _Recorder(TorchDispatchMode):
             self._slots[id(tensor)] = _Slot(
                 weakref.ref(tensor),
                 value,
-                None,
+                place_of(tensor),
                 below.root,
                 (*below.views, step),
                 below.root.changes,
@@ -340,7 +365,7 @@ class _Recorder(TorchDispatchMode):
             self._owner(tensor, value)
         elif same_place(place_of(other), tensor):
             self._slots[id(tensor)] = _Slot(
-                weakref.ref(tensor), value, None, below.root, below.views, below.seen
+                weakref.ref(tensor), value, place_of(tensor), below.root, below.views, below.seen
             )
         else:
             raise Untraceable("it looks at a value's memory in a way that torch does not tell")
@@ -371,15 +396,18 @@ class _Recorder(TorchDispatchMode):
         spec: Spec,
         refs: Any,
         changed: list[Tensor],
-        result: Any,
         of_images: bool,
     ) -> None:
         if len(changed) > 1:
             raise Untraceable(f"{plainly(func)} changes several tensors at once")
         (tensor,) = changed
+        slot = self._slots[id(tensor)]
+        if not same_place(slot.place, tensor):  # an out= of another size
+            if 0 not in slot.place.size or slot.views:
+                raise Untraceable(f"{plainly(func)} resizes a tensor")
+            slot.place = place_of(tensor)
         function = functional(func) or OnACopy(func, spec.written[0])
         call = self._call(function, *refs, several=False)
-        slot = self._slots[id(tensor)]
         slot.value = self._value(tensor, call, 0, of_images)
         root = slot.root
         value = slot.value
@@ -390,35 +418,48 @@ class _Recorder(TorchDispatchMode):
             for step, below in zip(reversed(slot.views), reversed(beneath), strict=True):
                 value = self._put_back(step, below, value)
         root.value = value
-        if slot is root:
-            root.place = place_of(tensor)  # a few calls turn it where it is
         root.changes += 1
         root.seen = slot.seen = root.changes
+
+    def _turned(self, func: Any, refs: Any, tensor: Tensor, of_images: bool) -> None:
+        """Note that a tensor is another view of its memory from now on."""
+        function = _TURNS.get(func)
+        if function is None:
+            raise Untraceable(f"{plainly(func)} gives a tensor another place in memory")
+        slot = self._slots[id(tensor)]
+        step = View(function, *refs, None, self.record.values[slot.value].shape)
+        value = self._value(tensor, self._call(function, *refs, several=False), 0, of_images)
+        self._slots[id(tensor)] = _Slot(
+            weakref.ref(tensor),
+            value,
+            place_of(tensor),
+            slot.root,
+            (*slot.views, step),
+            slot.root.changes,
+        )
 
     def _viewed(self, step: View, below: int) -> int:
         """The view of a new version of what was viewed."""
         args, kwargs = filled_view(step, below)
         several = step.place is not None
         call = self._call(step.function, args, kwargs, several)
-        shaped = torch.empty(step.below, device="meta")
+        dtype = self.record.values[below].dtype
         with _disable_current_modes():
+            shaped = torch.empty(step.below, dtype=dtype, device="meta")
             found = step.function(*filled_view(step, shaped, raw=True)[0], **kwargs)
         found = found[step.place] if several else found
-        return self._value_like(found.shape, below, call, step.place or 0)
+        values, old = self.record.values, self.record.values[below]
+        shape, place = tuple(found.shape), step.place or 0
+        values.append(Recorded(call, place, shape, found.dtype, old.device, old.of_images))
+        return len(values) - 1
 
     def _put_back(self, step: View, below: int, above: int) -> int:
         """What was viewed, with the view changed."""
         function, args = put_back(step, Ref(below), Ref(above))
         call = self._call(function, args, {}, several=False)
-        of_images = self.record.values[above].of_images or self.record.values[below].of_images
-        return self._value_like(step.below, below, call, 0, of_images)
-
-    def _value_like(
-        self, shape: Any, like: int, call: int, place: int, of_images: bool | None = None
-    ) -> int:
-        values, old = self.record.values, self.record.values[like]
-        of_images = old.of_images if of_images is None else of_images
-        values.append(Recorded(call, place, tuple(shape), old.dtype, old.device, of_images))
+        values, old = self.record.values, self.record.values[below]
+        of_images = values[above].of_images or old.of_images
+        values.append(Recorded(call, 0, tuple(step.below), old.dtype, old.device, of_images))
         return len(values) - 1
 
     # --- modules ----------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def sizes_of(function: Any) -> frozenset[int | str]:
     return frozenset(
         key
         for place, a in arguments
-        if "int" in str(a.type) and not a.name.startswith(("dim", "axis"))
+        if "int" in str(a.type) and not a.name.startswith(("dim", "axis", "stride"))
         for key in (place, a.name)
     )
 
@@ -249,6 +249,15 @@ def same_numbers(
     return all(count == 1 or mine == its for count, mine, its in both)
 
 
+def runs_in_order(
+    tensor: Tensor, size: Sequence[int], stride: Sequence[int], offset: int | None = None
+) -> bool:
+    """Whether these strides run over a tensor's own numbers, and these lie one after another."""
+    steps = zip(size, stride, strict=True)
+    last = (offset or 0) + sum((count - 1) * step for count, step in steps)
+    return tensor.is_contiguous() and tensor.storage_offset() == 0 and last < tensor.numel()
+
+
 def storage_of(tensor: Tensor) -> int:
     try:
         return tensor.untyped_storage()._cdata
@@ -264,8 +273,9 @@ def bare(tensor: Tensor) -> Tensor:
 
 
 class Place(NamedTuple):
-    """Where a tensor lies in its storage."""
+    """Where a tensor lies in memory."""
 
+    storage: int
     dtype: torch.dtype
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -273,9 +283,18 @@ class Place(NamedTuple):
 
 
 def place_of(tensor: Tensor) -> Place:
-    return Place(tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
+    return Place(
+        storage_of(tensor),
+        tensor.dtype,
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.storage_offset(),
+    )
 
 
 def same_place(place: Place, tensor: Tensor) -> bool:
-    """Whether a tensor on the same storage is the same numbers."""
-    return place.dtype == tensor.dtype and same_numbers(tensor, *place[1:])
+    """Whether a tensor is the numbers that lie there."""
+    mine = place_of(tensor)
+    if mine == place:  # as a rule
+        return True
+    return mine[:2] == place[:2] and same_numbers(tensor, *place[2:])

@@ -18,6 +18,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import math
 import re
 import statistics
 import time
@@ -85,10 +86,10 @@ def make(name: str, size: int | None = None) -> tuple[nn.Module, int]:
     library = torchvision_models()  # timm imports it, too
     if source == "timm":
         timm = importlib.import_module("timm")
-        model = timm.create_model(name, pretrained=False)
-        own = model.default_cfg["input_size"][-1]
-        if size and model.default_cfg.get("fixed_input_size"):
-            model = timm.create_model(name, pretrained=False, img_size=size)
+        about = timm.get_pretrained_cfg(name)
+        own = about.input_size[-1]
+        resized = {"img_size": size} if size and about.fixed_input_size else {}
+        model = timm.create_model(name, pretrained=False, **resized)
     else:
         own = {"inception_v3": 299}.get(name, 256 if name.startswith("swin_v2") else 224)
         options: dict[str, Any] = {"weights": None}
@@ -161,14 +162,13 @@ def planned(name: str) -> dict[str, Any]:
         "elements": _elements(led) / _elements(maps),
         "barrier": first and [first.name, first.kind],
         "method": chosen.method,
-        "predicted": chosen.predicted_speedup,
         "ceiling": chosen.ceiling,
         "warnings": sorted({str(warning.message) for warning in said}),
     }
 
 
-def _elements(steps: list[Any]) -> float:
-    return float(sum(torch.Size(step.maps).numel() for step in steps))
+def _elements(steps: list[Any]) -> int:
+    return sum(math.prod(step.maps) for step in steps)
 
 
 def exact(name: str) -> dict[str, Any]:
@@ -205,9 +205,7 @@ def exact(name: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _both(
-    model: nn.Module, x: Tensor, fill: Tensor, boxes: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _both(model: nn.Module, x: Tensor, fill: Tensor, boxes: Tensor) -> list[Tensor]:
     """Logits [P,K] of cones (of what is done instead, where there are none) and of the network's
     own passes, and [1,K] of the image as it is."""
     arguments = {"positions": boxes, "fill": fill}
@@ -220,7 +218,7 @@ def _both(
         image = x.clone()
         image[0, :, y0:y1, x0:x1] = fill[:, y0:y1, x0:x1]
         said.append(model(image))
-    return found.logits[0].double(), torch.cat(said).double(), model(x).double()
+    return [found.logits[0].double(), torch.cat(said).double(), model(x).double()]
 
 
 def _projected(model: nn.Module, x: Tensor) -> tuple[float, list[int]]:
@@ -243,9 +241,8 @@ def _projected(model: nn.Module, x: Tensor) -> tuple[float, list[int]]:
         for hook in hooks:
             hook.remove()
     names = [n for n, value in maps.items() if calls[n] == 1 and value.requires_grad]
-    names = [names[len(names) * part // 8] for part in (0, 2, 5)]
     worst, inside, count = 0.0, 0, 0
-    for layer in dict.fromkeys(names):
+    for layer in {names[len(names) * part // 8] for part in (0, 2, 5)}:
         _, channels, height, width = maps[layer].shape
         units = [(channels // 2, height // 2, width // 3), (channels - 1, 0, width - 1)]
         found = zfcuda.project(model, x, layer, list(units), seed=1.0, rule="gradient")
@@ -258,7 +255,7 @@ def _projected(model: nn.Module, x: Tensor) -> tuple[float, list[int]]:
     return worst, [inside, count]
 
 
-def timed(name: str, rounds: int = 5, positions: int = 32) -> dict[str, Any]:
+def timed(name: str, rounds: int = 3, positions: int = 96) -> dict[str, Any]:
     """Seconds of one pass, and of the recordings of a first trace; for ``SPEED`` of a position of
     32 pixels, by whole passes and as the plan chooses, in turns."""
     model, size = make(name)
@@ -269,11 +266,9 @@ def timed(name: str, rounds: int = 5, positions: int = 32) -> dict[str, Any]:
     recording = tracing.record
 
     def record(*args: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return recording(*args)
-        finally:
-            spent.append(time.perf_counter() - start)
+        found: list[Any] = []
+        spent.append(_seconds(lambda: found.append(recording(*args))))
+        return found[0]
 
     found: dict[str, Any] = {"pass": alone}
     with mock.patch.object(tracing, "record", record), torch.no_grad():

@@ -63,7 +63,10 @@ GLOBAL = {
         lambda m, x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1), align_corners=False),
         {},
     ),
-    "recurrence": (lambda m, x: m.lstm(x.flatten(2).transpose(1, 2))[0], {"lstm": nn.LSTM(8, 5)}),
+    "recurrence": (
+        lambda m, x: m.lstm(x.flatten(2).transpose(1, 2))[0],
+        {"lstm": nn.LSTM(8, 5, batch_first=True)},
+    ),
 }
 
 

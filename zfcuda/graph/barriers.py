@@ -8,7 +8,19 @@ from __future__ import annotations
 
 import torch
 
-from zfcuda.graph.nodes import Graph, Node, Opaque, Shape, Value, values_in
+from zfcuda.graph.nodes import (
+    Affine,
+    Binary,
+    Concat,
+    Graph,
+    Node,
+    Opaque,
+    Pixelwise,
+    Pointwise,
+    Shape,
+    Value,
+    values_in,
+)
 from zfcuda.graph.pixelwise import Linear
 
 _ATTENTION = ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer")
@@ -25,13 +37,14 @@ _ALONG_AN_AXIS = {
     "cumsum": "running sum", "cumprod": "running product",
     "cummax": "running maximum", "cummin": "running minimum",
 }  # fmt: skip
-# What moves, joins or changes tokens without one seeing another. Anything else ends the search.
+# What moves, joins or changes tokens without one seeing all others. Anything else ends the search.
 _ON_THE_WAY = (
     "view", "permute", "transpose", "expand", "unsqueeze", "squeeze", "slice", "select", "split",
     "split_with_sizes", "unbind", "cat", "stack", "roll", "constant_pad_nd", "index", "repeat",
     "native_layer_norm", "native_batch_norm", "_to_copy", "detach", "flip", "im2col", "unfold",
-    "chunk", "narrow", "t",
+    "chunk", "narrow", "t", "convolution",
 )  # fmt: skip
+_NEAR = 40  # calls
 
 
 def nature(graph: Graph, barrier: Node) -> str:
@@ -41,8 +54,8 @@ def nature(graph: Graph, barrier: Node) -> str:
 
     Args:
         barrier: a call without a cone whose inputs have one. If it only lays maps out as tokens,
-            the first call behind it that has one token see another is what is named; if it works on
-            what is left of whole maps, the call that brings that back to maps.
+            the first call behind it that has one token see all others is what is named; if it works
+            on what is left of whole maps, the call that brings that back to maps.
     """
     past = {barrier.index}
     maps = graph.nodes[barrier.inputs[0]].shape or ()
@@ -52,7 +65,9 @@ def nature(graph: Graph, barrier: Node) -> str:
             if found := _name(graph, node, maps):
                 return found
             alone = node.target in _ON_THE_WAY or _token_by_token(node)
-            if not alone and (_has_positions(maps) or _has_positions(node.shape or ())):
+            if len(past) > _NEAR or (
+                not alone and (_has_positions(maps) or _has_positions(node.shape or ()))
+            ):
                 return ""
             past.add(node.index)
     return ""
@@ -101,9 +116,10 @@ def _has_positions(shape: tuple[int, ...]) -> bool:
 
 
 def _token_by_token(node: Node) -> bool:
-    if torch.Tag.pointwise in getattr(node.function, "tags", ()) or node.target in _STATISTICS:
-        return True
-    return isinstance(node.function, Linear) or node.target in (*_PRODUCTS, "gelu", "silu", "relu")
+    alone = torch.Tag.pointwise in getattr(node.function, "tags", ())
+    alone |= isinstance(node.rule, Affine | Binary | Concat | Pixelwise | Pointwise)
+    alone |= isinstance(node.function, Linear)
+    return alone or node.target in (*_STATISTICS, *_PRODUCTS)
 
 
 def _goes_over_positions(given: Value, maps: tuple[int, ...]) -> bool:

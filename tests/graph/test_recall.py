@@ -120,6 +120,8 @@ AGAIN = {
     "an identity": lambda x: x @ torch.eye(x.shape[3]),
     "written down": lambda x: x * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None],
     "moved": lambda x: x + torch.full((1,), 2.0).to(x),
+    "read as a list": lambda x: x * torch.tensor([1.0, 2.0]).tolist()[1],
+    "read as an array": lambda x: x * float(torch.ones(2, 2)[0].numpy().sum()),
     "an error of its own": own_error,
     "a sum's error": of_a_call(lambda x: x + x[..., :3]),
     "a convolution's error": of_a_call(lambda x: torch.conv2d(x, torch.ones(4, 3, 1, 1))),

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from zfcuda.graph.calls import Event, Made, Record
 from zfcuda.graph.guards import unchanged
@@ -191,7 +192,15 @@ class _Rehearsal(TorchDispatchMode):
         """What makes the next call tells."""
 
     def is_of_images(self, tensor: Tensor) -> bool:
-        return True  # no recording that looked at values has come this far
+        made = self._which(tensor)
+        return made is not None and self._is_of_images(made.event)
+
+    def _is_of_images(self, event: int) -> bool:
+        """Whether an event's results stand for other numbers, or are views of what does."""
+        if event < 0 or self._events[event].outputs is not None:
+            return True
+        given = tree_leaves(self._events[event].arguments, is_leaf=lambda a: isinstance(a, Made))
+        return any(self._is_of_images(a.event) for a in given if isinstance(a, Made))
 
     def _which(self, tensor: Tensor) -> Made | None:
         """The call that returned a tensor; None for one that was there before."""

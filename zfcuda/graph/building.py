@@ -231,7 +231,9 @@ class _Builder:
         if isinstance(node.rule, Opaque) and recorded.place == 0:
             node = self._on_maps(node, lambda n: self._pooled(call, n, args, kwargs, result))
         if _sizes_in((node.args, node.kwargs)) and node._counted is None:
-            raise Untraceable(f"{node.spelled}{call.place} mixes the images of a batch")
+            given = (self._mixing.get(v.index) for v in values_in((args, kwargs)))
+            first = next(filter(None, given), node.spelled + call.place)
+            raise Untraceable(f"{first} mixes the images of a batch")
         self._add(node, value, sizes)
 
     def _read(

@@ -60,7 +60,10 @@ def read(
             _signature(reader).bind(*args, **kwargs)
         except TypeError:  # another overload
             return None
-        found = reader(*args, **kwargs)
+        try:
+            found = reader(*args, **kwargs)
+        except Untraceable as error:
+            raise Untraceable(f"{error}{call.place}") from None
     elif place == 0:
         found = _one_by_one(call, args, kwargs)
     return found if found is None or _holds(found[0], found[1][0], result) else None

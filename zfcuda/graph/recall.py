@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
@@ -190,6 +190,9 @@ class _Rehearsal(TorchDispatchMode):
 
     def detached(self, tensor: Tensor) -> None:
         """What makes the next call tells."""
+
+    def refuse(self, reason: str) -> NoReturn:
+        raise _Different
 
     def is_of_images(self, tensor: Tensor) -> bool:
         made = self._which(tensor)

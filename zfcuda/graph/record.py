@@ -11,7 +11,7 @@ import contextlib
 import weakref
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -199,9 +199,13 @@ class _Recorder(TorchDispatchMode):
             return self._followed(func, args, kwargs or {})
         except Untraceable as error:
             # Not itself: it holds this frame, and the caller's tensors.
-            within = self._within()
-            self.watched.refused = f"{error}, in {within!r}" if within else str(error)
-            raise Untraceable(self.watched.refused) from None
+            self.refuse(str(error))
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise an Untraceable that says where, and remember that: the model may catch it."""
+        within = self._within()
+        self.watched.refused = f"{reason}, in {within!r}" if within else reason
+        raise Untraceable(self.watched.refused) from None
 
     def _followed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The call's result, noted."""

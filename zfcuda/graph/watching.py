@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zfcuda.graph.guards import Untraceable
-
 
 @dataclass(eq=False)
 class Watched:
@@ -57,7 +55,8 @@ def told(follower: Any) -> Iterator[None]:
 
     It has a :class:`Watched` as ``watched`` and the methods ``begin(module, args)``,
     ``end(module, args, output)``, ``own(tensor)`` for what a function with a backward of its own
-    returned, ``detached(tensor)`` for what was detached where it is, and ``is_of_images(tensor)``.
+    returned, ``detached(tensor)`` for what was detached where it is, and ``is_of_images(tensor)``,
+    and ``refuse(reason)`` raises.
     """
     thread = threading.get_ident()
 
@@ -115,8 +114,7 @@ def _tell_of_functions(stack: ExitStack, here: Here, follower: Any) -> None:
 def _tell_of_values(stack: ExitStack, here: Here, follower: Any) -> None:
     def seen(tensor: Tensor, name: str) -> None:
         if here() and follower.is_of_images(tensor):
-            follower.watched.refused = f"it looks at values outside of torch ({name})"
-            raise Untraceable(follower.watched.refused)
+            follower.refuse(f"it looks at values outside of torch ({name})")
 
     def to_numpy(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         seen(tensor, "numpy")

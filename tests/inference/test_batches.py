@@ -187,6 +187,32 @@ def test_projections_and_strongest_images_of_such_a_layer(aside, x):
     torch.testing.assert_close(top.values["norm"].flatten(), largest.to(top.values["norm"]))
 
 
+@torch.library.custom_op("zfcuda_tests::scaled_by_all", mutates_args=())
+def scaled_by_all(x: Tensor) -> Tensor:
+    return x * (1 + x.mean(0, keepdim=True))
+
+
+class Hidden(Aside):
+    """A call that does not show that it looks at all images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.norm(scaled_by_all(x))
+        return self.head(x)
+
+
+def test_a_call_that_hides_what_it_looks_at(x):
+    net = Hidden().double().eval()
+    with pytest.warns(UserWarning, match=SAID):
+        found = zfcuda.occlusion(net, x, size=6, stride=6, layers=["norm"])
+    for box, sums in zip(found.boxes.tolist(), found.layers["norm"].sums[0], strict=True):
+        image = x.clone()
+        image[:, :, box[0] : box[2], box[1] : box[3]] = 0
+        with torch.no_grad():
+            maps = scaled_by_all(net.conv(image))[0, found.layers["norm"].channels[0]]
+        torch.testing.assert_close(sums, maps.sum().to(sums))
+
+
 class Amplifier(nn.Module):
     """Multiplies whatever rounding there is, which differs with the number of images only."""
 

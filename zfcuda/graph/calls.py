@@ -191,6 +191,18 @@ def answer_of(record: Record, layers: Collection[str]) -> Any:
     return record.answer if last is None else last.output
 
 
+def answers_of(record: Record, layers: Collection[str]) -> dict[str | None, Any]:
+    """:func:`answer_of` as None, and by name the outputs of these layers up to there."""
+    _, count = end_of(record, layers)
+    found = {
+        name: done.output
+        for done in record.returned
+        for name in done.names
+        if name in layers and done.count <= count
+    }
+    return {None: answer_of(record, layers), **found}
+
+
 def stop_at(record: Record, layers: Collection[str]) -> Stop | None:
     """Where a recording for these layers may end; None where the whole model is wanted."""
     last = _last(record, layers)

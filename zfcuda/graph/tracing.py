@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zfcuda.graph.building import build
-from zfcuda.graph.calls import Record, Stop, answer_of, stop_at
+from zfcuda.graph.calls import Record, Stop, answers_of, stop_at
 from zfcuda.graph.guards import Untraceable, refuse, unchanged
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.recall import recalled, remember
@@ -101,17 +102,31 @@ def _graph(
         except Exception:
             raise Untraceable(said) from None
     if not graph.mixes:
-        dtypes = {value.dtype for value in first.values if value.of_images}
-
-        def beside_another() -> Tensor:
-            other = torch.cat([-2 * images.flip(2), images])
-            return answer_of(_recorded(model, other, layers, stop), layers)[1:]
-
-        alone, beside = answer_of(first, layers), answer_of(second, layers)[1:]
-        if not rounds(alone, beside, beside_another, dtypes):
-            raise Untraceable("it answers otherwise for two images together than for each alone")
-    _compare(_answer(graph, two), answer_of(second, layers))
+        other = torch.cat([-2 * images.flip(2), images])
+        _require_alone(first, second, layers, lambda: _recorded(model, other, layers, stop))
+    answers = answers_of(second, layers)
+    for layer, value in _answers(graph, two, layers).items():
+        _compare(value, answers[layer])
     return graph
+
+
+def _require_alone(
+    first: Record, second: Record, layers: Collection[str], third: Callable[[], Record]
+) -> None:
+    """What is said of one image must be said of it, as the second of two, beside any other."""
+    dtypes = {value.dtype for value in first.values if value.of_images}
+    alone, beside = answers_of(first, layers), answers_of(second, layers)
+    others: dict[str | None, Any] = {}
+
+    def beside_another(layer: str | None) -> Tensor:
+        others.update(others or answers_of(third(), layers))
+        return others[layer][1:]
+
+    for layer, own in alone.items():
+        maps = isinstance(own, Tensor) and own.dim() > 0
+        pair = maps and (len(own), len(beside[layer])) == (1, 2)
+        if pair and not rounds(own, beside[layer][1:], partial(beside_another, layer), dtypes):
+            raise Untraceable("it answers otherwise for two images together than for each alone")
 
 
 def _recorded(
@@ -128,13 +143,21 @@ def _recorded(
         return record(model, images.clone(), layers, stop)
 
 
-def _answer(graph: Graph, images: Tensor) -> Tensor:
+def _answers(graph: Graph, images: Tensor, layers: Collection[str]) -> dict[str | None, Tensor]:
+    """The graph's value as None, and by name those of these layers."""
+    wanted: dict[int, list[str | None]] = {graph.output: [None]}
+    for layer in layers:
+        node = graph.layer(layer)
+        if node is not None:
+            wanted.setdefault(node.index, []).append(layer)
     values: dict[int, Any] = {0: images.clone()}
+    found: dict[str | None, Tensor] = {}
     for node in graph.nodes:
         values[node.index] = graph.evaluate(node, values)
+        found |= dict.fromkeys(wanted.get(node.index, ()), values[node.index])
         for index in graph.released.get(node.index, ()):
             del values[index]
-    return values[graph.output]
+    return found
 
 
 def _compare(value: Tensor, answer: Any) -> None:

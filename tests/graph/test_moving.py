@@ -37,13 +37,14 @@ def movements(draw):
             modes = ["constant", "replicate", "circular"]
             if channels > 16:  # many chains of many maps take long
                 continue
-            pad = draw(st.tuples(*[st.integers(0, 2)] * 4))
+            most = min(2, *size)  # it wraps around once
+            pad = draw(st.tuples(*[st.integers(0, most)] * 4))
             mode = draw(st.sampled_from(modes))
             steps.append(lambda x, pad=pad, mode=mode: F.pad(x, pad, mode=mode))
             size = [size[0] + pad[2] + pad[3], size[1] + pad[0] + pad[1]]
         elif kind == "crop":
             rows, columns = (
-                slice(draw(st.integers(0, 1)), n, draw(st.integers(1, 3))) for n in size
+                slice(draw(st.integers(0, min(1, n - 1))), n, draw(st.integers(1, 3))) for n in size
             )
             steps.append(lambda x, rows=rows, columns=columns: x[:, :, rows, columns])
             size = [len(range(n)[s]) for n, s in zip(size, (rows, columns), strict=True)]
@@ -164,6 +165,11 @@ def test_several_maps():
 )  # fmt: skip
 def test_what_is_more(forward):
     assert not isinstance(rules(traced(Model(forward)))[-1], Rearrangement)
+
+
+def test_maps_without_rows():
+    graph = traced(Model(lambda m, x: F.pad(x[:, :, 12:], (1, 1))))
+    assert isinstance(rules(graph)[-1], Opaque)
 
 
 def test_values_that_tell_where():

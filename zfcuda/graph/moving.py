@@ -224,6 +224,8 @@ def _elements_moved(chain: Moving, shape: Sequence[int]) -> tuple[Tensor, float]
     """
     x = chain.source
     size = math.prod(x.shape)
+    if not size or not math.prod(shape):
+        return None
     kind = torch.int32 if 2 * size < 2**31 else torch.int64
     numbers = torch.arange(2 * size, dtype=kind, device=x.device).view(2, *x.shape)
     base = 2 ** min(30, round(-math.log2(torch.finfo(x.dtype).eps)))

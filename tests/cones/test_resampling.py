@@ -187,3 +187,18 @@ def test_receptive_fields():
     halved = field(lambda x: F.interpolate(x, scale_factor=0.5, mode="bilinear"))
     assert (halved.size, halved.stride, halved.start) == ((6, 6), (4, 4), (-1, -1))
     assert isinstance(field(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")), str)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_one_column_is_the_models_own(mode, order):
+    """For which torch answers otherwise where maps lie in another order of memory."""
+    net = Model(
+        lambda m, x: m.tail(F.interpolate(x, size=(34, 1), mode=mode, antialias=True)).flatten(1),
+        tail=nn.Conv2d(2, 3, (34, 1)),
+    ).double()
+    x = torch.randn(1, 2, 17, 5, dtype=torch.float64).contiguous(memory_format=order)
+    wanted = zfcuda.occlusion(net, x, size=3, stride=3, method="dense")
+    with pytest.warns(UserWarning, match="order of memory"):
+        found = zfcuda.occlusion(net, x, size=3, stride=3)
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-10, atol=1e-10)

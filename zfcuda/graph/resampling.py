@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from zfcuda.graph.calls import Call
+from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import AdaptiveMaxPool, Identity, Resampling, Sized, Taps, Value
-from zfcuda.graph.reading import Reading
+from zfcuda.graph.reading import Reading, reader
 
 _SEPARABLE = (
     "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
@@ -28,6 +29,16 @@ _SEPARABLE = (
     "adaptive_max_pool2d",
 )  # fmt: skip
 _SCALES = ("scales_h", "scales_w")
+
+
+@reader("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "_upsample_lanczos2d_aa")
+def _of_one_column(x: Any, size: Any, *_: Any, **__: Any) -> None:
+    """
+    Raises:
+        Untraceable: torch takes one row for all, or not, by the order of memory.
+    """
+    if isinstance(x, Value) and size is not None and size[-1] == 1:
+        raise Untraceable("antialiasing to a single column depends on the order of memory")
 
 
 def pixels_resampled(
@@ -52,8 +63,6 @@ def pixels_resampled(
         return None
     names = [a.name for a in call.function._schema.arguments]
     given = dict(zip(names[1:], args[1:], strict=False)) | kwargs
-    if call.name.endswith("_aa") and result.shape[2] == 1:
-        return None  # torch then answers by the order of memory, with one row in the place of all
     if "output_size" not in given or not {*given} <= {*_SCALES, "output_size", "align_corners"}:
         return None
     function = functools.partial(_of_maps, call.function, call.several, given)

@@ -211,19 +211,63 @@ def test_signals_have_the_type_of_their_maps():
     check_down(net, images(2, SIZE), tolerance=1e-5)
 
 
+MEETINGS = {
+    "add": lambda a, b: a + b,
+    "add, scaled": lambda a, b: torch.add(b, a, alpha=-2),
+    "mul": lambda a, b: a * b.sigmoid(),
+    "cat": lambda a, b: torch.cat([a, b, a], 1),
+    "maximum": torch.maximum,
+    "add of fixed maps": lambda a, b: (
+        a + (b.new_ones(b.shape).float() + b.new_ones(b.shape)) + b.new_ones(b.shape).bfloat16()
+    ),
+}
+
+
 @pytest.mark.filterwarnings("error:the model answers otherwise for several images")
-@pytest.mark.parametrize("join", [torch.add, lambda a, b: torch.cat([a, b], 1)])
-def test_maps_of_two_types_meet(join):
-    """A barrier, of the call's own name."""
-    conv = nn.Conv2d(4, 4, 3, padding=1)
-    two = Model(lambda m, x: join(m.conv(x.float()), x).mean((2, 3)), conv=conv)
-    net = nn.Sequential(nn.Conv2d(4, 4, 1).double(), two).eval()
-    x = images(2, SIZE)
-    assert zfcuda.plan(net, x, size=2, stride=2, method="cone").dense_from in ("add", "cat")
+@pytest.mark.parametrize("name", MEETINGS)
+def test_maps_of_two_types_meet(name):
+    """They are promoted, as torch does."""
+    meet = MEETINGS[name]
+    conv, x = nn.Conv2d(4, 4, 3, padding=1), images(2, SIZE)
+    two = Model(lambda m, x: meet(m.conv(x.float()), x), conv=conv).eval()
+    check_up(two, x, some_boxes(SIZE, 9), 1e-5)
+    if name not in ("mul", "maximum"):
+        check_down(two, x, tolerance=1e-5)
+    net = nn.Sequential(nn.Conv2d(4, 4, 1).double(), two, nn.AdaptiveMaxPool2d(1), nn.Flatten())
     cones, dense = (
-        zfcuda.occlusion(net, x, size=2, stride=2, method=method) for method in ("cone", "dense")
+        zfcuda.occlusion(net.eval(), x, size=2, stride=2, method=method)
+        for method in ("cone", "dense")
     )
     torch.testing.assert_close(cones.logits, dense.logits, rtol=1e-5, atol=1e-5)
+
+
+class Autocast(nn.Module):
+    """Convolutions in bfloat16, normalisations in float32, and what joins them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.tail = nn.BatchNorm2d(8), nn.Conv2d(16, 6, 3, 2, 1)
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            x = self.stem(x)
+            y = self.norm(self.conv(x).float()).relu()
+            return self.tail(torch.cat([x + y, y], 1)).relu().float().amax((2, 3))
+
+
+def test_autocast():
+    torch.manual_seed(0)
+    net, x = Autocast().eval(), torch.randn(1, 3, 16, 18)
+    assert nodes.Opaque not in {type(rule) for rule in rules(trace(net, x))}
+    cones, dense = (
+        zfcuda.occlusion(net, x, size=4, stride=4, method=method) for method in ("cone", "dense")
+    )
+    torch.testing.assert_close(cones.logits, dense.logits, rtol=2e-2, atol=2e-2)
+    found = zfcuda.deconv(net, x, "tail", rule="gradient", seed=1.0)
+    net.stem.register_forward_hook(lambda *_: None)  # no graph: the whole backward pass
+    true = zfcuda.deconv(net, x, "tail", rule="gradient", seed=1.0)
+    torch.testing.assert_close(found, true, rtol=2e-2, atol=2e-2)
 
 
 FLAT = {

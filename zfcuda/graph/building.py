@@ -6,7 +6,7 @@ constants only are made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,7 @@ from zfcuda.graph.nodes import (
     Shape,
     Sized,
     Value,
+    filled,
     pruned,
     spelled,
     values_in,
@@ -271,7 +272,38 @@ class _Builder:
                 norm = instance_norm(self._nodes, args[0], result)
                 if norm is not None:
                     return norm, args
-        return read(call, place, args, kwargs, result), args
+        alike = self._in_one_dtype(call, args, taken, result)
+        found = read(call, place, alike, kwargs, result)
+        return (found, args) if found is None else (found, alike)
+
+    def _in_one_dtype(self, call: Call, args: Any, taken: Sequence[Value], result: Value) -> Any:
+        """The arguments of a call that combines maps of two types of number, as autocast makes them
+        meet, with the maps cast to its result's: torch promotes them before it does anything."""
+        dtypes = {value.dtype for value in taken}
+        two = len(dtypes) == 2 and all(map(self._is_map, taken))
+        one_by_one = torch.Tag.pointwise in getattr(call.function, "tags", ()) and len(taken) == 2
+        if not two or not (one_by_one or call.name == "cat"):
+            return args
+        if result.dtype != torch.promote_types(*{value.dtype for value in taken}):
+            return args
+        cast = {
+            v.index: v if v.dtype == result.dtype else self._cast(call, v, result) for v in taken
+        }
+        return filled(args, lambda a: cast[a.index] if isinstance(a, Value) else a)
+
+    def _cast(self, call: Call, x: Value, like: Value) -> Value:
+        """A node for a map in another type of number."""
+        function, named = aten._to_copy.default, {"dtype": like.dtype}
+        made = replace(call, function=function, several=False, layer=None, author="cast", custom="")
+        fixed = isinstance(self._nodes[x.index].rule, Fixed)
+        rule = Fixed(like.dtype) if fixed else Opaque()
+        node = self._node(made, rule, (x.index,), x.shape, function, (x,), named)
+        self._find_axes(node, x.sizes)
+        node = node if fixed else self._shortened(node)
+        if x.index in self._local:
+            self._local.add(node.index)
+        self._nodes.append(node)
+        return replace(x, index=node.index, dtype=like.dtype)
 
     def _constant_map(self, call: Call, constant: Tensor, x: Value) -> Value:
         """A node for a constant that acts on the map ``x``, as maps of its size and dtype."""

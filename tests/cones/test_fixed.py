@@ -210,3 +210,40 @@ def test_receptive_fields():
 def test_words():
     _, fixed, product = traced(of(CALLS["multiplied"]), images(1, SIZE)).nodes
     assert naming(fixed).kind == "fixed map" and naming(product).kind == "mul"
+
+
+def test_maps_of_one_number_are_left_alone_and_read_where_they_are():
+    """They are no filling, which a graph would remember; and nobody writes into them."""
+    net = Model(
+        lambda m, x: torch.cat([x, m.p.expand(len(x), -1, -1, -1)], 1).relu().mean((2, 3)),
+        p=nn.Parameter(torch.zeros(1, 1, 260, 260, dtype=torch.float64)),
+    )
+    x = torch.randn(1, 2, 260, 260, dtype=torch.float64)
+    for _ in range(2):
+        kept = net.p.detach().clone()
+        found, wanted = (
+            zfcuda.occlusion(net, x, size=100, stride=100, method=method).logits
+            for method in ("cone", "dense")
+        )
+        assert torch.equal(net.p, kept)
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+        with torch.no_grad():
+            net.p.add_(torch.rand(260, 260))
+
+
+def test_large_constants_laid_into_maps_are_read_where_they_are():
+    def forward(m, x):
+        x = x * 2
+        x[:, :1] = m.p
+        return x.relu().mean((2, 3))
+
+    net = Model(forward, p=nn.Parameter(torch.zeros(1, 1, 260, 260, dtype=torch.float64)))
+    net.requires_grad_(False)
+    x = torch.randn(1, 2, 260, 260, dtype=torch.float64)
+    for _ in range(2):
+        found, wanted = (
+            zfcuda.occlusion(net, x, size=100, stride=100, method=method).logits
+            for method in ("cone", "dense")
+        )
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+        net.p.add_(torch.rand(260, 260))

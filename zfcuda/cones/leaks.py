@@ -8,7 +8,7 @@ swallows NaN for one: it proves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,7 +20,19 @@ from torch.utils._pytree import tree_map_only
 
 from zfcuda.cones.operators.behaviours import forward_boxes, has_cone
 from zfcuda.cones.operators.rectangles import Boxes
-from zfcuda.graph.nodes import Fixed, Graph, Input, Node, Shape, filled, values_in
+from zfcuda.graph.nodes import (
+    AvgPool,
+    Conv,
+    Fixed,
+    Graph,
+    Input,
+    MaxPool,
+    Node,
+    Shape,
+    TransposedConv,
+    filled,
+    values_in,
+)
 
 aten = torch.ops.aten
 
@@ -57,7 +69,7 @@ def _first(graph: Graph, image: Tensor) -> Node | None:
             if isinstance(node.rule, Shape | Fixed):  # whatever the pixel is
                 values[node.index] = graph.evaluate(node, values)
             elif (inside := _reach(graph, node)) is not None:
-                value = _healed(_called(node, values), inside, [values[i] for i in node.inputs])
+                value = _healed(node, _called(node, values), inside)
                 if _has_nan(value):
                     if _is_changed(node, values, inside):
                         return node
@@ -111,15 +123,16 @@ def _poisoned(value: Tensor) -> Tensor:
     return value
 
 
-def _healed(value: Tensor, inside: Inside, taken: Sequence[Tensor]) -> Tensor:
-    """With zeros there, and in memory of its own: not what the call took, nor one place for
-    several numbers, as where maps are expanded."""
-    memory = value.untyped_storage().data_ptr()
-    several = any(step == 0 for step in value.stride())
-    if several or any(other.untyped_storage().data_ptr() == memory for other in taken):
+def _healed(node: Node, value: Tensor, inside: Inside) -> Tensor:
+    """With zeros there, in memory of its own: a call may return a part of what it was given, or of
+    the model's own tensors, or one place for several numbers, as where maps are expanded."""
+    if not isinstance(node.rule, _FRESH):
         value = value.clone(memory_format=torch.contiguous_format)
     value[inside] = 0
     return value
+
+
+_FRESH = (Conv, TransposedConv, MaxPool, AvgPool)
 
 
 # --- a second opinion -----------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+SMALL = 2**16  # elements; larger constants of a graph are never copied, but read where they are
+
 
 class Untraceable(Exception):
     """The model cannot be turned into a graph; the message says why."""

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from zfcuda.graph.guards import SMALL
 from zfcuda.graph.nodes import (
     Fixed,
     Moved,
@@ -75,6 +77,13 @@ class Moving:
             if value != self.calls[-1].index:
                 done.setdefault(call, []).append(value)
         return done
+
+
+def _holds_large_constants(call: Node) -> bool:
+    """Whether it takes tensors that may have changed where they are when a graph is found again
+    (:mod:`zfcuda.graph.recall`): a rule would still say what they held."""
+    found = [t for t in tree_leaves((call.args, call.kwargs)) if isinstance(t, Tensor)]
+    return any(t.numel() > SMALL for t in found)
 
 
 def _taken(call: Node) -> list[int]:
@@ -139,7 +148,7 @@ def chains_followed(
 def _follow(nodes: list[Node], index: int, tried: set[int]) -> None:
     """Write what the chain to a node does into it; else, into the last ones below of which that is
     known."""
-    if index in tried:
+    if index in tried or isinstance(nodes[index].rule, Fixed):
         return
     tried.add(index)
     node = nodes[index]
@@ -172,7 +181,7 @@ def _chain_to(nodes: Sequence[Node], last: Node) -> Moving | None:
             members |= {inner.index: inner for inner in call.function.calls}
             sources[call.function.source.index] = call.function.source
             continue
-        if not moves(call) or len(members) == _LONGEST:
+        if not moves(call) or _holds_large_constants(call) or len(members) == _LONGEST:
             return None
         members[call.index] = call
         if call.target in _MADE:

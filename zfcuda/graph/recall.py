@@ -22,13 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zfcuda.graph.calls import Event, Made, Record
-from zfcuda.graph.guards import unchanged
+from zfcuda.graph.guards import SMALL, unchanged
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.schemas import bare, place_of, same_place
 from zfcuda.graph.watching import Watched, maker_of, told
 from zfcuda.inference.checks import settings_of, uncompiled
 
-_SMALL = 2**16  # elements; larger tensors are never copied
 _KEPT = 32  # graphs of one model
 
 _lock = threading.Lock()
@@ -70,10 +69,10 @@ def remember(
     model: nn.Module, images: Tensor, layers: Collection[str], made: Record, graph: Graph
 ) -> None:
     """Keep a model's graph for as long as the model lives, if it can be told from others."""
-    if any(t.numel() > _SMALL for t in _computed_from(made)):
+    if any(t.numel() > SMALL for t in _computed_from(made)):
         return  # it holds what must be computed anew
     constants = [bare(value.tensor) for value in made.values if value.tensor is not None]
-    copies = tuple((t, t.clone()) for t in constants if t.numel() <= _SMALL)
+    copies = tuple((t, t.clone()) for t in constants if t.numel() <= SMALL)
     one = _Known(_of(images, layers), settings_of(model), copies, tuple(made.events), graph)
     with _lock:
         known = _graphs.setdefault(model, [])

@@ -6,7 +6,7 @@ constants only are made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 from zfcuda.graph import activations as _activations  # noqa: F401  (enters its readers)
-from zfcuda.graph.axes import Axes, axes_of_maps, result_axes, size_of
+from zfcuda.graph.axes import axes_of_maps
 from zfcuda.graph.calls import Call, Record, Recorded, Ref, end_of
 from zfcuda.graph.fixed import (
     ALIKE,
-    ConstantMap,
     choice,
     constant_map,
     is_fixed_map,
     product_with_weights,
 )
 from zfcuda.graph.functions import MadeFor, ResultOf, in_any_layout
+from zfcuda.graph.growing import Growing
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.layouts import Layout, keeps_channels
+from zfcuda.graph.layouts import Layout
 from zfcuda.graph.moving import chains_followed, moves
 from zfcuda.graph.nodes import (
     AdaptiveMaxPool,
@@ -47,13 +47,12 @@ from zfcuda.graph.nodes import (
     spelled,
     values_in,
 )
-from zfcuda.graph.pixelwise import Chain, chain_to
 from zfcuda.graph.reading import Reading, read
 from zfcuda.graph.recognition import as_torch_does, instance_norm, torchs_contrast
 from zfcuda.graph.reductions import InTurn, dims_of, of_whole_maps, one_axis_after_the_other
 from zfcuda.graph.resampling import pixels_resampled
 from zfcuda.graph.schemas import bare, sizes_of
-from zfcuda.graph.unpooling import SwitchesOf, Unpooling, unpooling
+from zfcuda.graph.unpooling import unpooling
 
 aten = torch.ops.aten
 
@@ -123,22 +122,17 @@ class _Builder:
     def __init__(self, first: Record, second: Record, images: int) -> None:
         self._images = images
         self._first, self._second = first, second
-        self._nodes: list[Node] = []
         self._made: dict[int, Value | _Constant] = {}  # by recorded value
         self._bare: dict[int, Tensor] = {}  # constants, by identity
         self._by_call: dict[int, list[int]] = {}
-        self._used: dict[str, int] = {}
         self._mixing: dict[int, str] = {}  # by node of several images' value, the call
-        self._axes: dict[int, Axes] = {}  # by node, as far as they are known
-        self._grids: dict[int, tuple[int, ...]] = {}  # rows and columns of the maps they are of
-        self._derived: set[int] = set()  # whose axes follow from those of what they take
-        self._local: set[int] = set()  # before any barrier
         for number, value in enumerate(first.values):
             if value.call is not None:
                 self._by_call.setdefault(value.call, []).append(number)
         image = self._sizes(0)
+        self._grown = Growing(Value(0, *self._about(0)))
         node = Node(0, "x", Input(), (), (), tuple(first.values[0].shape[1:]), _same, (), {})
-        self._find_axes(node, image)
+        self._grown.find_axes(node, image)
         self._add(node, 0, image)
 
     # --- one call ---------------------------------------------------------------------------------
@@ -178,10 +172,10 @@ class _Builder:
         if _goes_over_images(call, args, kwargs) or any(map(self._holds_numbers, mixed)):
             mixed = {*values}  # a call that makes one of its results of several images
         for value in values:
-            before = len(self._nodes)
+            before = len(self._grown.nodes)
             self._result(call, args, kwargs, value)
             if value in mixed:
-                made = range(before, len(self._nodes))
+                made = range(before, len(self._grown.nodes))
                 self._mixing |= dict.fromkeys(made, spelled(call.name) + call.place)
 
     def _mixes(self, held: list[Value], value: int) -> bool:
@@ -208,11 +202,11 @@ class _Builder:
         function = in_any_layout(call.function)
         function = ResultOf(function, recorded.place) if call.several else function
         if not values_in((args, kwargs)):  # made for as many images as there are
-            args = (Value(0, *self._about(0)), *args)
+            args = (self._grown.image, *args)
             self._fix(call, result, MadeFor(function), args, kwargs, value)
             return
         found, args = self._read(call, recorded.place, args, kwargs, result)
-        if found is None and given is not None and given.index in self._local:
+        if found is None and given is not None and given.index in self._grown.local:
             found = pixels_resampled(call, recorded.place, args, kwargs, result)
         if found is None:
             rule, taken = Opaque(), tuple(values_in((args, kwargs)))
@@ -221,16 +215,16 @@ class _Builder:
         if found is not None and len(found) == 3:
             function, args, kwargs = found[2], taken, {}
         inputs = tuple(v.index for v in taken)
-        node = self._node(call, rule, inputs, result.shape, function, args, kwargs)
-        self._find_axes(node, sizes)
+        node = self._grown.new_node(call, rule, inputs, result.shape, function, args, kwargs)
+        self._grown.find_axes(node, sizes)
         if isinstance(rule, Pointwise | Binary | Resampling | AdaptiveMaxPool):
             node = replace(node, function=rule.function, args=taken, kwargs={})
         if isinstance(rule, Opaque | Binary) and recorded.dtype.is_floating_point:
-            node = self._shortened(node)
+            node = self._grown.shortened(node)
         if isinstance(node.rule, Opaque | Binary | Concat) and not call.several:
-            node = self._on_maps(node, lambda n: self._in_other_layout(call, n, args, kwargs))
+            node = self._grown.instead(node, lambda n: self._in_other_layout(call, n, args, kwargs))
         if isinstance(node.rule, Opaque) and recorded.place == 0:
-            node = self._on_maps(node, lambda n: self._pooled(call, n, args, kwargs, result))
+            node = self._grown.instead(node, lambda n: self._pooled(call, n, args, kwargs, result))
         if _sizes_in((node.args, node.kwargs)) and node._counted is None:
             given = (self._mixing.get(v.index) for v in values_in((args, kwargs)))
             first = next(filter(None, given), node.spelled + call.place)
@@ -243,12 +237,12 @@ class _Builder:
         """The rule of a call, if it has one by itself or with those before it, and its arguments
         with constants that act on maps as maps."""
         taken = tuple(values_in((args, kwargs)))
-        if result.is_map and all(isinstance(self._nodes[v.index].rule, Fixed) for v in taken):
+        if result.is_map and all(isinstance(self._grown.nodes[v.index].rule, Fixed) for v in taken):
             return (Fixed(result.dtype), taken), args
         constant = constant_map(call, args)
-        if constant is not None and self._is_map(constant[1]):
+        if constant is not None and self._grown.is_map(constant[1]):
             at, x = constant
-            fixed = self._constant_map(call, args[at], x)
+            fixed = self._grown.constant_map(call, args[at], x)
             given = (*args[:at], fixed, *args[at + 1 :])
             chosen = choice(call, given)
             found = read(call, place, given, kwargs, result) if chosen is None else chosen
@@ -256,20 +250,20 @@ class _Builder:
                 return found, given
         match call.name:
             case "div":
-                contrast = torchs_contrast(self._nodes, args, call.custom)
+                contrast = torchs_contrast(self._grown.nodes, args, call.custom)
                 if contrast is not None:
                     return (contrast, args[:1], as_torch_does(contrast)), args
             case "bmm":
-                product = product_with_weights(self._nodes, *args)
+                product = product_with_weights(self._grown.nodes, *args)
                 if product is not None:
                     return product, args
             case "max_unpool2d":
-                found = unpooling(self._nodes, call, args, result)
+                found = unpooling(self._grown.nodes, call, args, result)
                 if found is not None:
-                    taken = (self._switches(call, found), args[0])
+                    taken = (self._grown.switches(call, found), args[0])
                     return (found.unpool, taken, found.put_back), args
             case "view":
-                norm = instance_norm(self._nodes, args[0], result)
+                norm = instance_norm(self._grown.nodes, args[0], result)
                 if norm is not None:
                     return norm, args
         alike = self._in_one_dtype(call, args, taken, result)
@@ -280,117 +274,39 @@ class _Builder:
         """The arguments of a call that combines maps of two types of number, as autocast makes them
         meet, with the maps cast to its result's: torch promotes them before it does anything."""
         dtypes = {value.dtype for value in taken}
-        two = len(dtypes) == 2 and all(map(self._is_map, taken))
+        two = len(dtypes) == 2 and all(map(self._grown.is_map, taken))
         one_by_one = torch.Tag.pointwise in getattr(call.function, "tags", ()) and len(taken) == 2
         if not two or not (one_by_one or call.name == "cat"):
             return args
         if result.dtype != torch.promote_types(*{value.dtype for value in taken}):
             return args
         cast = {
-            v.index: v if v.dtype == result.dtype else self._cast(call, v, result) for v in taken
+            v.index: v if v.dtype == result.dtype else self._grown.cast(call, v, result)
+            for v in taken
         }
         return filled(args, lambda a: cast[a.index] if isinstance(a, Value) else a)
-
-    def _cast(self, call: Call, x: Value, like: Value) -> Value:
-        """A node for a map in another type of number."""
-        function, named = aten._to_copy.default, {"dtype": like.dtype}
-        made = replace(call, function=function, several=False, layer=None, author="cast", custom="")
-        fixed = isinstance(self._nodes[x.index].rule, Fixed)
-        rule = Fixed(like.dtype) if fixed else Opaque()
-        node = self._node(made, rule, (x.index,), x.shape, function, (x,), named)
-        self._find_axes(node, x.sizes)
-        node = node if fixed else self._shortened(node)
-        if x.index in self._local:
-            self._local.add(node.index)
-        self._nodes.append(node)
-        return replace(x, index=node.index, dtype=like.dtype)
-
-    def _constant_map(self, call: Call, constant: Tensor, x: Value) -> Value:
-        """A node for a constant that acts on the map ``x``, as maps of its size and dtype."""
-        shape = (constant.shape[-3] if constant.dim() > 2 else 1, *x.shape[1:])
-        function = ConstantMap(shape, x.dtype)
-        args = (Value(0, *self._about(0)), constant)
-        made = replace(call, function=function, layer=None, author="constant", custom="")
-        node = self._node(made, Fixed(x.dtype), (0,), shape, function, args, {})
-        self._local.add(node.index)
-        return self._appended(node, x)
-
-    def _switches(self, call: Call, found: Unpooling) -> Value:
-        """A node for the switches by which a call unpools."""
-        rule, pooled = found.switches, found.pooled
-        made = replace(call, function=SwitchesOf(rule), layer=None, author="switches", custom="")
-        inputs = (pooled.index,)
-        node = self._node(made, rule, inputs, found.shape, made.function, (pooled,), {})
-        if self._local.issuperset(inputs):
-            self._local.add(node.index)
-        self._grids[node.index] = found.shape[1:]
-        return self._appended(node, pooled)
 
     def _fix(
         self, call: Call, made: Value, function: MadeFor, args: Any, kwargs: Any, value: int
     ) -> None:
         """A node for what depends on the number of images only."""
         if is_fixed_map(call, made):
-            node = self._node(call, Fixed(made.dtype), (0,), made.shape, function, args, kwargs)
-            self._axes[node.index] = axes_of_maps(made.shape[0])
-            self._grids[node.index] = made.shape[1:]
+            node = self._grown.new_node(
+                call, Fixed(made.dtype), (0,), made.shape, function, args, kwargs
+            )
+            self._grown.axes[node.index] = axes_of_maps(made.shape[0])
+            self._grown.grids[node.index] = made.shape[1:]
         else:
-            node = self._node(call, Shape(), (0,), None, function, args, kwargs)
+            node = self._grown.new_node(call, Shape(), (0,), None, function, args, kwargs)
         self._add(node, value, made.sizes)
 
-    def _find_axes(self, node: Node, sizes: tuple[int | Sized, ...]) -> None:
-        """Note which axes the node's value has: by the rule of its call, or those of maps."""
-        grids = {self._grids.get(v.index) for v in values_in((node.args, node.kwargs))}
-        (grid,) = grids if len(grids) == 1 else (None,)
-        if grid is not None:
-            known = {"n": 2, "h": grid[0], "w": grid[1]}
-            axes = result_axes(node, lambda v: self._axes.get(v.index), known)
-            told = [s.of(2) if isinstance(s, Sized) else s for s in sizes]
-            if axes is not None and [size_of(axis, known) for axis in axes] == told:
-                self._axes[node.index], self._grids[node.index] = axes, grid
-                self._derived.add(node.index)
-                return
-        if node.is_map:
-            self._axes[node.index] = axes_of_maps(node.shape[0])
-            self._grids[node.index] = node.shape[1:]
-
-    def _shortened(self, node: Node) -> Node:
-        """A call as the end of a chain that treats every pixel alone, if it is: an opaque one, or
-        one that combines two maps that are made of the same."""
-        chain = chain_to(self._nodes, node, self._axes, self._derived)
-        if chain is None or (isinstance(node.rule, Binary) and not chain.replaces_its_end):
-            return node
-        args = (chain.source,)
-        inputs = (chain.source.index,)
-        return replace(node, rule=chain.rule, inputs=inputs, function=chain, args=args, kwargs={})
-
     # --- maps in other layouts --------------------------------------------------------------------
-
-    def _on_maps(self, node: Node, tried: Callable[[Node], Node | None]) -> Node:
-        """What was tried instead of a node that is not added yet; the node itself, and all as it
-        was before, where that is nothing."""
-        count = len(self._nodes)
-        known = self._axes.get(count), self._grids.get(count), count in self._derived
-        found = tried(node)
-        if found is not None:
-            return found
-        for index in range(count, len(self._nodes) + 1):
-            self._axes.pop(index, None)
-            self._grids.pop(index, None)
-            self._derived.discard(index)
-        del self._nodes[count:]
-        axes, grid, derived = known
-        if axes is not None and grid is not None:
-            self._axes[count], self._grids[count] = axes, grid
-        if derived:
-            self._derived.add(count)
-        return node
 
     def _in_other_layout(self, call: Call, node: Node, args: Any, kwargs: Any) -> Node | None:
         """A sum, product or concatenation of maps in another layout, as one of the maps themselves:
         the call that brings its result into the layout. None for any other call."""
-        layout, taken = self._layout(node.index), values_in((args, kwargs))
-        given = [self._layout(value.index) for value in taken]
+        layout, taken = self._grown.layout(node.index), values_in((args, kwargs))
+        given = [self._grown.layout(value.index) for value in taken]
         if layout is None or layout.is_of_maps or len(given) < 2 or None in given:
             return None
         rule = self._rule_on_maps(call, args, kwargs, taken, given, layout)
@@ -398,7 +314,7 @@ class _Builder:
             return None
         maps, sources = [], set()
         for value, one in zip(taken, given, strict=True):
-            found = self._map_of(value, one)
+            found = self._grown.map_of(value, one)
             if found is None:
                 return None
             maps.append(found[0])
@@ -409,7 +325,7 @@ class _Builder:
         indices = tuple(value.index for value in maps)
         whole = replace(
             node,
-            index=len(self._nodes),
+            index=len(self._grown.nodes),
             rule=rule,
             inputs=indices,
             shape=layout.shape,
@@ -417,7 +333,9 @@ class _Builder:
             args=tuple(maps),
             kwargs={},
         )
-        return self._laid_out("from_map", layout, self._appended(whole, maps[0]), node.shape)
+        return self._grown.laid_out(
+            "from_map", layout, self._grown.appended(whole, maps[0]), node.shape
+        )
 
     def _rule_on_maps(
         self, call: Call, args: Any, kwargs: Any, taken: Any, given: Any, layout: Layout
@@ -439,97 +357,33 @@ class _Builder:
         reduction = of_whole_maps(call)
         if reduction is None or not isinstance(args[0], Value) or len(result.shape) == 2:
             return None
-        at, below = len(self._nodes), self._nodes[args[0].index]
+        at, below = len(self._grown.nodes), self._grown.nodes[args[0].index]
         maps = one_axis_after_the_other(below, call.name, args, kwargs)
-        if maps is not None and self._is_map(maps):
+        if maps is not None and self._grown.is_map(maps):
             found = read(reduction, 0, (maps, (2, 3), len(result.shape) == 3), {}, result)
             more = {"function": InTurn(below, node), "args": (maps,), "kwargs": {}}
             inputs = (maps.index,)
             return found and replace(node, index=at, rule=found[0], inputs=inputs, **more)
-        layout = self._layout(args[0].index)
+        layout = self._grown.layout(args[0].index)
         if layout is None or layout.is_of_maps or len(result.shape) != 1:
             return None
         found = None
         if layout.leaves_channels(dims_of(args, kwargs)):
             x = replace(args[0], shape=layout.shape)
             found = read(reduction, 0, (x, (2, 3)), {}, result)
-        taken = self._map_of(args[0], layout) if found is not None else None
+        taken = self._grown.map_of(args[0], layout) if found is not None else None
         if found is None or taken is None:
             return None
-        more = {"index": len(self._nodes), "inputs": (taken[0].index,), "kwargs": {}}
+        more = {"index": len(self._grown.nodes), "inputs": (taken[0].index,), "kwargs": {}}
         function = reduction.function
         return replace(node, rule=found[0], function=function, args=(taken[0], (2, 3)), **more)
 
-    def _layout(self, index: int) -> Layout | None:
-        return Layout.of(self._axes.get(index), self._grids.get(index))
-
-    def _map_of(self, value: Value, layout: Layout) -> tuple[Value, int] | None:
-        """The maps whose numbers a value holds, and the node of the maps that they come from."""
-        at = value
-        while not self._is_map(at):
-            node = self._nodes[at.index]
-            below = values_in((node.args, node.kwargs))
-            around = [self._axes.get(v.index) for v in (at, *below)]
-            if len(below) != 1 or node.custom or not keeps_channels(node.target, around):
-                break
-            at = below[0]
-        else:
-            return at, at.index
-        node = self._shortened(self._laid_out("to_map", layout, value, layout.shape))
-        if not isinstance(node.function, Chain):
-            return None
-        last = self._nodes[value.index]  # known by what makes the value
-        self._used.setdefault(last.name, 0)
-        node = replace(node, name=self._unused(last.name), author=last.author, module=last.module)
-        return self._appended(node, value), node.function.source.index
-
-    def _laid_out(self, name: str, layout: Layout, value: Value, shape: Any) -> Node:
-        """The call that brings maps into a layout, or a value out of it."""
-        function, inputs = getattr(layout, name), (value.index,)
-        node = Node(len(self._nodes), "", Opaque(), inputs, (), shape, function, (value,), {}, name)
-        axes = layout.axes if name == "from_map" else axes_of_maps(layout.channels)
-        self._axes[node.index], self._grids[node.index] = axes, layout.grid
-        self._derived.add(node.index)
-        node = replace(node, name=self._unused(node.spelled), author=node.spelled)
-        return node
-
-    def _appended(self, node: Node, like: Value) -> Value:
-        """A node of maps that are no value of the recording."""
-        self._nodes.append(node)
-        self._axes[node.index] = axes_of_maps(node.shape[0])
-        sizes = (Sized(0, 1), *node.shape)
-        return Value(node.index, node.shape, like.dtype, like.device, sizes)
-
-    def _is_map(self, value: Value) -> bool:
-        return value.is_map and self._axes.get(value.index) == axes_of_maps(value.shape[0])
-
-    def _node(
-        self, call: Call, rule: Any, inputs: Any, shape: Any, function: Any, args: Any, kwargs: Any
-    ) -> Node:
-        node = Node(
-            len(self._nodes), "", rule, inputs, (), shape, function, args, kwargs, call.name
-        )
-        name = (call.layer or "model").replace(".", "_")
-        name = node.spelled if call.layer is None else name
-        return replace(
-            node,
-            name=self._unused(name),
-            author=call.author or node.spelled,
-            module=call.layer,
-            custom=call.custom,
-            within=call.within,
-        )
-
-    def _unused(self, name: str) -> str:
-        seen = self._used[name] = self._used.get(name, -1) + 1
-        return f"{name}_{seen}" if seen else name
-
     def _add(self, node: Node, value: int, sizes: Any) -> None:
         recorded = self._first.values[value]
-        self._nodes.append(node)
+        self._grown.nodes.append(node)
         known = moves(node) or not isinstance(node.rule, Opaque | Shape)
-        if known and self._local.issuperset(node.inputs):
-            self._local.add(node.index)
+        if known and self._grown.local.issuperset(node.inputs):
+            self._grown.local.add(node.index)
         self._made[value] = Value(node.index, _shape(sizes), recorded.dtype, recorded.device, sizes)
 
     def _about(self, value: int) -> tuple[Any, ...]:
@@ -604,7 +458,7 @@ class _Builder:
             raise Untraceable(f"it must return a tensor [2,K] for two images, it returns {got}")
         names = [name for name in requested if name in layers]
         tops = {result.index, *(layers[name] for name in names)}
-        nodes = chains_followed(self._nodes, tops, layers.values(), self._local)
+        nodes = chains_followed(self._grown.nodes, tops, layers.values(), self._grown.local)
         return pruned(nodes, result.index, layers, names, self._mixing)
 
 

@@ -97,12 +97,6 @@ def test_taps_of_weight_zero_count():
     assert (y[0, 0, :, 0].isnan().numpy() == ((first <= 1) & (last >= 1))).all()
 
 
-def test_antialiasing_to_one_column():
-    """torch then makes every row the first, or not, as the maps lie in memory."""
-    rule = only(lambda m, x: F.interpolate(x, (5, 1), mode="bilinear", antialias=True))
-    assert isinstance(rule, Opaque)
-
-
 def test_largest_numbers():
     """Of windows that overlap; their places are something else."""
     rule = only(nn.AdaptiveMaxPool2d((5, 7)))

@@ -237,6 +237,8 @@ RELUS = {
     "one minus a mask": lambda x: x * (1 - (x < 0).type_as(x)),
     "mask in place": lambda x: x.mul_(x > 0),
     "heaviside": lambda x: x * torch.heaviside(x, torch.zeros((), dtype=x.dtype)),
+    "heaviside that is one at zero": lambda x: x * torch.heaviside(x, torch.ones_like(x)),
+    "one minus heaviside": lambda x: x * (1 - torch.heaviside(-x, torch.ones_like(x))),
     "where": lambda x: torch.where(x > 0, x, 0),
     "where not": lambda x: torch.where(x <= 0, torch.zeros_like(x), x),
     "where by names": lambda x: torch.where(condition=x > 0, input=x, other=torch.zeros_like(x)),

@@ -207,11 +207,17 @@ def _chain_to(nodes: Sequence[Node], last: Node) -> Moving | None:
 
 def _rule_of(chain: Moving, last: Node) -> Rearrangement | None:
     """The rule of a chain; None where rows depend on columns, or pixels on other images'."""
-    found = _elements_moved(chain, last.shape)
+    count, height, width = chain.source.shape
+    alike = last.shape[0] == count and all(map(_treats_channels_alike, chain.calls))
+    if alike:  # one tells of all
+        source = replace(chain.source, shape=(1, height, width))
+        found = _elements_moved(replace(chain, source=source), (1, *last.shape[1:]))
+    else:
+        found = _elements_moved(chain, last.shape)
     if found is None:
         return None
     index, fill = found
-    (_, height, width), filled = chain.source.shape, index < 0
+    filled = index < 0
     lines = index.div(width, rounding_mode="floor")
     channels = lines.div(height, rounding_mode="floor")
     rows = (lines - channels * height).masked_fill_(filled, -1)
@@ -219,8 +225,35 @@ def _rule_of(chain: Moving, last: Node) -> Rearrangement | None:
     places = _apart(rows, columns, filled)
     if places is None:
         return None
+    if alike:
+        rows, columns = (each[0].cpu().numpy().astype(np.int64) for each in places)
+        every = np.arange(count)
+        one = Moved(every, rows, columns, 0 * rows, 0 * columns, every[None, None])
+        return Rearrangement(last.spelled, chain, (one,), fill)
     parts = _parts(*(each.cpu().numpy().astype(np.int64) for each in (channels, *places)))
     return None if parts is None else Rearrangement(last.spelled, chain, parts, fill)
+
+
+_PLANES = (
+    "alias", "reflection_pad2d", "replication_pad2d", "upsample_nearest2d",
+    "_upsample_nearest_exact2d",
+)  # fmt: skip
+
+
+def _treats_channels_alike(call: Node) -> bool:
+    """Whether a call moves rows and columns of maps only, the same of every channel."""
+    if not call.is_map or not all(v.is_map for v in values_in((call.args, call.kwargs))):
+        return False
+    match call.target, call.args[1:]:
+        case "constant_pad_nd", (pad, *_):
+            return len(pad) <= 4
+        case "slice", (dim, *_):
+            return dim % 4 in (2, 3)
+        case "flip", (dims,):
+            return {d % 4 for d in dims} <= {2, 3}
+        case "roll", (_, dims):
+            return bool(dims) and {d % 4 for d in dims} <= {2, 3}
+    return call.target in _PLANES
 
 
 def _elements_moved(chain: Moving, shape: Sequence[int]) -> tuple[Tensor, float] | None:

@@ -136,7 +136,11 @@ def _kind(call: Node, kinds: dict[int, str]) -> str | None:
     if None in given:
         return None
     match call.target:
-        case "gt" | "ge" | "lt" | "le" | "sign" | "heaviside":
+        case "neg" if given == ["source"]:  # changes its sign just where the maps do
+            return "source"
+        case "heaviside":  # its second number is what it gives for zero
+            return "step" if given[0] in ("source", "zero") and given[1] in _FLAT else None
+        case "gt" | "ge" | "lt" | "le" | "sign":
             return "step" if set(given[:2]) <= {"source", "zero"} else None
         case "maximum" | "minimum" | "fmax" | "fmin" | "clamp" | "clamp_min" | "clamp_max":
             return "linear" if set(given) <= {"source", "zero", "none"} else None
@@ -152,6 +156,7 @@ def _kind(call: Node, kinds: dict[int, str]) -> str | None:
 
 
 _LINEAR = ("source", "linear")
+_FLAT = ("zero", "step")
 
 
 def _kind_of(argument: Any, kinds: dict[int, str]) -> str | None:

@@ -14,7 +14,7 @@ from onnx_files import array, check, model, node, nodes, saved
 from torch import nn
 
 from zfcuda.graph import trace
-from zfcuda.graph.nodes import Affine, AvgPool, Binary, Conv, Lrn, MaxPool, Pointwise
+from zfcuda.graph.nodes import Affine, AvgPool, Binary, Conv, GlobalPool, Lrn, MaxPool, Pointwise
 from zfcuda.models.onnx import load
 
 MAX = 3.4028234663852886e38
@@ -379,7 +379,7 @@ def test_a_channel_shuffle_is_seen_as_one(tmp_path):
         (one("LRN", size=3), {}, Lrn),
         (one("MaxPool", kernel_shape=[2, 2]), {}, MaxPool),
         (one("AveragePool", kernel_shape=[2, 2]), {}, AvgPool),
-        (one("GlobalAveragePool"), {}, AvgPool),
+        (one("GlobalAveragePool"), {}, GlobalPool),
         (one("BatchNormalization", *BATCH_NORM), BATCH_NORM, Affine),
         (one("Clip", "low", "high"), {"low": np.float32(0), "high": np.float32(6)}, Pointwise),
         (one("Add", "x"), {}, Binary),

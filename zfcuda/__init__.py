@@ -113,7 +113,7 @@ _MOVED = {
     "results.packing": "results.base",
     "results.patches": "results.projections",
     "results.scores": "results.base",
-    "rules": "graph.nodes",
+    "rules": "graph.rules graph.nodes",
     "runs": "experiments.invariance.over experiments.occlusion.over",
     "sensitivity": "experiments.occlusion.experiment experiments.occlusion.engines",
     "steps": "cones.steps",

@@ -15,7 +15,8 @@ from zoo import Model
 from zfcuda.cones.boxes import descend_boxes, propagate_boxes
 from zfcuda.cones.operators.behaviours import backward_boxes, forward_boxes
 from zfcuda.cones.operators.rectangles import clip, join_boxes
-from zfcuda.graph import nodes, trace
+from zfcuda.graph import rules as kinds
+from zfcuda.graph import trace
 from zfcuda.ops.reference import pooled_size
 
 
@@ -58,7 +59,7 @@ def test_clip():
     assert clip(boxes, (8, 9)).tolist() == [[0, 0, 2, 9], *[[0, 0, 0, 0]] * 3]
 
 
-@pytest.mark.parametrize("rule", [nodes.Opaque(), nodes.Shape()], ids=str)
+@pytest.mark.parametrize("rule", [kinds.Opaque(), kinds.Shape()], ids=str)
 def test_rules_without_a_cone(rule):
     box = np.array([[0, 0, 1, 1]])
     with pytest.raises(TypeError, match=type(rule).__name__):
@@ -68,11 +69,11 @@ def test_rules_without_a_cone(rule):
 
 
 STILL = [
-    nodes.Affine(torch.ones(1), torch.ones(1)),
-    nodes.Pointwise("relu", torch.relu),
-    nodes.Pixelwise("flip", lambda x: x.flip(1)),
-    nodes.Lrn(5, 1e-4, 0.75, 1.0),
-    nodes.Identity(),
+    kinds.Affine(torch.ones(1), torch.ones(1)),
+    kinds.Pointwise("relu", torch.relu),
+    kinds.Pixelwise("flip", lambda x: x.flip(1)),
+    kinds.Lrn(5, 1e-4, 0.75, 1.0),
+    kinds.Identity(),
 ]
 
 
@@ -85,7 +86,7 @@ def test_rules_that_leave_boxes_where_they_are(rule):
 
 
 @pytest.mark.parametrize(
-    "rule", [nodes.Concat(), nodes.Binary("add", torch.add)], ids=["concat", "binary"]
+    "rule", [kinds.Concat(), kinds.Binary("add", torch.add)], ids=["concat", "binary"]
 )
 def test_rules_of_two_maps(rule):
     a, b = np.array([[1, 2, 3, 4], [0, 0, 0, 0]]), np.array([[3, 0, 5, 3], [1, 1, 2, 2]])
@@ -139,7 +140,7 @@ def check_exact(rule, call, size, out, below, above):
 def test_convolution(case):
     (kernel, stride, padding, dilation, _), *rest = case
     weight = torch.ones(1, 1, *kernel, dtype=torch.float64)
-    rule = nodes.Conv(weight, None, stride, padding, dilation, 1)
+    rule = kinds.Conv(weight, None, stride, padding, dilation, 1)
     check_exact(rule, lambda x: F.conv2d(x, weight, None, stride, padding, dilation), *rest)
 
 
@@ -147,7 +148,7 @@ def test_convolution(case):
 def test_average_pooling(case, include_pad):
     (kernel, stride, padding, _, ceil_mode), *rest = case
     window = (kernel, stride, padding, ceil_mode, include_pad)
-    check_exact(nodes.AvgPool(*window, None), lambda x: F.avg_pool2d(x, *window), *rest)
+    check_exact(kinds.AvgPool(*window, None), lambda x: F.avg_pool2d(x, *window), *rest)
 
 
 @given(cases(lambda kernel: kernel // 2, (False, True)))
@@ -165,14 +166,14 @@ def test_max_pooling(case):
         sums = taps.sum(1).unflatten(1, (rows, -1))
         return sums[:, None, : rest[1][0], : rest[1][1]]
 
-    check_exact(nodes.MaxPool(kernel, stride, padding, dilation, ceil_mode), reaches, *rest)
+    check_exact(kinds.MaxPool(kernel, stride, padding, dilation, ceil_mode), reaches, *rest)
 
 
 def test_many_boxes_at_once():
     boxes = np.array(
         [(y, x, y + h, x + 2) for y, x, h in itertools.product(range(9), range(9), (0, 1, 3))]
     )
-    rule = nodes.MaxPool((3, 2), (2, 3), (1, 0), (1, 2), True)
+    rule = kinds.MaxPool((3, 2), (2, 3), (1, 0), (1, 2), True)
     together = forward_boxes(rule, [boxes], [(9, 9)], (5, 4))
     back = backward_boxes(rule, together, (9, 9), (5, 4))
     for i, box in enumerate(boxes):
@@ -273,7 +274,7 @@ def test_what_changes(net, data):
         real = bounding_box((old != new)[0].any(0))
         assert boxes is not None and contains(boxes[0], real), node.name
         above = [n.rule for n in graph.nodes[: node.index + 1]]
-        saturating = any(isinstance(rule, nodes.Pointwise) for rule in above)
+        saturating = any(isinstance(rule, kinds.Pointwise) for rule in above)
         # A dilated window leaves gaps in what changes, which a stride may pick; a box has none.
         gaps = any(max(getattr(rule, "dilation", (1,))) > 1 for rule in above)
         if not (saturating or gaps):  # a changed sigmoid may round to the same number
@@ -296,7 +297,7 @@ def test_what_is_needed(net, data):
         (gradient,) = torch.autograd.grad(y.sum(), x, allow_unused=True)
         real = [0] * 4 if gradient is None else bounding_box((gradient != 0)[0].any(0))
         assert contains(found[0][0], real)
-        routes = (nodes.MaxPool, nodes.Pointwise)  # a maximum takes one tap, a sigmoid may be flat
+        routes = (kinds.MaxPool, kinds.Pointwise)  # a maximum takes one tap, a sigmoid may be flat
         if not any(isinstance(node.rule, routes) for node in graph.nodes):
             assert found[0][0].tolist() == real
 

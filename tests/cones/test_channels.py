@@ -9,7 +9,8 @@ from torch import nn
 from traces import Model, images, rules, traced
 
 import zfcuda
-from zfcuda.graph import nodes, trace
+from zfcuda.graph import rules as kinds
+from zfcuda.graph import trace
 
 SIZE = (6, 7)
 
@@ -69,8 +70,8 @@ def of(call) -> Model:
 @pytest.mark.parametrize("name", PIXELWISE)
 def test_channels_of_each_pixel(name):
     model, x = of(PIXELWISE[name]), images(2, SIZE)
-    kinds = {type(rule) for rule in rules(trace(model, x))}
-    assert kinds <= {nodes.Pixelwise, nodes.Pointwise, nodes.Affine}
+    found_kinds = {type(rule) for rule in rules(trace(model, x))}
+    assert found_kinds <= {kinds.Pixelwise, kinds.Pointwise, kinds.Affine}
     check_up(model, x, some_boxes(SIZE, 9))
     check_down(model, x)
 
@@ -123,7 +124,7 @@ def test_weights_are_read_where_they_are(name):
 )  # fmt: skip
 def test_what_goes_over_pixels(call):
     found = rules(trace(of(call), images(2, SIZE)))
-    assert any(isinstance(rule, nodes.Opaque) for rule in found)
+    assert any(isinstance(rule, kinds.Opaque) for rule in found)
 
 
 # --- instance norm with running statistics --------------------------------------------------------
@@ -139,7 +140,7 @@ def test_instance_norm(affine, last):
     x = images(3, SIZE)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     (rule,) = rules(traced(norm, x))
-    assert isinstance(rule, nodes.Affine)
+    assert isinstance(rule, kinds.Affine)
     shown = x * rule.scale[:, None, None] + rule.shift[:, None, None]
     torch.testing.assert_close(shown, norm(x))
     check_up(norm, x, some_boxes(SIZE, 9))
@@ -147,7 +148,7 @@ def test_instance_norm(affine, last):
     functional = Model(
         lambda m, x: F.instance_norm(x, norm.running_mean, norm.running_var, use_input_stats=False)
     )
-    assert [type(rule) for rule in rules(traced(functional, x))] == [nodes.Affine]
+    assert [type(rule) for rule in rules(traced(functional, x))] == [kinds.Affine]
 
 
 def test_instance_norm_by_hand():
@@ -162,7 +163,7 @@ def test_instance_norm_by_hand():
 
     x = images(2, SIZE)
     assert [type(rule) for rule in rules(trace(Model(call, wrong=False).eval(), x))] == [
-        nodes.Affine
+        kinds.Affine
     ]
     assert "Opaque" in str(rules(trace(Model(call, wrong=True).eval(), x)))
 
@@ -259,7 +260,7 @@ class Autocast(nn.Module):
 def test_autocast():
     torch.manual_seed(0)
     net, x = Autocast().eval(), torch.randn(1, 3, 16, 18)
-    assert nodes.Opaque not in {type(rule) for rule in rules(trace(net, x))}
+    assert kinds.Opaque not in {type(rule) for rule in rules(trace(net, x))}
     cones, dense = (
         zfcuda.occlusion(net, x, size=4, stride=4, method=method) for method in ("cone", "dense")
     )

@@ -10,10 +10,10 @@ from traces import Model, images, rules, traced
 import zfcuda
 from zfcuda.cones.receptive import receptive_fields
 from zfcuda.experiments.diagrams import naming
-from zfcuda.graph import nodes
+from zfcuda.graph import rules as kinds
 
 SIZE = (9, 7)
-LOCAL = (nodes.Binary, nodes.Concat, nodes.Pointwise, nodes.Pixelwise, nodes.Affine)
+LOCAL = (kinds.Binary, kinds.Concat, kinds.Pointwise, kinds.Pixelwise, kinds.Affine)
 
 
 def coordinates(x: Tensor) -> Tensor:
@@ -76,9 +76,9 @@ def call(request):
 
 
 def check_fixed(graph):
-    kinds = {type(rule) for rule in rules(graph)}
-    assert nodes.Fixed in kinds
-    assert kinds <= {nodes.Fixed, *LOCAL}
+    found_kinds = {type(rule) for rule in rules(graph)}
+    assert kinds.Fixed in found_kinds
+    assert found_kinds <= {kinds.Fixed, *LOCAL}
 
 
 def test_patches(call):
@@ -191,13 +191,13 @@ def test_of_another_dtype():
     check_fixed(traced(Model(lambda m, x: x + p), x))
     check_up(Model(lambda m, x: x + p).eval(), x, some_boxes(SIZE, 5))
     graph = traced(Model(lambda m, x: x + p.double()), x.float())
-    assert [type(rule) for rule in rules(graph)] == [nodes.Opaque]
+    assert [type(rule) for rule in rules(graph)] == [kinds.Opaque]
 
 
 def test_not_where_pixels_lie():
     x = images(2, SIZE)
     model = Model(lambda m, x: x.permute(0, 2, 3, 1) + torch.ones(9, 7, 1))
-    assert nodes.Fixed not in {type(rule) for rule in rules(traced(model, x))}
+    assert kinds.Fixed not in {type(rule) for rule in rules(traced(model, x))}
 
 
 def test_receptive_fields():

@@ -16,7 +16,7 @@ import zfcuda
 from zfcuda.cones import occluding
 from zfcuda.cones.operators import global_pools
 from zfcuda.cones.operators.behaviours import backward_boxes, forward_boxes
-from zfcuda.graph.nodes import AvgPool, GlobalPool, Identity, MaxPool, Opaque
+from zfcuda.graph.rules import AvgPool, GlobalPool, Identity, MaxPool, Opaque
 
 OVER = (2, 3)
 REDUCTIONS = {

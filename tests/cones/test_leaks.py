@@ -16,7 +16,7 @@ import zfcuda
 from zfcuda.cones import leaks
 from zfcuda.cones.leaks import leak
 from zfcuda.graph import Graph, trace
-from zfcuda.graph.nodes import Affine, Conv, Identity, MaxPool, Pixelwise, Pointwise
+from zfcuda.graph.rules import Affine, Conv, Identity, MaxPool, Pixelwise, Pointwise
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 

@@ -11,7 +11,7 @@ from traces import Model, images, traced
 import zfcuda
 from zfcuda.cones.boxes import descend_boxes, propagate_boxes
 from zfcuda.cones.receptive import receptive_fields
-from zfcuda.graph.nodes import Concat, Rearrangement
+from zfcuda.graph.rules import Concat, Rearrangement
 
 COPIES = {
     "zeros around": lambda x: F.pad(x, (1, 2, 0, 3)),

@@ -14,7 +14,7 @@ from zfcuda.cones.boxes import descend_boxes, propagate_boxes
 from zfcuda.cones.operators.rectangles import clip
 from zfcuda.cones.operators.resampling import largest, resampled
 from zfcuda.cones.receptive import receptive_fields
-from zfcuda.graph.nodes import AdaptiveMaxPool, Resampling
+from zfcuda.graph.rules import AdaptiveMaxPool, Resampling
 
 SIZE = (12, 16)
 RESAMPLED = {

@@ -12,7 +12,7 @@ import zfcuda
 from zfcuda.cones.receptive import receptive_fields
 from zfcuda.cones.steps import fuse
 from zfcuda.experiments.diagrams import naming
-from zfcuda.graph import nodes
+from zfcuda.graph import rules as kinds
 
 
 @st.composite
@@ -86,7 +86,7 @@ def test_what_follows_is_part_of_it():
 def test_recognised():
     layer = nn.ConvTranspose2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 0), 2, dilation=(1, 2)).double()
     rule = only(layer)
-    assert isinstance(rule, nodes.TransposedConv)
+    assert isinstance(rule, kinds.TransposedConv)
     assert lies_in(rule.weight, layer.weight), "live, not copied"
     assert (rule.stride, rule.padding, rule.dilation) == ((2, 1), (1, 0), (1, 2))
     assert (rule.output_padding, rule.groups, rule.channels) == ((1, 0), 2, 6)

@@ -12,9 +12,10 @@ from traces import Model, images, rules, traced
 import zfcuda
 from zfcuda import ops
 from zfcuda.cones.receptive import receptive_fields
-from zfcuda.graph import nodes, trace
+from zfcuda.graph import rules as kinds
+from zfcuda.graph import trace
 
-KINDS = {nodes.Switches, nodes.Unpool}
+KINDS = {kinds.Switches, kinds.Unpool}
 
 
 def torchs(kernel, stride=None, ceil_mode=False):
@@ -95,7 +96,7 @@ class SegNet(nn.Module):
 def test_occlusion(size):
     net, x = SegNet().double().eval(), torch.randn(2, 3, *size, dtype=torch.float64)
     assert {type(rule) for rule in rules(traced(net, x))} >= KINDS
-    assert nodes.Opaque not in {type(rule) for rule in rules(trace(net, x))}
+    assert kinds.Opaque not in {type(rule) for rule in rules(trace(net, x))}
     cones, dense = (
         zfcuda.occlusion(net, x, size=4, stride=3, layers=["back", "tail"], method=method)
         for method in ("cone", "dense")

@@ -9,7 +9,7 @@ from traces import Model, images, traced
 
 import zfcuda
 from zfcuda.experiments.deconvnet import engines
-from zfcuda.graph.nodes import Binary, Concat, Conv, GlobalPool, Opaque
+from zfcuda.graph.rules import Binary, Concat, Conv, GlobalPool, Opaque
 
 # A layout: how a map gets into it, and back given (h, w).
 LAYOUTS = {

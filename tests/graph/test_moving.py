@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from traces import Model, images, only, rules, traced, values_of
 
-from zfcuda.graph.nodes import Concat, Opaque, Rearrangement
+from zfcuda.graph.rules import Concat, Opaque, Rearrangement
 
 
 def rearranged(rule: Rearrangement, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from zoo import TORCHVISION
 
 import zfcuda
 from zfcuda.graph import trace
-from zfcuda.graph.nodes import Opaque
+from zfcuda.graph.rules import Opaque
 
 
 @pytest.mark.parametrize("make", [zfcuda.models.zfnet, zfcuda.models.squeezenet1_1])

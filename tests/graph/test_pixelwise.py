@@ -8,7 +8,7 @@ from traces import Model, images, rules, traced
 
 import zfcuda
 from zfcuda.graph import fan_in, trace
-from zfcuda.graph.nodes import Pixelwise, Pointwise
+from zfcuda.graph.rules import Pixelwise, Pointwise
 
 
 class ChannelsLast(nn.Module):

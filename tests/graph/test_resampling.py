@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from traces import Model, images, only, traced
 
-from zfcuda.graph.nodes import AdaptiveMaxPool, Identity, Opaque, Resampling, Taps
+from zfcuda.graph.rules import AdaptiveMaxPool, Identity, Opaque, Resampling, Taps
 
 SIZES = st.tuples(st.integers(1, 13), st.integers(1, 13))
 

@@ -7,7 +7,7 @@ from torch import nn
 from traces import Model, images, lies_in, only, rules, traced, values_of
 
 from zfcuda.graph import fan_in, trace
-from zfcuda.graph.nodes import Affine, AvgPool, Conv, MaxPool, Opaque, Pointwise
+from zfcuda.graph.rules import Affine, AvgPool, Conv, MaxPool, Opaque, Pointwise
 
 
 def test_in_place_calls_make_new_values():

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from zfcuda.cones.operators.behaviours import backward_boxes, forward_boxes, has_cone
 from zfcuda.cones.operators.rectangles import Boxes, clip, join_boxes
-from zfcuda.graph.nodes import Graph, Input, Node
+from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.rules import Input
 
 
 def propagate_boxes(graph: Graph, boxes: Boxes) -> list[Boxes | None]:

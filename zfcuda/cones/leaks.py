@@ -20,19 +20,8 @@ from torch.utils._pytree import tree_map_only
 
 from zfcuda.cones.operators.behaviours import forward_boxes, has_cone
 from zfcuda.cones.operators.rectangles import Boxes
-from zfcuda.graph.nodes import (
-    AvgPool,
-    Conv,
-    Fixed,
-    Graph,
-    Input,
-    MaxPool,
-    Node,
-    Shape,
-    TransposedConv,
-    filled,
-    values_in,
-)
+from zfcuda.graph.nodes import Graph, Node, filled, values_in
+from zfcuda.graph.rules import AvgPool, Conv, Fixed, Input, MaxPool, Shape, TransposedConv
 
 aten = torch.ops.aten
 

@@ -14,21 +14,10 @@ from zfcuda import ops
 from zfcuda.cones.operators.batch import Manner, Observed
 from zfcuda.cones.operators.behaviours import below
 from zfcuda.cones.operators.joining import SUMS, weights_of
-from zfcuda.graph.nodes import (
-    Binary,
-    Fixed,
-    GlobalPool,
-    Graph,
-    Input,
-    MaxPool,
-    Node,
-    Pixelwise,
-    Pointwise,
-    last_takers,
-    released,
-)
+from zfcuda.graph.nodes import Graph, Node, last_takers, released
 from zfcuda.graph.pixelwise import Chain
 from zfcuda.graph.recognition import looks_at_signs, rectifies
+from zfcuda.graph.rules import Binary, Fixed, GlobalPool, Input, MaxPool, Pixelwise, Pointwise
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient, claim
 from zfcuda.ops.windows import pixels
 

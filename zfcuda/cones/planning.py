@@ -9,8 +9,8 @@ import numpy as np
 from zfcuda.cones.operators.behaviours import Step, forward_boxes, macs, reads
 from zfcuda.cones.steps import Schedule
 from zfcuda.graph.barriers import nature
-from zfcuda.graph.nodes import Conv, Opaque
 from zfcuda.graph.pixelwise import fan_in
+from zfcuda.graph.rules import Conv, Opaque
 from zfcuda.storage.files import text_table, visible
 
 

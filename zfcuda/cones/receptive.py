@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from zfcuda.cones.operators.behaviours import field
 from zfcuda.cones.operators.rectangles import ReceptiveField
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import Fixed, Graph, Input, Node, Opaque, Rearrangement, Shape
+from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.rules import Fixed, Input, Opaque, Rearrangement, Shape
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import plain
 from zfcuda.inference.layers import Layers, find_layers

@@ -12,17 +12,9 @@ import numpy as np
 
 from zfcuda.cones.operators.behaviours import Step, finishes, folded, prepared, whole
 from zfcuda.cones.operators.each_pixel import finish
-from zfcuda.graph.nodes import (
-    Affine,
-    Graph,
-    Identity,
-    MaxPool,
-    Node,
-    Pointwise,
-    last_takers,
-    released,
-)
+from zfcuda.graph.nodes import Graph, Node, last_takers, released
 from zfcuda.graph.pixelwise import Linear, linear
+from zfcuda.graph.rules import Affine, Identity, MaxPool, Pointwise
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,17 +22,9 @@ from zfcuda.cones.operators.each_pixel import BATCH_NORM
 from zfcuda.cones.operators.rectangles import product_of
 from zfcuda.experiments.deconvnet.projecting import projections
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import (
-    Graph,
-    Identity,
-    Input,
-    MaxPool,
-    Node,
-    Pair,
-    Pointwise,
-    Shape,
-)
+from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.pixelwise import fan_in
+from zfcuda.graph.rules import Identity, Input, MaxPool, Pair, Pointwise, Shape
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import check_input, evaluating, to_result
 from zfcuda.inference.layers import Layer, find_layers

@@ -7,8 +7,8 @@ From a model to its graph: :mod:`.tracing` has the model's own pass recorded (:m
 made into nodes (:mod:`.building`), whose calls are read one by one (:mod:`.reading`,
 :mod:`.resampling`), followed by their axes (:mod:`.axes`, :mod:`.pixelwise`) and by where numbers
 go (:mod:`.moving`), or known together (:mod:`.recognition`). :mod:`.recall` finds graphs again.
-:mod:`.nodes` is the graph itself, and what its nodes can do; :mod:`.barriers` names what is global
-by nature.
+:mod:`.nodes` is the graph itself, :mod:`.rules` what its nodes do, and :mod:`.barriers` names what
+is global by nature.
 """
 
 from zfcuda.graph.guards import Untraceable

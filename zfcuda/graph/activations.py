@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zfcuda.graph.nodes import Pointwise, Sized, Value
+from zfcuda.graph.nodes import Sized, Value
 from zfcuda.graph.reading import Reader, Reading, is_map, is_number, reader, two_maps
+from zfcuda.graph.rules import Pointwise
 
 __all__: list[str] = []  # all is entered into the registry of readers
 

@@ -8,20 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from zfcuda.graph.nodes import (
-    Affine,
-    Binary,
-    Concat,
-    Graph,
-    Node,
-    Opaque,
-    Pixelwise,
-    Pointwise,
-    Shape,
-    Value,
-    values_in,
-)
+from zfcuda.graph.nodes import Graph, Node, Value, values_in
 from zfcuda.graph.pixelwise import Linear
+from zfcuda.graph.rules import Affine, Binary, Concat, Opaque, Pixelwise, Pointwise, Shape
 
 _ATTENTION = ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer")
 _PRODUCTS = ("bmm", "mm", "matmul", "baddbmm")

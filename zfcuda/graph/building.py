@@ -28,29 +28,22 @@ from zfcuda.graph.growing import Growing
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.layouts import Layout
 from zfcuda.graph.moving import chains_followed, moves
-from zfcuda.graph.nodes import (
-    AdaptiveMaxPool,
-    Binary,
-    Concat,
-    Fixed,
-    Graph,
-    Input,
-    Node,
-    Opaque,
-    Pointwise,
-    Resampling,
-    Shape,
-    Sized,
-    Value,
-    filled,
-    pruned,
-    spelled,
-    values_in,
-)
+from zfcuda.graph.nodes import Graph, Node, Sized, Value, filled, pruned, spelled, values_in
 from zfcuda.graph.reading import Reading, read
 from zfcuda.graph.recognition import as_torch_does, instance_norm, torchs_contrast
 from zfcuda.graph.reductions import InTurn, dims_of, of_whole_maps, one_axis_after_the_other
 from zfcuda.graph.resampling import pixels_resampled
+from zfcuda.graph.rules import (
+    AdaptiveMaxPool,
+    Binary,
+    Concat,
+    Fixed,
+    Input,
+    Opaque,
+    Pointwise,
+    Resampling,
+    Shape,
+)
 from zfcuda.graph.schemas import bare, sizes_of
 from zfcuda.graph.unpooling import unpooling
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from zfcuda.graph.calls import Call
 from zfcuda.graph.functions import MadeFor
-from zfcuda.graph.nodes import Binary, Node, Opaque, Sized, Value
+from zfcuda.graph.nodes import Node, Sized, Value
 from zfcuda.graph.pixelwise import LeftLinear, Linear
 from zfcuda.graph.reading import Reading
+from zfcuda.graph.rules import Binary, Opaque
 
 # Functions that make the same of every image, if they make something for each.
 ALIKE = ("expand", "repeat", "zeros", "ones", "full", "new_zeros", "new_ones", "new_full")

@@ -13,16 +13,9 @@ from zfcuda.graph.axes import Axes, axes_of_maps, result_axes, size_of
 from zfcuda.graph.calls import Call
 from zfcuda.graph.fixed import ConstantMap
 from zfcuda.graph.layouts import Layout, keeps_channels
-from zfcuda.graph.nodes import (
-    Binary,
-    Fixed,
-    Node,
-    Opaque,
-    Sized,
-    Value,
-    values_in,
-)
+from zfcuda.graph.nodes import Node, Sized, Value, values_in
 from zfcuda.graph.pixelwise import Chain, chain_to
+from zfcuda.graph.rules import Binary, Fixed, Opaque
 from zfcuda.graph.unpooling import SwitchesOf, Unpooling
 
 aten = torch.ops.aten

@@ -20,18 +20,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from zfcuda.graph.guards import SMALL
-from zfcuda.graph.nodes import (
-    Fixed,
-    Moved,
-    Node,
-    Opaque,
-    Rearrangement,
-    Shape,
-    Sized,
-    Value,
-    values_in,
-)
+from zfcuda.graph.nodes import Node, Sized, Value, values_in
 from zfcuda.graph.pixelwise import Chain
+from zfcuda.graph.rules import Fixed, Moved, Opaque, Rearrangement, Shape
 
 _MOVE = frozenset((
     "alias", "cat", "channel_shuffle", "chunk", "constant_pad_nd", "copy", "expand", "fill", "flip",

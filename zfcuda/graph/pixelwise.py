@@ -20,16 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zfcuda.graph.axes import Axes, axes_of_maps, is_one_by_one, size_of
-from zfcuda.graph.nodes import (
-    Affine,
-    Binary,
-    Conv,
-    Node,
-    Pixelwise,
-    Pointwise,
-    Value,
-    values_in,
-)
+from zfcuda.graph.nodes import Node, Value, values_in
+from zfcuda.graph.rules import Affine, Binary, Conv, Pixelwise, Pointwise
 
 _BLOCK = 1024  # pixels
 

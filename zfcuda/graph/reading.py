@@ -12,7 +12,9 @@ from torch import Tensor
 
 from zfcuda.graph.calls import Call
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import (
+from zfcuda.graph.nodes import Sized, Value
+from zfcuda.graph.pixelwise import Linear
+from zfcuda.graph.rules import (
     Affine,
     AvgPool,
     Binary,
@@ -26,11 +28,8 @@ from zfcuda.graph.nodes import (
     Pair,
     Pointwise,
     Rule,
-    Sized,
     TransposedConv,
-    Value,
 )
-from zfcuda.graph.pixelwise import Linear
 
 Reading = tuple[Rule, tuple[Value, ...]] | tuple[Rule, tuple[Value, ...], Callable[..., Any]]
 Reader = Callable[..., Reading | None]

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zfcuda.graph.fixed import repeated
-from zfcuda.graph.nodes import Lrn, Node, Sized, Value
+from zfcuda.graph.nodes import Node, Sized, Value
 from zfcuda.graph.pixelwise import Chain
 from zfcuda.graph.reading import Reading, affine_of
+from zfcuda.graph.rules import Lrn
 
 
 def torchs_contrast(nodes: Sequence[Node], args: Sequence[Any], custom: str) -> Lrn | None:

@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_leaves
 
 from zfcuda.graph.calls import Call
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import AdaptiveMaxPool, Identity, Resampling, Sized, Taps, Value
+from zfcuda.graph.nodes import Sized, Value
 from zfcuda.graph.reading import Reading, reader
+from zfcuda.graph.rules import AdaptiveMaxPool, Identity, Resampling, Taps
 
 _SEPARABLE = (
     "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",

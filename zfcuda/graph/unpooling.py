@@ -16,7 +16,8 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.graph.calls import Call
-from zfcuda.graph.nodes import Node, Pair, Switches, Unpool, Value
+from zfcuda.graph.nodes import Node, Value
+from zfcuda.graph.rules import Pair, Switches, Unpool
 
 _TAPS = 255  # numbers up to there are exact in every floating-point type
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import zfcuda
 from zfcuda.graph import trace
-from zfcuda.graph.nodes import Opaque
+from zfcuda.graph.rules import Opaque
 from zfcuda.models.onnx import load
 
 

@@ -14,7 +14,7 @@ from onnx_files import array, check, model, node, nodes, saved
 from torch import nn
 
 from zfcuda.graph import trace
-from zfcuda.graph.nodes import Affine, AvgPool, Binary, Conv, GlobalPool, Lrn, MaxPool, Pointwise
+from zfcuda.graph.rules import Affine, AvgPool, Binary, Conv, GlobalPool, Lrn, MaxPool, Pointwise
 from zfcuda.models.onnx import load
 
 MAX = 3.4028234663852886e38

@@ -23,7 +23,8 @@ from zfcuda.compat.captum.accepting import (
 from zfcuda.cones.descent import descend
 from zfcuda.cones.observing import forward_bytes, observe, obstacle
 from zfcuda.cones.operators.batch import Manner
-from zfcuda.graph.nodes import Graph, Identity, Node, Rule, Shape
+from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.rules import Identity, Rule, Shape
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.interception import fast_forward
 from zfcuda.inference.passes import memory_limit, spans

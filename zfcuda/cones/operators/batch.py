@@ -10,9 +10,10 @@ from torch import Tensor
 
 from zfcuda.cones.operators.behaviours import backward_boxes, looks_back
 from zfcuda.cones.operators.signals import Ints, Points, Windows, at, gather, table
-from zfcuda.graph.nodes import Graph, Node, Pointwise, Rule
+from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.pixelwise import Chain
 from zfcuda.graph.recognition import rectifies
+from zfcuda.graph.rules import Pointwise, Rule
 
 # The calls that count as ReLU, and what their arguments must be for it.
 _RECTIFIERS: dict[str, dict[str, float]] = {

@@ -1,6 +1,6 @@
 """What an operator does, kind by kind: the registries that operators enter themselves in.
 
-A kind of rule (:mod:`zfcuda.graph.nodes`) has all that it does in one file of this room, each
+A kind of rule (:mod:`zfcuda.graph.rules`) has all that it does in one file of this room, each
 function entered into the behaviour that it is a case of. A kind that is not entered has the
 behaviour's default, or is a barrier.
 """
@@ -17,7 +17,8 @@ from torch import Tensor
 from zfcuda.cones.operators.patches import Patches
 from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, clip, is_empty, join_boxes
 from zfcuda.cones.operators.signals import Signal
-from zfcuda.graph.nodes import Affine, Fixed, Node, Pair, Pointwise, Rule, Shape
+from zfcuda.graph.nodes import Node
+from zfcuda.graph.rules import Affine, Fixed, Pair, Pointwise, Rule, Shape
 
 Result = TypeVar("Result")
 Case = TypeVar("Case", bound=Callable[..., Any])

@@ -33,7 +33,8 @@ from zfcuda.cones.operators.each_pixel import Sent, finish
 from zfcuda.cones.operators.patches import Patches, on_equal_windows
 from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWindow, product_of
 from zfcuda.cones.operators.signals import Points, Signal, Windows
-from zfcuda.graph.nodes import Affine, Conv, Node, Pair
+from zfcuda.graph.nodes import Node
+from zfcuda.graph.rules import Affine, Conv, Pair
 from zfcuda.ops.windows import as_maps, pixels
 
 

@@ -28,18 +28,9 @@ from zfcuda.cones.operators.behaviours import (
 from zfcuda.cones.operators.patches import as_pixels, as_row
 from zfcuda.cones.operators.rectangles import Boxes
 from zfcuda.cones.operators.signals import Ints, Points, Signal
-from zfcuda.graph.nodes import (
-    Affine,
-    Binary,
-    Concat,
-    Identity,
-    Lrn,
-    Node,
-    Pixelwise,
-    Pointwise,
-    Rule,
-)
+from zfcuda.graph.nodes import Node
 from zfcuda.graph.pixelwise import Chain
+from zfcuda.graph.rules import Affine, Binary, Concat, Identity, Lrn, Pixelwise, Pointwise, Rule
 from zfcuda.ops.windows import as_maps, pixels
 
 Sent = list[tuple[int, Signal]]  # which nodes get which signals

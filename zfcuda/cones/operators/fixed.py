@@ -23,7 +23,8 @@ from zfcuda.cones.operators.each_pixel import Sent
 from zfcuda.cones.operators.patches import Patches, fresh_rows
 from zfcuda.cones.operators.rectangles import Boxes
 from zfcuda.cones.operators.signals import Signal
-from zfcuda.graph.nodes import Fixed, Node
+from zfcuda.graph.nodes import Node
+from zfcuda.graph.rules import Fixed
 
 
 @reached.of(Fixed)

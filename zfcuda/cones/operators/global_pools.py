@@ -46,7 +46,8 @@ from zfcuda.cones.operators.patches import (
 )
 from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWindow, areas
 from zfcuda.cones.operators.signals import Signal, Windows
-from zfcuda.graph.nodes import GlobalPool, MaxPool, Node, Pair, Pointwise, values_in
+from zfcuda.graph.nodes import Node, values_in
+from zfcuda.graph.rules import GlobalPool, MaxPool, Pair, Pointwise
 from zfcuda.ops.windows import as_maps
 
 _BLOCK = 8  # columns

@@ -24,7 +24,8 @@ from zfcuda.cones.operators.patches import (
 from zfcuda.cones.operators.rectangles import Boxes, areas
 from zfcuda.cones.operators.signals import Points, Signal, at, gather, table
 from zfcuda.graph.fixed import Masked
-from zfcuda.graph.nodes import Binary, Concat, Fixed, Graph, Node
+from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.rules import Binary, Concat, Fixed
 from zfcuda.ops.windows import pixels, window_table
 
 finishes.of(Concat, Binary)(lambda rule: True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.cones.operators.rectangles import Boxes, SlidingWindow, areas, clip
-from zfcuda.graph.nodes import Pair
+from zfcuda.graph.rules import Pair
 from zfcuda.ops.windows import as_maps, window_table
 
 # Windows gathered for one convolution call, bytes: they should still be in the cache when it

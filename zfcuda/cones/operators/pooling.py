@@ -29,7 +29,8 @@ from zfcuda.cones.operators.each_pixel import Sent, finish, times_derivative
 from zfcuda.cones.operators.patches import Patches, on_equal_windows, patches_at, room_at
 from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWindow, product_of
 from zfcuda.cones.operators.signals import Points, Signal, Windows, frames, table
-from zfcuda.graph.nodes import AvgPool, MaxPool, Node, Pair
+from zfcuda.graph.nodes import Node
+from zfcuda.graph.rules import AvgPool, MaxPool, Pair
 
 
 def _window(rule: MaxPool | AvgPool) -> SlidingWindow:

@@ -1,5 +1,5 @@
 """Maps whose elements are copies of elements of other maps: padding, cropping, flipping, nearest
-resampling, pixel shuffles, space to depth (:class:`zfcuda.graph.nodes.Rearrangement`)."""
+resampling, pixel shuffles, space to depth (:class:`zfcuda.graph.rules.Rearrangement`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ from zfcuda.cones.operators.rectangles import (
     pixels_in,
 )
 from zfcuda.cones.operators.signals import Ints, Points, Signal, Windows, frames
-from zfcuda.graph.nodes import Moved, Node, Pair, Rearrangement
+from zfcuda.graph.nodes import Node
+from zfcuda.graph.rules import Moved, Pair, Rearrangement
 
 
 @reached.of(Rearrangement)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zfcuda.graph.nodes import Pair
+from zfcuda.graph.rules import Pair
 
 Boxes = np.ndarray  # int64 [P,4]: y0, x0, y1, x1, half open
 Interval = tuple[np.ndarray, np.ndarray]  # [P] each, half open

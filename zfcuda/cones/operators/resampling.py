@@ -1,6 +1,6 @@
 """Maps whose rows and columns are weighted sums of others: linear and cubic interpolation, averages
-over adaptive windows (:class:`zfcuda.graph.nodes.Resampling`); and the largest numbers of such
-windows (:class:`zfcuda.graph.nodes.AdaptiveMaxPool`)."""
+over adaptive windows (:class:`zfcuda.graph.rules.Resampling`); and the largest numbers of such
+windows (:class:`zfcuda.graph.rules.AdaptiveMaxPool`)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ from zfcuda.cones.operators.rectangles import (
     product_of,
 )
 from zfcuda.cones.operators.signals import Ints, Points, Signal, Windows, at, frames
-from zfcuda.graph.nodes import AdaptiveMaxPool, Node, Pair, Resampling, Taps
+from zfcuda.graph.nodes import Node
+from zfcuda.graph.rules import AdaptiveMaxPool, Pair, Resampling, Taps
 
 _Rule = Resampling | AdaptiveMaxPool
 

@@ -40,7 +40,8 @@ from zfcuda.cones.operators.rectangles import (
     product_of,
 )
 from zfcuda.cones.operators.signals import Signal, Windows, frames, gather, table
-from zfcuda.graph.nodes import Affine, Node, Pair, TransposedConv
+from zfcuda.graph.nodes import Node
+from zfcuda.graph.rules import Affine, Pair, TransposedConv
 from zfcuda.ops.windows import as_maps, pixels
 
 

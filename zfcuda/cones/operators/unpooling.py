@@ -42,7 +42,8 @@ from zfcuda.cones.operators.rectangles import (
     pixels_in,
 )
 from zfcuda.cones.operators.signals import Signal, Windows, frames, gather, table
-from zfcuda.graph.nodes import Node, Pair, Switches, Unpool
+from zfcuda.graph.nodes import Node
+from zfcuda.graph.rules import Pair, Switches, Unpool
 from zfcuda.graph.unpooling import SwitchesOf
 from zfcuda.ops.windows import pixels
 

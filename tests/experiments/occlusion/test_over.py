@@ -225,7 +225,8 @@ def test_a_result_of_another_run_is_named(net, x, tmp_path):
 
 
 def test_a_full_disk(net, x, tmp_path, contents, monkeypatch):
-    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
+    for kind in (engines.Cones, engines.Dense):
+        monkeypatch.setattr(kind, "together", lambda *_: 4)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def read(number):

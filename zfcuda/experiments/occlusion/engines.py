@@ -185,7 +185,7 @@ def engine_for(
     return Dense(model, request, Plan("dense", reason, count, (), 1, request.size, request.stride))
 
 
-def _traced(model: nn.Module, x: Tensor, request: Request) -> Cones:
+def _traced(model: nn.Module, x: Tensor, request: Request) -> Engine:
     """Raises Untraceable if the model cannot be traced, or a layer is not in the graph."""
     # The model itself, named "", returns last: the whole graph, and no layer hidden in a step.
     wanted = ["", *request.layers] if request.layers else ()
@@ -204,6 +204,8 @@ def _traced(model: nn.Module, x: Tensor, request: Request) -> Cones:
     method = "cone" if schedule.cones else "dense"
     reason = "" if schedule.cones else "no cone is cheaper than whole maps"
     plan = Plan(method, reason, len(boxes), rows, chunk, request.size, request.stride)
+    if not schedule.cones and not graph.mixes:  # the model's own pass is as fast as its calls are
+        return Dense(model, request, plan)
     return Cones(model, request, plan, schedule, nodes)
 
 

@@ -234,7 +234,8 @@ def test_a_finished_run_computes_nothing(net, x, tmp_path, run):
 def test_what_is_missing_is_computed_again_to_the_bit(
     net, x, tmp_path, contents, monkeypatch, run, gone
 ):
-    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
+    for kind in (engines.Cones, engines.Dense):
+        monkeypatch.setattr(kind, "together", lambda *_: 4)
     run(net, x, tmp_path)
     whole = contents(tmp_path)
     if gone is None:

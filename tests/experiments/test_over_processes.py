@@ -20,7 +20,8 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 
 @pytest.fixture(autouse=True)
 def _usual_groups(monkeypatch):
-    monkeypatch.setattr(engines.Cones, "together", engines.Cones.together)
+    for kind in (engines.Cones, engines.Dense):
+        monkeypatch.setattr(kind, "together", kind.together)
 
 
 def python(*arguments):

@@ -63,7 +63,7 @@ class Faulty(Images):
 
 def groups_of(count: int) -> None:
     """From here on so many images are occluded together."""
-    engines.Cones.together = lambda *_: count
+    engines.Cones.together = engines.Dense.together = lambda *_: count
 
 
 def whole_files(folder: Path) -> None:

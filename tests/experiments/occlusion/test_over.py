@@ -75,7 +75,8 @@ def test_the_model_is_traced_once(net, x, tmp_path, monkeypatch):
     traced = []
     trace = engines.trace
     monkeypatch.setattr(engines, "trace", lambda *a, **k: traced.append(0) or trace(*a, **k))
-    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
+    for kind in (engines.Cones, engines.Dense):
+        monkeypatch.setattr(kind, "together", lambda *_: 4)
     zfcuda.occlusion_over(net, x, tmp_path, **SETTINGS)
     assert len(traced) == 1
 
@@ -179,7 +180,8 @@ def test_a_run_goes_on_with_the_threads_it_was_begun_with(net, x, tmp_path, monk
 def test_images_that_cannot_be_read_are_listed_and_change_nothing(
     net, x, tmp_path, contents, monkeypatch
 ):
-    monkeypatch.setattr(engines.Cones, "together", lambda *_: 4)
+    for kind in (engines.Cones, engines.Dense):
+        monkeypatch.setattr(kind, "together", lambda *_: 4)
     zfcuda.occlusion_over(net, x, tmp_path / "all", **SETTINGS)
     summary = zfcuda.occlusion_over(net, Faulty(x, {0, 6, 12}), tmp_path / "some", **SETTINGS)
     assert [line.partition(":")[0] for line in summary.skipped] == [

@@ -216,6 +216,7 @@ def _name(step: Step) -> str:
     return next(filter(None, step.node.layers), step.node.name)
 
 
+_BY_CALLS = 1.15  # what a network's calls cost, one by one, of what it takes as a whole
 _WORTH = 1.1  # predicted gain below which cones are not worth their risk
 
 
@@ -264,7 +265,6 @@ def _cheapest_cut(schedule: Schedule, rows: list[PlannedStep], element: int) -> 
     """How many steps to run inside cones where possible."""
     dense = np.array([row.dense_cost for row in rows])
     cones = np.array([row.cone_cost for row in rows])
-    best = np.where(np.isfinite(cones), cones, dense)
     place = {step.value: at for at, step in enumerate(schedule.steps)}
     # What is alive across a cut has to be written out as whole maps.
     handed = np.zeros(len(rows) + 1)
@@ -272,9 +272,14 @@ def _cheapest_cut(schedule: Schedule, rows: list[PlannedStep], element: int) -> 
         if step.value in schedule.boxes:
             cost = 2 * BYTE * element * float(np.prod(step.shape))
             handed[at : place[schedule.last_takers[step.value]]] += cost
+    # Whole maps past a barrier are made call by call, not as the model itself makes them.
+    barred = any(np.isinf(row.cone_cost) and np.prod(row.maps[1:]) > 1 for row in rows)
+    whole = dense * (_BY_CALLS if barred else 1.0)
+    best = np.where(np.isfinite(cones), cones, whole)
     totals = [
-        best[:cut].sum() + dense[cut:].sum() + handed[cut] * (cut < len(rows))
+        best[:cut].sum() + whole[cut:].sum() + handed[cut] * (cut < len(rows))
         for cut in range(len(rows) + 1)
     ]
+    totals[0] = dense.sum()
     best_cut = int(np.argmin(totals))
     return best_cut if totals[0] > _WORTH * totals[best_cut] else 0

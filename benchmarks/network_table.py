@@ -1,6 +1,6 @@
 """How far cones lead in networks of torchvision and timm, and how exact they are: docs/networks.md.
 
-    python benchmarks/network_table.py                 what results/networks.jsonl lacks: an hour
+    python benchmarks/network_table.py                 what results/networks.jsonl lacks
     python benchmarks/network_table.py timm/levit_128s torchvision/resnet18    of these networks
     python benchmarks/network_table.py --timed         what takes time; on a machine that is idle
     python benchmarks/network_table.py --write-table   results/networks.jsonl into docs/networks.md

@@ -6,7 +6,7 @@ is worked out once, beside the base pass, in steps of some columns; a position p
 rows above and below, two parts for each of its own rows, and the rectangle. Nothing is subtracted,
 so that no digit cancels, and a NaN or infinity counts where it lies and for nobody else.
 
-All is kept in float64 and rounded once: a mean is at least as accurate as torch's own.
+All is kept in float64 and rounded once.
 """
 
 from __future__ import annotations

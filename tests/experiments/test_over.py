@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader
 import zfcuda
 from zfcuda.data import Preprocessing
 from zfcuda.data.images import ImageFiles
+from zfcuda.experiments.invariance.over import InvarianceRun
 from zfcuda.experiments.occlusion import engines
+from zfcuda.experiments.occlusion.over import OcclusionRun
 from zfcuda.storage.ranks import Shard
 from zfcuda.storage.run_folder import claimed
 
@@ -177,6 +179,34 @@ def test_settings_of_other_code_or_that_nobody_can_read(net, x, tmp_path, run):
     with pytest.raises(ValueError, match=rf"holds .* of a run, but not its {run.file}"):
         run(net, x[:2] + 1, tmp_path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "of"),
+    [(OCCLUSION, OcclusionRun), (INVARIANCE, InvarianceRun)],
+    ids=["occlusion", "invariance"],
+)
+def test_a_run_goes_on_with_as_many_images_together_as_it_was_begun_with(
+    net, x, tmp_path, monkeypatch, run, of
+):
+    """How many make a good batch is a rule of the code, which may be another by then."""
+    asked = []
+    answer = of.answer
+    monkeypatch.setattr(
+        of, "answer", lambda self, x, *rest: asked.append(len(x)) or answer(self, x, *rest)
+    )
+    path = tmp_path / run.file
+    run(net, x[:5], tmp_path)
+    rewrite(path, lambda settings: settings.update({"images together": 2}))
+    shutil.rmtree(tmp_path / "images")
+    asked.clear()
+    run(net, x[:5], tmp_path)
+    assert asked == [2, 2, 1]
+    assert json.loads(path.read_text())["settings"]["images together"] == 2
+    for wrong in (0, -3, "many", 1.5):
+        rewrite(path, lambda settings, wrong=wrong: settings.update({"images together": wrong}))
+        with pytest.raises(ValueError, match="other settings: images together"):
+            run(net, x[:5], tmp_path)
 
 
 def test_a_layer_named_twice_is_one(net, x, tmp_path, results, run):

@@ -218,28 +218,32 @@ class Run(ABC, Generic[_Found, _Summary]):
             {"about": said},
             self.shard,
             results="images",
-            then=self._inputs_then,
+            then=self._as_begun,
         ):
             yield self
 
-    def _inputs_then(self, there: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Of images' inputs those count that could be read both then and now; of a run of zfcuda
-        0.1.0 what it wrote of the images."""
+    def _as_begun(self, there: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As many images go together as did when it was begun, whatever is thought best now. Of
+        images' inputs those count that could be read both then and now; of a run of zfcuda 0.1.0
+        what it wrote of the images."""
+        together = there.get("images together")
+        kept = {"images together": together} if isinstance(together, int) and together > 0 else {}
         then, now = there.get("inputs"), self.settings.get("inputs")
         if not isinstance(now, dict):
-            return {}
+            return kept
         if not isinstance(then, dict):
-            return self.images.earlier_identity()
-        return {"inputs": {number: now.get(number, one) for number, one in then.items()}}
+            return kept | self.images.earlier_identity()
+        return kept | {"inputs": {number: now.get(number, one) for number, one in then.items()}}
 
     def carry_out(self, workers: int = 0, progress: bool = False) -> None:
         """Compute and write what is missing, as far as it can be read, this rank its share;
         ``workers`` processes read images."""
+        together = self._begun["settings"]["images together"]
         # One rank looks, so that all share the same list while some already write.
         there = {*self.shard.share(self.there() if self.shard.first else [])}
         groups = [
             (group, wanted)
-            for group in in_blocks(len(self.images), self.settings["images together"])
+            for group in in_blocks(len(self.images), together)
             if (wanted := [number for number in group if number not in there])
         ]
         own = self.shard.own(groups)

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "common/host_device.h"
+#include "core/host_device.h"
 
 namespace zfcuda {
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "common/host_device.h"
+#include "core/host_device.h"
 
 namespace zfcuda {
 

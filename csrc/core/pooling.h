@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <limits>
 
-#include "common/host_device.h"
-#include "common/params.h"
+#include "core/host_device.h"
+#include "core/kernels.h"
 
 // Pooling geometry along one axis, and the codes that switches are made of.
 

@@ -1,9 +1,9 @@
 #pragma once
 
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
-#include "common/host_device.h"
+#include "core/host_device.h"
 
 namespace zfcuda {
 

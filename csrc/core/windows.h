@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "common/host_device.h"
-#include "common/params.h"
+#include "core/host_device.h"
+#include "core/kernels.h"
 
 // Rows of `windows`: a patch over one image of a map, and the window of the result that is wanted.
 

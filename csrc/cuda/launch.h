@@ -2,12 +2,12 @@
 
 #include <cstdint>
 
-#include "common/host_device.h"
-#include "common/params.h"
+#include "core/host_device.h"
+#include "core/kernels.h"
 
-// A kernel here is a body: a functor of one index that needs no cooperation between threads. On the
-// device a thread runs it; on the host a loop does, which is how the tests run every body without a
-// GPU.
+// A kernel here is a body: a functor of one index that needs no cooperation between threads.
+// Compiled by nvcc, a thread of the device runs it; the same .cu file compiled as C++ loops over
+// the index on the host, which is how the tests run every body without a GPU.
 
 namespace zfcuda::cuda {
 
@@ -25,14 +25,6 @@ inline bool fits_int32(const PoolShape& s) {
 inline bool aligned(const void* pointer, int64_t stride_bytes, int64_t bytes = 16) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0 && stride_bytes % bytes == 0;
 }
-
-struct HostLaunch {
-  template <class Body, class Index>
-  int operator()(const Body& body, Index count) const {
-    for (Index i = 0; i < count; ++i) body(i);
-    return 0;
-  }
-};
 
 #if defined(__CUDACC__)
 
@@ -53,9 +45,9 @@ __global__ void __launch_bounds__(threads_per_block, (least_blocks<Body, Index>)
     body(i);
 }
 
-// Launches on a stream and returns the launch's cudaError_t.
-struct DeviceLaunch {
-  cudaStream_t stream;
+// Runs body(0) ... body(count - 1) on a stream and returns the launch's cudaError_t.
+struct Launch {
+  Stream stream;
 
   template <class Body, class Index>
   int operator()(const Body& body, Index count) const {
@@ -64,8 +56,20 @@ struct DeviceLaunch {
     const int64_t blocks =
         (static_cast<int64_t>(count) + threads_per_block - 1) / threads_per_block;
     run_body<Body, Index><<<static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks),
-                            threads_per_block, 0, stream>>>(body, count);
+                            threads_per_block, 0, static_cast<cudaStream_t>(stream)>>>(body, count);
     return static_cast<int>(cudaGetLastError());
+  }
+};
+
+#else
+
+struct Launch {
+  Stream stream;  // the host has none
+
+  template <class Body, class Index>
+  int operator()(const Body& body, Index count) const {
+    for (Index i = 0; i < count; ++i) body(i);
+    return 0;
   }
 };
 

@@ -72,7 +72,7 @@ int with_kernel(const PoolWindow& w, const Run& run) {
 }
 
 // Launches `body`, which makes V channels a call.
-template <int V, class Index, class Body, class Launch>
+template <int V, class Index, class Body>
 int launch_over_windows(const Body& body, const WindowsParams& m, const Launch& launch) {
   return launch(body, static_cast<Index>(m.count * m.largest * (m.channels / V)));
 }

@@ -1,6 +1,4 @@
-#pragma once
-
-#include "common/dispatch.h"
+#include "core/dispatch.h"
 #include "core/pooling.h"
 #include "cuda/windows.h"
 
@@ -96,22 +94,20 @@ struct UnpoolWindowPixel {
   }
 };
 
-template <class Launch>
-int run_unpool_windows(UnpoolWindowsParams p, const Launch& launch) {
-  int status = 0;
-  with_dtype(p.map.dtype, [&]<class T>(T) {
-    with_switch_type(p.wide_switches, [&]<class Switch>(Switch) {
+int unpool_windows(const UnpoolWindowsParams& given, Stream stream) {
+  UnpoolWindowsParams p = given;
+  return with_dtype(p.map.dtype, [&]<class T>(T) {
+    return with_switch_type(p.wide_switches, [&]<class Switch>(Switch) {
       constexpr int64_t pack_bytes = 16 / sizeof(T) * sizeof(Switch);
       const bool packed = aligned(p.map.base, 0, pack_bytes);
-      status = run_over_windows<T>(p.map, packed, [&]<int V, class Index>() {
+      return run_over_windows<T>(p.map, packed, [&]<int V, class Index>() {
         return with_kernel<Index, Switch>(p.window, [&]<int K>() {
           return launch_over_windows<V, Index>(UnpoolWindowPixel<T, Switch, K, V, Index>{p}, p.map,
-                                               launch);
+                                               Launch{stream});
         });
       });
     });
   });
-  return status;
 }
 
 }  // namespace zfcuda::cuda

@@ -1,8 +1,6 @@
-#pragma once
-
 #include <type_traits>
 
-#include "common/dispatch.h"
+#include "core/dispatch.h"
 #include "core/divisor.h"
 #include "core/pooling.h"
 #include "core/scalar.h"
@@ -229,7 +227,7 @@ struct MaxPoolPixel {
   }
 };
 
-template <class T, class Switch, int K, int Stride, class Index, class Launch>
+template <class T, class Switch, int K, int Stride, class Index>
 int max_pool2d_sized(const MaxPoolParams& p, const Launch& launch) {
   const PoolShape& s = p.shape;
   constexpr int wide = 16 / sizeof(T);
@@ -267,7 +265,7 @@ int max_pool2d_sized(const MaxPoolParams& p, const Launch& launch) {
   }
 }
 
-template <class T, class Switch, class Index, class Launch>
+template <class T, class Switch, class Index>
 int max_pool2d_indexed(const MaxPoolParams& p, const Launch& launch) {
   const PoolWindow& w = p.shape.window;
   const bool dense = w.dilation_h == 1 && w.dilation_w == 1;
@@ -282,17 +280,15 @@ int max_pool2d_indexed(const MaxPoolParams& p, const Launch& launch) {
   return max_pool2d_sized<T, Switch, 0, 1, Index>(p, launch);
 }
 
-template <class Launch>
-int run_max_pool2d(const MaxPoolParams& p, const Launch& launch) {
+int max_pool2d(const MaxPoolParams& p, Stream stream) {
   const PoolShape& s = p.shape;
-  int status = 0;
-  with_dtype(s.dtype, [&]<class T>(T) {
-    with_switch_type(s.wide_switches, [&]<class Switch>(Switch) {
-      status = fits_int32(s) ? max_pool2d_indexed<T, Switch, int32_t>(p, launch)
-                             : max_pool2d_indexed<T, Switch, int64_t>(p, launch);
+  return with_dtype(s.dtype, [&]<class T>(T) {
+    return with_switch_type(s.wide_switches, [&]<class Switch>(Switch) {
+      return with_index(fits_int32(s), [&]<class Index>(Index) {
+        return max_pool2d_indexed<T, Switch, Index>(p, Launch{stream});
+      });
     });
   });
-  return status;
 }
 
 }  // namespace zfcuda::cuda

@@ -1,6 +1,4 @@
-#pragma once
-
-#include "common/dispatch.h"
+#include "core/dispatch.h"
 #include "core/warping.h"
 #include "cuda/launch.h"
 
@@ -116,7 +114,7 @@ struct WarpBackwardElement {
   }
 };
 
-template <class T, class Index, class Launch>
+template <class T, class Index>
 int warp_affine_indexed(const WarpParams& p, const Launch& launch) {
   constexpr int wide = 16 / sizeof(T);
   const Index pixels = p.batch * p.maps * p.height * p.width;
@@ -136,27 +134,22 @@ int warp_affine_indexed(const WarpParams& p, const Launch& launch) {
              : launch(WarpColumns<T, 1, Index>{p}, pixels);
 }
 
-template <class Launch>
-int run_warp_affine(const WarpParams& p, const Launch& launch) {
-  int status = 0;
-  with_dtype(p.dtype, [&]<class T>(T) {
-    status = fits_int32(p.batch * p.maps * p.channels * p.height * p.width)
-                 ? warp_affine_indexed<T, int32_t>(p, launch)
-                 : warp_affine_indexed<T, int64_t>(p, launch);
+int warp_affine(const WarpParams& p, Stream stream) {
+  const bool small = fits_int32(p.batch * p.maps * p.channels * p.height * p.width);
+  return with_dtype(p.dtype, [&]<class T>(T) {
+    return with_index(small, [&]<class Index>(Index) {
+      return warp_affine_indexed<T, Index>(p, Launch{stream});
+    });
   });
-  return status;
 }
 
-template <class Launch>
-int run_warp_affine_backward(const WarpParams& p, const Launch& launch) {
-  int status = 0;
+int warp_affine_backward(const WarpParams& p, Stream stream) {
   const int64_t count = p.batch * p.channels * p.height * p.width;
-  with_dtype(p.dtype, [&]<class T>(T) {
-    status = fits_int32(count)
-                 ? launch(WarpBackwardElement<T, int32_t>{p}, static_cast<int32_t>(count))
-                 : launch(WarpBackwardElement<T, int64_t>{p}, count);
+  return with_dtype(p.dtype, [&]<class T>(T) {
+    return with_index(fits_int32(count), [&]<class Index>(Index) {
+      return Launch{stream}(WarpBackwardElement<T, Index>{p}, static_cast<Index>(count));
+    });
   });
-  return status;
 }
 
 }  // namespace zfcuda::cuda

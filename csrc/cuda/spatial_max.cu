@@ -1,6 +1,4 @@
-#pragma once
-
-#include "common/dispatch.h"
+#include "core/dispatch.h"
 #include "core/maxima.h"
 #include "cuda/launch.h"
 
@@ -62,17 +60,7 @@ struct LargestOfPieces {
   }
 };
 
-// In how many pieces the maps are looked through: as many as keep a GPU busy, of 16 elements at
-// least. A contiguous map has a warp's worth in any case, whose reads lie side by side.
-inline int64_t pieces_of(int64_t planes, int64_t spatial, bool channels_last) {
-  constexpr int64_t busy = int64_t{1} << 16, least = 16, warp = 32;
-  const int64_t wanted = planes > 0 ? busy / planes : 1, at_least = channels_last ? 1 : warp;
-  const int64_t most = spatial / least > 1 ? spatial / least : 1;
-  const int64_t pieces = wanted > at_least ? wanted : at_least;
-  return pieces < most ? pieces : most;
-}
-
-template <class T, class Index, class Launch>
+template <class T, class Index>
 int spatial_max_indexed(const SpatialMaxParams& p, const Launch& launch) {
   const int64_t planes = p.batch * p.channels;
   const int status = launch(LargestOfPiece<T, Index>{p}, static_cast<Index>(planes * p.pieces));
@@ -81,15 +69,13 @@ int spatial_max_indexed(const SpatialMaxParams& p, const Launch& launch) {
   return launch(LargestOfPieces<T, Index>{p}, static_cast<Index>(planes));
 }
 
-template <class Launch>
-int run_spatial_max(const SpatialMaxParams& p, const Launch& launch) {
-  int status = 0;
-  with_dtype(p.dtype, [&]<class T>(T) {
-    status = fits_int32(p.batch * p.channels * p.spatial)
-                 ? spatial_max_indexed<T, int32_t>(p, launch)
-                 : spatial_max_indexed<T, int64_t>(p, launch);
+int spatial_max(const SpatialMaxParams& p, Stream stream) {
+  const bool small = fits_int32(p.batch * p.channels * p.spatial);
+  return with_dtype(p.dtype, [&]<class T>(T) {
+    return with_index(small, [&]<class Index>(Index) {
+      return spatial_max_indexed<T, Index>(p, Launch{stream});
+    });
   });
-  return status;
 }
 
 }  // namespace zfcuda::cuda

@@ -1,8 +1,6 @@
-#pragma once
-
 #include <limits>
 
-#include "common/dispatch.h"
+#include "core/dispatch.h"
 #include "core/pooling.h"
 #include "cuda/windows.h"
 
@@ -67,17 +65,16 @@ struct PoolWindowPixel {
   }
 };
 
-template <class Launch>
-int run_pool_windows(PoolWindowsParams p, const Launch& launch) {
-  int status = 0;
-  with_dtype(p.map.dtype, [&]<class T>(T) {
-    status = run_over_windows<T>(p.map, aligned(p.map.base, 0), [&]<int V, class Index>() {
+int pool_windows(const PoolWindowsParams& given, Stream stream) {
+  PoolWindowsParams p = given;
+  return with_dtype(p.map.dtype, [&]<class T>(T) {
+    return run_over_windows<T>(p.map, aligned(p.map.base, 0), [&]<int V, class Index>() {
       return with_kernel<Index, uint8_t>(p.window, [&]<int K>() {
-        return launch_over_windows<V, Index>(PoolWindowPixel<T, K, V, Index>{p}, p.map, launch);
+        return launch_over_windows<V, Index>(PoolWindowPixel<T, K, V, Index>{p}, p.map,
+                                             Launch{stream});
       });
     });
   });
-  return status;
 }
 
 }  // namespace zfcuda::cuda

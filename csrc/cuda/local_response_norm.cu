@@ -1,6 +1,4 @@
-#pragma once
-
-#include "common/dispatch.h"
+#include "core/dispatch.h"
 #include "core/normalising.h"
 #include "core/scalar.h"
 #include "cuda/launch.h"
@@ -178,7 +176,7 @@ struct LrnElement {
   }
 };
 
-template <class T, class Index, class Launch>
+template <class T, class Index>
 int lrn_indexed(const LrnParams& p, const Launch& launch) {
   constexpr int wide = 16 / sizeof(T);
   const Index elements = p.batch * p.channels * p.spatial;
@@ -199,14 +197,12 @@ int lrn_indexed(const LrnParams& p, const Launch& launch) {
                          static_cast<Index>(p.batch * segments * p.spatial));
 }
 
-template <class Launch>
-int run_local_response_norm(const LrnParams& p, const Launch& launch) {
-  int status = 0;
-  with_dtype(p.dtype, [&]<class T>(T) {
-    status = fits_int32(p.batch * p.channels * p.spatial) ? lrn_indexed<T, int32_t>(p, launch)
-                                                          : lrn_indexed<T, int64_t>(p, launch);
+int local_response_norm(const LrnParams& p, Stream stream) {
+  const bool small = fits_int32(p.batch * p.channels * p.spatial);
+  return with_dtype(p.dtype, [&]<class T>(T) {
+    return with_index(small,
+                      [&]<class Index>(Index) { return lrn_indexed<T, Index>(p, Launch{stream}); });
   });
-  return status;
 }
 
 }  // namespace zfcuda::cuda

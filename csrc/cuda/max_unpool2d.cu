@@ -1,8 +1,6 @@
-#pragma once
-
 #include <type_traits>
 
-#include "common/dispatch.h"
+#include "core/dispatch.h"
 #include "core/divisor.h"
 #include "core/scalar.h"
 #include "core/unpooling.h"
@@ -178,7 +176,7 @@ struct MaxUnpoolBackwardElement {
   }
 };
 
-template <class T, class Switch, int K, int V, int S, int Pieces, class Index, class Launch>
+template <class T, class Switch, int K, int V, int S, int Pieces, class Index>
 int unpool_row(const MaxUnpoolParams& p, const Launch& launch) {
   const PoolShape& s = p.shape;
   const int64_t outputs = int64_t{V} * Pieces, a_row = (s.in_w + outputs - 1) / outputs;
@@ -194,7 +192,7 @@ int unpool_row(const MaxUnpoolParams& p, const Launch& launch) {
   return p.overwrite ? run.template operator()<1, true>() : run.template operator()<1, false>();
 }
 
-template <class T, class Switch, int K, class Index, class Launch>
+template <class T, class Switch, int K, class Index>
 int unpool_pixel(const MaxUnpoolParams& p, const Launch& launch) {
   constexpr int wide = 16 / sizeof(T);
   const PoolShape& s = p.shape;
@@ -211,7 +209,7 @@ int unpool_pixel(const MaxUnpoolParams& p, const Launch& launch) {
   return packed ? run.template operator()<wide>() : run.template operator()<1>();
 }
 
-template <class T, class Switch, class Index, class Launch>
+template <class T, class Switch, class Index>
 int max_unpool2d_indexed(const MaxUnpoolParams& p, const Launch& launch) {
   const PoolShape& s = p.shape;
   const PoolWindow& w = s.window;
@@ -237,31 +235,28 @@ int max_unpool2d_indexed(const MaxUnpoolParams& p, const Launch& launch) {
                 static_cast<Index>(s.batch * s.channels * s.in_h * s.in_w));
 }
 
-template <class Launch>
-int run_max_unpool2d(const MaxUnpoolParams& p, const Launch& launch) {
-  int status = 0;
-  with_dtype(p.shape.dtype, [&]<class T>(T) {
-    with_switch_type(p.shape.wide_switches, [&]<class Switch>(Switch) {
-      status = fits_int32(p.shape) ? max_unpool2d_indexed<T, Switch, int32_t>(p, launch)
-                                   : max_unpool2d_indexed<T, Switch, int64_t>(p, launch);
+int max_unpool2d(const MaxUnpoolParams& p, Stream stream) {
+  const PoolShape& s = p.shape;
+  return with_dtype(s.dtype, [&]<class T>(T) {
+    return with_switch_type(s.wide_switches, [&]<class Switch>(Switch) {
+      return with_index(fits_int32(s), [&]<class Index>(Index) {
+        return max_unpool2d_indexed<T, Switch, Index>(p, Launch{stream});
+      });
     });
   });
-  return status;
 }
 
-template <class Launch>
-int run_max_unpool2d_backward(const MaxUnpoolBackwardParams& p, const Launch& launch) {
-  int status = 0;
+int max_unpool2d_backward(const MaxUnpoolBackwardParams& p, Stream stream) {
   const PoolShape& s = p.shape;
   const int64_t count = s.batch * s.channels * s.out_h * s.out_w;
-  with_dtype(s.dtype, [&]<class T>(T) {
-    with_switch_type(s.wide_switches, [&]<class Switch>(Switch) {
-      status = fits_int32(s) ? launch(MaxUnpoolBackwardElement<T, Switch, int32_t>{p},
-                                      static_cast<int32_t>(count))
-                             : launch(MaxUnpoolBackwardElement<T, Switch, int64_t>{p}, count);
+  return with_dtype(s.dtype, [&]<class T>(T) {
+    return with_switch_type(s.wide_switches, [&]<class Switch>(Switch) {
+      return with_index(fits_int32(s), [&]<class Index>(Index) {
+        return Launch{stream}(MaxUnpoolBackwardElement<T, Switch, Index>{p},
+                              static_cast<Index>(count));
+      });
     });
   });
-  return status;
 }
 
 }  // namespace zfcuda::cuda

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-// What a kernel is given, whichever device it runs on: raw pointers, int64 sizes, no torch types.
-// The prepare_*.cpp files fill these in after every check; kernels trust them.
+// What a kernel is given, whichever device it runs on, and its entries on both: raw pointers, int64
+// sizes, no torch types. csrc/ops fills the params in after every check; kernels trust them.
 
 namespace zfcuda {
 
@@ -146,5 +146,32 @@ struct WarpParams {
   DType dtype;
   bool channels_last;
 };
+
+namespace cuda {
+using Stream = void*;  // a cudaStream_t, without its header
+}
+
+// Every kernel's entries: in cpu/NAME.cpp and in cuda/NAME.cu, whose result is a cudaError_t.
+#define ZF_KERNEL(name, Params)             \
+  namespace cpu {                           \
+  void name(const Params& p);               \
+  }                                         \
+  namespace cuda {                          \
+  int name(const Params& p, Stream stream); \
+  }
+
+ZF_KERNEL(max_pool2d, MaxPoolParams)
+ZF_KERNEL(max_unpool2d, MaxUnpoolParams)  // and max_pool2d's backward
+ZF_KERNEL(max_unpool2d_backward, MaxUnpoolBackwardParams)
+ZF_KERNEL(local_response_norm, LrnParams)
+ZF_KERNEL(occlude, OccludeParams)
+ZF_KERNEL(spatial_max, SpatialMaxParams)
+ZF_KERNEL(warp_affine, WarpParams)
+ZF_KERNEL(warp_affine_backward, WarpParams)
+ZF_KERNEL(gather_windows, GatherWindowsParams)
+ZF_KERNEL(pool_windows, PoolWindowsParams)
+ZF_KERNEL(unpool_windows, UnpoolWindowsParams)
+
+#undef ZF_KERNEL
 
 }  // namespace zfcuda

@@ -1,5 +1,4 @@
-#pragma once
-
+#include "core/dispatch.h"
 #include "core/divisor.h"
 #include "core/scalar.h"
 #include "cuda/launch.h"
@@ -50,7 +49,7 @@ struct OccludeRow {
   }
 };
 
-template <class T, class Index, class Launch>
+template <class T, class Index>
 int occlude_indexed(const OccludeParams& p, const Launch& launch) {
   constexpr int wide = 16 / sizeof(T);
   const int64_t length = p.width * (p.channels_last ? p.channels : 1);
@@ -64,22 +63,21 @@ int occlude_indexed(const OccludeParams& p, const Launch& launch) {
   return packed ? run.template operator()<wide>() : run.template operator()<1>();
 }
 
-template <class T, class Launch>
+template <class T>
 int occlude_sized(const OccludeParams& p, const Launch& launch) {
-  return fits_int32(p.batch * p.positions * p.channels * p.height * p.width)
-             ? occlude_indexed<T, int32_t>(p, launch)
-             : occlude_indexed<T, int64_t>(p, launch);
+  const bool small = fits_int32(p.batch * p.positions * p.channels * p.height * p.width);
+  return with_index(small,
+                    [&]<class Index>(Index) { return occlude_indexed<T, Index>(p, launch); });
 }
 
-template <class Launch>
-int run_occlude(const OccludeParams& p, const Launch& launch) {
+int occlude(const OccludeParams& p, Stream stream) {
   switch (p.element_size) {
     case 2:
-      return occlude_sized<uint16_t>(p, launch);
+      return occlude_sized<uint16_t>(p, Launch{stream});
     case 4:
-      return occlude_sized<uint32_t>(p, launch);
+      return occlude_sized<uint32_t>(p, Launch{stream});
     default:
-      return occlude_sized<uint64_t>(p, launch);
+      return occlude_sized<uint64_t>(p, Launch{stream});
   }
 }
 

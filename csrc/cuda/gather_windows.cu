@@ -1,6 +1,4 @@
-#pragma once
-
-#include "common/dispatch.h"
+#include "core/dispatch.h"
 #include "cuda/windows.h"
 
 namespace zfcuda::cuda {
@@ -34,20 +32,18 @@ struct GatherWindowPixel {
   }
 };
 
-template <class Launch>
-int run_gather_windows(GatherWindowsParams p, const Launch& launch) {
-  int status = 0;
-  with_dtype(p.map.dtype, [&]<class T>(T) {
+int gather_windows(const GatherWindowsParams& given, Stream stream) {
+  GatherWindowsParams p = given;
+  return with_dtype(p.map.dtype, [&]<class T>(T) {
     const bool packed = aligned(p.map.base, p.channel * static_cast<int64_t>(sizeof(T)));
-    status = run_over_windows<T>(p.map, packed, [&]<int V, class Index>() {
+    return run_over_windows<T>(p.map, packed, [&]<int V, class Index>() {
       const auto run = [&](const auto& body) {
-        return launch_over_windows<V, Index>(body, p.map, launch);
+        return launch_over_windows<V, Index>(body, p.map, Launch{stream});
       };
       return p.add ? run(GatherWindowPixel<T, true, V, Index>{p})
                    : run(GatherWindowPixel<T, false, V, Index>{p});
     });
   });
-  return status;
 }
 
 }  // namespace zfcuda::cuda

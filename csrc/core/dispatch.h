@@ -1,0 +1,38 @@
+#pragma once
+
+#include <utility>
+
+#include "core/kernels.h"
+#include "core/scalar.h"
+
+// From a value that is known when a kernel is called to a type that it is compiled for. Each calls
+// f with a value of the type and returns what f returns.
+
+namespace zfcuda {
+
+template <class F>
+auto with_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::float32:
+      return f(float{});
+    case DType::float64:
+      return f(double{});
+    case DType::float16:
+      return f(c10::Half{});
+    default:
+      return f(c10::BFloat16{});
+  }
+}
+
+template <class F>
+auto with_switch_type(bool wide, F&& f) {
+  return wide ? f(int32_t{}) : f(uint8_t{});
+}
+
+// `small`: every index fits int32.
+template <class F>
+auto with_index(bool small, F&& f) {
+  return small ? f(int32_t{}) : f(int64_t{});
+}
+
+}  // namespace zfcuda

@@ -6,17 +6,30 @@ The gate is torch's own CUDA version and an nvcc of the same major version. It i
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 # Ampere and Ada (8.6 and 8.9 run 8.0's code as it is: kernels of their own would only cost a third
 # more compile time), Hopper and, where nvcc knows them, Blackwell; PTX serves whatever comes later.
-DEFAULT_ARCHS = ("8.0", "9.0+PTX", "10.0", "12.0")
+DEFAULT_ARCHS = ("8.0", "9.0", "10.0", "12.0")
+TOOLKIT = Path("/usr/local/cuda")
+DRIVER = Path("/proc/driver/nvidia/version")
+# The compiler as Python packages: from CUDA 13 on they are all that compiling takes.
+FIRST_AS_WHEELS = 13
+WHEELS = (
+    "nvidia-cuda-nvcc",
+    "nvidia-nvvm",
+    "nvidia-cuda-crt",
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-cccl",
+)
 
 
 class CudaUnavailable(Exception):
@@ -32,6 +45,11 @@ class Nvcc:
     @property
     def path(self) -> Path:
         return self.home / "bin" / "nvcc"
+
+    def fits(self, torch_cuda: str | None) -> bool:
+        """Whether its kernels run beside torch's CUDA: with a torch without CUDA they are only
+        compiled, linked and loaded, and any will do."""
+        return torch_cuda is None or _major(self.version) == _major(torch_cuda)
 
 
 @dataclass(frozen=True)
@@ -56,30 +74,76 @@ class Gate:
         return flags
 
 
-def find_nvcc(environ: Mapping[str, str] = os.environ) -> Nvcc | None:
-    """nvcc of CUDA_HOME (or CUDA_PATH), else of PATH, else of /usr/local/cuda."""
+# --- what is there --------------------------------------------------------------------------------
+
+
+def find_nvcc(
+    torch_cuda: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    path: Sequence[str] | None = None,
+) -> Nvcc | None:
+    """CUDA_HOME's (or CUDA_PATH's) nvcc; without one the first that fits ``torch_cuda`` of PATH's,
+    /usr/local/cuda's and the Python packages' on ``path`` (``sys.path``), else the first."""
     named = environ.get("CUDA_HOME") or environ.get("CUDA_PATH")
+    if named and (nvcc := _ask(Path(named) / "bin" / "nvcc")):
+        return nvcc
     on_path = shutil.which("nvcc", path=environ.get("PATH"))
+    entries = sys.path if path is None else path
     candidates = [
-        Path(named) / "bin" / "nvcc" if named else None,
-        Path(on_path) if on_path else None,
-        Path("/usr/local/cuda/bin/nvcc"),
+        *([Path(on_path)] if on_path else []),
+        TOOLKIT / "bin" / "nvcc",
+        *(file for entry in entries for file in sorted(Path(entry).glob("nvidia/cu*/bin/nvcc"))),
     ]
-    nvcc = next((path for path in candidates if path is not None and path.is_file()), None)
-    if nvcc is None:
+    found = [nvcc for candidate in candidates if (nvcc := _ask(candidate))]
+    return next((nvcc for nvcc in found if nvcc.fits(torch_cuda)), next(iter(found), None))
+
+
+def _ask(nvcc: Path) -> Nvcc | None:
+    if not nvcc.is_file():
         return None
 
-    def ask(*options: str) -> str:
+    def answer(*options: str) -> str:
         done = subprocess.run([nvcc, *options], capture_output=True, text=True)
         return done.stdout + done.stderr
 
     # --dryrun names the toolkit's own folder, which a wrapper script on PATH hides.
-    home = re.search(r"_HERE_=(.+)/bin", ask("--dryrun", "-x", "cu", os.devnull))
-    release = re.search(r"release (\d+\.\d+)", ask("--version"))
-    archs = re.findall(r"compute_(\d+)(\d)\b", ask("--list-gpu-arch"))
+    home = re.search(r"_HERE_=(.+)/bin", answer("--dryrun", "-x", "cu", os.devnull))
+    release = re.search(r"release (\d+\.\d+)", answer("--version"))
+    archs = re.findall(r"compute_(\d+)(\d)\b", answer("--list-gpu-arch"))
     if home is None or release is None or not archs:
         return None  # something called nvcc that does not run
     return Nvcc(Path(home[1]), release[1], frozenset(f"{a}.{b}" for a, b in archs))
+
+
+def has_driver() -> bool:
+    """Whether an NVIDIA driver is visible here."""
+    if DRIVER.exists():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")  # as under WSL
+    except OSError:
+        return False
+    return True
+
+
+# --- what follows ---------------------------------------------------------------------------------
+
+
+def compiler_requirements(
+    torch_cuda: str | None,
+    nvcc: Nvcc | None,
+    driver: bool,
+    environ: Mapping[str, str] = os.environ,
+) -> list[str]:
+    """The packages that bring a compiler of torch's CUDA version, where kernels are wanted and no
+    nvcc that fits is there; arguments as :func:`decide`'s."""
+    wish = _wish(environ)
+    wanted = driver or wish == "1" or environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    if wish == "0" or not wanted or torch_cuda is None or _major(torch_cuda) < FIRST_AS_WHEELS:
+        return []
+    if nvcc is not None and nvcc.fits(torch_cuda):
+        return []
+    return [f"{name}=={_minor(torch_cuda)}.*" for name in WHEELS]
 
 
 def decide(
@@ -88,6 +152,7 @@ def decide(
     nvcc: Nvcc | None,
     visible: Sequence[str] = (),
     environ: Mapping[str, str] = os.environ,
+    driver: bool = True,
 ) -> Gate:
     """The decision, from facts alone.
 
@@ -97,15 +162,14 @@ def decide(
         nvcc: what :func:`find_nvcc` found.
         visible: compute capabilities of the GPUs that can be seen, such as ``["9.0"]``.
         environ: ZFCUDA_CUDA (``auto``, ``0`` or ``1``) and TORCH_CUDA_ARCH_LIST are read from it.
+        driver: whether an NVIDIA driver is visible.
 
     Raises:
         CudaUnavailable: ZFCUDA_CUDA=1 and there is no nvcc that fits.
         ValueError: a setting that cannot be understood.
     """
-    wish = environ.get("ZFCUDA_CUDA", "auto").strip().lower() or "auto"
-    if wish not in ("auto", "0", "1"):
-        raise ValueError(f"ZFCUDA_CUDA must be auto, 0 or 1, got {wish!r}")
-    obstacle = _obstacle(torch_version, torch_cuda, nvcc, wish)
+    wish = _wish(environ)
+    obstacle = _obstacle(torch_version, torch_cuda, nvcc, wish, driver)
     if obstacle and wish == "1":
         raise CudaUnavailable(f"ZFCUDA_CUDA=1 demands CUDA kernels, but {obstacle}")
     if obstacle or nvcc is None:
@@ -117,22 +181,46 @@ def decide(
     return Gate(verdict, nvcc, archs, static_runtime=torch_cuda is None)
 
 
+def _wish(environ: Mapping[str, str]) -> str:
+    wish = environ.get("ZFCUDA_CUDA", "auto").strip().lower() or "auto"
+    if wish not in ("auto", "0", "1"):
+        raise ValueError(f"ZFCUDA_CUDA must be auto, 0 or 1, got {wish!r}")
+    return wish
+
+
 def _obstacle(
-    torch_version: str, torch_cuda: str | None, nvcc: Nvcc | None, wish: str
+    torch_version: str, torch_cuda: str | None, nvcc: Nvcc | None, wish: str, driver: bool
 ) -> str | None:
     if wish == "0":
         return "ZFCUDA_CUDA=0 was set"
     if torch_cuda is None and wish == "auto":
         return f"torch {torch_version} has no CUDA"
     if nvcc is None:
-        return "no working nvcc was found (CUDA_HOME, PATH and /usr/local/cuda were searched)"
-    # With a torch without CUDA any nvcc will do: the kernels are only compiled, linked and loaded.
-    if torch_cuda is not None and nvcc.version.split(".")[0] != torch_cuda.split(".")[0]:
+        return _no_nvcc(torch_version, torch_cuda, driver or wish == "1")
+    if not nvcc.fits(torch_cuda):
         return (
             f"nvcc is CUDA {nvcc.version} and torch {torch_version} uses CUDA {torch_cuda} "
             "(the major versions must be the same)"
         )
     return None
+
+
+def _no_nvcc(torch_version: str, torch_cuda: str | None, driver: bool) -> str:
+    if not driver:
+        return (
+            "there is no NVIDIA driver and no nvcc here (for a machine with a GPU build with "
+            "ZFCUDA_CUDA=1)"
+        )
+    none = "no working nvcc was found (CUDA_HOME, PATH, /usr/local/cuda and Python packages)"
+    if torch_cuda is None:
+        return none
+    if _major(torch_cuda) < FIRST_AS_WHEELS:
+        return f"{none}: torch {torch_version} needs the toolkit of CUDA {torch_cuda} installed"
+    command = f"pip install 'cuda-toolkit[nvcc,cccl]=={_minor(torch_cuda)}.*'"
+    return (
+        f"{none}: an isolated build fetches one where torch is installed before, else install one "
+        f"with `{command}`"
+    )
 
 
 def _archs(nvcc: Nvcc, visible: Sequence[str], wished: str) -> tuple[str, ...]:
@@ -146,4 +234,13 @@ def _archs(nvcc: Nvcc, visible: Sequence[str], wished: str) -> tuple[str, ...]:
         return archs
     if visible and nvcc.archs.issuperset(visible):
         return tuple(sorted(set(visible), key=float))
-    return tuple(arch for arch in DEFAULT_ARCHS if arch.removesuffix("+PTX") in nvcc.archs)
+    *known, last = (arch for arch in DEFAULT_ARCHS if arch in nvcc.archs)
+    return (*known, f"{last}+PTX")
+
+
+def _major(version: str) -> int:
+    return int(version.split(".")[0])
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])

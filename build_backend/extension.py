@@ -1,54 +1,44 @@
-"""Compiles csrc/ into zfcuda._C: g++ for *.cpp, nvcc for *.cu, both through one ninja file.
-
-torch's own BuildExtension refuses nvcc under a CPU-only torch, where we still compile, link and
-load the kernels; and its headers come by -isystem here, so that warnings are about our own code.
-"""
+"""setuptools' build_ext, exchanged for ninja. It makes zfcuda/_ops.so, the ops, which knows of no
+Python, and zfcuda/_C, what Python asks about them."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
-import os
-import re
-import shlex
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cuda_gate
 import torch_finder
 from notice import say
+from setuptools import Extension
 from setuptools.command.build_ext import build_ext
+from steps import Step, is_writable, job_count, outdated, run, write
+from toolchain import FLAGS, ROOT, Toolchain, is_sanitized, sources
 
-ROOT = Path(__file__).resolve().parent.parent
-CSRC = ROOT / "csrc"
-OLDEST_GCC = 12  # x86-64-v3/v4 dispatch and __builtin_shufflevector
-
-
-def sources() -> list[str]:
-    """csrc/sources.txt, as paths relative to the repository."""
-    lines = (CSRC / "sources.txt").read_text().splitlines()
-    names = [line.partition("#")[0].strip() for line in lines]
-    return [f"csrc/{name}" for name in names if name]
+OPS, MODULE = "zfcuda._ops", "zfcuda._C"
+# What a file takes of one core, about: only for the sentence before compiling.
+SECONDS = {".cpp": 5, ".cu": 20}  # .cu: for one architecture
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command of the build, and the files that decide whether it has to run."""
-
-    output: Path
-    inputs: tuple[Path, ...]
-    command: tuple[str, ...]
+def extensions() -> list[Extension]:
+    """What setuptools is told of the two libraries."""
+    parts = {OPS: ("ops", "kernels"), MODULE: ("module",)}
+    return [
+        Extension(name, [str(f.relative_to(ROOT)) for kind in kinds for f in sources(kind)])
+        for name, kinds in parts.items()
+    ]
 
 
 class BuildExtension(build_ext):
-    """setuptools' build_ext with its compiler exchanged for :func:`compile_and_link`."""
+    """setuptools' build_ext with its compiler exchanged for :func:`build`."""
 
-    def build_extension(self, ext: Any) -> None:
+    def build_extensions(self) -> None:
         try:
             import torch
         except ImportError as error:
@@ -56,26 +46,47 @@ class BuildExtension(build_ext):
                 f"zfcuda: there is no torch to build against ({error}): install one first, or "
                 "leave out --no-build-isolation so that pip fetches one"
             ) from None
-
-        # One folder per torch, kept between builds (an editable build gets a fresh build_temp each
-        # time): what has not changed is not compiled again.
-        folder = ROOT / "build" / f"{sysconfig.get_config_var('SOABI')}-torch-{torch.__version__}"
         torch_finder.refuse_old(torch.__version__)
         torch_finder.warn_of_new(torch.__version__)
+        folder = build_folder(sysconfig.get_config_var("SOABI"))
         try:
             gate = decide()
             say(gate.verdict)
-            library = compile_and_link([ROOT / source for source in ext.sources], folder, gate)
+            libraries = build(folder, gate)
         except (cuda_gate.CudaUnavailable, ValueError, subprocess.CalledProcessError) as error:
             raise SystemExit(f"zfcuda: {_reason(error)}") from None
         self._facts = facts_module(gate)
-        target = Path(self.get_ext_fullpath(ext.name))
-        write(target.with_name("_build_facts.py"), self._facts)
-        self.copy_file(str(library), str(target))
+        for name, library in libraries.items():
+            target = Path(self.get_ext_fullpath(name))
+            write(target.with_name("_build_facts.py"), self._facts)
+            self.copy_file(str(library), str(target))
+
+    def get_ext_filename(self, fullname: str) -> str:
+        name = super().get_ext_filename(fullname)
+        if not fullname.endswith(OPS.rpartition(".")[2]):
+            return name
+        return f"{name.partition('.')[0]}.so"  # it serves any Python: its name names none
 
     def copy_extensions_to_source(self) -> None:
         super().copy_extensions_to_source()
         write(ROOT / "zfcuda" / "_build_facts.py", self._facts)
+
+
+def build_folder(name: str) -> Path:
+    """A folder for what is compiled against this torch, kept between builds (an editable build gets
+    a fresh build_temp each time); where build/ cannot be written a passing one, which is said."""
+    import torch
+
+    sanitized = "-sanitized" if is_sanitized() else ""
+    folder = ROOT / "build" / f"{name}-torch-{torch.__version__}{sanitized}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if is_writable(folder):
+        return folder
+    passing = tempfile.mkdtemp(prefix="zfcuda-")
+    atexit.register(shutil.rmtree, passing, ignore_errors=True)
+    say(f"zfcuda: {folder} cannot be written, so what is compiled is not kept for the next build")
+    return Path(passing)
 
 
 def decide() -> cuda_gate.Gate:
@@ -86,7 +97,52 @@ def decide() -> cuda_gate.Gate:
     if torch.version.cuda and torch.cuda.is_available():
         devices = range(torch.cuda.device_count())
         visible = ["{}.{}".format(*torch.cuda.get_device_capability(i)) for i in devices]
-    return cuda_gate.decide(torch.__version__, torch.version.cuda, cuda_gate.find_nvcc(), visible)
+    nvcc = cuda_gate.find_nvcc(torch.version.cuda)
+    driver = cuda_gate.has_driver()
+    return cuda_gate.decide(torch.__version__, torch.version.cuda, nvcc, visible, driver=driver)
+
+
+def build(folder: Path, gate: cuda_gate.Gate) -> dict[str, Path]:
+    """Compile and link in ``folder``, saying beforehand what there is to do; each module's file."""
+    write(folder / "zfcuda_build_facts.h", facts_header(gate))
+    tools = Toolchain(gate, folder)
+    kernels = [tools.compile(file) for file in sources("kernels") if gate.with_cuda]
+    ops = kernels + [tools.compile(file) for file in sources("ops")]  # the slowest first
+    module = [tools.compile(file, "-DTORCH_EXTENSION_NAME=_C") for file in sources("module")]
+    module_name = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    links = {
+        OPS: tools.link(_outputs(ops), folder / "_ops.so", *tools.cudart),
+        MODULE: tools.link(_outputs(module), folder / module_name),
+    }
+    run_said([*ops, *module], list(links.values()), folder, gate)
+    return {name: link.output for name, link in links.items()}
+
+
+def build_host_copies(folder: Path) -> Path:
+    """The tests' library, in which ``torch.ops.zfcuda_host`` runs the kernels for GPUs as loops."""
+    gate = cuda_gate.Gate("these are the kernels for GPUs, run on the host")
+    write(folder / "zfcuda_build_facts.h", facts_header(gate))
+    tools = Toolchain(gate, folder)
+    steps = [tools.compile(file, *FLAGS["host_copies"]) for file in sources("host_copies")]
+    link = tools.link(_outputs(steps), folder / "host_copies.so")
+    run_said(steps, [link], folder, gate)
+    return link.output
+
+
+def run_said(
+    compiles: Sequence[Step], links: Sequence[Step], folder: Path, gate: cuda_gate.Gate
+) -> None:
+    """:func:`steps.run`, after a line about how much there is to compile, if there is anything."""
+    due = outdated([*compiles, *links], folder)
+    if not due:
+        return
+    files = [step.inputs[0] for step in due if step in compiles]
+    jobs, archs = job_count(), max(1, len(gate.archs))
+    cost = sum(SECONDS[file.suffix] * (archs if file.suffix == ".cu" else 1) for file in files)
+    minutes = round(cost / jobs / 60)
+    long = f"about {_count(minutes, 'minute')}" if minutes else "less than a minute"
+    say(f"zfcuda: compiling {_count(len(files), 'file')} with {_count(jobs, 'job')}, {long}")
+    run(compiles, links, folder)
 
 
 def facts(gate: cuda_gate.Gate) -> dict[str, str | int]:
@@ -112,201 +168,15 @@ def facts_module(gate: cuda_gate.Gate) -> str:
     return "\n".join(['"""Written by the build."""', "", *lines, ""])
 
 
-def compile_and_link(files: list[Path], folder: Path, gate: cuda_gate.Gate) -> Path:
-    """Build the library in ``folder`` and return its path."""
-    write(folder / "zfcuda_build_facts.h", facts_header(gate))
-    tools = Toolchain(gate, folder)
-    compiled = []
-    for file in sorted(files, key=lambda file: file.suffix != ".cu"):  # the slowest first
-        if file.suffix != ".cu":
-            compiled.append(tools.cxx_step(file))
-        elif gate.with_cuda:
-            compiled.append(tools.nvcc_step(file))
-    library = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    run(compiled, tools.link_step([step.output for step in compiled], library), folder)
-    return library
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number > 1)}"
 
 
-class Toolchain:
-    """The exact commands, for one torch and one verdict about CUDA."""
-
-    def __init__(self, gate: cuda_gate.Gate, folder: Path) -> None:
-        import torch
-        from torch.utils import cpp_extension
-
-        self.gate = gate
-        self.folder = folder
-        self.cxx = compiler()
-        system = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
-        if gate.nvcc:
-            system.append(str(gate.nvcc.home / "include"))
-        self.torch_libraries = cpp_extension.library_paths()
-        self.includes = [f"-I{CSRC}", f"-I{folder}"]
-        self.system_includes = [flag for path in system for flag in ("-isystem", path)]
-        # unknown-pragmas: kernel bodies say `#pragma unroll`, and g++ compiles them as well.
-        self.warnings = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
-        self.strict = os.environ.get("ZFCUDA_WERROR") == "1"
-        self.defines = [
-            "-DNDEBUG",
-            "-DTORCH_EXTENSION_NAME=_C",
-            f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
-        ]
-
-    def cxx_step(self, source: Path) -> Step:
-        output = self._object(source)
-        return Step(
-            output,
-            (source,),
-            (
-                *self.cxx,
-                *("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden"),
-                # -fopenmp: without it at::parallel_for is silently single-threaded.
-                # -ffp-contract=off: a*b+c rounds twice, as in the reference, on every machine.
-                *("-fopenmp", "-ffp-contract=off"),
-                # Neither changes a result; with them sqrt and comparisons vectorise.
-                *("-fno-math-errno", "-fno-trapping-math"),
-                *self.warnings,
-                *(["-Werror"] if self.strict else []),
-                *self.defines,
-                *self.includes,
-                *self.system_includes,
-                *shlex.split(os.environ.get("CXXFLAGS", "")),
-                *("-MD", "-MF", f"{output}.d", "-c", str(source), "-o", str(output)),
-            ),
-        )
-
-    def nvcc_step(self, source: Path) -> Step:
-        assert self.gate.nvcc is not None
-        output = self._object(source)
-        return Step(
-            output,
-            (source,),
-            (
-                str(self.gate.nvcc.path),
-                *("-ccbin", self.cxx[0]),
-                *("-O3", "-std=c++20", "--expt-relaxed-constexpr"),
-                # Without these `half > half` is ambiguous beside c10's own operators.
-                "-D__CUDA_NO_HALF_OPERATORS__",
-                "-D__CUDA_NO_HALF_CONVERSIONS__",
-                "-D__CUDA_NO_HALF2_OPERATORS__",
-                "-D__CUDA_NO_BFLOAT16_CONVERSIONS__",
-                *("-Xcompiler", ",".join(["-fPIC", "-fvisibility=hidden", *self.warnings])),
-                *(["-Werror=all-warnings"] if self.strict else []),
-                *self.gate.nvcc_arch_flags,
-                *self.defines,
-                *self.includes,
-                *self.system_includes,
-                *("-MD", "-MF", f"{output}.d", "-c", str(source), "-o", str(output)),
-            ),
-        )
-
-    def link_step(self, objects: Iterable[Path], library: Path) -> Step:
-        objects = tuple(objects)
-        return Step(
-            library,
-            objects,
-            (
-                *self.cxx,
-                *("-shared", "-fopenmp", *map(str, objects), "-o", str(library)),
-                *(f"-L{path}" for path in self.torch_libraries),
-                *("-ltorch_python", "-ltorch", "-ltorch_cpu", "-lc10"),
-                *self._cuda_runtime(),
-                *shlex.split(os.environ.get("LDFLAGS", "")),
-            ),
-        )
-
-    def _cuda_runtime(self) -> list[str]:
-        if self.gate.nvcc is None:
-            return []
-        paths = [f"-L{self.gate.nvcc.home / name}" for name in ("lib64", "lib")]
-        if self.gate.static_runtime:
-            static = ["-lcudart_static", "-Wl,--exclude-libs,libcudart_static.a"]
-            return [*paths, *static, "-ldl", "-lrt", "-lpthread"]
-        return [*paths, "-lcudart"]  # shared: one runtime state in the process, torch's
-
-    def _object(self, source: Path) -> Path:
-        output = self.folder / source.relative_to(CSRC)
-        return output.with_name(f"{output.name}.o")
-
-
-def compiler() -> list[str]:
-    """The C++ compiler's command, CXX or g++, known to be new enough."""
-    command = shlex.split(os.environ.get("CXX") or "g++")
-    needed = f"zfcuda needs g++ {OLDEST_GCC} or later (set CXX to choose another compiler)"
-    if shutil.which(command[0]) is None:
-        raise ValueError(f"the C++ compiler {command[0]!r} was not found: {needed}")
-    macros = subprocess.run(
-        [*command, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True
-    ).stdout
-    version = re.search(r"#define __GNUC__ (\d+)", macros)
-    if version and "__clang__" not in macros and int(version[1]) < OLDEST_GCC:
-        raise ValueError(f"the C++ compiler {command[0]!r} is g++ {version[1]}: {needed}")
-    return command
-
-
-def run(compiles: list[Step], link: Step, folder: Path) -> None:
-    """Run what is out of date: with ninja only that, without it everything."""
-    jobs = job_count()
-    for step in compiles:
-        step.output.parent.mkdir(parents=True, exist_ok=True)
-    if ninja := shutil.which("ninja"):
-        write(folder / "build.ninja", ninja_file([*compiles, link]))
-        _call([ninja, "-C", str(folder), "-j", str(jobs)])
-        return
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda step: _call(step.command), compiles))
-    _call(link.command)
-
-
-def job_count() -> int:
-    """MAX_JOBS, else one job for each core, as far as memory allows (2 GiB a job)."""
-    wished = os.environ.get("MAX_JOBS", "").strip()
-    if wished:
-        if not wished.isdigit() or int(wished) < 1:
-            raise ValueError(f"MAX_JOBS must be a positive whole number, got {wished!r}")
-        return int(wished)
-    cores = len(os.sched_getaffinity(0))
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores, memory // 2**31))
-
-
-def ninja_file(steps: list[Step]) -> str:
-    """The steps as a ninja file; gcc's depfiles tell it about headers."""
-
-    def escape(path: Path) -> str:
-        return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
-
-    lines = [
-        "rule compile",
-        "  command = $line",
-        "  description = $name",
-        "  deps = gcc",
-        "  depfile = $out.d",
-        "rule link",
-        "  command = $line",
-        "  description = $name",
-    ]
-    for step in steps:
-        rule = "compile" if step.output.suffix == ".o" else "link"
-        inputs = " ".join(map(escape, step.inputs))
-        command = shlex.join(step.command).replace("$", "$$")
-        lines += [f"build {escape(step.output)}: {rule} {inputs}", f"  line = {command}"]
-        lines += [f"  name = {step.output.name}"]
-    return "\n".join([*lines, ""])
-
-
-def _call(command: Iterable[str]) -> None:
-    subprocess.run(list(command), check=True)
+def _outputs(steps: Sequence[Step]) -> list[Path]:
+    return [step.output for step in steps]
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         return "compiling failed: the compiler's own message is above"
     return str(error)
-
-
-def write(path: Path, text: str) -> None:
-    """Write only what is new, so that the file's time does not make ninja rebuild."""
-    if not path.is_file() or path.read_text() != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)

@@ -4,31 +4,33 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "build_backend"))
 import extension
-
-gate = extension.decide()
-print(gate.verdict)
-architectures = []
-for arch in gate.archs:
-    number = arch.removesuffix("+PTX").replace(".", "")
-    architectures += [f"{number}-real"] + [f"{number}-virtual"] * arch.endswith("+PTX")
-variables = {
-    "ZFCUDA_MODULE_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
-    "ZFCUDA_WITH_CUDA": int(gate.with_cuda),
-    "ZFCUDA_NVCC": gate.nvcc.path if gate.nvcc else "",
-    "ZFCUDA_ARCHITECTURES": ";".join(architectures),
-    "ZFCUDA_CUDART": "cudart_static" if gate.static_runtime else "cudart",
-}
-lines = [f'set({name} "{value}")' for name, value in variables.items()]
-lines.append(f'list(APPEND CMAKE_PREFIX_PATH "{torch.utils.cmake_prefix_path}")')
+from steps import write
+from toolchain import Toolchain, sources
 
 folder = Path(sys.argv[1])
+gate = extension.decide()
+print(gate.verdict)
+tools = Toolchain(gate, folder)
+kernels = sources("kernels") if gate.with_cuda else []
+variables = {
+    "OPS": [*kernels, *sources("ops")],
+    "MODULE": sources("module"),
+    "CXX_FLAGS": tools.cxx_flags,
+    "NVCC_FLAGS": tools.nvcc_flags,
+    "SYSTEM_INCLUDES": tools.system_includes,
+    "LINK_FLAGS": tools.link_flags,
+    "CUDART": tools.cudart,
+    "MODULE_SUFFIX": [sysconfig.get_config_var("EXT_SUFFIX")],
+    "WITH_CUDA": [int(gate.with_cuda)],
+    "NVCC": [gate.nvcc.path] if gate.nvcc else [],
+}
 for name, text in {
     "zfcuda_build_facts.h": extension.facts_header(gate),
     "_build_facts.py": extension.facts_module(gate),
-    "zfcuda_facts.cmake": "\n".join([*lines, ""]),
+    "zfcuda_facts.cmake": "".join(
+        f'set(ZFCUDA_{name} "{";".join(map(str, values))}")\n' for name, values in variables.items()
+    ),
 }.items():
-    extension.write(folder / name, text)
+    write(folder / name, text)

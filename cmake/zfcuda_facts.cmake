@@ -1,8 +1,10 @@
 # Asks the Python side of the build, so that there is one place that decides: writes zfcuda_build_facts.h and
 # _build_facts.py into the build folder, and sets
-#   CMAKE_PREFIX_PATH     with torch's own CMake package
-#   ZFCUDA_MODULE_SUFFIX  of this Python's extension modules
-#   ZFCUDA_WITH_CUDA, ZFCUDA_NVCC, ZFCUDA_ARCHITECTURES, ZFCUDA_CUDART
+#   ZFCUDA_OPS, ZFCUDA_MODULE                                 sources; after adding a file run cmake again
+#   ZFCUDA_CXX_FLAGS, ZFCUDA_NVCC_FLAGS, ZFCUDA_LINK_FLAGS    all but the files,
+#   ZFCUDA_SYSTEM_INCLUDES                                    and others' headers
+#   ZFCUDA_MODULE_SUFFIX                                      of this Python's extension modules
+#   ZFCUDA_WITH_CUDA, ZFCUDA_NVCC, ZFCUDA_CUDART
 execute_process(
   COMMAND ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/facts.py ${CMAKE_BINARY_DIR}
   COMMAND_ERROR_IS_FATAL ANY)

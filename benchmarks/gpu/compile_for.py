@@ -17,6 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build_backend"))
 import cuda_gate
 import extension
+import torch
+from steps import job_count
 
 
 def main(arch: str, folder: Path) -> None:
@@ -24,17 +26,16 @@ def main(arch: str, folder: Path) -> None:
     os.environ["TORCH_CUDA_ARCH_LIST"] = arch
     begin = time.perf_counter()
     gate = extension.decide()
-    sources = [extension.ROOT / source for source in extension.sources()]
-    library = extension.compile_and_link(sources, folder.resolve(), gate)
+    libraries = extension.build(folder.resolve(), gate)
     seconds = time.perf_counter() - begin
-    spec = importlib.util.spec_from_file_location("_C", library)
+    torch.ops.load_library(libraries[extension.OPS])
+    spec = importlib.util.spec_from_file_location("_C", libraries[extension.MODULE])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.build_facts()["cuda"] == gate.with_cuda
     print(gate.verdict)
-    print(
-        f"{seconds:.0f} s with {extension.job_count()} jobs; {library.stat().st_size / 1e6:.1f} MB"
-    )
+    size = libraries[extension.OPS].stat().st_size / 1e6
+    print(f"{seconds:.0f} s with {job_count()} jobs; {size:.1f} MB")
     print("it loads")
 
 

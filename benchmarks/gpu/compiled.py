@@ -31,9 +31,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build_backend"))
 import cuda_gate
-import extension
+import toolchain
+from steps import job_count
+from toolchain import CSRC, ROOT, Toolchain
 
-ROOT, CSRC = extension.ROOT, extension.CSRC
 ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 # Threads that a multiprocessor holds; all have 65,536 registers, given out by the 8 a thread.
 RESIDENT = {"8.0": 2048, "8.6": 1536, "8.9": 1536, "9.0": 2048, "10.0": 2048, "12.0": 1536}
@@ -249,19 +250,19 @@ def compile_all(architectures: Sequence[str], only: str = "") -> list[Kernel]:
     nvcc = cuda_gate.find_nvcc()
     if nvcc is None:
         raise RuntimeError("there is no nvcc (CUDA_HOME, PATH and /usr/local/cuda were searched)")
-    files = [ROOT / name for name in extension.sources() if name.endswith(".cu") and only in name]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(extension.job_count()) as pool:
+    files = [file for file in toolchain.sources("kernels") if only in file.name]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(job_count()) as pool:
         jobs = []
         for arch in architectures:
             gate = cuda_gate.Gate("", nvcc, (arch,))
-            tools = extension.Toolchain(gate, Path(folder) / arch)
+            tools = Toolchain(gate, Path(folder) / arch)
             tools.folder.mkdir()
             jobs += [pool.submit(_compile, file, arch, tools) for file in files]
         return [kernel for job in jobs for kernel in job.result()]
 
 
-def _compile(source: Path, arch: str, tools: extension.Toolchain) -> list[Kernel]:
-    command = list(tools.nvcc_step(source).command)  # what the build runs, but for its end
+def _compile(source: Path, arch: str, tools: Toolchain) -> list[Kernel]:
+    command = list(tools.compile(source).command)  # what the build runs, but for its end
     cubin = tools.folder / f"{source.stem}.cubin"
     command[command.index("-MD") :] = ["-Xptxas", "-v", "-cubin", str(source), "-o", str(cubin)]
     numbers = resources(_call(command).stderr)
@@ -299,7 +300,7 @@ def fingerprint() -> str:
     """Of what the kernels are made of; another one means that the record is of other kernels."""
     digest = hashlib.sha256()
     for file in sorted(CSRC.rglob("*")):
-        if file.suffix in (".h", ".cu") and file.parent.name in ("cuda", "core", "common"):
+        if file.suffix in (".h", ".cu") and file.parent.name in ("cuda", "core"):
             digest.update(file.relative_to(CSRC).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 

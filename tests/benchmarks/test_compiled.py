@@ -8,7 +8,6 @@ from pathlib import Path
 
 import compiled
 import cuda_gate
-import extension
 import pytest
 from compiled import Kernel
 
@@ -110,7 +109,7 @@ def test_promises(name, load, store):
 def test_bodies_are_those_of_the_sources():
     """A new kernel body cannot be forgotten, nor a template argument."""
     found = {}
-    for file in Path(extension.CSRC, "cuda").glob("*.h"):
+    for file in Path(compiled.CSRC, "cuda").glob("*.h"):
         for part in file.read_text().split("template <")[1:]:
             parameters, _, rest = part.partition(">\nstruct ")
             if re.search(r"operator\(\)\(Index \w+\) const \{", rest.split("\n};")[0]):

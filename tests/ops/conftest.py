@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import host_copies
 import pytest
 import torch
 from torch import Tensor
@@ -41,3 +42,11 @@ PLACES = [
 @pytest.fixture(params=PLACES, ids=lambda place: place.name)
 def place(request: pytest.FixtureRequest) -> Place:
     return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _host_copies(request: pytest.FixtureRequest) -> None:
+    """``torch.ops.zfcuda_host``; compiling it the first time is shown on the terminal."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        host_copies.load()

@@ -1,13 +1,16 @@
-"""The CUDA verdict: a function of torch, nvcc, the GPUs that can be seen and two variables."""
+"""The CUDA verdict, a function of torch, nvcc, the driver and GPUs that can be seen and two
+variables; and the compiler that is asked for where there is none."""
 
 from pathlib import Path
 
+import cuda_gate
 import pytest
-from cuda_gate import CudaUnavailable, Nvcc, decide, find_nvcc
+from cuda_gate import CudaUnavailable, Nvcc, compiler_requirements, decide, find_nvcc
 
 NVCC = Nvcc(Path("/cuda"), "13.0", frozenset({"7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"}))
 OLD_NVCC = Nvcc(Path("/cuda"), "12.1", frozenset({"8.0", "8.6", "8.9", "9.0"}))
 CUDA_TORCH = ("2.13.0+cu130", "13.0")
+OLD_TORCH = ("2.11.0+cu126", "12.6")
 CPU_TORCH = ("2.13.0+cpu", None)
 
 
@@ -18,6 +21,8 @@ CPU_TORCH = ("2.13.0+cpu", None)
         (CPU_TORCH, NVCC, "auto", "torch 2.13.0+cpu has no CUDA"),
         (CPU_TORCH, None, "auto", "torch 2.13.0+cpu has no CUDA"),
         (CUDA_TORCH, None, "auto", "no working nvcc was found"),
+        (CUDA_TORCH, None, "auto", "pip install 'cuda-toolkit[nvcc,cccl]==13.0.*'"),
+        (OLD_TORCH, None, "auto", "torch 2.11.0+cu126 needs the toolkit of CUDA 12.6 installed"),
         (CUDA_TORCH, OLD_NVCC, "auto", "nvcc is CUDA 12.1 and torch 2.13.0+cu130 uses CUDA 13.0"),
     ],
 )
@@ -27,6 +32,16 @@ def test_cpu_only_says_why(torch, nvcc, setting, reason):
     assert gate.verdict.startswith("zfcuda was built for the CPU only, because ")
     assert reason in gate.verdict
     assert "\n" not in gate.verdict
+
+
+def test_a_machine_without_nvidia_is_told_how_to_build_for_one():
+    verdict = decide(*CUDA_TORCH, None, environ={}, driver=False).verdict
+    assert verdict == (
+        "zfcuda was built for the CPU only, because there is no NVIDIA driver and no nvcc here "
+        "(for a machine with a GPU build with ZFCUDA_CUDA=1)"
+    )
+    # A container build: nvcc decides, not the driver.
+    assert decide(*CUDA_TORCH, NVCC, environ={}, driver=False).with_cuda
 
 
 @pytest.mark.parametrize(
@@ -44,13 +59,13 @@ def test_demanded_cuda_fails_loudly(torch, nvcc, reason):
         decide(*torch, nvcc, environ={"ZFCUDA_CUDA": "1"})
 
 
-OLD = ("2.11.0+cu126", "12.6", OLD_NVCC)
+OLD = (*OLD_TORCH, OLD_NVCC)
 
 
 @pytest.mark.parametrize(
     ("torch", "gpus", "archs"),
     [
-        ((*CUDA_TORCH, NVCC), (), ("8.0", "9.0+PTX", "10.0", "12.0")),  # common chips
+        ((*CUDA_TORCH, NVCC), (), ("8.0", "9.0", "10.0", "12.0+PTX")),  # common chips
         (OLD, (), ("8.0", "9.0+PTX")),  # what nvcc knows of them
         ((*CUDA_TORCH, NVCC), ["9.0", "9.0"], ("9.0",)),  # those that are seen
         (OLD, ["12.0"], ("8.0", "9.0+PTX")),  # unless nvcc is too old for one
@@ -103,6 +118,41 @@ def test_nvcc_behind_a_wrapper_names_its_own_folder_and_cuda_home_comes_before_i
     nvcc_script(tmp_path / "wrapper" / "nvcc", tmp_path / "cuda")
     environ = {"PATH": str(tmp_path / "wrapper")}
     nvcc = Nvcc(tmp_path / "cuda", "13.0", frozenset({"8.0", "9.0", "12.0"}))
-    assert find_nvcc(environ) == nvcc
+    assert find_nvcc(environ=environ) == nvcc
     nvcc_script(tmp_path / "mine" / "bin" / "nvcc", tmp_path / "mine", "12.8")
-    assert find_nvcc(environ | {"CUDA_HOME": str(tmp_path / "mine")}).version == "12.8"
+    assert find_nvcc("13.0", environ | {"CUDA_HOME": str(tmp_path / "mine")}).version == "12.8"
+
+
+def test_the_nvcc_that_fits_torch_is_found_among_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda_gate, "TOOLKIT", tmp_path / "toolkit")
+    environ = {"PATH": str(tmp_path / "bin")}
+    assert find_nvcc("13.0", environ, path=[]) is None
+    packaged = tmp_path / "site" / "nvidia" / "cu13"
+    nvcc_script(tmp_path / "toolkit" / "bin" / "nvcc", tmp_path / "toolkit", "12.8")
+    nvcc_script(packaged / "bin" / "nvcc", packaged)
+    site = [str(tmp_path / "site")]
+    assert find_nvcc("13.2", environ, site).home == packaged
+    assert find_nvcc("12.6", environ, site).home == tmp_path / "toolkit"
+    assert find_nvcc("12.6", environ | {"PATH": ""}, []).home == tmp_path / "toolkit"
+    assert find_nvcc("11.8", environ, site).version == "12.8"  # none fits: the first, to be named
+
+
+ASKED = [f"{name}==13.0.*" for name in cuda_gate.WHEELS]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "nvcc", "driver", "environ", "asked"),
+    [
+        ("13.0", None, True, {}, True),
+        ("13.0", OLD_NVCC, True, {}, True),
+        ("13.0", None, False, {"ZFCUDA_CUDA": "1"}, True),
+        ("13.0", None, False, {"TORCH_CUDA_ARCH_LIST": "9.0"}, True),
+        ("13.0", None, False, {}, False),
+        ("13.0", None, True, {"ZFCUDA_CUDA": "0"}, False),
+        ("13.0", NVCC, True, {}, False),
+        ("12.6", None, True, {}, False),  # its packages have no nvcc
+        (None, None, True, {"ZFCUDA_CUDA": "1"}, False),
+    ],
+)
+def test_when_pip_is_asked_for_a_compiler(cuda, nvcc, driver, environ, asked):
+    assert compiler_requirements(cuda, nvcc, driver, environ) == (ASKED if asked else [])

@@ -1,38 +1,47 @@
-"""What is on disk is what is used: csrc/sources.txt, the one list that setup.py and CMakeLists.txt
-compile from, and the files of tests."""
+"""What is on disk is what is used: csrc's files, found by pattern, and the files of tests."""
 
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-import extension
 import pytest
-
-CSRC = Path(extension.CSRC)
-
-
-def test_list_and_disk_agree():
-    on_disk = {str(p.relative_to(CSRC.parent)) for p in CSRC.rglob("*.c*") if p.suffix != ".h"}
-    listed = extension.sources()
-    assert len(listed) == len(set(listed)), "a file is listed twice"
-    assert set(listed) == on_disk
+from toolchain import CSRC, sources
 
 
-def test_only_kernels_need_nvcc():
-    for source in extension.sources():
-        is_kernel = source.startswith("csrc/cuda/") and source.endswith("_kernel.cu")
-        assert is_kernel == source.endswith(".cu"), source
+def test_every_file_belongs_to_one_library():
+    files = [file for kind in ("ops", "kernels", "module") for file in sources(kind)]
+    assert len(files) == len(set(files))
+    assert set(files) == {p for p in CSRC.rglob("*") if p.suffix in (".cpp", ".cu", ".cc", ".c")}
+    assert set(sources("host_copies")) <= set(files)
 
 
-def test_kernels_are_torch_free():
-    """nvcc sees no torch header beyond the 16-bit types, so kernels build under any torch."""
-    allowed = {"<c10/util/Half.h>", "<c10/util/BFloat16.h>"}
-    for path in [*CSRC.glob("cuda/*_kernel.cu"), *CSRC.glob("core/*.h")]:
-        included = {
-            line.split()[1] for line in path.read_text().splitlines() if line.startswith("#include")
-        }
-        torch_headers = {name for name in included if name.startswith(("<ATen", "<c10", "<torch"))}
-        assert torch_headers <= allowed, path
+def test_an_op_has_one_name_in_every_layer():
+    ops = {file.stem for file in CSRC.glob("ops/*.cpp")}
+    for layer in ("cpu/*.cpp", "cuda/*.cu"):
+        named = {file.stem for file in CSRC.glob(layer)}
+        assert named - ops <= {"rows", "windows"}, "only what several ops share has another name"
+
+
+def torch_headers(path: Path) -> set[str]:
+    included = re.findall(r'^#include ([<"].+[>"])', path.read_text(), re.M)
+    return {name for name in included if re.match(r"[<\"](ATen|c10|torch)/", name)}
+
+
+@pytest.mark.parametrize(
+    ("files", "allowed"),
+    [
+        # What nvcc sees builds under any torch.
+        ("core/*", r"<torch/headeronly/util/(Half|BFloat16)\.h>"),
+        ("cuda/*", r"<torch/headeronly/util/(Half|BFloat16)\.h>"),
+        ("cpu/*", r"<torch/(headeronly|csrc/stable)/.+>"),
+        ("ops/*", r"<torch/(headeronly|csrc/stable)/.+>"),
+        ("*.h", r"<torch/(headeronly|csrc/stable)/.+>"),
+    ],
+)
+def test_only_torchs_stable_headers(files, allowed):
+    for path in CSRC.glob(files):
+        if path.is_file():
+            assert all(re.fullmatch(allowed, name) for name in torch_headers(path)), path
 
 
 def test_every_file_of_tests_is_collected(pytestconfig: pytest.Config):

@@ -105,9 +105,11 @@ class LocalResponseNorm(torch.nn.LocalResponseNorm):
         if x.dim() < 3:
             raise ValueError(f"x must have at least 3 dimensions [N,C,...], got {list(x.shape)}")
         planes = x if x.dim() == 4 else x.flatten(2).unsqueeze(-1)
-        y = torch.ops.zfcuda.local_response_norm(
-            planes, self.size, float(self.alpha), float(self.beta), float(self.k)
-        )
+        alpha, beta, k = float(self.alpha), float(self.beta), float(self.k)
+        if torch.jit.is_scripting():
+            y = torch.ops.zfcuda.local_response_norm(planes, self.size, alpha, beta, k)
+        else:
+            y = ops.local_response_norm(planes, self.size, alpha, beta, k)
         return y.reshape(x.shape)
 
 

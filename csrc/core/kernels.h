@@ -45,6 +45,7 @@ struct MaxUnpoolParams {
   void* x;
   bool relu;
   bool overwrite;
+  bool check;  // that every switch is a tap on the plane; the CPU kernel can
 };
 
 // The transpose of unpooling: every window fetches the gradient at its switch.

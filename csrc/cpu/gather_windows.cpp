@@ -1,9 +1,7 @@
-#include <torch/library.h>
 
 #include <cstring>
 
-#include "common/dispatch.h"
-#include "common/prepare.h"
+#include "core/dispatch.h"
 #include "cpu/level.h"
 #include "cpu/windows.h"
 
@@ -100,12 +98,9 @@ class Gatherer {
   const WindowRow* row_ = nullptr;
 };
 
-void gather_windows(const std::optional<at::Tensor>& base, at::TensorList patches,
-                    const at::Tensor& windows, const at::Tensor& out, int64_t largest,
-                    int64_t channel, double outside, bool add) {
-  const auto call =
-      prepare_gather_windows(base, patches, windows, out, largest, channel, outside, add);
-  const GatherWindowsParams& p = call.params;
+}  // namespace
+
+void gather_windows(const GatherWindowsParams& p) {
   const WindowList list("gather_windows", p.map);
   with_dtype(p.map.dtype, [&]<class T>(T) {
     if (p.add) {
@@ -116,9 +111,4 @@ void gather_windows(const std::optional<at::Tensor>& base, at::TensorList patche
   });
 }
 
-TORCH_LIBRARY_IMPL(zfcuda, CPU, m) {
-  m.impl("gather_windows", gather_windows);
-}
-
-}  // namespace
 }  // namespace zfcuda::cpu

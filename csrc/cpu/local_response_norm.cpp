@@ -1,14 +1,11 @@
-#include <ATen/Parallel.h>
-#include <torch/library.h>
-
 #include <algorithm>
 #include <utility>
 #include <vector>
 
-#include "common/dispatch.h"
-#include "common/prepare.h"
+#include "core/dispatch.h"
 #include "core/normalising.h"
 #include "cpu/level.h"
+#include "cpu/parallel.h"
 #include "cpu/rows.h"
 
 namespace zfcuda::cpu {
@@ -211,7 +208,7 @@ class Normaliser {
 template <class T, Power P>
 void run(const LrnParams& p) {
   if (p.channels_last) {
-    at::parallel_for(0, p.batch * p.spatial, grain_of(8 * p.channels),
+    parallel_for(0, p.batch * p.spatial, grain_of(8 * p.channels),
                      [&](int64_t begin, int64_t end) {
                        Normaliser<T, P> normaliser(p);
                        for (int64_t i = begin; i < end; ++i) normaliser.pixel(i);
@@ -219,7 +216,7 @@ void run(const LrnParams& p) {
     return;
   }
   const int64_t chunks = (p.spatial + chunk - 1) / chunk;
-  at::parallel_for(0, p.batch * chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, p.batch * chunks, 1, [&](int64_t begin, int64_t end) {
     Normaliser<T, P> normaliser(p);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % chunks * chunk;
@@ -228,27 +225,10 @@ void run(const LrnParams& p) {
   });
 }
 
-at::Tensor run(const Call<LrnParams>& call) {
-  const LrnParams& p = call.params;
-  if (call.out.numel() == 0) return call.out;
-  with_dtype(p.dtype, [&]<class T>(T) { with_power(p, [&]<Power P>() { run<T, P>(p); }); });
-  return call.out;
-}
-
-at::Tensor local_response_norm(const at::Tensor& x, int64_t size, double alpha, double beta,
-                               double k) {
-  return run(prepare_lrn(x, std::nullopt, size, alpha, beta, k));
-}
-
-at::Tensor local_response_norm_backward(const at::Tensor& grad, const at::Tensor& x, int64_t size,
-                                        double alpha, double beta, double k) {
-  return run(prepare_lrn(x, grad, size, alpha, beta, k));
-}
-
-TORCH_LIBRARY_IMPL(zfcuda, CPU, m) {
-  m.impl("local_response_norm", local_response_norm);
-  m.impl("local_response_norm_backward", local_response_norm_backward);
-}
-
 }  // namespace
+
+void local_response_norm(const LrnParams& p) {
+  with_dtype(p.dtype, [&]<class T>(T) { with_power(p, [&]<Power P>() { run<T, P>(p); }); });
+}
+
 }  // namespace zfcuda::cpu

@@ -1,15 +1,12 @@
-#include <ATen/Parallel.h>
-#include <torch/library.h>
-
 #include <array>
 #include <utility>
 #include <vector>
 
-#include "common/dispatch.h"
-#include "common/prepare.h"
+#include "core/dispatch.h"
 #include "core/pooling.h"
 #include "cpu/axis.h"
 #include "cpu/level.h"
+#include "cpu/parallel.h"
 #include "cpu/rows.h"
 
 namespace zfcuda::cpu {
@@ -253,28 +250,19 @@ void run(const MaxPoolParams& p) {
   const PoolAxes axes(s);
   const int64_t planes = s.batch * (s.channels_last ? 1 : s.channels);
   const int64_t row_work = s.in_w * s.window.stride_h * (s.channels_last ? s.channels : 1);
-  at::parallel_for(0, planes * s.out_h, grain_of(row_work), [&](int64_t begin, int64_t end) {
+  parallel_for(0, planes * s.out_h, grain_of(row_work), [&](int64_t begin, int64_t end) {
     Pooler<T, Switch> pooler(p, axes);
     for_each_row(begin, end, s.out_h,
                  [&](int64_t plane, int64_t row) { pooler.pool_row(plane, row); });
   });
 }
 
-std::tuple<at::Tensor, at::Tensor> max_pool2d(const at::Tensor& x, at::IntArrayRef kernel_size,
-                                              at::IntArrayRef stride, at::IntArrayRef padding,
-                                              at::IntArrayRef dilation, bool ceil_mode, bool relu) {
-  const auto call =
-      prepare_max_pool2d(x, {kernel_size, stride, padding, dilation}, ceil_mode, relu);
-  with_dtype(call.params.shape.dtype, [&]<class T>(T) {
-    with_switch_type(call.params.shape.wide_switches,
-                     [&]<class Switch>(Switch) { run<T, Switch>(call.params); });
-  });
-  return {call.out, call.second_out};
-}
-
-TORCH_LIBRARY_IMPL(zfcuda, CPU, m) {
-  m.impl("max_pool2d", max_pool2d);
-}
-
 }  // namespace
+
+void max_pool2d(const MaxPoolParams& p) {
+  with_dtype(p.shape.dtype, [&]<class T>(T) {
+    with_switch_type(p.shape.wide_switches, [&]<class Switch>(Switch) { run<T, Switch>(p); });
+  });
+}
+
 }  // namespace zfcuda::cpu

@@ -1,17 +1,15 @@
-#include <ATen/Parallel.h>
-#include <torch/library.h>
-
 #include <array>
 #include <atomic>
 #include <bit>
 #include <utility>
 #include <vector>
 
-#include "common/dispatch.h"
-#include "common/prepare.h"
+#include "core/dispatch.h"
+#include "core/switches.h"
 #include "core/unpooling.h"
 #include "cpu/axis.h"
 #include "cpu/level.h"
+#include "cpu/parallel.h"
 #include "cpu/rows.h"
 #include "cpu/source.h"
 
@@ -267,7 +265,7 @@ void run(const MaxUnpoolParams& p) {
   const UnpoolAxes axes(s);
   const int64_t planes = s.batch * (s.channels_last ? 1 : s.channels);
   const int64_t row_work = s.in_w * (s.channels_last ? s.channels : 1);
-  at::parallel_for(0, planes * s.in_h, grain_of(row_work), [&](int64_t begin, int64_t end) {
+  parallel_for(0, planes * s.in_h, grain_of(row_work), [&](int64_t begin, int64_t end) {
     Unpooler<T, Switch, Overwrite> unpooler(p, axes);
     for_each_row(begin, end, s.in_h,
                  [&](int64_t plane, int64_t row) { unpooler.unpool_row(plane, row); });
@@ -302,7 +300,7 @@ bool any_off_the_plane(const PoolShape& s, const uint8_t* switches) {
   const int64_t planes = s.batch * (s.channels_last ? 1 : s.channels);
   const int64_t work = static_cast<int64_t>(rows.size()) * line +
                        static_cast<int64_t>(columns.size()) * lanes * s.out_h;
-  at::parallel_for(0, planes, grain_of(work), [&](int64_t begin, int64_t end) {
+  parallel_for(0, planes, grain_of(work), [&](int64_t begin, int64_t end) {
     bool any = false;
     for (int64_t plane = begin; plane < end; ++plane) {
       const uint8_t* first = switches + plane * s.out_h * line;
@@ -326,73 +324,47 @@ bool any_off_the_plane(const PoolShape& s, const uint8_t* switches) {
 
 // check_switches at the price of one read of the switches, where they are bytes, and another of the
 // plane's border.
-void check_switches_fast(const at::Tensor& switches, const MaxUnpoolParams& p) {
+void check_switches_fast(const MaxUnpoolParams& p) {
   const PoolShape& s = p.shape;
-  if (s.wide_switches) return check_switches(switches, s);
+  if (s.wide_switches) return check_switches(s, p.switches);
   const int64_t taps = s.window.kernel_h * s.window.kernel_w;
+  const int64_t count = s.batch * s.channels * s.out_h * s.out_w;
   const auto* data = static_cast<const uint8_t*>(p.switches);
   std::atomic<bool> found{false};
-  at::parallel_for(0, switches.numel(), 1 << 18, [&](int64_t begin, int64_t end) {
+  parallel_for(0, count, 1 << 18, [&](int64_t begin, int64_t end) {
     if (ZF_PICK(any_beyond)(data + begin, static_cast<uint8_t>(taps), end - begin)) found = true;
   });
-  if (found || any_off_the_plane(s, data)) check_switches(switches, s);
+  if (found || any_off_the_plane(s, data)) check_switches(s, data);
 }
 
-at::Tensor max_unpool2d(const at::Tensor& y, const at::Tensor& switches,
-                        at::IntArrayRef kernel_size, at::IntArrayRef stride,
-                        at::IntArrayRef padding, at::IntArrayRef dilation,
-                        at::IntArrayRef output_size, bool relu, bool overwrite,
-                        bool /*check: the CPU always does*/) {
-  const auto call = prepare_max_unpool2d(y, switches, {kernel_size, stride, padding, dilation},
-                                         output_size, relu, overwrite);
-  check_switches_fast(switches, call.params);
-  run(call.params);
-  return call.out;
-}
-
-at::Tensor max_pool2d_backward(const at::Tensor& grad, const at::Tensor& switches,
-                               const std::optional<at::Tensor>& y, at::IntArrayRef kernel_size,
-                               at::IntArrayRef stride, at::IntArrayRef padding,
-                               at::IntArrayRef dilation, at::IntArrayRef input_size) {
-  const auto call = prepare_max_pool2d_backward(
-      grad, switches, y, {kernel_size, stride, padding, dilation}, input_size);
-  run(call.params);
-  return call.out;
-}
-
-at::Tensor max_unpool2d_backward(const at::Tensor& grad, const at::Tensor& switches,
-                                 const std::optional<at::Tensor>& out, at::IntArrayRef kernel_size,
-                                 at::IntArrayRef stride, at::IntArrayRef padding,
-                                 at::IntArrayRef dilation, bool overwrite) {
-  const auto call = prepare_max_unpool2d_backward(
-      grad, switches, out, {kernel_size, stride, padding, dilation}, overwrite);
-  const MaxUnpoolBackwardParams& p = call.params;
+template <class T, class Switch>
+void run_backward(const MaxUnpoolBackwardParams& p) {
   const PoolShape& s = p.shape;
-  with_dtype(s.dtype, [&]<class T>(T) {
-    with_switch_type(s.wide_switches, [&]<class Switch>(Switch) {
-      auto* grad_y = static_cast<T*>(p.grad_y);
-      const int64_t rows = s.batch * s.channels * s.out_h;
-      at::parallel_for(0, rows, grain_of(s.out_w), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t n = i / s.out_h / s.channels, c = i / s.out_h % s.channels,
-                        oy = i % s.out_h;
-          for (int64_t ox = 0; ox < s.out_w; ++ox) {
-            const int64_t at =
-                element_at(s.channels_last, n, c, oy, ox, s.channels, s.out_h, s.out_w);
-            grad_y[at] = unpool_backward_at<T, Switch, int64_t>(p, n, c, oy, ox);
-          }
-        }
-      });
-    });
+  auto* grad_y = static_cast<T*>(p.grad_y);
+  const int64_t rows = s.batch * s.channels * s.out_h;
+  parallel_for(0, rows, grain_of(s.out_w), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t n = i / s.out_h / s.channels, c = i / s.out_h % s.channels, oy = i % s.out_h;
+      for (int64_t ox = 0; ox < s.out_w; ++ox) {
+        const int64_t at = element_at(s.channels_last, n, c, oy, ox, s.channels, s.out_h, s.out_w);
+        grad_y[at] = unpool_backward_at<T, Switch, int64_t>(p, n, c, oy, ox);
+      }
+    }
   });
-  return call.out;
-}
-
-TORCH_LIBRARY_IMPL(zfcuda, CPU, m) {
-  m.impl("max_unpool2d", max_unpool2d);
-  m.impl("max_pool2d_backward", max_pool2d_backward);
-  m.impl("max_unpool2d_backward", max_unpool2d_backward);
 }
 
 }  // namespace
+
+void max_unpool2d(const MaxUnpoolParams& p) {
+  if (p.check) check_switches_fast(p);
+  run(p);
+}
+
+void max_unpool2d_backward(const MaxUnpoolBackwardParams& p) {
+  with_dtype(p.shape.dtype, [&]<class T>(T) {
+    with_switch_type(p.shape.wide_switches,
+                     [&]<class Switch>(Switch) { run_backward<T, Switch>(p); });
+  });
+}
+
 }  // namespace zfcuda::cpu

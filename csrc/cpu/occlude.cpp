@@ -1,11 +1,9 @@
-#include <ATen/Parallel.h>
-#include <torch/library.h>
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "common/prepare.h"
+#include "core/kernels.h"
+#include "cpu/parallel.h"
 #include "cpu/rows.h"
 
 namespace zfcuda::cpu {
@@ -55,14 +53,13 @@ void occlude_plane(const OccludeParams& p, const Planes& planes, const char* x, 
   std::memcpy(out + y1 * row_bytes, x + y1 * row_bytes, (p.height - y1) * row_bytes);
 }
 
-at::Tensor occlude(const at::Tensor& x, const at::Tensor& boxes, const at::Tensor& fill) {
-  const auto call = prepare_occlude(x, boxes, fill);
-  const OccludeParams& p = call.params;
-  if (call.out.numel() == 0) return call.out;
+}  // namespace
+
+void occlude(const OccludeParams& p) {
   const Planes planes = planes_of(p);
   const int64_t plane_bytes = p.height * planes.row_bytes;
   const int64_t total = p.batch * p.positions * planes.count;
-  at::parallel_for(0, total, grain_of(plane_bytes / 4), [&](int64_t begin, int64_t end) {
+  parallel_for(0, total, grain_of(plane_bytes / 4), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t plane = i % planes.count, position = i / planes.count % p.positions;
       const int64_t image = i / planes.count / p.positions;
@@ -71,12 +68,6 @@ at::Tensor occlude(const at::Tensor& x, const at::Tensor& boxes, const at::Tenso
                     p.boxes + 4 * position, plane, static_cast<char*>(p.out) + i * plane_bytes);
     }
   });
-  return call.out;
 }
 
-TORCH_LIBRARY_IMPL(zfcuda, CPU, m) {
-  m.impl("occlude", occlude);
-}
-
-}  // namespace
 }  // namespace zfcuda::cpu

@@ -1,9 +1,7 @@
-#include <torch/library.h>
 
 #include <vector>
 
-#include "common/dispatch.h"
-#include "common/prepare.h"
+#include "core/dispatch.h"
 #include "core/pooling.h"
 #include "cpu/level.h"
 #include "cpu/rows.h"
@@ -115,21 +113,12 @@ class WindowPooler {
   std::vector<C> widened_, narrow_;
 };
 
-void pool_windows(const at::Tensor& base, at::TensorList patches, const at::Tensor& windows,
-                  const at::Tensor& out, int64_t largest, at::IntArrayRef kernel_size,
-                  at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                  bool relu) {
-  const auto call = prepare_pool_windows(base, patches, windows, out, largest,
-                                         {kernel_size, stride, padding, dilation}, relu);
-  const PoolWindowsParams& p = call.params;
+}  // namespace
+
+void pool_windows(const PoolWindowsParams& p) {
   const WindowList list("pool_windows", p.map);
   with_dtype(p.map.dtype,
              [&]<class T>(T) { list.for_each_row(p.map, [&] { return WindowPooler<T>(p); }); });
 }
 
-TORCH_LIBRARY_IMPL(zfcuda, CPU, m) {
-  m.impl("pool_windows", pool_windows);
-}
-
-}  // namespace
 }  // namespace zfcuda::cpu

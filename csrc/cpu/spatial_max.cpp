@@ -1,16 +1,13 @@
-#include <ATen/Parallel.h>
-#include <torch/library.h>
-
 #include <algorithm>
 #include <array>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "common/dispatch.h"
-#include "common/prepare.h"
+#include "core/dispatch.h"
 #include "core/maxima.h"
 #include "cpu/level.h"
+#include "cpu/parallel.h"
 #include "cpu/rows.h"
 
 #define ZF_LOOPS "cpu/spatial_max_loops.h"
@@ -106,7 +103,7 @@ void run(const SpatialMaxParams& p) {
   const int64_t groups =
       p.channels_last ? (p.channels + channels_together - 1) / channels_together : p.channels;
   const int64_t together = p.channels_last ? std::min(channels_together, p.channels) : 1;
-  at::parallel_for(
+  parallel_for(
       0, p.batch * groups, grain_of(p.spatial * together), [&](int64_t begin, int64_t end) {
         Finder<T> finder(p);
         for (int64_t i = begin; i < end; ++i) {
@@ -120,17 +117,10 @@ void run(const SpatialMaxParams& p) {
       });
 }
 
-std::tuple<at::Tensor, at::Tensor> spatial_max(const at::Tensor& x) {
-  const auto call = prepare_spatial_max(x, nullptr);
-  if (call.out.numel() > 0) {
-    with_dtype(call.params.dtype, [&]<class T>(T) { run<T>(call.params); });
-  }
-  return {call.out, call.second_out};
-}
-
-TORCH_LIBRARY_IMPL(zfcuda, CPU, m) {
-  m.impl("spatial_max", spatial_max);
-}
-
 }  // namespace
+
+void spatial_max(const SpatialMaxParams& p) {
+  with_dtype(p.dtype, [&]<class T>(T) { run<T>(p); });
+}
+
 }  // namespace zfcuda::cpu

@@ -1,9 +1,7 @@
-#include <torch/library.h>
 
 #include <vector>
 
-#include "common/dispatch.h"
-#include "common/prepare.h"
+#include "core/dispatch.h"
 #include "core/pooling.h"
 #include "cpu/axis.h"
 #include "cpu/level.h"
@@ -154,23 +152,13 @@ void run(const UnpoolWindowsParams& p, const WindowList& list) {
   }
 }
 
-void unpool_windows(const at::Tensor& switches, at::TensorList patches, const at::Tensor& windows,
-                    const at::Tensor& out, int64_t largest, at::IntArrayRef kernel_size,
-                    at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                    bool relu, bool overwrite) {
-  const auto call =
-      prepare_unpool_windows(switches, patches, windows, out, largest,
-                             {kernel_size, stride, padding, dilation}, relu, overwrite);
-  const UnpoolWindowsParams& p = call.params;
+}  // namespace
+
+void unpool_windows(const UnpoolWindowsParams& p) {
   const WindowList list("unpool_windows", p.map);
   with_dtype(p.map.dtype, [&]<class T>(T) {
     with_switch_type(p.wide_switches, [&]<class Switch>(Switch) { run<T, Switch>(p, list); });
   });
 }
 
-TORCH_LIBRARY_IMPL(zfcuda, CPU, m) {
-  m.impl("unpool_windows", unpool_windows);
-}
-
-}  // namespace
 }  // namespace zfcuda::cpu

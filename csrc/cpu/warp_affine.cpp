@@ -1,15 +1,12 @@
-#include <ATen/Parallel.h>
-#include <torch/library.h>
-
 #include <algorithm>
 #include <limits>
 #include <utility>
 #include <vector>
 
-#include "common/dispatch.h"
-#include "common/prepare.h"
+#include "core/dispatch.h"
 #include "core/warping.h"
 #include "cpu/level.h"
+#include "cpu/parallel.h"
 #include "cpu/rows.h"
 
 #define ZF_LOOPS "cpu/warp_affine_loops.h"
@@ -152,15 +149,14 @@ const Compute<T>* in_compute_type(const WarpParams& p, std::vector<Compute<T>>& 
   }
 }
 
-at::Tensor warp_affine(const at::Tensor& x, const at::Tensor& matrices, const at::Tensor& fill) {
-  const auto call = prepare_warp_affine(x, matrices, fill);
-  const WarpParams& p = call.params;
-  if (call.out.numel() == 0) return call.out;
+}  // namespace
+
+void warp_affine(const WarpParams& p) {
   with_dtype(p.dtype, [&]<class T>(T) {
     std::vector<Compute<T>> widened;
     const Compute<T>* input = in_compute_type<T>(p, widened);
     const int64_t rows = p.batch * p.maps * p.height;
-    at::parallel_for(0, rows, grain_of(4 * p.width * p.channels), [&](int64_t begin, int64_t end) {
+    parallel_for(0, rows, grain_of(4 * p.width * p.channels), [&](int64_t begin, int64_t end) {
       Warper<T> warper(p, input);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t copy = i / p.height;
@@ -168,16 +164,12 @@ at::Tensor warp_affine(const at::Tensor& x, const at::Tensor& matrices, const at
       }
     });
   });
-  return call.out;
 }
 
-at::Tensor warp_affine_backward(const at::Tensor& grad, const at::Tensor& matrices,
-                                bool channels_last) {
-  const auto call = prepare_warp_affine_backward(grad, matrices, channels_last);
-  const WarpParams& p = call.params;
+void warp_affine_backward(const WarpParams& p) {
   with_dtype(p.dtype, [&]<class T>(T) {
     const int64_t rows = p.batch * p.channels * p.height;
-    at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t n = i / p.height / p.channels, c = i / p.height % p.channels;
         const auto row = static_cast<int32_t>(i % p.height);
@@ -189,13 +181,6 @@ at::Tensor warp_affine_backward(const at::Tensor& grad, const at::Tensor& matric
       }
     });
   });
-  return call.out;
 }
 
-TORCH_LIBRARY_IMPL(zfcuda, CPU, m) {
-  m.impl("warp_affine", warp_affine);
-  m.impl("warp_affine_backward", warp_affine_backward);
-}
-
-}  // namespace
 }  // namespace zfcuda::cpu

@@ -1,9 +1,9 @@
 #include "cpu/windows.h"
 
-#include <c10/util/Exception.h>
-
 #include <sstream>
 #include <string>
+
+#include "core/check.h"
 
 namespace zfcuda::cpu {
 namespace {
@@ -63,7 +63,7 @@ WindowList::WindowList(const char* op, const WindowsParams& p) {
     const auto row = WindowRow::read(p.windows + i * WindowRow::columns);
     if (row.box.empty()) continue;
     const int wrong = wrong_column(row, p);
-    TORCH_CHECK_VALUE(wrong < 0, op, ": row ", i, " of windows has in column ", wrong, " ",
+    ZF_CHECK(wrong < 0, op, ": row ", i, " of windows has in column ", wrong, " ",
                       complaint(row, wrong, p));
     rows_.push_back(row);
     begins_.push_back(pixels);

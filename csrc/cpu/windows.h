@@ -5,9 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include <ATen/Parallel.h>
-
 #include "core/windows.h"
+#include "cpu/parallel.h"
 
 // What the CPU kernels on windows of maps under patches share: which row of pixels comes from
 // where, and who works on which rows.
@@ -71,7 +70,7 @@ class WindowList {
   void for_each_row(const WindowsParams& p, const Make& make) const {
     // A chunk is worth handing to another thread from some ten thousand values on.
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, p.channels));
-    at::parallel_for(0, begins_.back(), grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, begins_.back(), grain, [&](int64_t begin, int64_t end) {
       auto worker = make();
       visit(begin, end, worker);
     });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,44 @@ def window_of(
 
 
 library = load_library()  # registers the ops
-kernels = torch.ops.zfcuda
+
+
+def _translated(call: Callable[..., Any]) -> Callable[..., Any]:
+    """``call``, with the exceptions that torch's stable ABI cannot raise from C++: it lets through
+    standard ones only, of which an out_of_range comes as an IndexError."""
+
+    def translating(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except IndexError as error:
+            raise TypeError(str(error)) from None
+        except RuntimeError as error:
+            if "CUDA out of memory" not in str(error) or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise torch.OutOfMemoryError(str(error)) from None
+
+    return translating
+
+
+def _kernel(op: str) -> torch._ops.OpOverload:
+    """torch.ops.zfcuda's op of that name."""
+    overload = getattr(torch.ops.zfcuda, op).default
+    # In the overload, so that compiled graphs, which call it without what is around, raise the same.
+    overload._op = _translated(overload._op)
+    return overload
+
+
+kernels = SimpleNamespace(
+    **{
+        op: _kernel(op)
+        for op in (
+            *("max_pool2d", "max_pool2d_backward", "max_unpool2d", "max_unpool2d_backward"),
+            *("local_response_norm", "local_response_norm_backward", "occlude", "spatial_max"),
+            *("warp_affine", "warp_affine_backward"),
+            *("gather_windows", "pool_windows", "unpool_windows"),
+        )
+    }
+)
 
 
 def empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:

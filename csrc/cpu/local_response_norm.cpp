@@ -79,10 +79,11 @@ class Normaliser {
         zeros_(length_),
         sum_(length_),
         direct_(length_),
-        row_(length_),
-        values_(scratch_size()),
-        grads_(p.grad ? scratch_size() : 0),
-        shared_(p.grad ? scratch_size() : 0),
+        values_(p.channels_last ? with_margins() : 0),
+        grads_(p.channels_last && p.grad ? with_margins() : 0),
+        shared_(p.grad ? (p.channels_last ? with_margins() : 2 * p.channels * length_) : 0),
+        x_reader_(p.channels_last ? 0 : p.channels * length_),
+        grad_reader_(p.channels_last || !p.grad ? 0 : p.channels * length_),
         alpha_(static_cast<C>(p.alpha)),
         beta_(static_cast<C>(p.beta)),
         k_(static_cast<C>(p.k)) {}
@@ -90,7 +91,7 @@ class Normaliser {
   // contiguous: all channels of positions [first, first + count) of one image.
   void planes(int64_t image, int64_t first, int64_t count) {
     const int64_t at = image * p_.channels * p_.spatial + first;
-    const auto [x, x_stride] = read_planes(x_ + at, values_, count);
+    const auto [x, x_stride] = read_planes(x_ + at, x_reader_, count);
     if (!p_.grad) {
       for (int64_t c = 0; c < p_.channels; ++c) {
         normalise_row(window_.around(x, x_stride, p_.channels, c - below_, zeros_.data()),
@@ -98,7 +99,7 @@ class Normaliser {
       }
       return;
     }
-    const auto [grad, grad_stride] = read_planes(grad_ + at, grads_, count);
+    const auto [grad, grad_stride] = read_planes(grad_ + at, grad_reader_, count);
     for (int64_t c = 0; c < p_.channels; ++c) {
       squares(window_.around(x, x_stride, p_.channels, c - below_, zeros_.data()), count);
       C* direct = shared_.data() + (p_.channels + c) * count;
@@ -114,42 +115,30 @@ class Normaliser {
   // channels_last: pixel `pixel` of all pixels.
   void pixel(int64_t pixel) {
     const int64_t channels = p_.channels, at = pixel * channels;
-    read(x_ + at, values_.data() + below_, channels);
+    copy_row(x_ + at, values_.data() + below_, channels);
     const C* x = values_.data() + below_;
     if (!p_.grad) return normalise_row(window_.shifts_of(values_.data()), x, out_ + at, channels);
     squares(window_.shifts_of(values_.data()), channels);
-    read(grad_ + at, grads_.data(), channels);
+    copy_row(grad_ + at, grads_.data(), channels);
     terms(x, grads_.data(), direct_.data(), shared_.data() + above_, channels);
     sums(window_.shifts_of(shared_.data()), channels);
     combine(direct_.data(), x, out_ + at, channels);
   }
 
  private:
-  // channels_last: one row with its zero margins. contiguous: every channel's row (backward's
-  // `shared_` needs two).
-  int64_t scratch_size() const {
-    if (p_.channels_last) return p_.channels + p_.size;
-    if (computes_in_place<T> && !p_.grad) return 0;
-    return 2 * p_.channels * length_;
-  }
+  // A pixel's channels, and zeros on both sides.
+  int64_t with_margins() const { return p_.channels + p_.size; }
 
-  static void read(const T* from, C* to, int64_t count) {
+  // The first plane, and how far it is to the next.
+  std::pair<const C*, int64_t> read_planes(const T* from, RowReader<T>& reader, int64_t count) {
+    const C* first = reader.read(from, 0, count);
     if constexpr (computes_in_place<T>) {
-      std::copy_n(from, count, to);
+      return {first, p_.spatial};
     } else {
-      widen_row(from, to, count);
-    }
-  }
-
-  std::pair<const C*, int64_t> read_planes(const T* from, std::vector<C>& scratch,
-                                           int64_t count) const {
-    if constexpr (computes_in_place<T>) {
-      return {from, p_.spatial};
-    } else {
-      for (int64_t c = 0; c < p_.channels; ++c) {
-        widen_row(from + c * p_.spatial, scratch.data() + c * count, count);
+      for (int64_t c = 1; c < p_.channels; ++c) {
+        reader.read(from + c * p_.spatial, c * count, count);
       }
-      return {scratch.data(), count};
+      return {first, count};
     }
   }
 
@@ -163,14 +152,14 @@ class Normaliser {
 
   // `rows` are the channels around x.
   void normalise_row(const C* const* rows, const C* x, T* out, int64_t count) {
-    C* row = begin_row(out);
+    C* row = writer_.begin(out, count);
     if (p_.size == 5) {
       ZF_PICK(normalise_five<P, C>)(rows, x, row, count, alpha_, beta_, k_);
     } else {
       squares(rows, count);
       ZF_PICK(normalise<P, C>)(x, sum_.data(), row, count, alpha_, beta_, k_);
     }
-    finish_row(out, count);
+    writer_.finish();
   }
 
   void terms(const C* x, const C* grad, C* direct, C* shared, int64_t count) {
@@ -178,21 +167,9 @@ class Normaliser {
   }
 
   void combine(const C* direct, const C* x, T* out, int64_t count) {
-    C* row = begin_row(out);
+    C* row = writer_.begin(out, count);
     ZF_PICK(subtract_scaled<C>)(direct, x, sum_.data(), 2 * alpha_ * beta_, row, count);
-    finish_row(out, count);
-  }
-
-  C* begin_row(T* out) {
-    if constexpr (computes_in_place<T>) {
-      return out;
-    } else {
-      return row_.data();
-    }
-  }
-
-  void finish_row(T* out, int64_t count) {
-    if constexpr (!computes_in_place<T>) narrow_row(row_.data(), out, count);
+    writer_.finish();
   }
 
   const LrnParams& p_;
@@ -201,7 +178,9 @@ class Normaliser {
   T* out_;
   int64_t length_, below_, above_;
   Window<C> window_;
-  std::vector<C> zeros_, sum_, direct_, row_, values_, grads_, shared_;
+  std::vector<C> zeros_, sum_, direct_, values_, grads_, shared_;
+  RowReader<T> x_reader_, grad_reader_;
+  RowWriter<T> writer_;
   C alpha_, beta_, k_;
 };
 

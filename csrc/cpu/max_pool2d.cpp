@@ -65,8 +65,7 @@ class Pooler {
         w_(params.shape.window),
         axes_(axes),
         lanes_(s_.channels_last ? s_.channels : 1),
-        reader_(w_.kernel_h, s_.in_w * lanes_),
-        writer_(s_.out_w * lanes_),
+        reader_(w_.kernel_h * s_.in_w * lanes_),
         code_(s_.out_w * lanes_) {
     // Windows whose columns are all inside are one run.
     while (begin_ < s_.out_w && !whole(begin_)) ++begin_;
@@ -81,13 +80,13 @@ class Pooler {
     const int64_t out = (plane * s_.out_h + row) * out_row;
     T* y = static_cast<T*>(p_.y) + out;
     switches_ = static_cast<Switch*>(p_.switches) + out;
-    y_ = writer_.begin(y);
+    y_ = writer_.begin(y, s_.out_w * lanes_);
     rows_.clear();
     for (auto tap = axes_.rows.begin(row); tap != axes_.rows.end(row); ++tap) {
-      rows_.push_back({reader_.read(x + tap->at * in_row, tap->tap), tap->tap});
+      rows_.push_back({reader_.read(x + tap->at * in_row, tap->tap * in_row, in_row), tap->tap});
     }
     if (!pool_row_fast()) pool_any();
-    writer_.finish(y);
+    writer_.finish();
   }
 
  private:

@@ -68,7 +68,7 @@ class PooledRows {
         left_(axes.left),
         stride_(axes.left + length + axes.right),
         copied_(axes.left + axes.right > 0 || p.gate || !computes_in_place<T>),
-        gates_(1, length) {
+        gates_(length) {
     if (!copied_) return;
     // A power of two, so that finding a row's slot takes no division.
     const auto slots = std::bit_ceil(static_cast<uint64_t>(axes.rows.widest()));
@@ -90,20 +90,16 @@ class PooledRows {
     if (held_[slot] != row) {
       held_[slot] = row;
       std::copy_n(switches, length_, switches_copy + left_);
-      copy_row(y, row, copy + left_);
+      copy_gated(y, row, copy + left_);
     }
     return {copy, switches_copy};
   }
 
  private:
-  void copy_row(const T* y, int64_t row, C* to) {
-    if constexpr (computes_in_place<T>) {
-      std::copy_n(y, length_, to);
-    } else {
-      widen_row(y, to, length_);
-    }
+  void copy_gated(const T* y, int64_t row, C* to) {
+    copy_row(y, to, length_);
     if (!p_.gate) return;
-    const C* gate = gates_.read(static_cast<const T*>(p_.gate) + row * length_, 0);
+    const C* gate = gates_.read(static_cast<const T*>(p_.gate) + row * length_, 0, length_);
     ZF_PICK(gate_row<C>)(to, gate, length_);
   }
 
@@ -133,7 +129,6 @@ class Unpooler {
         axes_(axes),
         lanes_(s_.channels_last ? s_.channels : 1),
         pooled_(params, s_.out_w * lanes_, axes),
-        writer_(s_.in_w * lanes_),
         even_(axes.most_sources()),
         odd_(axes.most_sources()),
         two_(ZF_PICK(unpool_pairs_of<C, Overwrite, 2>)),
@@ -146,7 +141,7 @@ class Unpooler {
       rows_.push_back({{pooled_.row(plane * s_.out_h + over->at)}, over->tap * kernel_w});
     }
     T* target = static_cast<T*>(p_.x) + (plane * s_.in_h + row) * s_.in_w * lanes_;
-    x_ = writer_.begin(target);
+    x_ = writer_.begin(target, s_.in_w * lanes_);
     if constexpr (std::is_same_v<Switch, uint8_t>) {
       if (lanes_ >= least_neighbours<C>) {
         unpool_pixels();
@@ -158,7 +153,7 @@ class Unpooler {
     } else {
       unpool_any();
     }
-    writer_.finish(target);
+    writer_.finish();
   }
 
  private:

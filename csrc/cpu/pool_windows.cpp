@@ -53,21 +53,14 @@ class WindowPooler {
       most = std::max(most, columns_.back().taps);
     }
     taps_.resize(most * std::min(w_.kernel_h, m_.height));
-    if constexpr (!computes_in_place<T>) narrow_.resize(box.width() * m_.channels);
   }
 
   void write(int64_t y, int64_t out) {
     const int64_t rows = find_pixels(y), width = row_.box.width();
     T* target = static_cast<T*>(m_.out) + out * m_.channels;
-    C* pooled;
-    if constexpr (computes_in_place<T>) {
-      pooled = target;
-    } else {
-      pooled = narrow_.data();
-    }
     pool_(pixels_.data(), rows, end_ - begin_, columns_.data(), width, w_.dilation_w, p_.relu,
-          pooled, m_.channels, taps_.data());
-    if constexpr (!computes_in_place<T>) narrow_row(pooled, target, width * m_.channels);
+          writer_.begin(target, width * m_.channels), m_.channels, taps_.data());
+    writer_.finish();
   }
 
  private:
@@ -77,9 +70,7 @@ class WindowPooler {
         taps_inside(y, w_.kernel_h, w_.stride_h, w_.padding_h, w_.dilation_h, m_.height);
     pixels_.clear();
     if (taps.begin >= taps.end) return 0;
-    if constexpr (!computes_in_place<T>) {
-      widened_.resize((taps.end - taps.begin) * (end_ - begin_) * m_.channels);
-    }
+    reader_.hold((taps.end - taps.begin) * (end_ - begin_) * m_.channels);
     const LaidMap<T> map(m_, row_);
     for (int64_t tap = taps.begin; tap < taps.end; ++tap) {
       map.for_each_piece(y * w_.stride_h - w_.padding_h + tap * w_.dilation_h, begin_, end_,
@@ -88,16 +79,10 @@ class WindowPooler {
     return taps.end - taps.begin;
   }
 
-  // `count` neighbouring pixels; 16-bit ones are widened first.
+  // `count` neighbouring pixels.
   void list(const T* source, int64_t count) {
-    const C* from;
-    if constexpr (computes_in_place<T>) {
-      from = source;
-    } else {
-      C* row = widened_.data() + static_cast<int64_t>(pixels_.size()) * m_.channels;
-      widen_row(source, row, count * m_.channels);
-      from = row;
-    }
+    const auto at = static_cast<int64_t>(pixels_.size()) * m_.channels;
+    const C* from = reader_.read(source, at, count * m_.channels);
     for (int64_t i = 0; i < count; ++i) pixels_.push_back(from + i * m_.channels);
   }
 
@@ -110,7 +95,8 @@ class WindowPooler {
   int64_t begin_ = 0, end_ = 0;
   std::vector<PooledColumn> columns_;
   std::vector<const C*> pixels_, taps_;
-  std::vector<C> widened_, narrow_;
+  RowReader<T> reader_;
+  RowWriter<T> writer_;
 };
 
 }  // namespace

@@ -20,27 +20,38 @@ void narrow_row(const float* row, c10::BFloat16* target, int64_t count);
 template <class T>
 inline constexpr bool computes_in_place = std::is_same_v<T, Compute<T>>;
 
-// Rows read in the compute type: the tensor's own memory, or a widened copy held in one of `slots`
-// buffers.
+// `count` values copied into the compute type.
+template <class T>
+void copy_row(const T* from, Compute<T>* to, int64_t count) {
+  if constexpr (computes_in_place<T>) {
+    std::copy_n(from, count, to);
+  } else {
+    widen_row(from, to, count);
+  }
+}
+
+// Rows read in the compute type: the tensor's own memory, or a widened copy of it.
 template <class T>
 class RowReader {
  public:
-  RowReader(int64_t slots, int64_t length) : length_(length) {
-    if constexpr (!computes_in_place<T>) scratch_.resize(slots * length);
+  // `most` values are read before the first of them is no longer needed.
+  explicit RowReader(int64_t most = 0) { hold(most); }
+
+  void hold(int64_t most) {
+    if constexpr (!computes_in_place<T>) scratch_.resize(most);
   }
 
-  const Compute<T>* read(const T* source, int64_t slot) {
+  // Of `count` values the copy goes to `at`.
+  const Compute<T>* read(const T* source, int64_t at, int64_t count) {
     if constexpr (computes_in_place<T>) {
       return source;
     } else {
-      Compute<T>* row = scratch_.data() + slot * length_;
-      widen_row(source, row, length_);
-      return row;
+      widen_row(source, scratch_.data() + at, count);
+      return scratch_.data() + at;
     }
   }
 
  private:
-  int64_t length_;
   std::vector<Compute<T>> scratch_;
 };
 
@@ -48,24 +59,24 @@ class RowReader {
 template <class T>
 class RowWriter {
  public:
-  explicit RowWriter(int64_t length) : length_(length) {
-    if constexpr (!computes_in_place<T>) scratch_.resize(length);
-  }
-
-  Compute<T>* begin(T* target) {
+  Compute<T>* begin(T* target, int64_t count) {
     if constexpr (computes_in_place<T>) {
       return target;
     } else {
+      target_ = target;
+      scratch_.resize(count);
       return scratch_.data();
     }
   }
 
-  void finish(T* target) {
-    if constexpr (!computes_in_place<T>) narrow_row(scratch_.data(), target, length_);
+  void finish() {
+    if constexpr (!computes_in_place<T>) {
+      narrow_row(scratch_.data(), target_, static_cast<int64_t>(scratch_.size()));
+    }
   }
 
  private:
-  int64_t length_;
+  T* target_ = nullptr;
   std::vector<Compute<T>> scratch_;
 };
 

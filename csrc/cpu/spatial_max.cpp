@@ -27,11 +27,8 @@ class Finder {
   using C = Compute<T>;
 
  public:
-  explicit Finder(const SpatialMaxParams& params) : p_(params) {
-    if constexpr (!computes_in_place<T>) {
-      scratch_.resize(std::max(stretch_of_map, stretch_of_pixels * channels_together));
-    }
-  }
+  explicit Finder(const SpatialMaxParams& params)
+      : p_(params), reader_(std::max(stretch_of_map, stretch_of_pixels * channels_together)) {}
 
   // contiguous: one map.
   void find_in_map(int64_t plane) {
@@ -39,7 +36,7 @@ class Finder {
     begin(plane, 1);
     for (int64_t start = 0; start < p_.spatial; start += stretch_of_map) {
       const int64_t count = std::min(stretch_of_map, p_.spatial - start);
-      const C* row = widened(x + start, count, 0);
+      const C* row = reader_.read(x + start, 0, count);
       const int64_t place = ZF_PICK(place_of_largest<C>)(row, count);
       offer(x, plane, start + place, start + place, row[place]);
     }
@@ -74,28 +71,20 @@ class Finder {
     p_.places[plane] = place;
   }
 
-  const C* widened(const T* x, int64_t count, int64_t at) {
-    if constexpr (computes_in_place<T>) {
-      return x;
-    } else {
-      widen_row(x, scratch_.data() + at, count);
-      return scratch_.data() + at;
-    }
-  }
-
   // The channels of `pixels` that lie `step` elements apart; the step is another in a widened copy.
   const C* pixels_at(const T* x, int64_t pixels, int64_t channels, int64_t& step) {
     if constexpr (computes_in_place<T>) {
       return x;
     } else {
-      for (int64_t i = 0; i < pixels; ++i) widened(x + i * step, channels, i * channels);
+      const C* first = reader_.read(x, 0, channels);
+      for (int64_t i = 1; i < pixels; ++i) reader_.read(x + i * step, i * channels, channels);
       step = channels;
-      return scratch_.data();
+      return first;
     }
   }
 
   const SpatialMaxParams& p_;
-  std::vector<C> scratch_;
+  RowReader<T> reader_;
 };
 
 template <class T>

@@ -56,13 +56,8 @@ class WindowUnpooler {
     }
     for (int64_t i = 0; i < width; ++i) {
       find_senders(i);
-      if constexpr (computes_in_place<T>) {
-        unpool_pixel(target + i * channels);
-      } else {
-        narrow_.resize(channels);
-        unpool_pixel(narrow_.data());
-        narrow_row(narrow_.data(), target + i * channels, channels);
-      }
+      unpool_pixel(writer_.begin(target + i * channels, channels));
+      writer_.finish();
     }
   }
 
@@ -72,9 +67,7 @@ class WindowUnpooler {
     rows_.clear();
     const auto over =
         windows_over(y, w_.kernel_h, w_.stride_h, w_.padding_h, w_.dilation_h, m_.height);
-    if constexpr (!computes_in_place<T>) {
-      if (over.begin < over.end) widened_.resize((over.end - over.begin) * row_length());
-    }
+    if (over.begin < over.end) reader_.hold((over.end - over.begin) * row_length());
     const Box& patch = row_.patch;
     for (int64_t oy = over.begin; oy < over.end; ++oy) {
       const int64_t tap = tap_on(y, oy, w_.stride_h, w_.padding_h, w_.dilation_h);
@@ -89,18 +82,12 @@ class WindowUnpooler {
 
   int64_t row_length() const { return (end_ - begin_) * m_.channels; }
 
-  // Row `oy` of the patch from column `begin_` on, 16-bit ones widened.
+  // Row `oy` of the patch from column `begin_` on.
   const C* signal(int64_t oy) {
     const Box& patch = row_.patch;
     const int64_t pixel = row_.offset + (oy - patch.y0) * row_.pitch + (begin_ - patch.x0);
     const T* from = static_cast<const T*>(m_.buffers[row_.buffer].data) + pixel * m_.channels;
-    if constexpr (computes_in_place<T>) {
-      return from;
-    } else {
-      C* row = widened_.data() + static_cast<int64_t>(rows_.size()) * row_length();
-      widen_row(from, row, row_length());
-      return row;
-    }
+    return reader_.read(from, static_cast<int64_t>(rows_.size()) * row_length(), row_length());
   }
 
   // Lists the pooling windows that send to the `i`th pixel of the row, in raster order.
@@ -140,7 +127,9 @@ class WindowUnpooler {
   Meetings columns_;  // the pooling windows over each of the window's columns
   std::vector<TapRow> rows_;
   std::vector<Source<C, Switch>> senders_;
-  std::vector<C> zeros_, widened_, narrow_;
+  std::vector<C> zeros_;
+  RowReader<T> reader_;
+  RowWriter<T> writer_;
 };
 
 template <class T, class Switch>

@@ -33,8 +33,7 @@ class Warper {
         offset_(p.width),
         wx_(p.width),
         wy_(p.width),
-        fill_(p.channels),
-        writer_(p.width * (p.channels_last ? p.channels : 1)) {
+        fill_(p.channels) {
     for (int64_t c = 0; c < p.channels; ++c) fill_[c] = widen(static_cast<const T*>(p.fill)[c]);
   }
 
@@ -76,7 +75,7 @@ class Warper {
   }
 
   void columns(const C* plane, C fill, T* target) {
-    C* out = writer_.begin(target);
+    C* out = writer_.begin(target, row_length());
     std::fill(out, out + touch_begin_, fill);
     for (int32_t i = touch_begin_; i < begin_; ++i) out[i] = sample(i, plane, 1, fill);
     ZF_PICK(blend_samples<C>)
@@ -89,11 +88,11 @@ class Warper {
     }
     for (int32_t i = end_; i < touch_end_; ++i) out[i] = sample(i, plane, 1, fill);
     std::fill(out + touch_end_, out + width_, fill);
-    writer_.finish(target);
+    writer_.finish();
   }
 
   void pixels(const C* x, T* target) {
-    C* out = writer_.begin(target);
+    C* out = writer_.begin(target, row_length());
     const auto blend = ZF_PICK(blend_pixel<C>);
     for (int32_t i = 0; i < width_; ++i) {
       C* pixel = out + i * p_.channels;
@@ -116,8 +115,10 @@ class Warper {
         }
       }
     }
-    writer_.finish(target);
+    writer_.finish();
   }
+
+  int64_t row_length() const { return p_.width * (p_.channels_last ? p_.channels : 1); }
 
   C sample(int32_t column, const C* plane, int64_t pixel, C fill) const {
     return sampled<C>(Sample<C>::at(line_, column, height_, width_), plane, pixel, height_, width_,
@@ -136,25 +137,13 @@ class Warper {
   int32_t touch_begin_ = 0, touch_end_ = 0;  // samples with any tap inside
 };
 
-// The whole input in the compute type; `widened` holds it where that is not the tensor itself.
-template <class T>
-const Compute<T>* in_compute_type(const WarpParams& p, std::vector<Compute<T>>& widened) {
-  const T* x = static_cast<const T*>(p.x);
-  if constexpr (computes_in_place<T>) {
-    return x;
-  } else {
-    widened.resize(p.batch * p.channels * p.height * p.width);
-    widen_row(x, widened.data(), static_cast<int64_t>(widened.size()));
-    return widened.data();
-  }
-}
-
 }  // namespace
 
 void warp_affine(const WarpParams& p) {
   with_dtype(p.dtype, [&]<class T>(T) {
-    std::vector<Compute<T>> widened;
-    const Compute<T>* input = in_compute_type<T>(p, widened);
+    const int64_t values = p.batch * p.channels * p.height * p.width;
+    RowReader<T> reader(values);
+    const Compute<T>* input = reader.read(static_cast<const T*>(p.x), 0, values);
     const int64_t rows = p.batch * p.maps * p.height;
     parallel_for(0, rows, grain_of(4 * p.width * p.channels), [&](int64_t begin, int64_t end) {
       Warper<T> warper(p, input);

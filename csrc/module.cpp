@@ -3,7 +3,8 @@
 #include "cpu/level.h"
 #include "stable.h"
 
-// What Python asks of a build. The ops are in a library of their own, which knows nothing of Python.
+// What Python asks of a build. The ops are in a library of their own, which knows nothing of
+// Python.
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "What zfcuda's library of ops was built with, and what it runs with here.";

@@ -18,8 +18,9 @@
 #include "core/kernels.h"
 #include "zfcuda_build_facts.h"
 
-// What an op needs of torch beyond its stable ABI: layouts, memory, checks with their sentences, and
-// how an op is registered and run. Built against one torch, the library runs under any from 2.11 on.
+// What an op needs of torch beyond its stable ABI: layouts, memory, checks with their sentences,
+// and how an op is registered and run. Built against one torch, the library runs under any
+// from 2.11 on.
 
 #if TORCH_FEATURE_VERSION != TORCH_VERSION_2_11_0
 #error "TORCH_TARGET_VERSION must name torch 2.11, the oldest one that the library runs under"
@@ -55,9 +56,9 @@ inline std::string text(const torch::stable::Device& device) {
 // A call of torch's failed: as RuntimeError, with its own words where they are to be had.
 [[noreturn]] inline void failed(const std::string& what) {
   const bool said = torch_exception_get_what_without_backtrace != nullptr;
-  throw std::runtime_error("zfcuda: " + what + " failed" +
-                           (said ? sentence(": ", torch_exception_get_what_without_backtrace())
-                                 : std::string()));
+  throw std::runtime_error(
+      "zfcuda: " + what + " failed" +
+      (said ? sentence(": ", torch_exception_get_what_without_backtrace()) : std::string()));
 }
 
 // --- checks --------------------------------------------------------------------------------------
@@ -73,8 +74,8 @@ inline DType checked_dtype(const char* op, const char* name, const Tensor& tenso
     case ScalarType::BFloat16:
       return DType::bfloat16;
     default:
-      ZF_CHECK_TYPE(false, op, ": ", name,
-                    " must be float32, float64, float16 or bfloat16, got ", tensor.scalar_type());
+      ZF_CHECK_TYPE(false, op, ": ", name, " must be float32, float64, float16 or bfloat16, got ",
+                    tensor.scalar_type());
   }
   __builtin_unreachable();
 }
@@ -242,15 +243,15 @@ void run(const char* kernel, const Tensor& out, const Params& params, OnCpu<Para
 }
 
 // Defines an op and registers `function` for it on every device: ZF_OP(name, "(…) -> …").
-#define ZF_OP(function, signature)                        \
-  STABLE_TORCH_LIBRARY_FRAGMENT(ZF_NAMESPACE, m) {        \
-    m.def(#function signature);                           \
-  }                                                       \
-  STABLE_TORCH_LIBRARY_IMPL(ZF_NAMESPACE, CPU, m) {       \
-    m.impl(#function, TORCH_BOX(&function));              \
-  }                                                       \
-  STABLE_TORCH_LIBRARY_IMPL(ZF_NAMESPACE, CUDA, m) {      \
-    m.impl(#function, TORCH_BOX(&function));              \
+#define ZF_OP(function, signature)                   \
+  STABLE_TORCH_LIBRARY_FRAGMENT(ZF_NAMESPACE, m) {   \
+    m.def(#function signature);                      \
+  }                                                  \
+  STABLE_TORCH_LIBRARY_IMPL(ZF_NAMESPACE, CPU, m) {  \
+    m.impl(#function, TORCH_BOX(&function));         \
+  }                                                  \
+  STABLE_TORCH_LIBRARY_IMPL(ZF_NAMESPACE, CUDA, m) { \
+    m.impl(#function, TORCH_BOX(&function));         \
   }
 
 }  // namespace zfcuda

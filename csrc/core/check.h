@@ -5,8 +5,8 @@
 #include <string>
 
 // Errors of what a caller gave. torch's Python side knows exceptions by their standard class: an
-// invalid_argument is a ValueError there; an out_of_range an IndexError, of which zfcuda/ops/library.py
-// makes the TypeError that it stands for here.
+// invalid_argument is a ValueError there; an out_of_range an IndexError, of which
+// zfcuda/ops/library.py makes the TypeError that it stands for here.
 
 namespace zfcuda {
 

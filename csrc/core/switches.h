@@ -52,9 +52,9 @@ void check_edges(const PoolShape& s, const Switch* switches, bool rows) {
   for (const auto& [window, inside] : edges) {
     for (int64_t i = 0; i < planes * others; ++i) {
       const int64_t plane = i / others, other = i % others;
-      const int64_t at = element_at(s.channels_last, plane / s.channels, plane % s.channels,
-                                    rows ? window : other, rows ? other : window, s.channels,
-                                    s.out_h, s.out_w);
+      const int64_t at =
+          element_at(s.channels_last, plane / s.channels, plane % s.channels, rows ? window : other,
+                     rows ? other : window, s.channels, s.out_h, s.out_w);
       if (switches[at] == no_tap<Switch>) continue;
       const int64_t tap = switches[at], step = rows ? tap / w.kernel_w : tap % w.kernel_w;
       const int64_t place = rows ? window * w.stride_h - w.padding_h + step * w.dilation_h

@@ -187,11 +187,10 @@ class Normaliser {
 template <class T, Power P>
 void run(const LrnParams& p) {
   if (p.channels_last) {
-    parallel_for(0, p.batch * p.spatial, grain_of(8 * p.channels),
-                     [&](int64_t begin, int64_t end) {
-                       Normaliser<T, P> normaliser(p);
-                       for (int64_t i = begin; i < end; ++i) normaliser.pixel(i);
-                     });
+    parallel_for(0, p.batch * p.spatial, grain_of(8 * p.channels), [&](int64_t begin, int64_t end) {
+      Normaliser<T, P> normaliser(p);
+      for (int64_t i = begin; i < end; ++i) normaliser.pixel(i);
+    });
     return;
   }
   const int64_t chunks = (p.spatial + chunk - 1) / chunk;

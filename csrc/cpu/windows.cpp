@@ -64,7 +64,7 @@ WindowList::WindowList(const char* op, const WindowsParams& p) {
     if (row.box.empty()) continue;
     const int wrong = wrong_column(row, p);
     ZF_CHECK(wrong < 0, op, ": row ", i, " of windows has in column ", wrong, " ",
-                      complaint(row, wrong, p));
+             complaint(row, wrong, p));
     rows_.push_back(row);
     begins_.push_back(pixels);
     pixels += row.box.height() * row.box.width();

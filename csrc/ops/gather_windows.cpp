@@ -20,8 +20,8 @@ void gather_windows(const std::optional<Tensor>& base, const std::vector<Tensor>
   constexpr const char* op = "gather_windows";
   const int64_t channels = channels_of(op, base, patches);
   auto laid = windows_of(op, patches, windows, out, largest, channels);
-  ZF_CHECK(channel >= 0 && channel <= out.size(1) - channels, op, ": ", channels,
-           " channels from ", channel, " on do not fit out's ", out.size(1));
+  ZF_CHECK(channel >= 0 && channel <= out.size(1) - channels, op, ": ", channels, " channels from ",
+           channel, " on do not fit out's ", out.size(1));
   if (base) {
     check_like(op, "base", *base, out);
     set_base(laid, *base);
@@ -31,8 +31,7 @@ void gather_windows(const std::optional<Tensor>& base, const std::vector<Tensor>
   ZF_RUN(gather_windows, out, params);
 }
 
-ZF_OP(gather_windows,
-      "(Tensor? base, " ZF_LAID ", SymInt channel, float outside, bool add) -> ()")
+ZF_OP(gather_windows, "(Tensor? base, " ZF_LAID ", SymInt channel, float outside, bool add) -> ()")
 
 }  // namespace
 }  // namespace zfcuda

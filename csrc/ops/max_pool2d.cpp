@@ -46,8 +46,8 @@ Tensor max_pool2d_backward(const Tensor& grad, const Tensor& switches,
 
 ZF_OP(max_pool2d,
       "(Tensor x, " ZF_POOL_WINDOW ", bool ceil_mode, bool relu) -> (Tensor y, Tensor switches)")
-ZF_OP(max_pool2d_backward,
-      "(Tensor grad, Tensor switches, Tensor? y, " ZF_POOL_WINDOW ", SymInt[2] input_size) -> Tensor")
+ZF_OP(max_pool2d_backward, "(Tensor grad, Tensor switches, Tensor? y, " ZF_POOL_WINDOW
+                           ", SymInt[2] input_size) -> Tensor")
 
 }  // namespace
 }  // namespace zfcuda

@@ -14,7 +14,8 @@ Tensor max_unpool2d(const Tensor& y, const Tensor& switches, Ints kernel_size, I
   params.overwrite = overwrite;
   params.check = true;  // the CPU kernel always does
   if (check && on_gpu(y)) {
-    const Tensor on_host = torch::stable::to(operands[1], torch::stable::Device(torch::headeronly::DeviceType::CPU));
+    const Tensor on_host =
+        torch::stable::to(operands[1], torch::stable::Device(torch::headeronly::DeviceType::CPU));
     check_switches(params.shape, on_host.const_data_ptr());
   }
   if (out.numel() > 0) ZF_RUN(max_unpool2d, out, params);

@@ -14,7 +14,8 @@ std::tuple<Tensor, Tensor> spatial_max(const Tensor& x) {
 
   const bool channels_last = is_channels_last(x);
   const std::array<int64_t, 2> shape{x.size(0), x.size(1)};
-  const Tensor values = empty(x, shape, x.scalar_type()), places = empty(x, shape, ScalarType::Long);
+  const Tensor values = empty(x, shape, x.scalar_type()),
+               places = empty(x, shape, ScalarType::Long);
   const int64_t pieces = on_gpu(x) ? pieces_of(planes, spatial, channels_last) : 1;
   Tensor piece_values = values, piece_places = places;
   if (pieces > 1) {

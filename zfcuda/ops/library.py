@@ -68,7 +68,7 @@ def _translated(call: Callable[..., Any]) -> Callable[..., Any]:
 def _kernel(op: str) -> torch._ops.OpOverload:
     """torch.ops.zfcuda's op of that name."""
     overload = getattr(torch.ops.zfcuda, op).default
-    # In the overload, so that compiled graphs, which call it without what is around, raise the same.
+    # In the overload: compiled graphs call it without what is around, and are to raise the same.
     overload._op = _translated(overload._op)
     return overload
 

@@ -1,9 +1,13 @@
 """What an op refuses: an argument changed in a good call, the error, and what it says."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from zfcuda import ops
+from zfcuda.ops.library import _translated
 
 NONE = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
 GOOD = {
@@ -81,3 +85,44 @@ def test_refused(op, change, error, sentence):
     op(**GOOD[op])
     with pytest.raises(error, match=sentence):
         op(**GOOD[op] | change)
+
+
+@pytest.mark.parametrize(
+    ("op", "change", "error", "sentence"),
+    [
+        (ops.spatial_max, {"x": torch.zeros(1, 3, 4, 4).int()}, TypeError, "float32.*got Int"),
+        (ops.local_response_norm, {"size": 0}, ValueError, "size must be at least 1, got 0"),
+    ],
+    ids=["type", "value"],
+)
+def test_compiled_graphs_raise_the_same(op, change, error, sentence):
+    compiled = torch.compile(lambda **given: op(**given), backend="aot_eager", fullgraph=True)
+    with pytest.raises(error, match=sentence):
+        compiled(**GOOD[op] | change)
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError])
+def test_ops_that_fail_leave_nothing_behind(error):
+    """Also through torch's C interface, which hands over what it owns."""
+    x = torch.zeros(1, 1, 8, 8, dtype=torch.float32 if error is ValueError else torch.int32)
+    storage = weakref.ref(x.untyped_storage())
+    for _ in range(3):
+        with pytest.raises(error):
+            ops.max_pool2d(x, 3, padding=2)
+    del x
+    gc.collect()
+    assert storage() is None
+
+
+def test_memory_that_is_not_there():
+    x = torch.zeros(1).expand(2**20, 3, 2**10, 2**10)
+    with pytest.raises(RuntimeError, match=r"\[1048576, 3, 1024, 1024\] on cpu failed"):
+        ops.local_response_norm(x, 5)
+
+
+def test_memory_that_a_gpu_has_not():
+    def op():
+        raise RuntimeError("zfcuda: CUDA out of memory: allocating a tensor of shape [9] failed")
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"shape \[9\]"):
+        _translated(op)()

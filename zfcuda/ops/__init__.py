@@ -1,7 +1,7 @@
 """One typed function per kernel, with its fake (shape-only) kernel and its autograd rule beside it.
 
-The schemas are in ``csrc/library.cpp``, the kernels in ``csrc/cpu`` and ``csrc/cuda``; the same
-functions in plain PyTorch are in :mod:`zfcuda.ops.reference`.
+An op's schema and checks are in ``csrc/ops``, its kernels in ``csrc/cpu`` and ``csrc/cuda``, in
+files of its name; the same functions in plain PyTorch are in :mod:`zfcuda.ops.reference`.
 
 All take float32, float64, float16 or bfloat16 (16-bit types are computed in float32), contiguous or
 channels_last (the result has the input's layout; other strides are copied to contiguous first),

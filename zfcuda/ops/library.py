@@ -65,25 +65,17 @@ def _translated(call: Callable[..., Any]) -> Callable[..., Any]:
     return translating
 
 
-def _kernel(op: str) -> torch._ops.OpOverload:
-    """torch.ops.zfcuda's op of that name."""
+kernels = SimpleNamespace()  # what the functions of this room call: an op's only overload each
+
+
+def define(op: str, of_fakes: Callable[..., Any]) -> None:
+    """Enter torch.ops.zfcuda's ``op`` into ``kernels``; ``of_fakes`` makes its results of fake
+    tensors."""
     overload = getattr(torch.ops.zfcuda, op).default
     # In the overload: compiled graphs call it without what is around, and are to raise the same.
     overload._op = _translated(overload._op)
-    return overload
-
-
-kernels = SimpleNamespace(
-    **{
-        op: _kernel(op)
-        for op in (
-            *("max_pool2d", "max_pool2d_backward", "max_unpool2d", "max_unpool2d_backward"),
-            *("local_response_norm", "local_response_norm_backward", "occlude", "spatial_max"),
-            *("warp_affine", "warp_affine_backward"),
-            *("gather_windows", "pool_windows", "unpool_windows"),
-        )
-    }
-)
+    setattr(kernels, op, overload)
+    torch.library.register_fake(f"zfcuda::{op}", of_fakes)
 
 
 def empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from zfcuda.ops.library import Tangents, derivative, empty, kernels
+from zfcuda.ops.library import Tangents, define, derivative, empty, kernels
 
 
 def local_response_norm(
@@ -27,10 +27,8 @@ def local_response_norm(
     return kernels.local_response_norm(x, size, alpha, beta, k)
 
 
-torch.library.register_fake("zfcuda::local_response_norm", lambda x, *constants: empty(x, x.shape))
-torch.library.register_fake(
-    "zfcuda::local_response_norm_backward", lambda grad, x, *constants: empty(x, x.shape)
-)
+define("local_response_norm", lambda x, *constants: empty(x, x.shape))
+define("local_response_norm_backward", lambda grad, x, *constants: empty(x, x.shape))
 
 
 def _lrn_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

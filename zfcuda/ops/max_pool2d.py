@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zfcuda.ops.library import IntPair, Tangents, derivative, empty, kernels, window_of
+from zfcuda.ops.library import IntPair, Tangents, define, derivative, empty, kernels, window_of
 from zfcuda.ops.reference import pooled_size
 
 
@@ -64,8 +64,7 @@ def switches_to_indices(
     return torch.where(none, -1, index)
 
 
-@torch.library.register_fake("zfcuda::max_pool2d")
-def _(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+def _max_pool2d_fake(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     *window, ceil_mode, _ = settings
     size = map(pooled_size, x.shape[2:], *window, (ceil_mode, ceil_mode))
     shape = (*x.shape[:2], *size)
@@ -73,8 +72,9 @@ def _(x: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     return empty(x, shape), empty(x, shape, switch)
 
 
-torch.library.register_fake(
-    "zfcuda::max_pool2d_backward",
+define("max_pool2d", _max_pool2d_fake)
+define(
+    "max_pool2d_backward",
     lambda grad, switches, *settings: empty(switches, (*grad.shape[:2], *settings[-1]), grad.dtype),
 )
 

@@ -8,7 +8,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zfcuda.ops.library import IntPair, Tangents, derivative, empty, kernels, pair, window_of
+from zfcuda.ops.library import (
+    IntPair,
+    Tangents,
+    define,
+    derivative,
+    empty,
+    kernels,
+    pair,
+    window_of,
+)
 
 
 def max_unpool2d(
@@ -61,11 +70,9 @@ def max_unpool2d(
     return kernels.max_unpool2d(y, switches, *window, size, relu, overlap == "overwrite", check)
 
 
-torch.library.register_fake(
-    "zfcuda::max_unpool2d", lambda y, *settings: empty(y, (*y.shape[:2], *settings[5]))
-)
-torch.library.register_fake(
-    "zfcuda::max_unpool2d_backward",
+define("max_unpool2d", lambda y, *settings: empty(y, (*y.shape[:2], *settings[5])))
+define(
+    "max_unpool2d_backward",
     lambda grad, switches, *settings: empty(switches, switches.shape, grad.dtype),
 )
 

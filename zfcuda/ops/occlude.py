@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from zfcuda.ops.library import check_tensor, empty_copies, fill_of, kernels, no_derivative
+from zfcuda.ops.library import check_tensor, define, empty_copies, fill_of, kernels, no_derivative
 
 
 def occlude(x: Tensor, boxes: Tensor, fill: float | Tensor = 0.0) -> Tensor:
@@ -29,7 +28,5 @@ def occlude(x: Tensor, boxes: Tensor, fill: float | Tensor = 0.0) -> Tensor:
     return kernels.occlude(x, boxes.to(x.device), fill_of(x, fill, with_image=True))
 
 
-torch.library.register_fake(
-    "zfcuda::occlude", lambda x, boxes, fill: empty_copies(x, boxes.shape[0])
-)
+define("occlude", lambda x, boxes, fill: empty_copies(x, boxes.shape[0]))
 no_derivative("occlude", "occlusion is a forward experiment; detach x")

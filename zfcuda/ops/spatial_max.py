@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zfcuda.ops.library import kernels, no_derivative
+from zfcuda.ops.library import define, kernels, no_derivative
 
 
 def spatial_max(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,8 +27,8 @@ def spatial_max(x: Tensor) -> tuple[Tensor, Tensor]:
     return kernels.spatial_max(x)
 
 
-torch.library.register_fake(
-    "zfcuda::spatial_max",
+define(
+    "spatial_max",
     lambda x: (x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2], dtype=torch.int64)),
 )
 no_derivative("spatial_max", "finding maxima is a forward experiment; detach x")

@@ -10,6 +10,7 @@ from torch import Tensor
 from zfcuda.ops.library import (
     Tangents,
     check_tensor,
+    define,
     derivative,
     empty_copies,
     fill_of,
@@ -47,16 +48,16 @@ def warp_affine(x: Tensor, matrices: Tensor, fill: float | Tensor = 0.0) -> Tens
     return kernels.warp_affine(x, matrices, fill_of(x, fill, with_image=False))
 
 
-torch.library.register_fake(
-    "zfcuda::warp_affine", lambda x, matrices, fill: empty_copies(x, matrices.shape[0])
-)
+define("warp_affine", lambda x, matrices, fill: empty_copies(x, matrices.shape[0]))
 
 
-@torch.library.register_fake("zfcuda::warp_affine_backward")
-def _(grad: Tensor, matrices: Tensor, channels_last: bool) -> Tensor:
+def _warp_affine_backward_fake(grad: Tensor, matrices: Tensor, channels_last: bool) -> Tensor:
     n, _, c, h, w = grad.shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty((n, c, h, w), dtype=grad.dtype, device=grad.device, memory_format=layout)
+
+
+define("warp_affine_backward", _warp_affine_backward_fake)
 
 
 def _warp_affine_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.ops.library import IntPair, has_tangent, kernels, window_of
+from zfcuda.ops.library import IntPair, define, has_tangent, kernels, window_of
 
 WINDOW_COLUMNS = 13
 """The columns of ``windows`` [Q,13], int64:
@@ -181,4 +181,4 @@ def unpool_windows(
 
 
 for _op in ("gather_windows", "pool_windows", "unpool_windows"):
-    torch.library.register_fake(f"zfcuda::{_op}", lambda *args: None)
+    define(_op, lambda *args: None)

@@ -22,7 +22,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
@@ -183,38 +183,44 @@ def _with_torch() -> None:
     """Load the library: at once where torch is there, otherwise when it is imported. Without torch
     an op is of no use, and torch is all that is slow in ``import zfcuda``."""
     _step_aside()
-    fits = _minor(_facts().TORCH_VERSION) == _minor(_torch_on_disk())
-    compiled = PathFinder.find_spec("zfcuda._C", sys.modules["zfcuda"].__path__)
-    if "torch" not in sys.modules and fits and compiled is not None:
+    on_disk = _torch_on_disk()
+    runs = _is_compiled(_folder()) and on_disk and not _too_old(on_disk)
+    if runs and "torch" not in sys.modules:
         sys.meta_path.insert(0, _TorchFinder())
     else:
         load_library()
 
 
-def load_library() -> ModuleType:
-    """Return the compiled module ``zfcuda._C``, loading it on the first call.
+def load_library() -> None:
+    """Register the ops as ``torch.ops.zfcuda``, unless they are.
+
+    The library uses torch's stable ABI only, and no Python: one build runs under every torch since
+    the oldest that was tested, and under every Python.
 
     Raises:
-        ImportError: if there is no compiled library beside the Python files, or if it was built
-            against another minor version of torch than the one that is running (torch's C++ ABI
-            changes between minor versions: loading it anyway ends in an undefined symbol).
+        ImportError: if there is no compiled library beside the Python files, if the torch that is
+            running is too old for it, or if it does not load here (one of another platform).
     """
     import torch
 
-    if "zfcuda._C" not in sys.modules:
-        facts = _facts()
-        if _minor(facts.TORCH_VERSION) != _minor(torch.__version__):
-            raise ImportError(
-                f"zfcuda was built against torch {facts.TORCH_VERSION}, but torch "
-                f"{torch.__version__} is running: rebuild it with {_rebuild()}"
-            )
-        try:
-            import_module("zfcuda._C")
-        except ModuleNotFoundError as error:
-            if error.name != "zfcuda._C":
-                raise
-            raise ImportError(_missing()) from None
-    return sys.modules["zfcuda._C"]
+    library = _folder() / "_ops.so"
+    if not _is_compiled(library.parent):
+        raise ImportError(_missing())
+    if _too_old(torch.__version__):
+        oldest = ".".join(map(str, _oldest_torch()))
+        raise ImportError(
+            f"zfcuda needs torch {oldest} or later, but torch {torch.__version__} is running: "
+            f"upgrade it with `pip install 'torch>={oldest}'`"
+        )
+    if str(library) in torch.ops.loaded_libraries:
+        return
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:
+        raise ImportError(
+            f"zfcuda's compiled library does not load here ({error.__cause__ or error}): "
+            f"build it with {_rebuild()}"
+        ) from None
 
 
 class _TorchFinder:
@@ -254,19 +260,25 @@ def _torch_on_disk() -> str:
     return found[1] if found else ""
 
 
-def _facts() -> ModuleType:
-    try:
-        return import_module("zfcuda._build_facts")
-    except ModuleNotFoundError:
-        raise ImportError(_missing()) from None
+def _too_old(torch_version: str) -> bool:
+    return _minor(torch_version) < _oldest_torch()
 
 
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
+def _oldest_torch() -> tuple[int, ...]:
+    return _minor(import_module("zfcuda._build_facts").TORCH_TESTED)
+
+
+def _minor(text: str) -> tuple[int, ...]:
+    """(2, 13) of "2.13.0+cpu"; of a range, where it begins."""
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+
+
+def _folder() -> Path:
+    return Path(sys.modules["zfcuda"].__path__[0]).resolve()
 
 
 def _is_compiled(folder: Path) -> bool:
-    return (folder / "_build_facts.py").is_file()
+    return all((folder / name).is_file() for name in ("_ops.so", "_build_facts.py"))
 
 
 def _step_aside() -> None:
@@ -289,7 +301,7 @@ def _step_aside() -> None:
 def _missing() -> str:
     return (
         f"zfcuda was imported from {Path(__file__).resolve().parent}, which holds no compiled "
-        f"library (_C{EXTENSION_SUFFIXES[0]}): build it with {_rebuild()}"
+        f"library (_ops.so): build it with {_rebuild()}"
     )
 
 

@@ -1,7 +1,5 @@
 """The public names and their homes: type checkers read them here, and zfcuda/__init__.py does."""
 
-from types import ModuleType
-
 from zfcuda import data as data
 from zfcuda import figures as figures
 from zfcuda import models as models
@@ -57,4 +55,4 @@ from zfcuda.results.training import ProbeResult as ProbeResult
 __version__: str
 __all__: list[str]
 
-def load_library() -> ModuleType: ...
+def load_library() -> None: ...

@@ -5,13 +5,12 @@ import torch
 from torch import nn
 
 import zfcuda
-from zfcuda import ops
-from zfcuda.ops.library import library
+from zfcuda import _build_facts, ops
 
 on_gpu = [
     pytest.mark.cuda,
     pytest.mark.skipif(
-        not (torch.cuda.is_available() and library.build_facts()["cuda"]),
+        not (torch.cuda.is_available() and _build_facts.WITH_CUDA),
         reason="no usable GPU, or zfcuda was built without CUDA",
     ),
 ]
@@ -101,7 +100,8 @@ def test_the_work_of_these_tests_itself(work):
 
 @needs_gpu
 def test_kernels_are_launched_on_torchs_current_stream():
-    handle = library.stream_handle
+    from zfcuda._C import stream_handle as handle
+
     device = torch.cuda.current_device()
     assert handle(device) == torch.cuda.current_stream().cuda_stream
     side = torch.cuda.Stream()
@@ -112,8 +112,10 @@ def test_kernels_are_launched_on_torchs_current_stream():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_there_is_no_stream():
+    from zfcuda._C import stream_handle
+
     with pytest.raises(RuntimeError, match=r"(?i)cuda"):
-        library.stream_handle(0)
+        stream_handle(0)
 
 
 @needs_gpu

@@ -1,6 +1,7 @@
 """load, preprocessing, class_names: every kind of spec, and what is said when one is wrong."""
 
 import enum
+import re
 import sys
 import types
 import warnings
@@ -270,7 +271,7 @@ def test_weights_that_cannot_be_downloaded(torchvision, monkeypatch):
     [
         (
             ModuleNotFoundError("No module named 'torchvision'", name="torchvision"),
-            r"torchvision is not installed; .*torchvision==0",
+            r"torchvision is not installed; .*torchvision[=>]=0",
         ),
         (
             RuntimeError("operator torchvision::nms does not exist"),
@@ -284,3 +285,16 @@ def test_a_torchvision_that_cannot_be_imported(monkeypatch, error, match):
     for ask in (load, preprocessing, class_names):
         with pytest.raises(type(error), match=match):
             ask("torchvision:resnet18")
+
+
+@pytest.mark.parametrize(
+    ("running", "fits"),
+    [("2.11.0", "==0.26.*"), ("2.13.0+cpu", "==0.28.*"), ("2.14.1", ">=0.29"), ("3.0.0", ">=0.29")],
+)
+def test_which_torchvision_fits(monkeypatch, running, fits):
+    monkeypatch.setattr(torch, "__version__", running)
+    module = "zfcuda.models.from_torchvision.importlib.import_module"
+    missing = ModuleNotFoundError("No module named 'torchvision'", name="torchvision")
+    monkeypatch.setattr(module, mock.Mock(side_effect=missing))
+    with pytest.raises(ModuleNotFoundError, match=re.escape(f'"torchvision{fits}"')):
+        load("torchvision:resnet18")

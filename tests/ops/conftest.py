@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from zfcuda import ops  # noqa: F401  (importing ops loads the library)
-from zfcuda.ops.library import library
+from zfcuda import _build_facts, ops  # noqa: F401  (ops: the rules of autograd)
 
-CUDA = torch.cuda.is_available() and library.build_facts()["cuda"]
+CUDA = torch.cuda.is_available() and _build_facts.WITH_CUDA
 
 
 @dataclass(frozen=True)

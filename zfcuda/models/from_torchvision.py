@@ -65,9 +65,10 @@ def _pretrained(spec: Spec, weights: Any) -> nn.Module:
 
 
 def _command() -> str:
-    """What installs the torchvision that was released with torch: its minor version is 15 more."""
-    major, minor = torch.__version__.split(".")[:2]
-    version = f"==0.{int(minor) + 15}.*" if major == "2" else ""
+    """What installs a torchvision for this torch: from 0.29 on one runs with torch 2.14 and later;
+    those before with one torch each, whose minor version is 15 less."""
+    major, minor = (int(number) for number in torch.__version__.split(".")[:2])
+    version = ">=0.29" if (major, minor) >= (2, 14) else f"==0.{minor + 15}.*"
     return f'pip install --no-deps "torchvision{version}"'
 
 

@@ -45,7 +45,7 @@ def window_of(
     return kernel, step, pair(padding, "padding"), pair(dilation, "dilation")
 
 
-library = load_library()  # registers the ops
+load_library()
 
 
 def _translated(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -31,6 +31,35 @@ class Through(torch.autograd.Function):
         return grad
 
 
+class Same(torch.autograd.Function):
+    """Returns what it is given, and has its context elsewhere."""
+
+    @staticmethod
+    def forward(x):
+        return x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.factor = -2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor
+
+
+class Halves(torch.autograd.Function):
+    """Changes what it is given, and hands signals through as they are."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.div_(2), x > 0
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        return grad
+
+
 def by_parts(x):
     """A channels-last layer with a ReLU in it."""
     weight = torch.linspace(-1, 1, 16, dtype=x.dtype).view(4, 4)
@@ -47,6 +76,8 @@ CALLS = {
     "rolled flat": lambda x: x.roll(1),
     "gradient reversal": Reversed.apply,
     "times straight through": lambda x: x * Through.apply(x),
+    "times itself with a backward of its own": lambda x: x * Same.apply(x),
+    "halved in place with a backward of its own": lambda x: Halves.apply(x + 1)[0] * x,
     "ReLU6 in a product": lambda x: x * F.relu6(x + 3) / 6,
     "ReLU times itself": lambda x: F.relu(x) * x,
     "ReLU on other axes": by_parts,

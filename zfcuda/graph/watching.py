@@ -92,23 +92,49 @@ def _tell_of_modules(stack: ExitStack, here: Here, follower: Any) -> None:
 
 
 def _tell_of_functions(stack: ExitStack, here: Here, follower: Any) -> None:
-    # Where apply ends up whenever and however it was looked up.
-    functions = torch.autograd.function._SingleLevelFunction
+    # However and whenever apply was looked up, it asks the class for _backward_cls, to make the
+    # context of, and after that for the forward that it calls.
     watched: Watched = follower.watched
+    applied: type | None = None
 
-    def applied(function: Any, *args: Any, **kwargs: Any) -> Any:
-        if not here() or watched.custom:
-            return super(functions, function).apply(*args, **kwargs)
-        watched.custom = function.__name__
+    def looked_up(function: Any, name: str) -> Any:
+        nonlocal applied
+        found = type.__getattribute__(function, name)
+        if name not in ("_backward_cls", "forward") or not here() or watched.custom:
+            return found
+        if name == "_backward_cls":
+            applied = function
+        elif applied is function:
+            applied = None
+            return _told_forward(function.__name__, found, follower)
+        return found
+
+    _replaced(stack, type(torch.autograd.Function), "__getattribute__", looked_up)
+
+
+def _told_forward(name: str, forward: Any, follower: Any) -> Any:
+    def told(*args: Any) -> Any:
+        follower.watched.custom = name
         try:
-            result = super(functions, function).apply(*args, **kwargs)
-            for tensor in result if isinstance(result, tuple) else (result,):
+            versions = {id(t): _version_of(t) for t in args if isinstance(t, Tensor)}
+            result = forward(*args)
+            several = isinstance(result, tuple)
+            results = [
+                # What was given and not changed: apply returns a view of it, but after this.
+                r.view_as(r) if id(r) in versions and _version_of(r) == versions[id(r)] else r
+                for r in (result if several else (result,))
+            ]
+            for tensor in results:
                 follower.own(tensor)
-            return result
+            return tuple(results) if several else results[0]
         finally:
-            watched.custom = ""
+            follower.watched.custom = ""
 
-    _replaced(stack, functions, "apply", classmethod(applied))
+    return told
+
+
+def _version_of(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _tell_of_values(stack: ExitStack, here: Here, follower: Any) -> None:

@@ -151,6 +151,7 @@ def facts(gate: cuda_gate.Gate) -> dict[str, str | int]:
 
     return {
         "TORCH_VERSION": torch.__version__,
+        "TORCH_TESTED": torch_finder.SETTINGS["torch"],
         "WITH_CUDA": int(gate.with_cuda),
         "CUDA_VERSION": gate.nvcc.version if gate.nvcc else "",
         "CUDA_ARCHS": " ".join(gate.archs),

@@ -11,7 +11,6 @@ import zfcuda
 ALLOWED = re.compile(
     r"""
     \S+@+(GLIBC|GLIBCXX|CXXABI|GCC)_\S+   # libc, libm, libstdc++, libgcc
-    | _ZSt\d+__throw_\w+                 # libstdc++'s, as torch re-exports them
     | (aoti_torch|torch)_\w+              # torch's C functions
     | \S+@+libcudart\.so\.\S+             # with CUDA kernels
     | (__gmon_start__|_ITM_\w+|__tls_get_addr)(@\S+)?

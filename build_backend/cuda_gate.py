@@ -21,15 +21,11 @@ from pathlib import Path
 DEFAULT_ARCHS = ("8.0", "9.0", "10.0", "12.0")
 TOOLKIT = Path("/usr/local/cuda")
 DRIVER = Path("/proc/driver/nvidia/version")
-# The compiler as Python packages: from CUDA 13 on they are all that compiling takes.
-FIRST_AS_WHEELS = 13
-WHEELS = (
-    "nvidia-cuda-nvcc",
-    "nvidia-nvvm",
-    "nvidia-cuda-crt",
-    "nvidia-cuda-runtime",
-    "nvidia-cuda-cccl",
-)
+# The compiler as Python packages: from CUDA 13 on they are all that compiling takes. Of one version
+# of CUDA they have several of their own, which this one knows: nvidia-cuda-nvcc, -crt, -runtime and
+# -cccl, nvidia-nvvm.
+FIRST_AS_PACKAGES = 13
+PACKAGES = "cuda-toolkit[nvcc,cccl]"
 
 
 class CudaUnavailable(Exception):
@@ -135,15 +131,15 @@ def compiler_requirements(
     driver: bool,
     environ: Mapping[str, str] = os.environ,
 ) -> list[str]:
-    """The packages that bring a compiler of torch's CUDA version, where kernels are wanted and no
+    """The packages of a compiler of torch's CUDA version, where kernels are wanted and no
     nvcc that fits is there; arguments as :func:`decide`'s."""
     wish = _wish(environ)
     wanted = driver or wish == "1" or environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
-    if wish == "0" or not wanted or torch_cuda is None or _major(torch_cuda) < FIRST_AS_WHEELS:
+    if wish == "0" or not wanted or torch_cuda is None or _major(torch_cuda) < FIRST_AS_PACKAGES:
         return []
     if nvcc is not None and nvcc.fits(torch_cuda):
         return []
-    return [f"{name}=={_minor(torch_cuda)}.*" for name in WHEELS]
+    return [f"{PACKAGES}=={_minor(torch_cuda)}.*"]
 
 
 def decide(
@@ -214,9 +210,9 @@ def _no_nvcc(torch_version: str, torch_cuda: str | None, driver: bool) -> str:
     none = "no working nvcc was found (CUDA_HOME, PATH, /usr/local/cuda and Python packages)"
     if torch_cuda is None:
         return none
-    if _major(torch_cuda) < FIRST_AS_WHEELS:
+    if _major(torch_cuda) < FIRST_AS_PACKAGES:
         return f"{none}: torch {torch_version} needs the toolkit of CUDA {torch_cuda} installed"
-    command = f"pip install 'cuda-toolkit[nvcc,cccl]=={_minor(torch_cuda)}.*'"
+    command = f"pip install '{PACKAGES}=={_minor(torch_cuda)}.*'"
     return (
         f"{none}: an isolated build fetches one where torch is installed before, else install one "
         f"with `{command}`"

@@ -137,9 +137,6 @@ def test_the_nvcc_that_fits_torch_is_found_among_several(tmp_path, monkeypatch):
     assert find_nvcc("11.8", environ, site).version == "12.8"  # none fits: the first, to be named
 
 
-ASKED = [f"{name}==13.0.*" for name in cuda_gate.WHEELS]
-
-
 @pytest.mark.parametrize(
     ("cuda", "nvcc", "driver", "environ", "asked"),
     [
@@ -155,4 +152,6 @@ ASKED = [f"{name}==13.0.*" for name in cuda_gate.WHEELS]
     ],
 )
 def test_when_pip_is_asked_for_a_compiler(cuda, nvcc, driver, environ, asked):
-    assert compiler_requirements(cuda, nvcc, driver, environ) == (ASKED if asked else [])
+    assert compiler_requirements(cuda, nvcc, driver, environ) == (
+        ["cuda-toolkit[nvcc,cccl]==13.0.*"] if asked else []
+    )

@@ -145,7 +145,7 @@ def without_nvcc(isolated, monkeypatch, tmp_path):
 def test_a_compiler_is_fetched_for_torchs_cuda(without_nvcc, capfd):
     put_torch(without_nvcc, "2.15.0+cu132", "13.2")
     asked = zfcuda_backend.get_requires_for_build_wheel()
-    assert asked == [f"{name}==13.2.*" for name in cuda_gate.WHEELS]
+    assert asked == ["cuda-toolkit[nvcc,cccl]==13.2.*"]
     assert "torch 2.15.0+cu132 uses CUDA 13.2 and no nvcc fits it" in capfd.readouterr().err
 
 

@@ -33,16 +33,15 @@ struct GatherWindowPixel {
 };
 
 int gather_windows(const GatherWindowsParams& given, Stream stream) {
-  GatherWindowsParams p = given;
-  return with_dtype(p.map.dtype, [&]<class T>(T) {
-    const bool packed = aligned(p.map.base, p.channel * static_cast<int64_t>(sizeof(T)));
-    return run_over_windows<T>(p.map, packed, [&]<int V, class Index>() {
-      const auto run = [&](const auto& body) {
-        return launch_over_windows<V, Index>(body, p.map, Launch{stream});
-      };
-      return p.add ? run(GatherWindowPixel<T, true, V, Index>{p})
-                   : run(GatherWindowPixel<T, false, V, Index>{p});
-    });
+  return with_dtype(given.map.dtype, [&]<class T>(T) {
+    const bool packed = aligned(given.map.base, given.channel * static_cast<int64_t>(sizeof(T)));
+    const auto run = [&]<bool Add>() {
+      return launch_over_windows<T>(given, packed, Launch{stream},
+                                    [&]<int V, class Index>(const GatherWindowsParams& p) {
+                                      return GatherWindowPixel<T, Add, V, Index>{p};
+                                    });
+    };
+    return given.add ? run.template operator()<true>() : run.template operator()<false>();
   });
 }
 

@@ -21,9 +21,29 @@ inline bool fits_int32(const PoolShape& s) {
          fits_int32(s.batch * s.channels * s.out_h * s.out_w);
 }
 
+// The same call for a body that knows channels_last only: contiguous planes are images of one
+// channel.
+template <class Params>
+Params of_pixels(Params p) {
+  PoolShape& s = p.shape;
+  if (s.channels_last) return p;
+  s.batch *= s.channels;
+  s.channels = 1;
+  s.channels_last = true;
+  return p;
+}
+
 // Whether accesses of `bytes` at multiples of `stride_bytes` from `pointer` are aligned.
 inline bool aligned(const void* pointer, int64_t stride_bytes, int64_t bytes = 16) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0 && stride_bytes % bytes == 0;
+}
+
+// Calls run.operator()<V, Index>(): `wide` lanes where accesses are packed, else one; one, and
+// int64 indices, where `small` is false, for calls so large are few.
+template <int wide, class Run>
+int with_lanes(bool packed, bool small, const Run& run) {
+  if (!small) return run.template operator()<1, int64_t>();
+  return packed ? run.template operator()<wide, int32_t>() : run.template operator()<1, int32_t>();
 }
 
 #if defined(__CUDACC__)

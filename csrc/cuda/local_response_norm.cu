@@ -9,9 +9,10 @@ namespace zfcuda::cuda {
 // positions with the last Size squares in registers, so every input is read once (and Size - 1 more
 // times where segments meet, from the cache). Channels are asked for `ahead` steps before they are
 // needed: with one load under way a thread, memory would wait for arithmetic.
-template <class T, int Size, int V, class Index>
+template <class T, int Size, int V>
 struct LrnColumn {
   using C = Compute<T>;
+  using Index = int32_t;
   static constexpr bool many_registers = true;
   static constexpr int ahead = V > 1 ? 1 : 3;
   LrnParams p;
@@ -90,8 +91,9 @@ struct LrnColumn {
 
 // channels_last, window of Size channels: a thread normalises V channels of one pixel and reads
 // Size - 1 around them.
-template <class T, int Size, int V, class Index>
+template <class T, int Size, int V>
 struct LrnPixel {
+  using Index = int32_t;
   LrnParams p;
 
   ZF_HOST_DEVICE void operator()(Index i) const {
@@ -176,32 +178,37 @@ struct LrnElement {
   }
 };
 
-template <class T, class Index>
-int lrn_indexed(const LrnParams& p, const Launch& launch) {
-  constexpr int wide = 16 / sizeof(T);
-  const Index elements = p.batch * p.channels * p.spatial;
-  if (p.grad || p.size != 5) return launch(LrnElement<T, Index>{p}, elements);
-  if (p.channels_last) {
-    const bool packed = aligned(p.x, p.channels * sizeof(T)) && aligned(p.out, 0);
-    return packed ? launch(LrnPixel<T, 5, wide, Index>{p}, static_cast<Index>(elements / wide))
-                  : launch(LrnPixel<T, 5, 1, Index>{p}, elements);
-  }
+template <class T, int V>
+int lrn_columns(const LrnParams& p, const Launch& launch) {
   // Long enough that the channels read twice are few, short enough that a small batch still fills
   // the chip.
   constexpr int segment = 32;
-  const Index segments = (p.channels + segment - 1) / segment;
-  const bool packed = aligned(p.x, p.spatial * sizeof(T)) && aligned(p.out, 0);
-  return packed ? launch(LrnColumn<T, 5, wide, Index>{p, segment},
-                         static_cast<Index>(p.batch * segments * (p.spatial / wide)))
-                : launch(LrnColumn<T, 5, 1, Index>{p, segment},
-                         static_cast<Index>(p.batch * segments * p.spatial));
+  const int64_t segments = (p.channels + segment - 1) / segment;
+  return launch(LrnColumn<T, 5, V>{p, segment},
+                static_cast<int32_t>(p.batch * segments * (p.spatial / V)));
+}
+
+template <class T, int V>
+int lrn_pixels(const LrnParams& p, const Launch& launch) {
+  return launch(LrnPixel<T, 5, V>{p}, static_cast<int32_t>(p.batch * p.spatial * (p.channels / V)));
 }
 
 int local_response_norm(const LrnParams& p, Stream stream) {
-  const bool small = fits_int32(p.batch * p.channels * p.spatial);
+  const Launch launch{stream};
+  const int64_t elements = p.batch * p.channels * p.spatial;
+  const bool small = fits_int32(elements);
   return with_dtype(p.dtype, [&]<class T>(T) {
-    return with_index(small,
-                      [&]<class Index>(Index) { return lrn_indexed<T, Index>(p, Launch{stream}); });
+    if (p.grad || p.size != 5 || !small) {
+      return with_index(small, [&]<class Index>(Index) {
+        return launch(LrnElement<T, Index>{p}, static_cast<Index>(elements));
+      });
+    }
+    constexpr int wide = 16 / sizeof(T);
+    const int64_t line = p.channels_last ? p.channels : p.spatial;
+    const bool packed = aligned(p.x, line * sizeof(T)) && aligned(p.out, 0);
+    if (p.channels_last)
+      return packed ? lrn_pixels<T, wide>(p, launch) : lrn_pixels<T, 1>(p, launch);
+    return packed ? lrn_columns<T, wide>(p, launch) : lrn_columns<T, 1>(p, launch);
   });
 }
 

@@ -14,9 +14,9 @@ namespace zfcuda::cuda {
 // compile time. A thread's pieces are as far apart as a row has threads, so that what neighbouring
 // threads store lies side by side: where rows allow narrow stores only, several of them share the
 // work of finding their place.
-template <class T, class Switch, int K, int Stride, int Phase, bool Overwrite, int V, int S,
-          int Pieces, class Index>
+template <class T, int K, int Stride, int Phase, bool Overwrite, int V, int S, int Pieces>
 struct MaxUnpoolRow {
+  using Index = int32_t;
   static constexpr bool many_registers = Pieces > 1;
 
   MaxUnpoolParams p;
@@ -27,7 +27,7 @@ struct MaxUnpoolRow {
     using Unsigned = std::make_unsigned_t<Index>;
     static_assert(V % Stride == 0 && (S == V || S == 1));
     const PoolShape& s = p.shape;
-    const PoolWindow& w = s.window;
+    const Geometry<K, Stride, Index> window(s.window);
     const Index in_w = s.in_w, out_h = s.out_h, out_w = s.out_w;
     const auto [line, thread] = threads.split(i);
     const auto [plane, row] = height.split(line);
@@ -35,12 +35,12 @@ struct MaxUnpoolRow {
     // output.
     constexpr int back = (K - 1 - Phase) / Stride;
     constexpr int windows = back + (V - 1 + Phase) / Stride + 1;
-    const Index first = (thread * V + static_cast<Index>(w.padding_w)) / Stride - back;
+    const Index first = (thread * V + window.cols.padding) / Stride - back;
     const Index apart = threads.by * V;
-    const auto rows = windows_over<Index>(row, K, Stride, w.padding_h, 1, out_h);
+    const auto rows = window.rows.over(row, out_h);
     C sum[Pieces][V] = {};
     for (Index oy = rows.begin; oy < rows.end; ++oy) {
-      const auto first_tap = static_cast<int>(tap_on<Index>(row, oy, Stride, w.padding_h, 1)) * K;
+      const auto first_tap = static_cast<int>(window.tap(window.rows.tap(row, oy), 0));
       const Index start = (plane * out_h + oy) * out_w;
       // All loads first, without a branch: they are under way together.
       int tap[Pieces][windows];
@@ -56,7 +56,7 @@ struct MaxUnpoolRow {
         }
       };
       each_window([&](int piece, int j, Index at, bool there) {
-        const auto* switches = static_cast<const Switch*>(p.switches);
+        const auto* switches = static_cast<const uint8_t*>(p.switches);
         tap[piece][j] = there ? static_cast<int>(switches[at]) : -1;
         value[piece][j] = there ? widen(static_cast<const T*>(p.y)[at]) : C(0);
       });
@@ -98,7 +98,7 @@ struct MaxUnpoolRow {
 
 // channels_last: a thread writes V channels of one pixel; its windows are the same for all of them.
 // They are K x K at stride 2, or of any kind with K = 0.
-template <class T, class Switch, int K, int V, class Index>
+template <class T, int K, int V, class Index>
 struct MaxUnpoolPixel {
   MaxUnpoolParams p;
   Divisor<Index> groups, width, height;  // of the channels; of the output
@@ -106,28 +106,23 @@ struct MaxUnpoolPixel {
   ZF_HOST_DEVICE void operator()(Index i) const {
     using C = Compute<T>;
     const PoolShape& s = p.shape;
-    const PoolWindow& w = s.window;
+    const Geometry<K, 2, Index> window(s.window);
     const Index channels = s.channels, out_w = s.out_w;
-    const Index kernel_h = K > 0 ? K : w.kernel_h, kernel_w = K > 0 ? K : w.kernel_w;
-    const Index stride_h = K > 0 ? 2 : w.stride_h, stride_w = K > 0 ? 2 : w.stride_w;
-    const Index dilation_h = K > 0 ? 1 : w.dilation_h, dilation_w = K > 0 ? 1 : w.dilation_w;
     const auto [pixel, group] = groups.split(i);
     const auto [line, col] = width.split(pixel);
     const auto [n, row] = height.split(line);
     const Index c = group * V;
-    const auto rows =
-        windows_over<Index>(row, kernel_h, stride_h, w.padding_h, dilation_h, s.out_h);
-    const auto cols = windows_over<Index>(col, kernel_w, stride_w, w.padding_w, dilation_w, out_w);
+    const auto rows = window.rows.over(row, s.out_h), cols = window.cols.over(col, out_w);
     C sum[V] = {};
     for (Index oy = rows.begin; oy < rows.end; ++oy) {
-      const Index ky = tap_on<Index>(row, oy, stride_h, w.padding_h, dilation_h);
+      const Index ky = window.rows.tap(row, oy);
       if (ky < 0) continue;
       for (Index ox = cols.begin; ox < cols.end; ++ox) {
-        const Index kx = tap_on<Index>(col, ox, stride_w, w.padding_w, dilation_w);
+        const Index kx = window.cols.tap(col, ox);
         if (kx < 0) continue;
         const Index at = ((n * static_cast<Index>(s.out_h) + oy) * out_w + ox) * channels + c;
-        const auto tap = static_cast<Switch>(ky * kernel_w + kx);
-        const auto taps = load_pack<V>(static_cast<const Switch*>(p.switches) + at);
+        const auto tap = static_cast<Tap<K>>(window.tap(ky, kx));
+        const auto taps = load_taps<K, V>(p.switches, at, s.wide_switches);
         const auto values = load_pack<V>(static_cast<const T*>(p.y) + at);
         Pack<T, V> gates = values;
         if (p.gate) gates = load_pack<V>(static_cast<const T*>(p.gate) + at);
@@ -146,21 +141,7 @@ struct MaxUnpoolPixel {
   }
 };
 
-// contiguous, any window: a thread writes one output.
-template <class T, class Switch, class Index>
-struct MaxUnpoolElement {
-  MaxUnpoolParams p;
-
-  ZF_HOST_DEVICE void operator()(Index i) const {
-    const PoolShape& s = p.shape;
-    const Index in_w = s.in_w, in_h = s.in_h, channels = s.channels;
-    const Index col = i % in_w, row = i / in_w % in_h, plane = i / in_w / in_h;
-    static_cast<T*>(p.x)[i] = static_cast<T>(
-        unpooled_at<T, Switch, Index>(p, plane / channels, plane % channels, row, col));
-  }
-};
-
-template <class T, class Switch, class Index>
+template <class T, class Index>
 struct MaxUnpoolBackwardElement {
   MaxUnpoolBackwardParams p;
 
@@ -172,76 +153,58 @@ struct MaxUnpoolBackwardElement {
     const Index place = s.channels_last ? i / channels : i;
     const Index ox = place % out_w, oy = place / out_w % out_h;
     const Index n = i / out_w / out_h / channels;
-    static_cast<T*>(p.grad_y)[i] = unpool_backward_at<T, Switch, Index>(p, n, c, oy, ox);
+    static_cast<T*>(p.grad_y)[i] = unpool_backward_at<T, Index>(p, n, c, oy, ox);
   }
 };
 
-template <class T, class Switch, int K, int V, int S, int Pieces, class Index>
-int unpool_row(const MaxUnpoolParams& p, const Launch& launch) {
+template <class T, int K, int V, int S, int Pieces>
+int unpool_rows_by(const MaxUnpoolParams& p, const Launch& launch) {
   const PoolShape& s = p.shape;
   const int64_t outputs = int64_t{V} * Pieces, a_row = (s.in_w + outputs - 1) / outputs;
-  const Divisor<Index> threads(a_row), height(s.in_h);
-  const auto count = static_cast<Index>(s.batch * s.channels * s.in_h * a_row);
+  const Divisor<int32_t> threads(a_row), height(s.in_h);
+  const auto count = static_cast<int32_t>(s.batch * s.channels * s.in_h * a_row);
   const auto run = [&]<int Phase, bool Overwrite>() {
-    return launch(
-        MaxUnpoolRow<T, Switch, K, 2, Phase, Overwrite, V, S, Pieces, Index>{p, threads, height},
-        count);
+    return launch(MaxUnpoolRow<T, K, 2, Phase, Overwrite, V, S, Pieces>{p, threads, height}, count);
   };
   if (s.window.padding_w % 2 == 0)
     return p.overwrite ? run.template operator()<0, true>() : run.template operator()<0, false>();
   return p.overwrite ? run.template operator()<1, true>() : run.template operator()<1, false>();
 }
 
-template <class T, class Switch, int K, class Index>
-int unpool_pixel(const MaxUnpoolParams& p, const Launch& launch) {
+template <class T, int K>
+int unpool_rows(const MaxUnpoolParams& p, const Launch& launch) {
   constexpr int wide = 16 / sizeof(T);
-  const PoolShape& s = p.shape;
-  const bool packed = aligned(p.y, s.channels * sizeof(T)) && aligned(p.x, 0) &&
-                      aligned(p.switches, 0, wide * sizeof(Switch)) &&
-                      (!p.gate || aligned(p.gate, 0));
-  const auto run = [&]<int V>() {
-    const int64_t groups = s.channels / V;
-    return launch(
-        MaxUnpoolPixel<T, Switch, K, V, Index>{p, Divisor<Index>(groups), Divisor<Index>(s.in_w),
-                                               Divisor<Index>(s.in_h)},
-        static_cast<Index>(s.batch * s.in_h * s.in_w * groups));
-  };
-  return packed ? run.template operator()<wide>() : run.template operator()<1>();
+  const int64_t row_bytes = p.shape.in_w * sizeof(T);
+  if (aligned(p.x, row_bytes)) return unpool_rows_by<T, K, wide, wide, 1>(p, launch);
+  // Maps of 110, 54 or 26 columns: no 16-byte rows, but pairs. Of 55, 27 or 13: not even those.
+  if (aligned(p.x, row_bytes, 2 * sizeof(T))) return unpool_rows_by<T, K, 2, 2, 4>(p, launch);
+  return unpool_rows_by<T, K, 2, 1, 4>(p, launch);
 }
 
-template <class T, class Switch, class Index>
-int max_unpool2d_indexed(const MaxUnpoolParams& p, const Launch& launch) {
+template <class T, int K, int V, class Index>
+int unpool_pixels(const MaxUnpoolParams& p, const Launch& launch) {
   const PoolShape& s = p.shape;
-  const PoolWindow& w = s.window;
-  if constexpr (std::is_same_v<Switch, uint8_t>) {
-    constexpr int wide = 16 / sizeof(T);
-    const bool dense = w.dilation_h == 1 && w.dilation_w == 1 && w.stride_h == 2 && w.stride_w == 2;
-    const bool threes = dense && w.kernel_h == 3 && w.kernel_w == 3;
-    const bool twos = dense && w.kernel_h == 2 && w.kernel_w == 2;
-    const auto fast = [&]<int K>() {
-      if (s.channels_last) return unpool_pixel<T, Switch, K, Index>(p, launch);
-      if (aligned(p.x, s.in_w * sizeof(T)))
-        return unpool_row<T, Switch, K, wide, wide, 1, Index>(p, launch);
-      // Maps of 110, 54 or 26 columns: no 16-byte rows, but pairs. Of 55, 27 or 13: not even those.
-      if (aligned(p.x, s.in_w * sizeof(T), 2 * sizeof(T)))
-        return unpool_row<T, Switch, K, 2, 2, 4, Index>(p, launch);
-      return unpool_row<T, Switch, K, 2, 1, 4, Index>(p, launch);
-    };
-    if (threes) return fast.template operator()<3>();
-    if (twos) return fast.template operator()<2>();
-  }
-  if (s.channels_last) return unpool_pixel<T, Switch, 0, Index>(p, launch);
-  return launch(MaxUnpoolElement<T, Switch, Index>{p},
-                static_cast<Index>(s.batch * s.channels * s.in_h * s.in_w));
+  const int64_t groups = s.channels / V;
+  return launch(MaxUnpoolPixel<T, K, V, Index>{p, Divisor<Index>(groups), Divisor<Index>(s.in_w),
+                                               Divisor<Index>(s.in_h)},
+                static_cast<Index>(s.batch * s.in_h * s.in_w * groups));
 }
 
 int max_unpool2d(const MaxUnpoolParams& p, Stream stream) {
+  const Launch launch{stream};
   const PoolShape& s = p.shape;
   return with_dtype(s.dtype, [&]<class T>(T) {
-    return with_switch_type(s.wide_switches, [&]<class Switch>(Switch) {
-      return with_index(fits_int32(s), [&]<class Index>(Index) {
-        return max_unpool2d_indexed<T, Switch, Index>(p, Launch{stream});
-      });
+    if (!fits_int32(s)) return unpool_pixels<T, 0, 1, int64_t>(of_pixels(p), launch);
+    return with_kernel_size(s.window, [&]<int K>(std::integral_constant<int, K>) {
+      if constexpr (K > 0) {
+        if (!s.channels_last) return unpool_rows<T, K>(p, launch);
+      }
+      constexpr int wide = 16 / sizeof(T);
+      const bool packed = s.channels_last && aligned(p.y, s.channels * sizeof(T)) &&
+                          aligned(p.x, 0) && aligned(p.gate, 0) &&
+                          aligned(p.switches, 0, wide * (s.wide_switches ? 4 : 1));
+      return packed ? unpool_pixels<T, K, wide, int32_t>(p, launch)
+                    : unpool_pixels<T, K, 1, int32_t>(of_pixels(p), launch);
     });
   });
 }
@@ -250,11 +213,8 @@ int max_unpool2d_backward(const MaxUnpoolBackwardParams& p, Stream stream) {
   const PoolShape& s = p.shape;
   const int64_t count = s.batch * s.channels * s.out_h * s.out_w;
   return with_dtype(s.dtype, [&]<class T>(T) {
-    return with_switch_type(s.wide_switches, [&]<class Switch>(Switch) {
-      return with_index(fits_int32(s), [&]<class Index>(Index) {
-        return Launch{stream}(MaxUnpoolBackwardElement<T, Switch, Index>{p},
-                              static_cast<Index>(count));
-      });
+    return with_index(fits_int32(s), [&]<class Index>(Index) {
+      return Launch{stream}(MaxUnpoolBackwardElement<T, Index>{p}, static_cast<Index>(count));
     });
   });
 }

@@ -1,4 +1,3 @@
-#include "core/dispatch.h"
 #include "core/divisor.h"
 #include "core/scalar.h"
 #include "cuda/launch.h"
@@ -49,35 +48,27 @@ struct OccludeRow {
   }
 };
 
-template <class T, class Index>
-int occlude_indexed(const OccludeParams& p, const Launch& launch) {
-  constexpr int wide = 16 / sizeof(T);
+template <class T>
+int occlude_rows(const OccludeParams& p, const Launch& launch) {
   const int64_t length = p.width * (p.channels_last ? p.channels : 1);
   const int64_t planes = p.channels_last ? 1 : p.channels;
-  const auto run = [&]<int V>() {
+  const int64_t lines = p.batch * p.positions * planes * p.height;
+  const bool packed = aligned(p.x, length * static_cast<int64_t>(sizeof(T))) && aligned(p.out, 0);
+  return with_lanes<16 / sizeof(T)>(packed, fits_int32(lines * length), [&]<int V, class Index>() {
     return launch(OccludeRow<T, V, Index>{p, Divisor<Index>(length / V), Divisor<Index>(p.height),
                                           Divisor<Index>(planes), Divisor<Index>(p.positions)},
-                  static_cast<Index>(p.batch * p.positions * planes * p.height * (length / V)));
-  };
-  const bool packed = aligned(p.x, length * static_cast<int64_t>(sizeof(T))) && aligned(p.out, 0);
-  return packed ? run.template operator()<wide>() : run.template operator()<1>();
-}
-
-template <class T>
-int occlude_sized(const OccludeParams& p, const Launch& launch) {
-  const bool small = fits_int32(p.batch * p.positions * p.channels * p.height * p.width);
-  return with_index(small,
-                    [&]<class Index>(Index) { return occlude_indexed<T, Index>(p, launch); });
+                  static_cast<Index>(lines * (length / V)));
+  });
 }
 
 int occlude(const OccludeParams& p, Stream stream) {
   switch (p.element_size) {
     case 2:
-      return occlude_sized<uint16_t>(p, Launch{stream});
+      return occlude_rows<uint16_t>(p, Launch{stream});
     case 4:
-      return occlude_sized<uint32_t>(p, Launch{stream});
+      return occlude_rows<uint32_t>(p, Launch{stream});
     default:
-      return occlude_sized<uint64_t>(p, Launch{stream});
+      return occlude_rows<uint64_t>(p, Launch{stream});
   }
 }
 

@@ -16,24 +16,18 @@ struct PoolWindowPixel {
   ZF_HOST_DEVICE void operator()(Index i) const {
     using C = Compute<T>;
     const WindowsParams& m = p.map;
-    const PoolWindow& w = p.window;
+    const Geometry<K, 2, int64_t> window(p.window);
     const auto at = WindowPixel<Index>::of(m, i, V);
     if (!at.exists) return;
-    const int64_t kernel_h = K > 0 ? K : w.kernel_h, kernel_w = K > 0 ? K : w.kernel_w;
-    const int64_t stride_h = K > 0 ? 2 : w.stride_h, stride_w = K > 0 ? 2 : w.stride_w;
-    const int64_t dilation_h = K > 0 ? 1 : w.dilation_h, dilation_w = K > 0 ? 1 : w.dilation_w;
-    const auto rows = taps_inside(at.y, kernel_h, stride_h, w.padding_h, dilation_h, m.height);
-    const auto cols = taps_inside(at.x, kernel_w, stride_w, w.padding_w, dilation_w, m.width);
-    const int64_t top = at.y * stride_h - w.padding_h, left = at.x * stride_w - w.padding_w;
+    const auto rows = window.rows.inside(at.y, m.height), cols = window.cols.inside(at.x, m.width);
     const bool any = rows.begin < rows.end && cols.begin < cols.end;
     const C lowest = p.relu && any ? C(0) : -std::numeric_limits<C>::infinity();
     C best[V];
     ZF_UNROLL
     for (int v = 0; v < V; ++v) best[v] = lowest;
     const auto tap = [&](int64_t ky, int64_t kx) {
-      return load_pack<V>(
-          pixel_at<T, Index>(m, at.row, top + ky * dilation_h, left + kx * dilation_w) +
-          at.channel);
+      const int64_t row = window.rows.coordinate(at.y, ky), col = window.cols.coordinate(at.x, kx);
+      return load_pack<V>(pixel_at<T, Index>(m, at.row, row, col) + at.channel);
     };
     const auto offer = [&](const Pack<T, V>& pack) {
       ZF_UNROLL
@@ -66,13 +60,13 @@ struct PoolWindowPixel {
 };
 
 int pool_windows(const PoolWindowsParams& given, Stream stream) {
-  PoolWindowsParams p = given;
-  return with_dtype(p.map.dtype, [&]<class T>(T) {
-    return run_over_windows<T>(p.map, aligned(p.map.base, 0), [&]<int V, class Index>() {
-      return with_kernel<Index, uint8_t>(p.window, [&]<int K>() {
-        return launch_over_windows<V, Index>(PoolWindowPixel<T, K, V, Index>{p}, p.map,
-                                             Launch{stream});
-      });
+  return with_dtype(given.map.dtype, [&]<class T>(T) {
+    return with_kernel_size(given.window, [&]<int K>(std::integral_constant<int, K>) {
+      return launch_over_windows<T>(given, aligned(given.map.base, 0), Launch{stream},
+                                    [&]<int V, class Index>(const PoolWindowsParams& p) {
+                                      constexpr int known = sizeof(Index) == 4 ? K : 0;
+                                      return PoolWindowPixel<T, known, V, Index>{p};
+                                    });
     });
   });
 }

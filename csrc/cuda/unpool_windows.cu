@@ -5,7 +5,7 @@
 namespace zfcuda::cuda {
 
 // Pooling windows are K x K at stride 2, or of any kind with K = 0.
-template <class T, class Switch, int K, int V, class Index>
+template <class T, int K, int V, class Index>
 struct UnpoolWindowPixel {
   static constexpr bool many_registers = true;
   UnpoolWindowsParams p;
@@ -32,8 +32,8 @@ struct UnpoolWindowPixel {
   // `there`, zero off the patch.
   struct Sent {
     bool there = false;
-    Switch tap{};
-    Pack<Switch, V> taps{};
+    Tap<K> tap = 0;
+    Pack<Tap<K>, V> taps{};
     Pack<T, V> values{};
 
     ZF_HOST_DEVICE void add_to(Compute<T> (&sum)[V], bool overwrite) const {
@@ -45,14 +45,15 @@ struct UnpoolWindowPixel {
     }
   };
 
-  ZF_HOST_DEVICE Sent sent(const WindowPixel<Index>& at, int64_t oy, int64_t ox, Switch tap) const {
+  ZF_HOST_DEVICE Sent sent(const WindowPixel<Index>& at, int64_t oy, int64_t ox,
+                           int64_t tap) const {
     const WindowsParams& m = p.map;
     const bool patched = at.row.buffer >= 0 && at.row.patch.contains(oy, ox);
-    Sent found{patched || p.overwrite, tap};
+    Sent found{patched || p.overwrite, static_cast<Tap<K>>(tap)};
     const auto pixel = static_cast<Index>((at.row.image * m.height + oy) * m.width + ox);
     if (found.there)
-      found.taps = load_pack<V>(static_cast<const Switch*>(m.base) +
-                                pixel * static_cast<Index>(m.channels) + at.channel);
+      found.taps = load_taps<K, V>(m.base, pixel * static_cast<Index>(m.channels) + at.channel,
+                                   p.wide_switches);
     if (patched) found.values = load_pack<V>(pixel_at<T, Index>(m, at.row, oy, ox) + at.channel);
     return found;
   }
@@ -60,52 +61,46 @@ struct UnpoolWindowPixel {
   // All windows over the pixel are loaded before the first is looked at.
   ZF_HOST_DEVICE void send_known(const WindowPixel<Index>& at, Compute<T> (&sum)[V]) const {
     constexpr int most = (K + 1) / 2;
-    const PoolWindow& w = p.window;
-    const auto rows = windows_over<int64_t>(at.y, K, 2, w.padding_h, 1, p.map.height);
-    const auto cols = windows_over<int64_t>(at.x, K, 2, w.padding_w, 1, p.map.width);
+    const Geometry<K, 2, int64_t> window(p.window);
+    const auto rows = window.rows.over(at.y, p.map.height),
+               cols = window.cols.over(at.x, p.map.width);
     Sent found[most * most];
     ZF_UNROLL
     for (int n = 0; n < most * most; ++n) {
       const int64_t oy = rows.begin + n / most, ox = cols.begin + n % most;
-      const int64_t ky = tap_on<int64_t>(at.y, oy, 2, w.padding_h, 1),
-                    kx = tap_on<int64_t>(at.x, ox, 2, w.padding_w, 1);
-      if (oy < rows.end && ox < cols.end)
-        found[n] = sent(at, oy, ox, static_cast<Switch>(ky * K + kx));
+      const int64_t ky = window.rows.tap(at.y, oy), kx = window.cols.tap(at.x, ox);
+      if (oy < rows.end && ox < cols.end) found[n] = sent(at, oy, ox, window.tap(ky, kx));
     }
     ZF_UNROLL
     for (int n = 0; n < most * most; ++n) found[n].add_to(sum, p.overwrite);
   }
 
   ZF_HOST_DEVICE void send_any(const WindowPixel<Index>& at, Compute<T> (&sum)[V]) const {
-    const PoolWindow& w = p.window;
-    const auto rows =
-        windows_over(at.y, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, p.map.height);
-    const auto cols =
-        windows_over(at.x, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, p.map.width);
+    const Geometry<0, 0, int64_t> window(p.window);
+    const auto rows = window.rows.over(at.y, p.map.height),
+               cols = window.cols.over(at.x, p.map.width);
     for (int64_t oy = rows.begin; oy < rows.end; ++oy) {
-      const int64_t ky = tap_on(at.y, oy, w.stride_h, w.padding_h, w.dilation_h);
+      const int64_t ky = window.rows.tap(at.y, oy);
       if (ky < 0) continue;
       for (int64_t ox = cols.begin; ox < cols.end; ++ox) {
-        const int64_t kx = tap_on(at.x, ox, w.stride_w, w.padding_w, w.dilation_w);
+        const int64_t kx = window.cols.tap(at.x, ox);
         if (kx < 0) continue;
-        sent(at, oy, ox, static_cast<Switch>(ky * w.kernel_w + kx)).add_to(sum, p.overwrite);
+        sent(at, oy, ox, window.tap(ky, kx)).add_to(sum, p.overwrite);
       }
     }
   }
 };
 
 int unpool_windows(const UnpoolWindowsParams& given, Stream stream) {
-  UnpoolWindowsParams p = given;
-  return with_dtype(p.map.dtype, [&]<class T>(T) {
-    return with_switch_type(p.wide_switches, [&]<class Switch>(Switch) {
-      constexpr int64_t pack_bytes = 16 / sizeof(T) * sizeof(Switch);
-      const bool packed = aligned(p.map.base, 0, pack_bytes);
-      return run_over_windows<T>(p.map, packed, [&]<int V, class Index>() {
-        return with_kernel<Index, Switch>(p.window, [&]<int K>() {
-          return launch_over_windows<V, Index>(UnpoolWindowPixel<T, Switch, K, V, Index>{p}, p.map,
-                                               Launch{stream});
-        });
-      });
+  return with_dtype(given.map.dtype, [&]<class T>(T) {
+    constexpr int wide = 16 / sizeof(T);
+    const bool packed = aligned(given.map.base, 0, wide * (given.wide_switches ? 4 : 1));
+    return with_kernel_size(given.window, [&]<int K>(std::integral_constant<int, K>) {
+      return launch_over_windows<T>(given, packed, Launch{stream},
+                                    [&]<int V, class Index>(const UnpoolWindowsParams& p) {
+                                      constexpr int known = sizeof(Index) == 4 ? K : 0;
+                                      return UnpoolWindowPixel<T, known, V, Index>{p};
+                                    });
     });
   });
 }

@@ -66,8 +66,9 @@ struct WarpPixel {
 
 // channels_last, Channels of them (a colour image's three): a thread writes all channels of V
 // neighbouring pixels of a row, which are Channels packs, and finds their samples once.
-template <class T, int Channels, int V, class Index>
+template <class T, int Channels, int V>
 struct WarpPixels {
+  using Index = int32_t;
   static constexpr bool many_registers = true;
   WarpParams p;
 
@@ -114,31 +115,22 @@ struct WarpBackwardElement {
   }
 };
 
-template <class T, class Index>
-int warp_affine_indexed(const WarpParams& p, const Launch& launch) {
-  constexpr int wide = 16 / sizeof(T);
-  const Index pixels = p.batch * p.maps * p.height * p.width;
-  if (p.channels_last && p.channels == 3) {
-    return p.width % wide == 0 && aligned(p.out, 0)
-               ? launch(WarpPixels<T, 3, wide, Index>{p}, static_cast<Index>(pixels / wide))
-               : launch(WarpPixels<T, 3, 1, Index>{p}, pixels);
-  }
-  if (p.channels_last) {
-    return aligned(p.out, p.channels * sizeof(T))
-               ? launch(WarpPixel<T, wide, Index>{p},
-                        static_cast<Index>(pixels * (p.channels / wide)))
-               : launch(WarpPixel<T, 1, Index>{p}, static_cast<Index>(pixels * p.channels));
-  }
-  return aligned(p.out, p.width * sizeof(T))
-             ? launch(WarpColumns<T, wide, Index>{p}, static_cast<Index>(pixels / wide))
-             : launch(WarpColumns<T, 1, Index>{p}, pixels);
-}
-
 int warp_affine(const WarpParams& p, Stream stream) {
-  const bool small = fits_int32(p.batch * p.maps * p.channels * p.height * p.width);
+  const Launch launch{stream};
+  const int64_t pixels = p.batch * p.maps * p.height * p.width;
+  const bool small = fits_int32(pixels * p.channels);
   return with_dtype(p.dtype, [&]<class T>(T) {
-    return with_index(small, [&]<class Index>(Index) {
-      return warp_affine_indexed<T, Index>(p, Launch{stream});
+    constexpr int wide = 16 / sizeof(T);
+    if (p.channels_last && p.channels == 3 && small) {
+      const bool packed = p.width % wide == 0 && aligned(p.out, 0);
+      return packed ? launch(WarpPixels<T, 3, wide>{p}, static_cast<int32_t>(pixels / wide))
+                    : launch(WarpPixels<T, 3, 1>{p}, static_cast<int32_t>(pixels));
+    }
+    const int64_t line = p.channels_last ? p.channels : p.width;
+    return with_lanes<wide>(aligned(p.out, line * sizeof(T)), small, [&]<int V, class Index>() {
+      if (p.channels_last)
+        return launch(WarpPixel<T, V, Index>{p}, static_cast<Index>(pixels * (p.channels / V)));
+      return launch(WarpColumns<T, V, Index>{p}, static_cast<Index>(pixels / V));
     });
   });
 }

@@ -35,10 +35,12 @@ struct WindowPixel {
   }
 };
 
-// Calls run.operator()<V, Index>() with the lanes and the index type that the call allows;
-// `packed`: 16-byte accesses are aligned in what the op has besides the shared parameters.
-template <class T, class Run>
-int run_over_windows(WindowsParams& m, bool packed, const Run& run) {
+// Launches body.operator()<V, Index>(params), which makes V channels a call, with the lanes and the
+// index type that the call allows; `packed`: 16-byte accesses are aligned in what the op has
+// besides the shared parameters.
+template <class T, class Params, class Body>
+int launch_over_windows(Params p, bool packed, const Launch& launch, const Body& body) {
+  WindowsParams& m = p.map;
   // No window that fits `out` is larger than it.
   m.largest = m.largest < m.out_pixels ? m.largest : m.out_pixels;
   constexpr int wide = 16 / sizeof(T);
@@ -51,30 +53,10 @@ int run_over_windows(WindowsParams& m, bool packed, const Run& run) {
     small = small && fits_int32(m.buffers[b].pixels * m.channels);
     packed = packed && aligned(m.buffers[b].data, 0);
   }
-  if (small) {
-    return packed ? run.template operator()<wide, int32_t>()
-                  : run.template operator()<1, int32_t>();
-  }
-  return packed ? run.template operator()<wide, int64_t>() : run.template operator()<1, int64_t>();
-}
-
-// Calls run.operator()<K>() with the side of pooling windows K x K at stride 2, which kernels know
-// when they are compiled, or 0 for any other; also where indices or switches are wide.
-template <class Index, class Switch, class Run>
-int with_kernel(const PoolWindow& w, const Run& run) {
-  if constexpr (sizeof(Index) == 4 && sizeof(Switch) == 1) {
-    const bool halves =
-        w.stride_h == 2 && w.stride_w == 2 && w.dilation_h == 1 && w.dilation_w == 1;
-    if (halves && w.kernel_h == 3 && w.kernel_w == 3) return run.template operator()<3>();
-    if (halves && w.kernel_h == 2 && w.kernel_w == 2) return run.template operator()<2>();
-  }
-  return run.template operator()<0>();
-}
-
-// Launches `body`, which makes V channels a call.
-template <int V, class Index, class Body>
-int launch_over_windows(const Body& body, const WindowsParams& m, const Launch& launch) {
-  return launch(body, static_cast<Index>(m.count * m.largest * (m.channels / V)));
+  return with_lanes<wide>(packed, small, [&]<int V, class Index>() {
+    return launch(body.template operator()<V, Index>(p),
+                  static_cast<Index>(m.count * m.largest * (m.channels / V)));
+  });
 }
 
 }  // namespace zfcuda::cuda

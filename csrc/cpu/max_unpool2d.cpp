@@ -332,7 +332,7 @@ void check_switches_fast(const MaxUnpoolParams& p) {
   if (found || any_off_the_plane(s, data)) check_switches(s, data);
 }
 
-template <class T, class Switch>
+template <class T>
 void run_backward(const MaxUnpoolBackwardParams& p) {
   const PoolShape& s = p.shape;
   auto* grad_y = static_cast<T*>(p.grad_y);
@@ -342,7 +342,7 @@ void run_backward(const MaxUnpoolBackwardParams& p) {
       const int64_t n = i / s.out_h / s.channels, c = i / s.out_h % s.channels, oy = i % s.out_h;
       for (int64_t ox = 0; ox < s.out_w; ++ox) {
         const int64_t at = element_at(s.channels_last, n, c, oy, ox, s.channels, s.out_h, s.out_w);
-        grad_y[at] = unpool_backward_at<T, Switch, int64_t>(p, n, c, oy, ox);
+        grad_y[at] = unpool_backward_at<T, int64_t>(p, n, c, oy, ox);
       }
     }
   });
@@ -356,10 +356,7 @@ void max_unpool2d(const MaxUnpoolParams& p) {
 }
 
 void max_unpool2d_backward(const MaxUnpoolBackwardParams& p) {
-  with_dtype(p.shape.dtype, [&]<class T>(T) {
-    with_switch_type(p.shape.wide_switches,
-                     [&]<class Switch>(Switch) { run_backward<T, Switch>(p); });
-  });
+  with_dtype(p.shape.dtype, [&]<class T>(T) { run_backward<T>(p); });
 }
 
 }  // namespace zfcuda::cpu

@@ -19,6 +19,7 @@ from pathlib import Path
 # Ampere and Ada (8.6 and 8.9 run 8.0's code as it is: kernels of their own would only cost a third
 # more compile time), Hopper and, where nvcc knows them, Blackwell; PTX serves whatever comes later.
 DEFAULT_ARCHS = ("8.0", "9.0", "10.0", "12.0")
+TURING, AMPERE, BLACKWELL = 75, 80, 100  # from each on nvcc optimises differently
 TOOLKIT = Path("/usr/local/cuda")
 DRIVER = Path("/proc/driver/nvidia/version")
 # The compiler as Python packages: from CUDA 13 on they are all that compiling takes. Of one version
@@ -61,13 +62,20 @@ class Gate:
 
     @property
     def nvcc_arch_flags(self) -> list[str]:
+        """Chips that nvcc optimises alike get their code from one PTX, that of the oldest of them:
+        the kernels use nothing that the later ones add, and making PTX is half the work."""
+        numbers = [int(arch.removesuffix("+PTX").replace(".", "")) for arch in self.archs]
         flags = []
-        for arch in self.archs:
-            number = arch.removesuffix("+PTX").replace(".", "")
-            flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        for arch, number in zip(self.archs, numbers, strict=True):
+            source = min(each for each in numbers if _optimised(each) == _optimised(number))
+            flags.append(f"-gencode=arch=compute_{source},code=sm_{number}")
             if arch.endswith("+PTX"):
-                flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
-        return flags
+                flags.append(f"-gencode=arch=compute_{source},code=compute_{source}")
+        return list(dict.fromkeys(flags))
+
+
+def _optimised(number: int) -> int:
+    return max((each for each in (TURING, AMPERE, BLACKWELL) if each <= number), default=number)
 
 
 # --- what is there --------------------------------------------------------------------------------

@@ -184,11 +184,18 @@ inline Tensor empty_copies(const Tensor& x, int64_t copies, bool channels_last) 
 
 // --- running and registering ---------------------------------------------------------------------
 
+inline void check_launch(const char* kernel, int status) {
+  if (status == 0) return;
+  throw std::runtime_error(
+      sentence("zfcuda: launching ", kernel, " failed with cudaError_t ", status));
+}
+
 #if defined(ZFCUDA_HOST_COPIES)
 
 // The tests' library: the same ops for CPU tensors, run by the bodies of the CUDA kernels.
 #define ZF_NAMESPACE zfcuda_host
-#define ZF_RUN(kernel, out, params) ::zfcuda::cuda::kernel(params, nullptr)
+#define ZF_RUN(kernel, out, params) \
+  ::zfcuda::check_launch(#kernel, ::zfcuda::cuda::kernel(params, nullptr))
 inline bool on_gpu(const Tensor&) {
   return true;
 }
@@ -235,11 +242,7 @@ void run(const char* kernel, const Tensor& out, const Params& params, OnCpu<Para
   }
   const int32_t device = out.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const int status = on_cuda(params, current_stream(device));
-  if (status != 0) {
-    throw std::runtime_error(
-        sentence("zfcuda: launching ", kernel, " failed with cudaError_t ", status));
-  }
+  check_launch(kernel, on_cuda(params, current_stream(device)));
 }
 
 // Defines an op and registers `function` for it on every device: ZF_OP(name, "(…) -> …").

@@ -44,7 +44,6 @@ TYPES = {
     "c10::BFloat16": "bfloat16",
     "float": "float32",
     "double": "float64",
-    "unsigned char": "uint8",
     "unsigned short": "uint16",
     "unsigned int": "uint32",
     "unsigned long": "uint64",
@@ -72,26 +71,24 @@ class Body:
 
 
 BODIES = {
-    "MaxPoolRow": Body("max_pool2d", "T Switch K Stride V A Index", "V", "A"),
-    "MaxPoolPixel": Body("max_pool2d", "T Switch K V Index", "V", "V"),
-    "MaxPoolElement": Body("max_pool2d", "T Switch Index"),
-    "MaxUnpoolRow": Body("max_unpool2d", "T Switch K Stride Phase Overwrite V S Pieces Index", "S"),
-    "MaxUnpoolPixel": Body("max_unpool2d", "T Switch K V Index", "V", "V"),
-    "MaxUnpoolElement": Body("max_unpool2d", "T Switch Index"),
-    "MaxUnpoolBackwardElement": Body("max_unpool2d_backward", "T Switch Index"),
-    "LrnColumn": Body("local_response_norm", "T Size V Index", "V", "V"),
-    "LrnPixel": Body("local_response_norm", "T Size V Index", "V", "V"),
+    "MaxPoolRow": Body("max_pool2d", "T K Stride V A", "V", "A"),
+    "MaxPoolPixel": Body("max_pool2d", "T K V Index", "V", "V"),
+    "MaxUnpoolRow": Body("max_unpool2d", "T K Stride Phase Overwrite V S Pieces", "S"),
+    "MaxUnpoolPixel": Body("max_unpool2d", "T K V Index", "V", "V"),
+    "MaxUnpoolBackwardElement": Body("max_unpool2d_backward", "T Index"),
+    "LrnColumn": Body("local_response_norm", "T Size V", "V", "V"),
+    "LrnPixel": Body("local_response_norm", "T Size V", "V", "V"),
     "LrnElement": Body("local_response_norm", "T Index"),
     "OccludeRow": Body("occlude", "T V Index", "V", "V"),
     "LargestOfPiece": Body("spatial_max", "T Index"),
     "LargestOfPieces": Body("spatial_max", "T Index"),
     "WarpColumns": Body("warp_affine", "T V Index", "V"),
     "WarpPixel": Body("warp_affine", "T V Index", "V"),
-    "WarpPixels": Body("warp_affine", "T Channels V Index", "V"),
+    "WarpPixels": Body("warp_affine", "T Channels V", "V"),
     "WarpBackwardElement": Body("warp_affine_backward", "T Index"),
     "GatherWindowPixel": Body("gather_windows", "T Add V Index", "V", "V"),
     "PoolWindowPixel": Body("pool_windows", "T K V Index", "V", "V"),
-    "UnpoolWindowPixel": Body("unpool_windows", "T Switch K V Index", "V", "V"),
+    "UnpoolWindowPixel": Body("unpool_windows", "T K V Index", "V", "V"),
 }
 
 
@@ -128,13 +125,10 @@ class Kernel:
 
     @property
     def hot(self) -> bool:
-        """A fast path with 32-bit indices, byte switches and an unrolled window."""
+        """A fast path with 32-bit indices and an unrolled window."""
         a = self.arguments
         return (
-            bool(self.body.store)
-            and a["Index"] == "int32"
-            and a.get("Switch", "uint8") == "uint8"
-            and a.get("K", "3") != "0"
+            bool(self.body.store) and a.get("Index", "int32") == "int32" and a.get("K", "3") != "0"
         )
 
     def promised(self, which: str) -> int:
@@ -172,7 +166,7 @@ def _widest(accesses: dict[str, int], kind: str) -> int:
 
 
 def body_name(demangled: str) -> str | None:
-    """``MaxPoolRow<float32, uint8, 3, 2, 2, int32>`` of run_body's full signature; None for other
+    """``MaxPoolPixel<float32, 3, 4, int32>`` of run_body's full signature; None for other
     functions."""
     found = re.search(r"run_body<(.+?), \w+>\(", demangled)
     if not found:
@@ -253,8 +247,8 @@ def compile_all(architectures: Sequence[str], only: str = "") -> list[Kernel]:
     files = [file for file in toolchain.sources("kernels") if only in file.name]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(job_count()) as pool:
         jobs = []
+        gate = cuda_gate.Gate("", nvcc, tuple(architectures))
         for arch in architectures:
-            gate = cuda_gate.Gate("", nvcc, (arch,))
             tools = Toolchain(gate, Path(folder) / arch)
             tools.folder.mkdir()
             jobs += [pool.submit(_compile, file, arch, tools) for file in files]
@@ -262,7 +256,13 @@ def compile_all(architectures: Sequence[str], only: str = "") -> list[Kernel]:
 
 
 def _compile(source: Path, arch: str, tools: Toolchain) -> list[Kernel]:
-    command = list(tools.compile(source).command)  # what the build runs, but for its end
+    # What the build runs, but for the other architectures and its end.
+    code = f"code=sm_{arch.replace('.', '')}"
+    command = [
+        each
+        for each in tools.compile(source).command
+        if not each.startswith("-gencode") or each.endswith(code)
+    ]
     cubin = tools.folder / f"{source.stem}.cubin"
     command[command.index("-MD") :] = ["-Xptxas", "-v", "-cubin", str(source), "-o", str(cubin)]
     numbers = resources(_call(command).stderr)
@@ -343,7 +343,7 @@ def markdown(kernels: Sequence[Kernel], version: str) -> str:
         f"nvcc {version} for {chips}; made by `python benchmarks/gpu/compiled.py` without a GPU.",
         "",
         f"{len(rows)} kernels, {sum(row[0].hot for row in rows.values())} of them hot (a fast "
-        "path: 32-bit indices, byte switches, unrolled windows).",
+        "path: 32-bit indices, unrolled windows).",
         "",
         "**Hot kernels that break a promise** (spills, local memory, narrow access): "
         + ("none." if not broken else f"{len(broken)}."),

@@ -83,8 +83,20 @@ def test_torch_cuda_arch_list_wins(wished):
     assert gate.archs == ("8.0", "9.0+PTX")
     assert gate.nvcc_arch_flags == [
         "-gencode=arch=compute_80,code=sm_80",
-        "-gencode=arch=compute_90,code=sm_90",
-        "-gencode=arch=compute_90,code=compute_90",
+        "-gencode=arch=compute_80,code=sm_90",
+        "-gencode=arch=compute_80,code=compute_80",
+    ]
+
+
+def test_chips_that_are_optimised_alike_share_a_ptx():
+    wished = {"TORCH_CUDA_ARCH_LIST": "7.5 8.6 9.0 10.0 12.0+PTX"}
+    assert decide(*CUDA_TORCH, NVCC, environ=wished).nvcc_arch_flags == [
+        "-gencode=arch=compute_75,code=sm_75",
+        "-gencode=arch=compute_86,code=sm_86",
+        "-gencode=arch=compute_86,code=sm_90",
+        "-gencode=arch=compute_100,code=sm_100",
+        "-gencode=arch=compute_100,code=sm_120",
+        "-gencode=arch=compute_100,code=compute_100",
     ]
 
 

@@ -53,18 +53,40 @@ inline std::string text(const torch::stable::Device& device) {
   return type + ":" + std::to_string(device.index());
 }
 
-// A call of torch's failed: as RuntimeError, with its own words where they are to be had.
-[[noreturn]] inline void failed(const std::string& what) {
-  const bool said = torch_exception_get_what_without_backtrace != nullptr;
+// A call of torch's failed: as RuntimeError, with its own words where they are to be had. Where
+// not, one that takes memory of a GPU is said to have found none, in torch's words for it, which
+// zfcuda/ops/library.py looks for.
+[[noreturn]] inline void failed(const std::string& what, bool takes_gpu_memory = false) {
+  if (torch_exception_get_what_without_backtrace != nullptr) {
+    throw std::runtime_error(
+        sentence("zfcuda: ", what, " failed: ", torch_exception_get_what_without_backtrace()));
+  }
   throw std::runtime_error(
-      "zfcuda: " + what + " failed" +
-      (said ? sentence(": ", torch_exception_get_what_without_backtrace()) : std::string()));
+      sentence("zfcuda: ", takes_gpu_memory ? "CUDA out of memory: " : "", what, " failed"));
+}
+
+// What `call` makes of `tensor`, by an op of torch's.
+template <class F>
+Tensor made_of(const char* verb, const Tensor& tensor, const F& call) {
+  try {
+    return call(tensor);
+  } catch (const std::runtime_error&) {
+    failed(sentence(verb, " a tensor of shape ", text(tensor.sizes())), tensor.is_cuda());
+  }
 }
 
 // --- checks --------------------------------------------------------------------------------------
 
+// Also a dtype that the stable ABI has no name for, as those of fewer bits than a byte, and that of
+// None: its own function fails there.
+inline ScalarType dtype_of(const Tensor& tensor) {
+  int32_t code = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &code));
+  return static_cast<ScalarType>(code);
+}
+
 inline DType checked_dtype(const char* op, const char* name, const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
+  switch (dtype_of(tensor)) {
     case ScalarType::Float:
       return DType::float32;
     case ScalarType::Double:
@@ -75,7 +97,7 @@ inline DType checked_dtype(const char* op, const char* name, const Tensor& tenso
       return DType::bfloat16;
     default:
       ZF_CHECK_TYPE(false, op, ": ", name, " must be float32, float64, float16 or bfloat16, got ",
-                    tensor.scalar_type());
+                    dtype_of(tensor));
   }
   __builtin_unreachable();
 }
@@ -138,23 +160,19 @@ inline bool is_channels_last(const Tensor& tensor) {
 // `tensor` itself where it lies so, else a copy.
 inline Tensor dense(const Tensor& tensor, bool channels_last = false) {
   if (channels_last ? is_dense_channels_last(tensor) : tensor.is_contiguous()) return tensor;
-  try {
-    return torch::stable::contiguous(tensor, channels_last
-                                                 ? torch::headeronly::MemoryFormat::ChannelsLast
-                                                 : torch::headeronly::MemoryFormat::Contiguous);
-  } catch (const std::runtime_error&) {
-    failed(sentence("copying a tensor of shape ", text(tensor.sizes())));
-  }
+  return made_of("copying", tensor, [&](const Tensor& all) {
+    return torch::stable::contiguous(all, channels_last
+                                              ? torch::headeronly::MemoryFormat::ChannelsLast
+                                              : torch::headeronly::MemoryFormat::Contiguous);
+  });
 }
 
 // The same in `dtype`.
 inline Tensor dense_as(ScalarType dtype, const Tensor& tensor, bool channels_last) {
-  if (tensor.scalar_type() == dtype) return dense(tensor, channels_last);
-  try {
-    return dense(torch::stable::to(tensor, dtype), channels_last);
-  } catch (const std::runtime_error&) {
-    failed(sentence("converting a tensor of shape ", text(tensor.sizes())));
-  }
+  if (dtype_of(tensor) == dtype) return dense(tensor, channels_last);
+  return dense(made_of("converting", tensor,
+                       [&](const Tensor& all) { return torch::stable::to(all, dtype); }),
+               channels_last);
 }
 
 // Memory on `like`'s device.
@@ -169,9 +187,9 @@ Tensor empty(const Tensor& like, const std::array<int64_t, rank>& shape, ScalarT
   const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   if (aoti_torch_empty_strided(rank, shape.data(), strides.data(), code, type, device.index(),
                                &handle) != TORCH_SUCCESS) {
-    // "out of memory": zfcuda/ops/library.py looks for these words.
-    failed(sentence(device.is_cuda() ? "CUDA out of memory: " : "", "allocating a tensor of shape ",
-                    text(Ints(shape.data(), rank)), " on ", text(device)));
+    failed(sentence("allocating a tensor of shape ", text(Ints(shape.data(), rank)), " on ",
+                    text(device)),
+           device.is_cuda());
   }
   return Tensor(handle);
 }
@@ -179,7 +197,7 @@ Tensor empty(const Tensor& like, const std::array<int64_t, rank>& shape, ScalarT
 // [N,copies,C,H,W] of [N,C,H,W], each image in its layout.
 inline Tensor empty_copies(const Tensor& x, int64_t copies, bool channels_last) {
   const std::array<int64_t, 5> shape{x.size(0), copies, x.size(1), x.size(2), x.size(3)};
-  return empty(x, shape, x.scalar_type(), channels_last);
+  return empty(x, shape, dtype_of(x), channels_last);
 }
 
 // --- running and registering ---------------------------------------------------------------------

@@ -19,8 +19,8 @@ inline void check_overflow(const char* op, const Tensor& x, int64_t copies) {
 }
 
 inline void check_fill_dtype(const char* op, const Tensor& fill, const Tensor& x) {
-  ZF_CHECK_TYPE(fill.scalar_type() == x.scalar_type(), op, ": fill must have x's dtype ",
-                x.scalar_type(), ", got ", fill.scalar_type());
+  ZF_CHECK_TYPE(dtype_of(fill) == dtype_of(x), op, ": fill must have x's dtype ", dtype_of(x),
+                ", got ", dtype_of(fill));
 }
 
 }  // namespace zfcuda

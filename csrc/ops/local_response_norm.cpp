@@ -21,9 +21,8 @@ Tensor normalised(const Tensor& x, const std::optional<Tensor>& grad, int64_t si
   const int64_t widest = 2 * x.size(1) + size % 2;
   const bool channels_last = is_channels_last(x);
   const std::array<int64_t, 4> shape{x.size(0), x.size(1), x.size(2), x.size(3)};
-  const Tensor out = empty(x, shape, x.scalar_type(), channels_last),
-               input = dense(x, channels_last),
-               gradient = grad ? dense_as(x.scalar_type(), *grad, channels_last) : x;
+  const Tensor out = empty(x, shape, dtype_of(x), channels_last), input = dense(x, channels_last),
+               gradient = grad ? dense_as(dtype_of(x), *grad, channels_last) : x;
   const LrnParams params{
       .x = input.const_data_ptr(),
       .grad = grad ? gradient.const_data_ptr() : nullptr,

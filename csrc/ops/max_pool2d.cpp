@@ -19,7 +19,7 @@ std::tuple<Tensor, Tensor> max_pool2d(const Tensor& x, Ints kernel_size, Ints st
 
   const bool channels_last = is_channels_last(x);
   const std::array<int64_t, 4> shape{x.size(0), x.size(1), out[0], out[1]};
-  const Tensor y = empty(x, shape, x.scalar_type(), channels_last),
+  const Tensor y = empty(x, shape, dtype_of(x), channels_last),
                switches = empty(x, shape, switch_dtype(w), channels_last),
                input = dense(x, channels_last);
   const MaxPoolParams params{

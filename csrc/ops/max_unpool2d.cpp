@@ -14,8 +14,9 @@ Tensor max_unpool2d(const Tensor& y, const Tensor& switches, Ints kernel_size, I
   params.overwrite = overwrite;
   params.check = true;  // the CPU kernel always does
   if (check && on_gpu(y)) {
-    const Tensor on_host =
-        torch::stable::to(operands[1], torch::stable::Device(torch::headeronly::DeviceType::CPU));
+    const Tensor on_host = made_of("checking", operands[1], [](const Tensor& all) {
+      return torch::stable::to(all, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+    });
     check_switches(params.shape, on_host.const_data_ptr());
   }
   if (out.numel() > 0) ZF_RUN(max_unpool2d, out, params);
@@ -44,9 +45,9 @@ Tensor max_unpool2d_backward(const Tensor& grad, const Tensor& switches,
   }
 
   const bool channels_last = is_channels_last(switches);
-  const Tensor grad_y = empty(grad, shape, grad.scalar_type(), channels_last),
+  const Tensor grad_y = empty(grad, shape, dtype_of(grad), channels_last),
                input = dense(grad, channels_last), taps = dense(switches, channels_last),
-               gate = out ? dense_as(grad.scalar_type(), *out, channels_last) : grad;
+               gate = out ? dense_as(dtype_of(grad), *out, channels_last) : grad;
   const MaxUnpoolBackwardParams params{
       .shape = pool_shape(grad, in, pooled, window, dtype, channels_last),
       .grad = input.const_data_ptr(),

@@ -10,8 +10,8 @@ Tensor occlude(const Tensor& x, const Tensor& boxes, const Tensor& fill) {
   check_axes(op, x);
   ZF_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, op,
            ": boxes must be [P,4] of (y0, x0, y1, x1), got shape ", text(boxes.sizes()));
-  ZF_CHECK_TYPE(boxes.scalar_type() == ScalarType::Long, op, ": boxes must be int64, got ",
-                boxes.scalar_type());
+  ZF_CHECK_TYPE(dtype_of(boxes) == ScalarType::Long, op, ": boxes must be int64, got ",
+                dtype_of(boxes));
   check_fill_dtype(op, fill, x);
   check_device(op, "boxes", boxes, x);
   check_device(op, "fill", fill, x);

@@ -30,9 +30,9 @@ ScalarType switch_dtype(const PoolWindow& window) {
 }
 
 void check_switch_dtype(const char* op, const Tensor& switches, const PoolWindow& window) {
-  ZF_CHECK_TYPE(switches.scalar_type() == switch_dtype(window), op, ": switches of a ",
-                window.kernel_h, "x", window.kernel_w, " window are ", switch_dtype(window),
-                ", got ", switches.scalar_type());
+  ZF_CHECK_TYPE(dtype_of(switches) == switch_dtype(window), op, ": switches of a ", window.kernel_h,
+                "x", window.kernel_w, " window are ", switch_dtype(window), ", got ",
+                dtype_of(switches));
 }
 
 void check_switches_of(const char* op, const Tensor& switches, const PoolWindow& window,
@@ -98,9 +98,9 @@ Unpooling unpooling(const char* op, const Tensor& y, const Tensor& switches,
 
   const std::array<int64_t, 4> shape{y.size(0), y.size(1), size[0], size[1]};
   Unpooling call{.params = {},
-                 .out = empty(y, shape, y.scalar_type(), channels_last),
+                 .out = empty(y, shape, dtype_of(y), channels_last),
                  .operands = {dense(y, channels_last), dense(switches, channels_last),
-                              gate ? dense_as(y.scalar_type(), *gate, channels_last) : y}};
+                              gate ? dense_as(dtype_of(y), *gate, channels_last) : y}};
   call.params = {
       .shape = pool_shape(y, size, y.sizes().slice(2), window, dtype, channels_last),
       .y = call.operands[0].const_data_ptr(),

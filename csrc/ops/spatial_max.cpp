@@ -14,13 +14,12 @@ std::tuple<Tensor, Tensor> spatial_max(const Tensor& x) {
 
   const bool channels_last = is_channels_last(x);
   const std::array<int64_t, 2> shape{x.size(0), x.size(1)};
-  const Tensor values = empty(x, shape, x.scalar_type()),
-               places = empty(x, shape, ScalarType::Long);
+  const Tensor values = empty(x, shape, dtype_of(x)), places = empty(x, shape, ScalarType::Long);
   const int64_t pieces = on_gpu(x) ? pieces_of(planes, spatial, channels_last) : 1;
   Tensor piece_values = values, piece_places = places;
   if (pieces > 1) {
     const std::array<int64_t, 2> table{planes, pieces};
-    piece_values = empty(x, table, x.scalar_type());
+    piece_values = empty(x, table, dtype_of(x));
     piece_places = empty(x, table, ScalarType::Long);
   }
   const Tensor input = dense(x, channels_last);

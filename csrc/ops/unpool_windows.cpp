@@ -18,7 +18,7 @@ void unpool_windows(const Tensor& switches, const std::vector<Tensor>& patches,
   const UnpoolWindowsParams params{
       .map = laid.params,
       .window = window,
-      .wide_switches = switches.scalar_type() == ScalarType::Int,
+      .wide_switches = dtype_of(switches) == ScalarType::Int,
       .relu = relu,
       .overwrite = overwrite,
   };

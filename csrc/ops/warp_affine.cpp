@@ -6,8 +6,8 @@ namespace {
 void check_matrices(const char* op, const Tensor& matrices, const Tensor& x) {
   ZF_CHECK(matrices.dim() == 3 && matrices.size(1) == 2 && matrices.size(2) == 3, op,
            ": matrices must be [M,2,3], got shape ", text(matrices.sizes()));
-  ZF_CHECK_TYPE(matrices.scalar_type() == ScalarType::Double, op,
-                ": matrices must be float64, got ", matrices.scalar_type());
+  ZF_CHECK_TYPE(dtype_of(matrices) == ScalarType::Double, op, ": matrices must be float64, got ",
+                dtype_of(matrices));
   check_device(op, "matrices", matrices, x);
 }
 
@@ -51,8 +51,11 @@ Tensor warp_affine_backward(const Tensor& grad, const Tensor& matrices, bool cha
            " matrices for a grad of shape ", text(grad.sizes()));
 
   const std::array<int64_t, 4> shape{grad.size(0), grad.size(2), grad.size(3), grad.size(4)};
-  const Tensor out = empty(grad, shape, grad.scalar_type(), channels_last),
-               input = dense(torch::stable::flatten(grad, 0, 1), channels_last),
+  const Tensor out = empty(grad, shape, dtype_of(grad), channels_last),
+               input = dense(
+                   made_of("copying", grad,
+                           [](const Tensor& all) { return torch::stable::flatten(all, 0, 1); }),
+                   channels_last),
                maps = dense(matrices);
   const WarpParams params{
       .x = input.const_data_ptr(),

@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zfcuda import ops
 from zfcuda.ops.library import _translated
@@ -45,6 +46,7 @@ REFUSED = {
         ({"overlap": "mean"}, ValueError, "'sum' or 'overwrite', got 'mean'"),
         ({"switches": torch.zeros(1, 1, 4, 4)}, TypeError, "got Float"),
         ({"switches": NONE.long()}, TypeError, "got Long"),
+        ({"switches": None}, TypeError, "switches of a 3x3 window are Byte, got"),
         ({"switches": torch.zeros(1, 1, 4, 5, dtype=torch.uint8)}, ValueError, "must have shape"),
         ({"output_size": (20, 9)}, ValueError, "does not come from an input of size"),
         ({"output_size": (0, 9)}, ValueError, "two positive ints"),
@@ -54,6 +56,7 @@ REFUSED = {
         ({"size": 0}, ValueError, "size must be at least 1, got 0"),
         ({"x": torch.zeros(2, 2)}, ValueError, r"\[N,C,H,W\], got shape \[2, 2\]"),
         ({"x": torch.zeros(1, 1, 2, 2, dtype=torch.int64)}, TypeError, "got Long"),
+        ({"x": torch.empty(1, 1, 2, 2, dtype=torch.uint4)}, TypeError, "got UInt4"),
     ],
     ops.occlude: [
         ({"boxes": torch.zeros(2, 3).long()}, ValueError, r"\[P,4\].*got shape \[2, 3\]"),
@@ -118,6 +121,23 @@ def test_memory_that_is_not_there():
     x = torch.zeros(1).expand(2**20, 3, 2**10, 2**10)
     with pytest.raises(RuntimeError, match=r"\[1048576, 3, 1024, 1024\] on cpu failed"):
         ops.local_response_norm(x, 5)
+
+
+def test_memory_that_is_not_there_for_a_gradient():
+    grad = torch.zeros(2, 1, 1, 1, 1).expand(2, 2**40, 1, 1, 1)
+    matrices = torch.zeros(1, 2, 3, dtype=torch.float64).expand(2**40, 2, 3)
+    with pytest.raises(RuntimeError, match=r"^zfcuda: copying a tensor of shape \[2, 1099511627776"):
+        torch.ops.zfcuda.warp_affine_backward(grad, matrices, False)
+
+
+def test_errors_of_others_stay_theirs():
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            raise IndexError("list index out of range")
+
+    x = torch.zeros(1, 3, 4, 4)
+    with Mode(), pytest.raises(IndexError):
+        ops.spatial_max(x)
 
 
 def test_memory_that_a_gpu_has_not():

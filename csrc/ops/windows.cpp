@@ -17,6 +17,18 @@ bool overlap(const Tensor& a, const Tensor& b) {
   return a_begin < b_end && b_begin < a_end;
 }
 
+// Has autograd notice that `out` is no longer what may have been saved: an in-place op of torch's
+// that leaves it as it is.
+void note_change(const Tensor& out) {
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(out),
+                                    torch::stable::detail::from(int64_t{0}),
+                                    torch::stable::detail::from(int64_t{0})};
+  if (torch_call_dispatcher("aten::transpose_", "", stack.data(), TORCH_ABI_VERSION) != 0) {
+    failed("writing to out, perhaps an inference tensor,");
+  }
+  torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 }  // namespace
 
 Windows windows_of(const char* op, const std::vector<Tensor>& patches, const Tensor& windows,
@@ -26,8 +38,8 @@ Windows windows_of(const char* op, const std::vector<Tensor>& patches, const Ten
   ZF_CHECK(out.is_contiguous(), op, ": out must be contiguous, got strides ", text(out.strides()));
   ZF_CHECK(windows.dim() == 2 && windows.size(1) == WindowRow::columns, op,
            ": windows must be [Q,13], got shape ", text(windows.sizes()));
-  ZF_CHECK_TYPE(windows.scalar_type() == ScalarType::Long, op, ": windows must be int64, got ",
-                windows.scalar_type());
+  ZF_CHECK_TYPE(dtype_of(windows) == ScalarType::Long, op, ": windows must be int64, got ",
+                dtype_of(windows));
   check_device(op, "windows", windows, out);
   ZF_CHECK(largest >= 0, op, ": largest must not be negative, got ", largest);
   ZF_CHECK(static_cast<int64_t>(patches.size()) <= most_patch_buffers, op, ": at most ",
@@ -51,6 +63,7 @@ Windows windows_of(const char* op, const std::vector<Tensor>& patches, const Ten
   p.out_pixels = out.size(0);
   p.out_channels = out.size(1);
   p.dtype = dtype;
+  note_change(out);
   return found;
 }
 
@@ -63,7 +76,9 @@ void check_base(const char* op, const char* name, const Tensor& base) {
 void set_base(Windows& windows, const Tensor& base) {
   windows.kept.push_back(dense(base));
   WindowsParams& p = windows.params;
-  p.base = windows.kept.back().const_data_ptr();
+  // A base without elements may have no address, which would say that there is none; this one is
+  // not read.
+  p.base = base.numel() > 0 ? windows.kept.back().const_data_ptr() : p.windows;
   p.batch = base.size(0);
   p.height = base.size(1);
   p.width = base.size(2);
@@ -71,8 +86,8 @@ void set_base(Windows& windows, const Tensor& base) {
 
 void check_like(const char* op, const char* name, const Tensor& tensor, const Tensor& out) {
   check_device(op, name, tensor, out);
-  ZF_CHECK_TYPE(tensor.scalar_type() == out.scalar_type(), op, ": ", name,
-                " must have out's dtype ", out.scalar_type(), ", got ", tensor.scalar_type());
+  ZF_CHECK_TYPE(dtype_of(tensor) == dtype_of(out), op, ": ", name, " must have out's dtype ",
+                dtype_of(out), ", got ", dtype_of(tensor));
   ZF_CHECK(!tensor.is_contiguous() || !overlap(out, tensor), op,
            ": out must not share memory with ", name);
 }

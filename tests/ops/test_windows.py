@@ -429,6 +429,21 @@ def test_wrong_rows(place, name, change, sentence):
     assert torch.equal(out, expected)
 
 
+@every_op
+def test_a_map_without_images_has_no_windows(place, name):
+    """Its memory has no address, as that of a map that there is not."""
+    windows = torch.tensor([GOOD], device=place.device)
+    patch = torch.ones(15, 4, device=place.device)
+    out = torch.full((22, 4), 9.0, device=place.device)
+    call, data = place.op(name), data_of(name, (5, 6), 4, place.device)[:0].contiguous()
+    if place.name == "cpu":
+        with pytest.raises(ValueError, match="row 0 of windows has in column 0 image"):
+            call(data, [patch], windows, out, 20, *REST[name])
+    else:
+        call(data, [patch], windows, out, 20, *REST[name])
+    assert out.eq(9).all()
+
+
 def test_the_row_that_the_wrong_ones_are_made_of_is_right(place):
     windows = torch.tensor([GOOD], device=place.device)
     patch = torch.ones(15, 4, device=place.device)
@@ -456,6 +471,7 @@ LIMITS = [
     ({"out": torch.zeros(6, 8, 1)}, ValueError, r"out must be \[pixels,C\], got shape \[6, 8, 1\]"),
     ({"out": torch.zeros(8, 6).t()}, ValueError, r"contiguous, got strides \[1, 6\]"),
     ({"out": torch.zeros(6, 8, dtype=torch.int32)}, TypeError, "got Int"),
+    ({"out": None}, TypeError, "out must be float32, float64, float16 or bfloat16, got"),
     ({"windows": torch.zeros(2, 12, dtype=torch.int64)}, ValueError, r"\[Q,13\], got .*\[2, 12\]"),
     ({"windows": torch.zeros(2, 13)}, TypeError, "windows must be int64, got Float"),
     ({"largest": -1}, ValueError, "largest must not be negative, got -1"),
@@ -519,10 +535,16 @@ def test_derivative_says_so(what):
             ops.gather_windows(**good)
 
 
-def test_autograd_notices_that_out_changed():
+@pytest.mark.parametrize("way", ["function", "op", "compiled"])
+def test_autograd_notices_that_out_changed(way):
     weight, good = torch.ones(8, requires_grad=True), arguments()
     y = (weight * good["out"]).sum()
-    ops.gather_windows(**good)
+    if way == "op":
+        torch.ops.zfcuda.gather_windows(*good.values(), 0, 0.0, False)
+    elif way == "compiled":
+        torch.compile(lambda: ops.gather_windows(**good), backend="eager")()
+    else:
+        ops.gather_windows(**good)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.backward()
 

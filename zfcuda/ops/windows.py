@@ -60,17 +60,6 @@ def _refuse_derivative(op: str, *tensors: Tensor | None) -> None:
         )
 
 
-def _changes(out: Tensor) -> None:
-    """Have autograd notice that ``out`` is no longer what may have been saved."""
-    if torch.compiler.is_compiling():  # whose tracing knows from the schema
-        return
-    if out.is_inference() and not torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "out is an inference tensor, which can be written to under torch.inference_mode() only"
-        )
-    torch.autograd.graph.increment_version(out)
-
-
 def gather_windows(
     base: Tensor | None,
     patches: Sequence[Tensor],
@@ -101,7 +90,6 @@ def gather_windows(
         TypeError: dtypes that differ, windows that are not int64.
     """
     _refuse_derivative("gather_windows", base, out, *patches)
-    _changes(out)
     kernels.gather_windows(base, patches, windows, out, largest, channel, outside, add)
 
 
@@ -137,7 +125,6 @@ def pool_windows(
     """
     _refuse_derivative("pool_windows", base, out, *patches)
     window = window_of(kernel_size, stride, padding, dilation)
-    _changes(out)
     kernels.pool_windows(base, patches, windows, out, largest, *window, relu)
 
 
@@ -176,7 +163,6 @@ def unpool_windows(
     """
     _refuse_derivative("unpool_windows", out, *patches)
     window = window_of(kernel_size, stride, padding, dilation)
-    _changes(out)
     kernels.unpool_windows(switches, patches, windows, out, largest, *window, relu, overwrite)
 
 

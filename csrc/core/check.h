@@ -5,8 +5,9 @@
 #include <string>
 
 // Errors of what a caller gave. torch's Python side knows exceptions by their standard class: an
-// invalid_argument is a ValueError there; an out_of_range an IndexError, of which
-// zfcuda/ops/library.py makes the TypeError that it stands for here.
+// invalid_argument is a ValueError there, or from torch 2.15 on a RuntimeError; an out_of_range an
+// IndexError. zfcuda/ops/library.py makes ValueErrors and TypeErrors of them, by the op's name that
+// their text begins with.
 
 namespace zfcuda {
 

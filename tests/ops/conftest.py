@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zfcuda import _build_facts, ops  # noqa: F401  (ops: the rules of autograd)
+from zfcuda.ops.library import _translated
 
 CUDA = torch.cuda.is_available() and _build_facts.WITH_CUDA
 
@@ -22,7 +23,8 @@ class Place:
     device: str
 
     def op(self, name: str) -> Callable[..., Tensor]:
-        return getattr(getattr(torch.ops, self.namespace), name)
+        """With the exceptions that the functions of zfcuda.ops raise, under every torch."""
+        return _translated(getattr(getattr(torch.ops, self.namespace), name).default)
 
 
 PLACES = [

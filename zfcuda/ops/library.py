@@ -49,20 +49,21 @@ load_library()
 
 
 def _translated(call: Callable[..., Any]) -> Callable[..., Any]:
-    """``call``, with the exceptions that torch's stable ABI cannot raise from C++: it lets through
-    standard ones only, of which an out_of_range comes as an IndexError."""
+    """``call``, with the exceptions that torch's stable ABI cannot raise from C++. It lets through
+    standard ones only: what an op says of its arguments, which its name begins, is an IndexError
+    for a TypeError, and for a ValueError one or, since torch 2.15, a RuntimeError."""
 
     def translating(*args: Any, **kwargs: Any) -> Any:
         try:
             return call(*args, **kwargs)
-        except IndexError as error:
-            if str(error).partition(":")[0] not in vars(kernels):  # not of the op's own words
-                raise
-            raise TypeError(str(error)) from None
-        except RuntimeError as error:
-            if "CUDA out of memory" not in str(error) or isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise torch.OutOfMemoryError(str(error)) from None
+        except (IndexError, RuntimeError) as error:
+            words = str(error)
+            if words.partition(":")[0] in vars(kernels):
+                kind = TypeError if isinstance(error, IndexError) else ValueError
+                raise kind(words) from None
+            if type(error) is RuntimeError and "CUDA out of memory" in words:
+                raise torch.OutOfMemoryError(words) from None
+            raise
 
     return translating
 

@@ -23,7 +23,7 @@ from toolchain import FLAGS, ROOT, Toolchain, is_sanitized, sources
 
 OPS, MODULE = "zfcuda._ops", "zfcuda._C"
 # What a file takes of one core, about: only for the sentence before compiling.
-SECONDS = {".cpp": 5, ".cu": 20}  # .cu: for one architecture
+SECONDS = {".cpp": 5, ".cu": 7}  # .cu: for one architecture
 
 
 def extensions() -> list[Extension]:

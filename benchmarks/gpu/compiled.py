@@ -155,7 +155,7 @@ class Kernel:
             for kind, which in (("LDG", self.body.load), ("STG", self.body.store)):
                 if (bits := self.promised(which)) > _widest(self.accesses, kind):
                     found.append(f"has no {bits}-bit {'load' if kind == 'LDG' else 'store'}")
-        return [f"{self.name} on sm_{self.arch.replace('.', '')} {what}" for what in found]
+        return [f"{self.name} on {_chip(self.arch)} {what}" for what in found]
 
 
 def _widest(accesses: dict[str, int], kind: str) -> int:
@@ -176,15 +176,17 @@ def body_name(demangled: str) -> str | None:
     return f"{name}<{', '.join(TYPES.get(each, each) for each in arguments.split(', '))}>"
 
 
-def resources(report: str) -> dict[str, dict[str, int]]:
-    """Of every mangled name in ptxas' report: registers, stack, spills, shared.
+def resources(report: str, arch: str) -> dict[str, dict[str, int]]:
+    """Of every mangled name in ptxas' report for a chip: registers, stack, spills, shared.
 
     Raises:
         ValueError: a kernel without its numbers (another ptxas, another wording).
     """
     found: dict[str, dict[str, int]] = {}
     for part in report.split("Compiling entry function '")[1:]:
-        name = part.partition("'")[0]
+        name, chip = re.match(r"(\w+)' for '(\w+)'", part).groups()
+        if chip != _chip(arch):
+            continue
         numbers = {
             what: re.search(pattern, part)
             for what, pattern in {
@@ -245,36 +247,37 @@ def compile_all(architectures: Sequence[str], only: str = "") -> list[Kernel]:
     if nvcc is None:
         raise RuntimeError("there is no nvcc (CUDA_HOME, PATH and /usr/local/cuda were searched)")
     files = [file for file in toolchain.sources("kernels") if only in file.name]
+    gate = cuda_gate.Gate("", nvcc, tuple(architectures))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(job_count()) as pool:
-        jobs = []
-        gate = cuda_gate.Gate("", nvcc, tuple(architectures))
-        for arch in architectures:
-            tools = Toolchain(gate, Path(folder) / arch)
-            tools.folder.mkdir()
-            jobs += [pool.submit(_compile, file, arch, tools) for file in files]
+        tools = Toolchain(gate, Path(folder))
+        jobs = [pool.submit(_compile, file, tools) for file in files]
         return [kernel for job in jobs for kernel in job.result()]
 
 
-def _compile(source: Path, arch: str, tools: Toolchain) -> list[Kernel]:
-    # What the build runs, but for the other architectures and its end.
-    code = f"code=sm_{arch.replace('.', '')}"
-    command = [
-        each
-        for each in tools.compile(source).command
-        if not each.startswith("-gencode") or each.endswith(code)
-    ]
-    cubin = tools.folder / f"{source.stem}.cubin"
-    command[command.index("-MD") :] = ["-Xptxas", "-v", "-cubin", str(source), "-o", str(cubin)]
-    numbers = resources(_call(command).stderr)
-    disassembler = find_nvdisasm(tools.gate.nvcc)
-    widths = accesses(_call([disassembler, "-c", str(cubin)]).stdout) if disassembler else None
-    names = _call(["c++filt", *numbers]).stdout.splitlines()
+def _compile(source: Path, tools: Toolchain) -> list[Kernel]:
+    command = list(tools.compile(source).command)  # what the build runs, but for its end
+    kept = tools.folder / source.stem
+    kept.mkdir()
+    command[command.index("-MD") :] = ["-Xptxas", "-v", "--keep", "--keep-dir", str(kept)]
+    report = _call([*command, "-c", str(source), "-o", str(kept / "object")]).stderr
+    seen: dict[str, dict[str, dict[str, int]]] = {}
+    if disassembler := find_nvdisasm(tools.gate.nvcc):
+        for cubin in kept.glob("*.cubin"):
+            text = _call([disassembler, "-c", str(cubin)]).stdout
+            seen[re.search(r"\.target\s+(sm_\d+)", text)[1]] = accesses(text)
     found = []
-    for mangled, demangled in zip(numbers, names, strict=True):
-        if name := body_name(demangled):
-            seen = widths[mangled] if widths is not None else None
-            found.append(Kernel(name, arch, **numbers[mangled], accesses=seen))
+    for arch in tools.gate.archs:
+        numbers = resources(report, arch)
+        widths = seen.get(_chip(arch), {})
+        names = _call(["c++filt", *numbers]).stdout.splitlines()
+        for mangled, demangled in zip(numbers, names, strict=True):
+            if name := body_name(demangled):
+                found.append(Kernel(name, arch, **numbers[mangled], accesses=widths.get(mangled)))
     return found
+
+
+def _chip(arch: str) -> str:
+    return f"sm_{arch.replace('.', '')}"
 
 
 def find_nvdisasm(nvcc: cuda_gate.Nvcc | None) -> str | None:
@@ -336,7 +339,7 @@ def markdown(kernels: Sequence[Kernel], version: str) -> str:
     for kernel in sorted(kernels, key=_order):
         rows.setdefault(kernel.name, []).append(kernel)
     broken = faults(kernels)
-    chips = ", ".join(f"sm_{arch.replace('.', '')}" for arch in archs)
+    chips = ", ".join(map(_chip, archs))
     lines = [
         "# What the compiler makes of the kernels",
         "",

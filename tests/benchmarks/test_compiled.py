@@ -48,8 +48,9 @@ POOL = Kernel("MaxPoolRow<float32, 3, 2, 2, 4>", "9.0", 32, 0, 0, 0, {"LDG.128":
 
 def test_reads_ptxas_report():
     with pytest.raises(ValueError, match="no registers of _Z1aiE"):
-        compiled.resources(REPORT.replace("Used 32 registers", "Uses 32 registers"))
-    assert compiled.resources(REPORT) == {
+        compiled.resources(REPORT.replace("Used 32 registers", "Uses 32 registers"), "9.0")
+    assert compiled.resources(REPORT, "8.0") == {}
+    assert compiled.resources(REPORT, "9.0") == {
         "_Z1aiE": {"registers": 32, "stack": 8, "spills": 16, "shared": 0},
         "_Z1biE": {"registers": 40, "stack": 0, "spills": 0, "shared": 2048},
     }

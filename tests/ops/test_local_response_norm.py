@@ -75,7 +75,8 @@ def test_backward(place, constants, dtype):
 def agree(ours, theirs):
     """Equal up to rounding, where NaN and infinite likewise."""
     tiny = torch.finfo(ours.dtype).tiny
-    tolerance = {torch.float32: 1e-4, torch.float64: 1e-11}[ours.dtype]
+    # k + alpha * squares nearly cancels for a negative alpha; nvcc rounds it once, torch twice.
+    tolerance = {torch.float32: 3e-4, torch.float64: 1e-11}[ours.dtype]
     torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=tolerance, atol=4 * tiny)
 
 

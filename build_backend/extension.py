@@ -108,7 +108,7 @@ def build(folder: Path, gate: cuda_gate.Gate) -> dict[str, Path]:
     tools = Toolchain(gate, folder)
     kernels = [tools.compile(file) for file in sources("kernels") if gate.with_cuda]
     ops = kernels + [tools.compile(file) for file in sources("ops")]  # the slowest first
-    module = [tools.compile(file, "-DTORCH_EXTENSION_NAME=_C") for file in sources("module")]
+    module = [tools.compile(file, *FLAGS["module"]) for file in sources("module")]
     module_name = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     links = {
         OPS: tools.link(_outputs(ops), folder / "_ops.so", *tools.cudart),

@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "build_backend"))
 import extension
 from steps import write
-from toolchain import Toolchain, sources
+from toolchain import FLAGS, Toolchain, sources
 
 folder = Path(sys.argv[1])
 gate = extension.decide()
@@ -17,6 +17,7 @@ kernels = sources("kernels") if gate.with_cuda else []
 variables = {
     "OPS": [*kernels, *sources("ops")],
     "MODULE": sources("module"),
+    "MODULE_FLAGS": FLAGS["module"],
     "CXX_FLAGS": tools.cxx_flags,
     "NVCC_FLAGS": tools.nvcc_flags,
     "SYSTEM_INCLUDES": tools.system_includes,

@@ -3,6 +3,7 @@
 #   ZFCUDA_OPS, ZFCUDA_MODULE                                 sources; after adding a file run cmake again
 #   ZFCUDA_CXX_FLAGS, ZFCUDA_NVCC_FLAGS, ZFCUDA_LINK_FLAGS    all but the files,
 #   ZFCUDA_SYSTEM_INCLUDES                                    and others' headers
+#   ZFCUDA_MODULE_FLAGS                                       more of them, for the module
 #   ZFCUDA_MODULE_SUFFIX                                      of this Python's extension modules
 #   ZFCUDA_WITH_CUDA, ZFCUDA_NVCC, ZFCUDA_CUDART
 execute_process(

@@ -1,7 +1,11 @@
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <stdexcept>
+
 #include "cpu/level.h"
-#include "stable.h"
+#include "stream.h"
+#include "zfcuda_build_facts.h"
 
 // What Python asks of a build. The ops are in a library of their own, which knows nothing of
 // Python.
@@ -21,6 +25,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       "What this build was made with.");
   m.def(
       "stream_handle",
-      [](int device) { return reinterpret_cast<uintptr_t>(zfcuda::current_stream(device)); },
+      [](int device) {
+        void* stream = nullptr;
+        if (!zfcuda::ask_for_stream(device, &stream)) {
+          throw std::runtime_error("zfcuda: asking for the current CUDA stream failed");
+        }
+        return reinterpret_cast<uintptr_t>(stream);
+      },
       "The cudaStream_t that an op on this GPU would be launched on now, as a number.");
 }

@@ -16,6 +16,7 @@
 
 #include "core/check.h"
 #include "core/kernels.h"
+#include "stream.h"
 #include "zfcuda_build_facts.h"
 
 // What an op needs of torch beyond its stable ABI: layouts, memory, checks with their sentences,
@@ -28,9 +29,6 @@
 
 // What torch said when it last failed in this thread; not there before torch 2.13.
 extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
-// The current cudaStream_t of a GPU; there in a torch that was built with CUDA.
-extern "C" __attribute__((weak)) AOTITorchError
-aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 
 namespace zfcuda {
 
@@ -115,7 +113,7 @@ inline void check_device(const char* op, const char* name, const Tensor& tensor,
 }
 
 inline void check_shape(const char* op, const char* name, const Tensor& tensor, Ints shape) {
-  ZF_CHECK(tensor.sizes() == shape, op, ": ", name, " must have shape ", text(shape), ", got ",
+  ZF_CHECK(tensor.sizes().equals(shape), op, ": ", name, " must have shape ", text(shape), ", got ",
            text(tensor.sizes()));
 }
 
@@ -236,10 +234,7 @@ inline bool on_gpu(const Tensor& tensor) {
 
 inline cuda::Stream current_stream(int32_t device) {
   void* stream = nullptr;
-  if (aoti_torch_get_current_cuda_stream == nullptr ||
-      aoti_torch_get_current_cuda_stream(device, &stream) != TORCH_SUCCESS) {
-    failed("asking for the current CUDA stream");
-  }
+  if (!ask_for_stream(device, &stream)) failed("asking for the current CUDA stream");
   return stream;
 }
 

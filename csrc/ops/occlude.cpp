@@ -16,9 +16,9 @@ Tensor occlude(const Tensor& x, const Tensor& boxes, const Tensor& fill) {
   check_device(op, "boxes", boxes, x);
   check_device(op, "fill", fill, x);
   const Ints image = x.sizes().slice(1), channels = image.slice(0, 1);
-  const bool fill_is_image = fill.sizes() == image;
-  ZF_CHECK(fill_is_image || fill.sizes() == channels, op, ": fill must have shape ", text(channels),
-           " or ", text(image), ", got ", text(fill.sizes()));
+  const bool fill_is_image = fill.sizes().equals(image);
+  ZF_CHECK(fill_is_image || fill.sizes().equals(channels), op, ": fill must have shape ",
+           text(channels), " or ", text(image), ", got ", text(fill.sizes()));
   check_overflow(op, x, boxes.size(0));
 
   const bool channels_last = is_channels_last(x);

@@ -34,3 +34,12 @@ def test_of_torch_only_the_stable_c_functions_are_undefined():
 def test_the_library_needs_no_python():
     asked = undefined(Path(zfcuda.__path__[0]) / "_ops.so")
     assert [name for name in asked if re.match(r"_?Py[A-Z_]", name)] == []
+
+
+def test_what_torch_has_for_gpus_is_found_through_libtorch():
+    """libtorch_cuda is not named, for a torch without it: libtorch brings it where it is."""
+    library = Path(zfcuda.__path__[0]) / "_ops.so"
+    command = ["readelf", "--dynamic", "--wide", library]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", done.stdout)
+    assert "libtorch.so" in needed and "libtorch_cuda.so" not in needed

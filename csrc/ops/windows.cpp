@@ -17,16 +17,12 @@ bool overlap(const Tensor& a, const Tensor& b) {
   return a_begin < b_end && b_begin < a_end;
 }
 
-// Has autograd notice that `out` is no longer what may have been saved: an in-place op of torch's
-// that leaves it as it is.
+// Has autograd notice that `out` is no longer what may have been saved: copied onto itself, a
+// tensor stays as it is.
 void note_change(const Tensor& out) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(out),
-                                    torch::stable::detail::from(int64_t{0}),
-                                    torch::stable::detail::from(int64_t{0})};
-  if (torch_call_dispatcher("aten::transpose_", "", stack.data(), TORCH_ABI_VERSION) != 0) {
+  if (aoti_torch_copy_(out.get(), out.get(), 0) != TORCH_SUCCESS) {
     failed("writing to out, perhaps an inference tensor,");
   }
-  torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 }  // namespace

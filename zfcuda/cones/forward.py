@@ -16,6 +16,7 @@ from zfcuda.cones.operators.behaviours import Step, alone, each_pixel, patched
 from zfcuda.cones.operators.each_pixel import finish
 from zfcuda.cones.operators.patches import Patches, as_pixels, as_row, full, room_at
 from zfcuda.cones.operators.rectangles import Boxes, areas
+from zfcuda.ops.windows import on_device
 
 
 def advance(step: Step, sources: Sequence[Patches], bases: Sequence[Any], boxes: Boxes) -> Patches:
@@ -59,11 +60,11 @@ def map_sums(source: Patches, base: Tensor, channels: Tensor) -> Tensor:
     Args:
         channels: int64 [n], which map of each image of ``base`` [n,H,W,C].
     """
-    image = torch.from_numpy(source.rows[:, 0]).to(base.device)
+    image = on_device(source.rows[:, 0], base.device)
     own = base[torch.arange(len(base), device=base.device), :, :, channels]
     before = F.pad(own.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
     total = before[:, -1, -1]
-    y0, x0, y1, x1 = torch.from_numpy(source.boxes.T.copy()).to(base.device)
+    y0, x0, y1, x1 = on_device(source.boxes.T.copy(), base.device)
     replaced = before[image, y1, x1] - before[image, y0, x1] - before[image, y1, x0]
     replaced += before[image, y0, x0]
     sums = total[image] - replaced + _patch_sums(source, channels[image])
@@ -78,7 +79,7 @@ def _sum_up(sums: Tensor, source: Patches, base: Tensor, image: int, channel: in
     members = np.flatnonzero(source.rows[:, 0] == image)
     buffers = [buffer[:, channel : channel + 1] for buffer in source.buffers]
     whole = full(Patches(buffers, source.rows[members]), base[..., channel : channel + 1].clone())
-    sums[torch.from_numpy(members).to(sums.device)] = whole.double().sum((1, 2, 3))
+    sums[on_device(members, sums.device)] = whole.double().sum((1, 2, 3))
 
 
 def _patch_sums(source: Patches, channels: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def _patch_sums(source: Patches, channels: Tensor) -> Tensor:
         [source.rows], boxes, source.buffers[0].shape[1], source.buffers
     )
     ops.gather_windows(None, source.buffers, windows[0], out, largest)
-    sizes = torch.from_numpy(areas(boxes)).to(out.device)
+    sizes = on_device(areas(boxes), out.device)
     channel = channels.repeat_interleave(sizes, output_size=len(out))
     values = out.gather(1, channel[:, None])[:, 0].double()
     # Each position by itself, in order: a NaN must not reach the next one's, and atomic additions

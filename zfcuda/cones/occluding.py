@@ -20,7 +20,7 @@ from zfcuda.cones.forward import advance, map_sums, treats_pixels_alone
 from zfcuda.cones.operators.behaviours import Step, around
 from zfcuda.cones.operators.patches import Patches, full, occluders
 from zfcuda.cones.steps import Schedule, run
-from zfcuda.ops.windows import pixels
+from zfcuda.ops.windows import on_device, pixels
 
 _TAIL = 512  # positions whose vectors are worth collecting for one pass of the linear layers
 # On a CPU: bytes of patches, and of one batch of maps. More together is no faster, and malloc takes
@@ -131,7 +131,7 @@ def occlude_all(
         for key, values in some.items():
             if key not in answers:
                 answers[key] = values.new_empty(len(order), *values.shape[1:])
-            answers[key][torch.from_numpy(members).to(values.device)] = values
+            answers[key][on_device(members, values.device)] = values
 
     handed: list[dict[int, Tensor]] = []
     waiting: list[np.ndarray] = []
@@ -236,7 +236,7 @@ def _on_whole_maps(
     channels: Mapping[int, Tensor],
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """The other steps: the logits [p,K], and by node the sums [p] over its map."""
-    images = torch.from_numpy(members // len(schedule.boxes[0]))
+    images = members // len(schedule.boxes[0])
     wanted = _by_source(schedule, channels)
     values: dict[int, Any] = dict(handed)
     sums: dict[int, Tensor] = {}
@@ -249,7 +249,7 @@ def _on_whole_maps(
         else:
             values[step.value] = run(schedule, step, values)
         for node in wanted.get(step.value, ()):
-            own = channels[node][images.to(channels[node].device)]
+            own = channels[node][on_device(images, channels[node].device)]
             map_ = values[step.value][torch.arange(len(own), device=own.device), own]
             sums[node] = map_.double().reshape(len(members), -1).sum(1)
         for value in schedule.released.get(step.value, ()):

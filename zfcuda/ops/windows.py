@@ -37,6 +37,16 @@ def as_maps(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2)
 
 
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A host's array on a device. A GPU is not waited for; on the CPU the array's memory is
+    shared."""
+    if device.type != "cuda":
+        return torch.from_numpy(array).to(device)
+    # From pageable memory a copy waits for what the stream has before it. Of pinned memory torch
+    # knows which copies are under way, and lends it anew only after them.
+    return torch.from_numpy(np.ascontiguousarray(array)).pin_memory().to(device, non_blocking=True)
+
+
 def window_table(
     patches: np.ndarray, boxes: np.ndarray, begins: np.ndarray, device: torch.device
 ) -> Tensor:
@@ -48,7 +58,7 @@ def window_table(
         begins: int64 [Q], where in ``out`` they begin.
     """
     rows = np.concatenate([patches, boxes, begins[:, None]], 1)
-    return torch.from_numpy(rows).to(device, non_blocking=True)
+    return on_device(rows, device)
 
 
 def _refuse_derivative(op: str, *tensors: Tensor | None) -> None:

@@ -35,7 +35,7 @@ from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWind
 from zfcuda.cones.operators.signals import Points, Signal, Windows
 from zfcuda.graph.nodes import Node
 from zfcuda.graph.rules import Affine, Conv, Pair
-from zfcuda.ops.windows import as_maps, pixels
+from zfcuda.ops.windows import as_maps, on_device, pixels
 
 
 def _window(rule: Conv) -> SlidingWindow:
@@ -184,7 +184,7 @@ def _below(rule: Conv, batch: Batch, node: Node, signal: Signal) -> Sent:
 def _filters(rule: Conv, points: Points) -> Tensor:
     """Every point's filter times its value: windows [q,h,w,C]."""
     weight, (dh, dw) = rule.weight, rule.dilation
-    channels = torch.from_numpy(points.channels).to(weight.device)
+    channels = on_device(points.channels, weight.device)
     own = weight[channels].permute(0, 2, 3, 1) * points.values[:, None, None, None]
     if rule.groups == 1 and dh == dw == 1:
         return own.contiguous()

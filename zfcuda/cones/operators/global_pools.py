@@ -48,7 +48,7 @@ from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWind
 from zfcuda.cones.operators.signals import Signal, Windows
 from zfcuda.graph.nodes import Node, values_in
 from zfcuda.graph.rules import GlobalPool, MaxPool, Pair, Pointwise
-from zfcuda.ops.windows import as_maps
+from zfcuda.ops.windows import as_maps, on_device
 
 _BLOCK = 8  # columns
 _GATHERED = 2**23  # bytes of windows
@@ -212,7 +212,7 @@ class Around:
             row = 2 * maps + (images[:, None] * height + y) * (blocks + 1)
             right = row + count * height * (blocks + 1)
             index += [row + boxes[:, 1, None], right + boxes[:, 3, None]]
-        rows = torch.from_numpy(np.concatenate(index, 1)).to(self.parts.device)
+        rows = on_device(np.concatenate(index, 1), self.parts.device)
         return self.parts[rows]
 
 
@@ -267,7 +267,7 @@ def _patched(
             some = members[begin : begin + together]
             start = np.minimum(blocks[some, :2], base.size - size)
             at = np.concatenate([start, start + size], 1)
-            into = torch.from_numpy(place[some]).to(found.device)
+            into = on_device(place[some], found.device)
             found[into] = _together(rule, some_of(source, some), base, at)
     out = _rounded(rule, found, base.pixels)
     return patches_at(as_pixels(finish(step, as_maps(out[:, None, None]))), boxes, source)

@@ -31,6 +31,7 @@ from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWind
 from zfcuda.cones.operators.signals import Points, Signal, Windows, frames, table
 from zfcuda.graph.nodes import Node
 from zfcuda.graph.rules import AvgPool, MaxPool, Pair
+from zfcuda.ops.windows import on_device
 
 
 def _window(rule: MaxPool | AvgPool) -> SlidingWindow:
@@ -121,7 +122,7 @@ def _through_switches(batch: Batch, node: Node, rule: MaxPool, points: Points) -
     places[none] = 0
     values = points.values
     if none.any():
-        values = values.masked_fill(torch.from_numpy(none).to(values.device), 0)
+        values = values.masked_fill(on_device(none, values.device), 0)
     return replace(points, places=places, values=values)
 
 
@@ -199,7 +200,7 @@ def _corrected(means: Tensor, rule: AvgPool, base: Tensor, start: np.ndarray) ->
     if all((share == 1).all() for share in shares):
         return means
     wide = torch.promote_types(means.dtype, torch.float32)
-    rows, columns = (torch.from_numpy(share).to(means.device, wide) for share in shares)
+    rows, columns = (on_device(share, means.device).to(wide) for share in shares)
     return means.mul_(rows[:, None, :, None] * columns[:, None, None, :])
 
 
@@ -237,8 +238,8 @@ def _shares(rule: AvgPool, size: Sequence[int], like: Tensor) -> Tensor:
 def _cut(plane: Tensor, signal: Windows) -> Tensor:
     """What of a plane [H,W] lies under windows on it: [q,h,w]."""
     rows, cols = (
-        torch.from_numpy(signal.origins[:, axis, None] + np.arange(signal.data.shape[1 + axis])).to(
-            plane.device
+        on_device(
+            signal.origins[:, axis, None] + np.arange(signal.data.shape[1 + axis]), plane.device
         )
         for axis in (0, 1)
     )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from zfcuda.cones.operators.batch import Batch
@@ -37,6 +36,7 @@ from zfcuda.cones.operators.rectangles import (
 from zfcuda.cones.operators.signals import Ints, Points, Signal, Windows, frames
 from zfcuda.graph.nodes import Node
 from zfcuda.graph.rules import Moved, Pair, Rearrangement
+from zfcuda.ops.windows import on_device
 
 
 @reached.of(Rearrangement)
@@ -244,4 +244,4 @@ def _moved_points(rule: Rearrangement, node: Node, points: Points) -> Points | N
 
 
 def _tensor(index: Ints, like: Tensor) -> Tensor:
-    return torch.from_numpy(index).to(like.device)
+    return on_device(index, like.device)

@@ -42,6 +42,7 @@ from zfcuda.cones.operators.rectangles import (
 from zfcuda.cones.operators.signals import Ints, Points, Signal, Windows, at, frames
 from zfcuda.graph.nodes import Node
 from zfcuda.graph.rules import AdaptiveMaxPool, Pair, Resampling, Taps
+from zfcuda.ops.windows import on_device
 
 _Rule = Resampling | AdaptiveMaxPool
 
@@ -192,10 +193,10 @@ def _sums(pixels: Tensor, at: Ints, real: Ints, weights: np.ndarray) -> Tensor:
     ends = np.concatenate([[0], np.cumsum(real.sum(1))])
     # A sum of weighted rows: a bag, as embeddings call it.
     return F.embedding_bag(
-        torch.from_numpy(at[real]).to(pixels.device),
+        on_device(at[real], pixels.device),
         pixels,
-        torch.from_numpy(ends).to(pixels.device),
-        per_sample_weights=torch.from_numpy(weights[real]).to(pixels.device, pixels.dtype),
+        on_device(ends, pixels.device),
+        per_sample_weights=on_device(weights[real], pixels.device).to(pixels.dtype),
         mode="sum",
         include_last_offset=True,
     )
@@ -204,7 +205,7 @@ def _sums(pixels: Tensor, at: Ints, real: Ints, weights: np.ndarray) -> Tensor:
 def _maxima(pixels: Tensor, at: Ints, real: Ints, _: np.ndarray) -> Tensor:
     """Of pixels [m,C] the largest of those ``at`` [n,T] that are ``real``."""
     first = np.take_along_axis(at, real.argmax(1)[:, None], 1)
-    index = torch.from_numpy(np.where(real, at, first).T.copy()).to(pixels.device)
+    index = on_device(np.where(real, at, first).T.copy(), pixels.device)
     out = pixels[index[0]]
     for other in index[1:]:
         torch.maximum(out, pixels[other], out=out)
@@ -252,7 +253,7 @@ def _unpooled(rule: AdaptiveMaxPool, batch: Batch, node: Node, signal: Signal) -
     )
     images = batch.images[signal.units]
     own = at(switches, images[:, None, None], rows[:, :, None], columns[:, None, :])
-    top, left = torch.from_numpy(origins.T[..., None, None, None]).to(own.device)
+    top, left = on_device(origins.T[..., None, None, None], own.device)
     y, x = own // size[1] - top, own % size[1] - left
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     index = torch.where(inside, y * width + x, 0).flatten(1, 2)

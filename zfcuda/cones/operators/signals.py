@@ -13,14 +13,14 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.cones.operators.rectangles import join_boxes
-from zfcuda.ops.windows import window_table
+from zfcuda.ops.windows import on_device, window_table
 
 Ints = np.ndarray  # int64
 
 
 def at(tensor: Tensor, *index: Ints) -> Tensor:
     """The elements with these indices, one array [q] a dimension."""
-    return tensor[tuple(torch.from_numpy(i).to(tensor.device) for i in index)]
+    return tensor[on_device(np.stack(index), tensor.device).unbind()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Points:
 
     def as_windows(self, channels: int) -> Windows:
         data = self.values.new_zeros(len(self.units), 1, 1, channels)
-        index = torch.from_numpy(self.channels).to(data.device)[:, None, None, None]
+        index = on_device(self.channels, data.device)[:, None, None, None]
         data.scatter_(3, index, self.values[:, None, None, None])
         return Windows(self.units, data, self.places, self.boxes)
 
@@ -132,7 +132,7 @@ class Windows:
     def into_channels(self, places: Ints, channels: int) -> Windows:
         """Every channel in its new place among so many."""
         data = self.data.new_zeros(*self.data.shape[:3], channels)
-        data[..., torch.from_numpy(places).to(data.device)] = self.data
+        data[..., on_device(places, data.device)] = self.data
         return replace(self, data=data)
 
     def as_windows(self, channels: int) -> Windows:

@@ -45,7 +45,7 @@ from zfcuda.cones.operators.signals import Signal, Windows, frames, gather, tabl
 from zfcuda.graph.nodes import Node
 from zfcuda.graph.rules import Pair, Switches, Unpool
 from zfcuda.graph.unpooling import SwitchesOf
-from zfcuda.ops.windows import pixels
+from zfcuda.ops.windows import on_device, pixels
 
 
 def _window(rule: Switches | Unpool) -> SlidingWindow:
@@ -89,7 +89,7 @@ def _patches_of_switches(
     def switches(windows: Tensor, at: np.ndarray) -> Tensor:
         for axis, length in ((2, height), (3, width)):  # what hangs over the edge never wins
             places = at[:, axis - 2, None] * rule.stride[axis - 2] + np.arange(windows.shape[axis])
-            beyond = torch.from_numpy(places >= length).to(windows.device)
+            beyond = on_device(places >= length, windows.device)
             if beyond.any():
                 beyond = beyond[:, None, :, None] if axis == 2 else beyond[:, None, None]
                 windows = windows.masked_fill(beyond, -torch.inf)
@@ -165,7 +165,7 @@ def _patched(
     out = x.new_zeros(len(x) * block, x.shape[1])
     for tap in range(rule.kernel[0] * rule.kernel[1]):
         row, column = divmod(tap, rule.kernel[1])
-        place = torch.from_numpy(corner + row * pitch[which] + column).to(out.device)
+        place = on_device(corner + row * pitch[which] + column, out.device)
         out[place] = torch.where(switches == tap, x, 0)
     made = patches_at(as_pixels(finish(step, as_row(out))), small * np.tile(stride, 2), sources[0])
     return on_the_map(made, (0, 0), step.shape[1:])

@@ -19,8 +19,8 @@ Ints = np.ndarray  # int64
 
 
 def at(tensor: Tensor, *index: Ints) -> Tensor:
-    """The elements with these indices, one array [q] a dimension."""
-    return tensor[on_device(np.stack(index), tensor.device).unbind()]
+    """The elements with these indices, an array a dimension; broadcast, to go in one copy."""
+    return tensor[on_device(np.stack(np.broadcast_arrays(*index)), tensor.device).unbind()]
 
 
 @dataclass(frozen=True, eq=False)

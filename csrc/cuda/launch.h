@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "core/host_device.h"
@@ -11,9 +12,12 @@
 
 namespace zfcuda::cuda {
 
+// Tests run the kernels of 2^30 elements and more on small tensors: int64 indices for every call.
+inline std::atomic<bool> int64_only{false};
+
 // int32 indices only where every index, and the grid's last stride beyond it, fits.
 inline bool fits_int32(int64_t elements) {
-  return elements < (int64_t{1} << 30);
+  return elements < (int64_t{1} << 30) && !int64_only.load(std::memory_order_relaxed);
 }
 
 inline bool fits_int32(const PoolShape& s) {
@@ -83,11 +87,28 @@ struct Launch {
 
 #else
 
+// A kernel that nvcc makes of the same source, and how often it was run here.
+struct Kernel {
+  static inline Kernel* first = nullptr;
+  const char* name;
+  std::atomic<int64_t> runs = 0;
+  Kernel* next;
+
+  explicit Kernel(const char* name) : name(name), next(first) { first = this; }
+};
+
+template <class Body, class Index>
+struct KernelOf {
+  static const char* name() { return __PRETTY_FUNCTION__; }
+  static inline Kernel kernel{name()};
+};
+
 struct Launch {
   Stream stream;  // the host has none
 
   template <class Body, class Index>
   int operator()(const Body& body, Index count) const {
+    if (count > 0) ++KernelOf<Body, Index>::kernel.runs;
     for (Index i = 0; i < count; ++i) body(i);
     return 0;
   }
@@ -96,3 +117,23 @@ struct Launch {
 #endif
 
 }  // namespace zfcuda::cuda
+
+// What tests find by its name.
+#define ZF_FOR_TESTS extern "C" __attribute__((used, visibility("default"))) inline
+
+// Whether all indices of this library's kernels are int64.
+ZF_FOR_TESTS void zfcuda_int64_only(bool on) {
+  zfcuda::cuda::int64_only = on;
+}
+
+#if !defined(__CUDACC__)
+// The name of the kernel after `last`, which becomes that kernel, and its runs; null after the end.
+ZF_FOR_TESTS const char* zfcuda_next_kernel(const void** last, int64_t* runs) {
+  using zfcuda::cuda::Kernel;
+  const auto* kernel = *last ? static_cast<const Kernel*>(*last)->next : Kernel::first;
+  if (!kernel) return nullptr;
+  *last = kernel;
+  *runs = kernel->runs;
+  return kernel->name;
+}
+#endif

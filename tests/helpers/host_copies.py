@@ -16,9 +16,15 @@ from extension import build_folder, build_host_copies
 
 
 @functools.cache
-def load() -> None:
-    """Register the ops, compiling what has changed: one process does, others wait for it."""
-    torch.ops.load_library(os.environ.get("ZFCUDA_HOST_COPIES") or _built())
+def load() -> Path:
+    """Register the ops, compiling what has changed: one process does, others wait for it.
+
+    Returns:
+        The library.
+    """
+    library = Path(os.environ.get("ZFCUDA_HOST_COPIES") or _built())
+    torch.ops.load_library(library)
+    return library
 
 
 def _built() -> Path:

@@ -118,6 +118,13 @@ def test_one_rule_for_memory(recorded):
             memory_limit(wrong, cpu, recorded)
 
 
+def test_what_torch_has_cached_on_a_gpu_is_free(monkeypatch):
+    of = {"mem_get_info": (300, 1000), "memory_reserved": 500, "memory_allocated": 400}
+    for name, value in of.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert memory_limit(None, torch.device("cuda")) == 200
+
+
 def test_recorded_memory_does_not_depend_on_what_is_free():
     assert memory_limit(None, torch.device("cpu"), recorded=True) == 2**27
     assert memory_limit(None, torch.device("cuda"), recorded=True) == 2**30

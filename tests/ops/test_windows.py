@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.ops import reference
+from zfcuda.ops.windows import on_device, on_host
 
 CHANNELS = [1, 3, 4, 8, 16, 17, 37]
 WIDE = WINDOWS["16x16: more taps than a byte"][:4]
@@ -579,3 +580,25 @@ def test_compiled():
     expected = double(**good)
     good["out"].zero_()
     assert torch.equal(torch.compile(double, backend="aot_eager")(**good), expected)
+
+
+def test_tensors_on_the_host_are_not_copied():
+    x = torch.randn(3)
+    assert on_host([x])[0] is x
+    assert on_device(x.numpy(), torch.device("cpu")).data_ptr() == x.data_ptr()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_is_not_waited_for():
+    device = torch.device("cuda")
+    array = torch.arange(1000).numpy()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        tensors = [on_device(array, device) + i for i in range(3)]
+        found = on_host(tensors)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    for i, tensor in enumerate(found):
+        assert torch.equal(tensor, torch.from_numpy(array) + i) and not tensor.is_pinned()

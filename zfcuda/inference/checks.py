@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from numbers import Integral
 from typing import Any
@@ -14,6 +14,8 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+
+from zfcuda.ops.windows import on_host
 
 
 def check_input(model: nn.Module, x: Tensor, one: bool = False) -> Tensor:
@@ -131,9 +133,17 @@ def as_weights(x: Tensor, model: nn.Module) -> Tensor:
 
 def to_result(tensor: Tensor) -> Tensor:
     """As results hold it: on the CPU, 16-bit types widened to float32."""
-    tensor = plain(tensor)
-    wide = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-    return wide.detach().cpu()
+    return _widened(tensor).cpu()
+
+
+def to_results(tensors: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+    """As :func:`to_result`, all of them together: a GPU is waited for once."""
+    return dict(zip(tensors, on_host([*map(_widened, tensors.values())]), strict=True))
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    tensor = plain(tensor).detach()
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def fill_setting(fill: Any, x: Tensor, with_image: bool) -> float | Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.inference.beside import stands_alone
-from zfcuda.inference.checks import evaluating, settings_of, to_result
+from zfcuda.inference.checks import evaluating, settings_of, to_result, to_results
 from zfcuda.inference.interception import Interception, Operations, fast_forward
 from zfcuda.inference.layers import feature_maps, layer_outputs
 from zfcuda.results.base import Outputs, check_outputs, looks_like_probabilities
@@ -41,7 +41,9 @@ def memory_limit(max_memory: int | None, device: torch.device, recorded: bool = 
     if recorded:
         return 2**30 if device.type == "cuda" else 2**27
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
+        # What other passes have left in torch's cache is as free as what the driver has.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + cached) // 2
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system tells
@@ -180,10 +182,11 @@ class Passes:
             shape = copies.shape[:2]
             logits, found = self._run(
                 copies.flatten(0, 1),
-                lambda layer, maps: to_result(measure(layer, maps.unflatten(0, shape), images)),
+                lambda layer, maps: measure(layer, maps.unflatten(0, shape), images),
             )
+            numbers = to_results({None: logits, **found})
             advance(shape.numel())
-            return to_result(logits).unflatten(0, shape), found
+            return numbers.pop(None).unflatten(0, shape), numbers
 
         rows = [
             _joined([block(images, some) for some in even_spans(0, count, self.together)], 1)

@@ -47,6 +47,20 @@ def on_device(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).pin_memory().to(device, non_blocking=True)
 
 
+_PINNED = 2**24  # bytes of the largest tensor that a GPU writes to pinned memory
+
+
+def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors on the CPU, for which a GPU is waited for once, however many they are; those that
+    are there as they are."""
+    # Pinned memory stays torch's: a large tensor, whose copy takes longer than a wait, takes none.
+    late = [t.device.type == "cuda" and t.nbytes <= _PINNED for t in tensors]
+    found = [t.to("cpu", non_blocking=soon) for t, soon in zip(tensors, late, strict=True)]
+    for device in {t.device for t, soon in zip(tensors, late, strict=True) if soon}:
+        torch.cuda.current_stream(device).synchronize()
+    return [t.clone() if soon else t for t, soon in zip(found, late, strict=True)]
+
+
 def window_table(
     patches: np.ndarray, boxes: np.ndarray, begins: np.ndarray, device: torch.device
 ) -> Tensor:

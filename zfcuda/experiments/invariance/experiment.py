@@ -20,6 +20,7 @@ from zfcuda.inference.checks import (
     fill_setting,
     plain,
     to_result,
+    to_results,
 )
 from zfcuda.inference.layers import (
     Layers,
@@ -139,7 +140,7 @@ def transformed(
         outputs = passes.outputs(outputs, base)
         chosen = choose_target(target, base)
         features = {name: torch.cat(received[name]) for name in names}
-        norms = {name: to_result(_norm(maps)) for name, maps in features.items()}
+        norms = to_results({name: _norm(maps) for name, maps in features.items()})
 
         def distance(layer: str, maps: Tensor, images: slice) -> Tensor:
             require_shape(layer, maps, features[layer].shape[1:])

@@ -177,7 +177,9 @@ int unpool_rows(const MaxUnpoolParams& p, const Launch& launch) {
   const int64_t row_bytes = p.shape.in_w * sizeof(T);
   if (aligned(p.x, row_bytes)) return unpool_rows_by<T, K, wide, wide, 1>(p, launch);
   // Maps of 110, 54 or 26 columns: no 16-byte rows, but pairs. Of 55, 27 or 13: not even those.
-  if (aligned(p.x, row_bytes, 2 * sizeof(T))) return unpool_rows_by<T, K, 2, 2, 4>(p, launch);
+  if constexpr (wide > 2) {
+    if (aligned(p.x, row_bytes, 2 * sizeof(T))) return unpool_rows_by<T, K, 2, 2, 4>(p, launch);
+  }
   return unpool_rows_by<T, K, 2, 1, 4>(p, launch);
 }
 

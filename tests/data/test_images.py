@@ -147,10 +147,9 @@ def test_the_device_is_the_networks(monkeypatch):
     """Not that of the images, which are read on the CPU; "meta" stands for a GPU."""
     monkeypatch.setattr(over, "weights_digest", lambda model: "")
     network, images = torch.nn.Linear(2, 2, device="meta"), numbered(torch.zeros(1, 3, 4, 4))
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
     said = over.identity_of(network, images, images.read(0))
     assert said["device"] == "meta" and said["autocast"] == "off"
-    assert said["float32 products"] == "highest"
+    assert said["convolutions"] == said["products"] == "float32"
 
 
 BLOCKS = in_blocks(19, 4)

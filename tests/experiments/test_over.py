@@ -23,6 +23,7 @@ from zfcuda.data.images import ImageFiles
 from zfcuda.experiments.invariance.over import InvarianceRun
 from zfcuda.experiments.occlusion import engines
 from zfcuda.experiments.occlusion.over import OcclusionRun
+from zfcuda.storage import identity
 from zfcuda.storage.ranks import Shard
 from zfcuda.storage.run_folder import claimed
 
@@ -159,6 +160,44 @@ def test_the_build_of_torch_counts_unless_0_1_0_left_it_out(net, x, tmp_path, mo
     torch_is("2.14.0+cpu")
     with changed("2.13.0", "2.14.0+cpu"):
         run(net, x[:2], tmp_path)
+
+
+def test_another_precision_is_refused_and_results_tell_theirs(
+    net, x, tmp_path, monkeypatch, contents, run
+):
+    run(net, x[:3], tmp_path)
+    before = contents(tmp_path)
+    told = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("images/*/*.json"))]
+    exact = {"convolutions": "float32", "products": "float32"}
+    assert all(one["settings"]["precision"] == exact for one in told)
+    monkeypatch.setattr(identity, "_known", lambda device: frozenset({"tf32"}))
+    monkeypatch.setattr(identity, "_told", lambda kind: ("tf32", "ieee"))
+    with pytest.raises(ValueError, match="other settings: convolutions float32 there, tf32 here"):
+        run(net, x[:3], tmp_path)
+    assert contents(tmp_path) == before
+    assert len(told) == (0 if run is MAXIMA else 3)
+
+
+@pytest.mark.parametrize("word", ["highest", "medium"])
+def test_runs_of_before_there_was_a_precision_go_on(net, x, tmp_path, monkeypatch, word, run):
+    """They noted torch's word for float32 products, and nothing of convolutions."""
+
+    def as_then(settings):
+        del settings["convolutions"], settings["products"]
+        settings["float32 products"] = word
+
+    run(net, x[:3], tmp_path)
+    rewrite(tmp_path / run.file, as_then)
+    for path in (tmp_path / "images").glob("*/*"):
+        path.unlink()
+    known = frozenset({"bfloat16", "tf32"})
+    monkeypatch.setattr(identity, "_known", lambda device: known)
+    monkeypatch.setattr(identity, "_told", lambda kind: ("ieee", "bf16"))
+    if word == "highest":
+        with pytest.raises(ValueError, match="products float32 there, bfloat16 here"):
+            run(net, x[:3], tmp_path)
+        monkeypatch.setattr(identity, "_told", lambda kind: ("tf32", "ieee"))
+    run(net, x[:3], tmp_path)
 
 
 def test_settings_of_other_code_or_that_nobody_can_read(net, x, tmp_path, run):

@@ -89,7 +89,7 @@ def talk():
         assert torch.equal(one, torch.full_like(half, i + 0.5))
     assert shard.share(torch.tensor([rank + 5])).tolist() == [5]
     assert shard.collect("ä" * rank) == ["", "ä"]
-    shard.agree("same", "settings")
-    with pytest.raises(RuntimeError, match="settings of rank 1 differ"):
-        shard.agree(f"other {rank}", "settings")
+    shard.agree({"k": 1}, "settings")
+    with pytest.raises(RuntimeError, match=r"of rank 1 differ .*: batch 6 in place of 5"):
+        shard.agree({"k": 1, "batch": 5 + rank}, "settings")
     shard.wait()

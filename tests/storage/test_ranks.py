@@ -14,7 +14,7 @@ def test_alone():
         assert shard.own([3, 1, 2]) == [3, 1, 2]
         assert shard.share("a") == "a" and shard.collect("a") == ["a"]
         assert [t.tolist() for t in shard.collect(torch.arange(2))] == [[0, 1]]
-        shard.agree("x", "settings")
+        shard.agree({"k": 1}, "settings")
         shard.wait()
     assert not dist.is_initialized()
 

@@ -217,6 +217,7 @@ def ablation(
         data=data.kind,
         recipe=settings,
         threads=torch.get_num_threads(),
+        precision=runs[0][0].precision,
     )
 
 

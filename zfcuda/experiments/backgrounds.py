@@ -89,6 +89,7 @@ def background_effect(
         },
         outputs=said.outputs,
         sizes=seen.sizes,
+        precision=seen.precision,
     )
 
 

@@ -15,6 +15,7 @@ from zfcuda.inference.checks import check_input, evaluating, fill_setting, plain
 from zfcuda.inference.layers import Layers, find_layers
 from zfcuda.inference.passes import Passes, memory_limit, progress_bar, spans
 from zfcuda.results.correspondence import CorrespondenceResult
+from zfcuda.storage.identity import precision
 
 
 def random_places(
@@ -228,4 +229,5 @@ def correspondence(
         fill=fill,
         image_size=size,
         seconds=time.perf_counter() - start,
+        precision=precision(images.device, images.dtype),
     )

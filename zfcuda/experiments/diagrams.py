@@ -234,6 +234,7 @@ def diagram_of(model: nn.Module, x: Tensor, layer: Layer, depth: int = _DEPTH) -
         projection=seen.projections[name][0].clone(),
         switch=switch,
         seconds=time.perf_counter() - start,
+        precision=seen.precision,
     )
 
 

@@ -123,6 +123,7 @@ def evolution(
         count=last.count,
         image_size=last.image_size,
         seconds=perf_counter() - began,
+        precision=last.precision,
     )
 
 

@@ -16,6 +16,7 @@ from zfcuda.experiments.maxima.top import Maps
 from zfcuda.inference.checks import check_input, evaluating, to_result
 from zfcuda.inference.layers import Layer, find_layers, layer_outputs
 from zfcuda.results.filters import FilterComparison, FilterResult
+from zfcuda.storage.identity import precision
 
 
 def aliased_share(
@@ -111,6 +112,7 @@ def responses(
         "strongest": to_result(torch.stack(largest).amax(0)),
         "response_aliasing": aliased_responses(filters, spectrum, module.stride, module.dilation),
         "count": count,
+        "precision": precision(module.weight.device, module.weight.dtype),
     }
 
 

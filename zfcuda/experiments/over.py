@@ -35,7 +35,7 @@ from zfcuda.storage import terminal
 from zfcuda.storage.files import checksum, read_json, write_csv
 from zfcuda.storage.identity import (
     architecture_digest,
-    precision,
+    precision_record,
     tensor_digest,
     versions,
     weights_digest,
@@ -65,7 +65,7 @@ def identity_of(
         "image": [*x.shape],
         "dtype": str(x.dtype).removeprefix("torch."),
         "device": device_of(model).type,  # images are read on the CPU
-        **precision(device_of(model)),
+        **precision_record(device_of(model), x.dtype),
         "versions": versions("zfcuda", "torch", "pillow"),
     }
 

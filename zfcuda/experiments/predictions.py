@@ -14,6 +14,7 @@ from zfcuda.inference.checks import as_weights, check_input, evaluating, to_resu
 from zfcuda.inference.passes import Passes, answers, memory_limit, progress_bar
 from zfcuda.results.base import Outputs, check_outputs, entropy_of
 from zfcuda.results.predictions import Predictions, UncertaintyResult, class_probabilities
+from zfcuda.storage.identity import precision
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
@@ -46,7 +47,8 @@ def predict(
     if outputs is not None:
         check_outputs(outputs)
     logits, kind = answers(model, x, max_memory, outputs)
-    return Predictions(logits, kind, tuple(class_names or ()))
+    rounded = precision(x.device, x.dtype)
+    return Predictions(logits, kind, tuple(class_names or ()), precision=rounded)
 
 
 _READ = 250  # pictures at a time
@@ -121,4 +123,5 @@ def uncertainty_of(
         bins=bins,
         seconds=time.perf_counter() - start,
         outputs=outputs,
+        precision=precision(x.device, x.dtype),
     )

@@ -21,6 +21,7 @@ from zfcuda.inference.checks import as_weights, check_input, evaluating
 from zfcuda.inference.layers import Layers, find_layers, gives_features, outputs_by_call
 from zfcuda.inference.passes import Passes, memory_limit, progress_bar
 from zfcuda.results.training import PIXELS, ProbeResult
+from zfcuda.storage.identity import precision
 from zfcuda.storage.terminal import extra
 
 
@@ -319,6 +320,7 @@ def linear_probe(
         network_accuracy=features.network_accuracy(labels[2], len(data.training.class_names)),
         class_names=tuple(data.training.class_names),
         seconds=time.perf_counter() - start,
+        precision=precision(features.example.device, features.example.dtype),
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.inference.checks import settings_of
+from zfcuda.storage.identity import precision
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}
 # How far rounding alone may carry the answers of a network that amplifies it.
@@ -35,8 +36,8 @@ def agree(
         least: of their norm, what they may differ by in any case.
     """
     a, b = (t.double().nan_to_num(0, 0, 0) for t in (some, others))
-    reduced = torch.backends.cudnn.allow_tf32 and some.is_cuda
     rounded = [some.dtype, *(dtype for dtype in dtypes if dtype.is_floating_point)]
+    reduced = any(precision(some.device, dtype).reduced for dtype in rounded)
     tolerance = 1e-2 if reduced else max(_TOLERANCES.get(dtype, 1e-2) for dtype in rounded)
     return bool((a - b).norm() <= max(tolerance, least) * torch.maximum(a.norm(), b.norm()))
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from zfcuda.results.files import Arrays, pack, pair, read, unpack, write
+from zfcuda.storage.identity import Precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,8 @@ def in_short(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {in_short(item)}" for key, item in value.items()) + "}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value) if field.repr]
+        shown = [field for field in dataclasses.fields(value) if field.repr]
+        names = [field.name for field in sorted(shown, key=lambda field: field.kw_only is True)]
         fields = (f"{name}={in_short(getattr(value, name))}" for name in names)
         return f"{type(value).__name__}({', '.join(fields)})"
     if isinstance(value, tuple | list) and len(value) > 8:
@@ -268,9 +270,17 @@ def with_interval(share: Tensor | float, ends: Tensor) -> str:
     return f"{float(share):.1%} ({100 * float(ends[0]):.1f} to {100 * float(ends[1]):.1f})"
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
     """Saving, loading and drawing; for frozen dataclasses of tensors, numbers, strings, and tuples,
-    dicts and dataclasses of these, the shapes of which are checked (:func:`check_shapes`)."""
+    dicts and dataclasses of these, the shapes of which are checked (:func:`check_shapes`).
+
+    Attributes:
+        precision: what the network's convolutions and matrix products rounded numbers to; None
+            where that is not known, as in files of zfcuda 0.1.0, and of what no network computed.
+    """
+
+    precision: Precision | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

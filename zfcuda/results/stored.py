@@ -25,6 +25,7 @@ from torch import Tensor
 
 from zfcuda.results.maxima import TopActivations
 from zfcuda.storage.files import digest, inside, read_json, write_csv, write_json
+from zfcuda.storage.identity import Precision
 
 KIND, FORMAT = "strongest activations", 1
 COLUMNS = (
@@ -142,6 +143,15 @@ class StoredActivations:
         return int(self.manifest["settings"]["k"])
 
     @property
+    def precision(self) -> Precision | None:
+        """What the network's convolutions and products rounded numbers to; None where an earlier
+        version, which did not note it, began the run."""
+        settings = self.manifest["settings"]
+        if not {"convolutions", "products"} <= {*settings}:
+            return None
+        return Precision(str(settings["convolutions"]), str(settings["products"]))
+
+    @property
     def count(self) -> int:
         """Number of images that could be read."""
         return int(self.manifest["count"])
@@ -189,6 +199,7 @@ class StoredActivations:
             count=self.count,
             image_size=tuple(self.manifest["image_size"]),
             seconds=float(self.manifest["seconds"]),
+            precision=self.precision,
         )
 
 

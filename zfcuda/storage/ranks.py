@@ -14,7 +14,7 @@ nothing:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -103,16 +103,21 @@ class Shard:
         dist.broadcast_object_list(found, 0)
         return found[0]
 
-    def agree(self, settings: str, what: str) -> None:
-        """Check that all ranks have the same settings.
+    def agree(self, settings: Mapping[str, Any], what: str) -> None:
+        """Check that all ranks have the same settings, under the same names.
 
         Raises:
-            RuntimeError: at every rank, that ``what`` differs and where.
+            RuntimeError: at every rank, that ``what`` differs, where and in what.
         """
-        found = self.collect(settings)
-        other = [rank for rank, one in enumerate(found) if one != found[0]]
-        if other:
-            raise RuntimeError(f"{what} of rank {other[0]} differ from those of rank 0")
+        found = self.collect({**settings})
+        for rank, own in enumerate(found):
+            different = [name for name in own if own[name] != found[0].get(name)]
+            if different:
+                name = different[0]
+                raise RuntimeError(
+                    f"{what} of rank {rank} differ from those of rank 0: {name} {own[name]!r} in "
+                    f"place of {found[0].get(name)!r}"
+                )
 
 
 def current_shard() -> Shard:

@@ -27,7 +27,7 @@ from zfcuda.storage.files import (
     visible,
     write_json,
 )
-from zfcuda.storage.identity import same_versions, tensor_digest
+from zfcuda.storage.identity import as_recorded_now, same_versions, tensor_digest
 from zfcuda.storage.ranks import Shard
 
 # --- what it is a run of -------------------------------------------------------------------------
@@ -158,6 +158,7 @@ def _in_words(
         _UNSAID | {names.get(key, key): value for key, value in one.items()}
         for one in (there, here)
     )
+    there = as_recorded_now(there, here)
     if same_versions(there.get("versions"), here.get("versions")):
         here["versions"] = there.get("versions")
     different = {key for key in there.keys() | here.keys() if there.get(key) != here.get(key)}

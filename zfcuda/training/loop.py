@@ -24,6 +24,7 @@ from zfcuda.models.weights import Metadata, load_checked
 from zfcuda.results.training import TrainingResult
 from zfcuda.storage import terminal
 from zfcuda.storage.files import digest, write_tensors
+from zfcuda.storage.identity import precision
 from zfcuda.storage.run_folder import require_there
 from zfcuda.training.checkpoints import Checkpoints, training_run
 from zfcuda.training.recipe import Epoch, FilterRadius, Recipe, next_rate
@@ -263,6 +264,7 @@ class _Run:
             settings=self._settings(name),
             weights_sha256=found,
             test_read=tuple(sorted({*read, len(rows)})),
+            precision=precision(self.device),
         )
         require_there(checkpoints.folder)
         result.save(stem)

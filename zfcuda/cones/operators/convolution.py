@@ -30,12 +30,13 @@ from zfcuda.cones.operators.behaviours import (
     words,
 )
 from zfcuda.cones.operators.each_pixel import Sent, finish
-from zfcuda.cones.operators.patches import Patches, on_equal_windows
+from zfcuda.cones.operators.patches import Patches, as_pixels, as_row, on_equal_windows
 from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWindow, product_of
 from zfcuda.cones.operators.signals import Points, Signal, Windows
 from zfcuda.graph.nodes import Node
 from zfcuda.graph.rules import Affine, Conv, Pair
 from zfcuda.ops.windows import as_maps, on_device, pixels
+from zfcuda.storage.identity import precision
 
 
 def _window(rule: Conv) -> SlidingWindow:
@@ -80,6 +81,20 @@ def _words(rule: Conv, node: Node) -> Naming:
 finishes.of(Conv)(lambda rule: True)
 
 
+def by_blas(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether pixels are convolved there as one matrix product by a BLAS: on a CPU, where oneDNN
+    would compile, and keep, code for every number of pixels.
+
+    Not on a GPU, nor where a CPU multiplies other numbers for products than for convolutions:
+    torch has a switch for each, by its defaults cuDNN's convolutions are TF32 and products are not,
+    and patches must be rounded as the base pass around them is.
+    """
+    if device.type != "cpu":
+        return False
+    rounded = precision(device, dtype)
+    return rounded.convolutions == rounded.products
+
+
 class Convolution:
     """``rule`` as a function of channels_last maps, followed by a ReLU if ``relu``; over many small
     batches with the same weights.
@@ -110,8 +125,9 @@ class Convolution:
 
     def of_pixels(self, pixels: Tensor) -> Tensor:
         """The same for pixels [n,C], if it is ``per_pixel``."""
-        # A BLAS, since oneDNN would compile, and keep, code for every number of pixels.
-        return self._rectified(F.linear(pixels, self.rule.weight.flatten(1), self.rule.bias))
+        if by_blas(pixels.device, pixels.dtype):
+            return self._rectified(F.linear(pixels, self.rule.weight.flatten(1), self.rule.bias))
+        return as_pixels(self(as_row(pixels), (0, 0)))
 
     def _rectified(self, out: Tensor) -> Tensor:
         # oneDNN could do this before the result leaves the registers, but turns NaN into zero.

@@ -25,6 +25,7 @@ from zfcuda.experiments.deconvnet.request import (
 from zfcuda.inference.checks import to_result
 from zfcuda.inference.layers import Layer, Layers, by_name
 from zfcuda.results.projections import Patches, Projections
+from zfcuda.storage.identity import precision
 
 
 @torch.inference_mode(False)
@@ -88,6 +89,7 @@ def project(
         boxes=torch.tensor([p.box for p in projected]),
         values=_end_to_end([p.patch for p in projected]),
         images=to_result(x),
+        precision=precision(x.device, x.dtype),
     )
 
 
@@ -216,6 +218,7 @@ def projections(
         projections={name: to_result(_pictures(carried[name].projected, x)) for name in names},
         images=to_result(x).repeat_interleave(k, 0),
         sizes={name: carried[name].size for name in names},
+        precision=precision(x.device, x.dtype),
     )
 
 

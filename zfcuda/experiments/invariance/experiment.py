@@ -32,6 +32,7 @@ from zfcuda.inference.layers import (
 from zfcuda.inference.passes import Passes, memory_limit, progress_bar
 from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.invariance import InvarianceResult, InvarianceStudy
+from zfcuda.storage.identity import precision
 
 Values = Sequence[float] | Tensor | None
 
@@ -166,6 +167,7 @@ def transformed(
                 seconds=time.perf_counter() - start,
                 norms={layer: own.clone() for layer, own in norms.items()},
                 outputs=outputs,
+                precision=precision(x.device, x.dtype),
             )
             start = time.perf_counter()
     return results
@@ -391,6 +393,7 @@ def invariance_study(
         experiments=experiments,
         examples=examples,
         example_values=example_values,
+        precision=precision(x.device, x.dtype),
     )
 
 

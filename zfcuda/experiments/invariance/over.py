@@ -89,6 +89,7 @@ def of_one(study: InvarianceStudy, index: int, number: int) -> InvarianceSummary
         unchanged=unchanged,
         undefined=int(any(not bool(own.isfinite().all()) for own in distances.values())),
         outputs=first.outputs,
+        precision=first.precision,
     )
 
 

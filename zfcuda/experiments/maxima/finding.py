@@ -18,6 +18,7 @@ from zfcuda.inference.checks import device_of, is_int, to_result
 from zfcuda.inference.layers import Layers, by_name, find_layers
 from zfcuda.inference.passes import memory_limit
 from zfcuda.results.maxima import TopActivations
+from zfcuda.storage.identity import Precision, precision
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
@@ -58,7 +59,7 @@ def top_activations(
             three by layer. The result grows with them.
         tolerance: warn where a recorded and a reproduced activation differ by more than this share
             of the layer's largest: images then differ each time they are read. By default 1e-3, 0.1
-            for 16-bit models.
+            where the model multiplies 16-bit or TF32 numbers.
         batch: images of a tensor or Dataset that are read at a time.
         workers: processes that read a Dataset.
         max_memory: bytes that the activations of one batch may take; None takes the default of
@@ -82,7 +83,8 @@ def top_activations(
     windows = field_windows(model, example, units, tops)
     views = project_units(model, source, units, windows, example, max_memory, progress)
     differences = {name: difference(tops[name], channels[name], views[name]) for name in names}
-    warn_beyond(differences, tolerance, example.dtype)
+    rounded = precision(example.device, example.dtype)
+    warn_beyond(differences, tolerance, rounded)
     return TopActivations(
         layers=tuple(names),
         values={name: to_result(top.values) for name, top in tops.items()},
@@ -97,6 +99,7 @@ def top_activations(
         count=count,
         image_size=tuple(example.shape[2:]),
         seconds=perf_counter() - began,
+        precision=rounded,
     )
 
 
@@ -109,11 +112,11 @@ def check_k(names: Sequence[str], k: int) -> None:
 
 
 def warn_beyond(
-    differences: Mapping[str, float], tolerance: float | None, dtype: torch.dtype
+    differences: Mapping[str, float], tolerance: float | None, rounded: Precision
 ) -> None:
     """Warn where activations were other ones when their images were read again."""
     if tolerance is None:
-        tolerance = 0.1 if dtype in (torch.float16, torch.bfloat16) else 1e-3
+        tolerance = 0.1 if rounded.reduced else 1e-3
     layer, difference = max(differences.items(), key=lambda item: item[1])
     if not difference <= tolerance:
         warnings.warn(

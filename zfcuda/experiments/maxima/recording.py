@@ -4,7 +4,6 @@ be killed at any moment, resumed, and spread over processes: the results are the
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import platform
@@ -43,7 +42,13 @@ from zfcuda.results.stored import (
     write_manifest,
 )
 from zfcuda.storage.files import checksum, digest, read_json, visible
-from zfcuda.storage.identity import architecture_digest, precision, versions, weights_digest
+from zfcuda.storage.identity import (
+    architecture_digest,
+    precision,
+    precision_record,
+    versions,
+    weights_digest,
+)
 from zfcuda.storage.ranks import Shard, current_shard
 from zfcuda.storage.run_folder import require_there, run_folder
 
@@ -172,7 +177,7 @@ def record_activations(
         spotter = Spotter.of(model, names, example, memory, batch)
         tops = spotter.tops(int(k), maps)
     settings = _settings(spotter, source, int(k), maps, batch, memory)
-    shard.agree(json.dumps(settings), "the settings")
+    shard.agree(settings, "the settings")
     more = {"kind": KIND, "format": FORMAT, "complete": False, "about": about or {}, "layers": []}
     begun = run_folder(
         folder / "manifest.json", settings, more, shard,
@@ -186,10 +191,11 @@ def record_activations(
                 state, rates = run.look(tops, every, seconds)
             found = run.project(state, maps, memory)
             if shard.first:
+                rounded = precision(example.device, example.dtype)
                 noted = {name: one["difference"] for name, one in found.items()}
                 # JSON knows no infinity: there it is None.
                 differences = {k: math.inf if v is None else v for k, v in noted.items()}
-                warn_beyond(differences, tolerance, spotter.example.dtype)
+                warn_beyond(differences, tolerance, rounded)
                 said = {"about": about or {}, "rates": rates, "seconds": perf_counter() - began}
                 run.finish(state, found, said)
     return StoredActivations.open(folder)
@@ -233,7 +239,7 @@ def _settings(
         "layout": str(spotter.layout).removeprefix("torch."),
         "memory": memory,
         "device": example.device.type,
-        **precision(example.device),
+        **precision_record(example.device, example.dtype),
         "versions": versions("zfcuda", "torch", "pillow"),
     }
 

@@ -39,6 +39,7 @@ from zfcuda.inference.passes import Passes, memory_limit, outputs_of, spans
 from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.occlusion import LayerSums, OcclusionResult
 from zfcuda.storage.files import visible
+from zfcuda.storage.identity import precision
 
 Method = Literal["auto", "cone", "dense"]
 Score = Literal["logit", "probability"]
@@ -150,6 +151,7 @@ class Engine(ABC):
             seconds=time.perf_counter() - start,
             score=request.score,
             method=self.plan.method,
+            precision=precision(x.device, x.dtype),
         )
 
 

@@ -199,6 +199,7 @@ class OcclusionRun(Run[OcclusionResult, OcclusionSummary]):
             image_size=like.image_size,
             skipped=tuple(skipped),
             outputs=like.outputs,
+            precision=like.precision,
         )
 
     def tables(self, summary: OcclusionSummary) -> dict[str, Table]:

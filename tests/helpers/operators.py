@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.cones.boxes import propagate_boxes
-from zfcuda.cones.descent import descend
+from zfcuda.cones.descent import descend, on_pictures
 from zfcuda.cones.forward import advance
 from zfcuda.cones.observing import Manner, observe, obstacle
 from zfcuda.cones.operators.behaviours import around
@@ -98,11 +98,9 @@ def check_down(
     images = np.arange(len(units)) % len(x)
     with torch.no_grad():
         observed = observe(graph, x, [top], Manner(rule="gradient"))
-        found = torch.zeros(len(units), *x.shape[1:], dtype=x.dtype)
-        for unit, projected in descend(observed, top, images, units, 1.0, 2**20):
-            y0, x0, y1, x1 = projected.box
-            found[unit, :, y0:y1, x0:x1] = projected.patch
-            assert projected.patch.dtype == x.dtype
+        parts = [*descend(observed, top, images, units, 1.0, 2**20)]
+        assert all(part.data.dtype == x.dtype for part in parts)
+        found = on_pictures(parts, len(units), x)
     for number, (image, (channel, row, column)) in enumerate(zip(images, units, strict=True)):
         source = x[image : image + 1].clone().requires_grad_()
         own = model(source)[0, channel]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -12,9 +11,20 @@ from torch import Tensor
 from zfcuda.cones.boxes import descend_boxes
 from zfcuda.cones.operators.batch import Batch, Observed
 from zfcuda.cones.operators.behaviours import below
-from zfcuda.cones.operators.signals import Ints, Points, Signal, Windows, at, frames, merged
+from zfcuda.cones.operators.signals import (
+    Ints,
+    Points,
+    Signal,
+    Windows,
+    at,
+    frames,
+    gather,
+    merged,
+    table,
+)
 from zfcuda.graph.nodes import Graph, Node
-from zfcuda.ops.windows import as_maps
+from zfcuda.graph.rules import Affine, Identity, Lrn, Pointwise
+from zfcuda.ops.windows import as_maps, on_device
 
 State = dict[int, list[Signal]]  # by node: what its consumers have sent so far
 
@@ -77,32 +87,79 @@ def _split(state: State, parts: int) -> Iterator[State]:
         yield part
 
 
-@dataclass(frozen=True, eq=False)
-class Projected:
-    """A unit on the image: ``patch`` [C,h,w] at ``box`` (y0, x0, y1, x1)."""
-
-    box: tuple[int, int, int, int]
-    patch: Tensor
-
-
 def descend(
-    observed: Observed, node: int, images: Ints, units: Ints, seed: float | None, limit: int
-) -> Iterator[tuple[int, Projected]]:
-    """Carry units of a node down to the images; in any order, with their numbers.
+    observed: Observed,
+    node: int,
+    images: Ints,
+    units: Ints,
+    seed: float | None,
+    limit: int,
+    taps: Mapping[int, Ints] | None = None,
+) -> Iterator[Windows]:
+    """Carry P units of a node down to the images: what arrives there, of disjoint sets of units,
+    whose ``units`` are their numbers, in any order. Those that depend on nothing are in none.
 
     Args:
         images: [P], which image each unit is of.
         units: [P,3], (channel, row, column); row and column are -1 for the whole map.
         seed: the signal to start from; None for the units' own values.
         limit: bytes that the signals of one batch of units may take (one unit's in any case).
+        taps: what :func:`known_taps` says of them.
     """
     order = _by_size(observed.graph, node, units)
     images, units = images[order], units[order]
-    descent = Descent(Batch(observed, images), limit)
+    known = {pool: own[order] for pool, own in (taps or {}).items()}
+    descent = Descent(Batch(observed, images, known), limit)
+    channels = observed.graph.nodes[0].shape[0]
     for state in _seeds(observed.outputs[node], node, images, units, seed, limit):
         for signal in descent.run(state, node):
-            for unit, projected in _patches(signal, observed.graph.nodes[0].shape):
-                yield int(order[unit]), projected
+            yield replace(signal.as_windows(channels), units=order[signal.units])
+
+
+def known_taps(observed: Observed, node: int, units: Tensor) -> dict[int, Tensor]:
+    """By max-pooling the taps that units [P,4], (image, channel, row, column), of a node took, as
+    far as they can be told before the way down: of the first one below, if what lies between moves
+    no element. They can come from a GPU together with whatever else the host is told."""
+    nodes = observed.graph.nodes
+    while isinstance(nodes[node].rule, _STILL):
+        node = nodes[node].inputs[0]
+    switches = observed.switches.get(node)
+    if switches is None or observed.manner.overlap != "sum":
+        return {}
+    if units.device != switches.device:
+        units = on_device(units.numpy(), switches.device)
+    image, channel, row, column = units.unbind(1)
+    return {node: switches[image, row, column, channel]}
+
+
+_STILL = (Identity, Affine, Pointwise, Lrn)
+
+
+def on_pictures(parts: Sequence[Windows], count: int, like: Tensor) -> Tensor:
+    """So many units' signals, as :func:`descend` gives them, as whole pictures [P,C,H,W] like
+    images [n,C,H,W]."""
+    height, width = like.shape[2:]
+    return as_maps(
+        in_windows(parts, np.zeros((count, 2), np.int64), height, width, like)
+    ).contiguous()
+
+
+def in_windows(
+    parts: Sequence[Windows], origins: Ints, height: int, width: int, like: Tensor
+) -> Tensor:
+    """Of P units' signals, as :func:`descend` gives them, what lies in a window each of the image
+    at ``origins`` [P,2]: [P,height,width,C], on the device and of the dtype of images ``like``
+    [n,C,H,W]."""
+    out = like.new_zeros(len(origins), height, width, like.shape[1])
+    for part in parts:
+        own, part = origins[part.units], part.cast(like.dtype)
+        if part.data.shape[1:3] == (height, width) and (part.origins == own).all():
+            out.index_copy_(0, on_device(part.units, out.device), part.data)
+        else:
+            nothing = np.zeros(1, np.int64)
+            rows = table(nothing, part, own, height, width, out.device, part.units)
+            gather(None, part, rows, out)
+    return out
 
 
 def _by_size(graph: Graph, node: int, units: Ints) -> Ints:
@@ -136,18 +193,8 @@ def _whole_maps(
 ) -> Windows:
     count, size = len(units), maps.shape[2:]
     data = maps.new_zeros(count, *size, maps.shape[1])
-    for row, (image, channel) in enumerate(zip(images, channels, strict=True)):
-        data[row, :, :, channel] = maps[image, channel] if seed is None else seed
+    rows, image, channel = on_device(np.stack([np.arange(count), images, channels]), maps.device)
+    values = maps[image, channel] if seed is None else data.new_full((1, 1, 1), seed)
+    as_maps(data).index_put_((rows, channel), values)
     boxes = np.tile(np.array([0, 0, *size]), (count, 1))
     return Windows(units, data, boxes[:, :2], boxes)
-
-
-def _patches(signal: Signal, shape: Sequence[int]) -> Iterator[tuple[Any, Projected]]:
-    signal = signal.as_windows(shape[0])
-    starts = signal.boxes[:, :2] - signal.origins
-    stops = signal.boxes[:, 2:] - signal.origins
-    maps = as_maps(signal.data)
-    for row, (unit, box) in enumerate(zip(signal.units, signal.boxes, strict=True)):
-        (y0, x0), (y1, x1) = starts[row], stops[row]
-        patch = maps[row, :, y0:y1, x0:x1] if y0 < y1 and x0 < x1 else maps[row, :, :0, :0]
-        yield unit, Projected(tuple(box.tolist()), patch)

@@ -20,7 +20,7 @@ from zfcuda.compat.captum.accepting import (
     single_image_batch,
     unit_of,
 )
-from zfcuda.cones.descent import descend
+from zfcuda.cones.descent import descend, on_pictures
 from zfcuda.cones.observing import forward_bytes, observe, obstacle
 from zfcuda.cones.operators.batch import Manner
 from zfcuda.graph.nodes import Graph, Node
@@ -49,17 +49,14 @@ def project(graph: Graph, model: nn.Module, x: Tensor, node: Node, unit: tuple[i
     if blocked is not None:
         raise Refused(f"no cone goes through {blocked.name}")
     limit = memory_limit(None, x.device)
-    pictures = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    pictures = torch.empty_like(x, memory_format=torch.contiguous_format)
     each = forward_bytes(graph, [node.index], x.element_size())
     for images in spans(0, len(x), max(1, limit // max(1, each))):
         observed = observe(graph, x[images], [node.index], manner)
-        part = pictures[images]
-        numbers = np.arange(len(part))
-        units = np.tile(np.array(unit, np.int64), (len(part), 1))
-        found = descend(observed, node.index, numbers, units, 1.0, limit)
-        for image, projected in found:
-            y0, x0, y1, x1 = projected.box
-            part[image, :, y0:y1, x0:x1] = projected.patch
+        numbers = np.arange(len(pictures[images]))
+        units = np.tile(np.array(unit, np.int64), (len(numbers), 1))
+        parts = [*descend(observed, node.index, numbers, units, 1.0, limit)]
+        pictures[images] = on_pictures(parts, len(numbers), x)
     return pictures
 
 

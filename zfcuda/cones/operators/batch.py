@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.pixelwise import Chain
 from zfcuda.graph.recognition import rectifies
 from zfcuda.graph.rules import Pointwise, Rule
+from zfcuda.ops.windows import on_host
 
 # The calls that count as ReLU, and what their arguments must be for it.
 _RECTIFIERS: dict[str, dict[str, float]] = {
@@ -85,10 +86,12 @@ class Batch:
     Attributes:
         observed: the forward pass.
         images: [P], which of its images each unit is of.
+        taps: by max-pooling the tap [P] that each unit's window took, where it is known already.
     """
 
     observed: Observed
     images: Ints
+    taps: Mapping[int, Ints] = field(default_factory=dict)
 
     @property
     def graph(self) -> Graph:
@@ -109,6 +112,13 @@ class Batch:
     def at_points(self, pixels: Tensor, points: Points) -> Tensor:
         """Elements [q] of the forward pass where the points are."""
         return at(pixels, self.images[points.units], *points.places.T, points.channels)
+
+    def taps_at(self, node: Node, switches: Tensor, points: Points) -> Ints:
+        """What the ``switches`` [n,OH,OW,C] of a pooling say where the points are. Of those that
+        are not known a GPU is waited for."""
+        if node.index in self.taps:
+            return self.taps[node.index][points.units]
+        return on_host([self.at_points(switches, points)])[0].numpy()
 
     def under_windows(self, pixels: Tensor, signal: Windows) -> Tensor:
         """Pixels [q,h,w,C] of the forward pass where windows, which lie on the map, are."""

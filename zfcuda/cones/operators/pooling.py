@@ -115,7 +115,7 @@ def _unpooled(rule: MaxPool, batch: Batch, node: Node, signal: Signal) -> Sent:
 def _through_switches(batch: Batch, node: Node, rule: MaxPool, points: Points) -> Points:
     """A point under max-pooling is a point again."""
     switches = batch.observed.switches[node.index]
-    tap = batch.at_points(switches, points).cpu().numpy()
+    tap = batch.taps_at(node, switches, points)
     none = tap == (255 if switches.dtype == torch.uint8 else -1)
     taps = np.stack(np.divmod(tap.astype(np.int64), rule.kernel[1]), 1)
     places = points.places * rule.stride - rule.padding + taps * rule.dilation

@@ -243,7 +243,7 @@ def _unpooled(rule: AdaptiveMaxPool, batch: Batch, node: Node, signal: Signal) -
     maps = batch.observed.inputs[node.index]
     switches = batch.observed.once(node, lambda: _switches(maps, node.shape[1:]))
     if isinstance(signal, Points):
-        place = batch.at_points(switches, signal).cpu().numpy()
+        place = batch.taps_at(node, switches, signal)
         return [(node.inputs[0], replace(signal, places=np.stack(np.divmod(place, size[1]), 1)))]
     signal = signal.on_the_map(node.shape[1:])
     boxes = batch.boxes_below(node, signal.boxes)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from zfcuda.cones.descent import Projected, descend
+from zfcuda.cones.descent import descend, known_taps
 from zfcuda.cones.leaks import leak
 from zfcuda.cones.observing import forward_bytes, observe, obstacle
 from zfcuda.cones.operators.batch import Observed
+from zfcuda.cones.operators.signals import Windows, at
 from zfcuda.experiments.deconvnet.request import WHOLE, Carried, Choice, Listed, Seed, SeededManner
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph
@@ -29,6 +30,7 @@ from zfcuda.inference.deconvnet_rules import calls_left_to_gradient
 from zfcuda.inference.interception import Interception, fast_forward
 from zfcuda.inference.layers import Layers, feature_maps, find_layers, layer_outputs
 from zfcuda.inference.passes import memory_limit, progress_bar, spans
+from zfcuda.ops.windows import on_host
 from zfcuda.storage.files import visible
 
 _log = logging.getLogger(__name__)
@@ -152,25 +154,43 @@ def _in_cones(
     each = forward_bytes(graph, nodes.values(), x.element_size())
     for images in spans(0, len(x), max(1, limit // each)):
         observed = observe(graph, x[images], nodes.values(), manner)
-        for layer, choice in choices.items():
+        chosen = {
+            layer: choice.choose(observed.outputs[nodes[layer]], layer, images, len(x))
+            for layer, choice in choices.items()
+        }
+        for layer, (units, taps) in _told(observed, nodes, chosen).items():
             maps = observed.outputs[nodes[layer]]
-            units = choice.choose(maps, layer, images, len(x))
-            projected = _down(observed, nodes[layer], units, manner.seed, limit)
+            projected = _down(observed, nodes[layer], units, manner.seed, limit, taps)
             yield layer, Carried.of(maps, units, projected, images), observed.left
             advance(len(maps))
 
 
-def _down(observed: Observed, node: int, units: Tensor, seed: Seed, limit: int) -> list[Projected]:
-    """The ``units`` [p,4] of a node, carried down; a patch [C,0,0] of those that depend on
-    nothing."""
-    nothing = observed.outputs[node].new_empty(observed.graph.nodes[0].shape[0], 0, 0)
-    projected = [Projected((0, 0, 0, 0), nothing)] * len(units)
-    if projected:
-        image, places = units[:, 0].cpu().numpy(), units[:, 1:].cpu().numpy()
-        start = None if seed == "activation" else float(seed)
-        for unit, patch in descend(observed, node, image, places, start, limit):
-            projected[unit] = patch
-    return projected
+def _told(
+    observed: Observed, nodes: Mapping[str, int], chosen: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor, dict[int, np.ndarray]]]:
+    """By layer the ``chosen`` units [p,4], and the taps of theirs that are known: all that the host
+    must know to carry them down, with one wait for a GPU."""
+    taps = {layer: known_taps(observed, nodes[layer], units) for layer, units in chosen.items()}
+    told = iter(on_host([t for layer, own in chosen.items() for t in (own, *taps[layer].values())]))
+    return {
+        layer: (next(told), {pool: next(told).numpy() for pool in taps[layer]}) for layer in chosen
+    }
+
+
+def _down(
+    observed: Observed,
+    node: int,
+    units: Tensor,
+    seed: Seed,
+    limit: int,
+    taps: Mapping[int, np.ndarray],
+) -> list[Windows]:
+    """The ``units`` [p,4] of a node, carried down."""
+    if not len(units):
+        return []
+    image, places = units[:, 0].numpy(), units[:, 1:].numpy()
+    start = None if seed == "activation" else float(seed)
+    return [*descend(observed, node, image, places, start, limit, taps)]
 
 
 # --- by autograd, whose backward pass goes wherever calls can be differentiated -------------------
@@ -201,7 +221,7 @@ def _by_autograd(
                 if measure and manner.rule == "deconv":
                     left = calls_left_to_gradient(maps, source)
                 values = maps.detach()
-                units = choice.choose(values, layer, images, len(x))
+                (units,) = on_host([choice.choose(values, layer, images, len(x))])
                 projected = _down_by_autograd(
                     maps, source, layer, units, manner.seed, layer == last
                 )
@@ -264,19 +284,21 @@ def _outputs(
 
 def _down_by_autograd(
     maps: Tensor, source: Tensor, layer: str, units: Tensor, seed: Seed, last: bool
-) -> list[Projected]:
+) -> list[Windows]:
     """The ``units`` [p,4] of ``maps`` [n,C,h,w], carried down to ``source``, one of every image at
     a time; ``last`` if nothing else will be."""
-    box = (0, 0, *source.shape[2:])
-    image = units[:, 0].cpu().numpy()
+    image = units[:, 0].numpy()
     rank = np.arange(len(image)) - np.searchsorted(image, image)  # among its image's
-    projected: dict[int, Projected] = {}
+    projected = []
     for turn in range(rank.max(initial=-1) + 1):
-        rows = np.flatnonzero(rank == turn).tolist()
+        rows = np.flatnonzero(rank == turn)
         start = _start(maps.detach(), units[rows], seed)
         signal = _gradient(maps, source, layer, start, keep=not (last and turn == rank.max()))
-        projected |= {row: Projected(box, signal[image[row]]) for row in rows}
-    return [projected[row] for row in range(len(units))]
+        if len(rows) < len(signal):
+            signal = at(signal, image[rows])
+        boxes = np.tile(np.array([0, 0, *source.shape[2:]]), (len(rows), 1))
+        projected.append(Windows(rows, signal.permute(0, 2, 3, 1), boxes[:, :2], boxes))
+    return projected
 
 
 def _start(values: Tensor, units: Tensor, seed: Seed) -> Tensor:

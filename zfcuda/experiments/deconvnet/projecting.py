@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zfcuda.cones.descent import Projected
+from zfcuda.cones.descent import on_pictures
 from zfcuda.experiments.deconvnet.engines import carry, checked
 from zfcuda.experiments.deconvnet.request import (
+    Carried,
     Channel,
     Listed,
     Norm,
@@ -22,8 +24,9 @@ from zfcuda.experiments.deconvnet.request import (
     Units,
     parse,
 )
-from zfcuda.inference.checks import to_result
+from zfcuda.inference.checks import to_result, to_results
 from zfcuda.inference.layers import Layer, Layers, by_name
+from zfcuda.ops.windows import on_host
 from zfcuda.results.projections import Patches, Projections
 from zfcuda.storage.identity import precision
 
@@ -76,8 +79,8 @@ def project(
     choices = {name: parse(chosen[name]) for name in names}
     manner = SeededManner(overlap, rule, norm, seed)
     carried = carry(model, x, choices, manner, max_memory, progress)
-    units = torch.cat([carried[name].units for name in names]).cpu()
-    projected = [p for name in names for p in carried[name].projected]
+    units = torch.cat([carried[name].units for name in names])
+    boxes, values = _end_to_end(Carried.joined([carried[name] for name in names]), x)
     return Patches(
         layers=tuple(names),
         layer=torch.arange(len(names)).repeat_interleave(
@@ -86,8 +89,8 @@ def project(
         image=units[:, 0],
         units=units[:, 1:],
         activations=to_result(torch.cat([carried[name].activations for name in names])),
-        boxes=torch.tensor([p.box for p in projected]),
-        values=_end_to_end([p.patch for p in projected]),
+        boxes=boxes,
+        values=values,
         images=to_result(x),
         precision=precision(x.device, x.dtype),
     )
@@ -96,10 +99,10 @@ def project(
 @torch.inference_mode(False)
 def project_listed(
     model: nn.Module, x: Tensor, units: Mapping[str, Tensor], max_memory: int | None = None
-) -> dict[str, tuple[Tensor, list[Projected]]]:
+) -> dict[str, Carried]:
     """:func:`project` for experiments whose images have units of their own, not equally many: by
-    layer the units' values [P] in one forward pass, and their P projections. A layer's units go
-    down together, whichever image they are of.
+    layer what was carried down in one forward pass. A layer's units go down together, whichever
+    image they are of.
 
     Args:
         units: by layer int64 [P,4], (image, channel, row, column), all on the maps, images
@@ -107,19 +110,30 @@ def project_listed(
     """
     x, names = checked(model, x, [*units])
     choices = {name: Listed(units[name].cpu()) for name in names}
-    carried = carry(model, x, choices, SeededManner(), max_memory)
-    return {name: (own.activations, own.projected) for name, own in carried.items()}
+    return carry(model, x, choices, SeededManner(), max_memory)
 
 
-def _end_to_end(patches: list[Tensor]) -> Tensor:
-    """The elements of all patches as results hold them, one patch after the other."""
-    dtype = to_result(patches[0].new_empty(0)).dtype
-    values = torch.empty(sum(patch.numel() for patch in patches), dtype=dtype)
+def _end_to_end(carried: Carried, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The units' boxes [P,4] on the images ``x`` [N,C,H,W], and the elements of their patches as
+    results hold them, one patch after the other."""
+    boxes = np.zeros((len(carried.units), 4), np.int64)
+    patches: dict[int, Tensor] = {}
+    windows = on_host([part.data for part in carried.projected])
+    for part, data in zip(carried.projected, windows, strict=True):
+        filled = (part.boxes[:, 2:] > part.boxes[:, :2]).all(1)
+        inside = part.boxes - np.tile(part.origins, 2)
+        for row in np.flatnonzero(filled):
+            y0, x0, y1, x1 = inside[row]
+            patches[part.units[row]] = data[row, y0:y1, x0:x1].permute(2, 0, 1)
+        boxes[part.units[filled]] = part.boxes[filled]
+    dtype = to_result(x.new_empty(0)).dtype
+    values = torch.empty(sum(patch.numel() for patch in patches.values()), dtype=dtype)
     start = 0
-    for patch in patches:
+    for unit in sorted(patches):
+        patch = patches[unit]
         values[start : start + patch.numel()].view(patch.shape).copy_(patch)
         start += patch.numel()
-    return values
+    return torch.from_numpy(boxes), values
 
 
 @torch.inference_mode(False)  # nothing made here is an inference tensor
@@ -179,7 +193,7 @@ def deconv(
     choice, manner = OneChoice(channel, position, k), SeededManner(overlap, rule, norm, seed)
     x, (name,) = checked(model, x, [layer])
     carried = carry(model, x, {name: choice}, manner, max_memory, progress)
-    pictures = _pictures(carried[name].projected, x).unflatten(0, (len(x), k))
+    pictures = on_pictures(carried[name].projected, len(x) * k, x).unflatten(0, (len(x), k))
     return pictures[:, 0] if k == 1 else pictures
 
 
@@ -210,22 +224,19 @@ def projections(
         for image in range(len(x))
         for unit in range(k)
     ]
+    pictures = {
+        name: on_pictures(own.projected, len(own.units), x) for name, own in carried.items()
+    }
+    values = {name: own.activations for name, own in carried.items()}
+    told = iter(to_results(dict(enumerate([x, *values.values(), *pictures.values()]))).values())
+    images = next(told)
     return Projections(
         layers=tuple(names),
         columns=tuple(columns),
-        units={name: carried[name].units[:, 1:].cpu() for name in names},
-        activations={name: to_result(carried[name].activations) for name in names},
-        projections={name: to_result(_pictures(carried[name].projected, x)) for name in names},
-        images=to_result(x).repeat_interleave(k, 0),
+        units={name: carried[name].units[:, 1:] for name in names},
+        activations={name: next(told) for name in values},
+        projections={name: next(told) for name in pictures},
+        images=images.repeat_interleave(k, 0),
         sizes={name: carried[name].size for name in names},
         precision=precision(x.device, x.dtype),
     )
-
-
-def _pictures(projected: list[Projected], x: Tensor) -> Tensor:
-    """[V,C,H,W]: every patch in its place on nothing."""
-    pictures = x.new_zeros(len(projected), *x.shape[1:])
-    for picture, unit in zip(pictures, projected, strict=True):
-        y0, x0, y1, x1 = unit.box
-        picture[:, y0:y1, x0:x1] = unit.patch
-    return pictures

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.cones.descent import Projected
 from zfcuda.cones.operators.batch import Manner
+from zfcuda.cones.operators.signals import Windows
 from zfcuda.inference.checks import as_ints, is_int, per_image
 from zfcuda.inference.deconvnet_rules import Rules, deconvnet_rules, gradient_rules
+from zfcuda.ops.windows import on_device
 
 Channel = int | Sequence[int] | Tensor | None
 Position = Literal["max"] | tuple[int, int]
@@ -28,7 +30,8 @@ class Choice(Protocol):
 
     def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
         """Units int64 [p,4], (image of the batch, channel, row, column), images ascending, of the
-        layer's ``maps`` [n,C,h,w] of these ``images`` out of ``total``."""
+        layer's ``maps`` [n,C,h,w] of these ``images`` out of ``total``; on the maps' device or the
+        CPU, wherever they are found."""
 
 
 def _of_every_image(places: Tensor) -> Tensor:
@@ -39,12 +42,11 @@ def _of_every_image(places: Tensor) -> Tensor:
 
 
 def activations_of(maps: Tensor, units: Tensor) -> Tensor:
-    """The values [p] of units [p,4] of ``maps``; of a whole map the largest."""
-    image, channel, row, column = units.unbind(-1)
+    """The values [p] of units [p,4], on the CPU, of ``maps``; of a whole map the largest."""
+    image, channel, row, column = on_device(units.numpy(), maps.device).unbind(-1)
     values = maps[image, channel, row, column]
-    whole = row == WHOLE
-    if whole.any():
-        values = torch.where(whole, maps.amax((2, 3))[image, channel], values)
+    if bool((units[:, 2] == WHOLE).any()):
+        values = torch.where(row == WHOLE, maps.amax((2, 3))[image, channel], values)
     return values
 
 
@@ -95,7 +97,7 @@ class OneChoice:
         else:
             _require(self.k, height * width, layer, "positions in a map")
             channels = per_image(self.channel, total, count, f"channel in layer {layer!r}")
-            channels = channels[images].to(maps.device)[:, None]
+            channels = on_device(channels[images].numpy(), maps.device)[:, None]
             own = maps[torch.arange(n, device=maps.device)[:, None], channels].flatten(1)
             places = own.sort(descending=True, stable=True).indices[:, : self.k]
             chosen = _units(channels.expand(n, self.k), places, width)
@@ -149,7 +151,7 @@ class Given:
                 f"(channels, rows, columns), got {self._shown(wrong)}"
             )
         own = places.expand(total, -1, -1) if places.dim() == 2 else places
-        return _of_every_image(own[images].to(maps.device))
+        return _of_every_image(own[images])
 
     def _shown(self, number: int) -> tuple[int, ...]:
         channel, row, column = self.places.reshape(-1, 3)[number].tolist()
@@ -165,7 +167,7 @@ class Listed:
     def choose(self, maps: Tensor, layer: str, images: slice, total: int) -> Tensor:
         image = self.units[:, 0]
         own = self.units[(image >= images.start) & (image < images.stop)]
-        return (own - torch.tensor([images.start, 0, 0, 0])).to(maps.device)
+        return own - torch.tensor([images.start, 0, 0, 0])
 
 
 def parse(units: Units) -> Choice:
@@ -209,21 +211,21 @@ class Carried:
     """P units of one layer, carried down to their images.
 
     Attributes:
-        units: int64 [P,4], (image, channel, row, column).
+        units: int64 [P,4], (image, channel, row, column), on the CPU.
         activations: [P], their values.
-        projected: P of them.
+        projected: what arrived at the images, of disjoint sets of units; of some maybe nothing.
         size: of the layer, (maps, rows, columns).
     """
 
     units: Tensor
     activations: Tensor
-    projected: list[Projected]
+    projected: list[Windows]
     size: tuple[int, ...]
 
     @classmethod
-    def of(cls, maps: Tensor, units: Tensor, projected: list[Projected], images: slice) -> Self:
+    def of(cls, maps: Tensor, units: Tensor, projected: list[Windows], images: slice) -> Self:
         """The ``units`` of a batch of images, of which the layer has these ``maps`` [n,C,h,w]."""
-        own = units + units.new_tensor([images.start, 0, 0, 0])
+        own = units + torch.tensor([images.start, 0, 0, 0])
         return cls(own, activations_of(maps, units), projected, tuple(maps.shape[1:]))
 
     @classmethod
@@ -231,7 +233,12 @@ class Carried:
         """Those of all batches of images."""
         units = torch.cat([part.units for part in parts])
         values = torch.cat([part.activations for part in parts])
-        projected = [one for part in parts for one in part.projected]
+        starts = np.cumsum([0, *(len(part.units) for part in parts)])
+        projected = [
+            replace(one, units=one.units + start)
+            for part, start in zip(parts, starts, strict=False)
+            for one in part.projected
+        ]
         return cls(units, values, projected, parts[0].size)
 
 

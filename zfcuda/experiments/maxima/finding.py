@@ -13,7 +13,7 @@ from torch import nn
 from zfcuda.data.images import ImageData, source_of
 from zfcuda.experiments.maxima.projecting import difference, field_windows, project_units
 from zfcuda.experiments.maxima.scanning import scan
-from zfcuda.experiments.maxima.top import Maps, chosen, units_of
+from zfcuda.experiments.maxima.top import Maps, chosen, on_cpu, units_of
 from zfcuda.inference.checks import device_of, is_int, to_result
 from zfcuda.inference.layers import Layers, by_name, find_layers
 from zfcuda.inference.passes import memory_limit
@@ -78,6 +78,7 @@ def top_activations(
     limit = memory_limit(max_memory, device_of(model))
     k = int(k)
     tops, count, example = scan(model, source, names, k, maps, limit, progress)
+    tops = on_cpu(tops)
     channels = {name: chosen(maps, name, top) for name, top in tops.items()}
     units = {name: units_of(top, channels[name]) for name, top in tops.items()}
     windows = field_windows(model, example, units, tops)
@@ -88,8 +89,8 @@ def top_activations(
     return TopActivations(
         layers=tuple(names),
         values={name: to_result(top.values) for name, top in tops.items()},
-        images={name: top.numbers.cpu() for name, top in tops.items()},
-        positions={name: top.positions.cpu() for name, top in tops.items()},
+        images={name: top.numbers for name, top in tops.items()},
+        positions={name: top.positions for name, top in tops.items()},
         channels=channels,
         boxes={name: view.windows.unflatten(0, (-1, k)) for name, view in views.items()},
         projections={name: view.projections.unflatten(0, (-1, k)) for name, view in views.items()},

@@ -4,7 +4,7 @@ memory, or a layer's written into its file."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -12,22 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfcuda.cones.boxes import descend_boxes
-from zfcuda.cones.descent import Projected
+from zfcuda.cones.descent import in_windows
+from zfcuda.cones.operators.signals import at
 from zfcuda.data.batches import read_blocks
 from zfcuda.data.images import Images, Source
 from zfcuda.experiments.deconvnet.projecting import project_listed
+from zfcuda.experiments.deconvnet.request import Carried
 from zfcuda.experiments.maxima.scanning import Spotter
 from zfcuda.experiments.maxima.top import Top, units_of
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.tracing import trace
-from zfcuda.inference.checks import to_result, undisturbed
+from zfcuda.inference.checks import to_result, to_results, undisturbed
 from zfcuda.inference.passes import progress_bar
+from zfcuda.ops.windows import as_maps, pixels
 from zfcuda.storage.files import tensor_file
 from zfcuda.storage.ranks import Shard
+
+_CHUNK = 2**26  # bytes of pictures that are held together, beside those of the result
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,25 +55,23 @@ class UnitPatches:
         pictures = like.new_zeros(len(windows), *_picture(windows, example))
         return cls(windows, pictures, pictures.clone(), like.new_zeros(len(windows)))
 
-    def fill(
-        self, rows: Tensor, images: Tensor, values: Tensor, projected: Sequence[Projected]
-    ) -> None:
-        """Take in the units ``rows``, each with its image [Z,H,W]."""
-        self.reproduced[rows] = to_result(values)
-        for row, image, unit in zip(rows.tolist(), images, projected, strict=True):
-            y0, x0, y1, x1 = self.windows[row].tolist()
-            self.patches[row] = image[:, y0:y1, x0:x1]
-            # All of it lies inside, unless the model could not be followed: then it is a picture.
-            if unit.patch.numel():
-                top, left, bottom, right = unit.box
-                sides = (left - x0, x1 - right, top - y0, y1 - bottom)
-                self.projections[row] = F.pad(unit.patch, sides)
+    def seen(self, rows: Tensor, images: Tensor, carried: Carried) -> tuple[Tensor, ...]:
+        """Of the units ``rows``, which were carried down to ``images`` [n,Z,H,W], what there is to
+        take in: projections, patches and values, on the images' device."""
+        origins, (height, width) = self.windows[rows, :2].numpy(), self.patches.shape[2:]
+        # All of a signal lies inside, unless the model could not be followed: then it is a picture.
+        projections = in_windows(carried.projected, origins, height, width, images)
+        # Not by the cones' ops: those know the CPU and CUDA only.
+        places = [origins[:, axis, None] + np.arange(n) for axis, n in enumerate((height, width))]
+        image = carried.units[:, 0].numpy()[:, None, None]
+        patches = at(pixels(images), image, places[0][:, :, None], places[1][:, None, :])
+        return as_maps(projections), as_maps(patches), carried.activations
 
-    def put(self, rows: Tensor, other: UnitPatches) -> None:
-        """Take in what ``other`` has seen of these units."""
-        self.projections[rows] = other.projections
-        self.patches[rows] = other.patches
-        self.reproduced[rows] = other.reproduced
+    def put(self, rows: Tensor, projections: Tensor, patches: Tensor, reproduced: Tensor) -> None:
+        """Take in what has been seen of these units."""
+        self.projections[rows] = projections
+        self.patches[rows] = patches
+        self.reproduced[rows] = reproduced
 
 
 def _see(
@@ -86,8 +88,24 @@ def _see(
     listed = {name: units[name][own] for name, own in rows.items()}
     for own in listed.values():
         own[:, 0] = torch.searchsorted(numbers, own[:, 0].contiguous())
-    for name, found in project_listed(model, images, listed, max_memory).items():
-        seen[name].fill(rows[name], images[listed[name][:, 0]], *found)
+    waiting: list[tuple[str, tuple[Tensor, ...]]] = []
+    for name, carried in project_listed(model, images, listed, max_memory).items():
+        waiting.append((name, seen[name].seen(rows[name], images, carried)))
+        if sum(tensor.nbytes for _, found in waiting for tensor in found) > _CHUNK:
+            _put(seen, rows, waiting)
+    _put(seen, rows, waiting)
+
+
+def _put(
+    seen: Mapping[str, UnitPatches],
+    rows: Mapping[str, Tensor],
+    waiting: list[tuple[str, tuple[Tensor, ...]]],
+) -> None:
+    """Take in, by layer, what is waiting on the images' device, all of it at once; it goes."""
+    told = iter(to_results(dict(enumerate(t for _, found in waiting for t in found))).values())
+    for name, found in waiting:
+        seen[name].put(rows[name], *islice(told, len(found)))
+    waiting.clear()
 
 
 def project_units(
@@ -115,7 +133,7 @@ def project_units(
     done = 0
     with progress_bar(len(wanted), progress, "projections") as advance:
         for images in source.pick(wanted.tolist()) if len(wanted) else ():
-            images = images.to(example.device)
+            images = images.to(example.device, non_blocking=True)
             here = wanted[done : done + len(images)]
             rows = {}
             for name, own in units.items():
@@ -186,7 +204,6 @@ def field_windows(
 
 # --- a layer's, into its file: what is held in memory is one chunk of them -----------------------
 
-_CHUNK = 2**26  # bytes of the pictures of one chunk
 _MOST = 256  # units of one chunk
 
 
@@ -228,11 +245,12 @@ def project_layer(
             part = None
             for rows, block in islice(blocks, 1):
                 part = UnitPatches.empty(windows[rows], example)
-                images, numbers = block.read_again().to(example.device), torch.tensor(block.numbers)
+                images = block.read_again().to(example.device, non_blocking=True)
+                numbers = torch.tensor(block.numbers)
                 every, of = {layer: torch.arange(len(rows))}, {layer: units[rows]}
                 _see({layer: part}, every, of, spotter.model, images, numbers, memory)
             for rows, found in zip(chunks[start:], shard.gather(part), strict=False):
-                seen.put(rows, found)
+                seen.put(rows, found.projections, found.patches, found.reproduced)
                 advance(len(rows))
     shard.wait()
 

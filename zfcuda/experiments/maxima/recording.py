@@ -26,7 +26,7 @@ from zfcuda.data.images import ImageData, Images, none_readable, source_of
 from zfcuda.experiments.maxima.finding import check_k, warn_beyond
 from zfcuda.experiments.maxima.projecting import project_layer
 from zfcuda.experiments.maxima.scanning import Spotter
-from zfcuda.experiments.maxima.top import Maps, State, Top, chosen
+from zfcuda.experiments.maxima.top import Maps, State, Top, chosen, on_cpu
 from zfcuda.experiments.over import first_readable
 from zfcuda.inference.checks import check_input, device_of, evaluating, is_int, threads
 from zfcuda.inference.layers import Layers, by_name, find_layers
@@ -373,7 +373,7 @@ class _Run:
         """Project the chosen maps' units, layer by layer; what the manifest says of each layer."""
         found = {}
         noted = {one["name"]: one for one in self.begun.get("layers", ())}
-        for index, (name, top) in enumerate(state.tops.items()):
+        for index, (name, top) in enumerate(on_cpu(state.tops).items()):
             path = self.folder / file_of(index, name)
             there = self.shard.first and self._is_there(path, noted.get(name))
             if not self.shard.share(there):

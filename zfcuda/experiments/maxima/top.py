@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from zfcuda.inference.checks import is_int
+from zfcuda.ops.windows import on_host
 from zfcuda.storage.files import write_tensors
 from zfcuda.storage.identity import tensor_digest
 
@@ -128,6 +129,15 @@ class Top:
         return torch.stack([places // self.size[1], places % self.size[1]], -1)
 
 
+def on_cpu(tops: Mapping[str, Top]) -> dict[str, Top]:
+    """The same there; a GPU is waited for once."""
+    told = iter(on_host([tensor for top in tops.values() for tensor in top.tensors().values()]))
+    return {
+        name: replace(top, **{part: next(told) for part in top.tensors()})
+        for name, top in tops.items()
+    }
+
+
 def _strongest(columns: list[Tensor], like: Tensor) -> list[Tensor]:
     """The k first by value of (values, numbers, places); without number and place where there is
     none."""
@@ -158,6 +168,8 @@ class State:
 
     def to(self, device: torch.device | str) -> State:
         """The same, activations on a device."""
+        if torch.device(device).type == "cpu":
+            return replace(self, tops=on_cpu(self.tops))
         return replace(self, tops={name: top.to(device) for name, top in self.tops.items()})
 
     def write(self, path: Path, settings: str, made_of: Sequence[str]) -> None:
@@ -165,7 +177,7 @@ class State:
         of."""
         tensors = {
             f"{part}/{index}": tensor
-            for index, top in enumerate(self.tops.values())
+            for index, top in enumerate(on_cpu(self.tops).values())
             for part, tensor in top.tensors().items()
         }
         tensors["done"] = torch.from_numpy(np.packbits(self.done.numpy()))

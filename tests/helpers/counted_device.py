@@ -15,8 +15,10 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+from zfcuda.graph import record
 
 aten = torch.ops.aten
 
@@ -60,6 +62,11 @@ class OnDevice(Tensor):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         # torch would make a tensor of a number below all modes, without asking this device.
+        if isinstance(index, Tensor):
+            self.index_put_((index,), value)
+            return
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(index)):
+            raise NotImplementedError("an index of several parts, some of them tensors")
         part = self[index]
         part.copy_(value) if isinstance(value, Tensor) else part.fill_(value)
 
@@ -87,6 +94,12 @@ class CountedDevice(TorchDispatchMode):
         self.hollow = False
         self.counts: Counter[str] = Counter()
         self.waited: list[str] = []
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Without the modes inside of this one, such as a recording."""
+        with _disable_current_modes(), self:
+            yield
 
     @property
     def _inside(self) -> torch.device:
@@ -173,7 +186,9 @@ class CountedDevice(TorchDispatchMode):
 
 
 def _is_there(device: Any) -> bool:
-    return isinstance(device, torch.device | str) and torch.device(device).type == DEVICE.type
+    # "meta" is what C++ asks for beside tensors of the device.
+    known = (DEVICE.type, "meta")
+    return isinstance(device, torch.device | str) and torch.device(device).type in known
 
 
 def _is_view(func: Any) -> bool:
@@ -200,6 +215,7 @@ def counted() -> Iterator[CountedDevice]:
         "synchronize": lambda device=None: mode._wait("synchronize"),
     }
     patches = [mock.patch.object(torch.cuda, name, answer) for name, answer in cuda.items()]
+    patches.append(mock.patch.object(record, "_disable_current_modes", mode.alone))
     # Users' tensors of classes of their own are made plain, which these cannot be.
     patches += [
         mock.patch.object(module, "plain", lambda x: x)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from zfcuda.graph.axes import Axes, axes_of_maps, is_one_by_one, size_of
 from zfcuda.graph.nodes import Node, Value, values_in
@@ -89,6 +90,13 @@ class Chain:
     def only_moves(self) -> bool:
         """Whether every number that it makes is one that it takes, whatever the numbers are."""
         return all(call.target in _MOVE and not _joins_constants(call) for call in self.calls)
+
+    @property
+    def holds_tensors(self) -> bool:
+        """Whether its calls take tensors besides what depends on the images."""
+        return any(
+            isinstance(a, Tensor) for c in self.calls for a in tree_leaves((c.args, c.kwargs))
+        )
 
     @property
     def differentiable(self) -> bool:

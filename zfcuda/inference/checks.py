@@ -141,9 +141,13 @@ def to_results(tensors: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
     return dict(zip(tensors, on_host([*map(_widened, tensors.values())]), strict=True))
 
 
+def result_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What results hold numbers of this type as."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 def _widened(tensor: Tensor) -> Tensor:
-    tensor = plain(tensor).detach()
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return plain(tensor).detach().to(result_dtype(tensor.dtype))
 
 
 def fill_setting(fill: Any, x: Tensor, with_image: bool) -> float | Tensor:

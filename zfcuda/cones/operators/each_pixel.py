@@ -177,7 +177,9 @@ def _picked(rule: Pixelwise, maps: Tensor) -> Ints | None:
     """Which map below each map above is a copy of, where the rule shuffles or slices; else None."""
     if not isinstance(rule.function, Chain) or not rule.function.only_moves:
         return None
-    numbered = torch.arange(maps.shape[1], device=maps.device).view(1, -1, 1, 1)
+    # On the host, where nothing is waited for, unless it needs an index that is on the device.
+    device = maps.device if rule.function.holds_tensors else "cpu"
+    numbered = torch.arange(maps.shape[1], device=device).view(1, -1, 1, 1)
     picked = rule.function(numbered)[0, :, 0, 0].cpu().numpy()
     return picked if len(np.unique(picked)) == len(picked) else None
 

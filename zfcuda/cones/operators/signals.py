@@ -132,8 +132,7 @@ class Windows:
     def into_channels(self, places: Ints, channels: int) -> Windows:
         """Every channel in its new place among so many."""
         data = self.data.new_zeros(*self.data.shape[:3], channels)
-        data[..., on_device(places, data.device)] = self.data
-        return replace(self, data=data)
+        return replace(self, data=data.index_copy_(3, on_device(places, data.device), self.data))
 
     def as_windows(self, channels: int) -> Windows:
         return self

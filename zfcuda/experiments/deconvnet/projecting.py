@@ -24,7 +24,7 @@ from zfcuda.experiments.deconvnet.request import (
     Units,
     parse,
 )
-from zfcuda.inference.checks import to_result, to_results
+from zfcuda.inference.checks import result_dtype, to_results
 from zfcuda.inference.layers import Layer, Layers, by_name
 from zfcuda.ops.windows import on_host
 from zfcuda.results.projections import Patches, Projections
@@ -79,19 +79,20 @@ def project(
     choices = {name: parse(chosen[name]) for name in names}
     manner = SeededManner(overlap, rule, norm, seed)
     carried = carry(model, x, choices, manner, max_memory, progress)
-    units = torch.cat([carried[name].units for name in names])
-    boxes, values = _end_to_end(Carried.joined([carried[name] for name in names]), x)
+    joined = Carried.joined([carried[name] for name in names])
+    seen = to_results({"images": x, "activations": joined.activations})
+    boxes, values = _end_to_end(joined, x)
     return Patches(
         layers=tuple(names),
         layer=torch.arange(len(names)).repeat_interleave(
             torch.tensor([len(carried[name].units) for name in names])
         ),
-        image=units[:, 0],
-        units=units[:, 1:],
-        activations=to_result(torch.cat([carried[name].activations for name in names])),
+        image=joined.units[:, 0],
+        units=joined.units[:, 1:],
+        activations=seen["activations"],
         boxes=boxes,
         values=values,
-        images=to_result(x),
+        images=seen["images"],
         precision=precision(x.device, x.dtype),
     )
 
@@ -126,8 +127,8 @@ def _end_to_end(carried: Carried, x: Tensor) -> tuple[Tensor, Tensor]:
             y0, x0, y1, x1 = inside[row]
             patches[part.units[row]] = data[row, y0:y1, x0:x1].permute(2, 0, 1)
         boxes[part.units[filled]] = part.boxes[filled]
-    dtype = to_result(x.new_empty(0)).dtype
-    values = torch.empty(sum(patch.numel() for patch in patches.values()), dtype=dtype)
+    total = sum(patch.numel() for patch in patches.values())
+    values = torch.empty(total, dtype=result_dtype(x.dtype))
     start = 0
     for unit in sorted(patches):
         patch = patches[unit]

@@ -25,7 +25,7 @@ from zfcuda.experiments.maxima.scanning import Spotter
 from zfcuda.experiments.maxima.top import Top, units_of
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.tracing import trace
-from zfcuda.inference.checks import to_result, to_results, undisturbed
+from zfcuda.inference.checks import result_dtype, to_result, to_results, undisturbed
 from zfcuda.inference.passes import progress_bar
 from zfcuda.ops.windows import as_maps, pixels
 from zfcuda.storage.files import tensor_file
@@ -51,9 +51,9 @@ class UnitPatches:
 
     @classmethod
     def empty(cls, windows: Tensor, example: Tensor) -> UnitPatches:
-        like = to_result(example.new_empty(0))
-        pictures = like.new_zeros(len(windows), *_picture(windows, example))
-        return cls(windows, pictures, pictures.clone(), like.new_zeros(len(windows)))
+        dtype = result_dtype(example.dtype)
+        pictures = torch.zeros(len(windows), *_picture(windows, example), dtype=dtype)
+        return cls(windows, pictures, pictures.clone(), torch.zeros(len(windows), dtype=dtype))
 
     def seen(self, rows: Tensor, images: Tensor, carried: Carried) -> tuple[Tensor, ...]:
         """Of the units ``rows``, which were carried down to ``images`` [n,Z,H,W], what there is to

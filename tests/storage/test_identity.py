@@ -48,7 +48,8 @@ def test_by_the_defaults_only_convolutions_on_gpus_are_short():
     assert now(CPU) == now(torch.device("meta")) == EXACT
     if not torch.cuda.is_available():  # where there is none it is taken for a new one
         assert now(GPU) == Precision("tf32", "float32") and now(GPU).reduced
-    assert not EXACT.reduced
+    assert not EXACT.reduced and EXACT.eps == 2**-23
+    assert Precision("tf32", "bfloat16").eps == 2**-7
 
 
 @pytest.mark.parametrize("forbidden", [True, False])

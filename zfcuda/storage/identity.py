@@ -115,9 +115,14 @@ class Precision:
     products: str
 
     @property
+    def eps(self) -> float:
+        """The machine epsilon of the shorter of the two."""
+        return max(map(_eps, (self.convolutions, self.products)))
+
+    @property
     def reduced(self) -> bool:
         """Whether some numbers have fewer bits than float32's."""
-        return not {self.convolutions, self.products} <= {"float32", "float64"}
+        return self.eps > torch.finfo(torch.float32).eps
 
 
 def precision(device: torch.device, dtype: torch.dtype = torch.float32) -> Precision:
@@ -163,6 +168,10 @@ def as_recorded_now(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[s
         kind = "cuda" if there.get("device") == "cuda" else "cpu"
         found["products"] = effective(word, kind, _known(torch.device(kind)))
     return found
+
+
+def _eps(name: str) -> float:
+    return 2**-10 if name == "tf32" else torch.finfo(getattr(torch, name)).eps
 
 
 def _name(dtype: object) -> str:

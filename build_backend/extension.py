@@ -19,7 +19,7 @@ from notice import say
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 from steps import Step, is_writable, job_count, outdated, run, write
-from toolchain import FLAGS, ROOT, Toolchain, is_sanitized, sources
+from toolchain import FLAGS, ROOT, Toolchain, digest, is_sanitized, sources
 
 OPS, MODULE = "zfcuda._ops", "zfcuda._C"
 # What a file takes of one core, about: only for the sentence before compiling.
@@ -165,7 +165,9 @@ def facts_header(gate: cuda_gate.Gate) -> str:
 
 
 def facts_module(gate: cuda_gate.Gate) -> str:
-    lines = [f"{name} = {value!r}" for name, value in facts(gate).items()]
+    """The Python side's facts, and of which sources the build is."""
+    said = facts(gate) | {"SOURCES": digest()}
+    lines = [f"{name} = {value!r}" for name, value in said.items()]
     return "\n".join(['"""Written by the build."""', "", *lines, ""])
 
 

@@ -6,6 +6,7 @@ load the kernels; and its headers come by -isystem here, so that warnings are ab
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -31,6 +32,15 @@ def sources(kind: str) -> list[Path]:
     """The files of ``ops``, ``kernels``, ``module`` or ``host_copies``, in a fixed order."""
     patterns = _SAID["sources"][kind]
     return [file for pattern in patterns for file in sorted(CSRC.glob(pattern))]
+
+
+def digest() -> str:
+    """Of all that the libraries are compiled from: with another one they are others."""
+    found = hashlib.sha256()
+    files = [file for file in CSRC.rglob("*") if file.is_file()]
+    for file in sorted([*files, ROOT / "build_backend" / "flags.toml"]):
+        found.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 class Toolchain:

@@ -1,16 +1,17 @@
 """Whole experiments on a GPU: occlusion against Captum and against dense passes, and projections.
 
-    python benchmarks/gpu/experiments.py --out experiments.json
-    python benchmarks/gpu/experiments.py --device cpu           does it run? small networks, 1 round
+    python benchmarks/gpu/experiments.py --what occlusion --out occlusion.json
+    python benchmarks/gpu/experiments.py --what projections --device cpu   does it run? small
 
-Occlusion (../occlusion.py's contests) in float32 (*exact*: TF32 is switched off), with TF32 and in
-bfloat16; peers in the same precision. Peers are swept over their batches, the two best take part in
-rounds; the dense batches also as a CUDA graph. Ours is called as anybody calls it, and beside the
-contest with several limits of memory and under the profiler: the share of the time in which kernels
-run tells whether graphs could help it. Correctness comes first. Where Captum is not installed its
-own way is written out in plain torch, and the record says so.
+Occlusion (../occlusion.py's contests) in float32 without TF32, with TF32 and in bfloat16; peers in
+the same precision. Peers are swept over their batches, the two best take part in rounds; the dense
+batches also as a CUDA graph. Ours is called as anybody calls it, and once more under the profiler:
+the share of the time in which kernels run. Correctness comes first. Where Captum is not installed
+its own way is written out in plain torch, and the record says so.
 
-Then the nine strongest activations of every map of ZFNet, 12,384 units, found and projected.
+*occlusion*: six rows that are hard to be fast on, in every precision. *networks*: more networks,
+none of them to be slower than dense. *projections*: the nine strongest activations of every map of
+ZFNet, 12,384 units, found and projected.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,27 +45,28 @@ from networks import build, image_size
 import zfcuda
 from zfcuda.inference.interception import fast_forward
 
+PRECISIONS = ("float32", "tf32", "bfloat16")
+CAPTUM_EXPECTED = {"float32": 8.0, "tf32": 5.0, "bfloat16": 5.0}  # times Captum at its best batch
+SHARE_EXPECTED = 0.6  # of the multiply-add ceiling
+
 
 @dataclass(frozen=True)
 class Row(occlusion.Row):
-    """A row, with the ratios that are expected of it."""
+    """A row; ``goal``: whether CAPTUM_EXPECTED and SHARE_EXPECTED are expected of it."""
 
-    captum_expected: float | None = None
-    dense_expected: float | None = None
+    goal: bool = False
 
 
+# Those of a network one after another, the most important first.
 HARD = (
-    Row("own_vgg16", 16, 4, captum_expected=8),
-    Row("zfnet", 16, 4, captum_expected=8),
+    Row("own_vgg16", 16, 4, goal=True),
+    Row("zfnet", 16, 4, goal=True),
+    Row("zfnet", 50, 8),
+    Row("zfnet", 32, 16),
+    Row("resnet18", 16, 4),
+    Row("squeezenet1_1", 16, 4),
 )
-SHARE_EXPECTED = 0.6  # of the multiply-add ceiling
-PRECISIONS = ("exact", "tf32", "bfloat16")
-# None of them slower than dense. With torchvision, where it is there.
-OTHERS = (
-    "googlenet inception_v3 mobilenet_v2 resnet18 resnet50 squeezenet1_1 densenet121 "
-    "efficientnet_b0"
-)
-LIMITS = (2**28, 2**30, 2**32)  # bytes of max_memory that ours is tried with
+OTHERS = "own_inception googlenet inception_v3 mobilenet_v2 resnet50 densenet121 efficientnet_b0"
 TOP9_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 
@@ -73,7 +76,7 @@ class Extent:
 
     Attributes:
         hard: rows that are measured in every precision.
-        others: rows that are measured exactly only, but for the first, which is in all precisions.
+        others: rows that are measured in float32.
         settings: of the contests.
         zfnet: whose maps' strongest activations are projected, of so many ``images``, of so many
             ``maps`` of each layer.
@@ -90,18 +93,15 @@ class Extent:
 
     @classmethod
     def full(cls) -> Extent:
-        nets = ["own_inception"]
-        if importlib.util.find_spec("torchvision"):
-            nets += OTHERS.split()
-        settings = contests.Settings(batches=(32, 64, 128, 256, 512), positions=10**6)
-        return cls(HARD, tuple(Row(net, 32, 16, dense_expected=1) for net in nets), settings)
+        settings = contests.Settings(batches=(32, 64, 128, 256, 512), positions=10**6, rounds=3)
+        return cls(HARD, tuple(Row(net, 32, 16) for net in OTHERS.split()), settings)
 
     @classmethod
     def dry(cls) -> Extent:
         settings = replace(contests.Settings.quick(), positions=10**6)
         return cls(
-            (Row("zfnet_small", 16, 16, captum_expected=8),),
-            (Row("own_inception_small", 16, 16, dense_expected=1),),
+            (Row("zfnet_small", 16, 16, goal=True),),
+            (Row("own_inception_small", 16, 16),),
             settings,
             zfnet="zfnet_small",
             images=10,
@@ -109,12 +109,12 @@ class Extent:
             product=256,
         )
 
-    def rows(self) -> list[tuple[Row, str]]:
-        """What is measured in which precision, the most important first."""
-        first, *rest = self.others
-        found = [(row, precision) for row in self.hard for precision in PRECISIONS]
-        found += [(first, precision) for precision in PRECISIONS]
-        return found + [(row, "exact") for row in rest]
+    def rows(self, what: str) -> list[tuple[Row, str]]:
+        """What is measured in which precision: a network's first rows in all of them, then its
+        next."""
+        if what == "networks":
+            return [(row, "float32") for row in self.others]
+        return [(row, precision) for row in self.hard for precision in PRECISIONS]
 
 
 # --- precisions and peers -------------------------------------------------------------------------
@@ -211,29 +211,63 @@ def dense_peers(
 # --- occlusion ------------------------------------------------------------------------------------
 
 
-def measure(
-    row: Row, name: str, device: str, settings: contests.Settings, rate: float
-) -> dict[str, Any]:
-    """One row in one precision.
+class Contest:
+    """Rows measured one after another; what the last one made is there for the next of its network.
 
-    Args:
-        rate: multiply-adds a second of large products in this precision.
-
-    Raises:
-        AssertionError: a result differs from torch's or Captum's by more than rounding.
+    Attributes:
+        rates: multiply-adds a second of large products, by precision.
     """
-    peer, called = captum_or_its_way()
-    with precision(name) as dtype:
-        x, own, peers = contests.prepared(row.net)
-        x = x.to(device, dtype)
-        own, peers = (model.to(device, dtype) for model in (own, peers))
+
+    def __init__(self, device: str, settings: contests.Settings, rates: dict[str, float]) -> None:
+        self.device, self.settings, self.rates = device, settings, rates
+        self._net = ""
+        self._made: tuple[Tensor, nn.Module, nn.Module] = None  # type: ignore[assignment]
+        self._peers: dict[str, dict[str, list[Contestant]]] = {}
+
+    def prepared(self, net: str, dtype: torch.dtype) -> tuple[Tensor, nn.Module, nn.Module]:
+        """An image, and the network for us and for everybody else, on the device."""
+        if net != self._net:
+            self._peers.clear()
+            x, own, peers = contests.prepared(net)
+            self._net, self._made = (
+                net,
+                (x.to(self.device), own.to(self.device), peers.to(self.device)),
+            )
+        x, own, peers = self._made
+        if dtype == x.dtype:
+            return x, own, peers
+        return x.to(dtype), copy.deepcopy(own).to(dtype), copy.deepcopy(peers).to(dtype)
+
+    def peers(
+        self, name: str, own: nn.Module, peers: nn.Module, x: Tensor
+    ) -> dict[str, list[Contestant]]:
+        """Everybody else at their best; the row makes no difference to them."""
+        if name not in self._peers:
+            peer, batches = captum_or_its_way()[0], self.settings.batches
+            self._peers[name] = {
+                "captum": finalists(that_fit([peer(peers, x, batch) for batch in batches])),
+                "dense": dense_peers(own, peers, x, batches),
+            }
+        return self._peers[name]
+
+    def measure(self, row: Row, name: str) -> dict[str, Any]:
+        """One row in one precision.
+
+        Raises:
+            AssertionError: a result differs from torch's or Captum's by more than rounding.
+        """
+        with precision(name) as dtype:
+            x, own, peers = self.prepared(row.net, dtype)
+            return self._measured(row, name, x, own, peers)
+
+    def _measured(
+        self, row: Row, name: str, x: Tensor, own: nn.Module, peers: nn.Module
+    ) -> dict[str, Any]:
+        peer, called = captum_or_its_way()
         checked = contests.check(own, peers, x, row, peer)
-        groups = {
-            "captum": finalists(that_fit([peer(peers, x, batch) for batch in settings.batches])),
-            "dense": dense_peers(own, peers, x, settings.batches),
-        }
+        groups = self.peers(name, own, peers, x)
         plan = zfcuda.plan(own, x, size=row.size, stride=row.stride)
-        rounds, labels = contests.contest(own, peers, x, row, settings, groups)
+        rounds, labels = contests.contest(own, peers, x, row, self.settings, groups)
         seconds = statistics.median(times["ours"] for times in rounds)
         ratios = {peer: median_ratio(rounds, peer) for peer in ("captum", "dense")}
         macs = sum(step.dense_macs if step.dense else step.cone_macs for step in plan.steps)
@@ -253,30 +287,14 @@ def measure(
             "vs_captum": ratios["captum"],
             "vs_dense": ratios["dense"],
             "reached": ratios["dense"] / plan.ceiling,
-            "of_products": macs / seconds / rate,
-            **_ours_in_detail(own, x, row),
+            "of_products": macs / seconds / self.rates[name],
+            "captum_expected": CAPTUM_EXPECTED[name] if row.goal else None,
+            "busy": None if x.device.type == "cpu" else busy(_ours(own, x, row)),
         }
 
 
-def _ours_in_detail(own: nn.Module, x: Tensor, row: Row) -> dict[str, Any]:
-    """Ours with several limits of memory and with each method, in seconds, and how busy it keeps
-    the GPU: what the plan's constants, which come from a CPU, and its batches are to be set by."""
-
-    def run(**settings: Any) -> Contestant:
-        grid = {"target": contests.TARGET, "size": row.size, "stride": row.stride}
-        return Contestant("", lambda: zfcuda.occlusion(own, x, **grid, **settings), 1)
-
-    if x.device.type == "cpu":
-        return {}
-    limits = {f"{limit >> 20} MiB": run(max_memory=limit) for limit in LIMITS}
-    methods = {method: run(method=method) for method in ("cone", "dense")}
-    return {
-        "by_memory": {name: min(each.seconds() for _ in range(2)) for name, each in limits.items()},
-        "by_method": {
-            name: min(each.seconds() for _ in range(2)) for name, each in methods.items()
-        },
-        "busy": busy(run()),
-    }
+def _ours(own: nn.Module, x: Tensor, row: Row) -> Contestant:
+    return contests.ours(own, x, row, contests.grid(row, x.shape[-1]))
 
 
 def busy(contestant: Contestant) -> float | None:
@@ -303,7 +321,7 @@ def project_all(extent: Extent, device: str) -> dict[str, Any]:
     torch.manual_seed(0)
     side = image_size(extent.zfnet)
     images = torch.randn(extent.images, 3, side, side, device=device)
-    with precision("exact"):
+    with precision("float32"):
         model = build(extent.zfnet, images[:2].cpu())[0].to(device)
         _top9(model, images[:9], 1)  # warm-up
         begin = time.perf_counter()
@@ -333,32 +351,26 @@ def _top9(model: nn.Module, images: Tensor, maps: int | str) -> zfcuda.TopActiva
 # --- the command ----------------------------------------------------------------------------------
 
 
-def table(found: dict[str, Any]) -> list[str]:
+def table(name: str, found: dict[str, Any]) -> list[str]:
     lines = [
-        "## experiments",
+        f"## {name}",
         "",
         f"Peer: {found['captum']}. The rate of products is measured in the same run.",
         "",
-        "| net, occluder, precision | zfcuda, ms a position | vs Captum (expected) | "
-        "vs dense (expected) | ceiling | reached | of products' rate | GPU busy | "
-        "best settings of the peers |",
+        "| net, occluder, precision | zfcuda, ms a position | vs Captum (expected) | vs dense | "
+        "ceiling | reached (expected) | of products' rate | GPU busy | the peers' best settings |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in found["rows"]:
-        captum, dense = (
-            f"{row[f'vs_{peer}']:.1f}×"
-            + (f" ({expected:g}×)" if (expected := row[f"{peer}_expected"]) else "")
-            for peer in ("captum", "dense")
-        )
+        goal = row["captum_expected"]
         busy = row.get("busy")
         cells = [
             row["key"],
             f"{1e3 * row['seconds']:.3f}",
-            captum,
-            dense,
+            f"{row['vs_captum']:.1f}×" + (f" ({goal:g}×)" if goal else ""),
+            f"{row['vs_dense']:.1f}×",
             f"{row['ceiling']:.1f}",
-            f"{row['reached']:.0%}"
-            + (f" ({SHARE_EXPECTED:.0%})" if row["captum_expected"] else ""),
+            f"{row['reached']:.0%}" + (f" ({SHARE_EXPECTED:.0%})" if goal else ""),
             f"{row['of_products']:.0%}",
             f"{busy:.0%}" if busy else "–",
             "; ".join(f"{peer}: {label}" for peer, label in row["labels"].items()),
@@ -377,9 +389,10 @@ def table(found: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--what", choices=("occlusion", "networks", "projections"), required=True)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, help="JSON")
-    parser.add_argument("--only", help="rows whose name contains this")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no row after")
     options = parser.parse_args()
     begin = time.perf_counter()
@@ -387,9 +400,8 @@ def main() -> None:
     extent = Extent.dry() if dry else Extent.full()
     found: dict[str, Any] = {
         "captum": captum_or_its_way()[1],
-        "torchvision": importlib.util.find_spec("torchvision") is not None,
         "macs_per_s": {
-            "exact": gemm_rate(options.device, torch.float32, extent.product),
+            "float32": gemm_rate(options.device, torch.float32, extent.product),
             "tf32": gemm_rate(options.device, torch.float32, extent.product, tf32=True),
             "bfloat16": gemm_rate(options.device, torch.bfloat16, extent.product),
         },
@@ -397,42 +409,46 @@ def main() -> None:
         "left_out": [],
         "failed": [],
     }
+    contest = Contest(options.device, extent.settings, found["macs_per_s"])
 
-    def attempt(name: str, work: Callable[[], object]) -> None:
-        """One row or the projections; what goes wrong costs nothing but itself."""
-        if options.only and options.only not in name:
-            return
+    def occluded(row: Row, name: str) -> None:
+        found["rows"].append(contest.measure(row, name))
+
+    def projected() -> None:
+        found["projections"] = project_all(extent, options.device)
+
+    if options.what == "projections":
+        works = [("top-9 projections", projected)]
+    else:
+        rows = extent.rows(options.what)
+        works = [(f"{row.key}, {name}", partial(occluded, row, name)) for row, name in rows]
+    for name, work in works:
+        if options.only not in name:
+            continue
         if time.perf_counter() - begin > options.seconds:
             found["left_out"].append(f"{name}: no time was left")
-            return
-        try:
-            work()
-        except (AssertionError, RuntimeError, ValueError) as error:
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            found["failed"].append(f"{name}: {said[0]}")
-        gc.collect()
-        if not dry:
-            torch.cuda.empty_cache()
+        else:
+            attempt(name, work, found)
         if options.out:  # after each: what was measured stays
             options.out.write_text(json.dumps(found, indent=1) + "\n")
         print(f"{name}: after {time.perf_counter() - begin:.0f} s", flush=True)
-
-    def contest(row: Row, name: str) -> None:
-        rate = found["macs_per_s"][name]
-        found["rows"].append(measure(row, name, options.device, extent.settings, rate))
-
-    def projections() -> None:
-        found["projections"] = project_all(extent, options.device)
-
-    rows = extent.rows()
-    for row, name in rows[: len(extent.hard) * len(PRECISIONS)]:
-        attempt(f"{row.key}, {name}", lambda row=row, name=name: contest(row, name))
-    attempt("top-9 projections", projections)
-    for row, name in rows[len(extent.hard) * len(PRECISIONS) :]:
-        attempt(f"{row.key}, {name}", lambda row=row, name=name: contest(row, name))
-    print("\n".join(table(found)))
+    print("\n".join(table(options.what, found)))
     if found["failed"]:
         sys.exit(1)
+
+
+def attempt(name: str, work: Callable[[], object], found: dict[str, Any]) -> None:
+    """One row, or the projections; what goes wrong costs nothing but itself."""
+    try:
+        work()
+    except ImportError as error:
+        found["left_out"].append(f"{name}: there is no {error.name} here")
+    except (AssertionError, RuntimeError, ValueError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        found["failed"].append(f"{name}: {said[0]}")
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

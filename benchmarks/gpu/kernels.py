@@ -2,6 +2,7 @@
 
     python benchmarks/gpu/kernels.py --device cuda --out kernels.json
     python benchmarks/gpu/kernels.py --floors          what each case cannot be faster than: no GPU
+    python benchmarks/gpu/kernels.py --run CASE ...    for a profiler: each twice, nothing timed
 
 Random inputs; several copies of them take turns, so that together they exceed the L2 cache. What
 ours writes to is poisoned before every timed call, and what the last calls left is checked against
@@ -58,7 +59,7 @@ class Case:
     Attributes:
         family: of cases.DEMANDS.
         arguments: the family's, given a scale of the batch, 1 for the real one.
-        share: of the bandwidth that is expected; None where nothing is.
+        share: of the bandwidth that is expected.
         ratio: to torch that is expected.
         limit: which bandwidth, ``"copy"`` or ``"write"``.
     """
@@ -66,7 +67,7 @@ class Case:
     name: str
     family: Callable[..., Work]
     arguments: Callable[[float], dict[str, Any]]
-    share: float | None
+    share: float
     ratio: float | None = None
     limit: str = "copy"
 
@@ -128,7 +129,7 @@ def all_cases() -> list[Case]:
                         lambda s, shape=(n, c, size, size), both=both: {
                             "shape": (_n(shape[0], s), *shape[1:]), **both
                         },
-                        None,
+                        0.85,
                     )
                     for n, c, size in ((64, 96, 110), (1024, 256, 13))
                 ),
@@ -355,11 +356,15 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, help="begin no case after these")
     parser.add_argument("--floors", action="store_true", help="print the model's table and stop")
+    parser.add_argument("--run", nargs="+", metavar="CASE", help="run these cases and stop")
     options = parser.parse_args()
     if options.floors:
         print("\n".join(floors_table(all_cases())))
         return
     dry = options.device == "cpu"
+    if options.run:
+        run_twice(options.run, options.device, 1 / 64 if dry else 1.0)
+        return
     begin = time.perf_counter()
     scale, rounds = (1 / 64, 2) if dry else (1.0, 50)
     torch.backends.cudnn.allow_tf32 = False
@@ -392,9 +397,19 @@ def main() -> None:
             found["failed"].append(f"{case.name}: {str(error).strip().splitlines()[0]}")
         if options.out:  # after every case: what was measured stays
             options.out.write_text(json.dumps(found, indent=1) + "\n")
-    print("\n".join(table(found)))
+    print("\n".join(table("rivals" if options.compiled else "kernels", found)))
     if found["failed"]:
         sys.exit(1)
+
+
+def run_twice(names: Sequence[str], device: str, scale: float) -> None:
+    """The cases of these names, ours only."""
+    with torch.device(device):
+        for case in all_cases():
+            if case.name in names:
+                work = case.make(scale)
+                work.ours()
+                work.ours()
 
 
 def floors_table(cases: Sequence[Case]) -> list[str]:
@@ -416,14 +431,14 @@ def floors_table(cases: Sequence[Case]) -> list[str]:
     return lines
 
 
-def table(found: dict[str, Any]) -> list[str]:
+def table(name: str, found: dict[str, Any]) -> list[str]:
     rates = ", ".join(
         f"{name} {2e-12 * rate:.1f} TFLOP/s"
         for name, rate in found["gemm_macs_per_s"].items()
         if rate
     )
     lines = [
-        "## bench" + (", against torch.compile" if found.get("compiled") else ""),
+        f"## {name}" + (", against torch.compile" if found.get("compiled") else ""),
         "",
         f"Copy {found['copy_bytes_per_s'] / 1e9:.0f} GB/s read and written, filling "
         f"{found['write_bytes_per_s'] / 1e9:.0f} GB/s; products: {rates}.",
@@ -434,7 +449,7 @@ def table(found: dict[str, Any]) -> list[str]:
     ]
     for row in found["rows"]:
         least = f" ({row['ratio_expected']:g}×)" if row["ratio_expected"] else ""
-        share = f" ({row['share_expected']:.0%})" if row["share_expected"] else ""
+        share = f" ({row['share_expected']:.0%})"
         lines.append(
             f"| {row['name']} | {row['bytes'] / 1e6:.0f} | {1e6 * row['ours_s']:.0f} | "
             f"{1e6 * row['limit_s']:.0f} | {row['share']:.0%}{share} | {row['ratio']:.1f}×{least} |"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import compiled
 import cuda_gate
+import host_copies
+import kernels_of
 import pytest
 from compiled import Kernel
 
@@ -115,6 +117,19 @@ def test_bodies_are_those_of_the_sources():
                 names = [each.split()[-1] for each in parameters.split(",")]
                 found[rest.split()[0]] = " ".join(names)
     assert found == {name: body.arguments for name, body in compiled.BODIES.items()}
+
+
+def test_the_committed_record_is_of_the_kernels_that_there_are():
+    gccs = {"short unsigned int": "unsigned short", "unsigned int": "unsigned int"}
+    gccs |= {"long unsigned int": "unsigned long", "long int": "long"}
+
+    def renamed(name: str) -> str:
+        body, _, arguments = name.removesuffix(">").partition("<")
+        types = [gccs.get(each, each) for each in arguments.split(", ")]
+        return f"{body}<{', '.join(compiled.TYPES.get(each, each) for each in types)}>"
+
+    own = {renamed(name) for name in kernels_of.runs(host_copies.load())}
+    assert {kernel.name for kernel in compiled.read(RECORD)} == own
 
 
 def test_the_committed_record_breaks_no_promise():

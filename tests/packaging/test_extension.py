@@ -107,6 +107,7 @@ def test_header_and_module_state_the_same_facts():
         for name, value in re.findall(r"^(\w+) = (.+)$", extension.facts_module(gate), re.M)
     }
     assert values["CUDA_VERDICT"] == gate.verdict
+    assert values.pop("SOURCES") == toolchain.digest()
     header = dict(re.findall(r"#define ZFCUDA_(\w+) (.+)", extension.facts_header(gate)))
     assert {name: ast.literal_eval(value) for name, value in header.items()} == values
 

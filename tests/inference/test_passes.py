@@ -1,5 +1,7 @@
 """Whole passes: stopped early, in the fastest memory format, within one rule for memory."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from zoo import Model
 import zfcuda
 from zfcuda.inference.checks import evaluating
 from zfcuda.inference.layers import layer_outputs
-from zfcuda.inference.passes import Passes, memory_limit
+from zfcuda.inference.passes import Passes, fastest_layout, memory_limit
 
 
 def test_a_model_that_catches_exceptions_is_stopped():
@@ -78,6 +80,34 @@ def test_images_are_converted_and_weights_are_not():
     assert all(map(torch.equal, model.parameters(), weights))
     torch.testing.assert_close(logits, model(x).detach())
     torch.testing.assert_close(torch.cat(found["features"]), model.features(x).detach())
+
+
+TILES = [torch.float16, torch.bfloat16, torch.float32]
+
+
+def layout_on_a_gpu(dtype, off_by):
+    """What is chosen where the answers, of which 2 is the largest, are off by so much."""
+    image = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+    given = torch.tensor([2.0, 1.0])
+
+    def answers(layout):
+        return [given + off_by * (layout is torch.channels_last)]
+
+    return fastest_layout(image, answers)
+
+
+@pytest.mark.parametrize("dtype", TILES)
+def test_tensor_cores_get_channels_last(dtype):
+    assert layout_on_a_gpu(dtype, 0.015) is torch.channels_last
+    assert layout_on_a_gpu(dtype, 0.2) is torch.preserve_format
+    loose = torch.channels_last if dtype == torch.bfloat16 else torch.preserve_format
+    assert layout_on_a_gpu(dtype, 0.08) is loose
+
+
+def test_other_convolutions_on_a_gpu_take_images_as_they_are():
+    assert layout_on_a_gpu(torch.float64, 0) is torch.preserve_format
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        assert layout_on_a_gpu(torch.float32, 0) is torch.preserve_format
 
 
 def test_float64_stays_as_it_was_given():

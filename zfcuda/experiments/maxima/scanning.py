@@ -78,8 +78,8 @@ class Spotter:
     ) -> Self:
         """For a model in eval mode.
 
-        On a CPU images go through it in channels_last, in which torch's convolutions are 1.04 to
-        1.4 times as fast, unless the model does not take that or answers otherwise.
+        Images go through it in the memory format that
+        :func:`zfcuda.inference.passes.fastest_layout` finds.
 
         Args:
             limit: bytes that the activations of a batch may take.

@@ -221,7 +221,7 @@ class Contest:
     def __init__(self, device: str, settings: contests.Settings, rates: dict[str, float]) -> None:
         self.device, self.settings, self.rates = device, settings, rates
         self._net = ""
-        self._made: tuple[Tensor, nn.Module, nn.Module] = None  # type: ignore[assignment]
+        self._made: dict[torch.dtype, tuple[Tensor, nn.Module, nn.Module]] = {}
         self._peers: dict[str, dict[str, list[Contestant]]] = {}
 
     def prepared(self, net: str, dtype: torch.dtype) -> tuple[Tensor, nn.Module, nn.Module]:
@@ -229,14 +229,13 @@ class Contest:
         if net != self._net:
             self._peers.clear()
             x, own, peers = contests.prepared(net)
-            self._net, self._made = (
-                net,
-                (x.to(self.device), own.to(self.device), peers.to(self.device)),
-            )
-        x, own, peers = self._made
-        if dtype == x.dtype:
-            return x, own, peers
-        return x.to(dtype), copy.deepcopy(own).to(dtype), copy.deepcopy(peers).to(dtype)
+            parts = x.to(self.device), own.to(self.device), peers.to(self.device)
+            self._net, self._made = net, {torch.float32: parts}
+        if dtype not in self._made:
+            x, own, peers = self._made[torch.float32]
+            models = (copy.deepcopy(model).to(dtype) for model in (own, peers))
+            self._made[dtype] = (x.to(dtype), *models)
+        return self._made[dtype]
 
     def peers(
         self, name: str, own: nn.Module, peers: nn.Module, x: Tensor

@@ -7,7 +7,8 @@
 #   benchmarks/gpu/prove.sh --seconds 400                        all of that, in shares of the time
 #   benchmarks/gpu/prove.sh --seconds 240 --only kernels memcheck profile
 #                                                                some stages; Nsight Compute looks at the three kernels
-#                                                                that the last record has furthest from what is expected
+#                                                                that the last record (in --out or in
+#                                                                benchmarks/results) has furthest from what is expected
 #   benchmarks/gpu/prove.sh --dry                                does it run? on the CPU, no GPU needed; proves nothing
 #
 # The build takes nvcc and a minute there. Or bring what was compiled elsewhere, with a CPU-only torch if need be:

@@ -132,7 +132,10 @@ def markdown(head: dict[str, str], found: Sequence[Stage]) -> str:
         lines.append(f"| {stage.name} | {stage.verdict} | {stage.seconds:.0f} | {reason} |")
     numbers = {stage.name: stage.found for stage in found if stage.found}
     if numbers.keys() & {*BENCHMARKS}:
-        lines += _verdicts(found, head)
+        try:
+            lines += _verdicts(found, head)
+        except ImportError as error:  # numbers of an earlier call, and nothing is compiled now
+            return "\n".join([*lines, "", f"No tables: {error}", ""])
     for name, values in numbers.items():
         lines += [""]
         if name in BENCHMARKS:
@@ -189,7 +192,8 @@ def parsed() -> argparse.Namespace:
 def main() -> int:
     options = parsed()
     commands.heed_signals()
-    begin = float(os.environ.get("PROVE_BEGAN") or time.time())  # importing torch takes seconds
+    # prove.sh says when it began: importing torch takes seconds.
+    begin = time.monotonic() - (time.time() - float(os.environ.get("PROVE_BEGAN") or time.time()))
     chip = "cpu" if options.dry else torch.cuda.get_device_name()
     today = datetime.date.today().isoformat()
     arch = "9.0" if options.dry else "{}.{}".format(*torch.cuda.get_device_capability())
@@ -206,14 +210,13 @@ def main() -> int:
     for folder in (scratch, options.out):
         folder.mkdir(parents=True, exist_ok=True)
     record = Record.begun(options.out, name, head)
-    settings = Settings("cpu" if options.dry else "cuda", scratch, options.seconds, arch)
+    settings = Settings("cpu" if options.dry else "cuda", scratch, begin + options.seconds, arch)
     wanted = {*options.only} | ({"build"} if stages.lacking(settings) else set())
     shares = DRY_SHARES if options.dry else SHARES
     plan = ends([name for name in STAGES if name in wanted], shares, options.seconds - END)
     for name, end in plan.items():
-        left = end - (time.time() - begin)
         cases = furthest(record) if name == "profile" else ()
-        stage = run(name, replace(settings, seconds=left, furthest=cases))
+        stage = run(name, replace(settings, end=begin + end, furthest=cases))
         record.stages[name] = stage
         record.write(scratch)
         print(f"{name}: {stage.verdict} {stage.reason}", flush=True)

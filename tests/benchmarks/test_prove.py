@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+import venv
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,17 +23,18 @@ import torch
 pytestmark = pytest.mark.tooling
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu" / "prove.sh"
+# It finds this clone's zfcuda by itself.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def begun(*options: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHON": sys.executable}
+def begun(*options: str, script=SCRIPT, python=sys.executable) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([SCRIPT, *options], env=environment, **pipes)
+    return subprocess.Popen([script, *options], env={**ENVIRONMENT, "PYTHON": python}, **pipes)
 
 
-def prove(*options: str) -> tuple[int, str]:
+def prove(*options: str, **where: str) -> tuple[int, str]:
     """The exit status and what was printed."""
-    process = begun(*options)
+    process = begun(*options, **where)
     out, err = process.communicate()
     return process.returncode, out + err
 
@@ -47,7 +50,7 @@ def verdicts(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def settings(tmp_path) -> stages.Settings:
-    return stages.Settings("cuda", tmp_path, 30.0)
+    return stages.Settings("cuda", tmp_path, time.monotonic() + 30)
 
 
 def test_what_did_not_run_is_not_called_passed(tmp_path):
@@ -64,17 +67,35 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert status == 2 and "no GPU" in said and not any(tmp_path.iterdir())
 
 
+@pytest.fixture
+def bare(tmp_path) -> dict[str, str]:
+    """A clone in which nothing is compiled, and a Python with what this one has but zfcuda."""
+    clone, python = tmp_path / "clone", tmp_path / "python"
+    left = (".git", "build", "*.so", "_build_facts.py", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*left))
+    venv.create(python, symlinks=True)
+    (site,) = python.glob("lib/python*/site-packages")
+    for installed in Path(torch.__file__).parents[1].iterdir():
+        if "zfcuda" not in installed.name and not (site / installed.name).exists():
+            (site / installed.name).symlink_to(installed)
+    return {"script": str(clone / SCRIPT.relative_to(ROOT)), "python": str(python / "bin/python")}
+
+
 @pytest.mark.slow
-def test_a_dry_run(tmp_path):
+def test_a_dry_run_where_zfcuda_is_not_installed(bare, tmp_path):
     """Everything, on tensors of the CPU and small networks."""
+    code = "import torch, importlib.util as u; assert not u.find_spec('zfcuda')"
+    subprocess.run([bare["python"], "-P", "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True)
     names = [name for name in stages.STAGES if name not in ("memcheck", "profile", "rivals")]
-    status, said = prove("--dry", "--seconds", "900", "--only", *names, "--out", str(tmp_path))
+    out = tmp_path / "out"
+    options = ("--dry", "--seconds", "3600", "--only", *names, "--out", str(out))
+    status, said = prove(*options, **bare)
     assert status == 0, said
-    assert verdicts(tmp_path) == dict.fromkeys(names, "passed"), said
-    for stage in recorded(tmp_path)["stages"]:
+    assert verdicts(out) == dict.fromkeys(names, "passed"), said
+    for stage in recorded(out)["stages"]:
         if stage["name"] in stages.BENCHMARKS:
             assert stage["found"]["rows"] or stage["found"]["projections"]
-    (page,) = (file.read_text() for file in tmp_path.glob("gpu-cpu-*.md"))
+    (page,) = (file.read_text() for file in out.glob("gpu-cpu-*.md"))
     assert "A dry run decides nothing." in page and "## occlusion" in page
 
 
@@ -136,21 +157,30 @@ def test_what_a_stage_leaves_is_the_next_ones():
 
 
 def test_a_stage_without_time_is_not_run(settings):
-    assert proof.run("small", replace(settings, seconds=1.0)).reason == "no time was left"
+    assert (
+        proof.run("small", replace(settings, end=time.monotonic() + 1)).reason == "no time was left"
+    )
 
 
 @pytest.mark.parametrize(
-    "late", ["a: no time was left", "a: there is no torchvision here", "a: not on a CPU"]
+    ("late", "status", "verdict"),
+    [
+        ("a: no time was left", 0, "not run"),
+        ("a: there is no torchvision here", 0, "not run"),
+        ("a: not on a CPU", 0, "passed"),
+        ("a: not on a CPU", -11, "failed"),
+    ],
 )
-def test_what_did_not_fit_is_not_passed(settings, monkeypatch, late):
+def test_what_did_not_fit_is_not_passed(settings, monkeypatch, late, status, verdict):
     found = {"rows": [], "failed": [], "left_out": [late]}
 
     def run(self, name, *command, **environment):
         Path(command[command.index("--out") + 1]).write_text(json.dumps(found))
+        return status, ""
 
     monkeypatch.setattr(stages.Settings, "run", run)
     for stage in (stages.kernels, stages.occlusion, stages.rivals):
-        assert stage(settings).verdict == ("passed" if late.endswith("CPU") else "not run")
+        assert stage(settings).verdict == verdict
 
 
 # --- a library that was compiled elsewhere --------------------------------------------------------
@@ -185,10 +215,18 @@ def test_when_it_serves(settings, tmp_path, monkeypatch, facts, why):
 # --- the tests that a GPU would run ---------------------------------------------------------------
 
 
-def test_cuda_tests_are_there():
+def test_the_stages_have_all_of_them():
     """Without a GPU they are skipped; that they exist can be seen anywhere."""
-    where = ["tests/ops", "tests/gpu"]
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "cuda", *where]
+    marked = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "mark.cuda" in path.read_text() and path.name != Path(__file__).name
+    }
+    assert {*stages.WITH_GPU[1:]} < marked
+    elsewhere = [path for path in marked if not path.startswith(("tests/ops/", *stages.WITH_GPU))]
+    assert elsewhere == []
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "cuda"]
+    command += ["tests/ops", *stages.WITH_GPU]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if "::" in line]
     for test in (
@@ -206,31 +244,32 @@ def test_cuda_tests_are_there():
 # --- verdicts -------------------------------------------------------------------------------------
 
 GOOD = '<testcase classname="tests.ops.test_x" name="test_a[cuda-float16]"/>'
-ON_HOST = '<testcase classname="tests.ops.test_x" name="test_a[cuda-on-host-float16]"/>'
-BAD = '<testcase classname="tests.ops.test_x" name="test_b[cpu]"><failure message="no"/></testcase>'
+BAD = (
+    '<testcase classname="tests.ops.test_x" name="test_b[cuda]"><failure message="no"/></testcase>'
+)
 SKIPPED = (
     '<testcase classname="tests.gpu.test_gpu" name="test_c"><skipped message="one GPU"/></testcase>'
 )
 
 
 @pytest.mark.parametrize(
-    ("cases", "stopped", "needs_gpu", "verdict"),
+    ("cases", "stopped", "verdict"),
     [
-        (GOOD + ON_HOST + SKIPPED, "", True, "passed"),
-        (ON_HOST + SKIPPED, "", True, "not run"),
-        (ON_HOST, "", False, "passed"),
-        (GOOD + BAD, "", True, "failed"),
-        (GOOD, "stopped after 460 s", True, "not run"),
-        (GOOD + BAD, "stopped after 460 s", True, "failed"),
-        ("", "", False, "failed"),
+        (GOOD + SKIPPED, "", "passed"),
+        (SKIPPED, "", "not run"),
+        (GOOD + BAD, "", "failed"),
+        (GOOD, "stopped after 60 s", "not run"),
+        (GOOD + BAD, "stopped after 60 s", "failed"),
+        ("", "", "failed"),
     ],
 )
-def test_verdict_on_tests(tmp_path, cases, stopped, needs_gpu, verdict):
+def test_verdict_on_tests(tmp_path, cases, stopped, verdict):
     report = tmp_path / "tests.xml"
     report.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
-    stage = stages.judged("tests", report, stopped, needs_gpu)
+    stage = stages.judged("tests", report, stopped)
     assert stage.verdict == verdict
-    assert stage.found["on the GPU"] == cases.count("[cuda-float16]")
+    assert stage.found["tests"] == cases.count("<testcase") - cases.count("<skipped")
+    assert stage.found["skipped"] == (["1: one GPU"] if SKIPPED in cases else [])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -398,7 +398,7 @@ class _Indexed(_Items):
 
 # --- what a user gives ----------------------------------------------------------------------------
 
-Source = Images | Batches
+Source: TypeAlias = Images | Batches
 ImageData = Tensor | Dataset[Any] | Iterable[Any] | Images
 
 

@@ -38,7 +38,8 @@ def occlusion(
 
     The image is run once as it is; every position then recomputes only what its rectangle can
     change on each map, exactly (not an approximation), down to the layer from which whole maps
-    are cheaper. :func:`plan` tells which that is.
+    are cheaper. :func:`plan` tells which that is. What is left is the rounding of the network's own
+    convolutions and products, on GPUs by torch's defaults TF32: the result's ``precision``.
 
     The grid is Captum's: per axis the occluder starts at 0, s, 2s, ..., ceil((H - h) / s) + 1
     positions of them, the last one cut off at the edge (a position entirely outside, possible when

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zfcuda.graph import activations as _activations  # noqa: F401  (enters its readers)
 from zfcuda.graph.axes import axes_of_maps
-from zfcuda.graph.calls import Call, Record, Recorded, Ref, end_of
+from zfcuda.graph.calls import Call, Record, Recorded, Ref, end_of, is_cast
 from zfcuda.graph.fixed import (
     ALIKE,
     choice,
@@ -119,6 +119,7 @@ class _Builder:
         self._bare: dict[int, Tensor] = {}  # constants, by identity
         self._by_call: dict[int, list[int]] = {}
         self._mixing: dict[int, str] = {}  # by node of several images' value, the call
+        self._casts: list[tuple[Tensor, Tensor]] = []  # of constants
         for number, value in enumerate(first.values):
             if value.call is not None:
                 self._by_call.setdefault(value.call, []).append(number)
@@ -157,6 +158,8 @@ class _Builder:
         held = values_in((args, kwargs))
         if not held and not _sizes_in((args, kwargs)):
             found = in_any_layout(call.function)(*args, **kwargs)
+            if is_cast(call):
+                self._casts.append((args[0], found))
             for value in values:
                 place = self._first.values[value].place
                 self._made[value] = _Constant(found[place] if call.several else found)
@@ -452,7 +455,9 @@ class _Builder:
         names = [name for name in requested if name in layers]
         tops = {result.index, *(layers[name] for name in names)}
         nodes = chains_followed(self._grown.nodes, tops, layers.values(), self._grown.local)
-        return pruned(nodes, result.index, layers, names, self._mixing)
+        graph = pruned(nodes, result.index, layers, names, self._mixing)
+        graph.casts = tuple(self._casts)
+        return graph
 
 
 def _same(x: Any) -> Any:

@@ -64,6 +64,11 @@ class Recorded:
     tensor: Tensor | None = None
 
 
+def is_cast(call: Call) -> bool:
+    """Whether a call makes the numbers of one tensor those of another type, as autocast does."""
+    return call.function is torch.ops.aten._to_copy.default
+
+
 @dataclass(eq=False)
 class Call:
     """A call.

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx.node import map_aggregate
 
 from zfcuda.graph.rules import Input, Rule, TransposedConv
@@ -197,9 +198,11 @@ class Graph:
         consumers: by node, the indices of the nodes whose rules take its value.
         mixes: a call that makes one value of all images of a batch, so that only one may go through
             it at a time; empty where there is none.
+        casts: weights, and what autocast made of them in the recording, which the nodes hold.
     """
 
     def __init__(self, nodes: tuple[Node, ...], output: int, mixes: str = "") -> None:
+        self.casts: tuple[tuple[Tensor, Tensor], ...] = ()
         self.nodes = nodes
         self.output = output
         self.mixes = mixes

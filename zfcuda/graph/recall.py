@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zfcuda.graph.calls import Event, Made, Record
+from zfcuda.graph.calls import Event, Made, Record, is_cast
 from zfcuda.graph.guards import SMALL, unchanged
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.schemas import bare, place_of, same_place
@@ -61,6 +61,8 @@ def recalled(model: nn.Module, images: Tensor, layers: Collection[str]) -> Graph
     for one in reversed(known):
         same = one.of == of and one.settings == settings and _are_as_they_were(one.constants)
         if same and _makes_the_same_calls(model, images, one.events):
+            for weight, cast in one.graph.casts:  # the weight may be another by now
+                cast.copy_(weight)
             return one.graph
     return None
 
@@ -76,6 +78,8 @@ def remember(
     one = _Known(_of(images, layers), settings_of(model), copies, tuple(made.events), graph)
     with _lock:
         known = _graphs.setdefault(model, [])
+        if graph.casts:  # they take memory: of such graphs the latest is kept
+            known[:] = [other for other in known if not other.graph.casts]
         known.append(one)
         del known[:-_KEPT]
 
@@ -123,7 +127,7 @@ _VIEWS = ("t", "view", "transpose", "permute", "expand", "unsqueeze", "squeeze",
 
 
 def _computed_from(made: Record) -> list[Tensor]:
-    """Constants of which a graph holds something that is computed."""
+    """Constants of which a graph holds something that is computed, and will not be anew."""
     origins = {n: (v.tensor,) for n, v in enumerate(made.values) if v.tensor is not None}
     found: list[Tensor] = []
     results: dict[int, list[int]] = {}
@@ -133,7 +137,7 @@ def _computed_from(made: Record) -> list[Tensor]:
     for number, values in results.items():
         call = made.calls[number]
         sources = tuple(t for value in call.taken for t in origins.get(value, ()))
-        if call.name not in _VIEWS:
+        if call.name not in _VIEWS and not is_cast(call):
             found.extend(sources)
         origins |= dict.fromkeys(values, sources)
     return found

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -131,8 +131,6 @@ def followed(model: nn.Module, x: Tensor, layers: Sequence[str]) -> tuple[Graph 
 
 
 def _traced(model: nn.Module, image: Tensor, layers: Sequence[str]) -> Graph:
-    if torch.is_autocast_enabled(image.device.type):
-        raise Untraceable("autocast is on")
     if any(weight.is_inference() for weight in chain(model.parameters(), model.buffers())):
         raise Untraceable("weights were made under inference_mode")
     return trace(model, image, layers)
@@ -153,16 +151,25 @@ def _in_cones(
     nodes = {layer: graph.layer(layer).index for layer in choices}
     each = forward_bytes(graph, nodes.values(), x.element_size())
     for images in spans(0, len(x), max(1, limit // each)):
-        observed = observe(graph, x[images], nodes.values(), manner)
+        with _as_recorded(x.device):
+            observed = observe(graph, x[images], nodes.values(), manner)
         chosen = {
             layer: choice.choose(observed.outputs[nodes[layer]], layer, images, len(x))
             for layer, choice in choices.items()
         }
         for layer, (units, taps) in _told(observed, nodes, chosen).items():
             maps = observed.outputs[nodes[layer]]
-            projected = _down(observed, nodes[layer], units, manner.seed, limit, taps)
+            with _as_recorded(x.device):
+                projected = _down(observed, nodes[layer], units, manner.seed, limit, taps)
             yield layer, Carried.of(maps, units, projected, images), observed.left
             advance(len(maps))
+
+
+def _as_recorded(device: torch.device) -> AbstractContextManager[Any]:
+    """Calls work on the numbers that they are given. What autocast casts, weights too, it cast when
+    the graph was recorded; the graph has these casts, and signals have the types of their maps."""
+    cast = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if cast else nullcontext()
 
 
 def _told(

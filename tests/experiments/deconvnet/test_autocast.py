@@ -1,0 +1,119 @@
+"""Projections under autocast: by cones, as by a backward pass under the same autocast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from zoo import ZOO, Model, Normed
+
+import zfcuda
+from zfcuda.experiments.deconvnet import engines
+
+# A number of bfloat16 has eight bits, and a signal is rounded at every call.
+ROUNDING = 3e-2
+
+# torch's contrast normalisation is not recognised with casts between its calls.
+CONES = [kind for kind in ZOO if kind is not Normed]
+CAST = torch.autocast("cpu", torch.bfloat16)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(2, 3, 24, 28)
+
+
+@pytest.fixture
+def by_autograd(monkeypatch):
+    """:func:`zfcuda.deconv` without cones."""
+
+    def run(*args, **named):
+        with monkeypatch.context() as patch:
+            patch.setattr(engines, "followed", lambda *_: (None, []))
+            return zfcuda.deconv(*args, **named)
+
+    return run
+
+
+@pytest.fixture
+def only_cones(monkeypatch):
+    """:func:`zfcuda.deconv` that fails where cones do not lead down."""
+
+    def run(*args, **named):
+        with monkeypatch.context() as patch:
+            patch.setattr(engines, "_by_autograd", None)
+            return zfcuda.deconv(*args, **named)
+
+    return run
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    assert b.norm() > 0
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("rule", ["deconv", "gradient"])
+@pytest.mark.parametrize("kind", CONES, ids=lambda kind: kind.__name__)
+def test_cones_are_the_backward_pass(kind, rule, x, only_cones, by_autograd):
+    torch.manual_seed(0)
+    net = kind().eval().float()
+    arguments = (net, x, "tail", 1, (2, 2))
+    with CAST:
+        found = only_cones(*arguments, seed=1.0, rule=rule)
+        expected = by_autograd(*arguments, seed=1.0, rule=rule)
+    assert found.dtype == expected.dtype == torch.float32
+    assert distance(found, expected) < ROUNDING
+    # What autocast itself changes is there: this is no float32 run.
+    assert distance(found, only_cones(*arguments, seed=1.0, rule=rule)) > 1e-4
+
+
+def large() -> nn.Module:
+    """With weights that are too many to be compared at each call."""
+    layers = {"stem": nn.Conv2d(3, 96, 3), "tail": nn.Conv2d(96, 80, 3)}
+    return Model(lambda m, x: m.tail(m.stem(x).relu()), **layers).eval()
+
+
+def test_a_known_model_with_other_weights(x, only_cones, by_autograd):
+    torch.manual_seed(0)
+    net, arguments = large(), ("tail", 1, (2, 2))
+    assert net.tail.weight.numel() > 2**16
+    with CAST:
+        only_cones(net, x, *arguments)
+        # Not even torch notices the change.
+        net.tail.weight.data.copy_(net.tail.weight.data.flip(0))
+        found = only_cones(net, x, *arguments)
+        expected = by_autograd(net, x, *arguments)
+    assert distance(found, expected) < ROUNDING
+
+
+def test_a_known_model_is_not_traced_again(x, monkeypatch):
+    net = large()
+    with CAST:
+        zfcuda.deconv(net, x, "tail")
+        monkeypatch.setattr("zfcuda.graph.tracing._graph", None)
+        zfcuda.deconv(net, x, "tail")
+
+
+def test_parts_in_float32_and_what_joins_them(x, by_autograd):
+    """A model that leaves autocast in between: what cannot be followed goes by autograd."""
+
+    def forward(m: Model, x: Tensor) -> Tensor:
+        y = m.stem(x).relu()
+        with torch.autocast("cpu", enabled=False):
+            z = m.inner(y.float())
+        return m.tail(torch.cat([F.layer_norm(z, z.shape[1:]) + y, y], 1))
+
+    torch.manual_seed(0)
+    layers = {
+        "stem": nn.Conv2d(3, 8, 3),
+        "inner": nn.Conv2d(8, 8, 3, padding=1),
+        "tail": nn.Conv2d(16, 4, 3),
+    }
+    net = Model(forward, **layers).eval()
+    with CAST:
+        for layer in ("inner", "tail"):
+            found = zfcuda.deconv(net, x, layer, 1, (2, 2), seed=1.0, rule="gradient")
+            expected = by_autograd(net, x, layer, 1, (2, 2), seed=1.0, rule="gradient")
+            assert distance(found, expected) < ROUNDING

@@ -8,6 +8,8 @@ from zfcuda import ops as ops
 from zfcuda import results as results
 from zfcuda import training as training
 from zfcuda.cones.planning import Plan as Plan
+from zfcuda.cones.profile import DeviceProfile as DeviceProfile
+from zfcuda.cones.profile import profile_of as profile_of
 from zfcuda.experiments.ablations import ablation as ablation
 from zfcuda.experiments.backgrounds import background_effect as background_effect
 from zfcuda.experiments.correspondences import correspondence as correspondence

@@ -14,7 +14,7 @@ from zoo import Model
 
 import zfcuda
 from zfcuda.cones import occluding
-from zfcuda.cones.operators import global_pools
+from zfcuda.cones.operators import patches
 from zfcuda.cones.operators.behaviours import backward_boxes, forward_boxes
 from zfcuda.graph.rules import AvgPool, GlobalPool, Identity, MaxPool, Opaque
 
@@ -205,11 +205,11 @@ class Means(nn.Module):
 
 def test_no_position_reads_its_whole_map(monkeypatch):
     sizes = []
-    gather = global_pools.ops.gather_windows
+    gather = patches.ops.gather_windows
 
-    def watched(base, patches, windows, out, largest, *args, **kwargs):
+    def watched(base, buffers, windows, out, largest, *args, **kwargs):
         sizes.append(largest)
-        gather(base, patches, windows, out, largest, *args, **kwargs)
+        gather(base, buffers, windows, out, largest, *args, **kwargs)
 
     calls = []
     around = occluding.around
@@ -218,7 +218,7 @@ def test_no_position_reads_its_whole_map(monkeypatch):
         calls.append(args)
         return around(*args)
 
-    monkeypatch.setattr(global_pools.ops, "gather_windows", watched)
+    monkeypatch.setattr(patches.ops, "gather_windows", watched)
     monkeypatch.setattr(occluding, "around", once)
     x = torch.randn(1, 3, 200, 300).double()
     boxes = torch.tensor(

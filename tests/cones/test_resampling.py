@@ -12,7 +12,7 @@ from traces import Model, images, traced
 import zfcuda
 from zfcuda.cones.boxes import descend_boxes, propagate_boxes
 from zfcuda.cones.operators.rectangles import clip
-from zfcuda.cones.operators.resampling import largest, resampled
+from zfcuda.cones.operators.resampling import maxima, passes, resampled, sums
 from zfcuda.cones.receptive import receptive_fields
 from zfcuda.graph.rules import AdaptiveMaxPool, Resampling
 
@@ -145,7 +145,7 @@ def test_windows_both_ways(data):
     at = data.draw(st.lists(st.tuples(*[st.integers(0, 11)] * 4), min_size=1, max_size=4))
     boxes = clip(np.array(at, np.int64), wanted)
     below = descend_boxes(graph, graph.nodes[-1], boxes)[0]
-    up = resampled(cut(x[0], below), below, boxes, rule.rows, rule.columns)
+    up = resampled(cut(x[0], below), passes(sums, below, boxes, rule.rows, rule.columns, x.device))
     torch.testing.assert_close(up, cut(y[0], boxes))
     for box in boxes:
         signal = torch.zeros_like(y)
@@ -154,7 +154,7 @@ def test_windows_both_ways(data):
         function(source).backward(signal)
         whole = np.array([[0, 0, *size]])
         axes = rule.rows.transposed, rule.columns.transposed
-        down = resampled(cut(signal[0], box[None]), box[None], whole, *axes)
+        down = resampled(cut(signal[0], box[None]), passes(sums, box[None], whole, *axes, x.device))
         torch.testing.assert_close(down, cut(source.grad[0], whole))
 
 
@@ -168,7 +168,8 @@ def test_maxima_are_exact(height, width, down, right):
     rule = graph.nodes[-1].rule
     if isinstance(rule, AdaptiveMaxPool):
         whole, all_of_it = np.array([[0, 0, height, width]]), np.array([[0, 0, down, right]])
-        found = largest(cut(x[0], whole), whole, all_of_it, rule.rows, rule.columns)
+        axes = passes(maxima, whole, all_of_it, rule.rows, rule.columns, x.device)
+        found = resampled(cut(x[0], whole), axes)
         wanted = cut(F.adaptive_max_pool2d(x, (down, right))[0], all_of_it)
         torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
 

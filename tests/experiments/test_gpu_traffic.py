@@ -3,11 +3,18 @@ waits for it."""
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from counted_device import DEVICE, counted
+from networks import own_vgg16
+from torch import Tensor, nn
 
 import zfcuda
+from zfcuda.experiments.occlusion.engines import Request, engine_for
 
 
 def test_what_is_counted() -> None:
@@ -40,3 +47,94 @@ def test_what_is_counted() -> None:
         assert device.counts["waits"] == 1 + len(asking), device.waited
         device.hollow = True
         assert F.conv2d(x, weight).sum().cpu() == 0
+
+
+# --- occlusion ------------------------------------------------------------------------------------
+
+# As an H200 might be, in float32.
+LARGE = zfcuda.DeviceProfile(
+    "large",
+    byte=16.0,
+    depthwise=16.0,
+    windowed=1.0,
+    call=2e9,
+    cone_call=5e9,
+    convolution_call=5e9,
+    windows=2**32,
+    cached=0,
+    positions=3000,
+)
+
+
+def counts_of_images(
+    model: nn.Module, x: Tensor, hollow: bool, size: int, stride: int, **arguments: Any
+) -> list[Counter[str]]:
+    """What each image of ``x`` asks of a GPU that is planned for already."""
+    found = []
+    with counted() as device, torch.no_grad():
+        model, x = copy.deepcopy(model).to(DEVICE), x.to(DEVICE)
+        engine = engine_for(model, x, Request(size, stride, profile=LARGE, **arguments))
+        device.hollow = hollow
+        for image in x.split(1):
+            device.counts.clear()
+            engine(image, classes=[0])
+            found.append(Counter(device.counts))
+    return found
+
+
+def test_vgg16_leaves_the_host_out_of_the_way() -> None:
+    first, *further = counts_of_images(own_vgg16(), torch.randn(3, 3, 224, 224), True, 16, 4)
+    assert first["convolutions"] <= 120
+    assert first["waits"] <= 4
+    for image in further:
+        assert image["convolutions"] == first["convolutions"]
+        assert image["uploads"] <= 5
+        assert image["waits"] <= 4
+
+
+class Everything(nn.Module):
+    """A step of every kind that makes tables of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.up = nn.ConvTranspose2d(8, 8, 2, stride=2)
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.unpool = nn.MaxUnpool2d(2)
+        self.last = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.first(x).relu(), 3, 2, 1)
+        x = self.up(x)
+        pooled, switches = self.pool(x)
+        x = x + self.unpool(pooled, switches)
+        x = F.pad(x, (1, 2, 1, 2), mode="reflect")
+        x = F.interpolate(x, scale_factor=2, mode="bilinear")
+        x = F.pixel_unshuffle(x, 2)[:, ::4] * x[:, :, ::2, ::2]
+        x = torch.cat([x, F.max_pool2d(x, 3, 1, 1)], 1)
+        return self.last(x.mean((2, 3)))
+
+
+def test_further_images_need_no_tables() -> None:
+    torch.manual_seed(0)
+    net, x = Everything().eval(), torch.randn(3, 3, 24, 24)
+    arguments = {"method": "cone", "layers": ["first", "up"]}
+    first, *further = counts_of_images(net, x, False, 5, 4, **arguments)
+    assert first["gathers"] > 9 < first["uploads"]
+    for image in further:
+        assert image["uploads"] <= 5, image
+        assert image["waits"] <= 4
+        assert image["gathers"] == first["gathers"]
+
+
+def test_the_counted_device_finds_what_the_cpu_does() -> None:
+    torch.manual_seed(0)
+    net, x = Everything().double().eval(), torch.randn(2, 3, 24, 24).double()
+    arguments = {"size": 5, "stride": 4, "method": "cone", "layers": ["first"]}
+    wanted = zfcuda.occlusion(net, x, **arguments)
+    with counted():
+        found = zfcuda.occlusion(
+            copy.deepcopy(net).to(DEVICE), x.to(DEVICE), profile=LARGE, **arguments
+        )
+    torch.testing.assert_close(found.logits, wanted.logits)
+    torch.testing.assert_close(found.layers["first"].sums, wanted.layers["first"].sums)

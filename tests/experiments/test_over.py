@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from small_runs import SETTINGS, Faulty, Images, images, network
 from torch.utils.data import DataLoader
 
 import zfcuda
+from zfcuda.cones.profile import AVX512
 from zfcuda.data import Preprocessing
 from zfcuda.data.images import ImageFiles
 from zfcuda.experiments.invariance.over import InvarianceRun
@@ -246,6 +247,35 @@ def test_a_run_goes_on_with_as_many_images_together_as_it_was_begun_with(
         rewrite(path, lambda settings, wrong=wrong: settings.update({"images together": wrong}))
         with pytest.raises(ValueError, match="other settings: images together"):
             run(net, x[:5], tmp_path)
+
+
+def test_a_run_keeps_the_profile_it_was_begun_with(net, x, tmp_path, monkeypatch, results):
+    """Another machine goes on with it, or another version that knows better."""
+    used = []
+    answer = OcclusionRun.answer
+    monkeypatch.setattr(
+        OcclusionRun,
+        "answer",
+        lambda self, *rest: used.append(self.engine.plan.profile) or answer(self, *rest),
+    )
+    path = tmp_path / OCCLUSION.file
+    own = replace(AVX512, name="of another machine", positions=7)
+    OCCLUSION(net, x[:5], tmp_path, profile=own)
+    wanted = results(tmp_path)
+    shutil.rmtree(tmp_path / "images")
+    OCCLUSION(net, x[:5], tmp_path)
+    assert {*used} == {own}
+    assert results(tmp_path) == wanted
+    # Runs that recorded none were computed with the constants of then.
+    rewrite(path, lambda settings: settings.pop("profile"))
+    shutil.rmtree(tmp_path / "images")
+    used.clear()
+    OCCLUSION(net, x[:5], tmp_path, profile=own)
+    assert {*used} == {AVX512}
+    for wrong in ({"name": "short"}, {**own.settings, "windows": "many"}, 5):
+        rewrite(path, lambda settings, wrong=wrong: settings.update({"profile": wrong}))
+        with pytest.raises(ValueError, match="profile"):
+            OCCLUSION(net, x[:5], tmp_path)
 
 
 def test_a_layer_named_twice_is_one(net, x, tmp_path, results, run):

@@ -62,13 +62,7 @@ class OnDevice(Tensor):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         # torch would make a tensor of a number below all modes, without asking this device.
-        if isinstance(index, Tensor):
-            self.index_put_((index,), value)
-            return
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(index)):
-            raise NotImplementedError("an index of several parts, some of them tensors")
-        part = self[index]
-        part.copy_(value) if isinstance(value, Tensor) else part.fill_(value)
+        super().__setitem__(index, value if isinstance(value, Tensor) else self.new_full((), value))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"OnDevice({self.dtype}, {tuple(self.shape)})"
@@ -187,12 +181,23 @@ class CountedDevice(TorchDispatchMode):
 
 def _is_there(device: Any) -> bool:
     # "meta" is what C++ asks for beside tensors of the device.
-    known = (DEVICE.type, "meta")
-    return isinstance(device, torch.device | str) and torch.device(device).type in known
+    return isinstance(device, torch.device) and device.type in (DEVICE.type, "meta")
 
 
 def _is_view(func: Any) -> bool:
     return any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+
+
+def _where(where: Any) -> Any:
+    """As OnDevice.__setitem__, for numbers among the arguments."""
+
+    def of_tensors(condition: Tensor, *both: Any) -> Any:
+        like = next((one for one in both if isinstance(one, Tensor)), condition.float())
+        return where(
+            condition, *(one if isinstance(one, Tensor) else like.new_full((), one) for one in both)
+        )
+
+    return of_tensors
 
 
 @contextmanager
@@ -216,6 +221,7 @@ def counted() -> Iterator[CountedDevice]:
     }
     patches = [mock.patch.object(torch.cuda, name, answer) for name, answer in cuda.items()]
     patches.append(mock.patch.object(record, "_disable_current_modes", mode.alone))
+    patches.append(mock.patch.object(torch, "where", _where(torch.where)))
     # Users' tensors of classes of their own are made plain, which these cannot be.
     patches += [
         mock.patch.object(module, "plain", lambda x: x)

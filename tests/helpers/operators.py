@@ -14,8 +14,9 @@ from zfcuda.cones.descent import descend, on_pictures
 from zfcuda.cones.forward import advance
 from zfcuda.cones.observing import Manner, observe, obstacle
 from zfcuda.cones.operators.behaviours import around
-from zfcuda.cones.operators.patches import full, occluders
+from zfcuda.cones.operators.patches import Tables, full, occluders
 from zfcuda.cones.planning import boxes_of
+from zfcuda.cones.profile import AVX512
 from zfcuda.cones.steps import fuse, run
 from zfcuda.graph import Graph, trace
 from zfcuda.ops.windows import pixels
@@ -45,7 +46,7 @@ def check_up(model: nn.Module, x: Tensor, boxes: np.ndarray, tolerance: float = 
         one[:, y0:y1, x0:x1] = fill[0, :, y0:y1, x0:x1]
     with torch.no_grad():
         expected = model(whole)
-        values, patches = {0: x}, {0: occluders(pixels(fill), boxes, images)}
+        values, patches = {0: x}, {0: occluders(pixels(fill), boxes, images, Tables(AVX512))}
         base = {0: pixels(x)}
         for step in schedule.steps[1:]:
             value = step.value
@@ -56,7 +57,7 @@ def check_up(model: nn.Module, x: Tensor, boxes: np.ndarray, tolerance: float = 
             patches[value] = advance(step, below, around_them, cones[value])
             assert patches[value].boxes.min() >= 0
             assert (patches[value].boxes[:, 2:] <= base[value].shape[1:3]).all()
-        found = full(patches[schedule.output], base[schedule.output])
+        found = full(patches[schedule.output], base[schedule.output], schedule.output)
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     return graph
 

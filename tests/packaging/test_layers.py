@@ -87,7 +87,7 @@ def test_rooms_and_their_floors():
 def test_files_are_few_and_neither_long_nor_short():
     top = {name.split(".")[1] for name in FILES if name != "zfcuda"} | {"__init__"}
     assert len(top) <= 17
-    assert len(FILES) <= 200
+    assert len(FILES) <= 201
     lengths = [
         len(file.read_text(encoding="utf-8").splitlines())
         for file in FILES.values()

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,17 @@ from torch import Tensor
 from zfcuda import ops
 from zfcuda.cones.operators.behaviours import Step, alone, each_pixel, patched
 from zfcuda.cones.operators.each_pixel import finish
-from zfcuda.cones.operators.patches import Patches, as_pixels, as_row, full, room_at
+from zfcuda.cones.operators.patches import (
+    Patches,
+    WindowsAt,
+    as_pixels,
+    as_row,
+    full,
+    some_of,
+    windows_at,
+)
 from zfcuda.cones.operators.rectangles import Boxes, areas
+from zfcuda.inference.checks import to_results
 from zfcuda.ops.windows import on_device
 
 
@@ -51,45 +61,91 @@ def _each_buffer(step: Step, source: Patches) -> Patches:
         # A function may answer with (a part of) what it was given, but sums overwrite patches.
         same = y.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
         buffers.append(y.clone(memory_format=torch.contiguous_format) if same else y.contiguous())
-    return Patches(buffers, source.rows, source.apart)
+    return replace(source, buffers=buffers)
 
 
-def map_sums(source: Patches, base: Tensor, channels: Tensor) -> Tensor:
-    """Every position's sum over one map of its image [P], float64.
+@dataclass(frozen=True, eq=False)
+class MapSums:
+    """One map of each of n images of the base pass, ready for the sums over it where patches lie.
 
-    Args:
-        channels: int64 [n], which map of each image of ``base`` [n,H,W,C].
+    Attributes:
+        channels: int64 [n], which map.
+        before: float64 [n,H+1,W+1], the sum of what is above and left of each corner.
+        vague: by image, which map it is, where differences of such sums tell nothing: it holds what
+            is not finite.
     """
-    image = on_device(source.rows[:, 0], base.device)
-    own = base[torch.arange(len(base), device=base.device), :, :, channels]
-    before = F.pad(own.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
-    total = before[:, -1, -1]
-    y0, x0, y1, x1 = on_device(source.boxes.T.copy(), base.device)
+
+    channels: Tensor
+    before: Tensor
+    vague: dict[int, int]
+
+
+def summed(maps: Mapping[int, tuple[Tensor, Tensor]]) -> dict[int, MapSums]:
+    """By key, of pixels [n,H,W,C] and channels [n]. A GPU is waited for once."""
+    before = {
+        key: F.pad(_own(pixels, channels).double().cumsum(1).cumsum(2), (1, 0, 1, 0))
+        for key, (pixels, channels) in maps.items()
+    }
+    if not before:
+        return {}
+    told = to_results(
+        {
+            key: torch.stack([sums[:, -1, -1].isfinite().long(), maps[key][1]])
+            for key, sums in before.items()
+        }
+    )
+
+    def vague(finite: list[int], channels: list[int]) -> dict[int, int]:
+        return {image: channels[image] for image, known in enumerate(finite) if not known}
+
+    return {
+        key: MapSums(maps[key][1], sums, vague(*told[key].tolist())) for key, sums in before.items()
+    }
+
+
+def _own(pixels: Tensor, channels: Tensor) -> Tensor:
+    """Of each image's pixels [n,H,W,C] the map [n,H,W] that ``channels`` [n] says."""
+    return pixels[torch.arange(len(pixels), device=pixels.device), :, :, channels]
+
+
+def map_sums(source: Patches, base: Tensor, sums: MapSums, key: Hashable) -> Tensor:
+    """Every position's sum over the map of its image [P], float64; ``base`` [n,H,W,C]."""
+    corners, windows = source.tables.once((key, "sums"), lambda: _corners(source, base.device))
+    image, y0, x0, y1, x1, sizes = corners
+    before = sums.before
     replaced = before[image, y1, x1] - before[image, y0, x1] - before[image, y1, x0]
     replaced += before[image, y0, x0]
-    sums = total[image] - replaced + _patch_sums(source, channels[image])
-    for vague in (~total.isfinite()).nonzero()[:, 0].tolist():
-        # Differences of such sums tell nothing.
-        _sum_up(sums, source, base, vague, int(channels[vague]))
-    return sums
+    patched = _patch_sums(source, base, windows, sizes, sums.channels[image])
+    found = before[image, -1, -1] - replaced + patched
+    for vague, channel in sums.vague.items():
+        _sum_up(found, source, base, vague, channel, key)
+    return found
 
 
-def _sum_up(sums: Tensor, source: Patches, base: Tensor, image: int, channel: int) -> None:
+def _corners(source: Patches, device: torch.device) -> tuple[Tensor, WindowsAt]:
+    """Every position's image, box and number of pixels, int64 [6,P], and the patches as windows."""
+    boxes = source.boxes
+    rows = np.concatenate([source.rows[:, :1], boxes, areas(boxes)[:, None]], 1)
+    return on_device(rows.T.copy(), device), windows_at([source], boxes, device)
+
+
+def _sum_up(
+    found: Tensor, source: Patches, base: Tensor, image: int, channel: int, key: Hashable
+) -> None:
     """Write the sums over one map of an image, every pixel added."""
     members = np.flatnonzero(source.rows[:, 0] == image)
     buffers = [buffer[:, channel : channel + 1] for buffer in source.buffers]
-    whole = full(Patches(buffers, source.rows[members]), base[..., channel : channel + 1].clone())
-    sums[on_device(members, sums.device)] = whole.double().sum((1, 2, 3))
+    own = replace(some_of(source, members), buffers=buffers)
+    whole = full(own, base[..., channel : channel + 1].clone(), (key, image))
+    found[on_device(members, found.device)] = whole.double().sum((1, 2, 3))
 
 
-def _patch_sums(source: Patches, channels: Tensor) -> Tensor:
+def _patch_sums(
+    source: Patches, base: Tensor, windows: WindowsAt, sizes: Tensor, channels: Tensor
+) -> Tensor:
     """Every position's sum over its patch of one map [P]; ``channels`` [P] says which."""
-    boxes = source.boxes
-    out, windows, largest = room_at(
-        [source.rows], boxes, source.buffers[0].shape[1], source.buffers
-    )
-    ops.gather_windows(None, source.buffers, windows[0], out, largest)
-    sizes = on_device(areas(boxes), out.device)
+    out = base.new_empty(windows.pixels, source.buffers[0].shape[1])
+    ops.gather_windows(None, source.buffers, windows.tables[0], out, windows.largest)
     channel = channels.repeat_interleave(sizes, output_size=len(out))
     values = out.gather(1, channel[:, None])[:, 0].double()
     # Each position by itself, in order: a NaN must not reach the next one's, and atomic additions

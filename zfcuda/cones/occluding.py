@@ -16,16 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda.cones.forward import advance, map_sums, treats_pixels_alone
+from zfcuda.cones.forward import MapSums, advance, map_sums, summed, treats_pixels_alone
 from zfcuda.cones.operators.behaviours import Step, around
-from zfcuda.cones.operators.patches import Patches, full, occluders
+from zfcuda.cones.operators.patches import Patches, Tables, full, occluders
 from zfcuda.cones.steps import Schedule, run
 from zfcuda.ops.windows import on_device, pixels
 
-_TAIL = 512  # positions whose vectors are worth collecting for one pass of the linear layers
-# On a CPU: bytes of patches, and of one batch of maps. More together is no faster, and malloc takes
-# blocks above 32 MiB from the system and gives them back every time.
-_CACHED = 2**25
+_TABLES = 400  # bytes of tables, at most about, for a position and a step
 
 Answers = dict[str | int, Tensor]
 """By name what is kept of the logits (:func:`summary`), by node the sums over one map; of every
@@ -40,10 +37,12 @@ class Base:
         maps: by step value, as pixels [n,H,W,C], those that patches will be laid over.
         around: by step value, what the step takes of the maps below
             (:data:`zfcuda.cones.operators.behaviours.around`).
+        sums: by watched node inside cones, what sums over its strongest map are made from.
     """
 
     maps: dict[int, Tensor] = field(default_factory=dict)
     around: dict[int, list[Any]] = field(default_factory=dict)
+    sums: dict[int, MapSums] = field(default_factory=dict)
 
     def add(self, step: Step) -> None:
         """Make what the step takes, of maps that are there."""
@@ -85,6 +84,14 @@ def base_values(
             strongest[node] = _strongest(values[step.value])
         for value in schedule.released.get(step.value, ()):
             del values[value]
+    inside = {0, *schedule.cones}
+    maps = {
+        node: (base.maps[value], strongest[node][0])
+        for value, nodes in watched_by.items()
+        for node in nodes
+        if value in inside
+    }
+    base.sums.update(summed(maps))
     return _checked(values[schedule.output], len(images)), base, strongest
 
 
@@ -110,6 +117,7 @@ def occlude_all(
     limit: int,
     advanced: Callable[[int], object],
     classes: Tensor | None = None,
+    kept: dict[tuple[int, int], Tables] | None = None,
 ) -> Answers:
     """Every position of every image: what the model says, and the sums over ``channels``.
 
@@ -121,30 +129,38 @@ def occlude_all(
         limit: bytes that patches and maps of one batch may take.
         advanced: called with the number of positions done.
         classes: those whose logits to keep; None for all.
+        kept: the tables of calls of this schedule and limit, by number of images and first
+            position; these and further ones.
     """
     positions = len(schedule.boxes[0])
     order = (_alike_first(schedule)[:, None] + positions * np.arange(images)).ravel()
-    chunk, tail = batch_sizes(schedule, limit, fill.device, fill.element_size(), images)
+    chunk, tail = batch_sizes(schedule, limit, fill.element_size(), images)
+    if kept is None or len(order) * len(schedule.cones) * _TABLES > limit // 16:
+        kept = None  # they would take too much of it
     answers: Answers = {}
 
-    def store(members: np.ndarray, some: Mapping[str | int, Tensor]) -> None:
+    def store(members: Tensor, some: Mapping[str | int, Tensor]) -> None:
         for key, values in some.items():
             if key not in answers:
                 answers[key] = values.new_empty(len(order), *values.shape[1:])
-            answers[key][on_device(members, values.device)] = values
+            answers[key][members] = values
 
     handed: list[dict[int, Tensor]] = []
-    waiting: list[np.ndarray] = []
+    waiting: list[Tensor] = []  # numbers of positions
     for begin in range(0, len(order), chunk):
-        members = order[begin : begin + chunk]
-        whole, sums = _inside_cones(schedule, base, fill, members, channels)
+        tables = Tables(schedule.profile)
+        if kept is not None:
+            tables = kept.setdefault((images, begin), tables)
+        some = order[begin : begin + chunk]
+        members = tables.once("members", lambda some=some: on_device(some, fill.device))
+        whole, sums = _inside_cones(schedule, base, fill, some, tables)
         store(members, sums)
         handed.append(whole)
         waiting.append(members)
         count = sum(map(len, waiting))
         if count + chunk > tail or begin + chunk >= len(order):
             joined = {node: torch.cat([part[node] for part in handed]) for node in handed[0]}
-            handed, whole, members = [], {}, np.concatenate(waiting)
+            handed, whole, members = [], {}, torch.cat(waiting)
             waiting = []
             logits, sums = _on_whole_maps(schedule, joined, members, channels)
             store(members, sums | summary(logits, classes))
@@ -163,13 +179,11 @@ def images_together(schedule: Schedule, limit: int, element: int) -> int:
     if schedule.graph.mixes:
         return 1
     held = sum(int(np.prod(s.shape)) for s in schedule.steps if s.value in {0, *schedule.cones})
-    wanted = math.ceil(_TAIL / len(schedule.boxes[0]))
+    wanted = math.ceil(schedule.profile.positions / len(schedule.boxes[0]))
     return max(1, min(wanted, limit // (2 * element * held)))
 
 
-def batch_sizes(
-    schedule: Schedule, limit: int, device: torch.device, element: int, images: int = 1
-) -> tuple[int, int]:
+def batch_sizes(schedule: Schedule, limit: int, element: int, images: int = 1) -> tuple[int, int]:
     """How many positions run together inside cones, and how many on whole maps.
 
     Args:
@@ -180,10 +194,10 @@ def batch_sizes(
     if schedule.graph.mixes:
         return 1, 1
     count = images * len(schedule.boxes[0])
-    cached = _CACHED if device.type == "cpu" else limit
+    cached = schedule.profile.cached or limit
     cones, dense, largest = _bytes_each(schedule, element)
     # Not all of it: what cones hand over is there twice while it is put together.
-    together = min(_TAIL, limit // 4 // dense, cached // largest)
+    together = min(schedule.profile.positions, limit // 4 // dense, cached // largest)
     most = min(together, limit // cones)
     best = min(most, cached // cones)
     batches = max(math.ceil(count / max(1, most)), round(count / max(1, best)))
@@ -198,19 +212,19 @@ def _inside_cones(
     base: Base,
     fill: Tensor,
     members: np.ndarray,
-    channels: Mapping[int, Tensor],
+    tables: Tables,
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Run the cones of these positions: the whole maps that the other steps take, and by node the
     sums [p] over its map."""
     images, positions = divmod(members, len(schedule.boxes[0]))
-    wanted = _by_source(schedule, channels)
+    wanted = _by_source(schedule, base.sums)
     patches: dict[int, Patches] = {}
     whole: dict[int, Tensor] = {}
     sums: dict[int, Tensor] = {}
     for at, step in enumerate(schedule.steps):
         value = step.value
         if at == 0:
-            patches[0] = occluders(fill, schedule.boxes[0][positions], images)
+            patches[0] = occluders(fill, schedule.boxes[0][positions], images, tables)
         elif value in schedule.cones:
             patches[value] = advance(
                 step,
@@ -220,9 +234,9 @@ def _inside_cones(
             )
         if value in patches:
             for node in wanted.get(value, ()):
-                sums[node] = map_sums(patches[value], base.maps[value], channels[node])
+                sums[node] = map_sums(patches[value], base.maps[value], base.sums[node], node)
             if value in schedule.handed_over:
-                maps = full(patches[value], base.maps[value])
+                maps = full(patches[value], base.maps[value], value)
                 whole[value] = maps if len(step.shape) == 3 else maps.flatten(1)
         for done in schedule.released.get(value, ()):
             patches.pop(done, None)
@@ -249,7 +263,7 @@ def _on_whole_maps(
         else:
             values[step.value] = run(schedule, step, values)
         for node in wanted.get(step.value, ()):
-            own = channels[node][on_device(images, channels[node].device)]
+            own = channels[node][images]
             map_ = values[step.value][torch.arange(len(own), device=own.device), own]
             sums[node] = map_.double().reshape(len(members), -1).sum(1)
         for value in schedule.released.get(step.value, ()):

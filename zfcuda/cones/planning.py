@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from zfcuda.cones.operators.behaviours import Step, forward_boxes, macs, reads
+from zfcuda.cones.profile import DeviceProfile
 from zfcuda.cones.steps import Schedule
 from zfcuda.graph.barriers import nature
 from zfcuda.graph.pixelwise import fan_in
@@ -66,6 +67,7 @@ class Plan:
         positions: occluder positions per image.
         steps: in order; none when the model cannot be traced.
         batch: positions computed together.
+        profile: of the device, from which the rest follows.
         size, stride: (height, width) of the occluder and its steps, pixels; None for positions of
             the caller's own.
     """
@@ -75,6 +77,7 @@ class Plan:
     positions: int
     steps: tuple[PlannedStep, ...]
     batch: int
+    profile: DeviceProfile
     size: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
 
@@ -132,7 +135,7 @@ class Plan:
             }
             for step in self.steps
         ]
-        return f"{visible(head)}\n{text_table(rows)}"
+        return f"{visible(head)}\n{visible(str(self.profile))}\n{text_table(rows)}"
 
     @property
     def _occluder(self) -> str:
@@ -146,15 +149,6 @@ def _millions(macs: float) -> str:
     return f"{macs / 1e6:.2f}" if macs else ""
 
 
-# In multiply-adds of a large convolution. Only the ratios matter: they choose the step from which
-# whole maps are cheaper than cones. From runs on two AVX-512 cores.
-BYTE = 12.0  # a byte written or read
-_DEPTHWISE = 12.0  # a multiply-add of a grouped convolution, at most
-_CALL = 3e6  # a step's call on whole maps
-_CONE_CALL = 15e6  # a step's call on patches: tables, buckets, a few small calls
-_CONE = 1.08  # a multiply-add on windows
-
-
 def costed(schedule: Schedule, step: Step, batch: int, element: int) -> PlannedStep:
     """What a step costs both ways.
 
@@ -162,15 +156,16 @@ def costed(schedule: Schedule, step: Step, batch: int, element: int) -> PlannedS
         batch: positions computed together.
         element: bytes of a number.
     """
-    graph, boxes = schedule.graph, schedule.boxes
+    graph, boxes, profile = schedule.graph, schedule.boxes, schedule.profile
     shape = tuple(step.shape or ())
     outputs = float(np.prod(shape)) if shape else 0.0
     inputs = sum(float(np.prod(graph.nodes[i].shape or ())) for i in step.inputs)
     weights = _weights_per_output(step)
     rate = 1.0
     if isinstance(step.rule, Conv) and step.rule.groups > 1:
-        rate = min(_DEPTHWISE, float(step.rule.groups))
-    dense = outputs * weights * rate + (inputs + outputs) * element * BYTE + _CALL / batch
+        rate = min(profile.depthwise, float(step.rule.groups))
+    dense = outputs * weights * rate + (inputs + outputs) * element * profile.byte
+    dense += profile.call / batch
     row = {
         "name": _name(step),
         "kind": _kind(schedule, step),
@@ -190,8 +185,8 @@ def costed(schedule: Schedule, step: Step, batch: int, element: int) -> PlannedS
     computed = area * shape[0]
     changed = boxes[step.inputs[0]][:, 2:] - boxes[step.inputs[0]][:, :2]
     read = reads(step.rule, sides, changed) * sum(graph.nodes[i].shape[0] for i in step.inputs)
-    cost = computed * weights * rate * _CONE
-    cost += (2 * read + computed) * element * BYTE + _CONE_CALL / batch
+    cost = computed * weights * rate * profile.windowed
+    cost += (2 * read + computed) * element * profile.byte + profile.cone_call / batch
     return PlannedStep(
         **row,
         rectangle=tuple(sides.mean(0).tolist()),
@@ -234,19 +229,18 @@ def boxes_of(schedule: Schedule, occluders: np.ndarray) -> dict[int, np.ndarray]
 
 
 def planned(
-    schedule: Schedule, occluders: np.ndarray, batch: int, element: int, force: bool
+    schedule: Schedule, occluders: np.ndarray, element: int, force: bool
 ) -> tuple[Schedule, tuple[PlannedStep, ...]]:
     """The cheapest way: cones down to some step, whole maps from there.
 
     Args:
-        schedule: the network's steps.
+        schedule: the network's steps, and the device's profile.
         occluders: int64 [P,4], boxes of the image.
-        batch: positions computed together.
         element: bytes of a number.
         force: use cones wherever possible, whatever they cost.
     """
     schedule = replace(schedule, boxes=boxes_of(schedule, occluders))
-    steps = schedule.steps[1:]
+    steps, batch = schedule.steps[1:], max(1, schedule.profile.positions // 4)
     rows = [costed(schedule, step, batch, element) for step in steps]
     cut = len(rows) if force else _cheapest_cut(schedule, rows, element)
     cones = frozenset(
@@ -270,7 +264,7 @@ def _cheapest_cut(schedule: Schedule, rows: list[PlannedStep], element: int) -> 
     handed = np.zeros(len(rows) + 1)
     for at, step in enumerate(schedule.steps):
         if step.value in schedule.boxes:
-            cost = 2 * BYTE * element * float(np.prod(step.shape))
+            cost = 2 * schedule.profile.byte * element * float(np.prod(step.shape))
             handed[at : place[schedule.last_takers[step.value]]] += cost
     # Whole maps past a barrier are made call by call, not as the model itself makes them.
     barred = any(np.isinf(row.cone_cost) and np.prod(row.maps[1:]) > 1 for row in rows)

@@ -12,6 +12,7 @@ import numpy as np
 
 from zfcuda.cones.operators.behaviours import Step, finishes, folded, prepared, whole
 from zfcuda.cones.operators.each_pixel import finish
+from zfcuda.cones.profile import AVX512, DeviceProfile
 from zfcuda.graph.nodes import Graph, Node, last_takers, released
 from zfcuda.graph.pixelwise import Linear, linear
 from zfcuda.graph.rules import Affine, Identity, MaxPool, Pointwise
@@ -26,6 +27,7 @@ class Schedule:
         boxes: by step value int64 [P,4], the rectangle that each of P occluders can change; steps
             past a barrier are missing.
         cones: by step value, the steps that run inside cones.
+        profile: of the device that this is planned for.
     """
 
     graph: Graph
@@ -33,6 +35,7 @@ class Schedule:
     source: Mapping[int, int]
     boxes: Mapping[int, np.ndarray] = field(default_factory=dict)
     cones: frozenset[int] = frozenset()
+    profile: DeviceProfile = AVX512
 
     @property
     def output(self) -> int:

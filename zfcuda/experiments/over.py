@@ -141,7 +141,13 @@ class Run(ABC, Generic[_Found, _Summary]):
     @cached_property
     def digest(self) -> str:
         """sha256 of the settings that the run was begun with, which every result bears."""
-        return checksum(self._begun["settings"])
+        return checksum(self.begun_with)
+
+    @property
+    def begun_with(self) -> dict[str, Any]:
+        """The settings in the folder."""
+        found: dict[str, Any] = self._begun["settings"]
+        return found
 
     @cached_property
     def _begun(self) -> dict[str, Any]:
@@ -238,7 +244,7 @@ class Run(ABC, Generic[_Found, _Summary]):
     def carry_out(self, workers: int = 0, progress: bool = False) -> None:
         """Compute and write what is missing, as far as it can be read, this rank its share;
         ``workers`` processes read images."""
-        together = self._begun["settings"]["images together"]
+        together = self.begun_with["images together"]
         # One rank looks, so that all share the same list while some already write.
         there = {*self.shard.share(self.there() if self.shard.first else [])}
         groups = [

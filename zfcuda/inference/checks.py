@@ -6,8 +6,8 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from numbers import Integral
 from typing import Any
 from weakref import WeakValueDictionary
@@ -247,28 +247,48 @@ def uncompiled(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class _Eager:
-    """While any thread is inside nothing runs compiled: torch's own switch is for all of them, and
-    the first that leaves would turn it back for the others."""
+class _ForAllThreads:
+    """A setting of torch's that goes for all threads, entered while any of them is inside: the
+    first that leaves would turn it back for the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, setting: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._setting = setting
         self._lock, self._inside = threading.Lock(), 0
-        self._stance: Any = None
+        self._entered = ExitStack()
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._stance = torch.compiler.set_stance("force_eager")
+                self._entered.enter_context(self._setting())
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self._stance.__exit__(None, None, None)
+                self._entered.close()
 
 
-_eager = _Eager()
+_eager = _ForAllThreads(lambda: torch.compiler.set_stance("force_eager"))
+
+
+def untuned(device: torch.device) -> AbstractContextManager[None]:
+    """Convolutions are not tried out, where ``torch.backends.cudnn.benchmark`` asks for that: cones
+    make convolutions of hundreds of shapes, few of each."""
+    return _unbenchmarked if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _benchmark_off() -> Iterator[None]:
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+_unbenchmarked = _ForAllThreads(_benchmark_off)
 
 
 def settings_of(model: nn.Module) -> tuple[Any, ...]:

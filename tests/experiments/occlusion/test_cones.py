@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from zoo import Model
 
 import zfcuda
-from zfcuda.cones.operators import patches
+from zfcuda.cones.profile import AVX512
 
 
 def boxes(height: int, width: int, count: int = 14) -> Tensor:
@@ -259,11 +260,11 @@ def test_any_batch_gives_the_same(max_memory):
     torch.testing.assert_close(result.layers["3"].sums, whole.layers["3"].sums)
 
 
-def test_every_position_of_a_size_of_its_own(monkeypatch):
+def test_every_position_of_a_size_of_its_own():
     """More sizes than the window ops take buffers."""
-    monkeypatch.setattr(patches, "_CALL", 0)  # no size joins another
+    alone = replace(AVX512, convolution_call=0)  # no size joins another
     positions = torch.tensor([[0, 0, h, w] for h in range(1, 32, 2) for w in range(1, 32, 2)])
-    assert_cone_is_dense(small(), (32, 32), positions=positions)
+    assert_cone_is_dense(small(), (32, 32), positions=positions, profile=alone)
 
 
 def test_the_memory_limit_chooses_the_batch():

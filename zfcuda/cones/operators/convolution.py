@@ -30,7 +30,13 @@ from zfcuda.cones.operators.behaviours import (
     words,
 )
 from zfcuda.cones.operators.each_pixel import Sent, finish
-from zfcuda.cones.operators.patches import Patches, as_pixels, as_row, on_equal_windows
+from zfcuda.cones.operators.patches import (
+    EqualWindows,
+    Patches,
+    as_pixels,
+    as_row,
+    on_equal_windows,
+)
 from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWindow, product_of
 from zfcuda.cones.operators.signals import Points, Signal, Windows
 from zfcuda.graph.nodes import Node
@@ -175,10 +181,12 @@ def _patched(
 ) -> Patches:
     work = rule.weight[0].numel() * step.shape[0]
 
-    def convolved(windows: Tensor, at: np.ndarray) -> Tensor:
+    def convolved(windows: Tensor, at: EqualWindows) -> Tensor:
         return finish(step, step.prepared(windows, (0, 0)))
 
-    return on_equal_windows(sources[0], bases[0], boxes, _window(rule), step.shape, work, convolved)
+    return on_equal_windows(
+        sources[0], bases[0], boxes, _window(rule), step.shape, work, convolved, step.value
+    )
 
 
 # --- going down -----------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def _patched(
     rule: Fixed, step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
 ) -> Patches:
     nowhere = sources[0].buffers[0].new_empty(0, step.shape[0], dtype=rule.dtype)
-    return Patches([nowhere], fresh_rows(sources[0]))
+    return Patches([nowhere], fresh_rows(sources[0]), sources[0].tables)
 
 
 @below.of(Fixed)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zfcuda import ops
 from zfcuda.cones.operators.batch import Batch
 from zfcuda.cones.operators.behaviours import (
     Naming,
@@ -38,11 +37,13 @@ from zfcuda.cones.operators.behaviours import (
 from zfcuda.cones.operators.each_pixel import Sent, finish
 from zfcuda.cones.operators.patches import (
     Patches,
+    WindowsAt,
     as_pixels,
     buckets,
+    gathered_at,
     patches_at,
-    room_at,
     some_of,
+    windows_at,
 )
 from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWindow, areas
 from zfcuda.cones.operators.signals import Signal, Windows
@@ -51,7 +52,6 @@ from zfcuda.graph.rules import GlobalPool, MaxPool, Pair, Pointwise
 from zfcuda.ops.windows import as_maps, on_device
 
 _BLOCK = 8  # columns
-_GATHERED = 2**23  # bytes of windows
 _CACHED = 2**20  # bytes of float64 at once: they should not leave the cache
 _CALL = 2**21  # bytes that may be read in vain to save the calls for another size of window
 
@@ -201,8 +201,8 @@ class Around:
         blocks[:, 3] = -(-boxes[:, 3] // self.block)
         return blocks
 
-    def outside(self, images: np.ndarray, boxes: Boxes) -> Tensor:
-        """Of each box of rows and blocks, all of one height: the parts around it [P,k,C]."""
+    def outside(self, images: np.ndarray, boxes: Boxes) -> np.ndarray:
+        """Of each box of rows and blocks, all of one height: which parts are around it [P,k]."""
         (height, blocks), count = self.size, len(self.pixels)
         maps = count * (height + 1)
         map_ = images * (height + 1)
@@ -212,8 +212,7 @@ class Around:
             row = 2 * maps + (images[:, None] * height + y) * (blocks + 1)
             right = row + count * height * (blocks + 1)
             index += [row + boxes[:, 1, None], right + boxes[:, 3, None]]
-        rows = on_device(np.concatenate(index, 1), self.parts.device)
-        return self.parts[rows]
+        return np.concatenate(index, 1)
 
 
 @around.of(GlobalPool)
@@ -254,36 +253,67 @@ def _patched(
 ) -> Patches:
     """``bases``: the one :class:`Around`."""
     (source,), (base,) = sources, bases
-    channels, item = base.pixels.shape[3], base.pixels.element_size()
+    groups, count = source.tables.once(step.value, lambda: _equal(source, base, boxes))
+    found = base.parts.new_empty(count, base.pixels.shape[3])
+    for group in groups:
+        found[group.places] = _together(rule, source, base, group)
+    out = as_pixels(finish(step, as_maps(_rounded(rule, found, base.pixels)[:, None, None])))
+    return patches_at(out, boxes, source, step.value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Equal:
+    """Positions whose rectangles are of one size, in rows and blocks.
+
+    Attributes:
+        places: int64 [p], which of those that have a rectangle they are.
+        height, width: of a rectangle, pixels.
+        windows: the rectangles.
+        outside: int64 [p,k], the parts around each.
+    """
+
+    places: Tensor
+    height: int
+    width: int
+    windows: WindowsAt
+    outside: Tensor
+
+
+def _equal(source: Patches, base: Around, boxes: Boxes) -> tuple[list[_Equal], int]:
+    """The positions that change something, in groups, and how many they are."""
+    pixels = base.pixels
+    item = base.block * pixels.shape[3] * pixels.element_size()  # bytes of a block
     blocks = base.in_blocks(source.boxes)
     alive = areas(boxes) > 0
     blocks[~alive] = 0
     place = np.cumsum(alive) - 1
-    found = base.parts.new_empty(int(alive.sum()), channels)
-    for members, size in buckets(blocks, _CALL / (base.block * channels * item)):
-        each = size[0] * size[1] * base.block * channels * item
-        together = max(1, _GATHERED // each)
+    groups: list[_Equal] = []
+    for members, size in buckets(blocks, _CALL / item):
+        together = max(1, source.tables.profile.windows // (size[0] * size[1] * item))
         for begin in range(0, len(members), together):
             some = members[begin : begin + together]
             start = np.minimum(blocks[some, :2], base.size - size)
             at = np.concatenate([start, start + size], 1)
-            into = on_device(place[some], found.device)
-            found[into] = _together(rule, some_of(source, some), base, at)
-    out = _rounded(rule, found, base.pixels)
-    return patches_at(as_pixels(finish(step, as_maps(out[:, None, None]))), boxes, source)
+            own = some_of(source, some)
+            groups.append(
+                _Equal(
+                    on_device(place[some], pixels.device),
+                    size[0],
+                    size[1] * base.block,
+                    windows_at([own], at * np.array([1, base.block] * 2), pixels.device),
+                    on_device(base.outside(own.rows[:, 0], at), pixels.device),
+                )
+            )
+    return groups, int(alive.sum())
 
 
-def _together(rule: GlobalPool, source: Patches, base: Around, blocks: Boxes) -> Tensor:
-    """What each position's whole map comes to, float64 [P,C]: the boxes of rows and blocks, all of
-    one size, and what is around them."""
+def _together(rule: GlobalPool, source: Patches, base: Around, group: _Equal) -> Tensor:
+    """What each position's whole map comes to, float64 [p,C]: its rectangle, and what is around."""
     reduction = _REDUCTIONS[rule.reduce]
-    windows = blocks * np.array([1, base.block, 1, base.block])
-    out, (table,), largest = room_at([source.rows], windows, base.pixels.shape[3], [base.pixels])
-    ops.gather_windows(base.pixels, source.buffers, table, out, largest, outside=reduction.nothing)
-    (height, width) = (windows[0, 2:] - windows[0, :2]).tolist()
-    own = reduction.over_pixels(out.view(-1, width, out.shape[1])).unflatten(0, (-1, height))
-    both = [reduction.over(part, 1) for part in (base.outside(source.rows[:, 0], blocks), own)]
-    return reduction.over(torch.stack(both), 0)
+    pixels = gathered_at([(source, base.pixels)], group.windows, reduction.nothing)
+    rows = reduction.over_pixels(pixels.view(-1, group.width, pixels.shape[1]))
+    both = [base.parts[group.outside], rows.unflatten(0, (-1, group.height))]
+    return reduction.over(torch.stack([reduction.over(part, 1) for part in both]), 0)
 
 
 # --- going down -----------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ def _concatenated(rule: Concat, step: Step, *maps: Tensor) -> Tensor:
 def _concatenated_patches(
     rule: Concat, step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
 ) -> Patches:
-    out = gathered(list(zip(sources, bases, strict=True)), boxes)
-    return patches_at(as_pixels(finish(step, as_row(out))), boxes, sources[0])
+    out = gathered(list(zip(sources, bases, strict=True)), boxes, step.value)
+    return patches_at(as_pixels(finish(step, as_row(out))), boxes, sources[0], step.value)
 
 
 @below.of(Concat)
@@ -82,23 +82,31 @@ def _combined_patches(
             if mine and covers(sources[own], boxes):
                 return _added(step, sources[own], sources[other], bases[other])
     first, second = (
-        as_row(gathered([(source, base)], boxes))
-        for source, base in zip(sources, bases, strict=True)
+        as_row(gathered([(source, base)], boxes, (step.value, place)))
+        for place, (source, base) in enumerate(zip(sources, bases, strict=True))
     )
-    return patches_at(as_pixels(finish(step, rule.function(first, second))), boxes, sources[0])
+    made = as_pixels(finish(step, rule.function(first, second)))
+    return patches_at(made, boxes, sources[0], step.value)
 
 
 def _added(step: Step, own: Patches, other: Patches, base: Tensor) -> Patches:
     """The sum, in the memory of patches that no one else needs."""
-    for index, buffer in enumerate(own.buffers):
-        members = np.flatnonzero(own.rows[:, 1] == index)
+
+    def over(buffer: int) -> tuple[Tensor, int] | None:
+        """The windows of ``other`` at what a buffer has, and the pixels of the largest."""
+        members = np.flatnonzero(own.rows[:, 1] == buffer)
         if not len(members):
-            continue
+            return None
         rows = own.rows[members]
-        windows = window_table(other.rows[members], rows[:, 4:], rows[:, 2], buffer.device)
-        largest = int(areas(own.boxes[members]).max())
-        ops.gather_windows(base, other.buffers, windows, buffer, largest, add=True)
-    return Patches([as_pixels(finish(step, as_row(buffer))) for buffer in own.buffers], own.rows)
+        table = window_table(other.rows[members], rows[:, 4:], rows[:, 2], base.device)
+        return table, int(areas(own.boxes[members]).max())
+
+    windows = own.tables.once(step.value, lambda: [*map(over, range(len(own.buffers)))])
+    for buffer, found in zip(own.buffers, windows, strict=True):
+        if found is not None:
+            table, largest = found
+            ops.gather_windows(base, other.buffers, table, buffer, largest, add=True)
+    return replace(own, buffers=[as_pixels(finish(step, as_row(each))) for each in own.buffers])
 
 
 @below.of(Binary)

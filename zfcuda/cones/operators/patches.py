@@ -9,8 +9,9 @@ where the few pixels recomputed in vain cost less than another call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,16 +19,28 @@ from torch import Tensor
 
 from zfcuda import ops
 from zfcuda.cones.operators.rectangles import Boxes, SlidingWindow, areas, clip
+from zfcuda.cones.profile import DeviceProfile
 from zfcuda.graph.rules import Pair
 from zfcuda.ops.windows import as_maps, window_table
 
-# Windows gathered for one convolution call, bytes: they should still be in the cache when it
-# reads them.
-_GATHERED = 2**23
 _BUFFERS = 128  # that the window ops take
-# Multiply-adds that one more convolution call costs (its setup, and its share of the weights read
-# again).
-_CALL = 100_000_000
+_Made = TypeVar("_Made")
+
+
+class Tables:
+    """What a batch of positions needs besides pixels: where patches lie, tables of windows on the
+    device. It depends on boxes alone: made on the way of the first images through the steps, it is
+    there for all further ones that have the same positions."""
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        self.profile = profile
+        self._made: dict[Hashable, object] = {}
+
+    def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
+        """What is known by a key, of a step and of what in it; made when it is first asked for."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +51,13 @@ class Patches:
         buffers: pixels [n,C] each.
         rows: int64 [P,8], the first columns of the window ops' table: image, buffer, offset, pitch,
             and the box that the patch covers.
+        tables: of these positions.
         apart: whether no two positions share pixels of a buffer, and each has them row after row.
     """
 
     buffers: list[Tensor]
     rows: np.ndarray
+    tables: Tables
     apart: bool = True
 
     @property
@@ -50,7 +65,7 @@ class Patches:
         return self.rows[:, 4:]
 
 
-def occluders(fill: Tensor, boxes: Boxes, images: np.ndarray) -> Patches:
+def occluders(fill: Tensor, boxes: Boxes, images: np.ndarray, tables: Tables) -> Patches:
     """The input's patches: crops of the image ``fill`` [1,H,W,C], in place; ``images`` int64 [P]
     tells which image of the base pass each lies on."""
     width = fill.shape[2]
@@ -59,15 +74,34 @@ def occluders(fill: Tensor, boxes: Boxes, images: np.ndarray) -> Patches:
     rows[:, 2] = boxes[:, 0] * width + boxes[:, 1]
     rows[:, 3] = width
     rows[:, 4:] = boxes
-    return Patches([fill.flatten(0, 2)], rows, apart=False)
+    return Patches([fill.flatten(0, 2)], rows, tables, apart=False)
 
 
-def full(source: Patches, base: Tensor) -> Tensor:
-    """Every position's whole maps [P,C,H,W], channels_last."""
+def full(source: Patches, base: Tensor, key: Hashable) -> Tensor:
+    """Every position's whole maps [P,C,H,W], channels_last; ``key`` of its tables."""
     _, height, width, channels = base.shape
     boxes = np.tile(np.array([0, 0, height, width], np.int64), (len(source.rows), 1))
-    out = gathered([(source, base)], boxes)
+    out = gathered([(source, base)], boxes, (key, "whole"))
     return as_maps(out.view(-1, height, width, channels))
+
+
+@dataclass(frozen=True, eq=False)
+class EqualWindows:
+    """Some positions' windows of one size.
+
+    Attributes:
+        number: of these among the step's.
+        members: [p], the positions.
+        start: [p,2], the first places of what is made of them on its map.
+        extent: rows and columns of a window.
+        windows: where they are.
+    """
+
+    number: int
+    members: np.ndarray
+    start: np.ndarray
+    extent: tuple[int, int]
+    windows: WindowsAt
 
 
 def on_equal_windows(
@@ -77,7 +111,8 @@ def on_equal_windows(
     window: SlidingWindow,
     shape: Sequence[int],
     work: int,
-    function: Callable[[Tensor, np.ndarray], Tensor],
+    function: Callable[[Tensor, EqualWindows], Tensor],
+    key: Hashable,
     scale: Pair = (1, 1),
 ) -> Patches:
     """What a function makes of sliding windows, on batches of equal ones.
@@ -87,36 +122,73 @@ def on_equal_windows(
         boxes: [P,4], what to make.
         shape: (C,H,W) of the maps that it is made for.
         work: multiply-adds for each of their pixels.
-        function: of windows' pixels [p,C,h,w], channels_last, and of the places [p,2] of what is
-            made of them on its map; makes [p,C',h',w'] of them.
+        function: of windows' pixels [p,C,h,w], channels_last, and of what they are; makes
+            [p,C',h',w'] of them.
+        key: of the step's tables.
         scale: rows and columns that are made for each place; patches' boxes are in these.
     """
-    kernel, stride, padding = (
-        np.array(window.kernel),
-        np.array(window.stride),
-        np.array(window.padding),
-    )
-    reach = np.array(window.dilation) * (kernel - 1) + 1
-    channels, height, width = shape
-    rows = fresh_rows(source)
+
+    def planned() -> tuple[list[EqualWindows], np.ndarray]:
+        bytes_each = base.shape[3] * base.element_size()
+        groups = _equal(source, boxes, window, shape[1:], work, bytes_each, base.device)
+        return groups, _rows_of(source, groups, window, scale)
+
+    groups, rows = source.tables.once((key, "equal"), planned)
     buffers: list[Tensor] = []
-    for members, size in buckets(boxes, _CALL / work):
-        extent = (np.array(size) - 1) * stride + reach
-        bytes_each = int(extent.prod()) * base.shape[3] * base.element_size()
-        count = max(1, _GATHERED // bytes_each)
+    for group in groups:
+        pixels = gathered_at([(source, base)], group.windows)
+        maps = as_maps(pixels.view(len(group.members), *group.extent, -1))
+        buffers.append(as_pixels(function(maps, group)))
+    if len(buffers) > _BUFFERS:
+        buffers = [torch.cat(buffers)]
+    return Patches(buffers or [base.new_empty(0, shape[0])], rows, source.tables)
+
+
+def _equal(
+    source: Patches,
+    boxes: Boxes,
+    window: SlidingWindow,
+    size: Sequence[int],
+    work: int,
+    bytes_each: int,
+    device: torch.device,
+) -> list[EqualWindows]:
+    """The windows for ``boxes`` of a map of that size, in groups; ``bytes_each``: of a pixel."""
+    stride, padding = np.array(window.stride), np.array(window.padding)
+    reach = np.array(window.dilation) * (np.array(window.kernel) - 1) + 1
+    profile = source.tables.profile
+    groups: list[EqualWindows] = []
+    for members, sides in buckets(boxes, profile.convolution_call / work):
+        extent = (np.array(sides) - 1) * stride + reach
+        count = max(1, profile.windows // (int(extent.prod()) * bytes_each))
         for begin in range(0, len(members), count):
             some = members[begin : begin + count]
-            start = np.minimum(boxes[some, :2], np.array([height, width]) - size)
+            start = np.minimum(boxes[some, :2], np.array(size) - sides)
             corner = start * stride - padding
             inputs = np.concatenate([corner, corner + extent], 1)
-            windows = gathered([(some_of(source, some), base)], inputs)
-            y = function(as_maps(windows.view(len(some), *extent.tolist(), -1)), start)
-            rows[some, 1] = len(buffers)
-            rows[some, 2] = np.arange(len(some)) * (size[0] * scale[0] * size[1] * scale[1])
-            rows[some, 3] = size[1] * scale[1]
-            rows[some, 4:] = np.concatenate([start * scale, (start + size) * scale], 1)
-            buffers.append(as_pixels(y))
-    return few(Patches(buffers or [base.new_empty(0, channels)], rows))
+            windows = windows_at([some_of(source, some)], inputs, device)
+            groups.append(EqualWindows(len(groups), some, start, tuple(extent.tolist()), windows))
+    return groups
+
+
+def _rows_of(
+    source: Patches, groups: Sequence[EqualWindows], window: SlidingWindow, scale: Pair
+) -> np.ndarray:
+    """Of what is made of the groups, one buffer of each, or one in all if there are too many."""
+    reach = np.array(window.dilation) * (np.array(window.kernel) - 1) + 1
+    rows = fresh_rows(source)
+    begin = 0
+    for group in groups:
+        some, start = group.members, group.start
+        made = (np.array(group.extent) - reach) // window.stride + 1
+        size = made * scale
+        joined = len(groups) > _BUFFERS
+        rows[some, 1] = 0 if joined else group.number
+        rows[some, 2] = (begin if joined else 0) + np.arange(len(some)) * size.prod()
+        rows[some, 3] = size[1]
+        rows[some, 4:] = np.concatenate([start * scale, (start + made) * scale], 1)
+        begin += len(some) * int(size.prod())
+    return rows
 
 
 def on_the_map(patches: Patches, padding: Pair, size: Sequence[int]) -> Patches:
@@ -128,19 +200,7 @@ def on_the_map(patches: Patches, padding: Pair, size: Sequence[int]) -> Patches:
     begun = boxes[:, :2] - wide[:, :2]
     rows[held, 2] += begun[:, 0] * rows[held, 3] + begun[:, 1]
     rows[held, 4:] = boxes
-    return Patches(patches.buffers, rows, apart=bool((boxes == wide).all()))
-
-
-def few(patches: Patches) -> Patches:
-    """The same in no more buffers than the window ops take."""
-    if len(patches.buffers) <= _BUFFERS:
-        return patches
-    starts = np.cumsum([0, *map(len, patches.buffers)])
-    rows = patches.rows.copy()
-    held = rows[:, 1] >= 0
-    rows[held, 2] += starts[rows[held, 1]]
-    rows[held, 1] = 0
-    return Patches([torch.cat(patches.buffers)], rows)
+    return replace(patches, rows=rows, apart=bool((boxes == wide).all()))
 
 
 def buckets(boxes: Boxes, call: float) -> list[tuple[np.ndarray, tuple[int, int]]]:
@@ -180,41 +240,67 @@ def fresh_rows(source: Patches) -> np.ndarray:
 
 
 def some_of(source: Patches, members: np.ndarray) -> Patches:
-    return Patches(source.buffers, source.rows[members], source.apart)
+    return replace(source, rows=source.rows[members])
 
 
-def patches_at(out: Tensor, boxes: Boxes, source: Patches) -> Patches:
+def patches_at(out: Tensor, boxes: Boxes, source: Patches, key: Hashable) -> Patches:
     """Patches of just these boxes, one after another in ``out``, of the same images as
-    ``source``'s."""
-    rows = fresh_rows(source)
-    sizes = areas(boxes)
-    rows[:, 1] = 0
-    rows[:, 2] = np.cumsum(sizes) - sizes
-    rows[:, 3] = boxes[:, 3] - boxes[:, 1]
-    rows[:, 4:] = boxes
-    return Patches([out], rows)
+    ``source``'s; ``key`` of the step's tables."""
+
+    def lying() -> np.ndarray:
+        rows = fresh_rows(source)
+        sizes = areas(boxes)
+        rows[:, 1] = 0
+        rows[:, 2] = np.cumsum(sizes) - sizes
+        rows[:, 3] = boxes[:, 3] - boxes[:, 1]
+        rows[:, 4:] = boxes
+        return rows
+
+    return Patches([out], source.tables.once((key, "rows"), lying), source.tables)
 
 
-def room_at(
-    sources: Sequence[np.ndarray], boxes: Boxes, channels: int, like: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor], int]:
-    """Room for windows at ``boxes``, one after another, and each source's table of them."""
+@dataclass(frozen=True, eq=False)
+class WindowsAt:
+    """Windows at some boxes, one after another.
+
+    Attributes:
+        tables: of them for each of some patches, as the window ops take it.
+        pixels: that all of them have.
+        largest: the most that one has.
+    """
+
+    tables: tuple[Tensor, ...]
+    pixels: int
+    largest: int
+
+
+def windows_at(sources: Sequence[Patches], boxes: Boxes, device: torch.device) -> WindowsAt:
+    """The windows at ``boxes`` [P,4] of maps with these patches."""
     sizes = areas(boxes)
     ends = np.cumsum(sizes)
-    out = like[0].new_empty(int(ends[-1]) if len(ends) else 0, channels)
-    windows = [window_table(rows, boxes, ends - sizes, out.device) for rows in sources]
-    return out, windows, int(sizes.max(initial=0))
+    tables = tuple(window_table(source.rows, boxes, ends - sizes, device) for source in sources)
+    return WindowsAt(tables, int(ends[-1]) if len(ends) else 0, int(sizes.max(initial=0)))
 
 
-def gathered(operands: Sequence[tuple[Patches, Tensor]], boxes: Boxes) -> Tensor:
-    """The windows at ``boxes``, one after another, the operands' channels side by side."""
+def gathered(operands: Sequence[tuple[Patches, Tensor]], boxes: Boxes, key: Hashable) -> Tensor:
+    """The pixels [n,C] of the windows at ``boxes``, one after another, the operands' channels side
+    by side; ``key`` of the step's tables."""
+    sources = [source for source, _ in operands]
+    device = operands[0][1].device
+    windows = sources[0].tables.once((key, "at"), lambda: windows_at(sources, boxes, device))
+    return gathered_at(operands, windows)
+
+
+def gathered_at(
+    operands: Sequence[tuple[Patches, Tensor]], windows: WindowsAt, outside: float = 0.0
+) -> Tensor:
+    """The same of windows that are known; ``outside``: what is off the map."""
     channels = sum(base.shape[3] for _, base in operands)
-    rows = [source.rows for source, _ in operands]
-    out, tables, largest = room_at(rows, boxes, channels, [operands[0][1]])
-    channel = 0
-    for (source, base), windows in zip(operands, tables, strict=True):
-        ops.gather_windows(base, source.buffers, windows, out, largest, channel)
-        channel += base.shape[3]
+    out = operands[0][1].new_empty(windows.pixels, channels)
+    at = 0
+    for (source, base), table in zip(operands, windows.tables, strict=True):
+        ops.gather_windows(base, source.buffers, table, out, windows.largest, at, outside)
+        at += base.shape[3]
     return out
 
 

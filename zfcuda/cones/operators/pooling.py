@@ -26,7 +26,13 @@ from zfcuda.cones.operators.behaviours import (
     words,
 )
 from zfcuda.cones.operators.each_pixel import Sent, finish, times_derivative
-from zfcuda.cones.operators.patches import Patches, on_equal_windows, patches_at, room_at
+from zfcuda.cones.operators.patches import (
+    EqualWindows,
+    Patches,
+    on_equal_windows,
+    patches_at,
+    windows_at,
+)
 from zfcuda.cones.operators.rectangles import Boxes, ReceptiveField, SlidingWindow, product_of
 from zfcuda.cones.operators.signals import Points, Signal, Windows, frames, table
 from zfcuda.graph.nodes import Node
@@ -73,20 +79,21 @@ def _largest_in_patches(
     rule: MaxPool, step: Step, sources: Sequence[Patches], bases: Sequence[Tensor], boxes: Boxes
 ) -> Patches:
     (source,), (base,) = sources, bases
-    out, (windows,), largest = room_at([source.rows], boxes, base.shape[3], [base])
+    windows = source.tables.once(step.value, lambda: windows_at([source], boxes, base.device))
+    out = base.new_empty(windows.pixels, base.shape[3])
     ops.pool_windows(
         base,
         source.buffers,
-        windows,
+        windows.tables[0],
         out,
-        largest,
+        windows.largest,
         rule.kernel,
         rule.stride,
         rule.padding,
         rule.dilation,
         rule.relu,
     )
-    return patches_at(out, boxes, source)
+    return patches_at(out, boxes, source, step.value)
 
 
 @looks_back.of(MaxPool)
@@ -181,27 +188,32 @@ def _mean_in_patches(
     (source,), (base,) = sources, bases
     inside = replace(rule, padding=(0, 0), ceil_mode=False)
 
-    def averaged(windows: Tensor, at: np.ndarray) -> Tensor:
+    def averaged(windows: Tensor, at: EqualWindows) -> Tensor:
         means = averages(windows, inside)
-        return finish(step, means if rule.divisor else _corrected(means, rule, base, at))
+        if not rule.divisor:
+            key = (step.value, "weights", at.number)
+            weights = source.tables.once(key, lambda: _weights(means, rule, base, at.start))
+            means = means if weights is None else means.mul_(weights)
+        return finish(step, means)
 
-    work = step.shape[0]
-    return on_equal_windows(source, base, boxes, _window(rule), step.shape, work, averaged)
+    work, key = step.shape[0], step.value
+    return on_equal_windows(source, base, boxes, _window(rule), step.shape, work, averaged, key)
 
 
-def _corrected(means: Tensor, rule: AvgPool, base: Tensor, start: np.ndarray) -> Tensor:
-    """Means over whole windows [n,C,h,w], whose first is at ``start`` [n,2], as means over those
-    elements that torch counts: fewer at the edges."""
+def _weights(means: Tensor, rule: AvgPool, base: Tensor, start: np.ndarray) -> Tensor | None:
+    """What makes means over whole windows [n,C,h,w], whose first is at ``start`` [n,2], means over
+    those elements that torch counts: [n,1,h,w], for there are fewer at the edges; None if nowhere.
+    """
     shares = [
         rule.kernel[axis]
         / _elements(start[:, axis, None] + np.arange(means.shape[2 + axis]), rule, base, axis)
         for axis in (0, 1)
     ]
     if all((share == 1).all() for share in shares):
-        return means
+        return None
     wide = torch.promote_types(means.dtype, torch.float32)
     rows, columns = (on_device(share, means.device).to(wide) for share in shares)
-    return means.mul_(rows[:, None, :, None] * columns[:, None, None, :])
+    return rows[:, None, :, None] * columns[:, None, None, :]
 
 
 def _elements(at: np.ndarray, rule: AvgPool, base: Tensor, axis: int) -> np.ndarray:

@@ -3,7 +3,7 @@ resampling, pixel shuffles, space to depth (:class:`zfcuda.graph.rules.Rearrange
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from zfcuda.cones.operators.behaviours import (
     words,
 )
 from zfcuda.cones.operators.each_pixel import Sent
-from zfcuda.cones.operators.patches import Patches, gathered, patches_at
+from zfcuda.cones.operators.patches import Patches, gathered_at, patches_at, windows_at
 from zfcuda.cones.operators.rectangles import (
     Boxes,
     ReceptiveField,
@@ -117,62 +117,99 @@ def _patches(
     boxes: Boxes,
 ) -> Patches:
     (source,), (base,) = sources, bases
-    which, at = pixels_in(boxes)
-    if len(rule.parts) == 1:
-        out = _pixels(rule, rule.parts[0], source, base, boxes, which, *at)
+    parts = source.tables.once(
+        step.value,
+        lambda: [
+            (on_device(part.channels, base.device), _copying(rule, part, source, base, boxes))
+            for part in rule.parts
+        ],
+    )
+    if len(parts) == 1:
+        out = parts[0][1](source, base)
     else:
-        out = base.new_empty(len(which), step.shape[0])
-        for part in rule.parts:
-            made = _pixels(rule, part, source, base, boxes, which, *at)
-            out[:, _tensor(part.channels, base)] = made
-    return patches_at(out, boxes, source)
+        out = base.new_empty(int(areas(boxes).sum()), step.shape[0])
+        for channels, copy in parts:
+            out[:, channels] = copy(source, base)
+    return patches_at(out, boxes, source, step.value)
 
 
-def _pixels(
-    rule: Rearrangement,
+Copy = Callable[[Patches, Tensor], Tensor]
+"""Of patches and the maps [n,H,W,C] below them, pixels [m,C']."""
+
+
+def _copying(rule: Rearrangement, part: Moved, source: Patches, base: Tensor, boxes: Boxes) -> Copy:
+    """What makes the part's maps in ``boxes``, one box after another."""
+    which, (y, x) = pixels_in(boxes)
+    row, column = part.rows[y], part.columns[x]
+    empty = (row < 0) | (column < 0)
+    fill = on_device(np.flatnonzero(empty), base.device) if empty.any() else None
+    if part.phases == 1:
+        channels = part.sources[0, 0]
+        copy = _of_pixels(source, base, which, row, column, ~empty, channels)
+    else:
+        phase = part.row_phases[y] * part.sources.shape[1] + part.column_phases[x]
+        copy = _of_blocks(part, source, base, boxes, which, row, column, ~empty, phase)
+
+    def filled(source: Patches, base: Tensor) -> Tensor:
+        out = copy(source, base)
+        return out if fill is None else out.index_fill_(0, fill, rule.fill)
+
+    return filled
+
+
+def _of_blocks(
     part: Moved,
     source: Patches,
     base: Tensor,
     boxes: Boxes,
     which: Ints,
-    y: Ints,
-    x: Ints,
-) -> Tensor:
-    """The part's maps [n,m] at rows ``y`` and columns ``x`` [n] of ``boxes``, of which ``which``
-    [n] tells the numbers."""
-    row, column = part.rows[y], part.columns[x]
-    empty = (row < 0) | (column < 0)
-    if part.phases == 1:
-        out = _picked(_copies(source, base, which, row, column, ~empty), part.sources[0, 0])
-    else:
-        phase = part.row_phases[y] * part.sources.shape[1] + part.column_phases[x]
-        taken = clip(_copied(part, boxes), base.shape[1:3])
-        blocks = gathered([(source, base)], taken)[:, _tensor(part.sources.reshape(-1), base)]
-        begin = (np.cumsum(areas(taken)) - areas(taken))[which]
-        top, left, _, right = taken[which].T
-        index = (begin + (row - top) * (right - left) + column - left) * part.phases + phase
-        blocks = blocks.view(-1, part.sources.shape[2])
-        out = blocks[_tensor(np.where(empty, 0, index), base)] if len(blocks) else None
-        out = base.new_empty(len(y), part.sources.shape[2]) if out is None else out
-    if empty.any():
-        out[_tensor(np.flatnonzero(empty), base)] = rule.fill
-    return out
+    row: Ints,
+    column: Ints,
+    real: Ints,
+    phase: Ints,
+) -> Copy:
+    """The pixels at rows and columns of positions ``which`` [m], of those maps that a phase [m]
+    takes; where they are not ``real``, any."""
+    taken = clip(_copied(part, boxes), base.shape[1:3])
+    windows = windows_at([source], taken, base.device)
+    channels = on_device(part.sources.reshape(-1), base.device)
+    begin = (np.cumsum(areas(taken)) - areas(taken))[which]
+    top, left, _, right = taken[which].T
+    index = (begin + (row - top) * (right - left) + column - left) * part.phases + phase
+    places = on_device(np.where(real, index, 0), base.device)
+
+    def copy(source: Patches, base: Tensor) -> Tensor:
+        if not windows.pixels:  # nothing is real
+            return base.new_empty(len(places), part.sources.shape[2])
+        pixels = gathered_at([(source, base)], windows)
+        return pixels[:, channels].view(-1, part.sources.shape[2])[places]
+
+    return copy
 
 
-def _copies(source: Patches, base: Tensor, which: Ints, y: Ints, x: Ints, real: Ints) -> Tensor:
-    """The pixels [n,C] at rows ``y`` and columns ``x`` of positions ``which``; where they are not
-    ``real``, any."""
-    _, height, width, channels = base.shape
+def _of_pixels(
+    source: Patches, base: Tensor, which: Ints, y: Ints, x: Ints, real: Ints, channels: Ints
+) -> Copy:
+    """The pixels at rows ``y`` and columns ``x`` of positions ``which`` [m], of these channels;
+    where they are not ``real``, any."""
+    _, height, width, count = base.shape
+    device = base.device
     image, buffer, offset, pitch, top, left, bottom, right = source.rows[which].T
-    index = (image * height + y.clip(0)) * width + x.clip(0)
-    out = base.reshape(-1, channels)[_tensor(index, base)]
+    places = on_device((image * height + y.clip(0)) * width + x.clip(0), device)
     inside = (buffer >= 0) & real & (y >= top) & (y < bottom) & (x >= left) & (x < right)
     within = offset + (y - top) * pitch + (x - left)
-    for number, pixels in enumerate(source.buffers):
-        own = np.flatnonzero(inside & (buffer == number))
-        if len(own):
-            out[_tensor(own, base)] = pixels[_tensor(within[own], base)]
-    return out
+    own = [np.flatnonzero(inside & (buffer == number)) for number in range(len(source.buffers))]
+    patched = [(on_device(i, device), on_device(within[i], device)) for i in own]
+    picked = None if _all(channels, count) else on_device(channels, device)
+
+    def copy(source: Patches, base: Tensor) -> Tensor:
+        out = base.reshape(-1, count)[places]
+        for pixels, (into, at) in zip(source.buffers, patched, strict=True):
+            if len(into):
+                out[into] = pixels[at]
+        return out if picked is None else out[:, picked]
+
+    return copy
 
 
 def _picked(pixels: Tensor, channels: Ints) -> Tensor:

@@ -123,59 +123,64 @@ def _patches(
 ) -> Patches:
     (source,), (base,) = sources, bases
     taken = needed(rule, boxes, base.shape[1:3], step.shape[1:])
-    pixels = gathered([(source, base)], taken)
-    made = resampled if isinstance(rule, Resampling) else largest
-    out = made(pixels, taken, boxes, rule.rows, rule.columns)
-    return patches_at(as_pixels(finish(step, as_row(out))), boxes, source)
+    pixels = gathered([(source, base)], taken, step.value)
+    kind = sums if isinstance(rule, Resampling) else maxima
+    axes = source.tables.once(
+        step.value, lambda: passes(kind, taken, boxes, rule.rows, rule.columns, base.device)
+    )
+    out = resampled(pixels, axes)
+    return patches_at(as_pixels(finish(step, as_row(out))), boxes, source, step.value)
 
 
-def resampled(pixels: Tensor, source: Boxes, target: Boxes, rows: Taps, columns: Taps) -> Tensor:
-    """Pixels [n,C] at the boxes ``target`` [P,4], one box after another, of those at the boxes
-    ``source``. What lies elsewhere counts for nothing. Sums are kept in float32 at least."""
-    wide = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
-    return _separably(_sums, wide, source, target, rows, columns).to(pixels.dtype)
+def resampled(pixels: Tensor, passes: Sequence[Pass]) -> Tensor:
+    """Pixels [n,C] by one axis after the other. Sums are kept in float32 at least."""
+    made = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
+    for along in passes:
+        made = along(made)
+    return made.to(pixels.dtype)
 
 
-def largest(pixels: Tensor, source: Boxes, target: Boxes, rows: Taps, columns: Taps) -> Tensor:
-    """The same with maxima in the place of sums; ``source`` holds something of each window."""
-    return _separably(_maxima, pixels, source, target, rows, columns)
+Pass = Callable[[Tensor], Tensor]
+"""Of pixels [m,C] others [n,C], along one axis."""
 
 
-def _separably(
-    function: Callable[..., Tensor],
-    pixels: Tensor,
+def passes(
+    kind: Callable[..., Pass],
     source: Boxes,
     target: Boxes,
     rows: Taps,
     columns: Taps,
-) -> Tensor:
-    """One axis after the other, first the one that leaves less to do."""
+    device: torch.device,
+) -> list[Pass]:
+    """From pixels at the boxes ``source`` [P,4], one box after another, to those at the boxes
+    ``target``: first along the axis that leaves less to do. What lies elsewhere counts for nothing;
+    of maxima ``source`` must hold something of each window."""
     (top, left, bottom, right), (y0, x0, y1, x1) = source.T, target.T
     between = np.stack([y0, left, y1, right], 1), np.stack([top, x0, bottom, x1], 1)
     order = [(0, rows), (1, columns)]
     if areas(between[0]).sum() > areas(between[1]).sum():
         order.reverse()
-    at = source
+    at, found = source, []
     for place, (axis, taps) in enumerate(order):
         onto = target if place else between[axis]
         if not (taps.still and (at == onto).all()):
-            pixels = _along(function, axis, pixels, at, onto, taps)
+            found.append(_along(kind, axis, at, onto, taps, device))
         at = onto
-    return pixels
+    return found
 
 
 def _along(
-    function: Callable[..., Tensor],
+    kind: Callable[..., Pass],
     axis: int,
-    pixels: Tensor,
     source: Boxes,
     target: Boxes,
     taps: Taps,
-) -> Tensor:
+    device: torch.device,
+) -> Pass:
     """One axis; on the other the boxes are alike."""
     which, places = pixels_in(target)
     if not len(which):
-        return pixels.new_empty(0, pixels.shape[1])
+        return lambda pixels: pixels.new_empty(0, pixels.shape[1])
     taken = taps.places[places[axis]]
     top, left, _, right = source[which].T
     real = taken >= source[which, axis, None]
@@ -185,31 +190,37 @@ def _along(
         at = (taken - top[:, None]) * width[:, None] + (begin + places[1] - left)[:, None]
     else:
         at = taken + (begin + (places[0] - top) * width - left)[:, None]
-    return function(pixels, at, real, taps.weights[places[axis]])
+    return kind(at, real, taps.weights[places[axis]], device)
 
 
-def _sums(pixels: Tensor, at: Ints, real: Ints, weights: np.ndarray) -> Tensor:
+def sums(at: Ints, real: Ints, weights: np.ndarray, device: torch.device) -> Pass:
     """Of pixels [m,C] those ``at`` [n,T], as far as they are ``real``, times their weights."""
-    ends = np.concatenate([[0], np.cumsum(real.sum(1))])
+    index = on_device(at[real], device)
+    ends = on_device(np.concatenate([[0], np.cumsum(real.sum(1))]), device)
+    shares = on_device(weights[real], device)
     # A sum of weighted rows: a bag, as embeddings call it.
-    return F.embedding_bag(
-        on_device(at[real], pixels.device),
+    return lambda pixels: F.embedding_bag(
+        index,
         pixels,
-        on_device(ends, pixels.device),
-        per_sample_weights=on_device(weights[real], pixels.device).to(pixels.dtype),
+        ends,
+        per_sample_weights=shares.to(pixels.dtype),
         mode="sum",
         include_last_offset=True,
     )
 
 
-def _maxima(pixels: Tensor, at: Ints, real: Ints, _: np.ndarray) -> Tensor:
+def maxima(at: Ints, real: Ints, _: np.ndarray, device: torch.device) -> Pass:
     """Of pixels [m,C] the largest of those ``at`` [n,T] that are ``real``."""
     first = np.take_along_axis(at, real.argmax(1)[:, None], 1)
-    index = on_device(np.where(real, at, first).T.copy(), pixels.device)
-    out = pixels[index[0]]
-    for other in index[1:]:
-        torch.maximum(out, pixels[other], out=out)
-    return out
+    index = on_device(np.where(real, at, first).T.copy(), device)
+
+    def largest(pixels: Tensor) -> Tensor:
+        out = pixels[index[0]]
+        for other in index[1:]:
+            torch.maximum(out, pixels[other], out=out)
+        return out
+
+    return largest
 
 
 # --- down -----------------------------------------------------------------------------------------
@@ -225,7 +236,8 @@ def _below(rule: Resampling, batch: Batch, node: Node, signal: Signal) -> Sent:
     source = np.concatenate([signal.origins, signal.origins + np.array(signal.data.shape[1:3])], 1)
     target = np.concatenate([origins, origins + np.array([height, width])], 1)
     rows, columns = rule.rows.transposed, rule.columns.transposed
-    data = resampled(signal.data.reshape(-1, channels), source, target, rows, columns)
+    axes = passes(sums, source, target, rows, columns, signal.data.device)
+    data = resampled(signal.data.reshape(-1, channels), axes)
     windows = data.view(-1, height, width, channels)
     return [(node.inputs[0], Windows(signal.units, windows, origins, boxes))]
 

@@ -31,7 +31,12 @@ from zfcuda.cones.operators.behaviours import (
     words,
 )
 from zfcuda.cones.operators.each_pixel import Sent, finish
-from zfcuda.cones.operators.patches import Patches, on_equal_windows, on_the_map
+from zfcuda.cones.operators.patches import (
+    EqualWindows,
+    Patches,
+    on_equal_windows,
+    on_the_map,
+)
 from zfcuda.cones.operators.rectangles import (
     Boxes,
     ReceptiveField,
@@ -132,7 +137,7 @@ def _patched(
     more = stride - 1 - (np.array(rule.kernel) - 1) * rule.dilation % stride
     cut, more = tuple(cut.tolist()), tuple(more.tolist())
 
-    def convolved(windows: Tensor, at: np.ndarray) -> Tensor:
+    def convolved(windows: Tensor, at: EqualWindows) -> Tensor:
         return finish(step, _convolved(rule, windows, cut, more))
 
     first, last = (boxes[:, :2] + padding) // stride, -(-(boxes[:, 2:] + padding) // stride)
@@ -143,7 +148,7 @@ def _patched(
     window = SlidingWindow(tuple(overlap + 1), (1, 1), tuple(overlap))
     work = rule.weight.numel()
     made = on_equal_windows(
-        sources[0], bases[0], steps, window, shape, work, convolved, rule.stride
+        sources[0], bases[0], steps, window, shape, work, convolved, step.value, rule.stride
     )
     return on_the_map(made, rule.padding, size)
 

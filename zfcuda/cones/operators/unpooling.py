@@ -25,6 +25,7 @@ from zfcuda.cones.operators.behaviours import (
 )
 from zfcuda.cones.operators.each_pixel import Sent, finish
 from zfcuda.cones.operators.patches import (
+    EqualWindows,
     Patches,
     as_pixels,
     as_row,
@@ -86,17 +87,24 @@ def _patches_of_switches(
 ) -> Patches:
     _, height, width, channels = bases[0].shape
 
-    def switches(windows: Tensor, at: np.ndarray) -> Tensor:
-        for axis, length in ((2, height), (3, width)):  # what hangs over the edge never wins
-            places = at[:, axis - 2, None] * rule.stride[axis - 2] + np.arange(windows.shape[axis])
-            beyond = on_device(places >= length, windows.device)
-            if beyond.any():
-                beyond = beyond[:, None, :, None] if axis == 2 else beyond[:, None, None]
-                windows = windows.masked_fill(beyond, -torch.inf)
+    def beyond(at: EqualWindows, axis: int, length: int) -> Tensor | None:
+        """Which rows or columns of windows hang over the edge [p,h] or [p,w]; None if none."""
+        places = at.start[:, axis, None] * rule.stride[axis] + np.arange(at.extent[axis])
+        return on_device(places >= length, bases[0].device) if places.max() >= length else None
+
+    def switches(windows: Tensor, at: EqualWindows) -> Tensor:
+        for axis, length in ((0, height), (1, width)):  # what hangs over the edge never wins
+            key = (step.value, "beyond", at.number, axis)
+            over = sources[0].tables.once(key, lambda a=axis, n=length: beyond(at, a, n))
+            if over is not None:
+                over = over[:, None, :, None] if axis == 0 else over[:, None, None]
+                windows = windows.masked_fill(over, -torch.inf)
         return SwitchesOf(rule)(windows)
 
-    window = _window(rule)
-    return on_equal_windows(sources[0], bases[0], boxes, window, step.shape, channels, switches)
+    window, key = _window(rule), step.value
+    return on_equal_windows(
+        sources[0], bases[0], boxes, window, step.shape, channels, switches, key
+    )
 
 
 @below.of(Switches)
@@ -153,22 +161,30 @@ def _patched(
     small[:, 2:] = np.minimum(small[:, 2:], bases[0].shape[1:3])
     small[is_empty(boxes) | is_empty(small)] = 0
     switches, x = (
-        gathered([(source, base)], small) for source, base in zip(sources, bases, strict=True)
+        gathered([(source, base)], small, (step.value, place))
+        for place, (source, base) in enumerate(zip(sources, bases, strict=True))
     )
-    which, (y, x0) = pixels_in(small)
-    block = int(stride.prod())
+    taps = sources[0].tables.once(step.value, lambda: _places_of_taps(rule, small, x.device))
+    out = x.new_zeros(len(x) * int(stride.prod()), x.shape[1])
+    for tap, places in enumerate(taps):
+        out[places] = torch.where(switches == tap, x, 0)
+    pixels = as_pixels(finish(step, as_row(out)))
+    made = patches_at(pixels, small * np.tile(stride, 2), sources[0], step.value)
+    return on_the_map(made, (0, 0), step.shape[1:])
+
+
+def _places_of_taps(rule: Unpool, small: Boxes, device: torch.device) -> Tensor:
+    """Of each tap [k,n] where the elements of boxes ``small`` of pooled maps, one box after
+    another, go in those of the unpooled maps."""
+    stride = np.array(rule.stride)
+    which, (y, x) = pixels_in(small)
     pitch = (small[:, 3] - small[:, 1]) * stride[1]
     sizes = areas(small)
-    begins = (np.cumsum(sizes) - sizes) * block
-    rows, columns = (y - small[which, 0]) * stride[0], (x0 - small[which, 1]) * stride[1]
+    begins = (np.cumsum(sizes) - sizes) * int(stride.prod())
+    rows, columns = (y - small[which, 0]) * stride[0], (x - small[which, 1]) * stride[1]
     corner = begins[which] + rows * pitch[which] + columns
-    out = x.new_zeros(len(x) * block, x.shape[1])
-    for tap in range(rule.kernel[0] * rule.kernel[1]):
-        row, column = divmod(tap, rule.kernel[1])
-        place = on_device(corner + row * pitch[which] + column, out.device)
-        out[place] = torch.where(switches == tap, x, 0)
-    made = patches_at(as_pixels(finish(step, as_row(out))), small * np.tile(stride, 2), sources[0])
-    return on_the_map(made, (0, 0), step.shape[1:])
+    taps = np.divmod(np.arange(rule.kernel[0] * rule.kernel[1])[:, None], rule.kernel[1])
+    return on_device(corner + taps[0] * pitch[which] + taps[1], device)
 
 
 @looks_back.of(Unpool)

@@ -10,7 +10,8 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from zfcuda import ops
 from zfcuda.cones.leaks import leak
 from zfcuda.cones.occluding import base_values, batch_sizes, images_together, occlude_all, summary
+from zfcuda.cones.operators.patches import Tables
 from zfcuda.cones.planning import Plan, planned
+from zfcuda.cones.profile import DeviceProfile, profile_of
 from zfcuda.cones.steps import Schedule, fuse
 from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.tracing import trace
@@ -32,6 +35,8 @@ from zfcuda.inference.checks import (
     pair,
     plain,
     to_result,
+    to_results,
+    untuned,
 )
 from zfcuda.inference.interception import Operations
 from zfcuda.inference.layers import Layers, find_layers, require_shape
@@ -61,12 +66,13 @@ class Request:
     positions: Tensor | None = None
     max_memory: int | None = None
     outputs: Outputs | None = None
+    profile: DeviceProfile | None = None
     grid: tuple[int, int] | None = None
 
     def checked(self, model: nn.Module, x: Tensor) -> Request:
         """The same for images like ``x``, with nothing left open: pairs of pixels as ``size`` and
         ``stride`` (None with the caller's own positions), the fill as results record it, names of
-        layers, boxes int64 [P,4] as ``positions``, bytes.
+        layers, boxes int64 [P,4] as ``positions``, bytes, the device's profile.
 
         Raises:
             TypeError, ValueError: an argument of the wrong kind or out of range.
@@ -87,6 +93,8 @@ class Request:
             raise ValueError(f"score must be 'logit' or 'probability', got {self.score!r}")
         if self.outputs is not None:
             check_outputs(self.outputs)
+        if not isinstance(self.profile, DeviceProfile | None):
+            raise TypeError(f"profile must be a zfcuda.DeviceProfile, got {self.profile!r}")
         return replace(
             self,
             size=size,
@@ -95,6 +103,7 @@ class Request:
             fill=fill_setting(self.fill, x, with_image=True),
             positions=boxes,
             max_memory=limit,
+            profile=self.profile or profile_of(x.device, x.dtype),
             grid=grid,
         )
 
@@ -120,6 +129,10 @@ class Engine(ABC):
         """Every position of every image: the fields of :class:`OcclusionResult` that depend on what
         the model says."""
 
+    def _convolutions(self, device: torch.device) -> AbstractContextManager[None]:
+        """How torch is to run them."""
+        return nullcontext()
+
     @torch.inference_mode(False)
     def __call__(
         self,
@@ -138,7 +151,7 @@ class Engine(ABC):
         """
         start = time.perf_counter() if start is None else start
         request = self.request
-        with evaluating(self.model):
+        with evaluating(self.model), self._convolutions(x.device):
             answers = self.occlude(x, target, classes, advance)
         return OcclusionResult(
             **answers,
@@ -184,7 +197,8 @@ def engine_for(
                 said = f"occlusion runs dense passes, since {reason}"
                 warnings.warn(visible(said), stacklevel=stacklevel)
     count = len(request.positions)
-    return Dense(model, request, Plan("dense", reason, count, (), 1, request.size, request.stride))
+    how = (request.profile, request.size, request.stride)
+    return Dense(model, request, Plan("dense", reason, count, (), 1, *how))
 
 
 def _traced(model: nn.Module, x: Tensor, request: Request) -> Engine:
@@ -199,13 +213,15 @@ def _traced(model: nn.Module, x: Tensor, request: Request) -> Engine:
             raise Untraceable(f"the graph has no maps of layer {layer!r}")
         nodes[layer] = node.index
     steps, boxes = fuse(graph, nodes.values()), request.positions.numpy()
-    schedule, rows = planned(steps, boxes, 128, x.element_size(), request.method == "cone")
+    steps = replace(steps, profile=request.profile)
+    schedule, rows = planned(steps, boxes, x.element_size(), request.method == "cone")
     if schedule.cones and (name := leak(graph, x[:1])):
         raise Untraceable(f"{name} changes more than its rule says")
-    chunk, _ = batch_sizes(schedule, request.max_memory, x.device, x.element_size())
+    chunk, _ = batch_sizes(schedule, request.max_memory, x.element_size())
     method = "cone" if schedule.cones else "dense"
     reason = "" if schedule.cones else "no cone is cheaper than whole maps"
-    plan = Plan(method, reason, len(boxes), rows, chunk, request.size, request.stride)
+    how = (request.profile, request.size, request.stride)
+    plan = Plan(method, reason, len(boxes), rows, chunk, *how)
     if not schedule.cones and not graph.mixes:  # the model's own pass is as fast as its calls are
         return Dense(model, request, plan)
     return Cones(model, request, plan, schedule, nodes)
@@ -213,11 +229,19 @@ def _traced(model: nn.Module, x: Tensor, request: Request) -> Engine:
 
 @dataclass(frozen=True, eq=False)
 class Cones(Engine):
-    """Computes what an occluder can change, as far as the schedule says; ``nodes`` are those of the
-    recorded layers."""
+    """Computes what an occluder can change, as far as the schedule says.
+
+    Attributes:
+        nodes: of the recorded layers.
+        tables: what further images need no more.
+    """
 
     schedule: Schedule
     nodes: dict[str, int]
+    tables: dict[tuple[int, int], Tables] = field(default_factory=dict)
+
+    def _convolutions(self, device: torch.device) -> AbstractContextManager[None]:
+        return untuned(device)
 
     def together(self, x: Tensor) -> int:
         return images_together(self.schedule, self.request.max_memory, x.element_size())
@@ -248,13 +272,21 @@ class Cones(Engine):
             logits, maps, strongest = base
             channels = {node: channels for node, (channels, _) in strongest.items()}
             own: dict[Any, Tensor] = occlude_all(
-                schedule, maps, fill, len(logits), channels, request.max_memory, advance, kept
+                schedule,
+                maps,
+                fill,
+                len(logits),
+                channels,
+                request.max_memory,
+                advance,
+                kept,
+                self.tables,
             )
             own["base_logits"] = logits
             for node, of_map in strongest.items():
                 own["channels", node], own["base", node] = of_map
-            for key, values in own.items():
-                pieces.setdefault(key, []).append(to_result(values))
+            for key, values in to_results(own).items():
+                pieces.setdefault(key, []).append(values)
         found = {key: torch.cat(values) for key, values in pieces.items()}
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         base_sums = {node: found["base", node].to(wide) for node in watched}

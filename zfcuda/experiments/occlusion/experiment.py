@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.cones.planning import Plan
+from zfcuda.cones.profile import DeviceProfile
 from zfcuda.experiments.occlusion.engines import Method, Request, Score, engine_for
 from zfcuda.inference.checks import plain
 from zfcuda.inference.layers import Layers
@@ -33,6 +34,7 @@ def occlusion(
     max_memory: int | None = None,
     progress: bool = False,
     outputs: Outputs | None = None,
+    profile: DeviceProfile | None = None,
 ) -> OcclusionResult:
     """The model's output with a rectangle of the image hidden, for a grid of rectangles.
 
@@ -72,6 +74,8 @@ def occlusion(
         progress: show a progress bar.
         outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`; decided
             on the images without occluder.
+        profile: what is fast on the device; None takes what is known of it, which :func:`plan`
+            shows. It decides what is computed together, and so the last bits.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or out of range, or method "cone" for a
@@ -79,7 +83,9 @@ def occlusion(
     """
     start = time.perf_counter()
     x = plain(x)
-    request = Request(size, stride, fill, layers, method, score, positions, max_memory, outputs)
+    request = Request(
+        size, stride, fill, layers, method, score, positions, max_memory, outputs, profile
+    )
     engine = engine_for(model, x, request, stacklevel=5)
     with progress_bar(len(x) * engine.plan.positions, progress, "occlusion") as advance:
         return engine(x, target, classes, advance, start)
@@ -94,6 +100,7 @@ def plan(
     method: Method = "auto",
     positions: Tensor | None = None,
     max_memory: int | None = None,
+    profile: DeviceProfile | None = None,
 ) -> Plan:
     """What :func:`occlusion` would do with the same arguments: which steps run inside cones, where
     whole maps begin, and the predicted speed-up. Runs the model on one image.
@@ -105,6 +112,12 @@ def plan(
         TypeError, ValueError: as :func:`occlusion`.
     """
     request = Request(
-        size, stride, layers=layers, method=method, positions=positions, max_memory=max_memory
+        size,
+        stride,
+        layers=layers,
+        method=method,
+        positions=positions,
+        max_memory=max_memory,
+        profile=profile,
     )
     return engine_for(model, x, request).plan

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from zfcuda.cones.profile import AVX512, DeviceProfile
 from zfcuda.data.images import Images, numbered
 from zfcuda.experiments.occlusion.engines import Engine, Method, Request, Score, engine_for
 from zfcuda.experiments.over import Run, Table, first_readable, identity_of, targets_of
@@ -99,6 +100,7 @@ def occlusion_over(
     progress: bool = False,
     about: Mapping[str, Any] | None = None,
     outputs: Outputs | None = None,
+    profile: DeviceProfile | None = None,
 ) -> OcclusionSummary | None:
     """Occlusion of every image of a data set, a result a file, that can be stopped at any moment.
 
@@ -130,6 +132,8 @@ def occlusion_over(
         about: more for the JSON files, on which nothing depends, such as the model's name.
         outputs: what the model returns, logits or probabilities, as :func:`zfcuda.predict`; decided
             once, on the first image.
+        profile: as :func:`zfcuda.occlusion`, of a run that is begun; one that goes on keeps its
+            own, on whatever machine.
 
     Returns:
         The summary; None in all processes but the first.
@@ -139,7 +143,7 @@ def occlusion_over(
             be read; a folder that holds a run with other settings, with what differs, or in which
             another run is at work.
     """
-    request = Request(size, stride, fill, layers, method, score, None, max_memory, outputs)
+    request = Request(size, stride, fill, layers, method, score, None, max_memory, outputs, profile)
     with occlusion_run(model, images, folder, request, target, classes, about) as run:
         run.carry_out(workers, progress)
         return run.summary()
@@ -153,6 +157,25 @@ class OcclusionRun(Run[OcclusionResult, OcclusionSummary]):
     kind = OcclusionResult
     engine: Engine
     classes: Sequence[int] | None
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """That the run was begun with, maybe on another machine.
+
+        Raises:
+            ValueError: its file holds none.
+        """
+        found = self.begun_with.get("profile")
+        if found is None:  # as all devices were treated until runs recorded it
+            return AVX512
+        try:
+            return DeviceProfile.of(found)
+        except TypeError as error:
+            raise ValueError(f"'{self.folder}' was begun with no profile: {error}") from error
+
+    def _as_begun(self, there: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With the profile that it was begun with, if it recorded one."""
+        return {**super()._as_begun(there), "profile": there.get("profile")}
 
     def answer(self, x: Tensor, numbers: list[int], target: Tensor | None) -> list[OcclusionResult]:
         found = self.engine(x.to(device_of(self.engine.model)), target, self.classes)
@@ -240,9 +263,11 @@ def occlusion_run(
     device = device_of(model)
     limit = memory_limit(request.max_memory, device, recorded=True)
     x = example[None].to(device)
-    engine = engine_for(model, x, replace(request, max_memory=limit), stacklevel=7)
-    said_of_first = predict(model, x, limit, request.outputs)
-    request = replace(engine.request, outputs=said_of_first.outputs)
+    asked = replace(request, max_memory=limit)
+    engine = engine_for(model, x, asked, stacklevel=7)
+    said_of_first = predict(model, x, limit, asked.outputs)
+    asked = replace(asked, outputs=said_of_first.outputs)
+    request = replace(engine.request, outputs=asked.outputs)
     engine = replace(engine, request=request)
     known = said_of_first.logits.shape[1]
     targets, said = targets_of(target, len(images), known)
@@ -260,10 +285,13 @@ def occlusion_run(
         "target": said,
         "classes": None if classes is None else sorted({*map(int, classes)}),
         "max_memory": limit,
+        "profile": request.profile.settings,
         "images together": engine.together(x),
     }
     run = (Path(folder), images, settings, about or {}, current_shard(), targets)
     with OcclusionRun(*run, engine, classes).begun() as begun:
+        if (own := begun.profile) != request.profile:
+            begun = replace(begun, engine=engine_for(model, x, replace(asked, profile=own)))
         yield begun
 
 

@@ -36,8 +36,8 @@ def agree(
         least: of their norm, what they may differ by in any case.
     """
     a, b = (t.double().nan_to_num(0, 0, 0) for t in (some, others))
-    rounded = [some.dtype, *(dtype for dtype in dtypes if dtype.is_floating_point)]
-    reduced = any(precision(some.device, dtype).reduced for dtype in rounded)
+    rounded = [dtype for dtype in (some.dtype, *dtypes) if dtype.is_floating_point]
+    reduced = not rounded or any(precision(some.device, dtype).reduced for dtype in rounded)
     tolerance = 1e-2 if reduced else max(_TOLERANCES.get(dtype, 1e-2) for dtype in rounded)
     return bool((a - b).norm() <= max(tolerance, least) * torch.maximum(a.norm(), b.norm()))
 

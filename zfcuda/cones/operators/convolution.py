@@ -136,7 +136,9 @@ class Convolution:
         return as_pixels(self(as_row(pixels), (0, 0)))
 
     def _rectified(self, out: Tensor) -> Tensor:
-        # oneDNN could do this before the result leaves the registers, but turns NaN into zero.
+        # oneDNN could do this before the result leaves the registers, but turns NaN into zero. Of
+        # NaN torch.cudnn_convolution_relu promises nothing, and it adds memory that nobody has
+        # written, times zero.
         return torch.relu_(out) if self.relu else out
 
 

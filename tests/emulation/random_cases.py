@@ -17,9 +17,9 @@ import random
 import sys
 import time
 
-import build
 import torch
 
+import build
 import zfcuda  # noqa: F401  (loads the library)
 
 CPU, GPU = torch.ops.zfcuda, torch.ops.zfcuda_host

@@ -12,7 +12,7 @@ from torch import nn
 from zoo import output_of
 
 import zfcuda
-from zfcuda.experiments.correspondences import random_places
+from zfcuda.experiments.correspondences import _compared, random_places
 from zfcuda.results.correspondence import CorrespondenceResult
 
 LAYERS = ["features.2", "tail"]
@@ -76,6 +76,14 @@ def test_a_zero_differs_from_both_signs():
     assert result.changed["1"]["all"].tolist() == [[0.75, 1.0]]
     assert math.isnan(result.std("1", "all"))
     assert math.isnan(result.advantage("1", "all", "all")[1])
+
+
+def test_signs_are_counted_whatever_the_precision():
+    signs = torch.randint(-1, 2, (3, 10_003), dtype=torch.int8)
+    with torch.autocast("cpu", torch.bfloat16):
+        differing, changed = _compared(signs)
+    assert torch.equal(differing, (signs[:, None] != signs).sum(-1))
+    assert torch.equal(changed, (signs != 0).double().mean(-1))
 
 
 def test_rounding_has_no_sign(images):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # By call, which of its arguments are multiplied with each other.
-CONVOLUTIONS = {"aten::convolution": (0, 1)}
+CONVOLUTIONS = {"aten::convolution": (0, 1), "aten::convolution_backward": (0, 1, 2)}
 PRODUCTS = {
     "aten::mm": (0, 1),
     "aten::bmm": (0, 1),
@@ -63,7 +63,7 @@ class Tf32(TorchDispatchMode):
             shape = tuple(args[PRODUCTS[name][1]].shape)
             self.products[shape if name.startswith("mkldnn") else shape[::-1]] += 1
         found = function(*given, **(kwargs or {}))
-        if self._noise and name in (CONVOLUTIONS | PRODUCTS):
+        if self._noise and isinstance(found, Tensor) and name in (CONVOLUTIONS | PRODUCTS):
             last = torch.finfo(found.dtype).eps / 2
             found = found * (1 + self._noise * last * torch.randn_like(found))
         return found

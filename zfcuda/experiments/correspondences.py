@@ -126,7 +126,8 @@ def _compared(signs: Tensor) -> tuple[Tensor, Tensor]:
     for columns in spans(0, elements, _EXACT):
         sign = signs[:, columns].float()
         some = sign.abs()
-        both, product = (some @ some.T).cpu().double(), (sign @ sign.T).cpu().double()
+        with torch.autocast(signs.device.type, enabled=False):  # TF32 has them all, counts stay
+            both, product = (some @ some.T).cpu().double(), (sign @ sign.T).cpu().double()
         own = both.diagonal()
         differing += (both - product) / 2 + own[:, None] + own - 2 * both
     changed = (signs != 0).sum(1).cpu().double() / elements

@@ -10,7 +10,9 @@ that is not known here stops the translation.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+
+import ptx
+from ptx import BITS, Function, Unknown, operands
 
 CTYPE = {
     "pred": "bool",
@@ -21,7 +23,6 @@ CTYPE = {
     "f16": "Half",
     "bf16": "Brain",
 }
-BITS = {t: int(re.sub(r"\D", "", t) or 1) for t in CTYPE}
 SPECIAL = ("tid", "ctaid", "ntid", "nctaid")  # registers that say which thread this is
 COMPARE = {
     "lt": "<",
@@ -39,80 +40,13 @@ COMPARE = {
 COMBINE = {"and": "&", "or": "|", "xor": "^"}
 
 
-class Unknown(Exception):
-    pass
-
-
-@dataclass
-class Function:
-    name: str
-    params: list[tuple[str, int, int]]  # name, bytes, alignment
-    result: tuple[str, int, int] | None
-    body: list[str] = field(default_factory=list)
-    is_entry: bool = True
-    max_threads: int = 1024
-
-
-def parse_params(text: str) -> list[tuple[str, int, int]]:
-    found = []
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        match = re.fullmatch(
-            r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+([\w$]+)(?:\[(\d+)\])?", part
-        )
-        if not match:
-            raise Unknown(f"parameter {part!r}")
-        align, kind, name, count = match.groups()
-        size = BITS[kind] // 8
-        found.append((name, size * int(count or 1), int(align or size)))
-    return found
-
-
-def functions(text: str) -> list[Function]:
-    text = re.sub(r"//[^\n]*", "", text)
-    found = []
-    head = re.compile(
-        r"(?:\.visible\s+|\.weak\s+)?\.(entry|func)\s*(?:\(([^)]*)\)\s*)?([\w$]+)\s*\(([^)]*)\)([^{;]*)(\{|;)"
-    )
-    for match in head.finditer(text):
-        kind, result, name, params, directives, opening = match.groups()
-        if opening == ";":
-            continue
-        depth, at = 1, match.end()
-        while depth:
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            at += 1
-        threads = re.search(r"\.maxntid\s+(\d+)", directives)
-        out = Function(name, parse_params(params), parse_params(result)[0] if result else None)
-        out.is_entry = kind == "entry"
-        out.max_threads = int(threads[1]) if threads else 1024
-        out.body = statements(text[match.end() : at - 1])
-        found.append(out)
-    return found
-
-
-def statements(text: str) -> list[str]:
-    """Labels with their colon, lone braces, and instructions without their semicolon."""
-    found, at = [], 0
-    token = re.compile(r"\s*(?:([$\w]+:)|([{}])|([^;]*?);)", re.S)
-    while at < len(text):
-        if not text[at:].strip():
-            break
-        match = token.match(text, at)
-        if not match:
-            raise Unknown(f"statement {text[at : at + 80]!r}")
-        found.append(" ".join(next(g for g in match.groups() if g is not None).split()))
-        at = match.end()
-    return found
-
-
 class Writer:
     def __init__(self, function: Function) -> None:
         self.function = function
         self.registers: dict[str, str] = {}
         self.lines: list[str] = []
-        self.addresses = {name for name, *_ in function.params}
-        if function.result:
-            self.addresses.add(function.result[0])
+        self.addresses = {each.name for each in buffers(function)}
+        self.used = set(re.findall(r"%[A-Za-z]+\d+", " ".join(function.body)))
 
     def write(self) -> list[str]:
         for statement in self.function.body:
@@ -182,9 +116,11 @@ class Writer:
                 if cnames:
                     self.lines.append(f"{CTYPE[kind[1:]]} {', '.join(cnames)};")
         elif statement.startswith(".param"):
-            name, size, align = parse_params(statement)[0]
-            self.addresses.add(name)
-            self.lines.append(f"alignas({align}) unsigned char {name_of(name)}[{size}];")
+            (own,) = ptx.parameters(statement)
+            self.addresses.add(own.name)
+            self.lines.append(
+                f"alignas({own.alignment}) unsigned char {name_of(own.name)}[{own.size}];"
+            )
         elif statement.startswith((".pragma", ".loc", ".file")):
             pass
         else:
@@ -198,16 +134,10 @@ class Writer:
                 made = self.lines[before:]
                 self.lines[before:] = [f"{guard}{{ {' '.join(made)} }}"]
 
-    @property
-    def used(self) -> set[str]:
-        if not hasattr(self, "_used"):
-            self._used = set(re.findall(r"%[A-Za-z]+\d+", " ".join(self.function.body)))
-        return self._used
-
     def instruction(self, statement: str) -> None:
         opcode, _, rest = statement.partition(" ")
         base, *mods = opcode.split(".")
-        args = split_operands(rest)
+        args = operands(rest)
         types = [m for m in mods if m in CTYPE]
         handler = getattr(self, f"op_{base}", None)
         if handler is None:
@@ -237,7 +167,7 @@ class Writer:
     def op_mov(self, args, mods, types):
         kind = types[0]
         if args[1].startswith("{"):
-            parts = split_operands(args[1][1:-1])
+            parts = operands(args[1][1:-1])
             width = BITS[kind] // len(parts)
             value = " | ".join(
                 f"((uint{BITS[kind]}_t){self.value(p, f'u{width}')} << {width * i})"
@@ -245,7 +175,7 @@ class Writer:
             )
             return self.set(args[0], value)
         if args[0].startswith("{"):
-            parts = split_operands(args[0][1:-1])
+            parts = operands(args[0][1:-1])
             width = BITS[kind] // len(parts)
             self.lines.append(f"{{ const auto whole = {self.value(args[1], f'u{BITS[kind]}')};")
             for i, part in enumerate(parts):
@@ -268,7 +198,7 @@ class Writer:
 
     def op_ld(self, args, mods, types):
         lanes, space, kind = self.memory(mods, types)
-        targets = split_operands(args[0][1:-1]) if lanes > 1 else [args[0]]
+        targets = operands(args[0][1:-1]) if lanes > 1 else [args[0]]
         size = BITS[kind] // 8
         call = "load_param" if space == "param" else "load"
         self.lines.append(
@@ -282,7 +212,7 @@ class Writer:
 
     def op_st(self, args, mods, types):
         lanes, space, kind = self.memory(mods, types)
-        sources = split_operands(args[1][1:-1]) if lanes > 1 else [args[1]]
+        sources = operands(args[1][1:-1]) if lanes > 1 else [args[1]]
         size = BITS[kind] // 8
         call = "store_param" if space == "param" else "store"
         self.lines.append(
@@ -474,48 +404,37 @@ def name_of(text: str) -> str:
     return re.sub(r"[^\w]", "_", text.strip().replace("%", "r_").replace("$", "L"))
 
 
-def split_operands(text: str) -> list[str]:
-    found, depth, begin = [], 0, 0
-    for at, char in enumerate(text):
-        depth += {"{": 1, "[": 1, "(": 1, "}": -1, "]": -1, ")": -1}.get(char, 0)
-        if char == "," and depth == 0:
-            found.append(text[begin:at].strip())
-            begin = at + 1
-    if text[begin:].strip():
-        found.append(text[begin:].strip())
-    return found
+def buffers(function: Function) -> list[ptx.Parameter]:
+    """What its C++ is handed: the result's memory, then the parameters'."""
+    return [*([function.result] if function.result else []), *function.parameters]
 
 
 def signature(function: Function) -> str:
-    names = [f"unsigned char* {name_of(n)}" for n, *_ in function.params]
-    if function.result:
-        names.insert(0, f"unsigned char* {name_of(function.result[0])}")
-    return (
-        f"static void {name_of(function.name)}(const Thread& t{''.join(f', {n}' for n in names)})"
-    )
+    passed = "".join(f", unsigned char* {name_of(each.name)}" for each in buffers(function))
+    return f"static void {name_of(function.name)}(const Thread& t{passed})"
 
 
-def translate(ptx: str) -> str:
-    """C++ of every kernel in ``ptx``, which registers them where runtime.cpp looks.
+def translate(text: str) -> str:
+    """C++ of every kernel in ``text``, PTX; it registers them where runtime.cpp looks.
 
     Raises:
         Unknown: an instruction that is not translated.
     """
-    found = functions(ptx)
-    text = ['#include "emulator.h"', "namespace {", *(signature(each) + ";" for each in found)]
+    found = ptx.functions(text)
+    lines = ['#include "emulator.h"', "namespace {", *(signature(each) + ";" for each in found)]
     table = []
     for function in found:
-        name, count = name_of(function.name), len(function.params)
-        text += [signature(function) + " {", *Writer(function).write(), "}"]
+        lines += [signature(function) + " {", *Writer(function).write(), "}"]
         if not function.is_entry:
             continue
+        name, count = name_of(function.name), len(function.parameters)
         unpacked = "".join(f", p[{i}]" for i in range(count))
-        text.append(
+        lines.append(
             f"void run_{name}(const Thread& t, unsigned char* const* p) {{ {name}(t{unpacked}); }}"
         )
-        sizes = ", ".join(f"{{{size}, {align}}}" for _, size, align in function.params)
+        sizes = ", ".join(f"{{{each.size}, {each.alignment}}}" for each in function.parameters)
         table.append(
             f'{{"{function.name}", run_{name}, {function.max_threads}, {count}, {{{sizes}}}}},'
         )
-    text += ["const Kernel kernels[] = {", *table, "};", "}"]
-    return "\n".join([*text, f"ZF_EMULATED(kernels, {len(table)})", ""])
+    lines += ["const Kernel kernels[] = {", *table, "};", "}"]
+    return "\n".join([*lines, f"ZF_EMULATED(kernels, {len(table)})", ""])

@@ -1,11 +1,12 @@
 """Random calls of every op: the emulated launch of the CUDA kernel against the CPU kernel.
 
-    python tests/emulation/random_cases.py --cases 10000 --seed 1
+    python tests/emulation/random_cases.py --cases 10000 --first 50000
     python tests/emulation/random_cases.py --seconds 300 --only pool unpool --guard end
 
 Shapes, windows, types and layouts at random, storage offsets that break alignment, NaN, infinities
-and ties among the values. Copies must be equal; what is computed may differ by rounding (nvcc
-contracts a*b+c, and takes the chip's square roots). The exit status is 1 if anything was wrong.
+and ties among the values, indices of 64 bits, few blocks. Copies must be equal; what is computed
+may differ by rounding (nvcc contracts a*b+c, and takes the chip's square roots). The exit status is
+1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ import os
 import random
 import sys
 import time
+from pathlib import Path
 
+import emulated
 import torch
 
-import build
 import zfcuda  # noqa: F401  (loads the library)
 
 CPU, GPU = torch.ops.zfcuda, torch.ops.zfcuda_host
 TYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 LOOSE = {torch.float32: 3e-6, torch.float64: 1e-12, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+class NoCaseError(Exception):
+    """What was drawn is no call that the op takes."""
 
 
 def values(shape, dtype, strange=True):
@@ -117,8 +123,8 @@ def window():
 def pooled(x, w, ceil, relu):
     try:
         return CPU.max_pool2d(x, *map(list, w), ceil, relu)
-    except (ValueError, RuntimeError):  # a window that is none
-        return None
+    except (ValueError, RuntimeError) as error:  # a window that is none
+        raise NoCaseError from error
 
 
 def pool():
@@ -129,8 +135,7 @@ def pool():
         random.random() < 0.5,
         random.random() < 0.5,
     )
-    if (a := pooled(x, w, ceil, relu)) is None:
-        return
+    a = pooled(x, w, ceil, relu)
     b = GPU.max_pool2d(x, *map(list, w), ceil, relu)
     same(a[0], b[0])
     same(a[1], b[1])
@@ -144,8 +149,7 @@ def unpool():
     dtype = random.choice(TYPES)
     x, w, ceil = values(shape4(), dtype, False), window(), random.random() < 0.5
     last = random.random() < 0.5
-    if (a := pooled(placed(x, last), w, ceil, False)) is None:
-        return
+    a = pooled(placed(x, last), w, ceil, False)
     y, switches = placed(values(a[0].shape, dtype), last), placed(a[1], last)
     if random.random() < 0.2:
         taps = w[0][0] * w[0][1]
@@ -154,8 +158,8 @@ def unpool():
     args = (y, switches, *map(list, w), list(x.shape[2:]), relu, over, False)
     try:
         a = CPU.max_unpool2d(*args)
-    except ValueError:  # a switch that points off the map, which the CPU always looks for
-        return
+    except (ValueError, RuntimeError) as error:  # a switch off the map: the CPU always looks
+        raise NoCaseError from error
     same(a, GPU.max_unpool2d(*args))
     grad = placed(values(x.shape, dtype))
     args = (grad, switches, a if relu else None, *map(list, w), over)
@@ -354,11 +358,23 @@ CASES = {
 }
 
 
-def wrong(seed: int, names: list[str]) -> str | None:
-    """What is wrong with the case of this seed, if anything is."""
+def launch_at_random(library: ctypes.CDLL) -> None:
+    """Choose how the next launches are made: which indices, and in how many blocks at most."""
+    library.zfcuda_int64_only(ctypes.c_bool(random.random() < 0.35))
+    most = ctypes.c_uint32.in_dll(library, "zf_emu_most_blocks")
+    most.value = random.choice([2**31 - 1, 2**31 - 1, 2**31 - 1, 3, 1])
+
+
+def wrong(seed: int, names: list[str], library: ctypes.CDLL) -> str | None:
+    """What is wrong with the case of this seed, if anything is.
+
+    Raises:
+        NoCaseError: it is none.
+    """
     random.seed(seed)
     torch.manual_seed(seed)
     name = random.choice(names)
+    launch_at_random(library)
     try:
         CASES[name]()
     except (AssertionError, RuntimeError) as error:
@@ -370,24 +386,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="the first case's seed")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--variant", choices=build.VARIANTS)
+    parser.add_argument("--library", type=Path, help="another than emulated.py's")
     parser.add_argument(
         "--guard", choices=["end", "start"], help="tensors lie flush against a forbidden page"
     )
+    parser.add_argument("--races", action="store_true", help="look for two threads at one byte")
     options = parser.parse_args()
-    library = build.build(options.variant)
+    path = options.library or emulated.build()
+    if options.races:
+        os.environ["ZF_EMU_RACES"] = "1"
     if options.guard:  # before any tensor
         os.environ["ZF_GUARD"] = options.guard
-        ctypes.CDLL(str(build.guard(library)))
-    torch.ops.load_library(library)
-    begin, done, found = time.perf_counter(), 0, 0
+        ctypes.CDLL(str(emulated.guard()))
+    torch.ops.load_library(path)
+    library = ctypes.CDLL(str(path))
+    begin, seed, done, found = time.perf_counter(), options.first, 0, 0
     while done < options.cases and time.perf_counter() - begin < options.seconds:
-        if line := wrong(options.seed * 10**7 + done, options.only):
+        try:
+            line = wrong(seed, options.only, library)
+        except NoCaseError:
+            continue
+        finally:
+            seed += 1
+        done += 1
+        if line:
             found += 1
             print(line, flush=True)
-        done += 1
     print(f"{done} cases, {found} wrong", flush=True)
     return int(found > 0)
 

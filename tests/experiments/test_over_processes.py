@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch.multiprocessing as mp
+from ranks import differ_in_precision, processes
 from shared import COUNTS, FAMILIES, all_runs, go_on, start
 from small_runs import COUNT, SETTINGS, Images, groups_of, images, network, whole_files
 
@@ -85,3 +86,8 @@ def test_a_dead_process_ends_the_run_and_another_world_goes_on(shared, tmp_path,
     groups_of(3)
     zfcuda.occlusion_over(network(), Images(images()), tmp_path, **SETTINGS)
     assert contents(folder / "dead") == contents(tmp_path)
+
+
+def test_ranks_of_two_precisions(tmp_path):
+    """As of an Ampere GPU and an older one: both are told, and nothing is computed."""
+    processes(2, differ_in_precision, tmp_path, method="spawn")

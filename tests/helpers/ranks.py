@@ -11,6 +11,8 @@ from torch import nn
 
 from zfcuda.experiments.maxima import recording
 from zfcuda.experiments.maxima.recording import record_activations
+from zfcuda.experiments.occlusion.over import occlusion_over
+from zfcuda.storage import identity
 from zfcuda.storage.ranks import Shard, current_shard, from_environment
 
 LAYERS = ["1", "4"]
@@ -93,3 +95,20 @@ def talk():
     with pytest.raises(RuntimeError, match=r"of rank 1 differ .*: batch 6 in place of 5"):
         shard.agree({"k": 1, "batch": 5 + rank}, "settings")
     shard.wait()
+
+
+def differ_in_precision(folder):
+    """What rank 0 and 1 do in test_ranks_of_two_precisions."""
+    rank = current_shard().rank
+    if rank:
+        identity._told = lambda kind: ("tf32", "ieee")
+        identity._known = lambda device: frozenset({"tf32"})
+    said = "settings of rank 1 differ .*: convolutions 'tf32' in place of 'float32'"
+    with pytest.raises(RuntimeError, match=said):
+        record(folder / "maxima", 8)
+    assert not (folder / "maxima" / "manifest.json").exists()
+    model = nn.Sequential(*network(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.ones(3, 3, 14, 12)
+    with pytest.raises(ValueError, match="settings: convolutions float32 there, tf32 here"):
+        occlusion_over(model, images, folder / "occlusion", size=6, stride=4)
+    assert not (folder / "occlusion" / "images").exists()

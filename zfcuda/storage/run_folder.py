@@ -81,8 +81,10 @@ def run_folder(
         begun = read(path)
         here = _plain({**settings, **then(begun["settings"])})
         about = (more or {}).get("about") or {}
-        if differences := _in_words(begun["settings"], here, begun["about"], about, names or {}):
-            raise other_run(folder, differences, option)
+        own = _in_words(begun["settings"], here, begun["about"], about, names or {})
+        for differences in shard.collect(own):  # one rank's own, such as its GPU's precision, too
+            if differences:
+                raise other_run(folder, differences, option)
         yield begun
 
 

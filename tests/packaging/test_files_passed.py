@@ -1,8 +1,8 @@
 """How many of the package's files a call passes: those in which any of its functions runs.
 
 The room of the operators counts as one: a call passes the families of its network's layers. Beside
-the way of a call these are its guards: what leaks, what is beside an image, what is watched, and
-the precision that a result tells.
+the way of a call these are its guards: what leaks, what is beside an image, what is watched, the
+precision that a result tells, the device's profile, and what brings results to the host.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def files_passed(call: Callable[[], Any]) -> set[str]:
     return {str(f.parent if f.parent == OPERATORS else f) for f in passed}
 
 
-@pytest.mark.parametrize(("name", "most"), [("occlusion", 27), ("deconv", 21), ("rotation", 12)])
+@pytest.mark.parametrize(("name", "most"), [("occlusion", 28), ("deconv", 21), ("rotation", 13)])
 def test_a_call_passes_few_files(name: str, most: int) -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(),

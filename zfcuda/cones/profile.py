@@ -66,7 +66,8 @@ class DeviceProfile:
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
                 kind = "an int" if whole else "a number"
                 raise TypeError(f"{one.name} must be {kind}, got {value!r}")
-            if not math.isfinite(value) or value < (1 if one.name in _POSITIVE else 0):
+            nothing = value == 0 and one.name in _POSITIVE
+            if not math.isfinite(value) or value < 0 or nothing:
                 raise ValueError(f"{one.name} must be finite and positive, got {value!r}")
 
     @classmethod
@@ -91,7 +92,7 @@ class DeviceProfile:
         )
 
 
-_POSITIVE = ("windows", "positions")
+_POSITIVE = ("byte", "windows", "positions")
 
 # Measured on two cores of each kind by benchmarks/device_profile.py. malloc takes blocks above
 # 32 MiB from the system and gives them back every time.
@@ -179,6 +180,7 @@ def rates(device: torch.device, dtype: torch.dtype, large: int = 32) -> Rates:
     weight = torch.ones(256, 256, 3, 3, dtype=dtype, device=device)
     weight = weight.contiguous(memory_format=torch.channels_last)
     each = weight[:, :1].contiguous()
+    few = x[:1, :16].contiguous(memory_format=torch.channels_last), weight[:16, :16].clone()
     macs = x.numel() * weight[0].numel()
     copy = torch.empty_like(x)
     memory = _seconds(lambda: copy.copy_(x), device)
@@ -188,8 +190,8 @@ def rates(device: torch.device, dtype: torch.dtype, large: int = 32) -> Rates:
         # Without what its bytes take, which are counted by themselves.
         depthwise_macs=x.numel() * each[0].numel() / max(depthwise - memory, depthwise / 8),
         bytes=2 * x.nbytes / memory,
-        call=_seconds(_many(_small_step(x, weight)), device) / _TIMES,
-        cone_call=_seconds(_many(_small_cone_step(x, weight)), device) / _TIMES,
+        call=_seconds(_many(_small_step(*few)), device) / _TIMES,
+        cone_call=_seconds(_many(_small_cone_step(*few)), device) / _TIMES,
     )
 
 

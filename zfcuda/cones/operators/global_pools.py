@@ -53,7 +53,6 @@ from zfcuda.ops.windows import as_maps, on_device
 
 _BLOCK = 8  # columns
 _CACHED = 2**20  # bytes of float64 at once: they should not leave the cache
-_CALL = 2**21  # bytes that may be read in vain to save the calls for another size of window
 
 
 def _window(rule: GlobalPool) -> SlidingWindow:
@@ -288,8 +287,10 @@ def _equal(source: Patches, base: Around, boxes: Boxes) -> tuple[list[_Equal], i
     blocks[~alive] = 0
     place = np.cumsum(alive) - 1
     groups: list[_Equal] = []
-    for members, size in buckets(blocks, _CALL / item):
-        together = max(1, source.tables.profile.windows // (size[0] * size[1] * item))
+    profile = source.tables.profile
+    vain = profile.cone_call / profile.byte  # bytes that cost what calls for another size do
+    for members, size in buckets(blocks, vain / item):
+        together = max(1, profile.windows // (size[0] * size[1] * item))
         for begin in range(0, len(members), together):
             some = members[begin : begin + together]
             start = np.minimum(blocks[some, :2], base.size - size)

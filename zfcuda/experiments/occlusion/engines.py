@@ -49,7 +49,6 @@ from zfcuda.storage.identity import precision
 Method = Literal["auto", "cone", "dense"]
 Score = Literal["logit", "probability"]
 _METHODS = ("auto", "cone", "dense")
-_MANY = 512  # positions of several images that whole passes take together
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,7 +308,7 @@ class Dense(Engine):
 
     def together(self, x: Tensor) -> int:
         limit = self.request.max_memory // (4 * x[0].nbytes)
-        return max(1, min(_MANY // len(self.request.positions), limit))
+        return max(1, min(self.plan.profile.positions // len(self.request.positions), limit))
 
     def occlude(
         self, x: Tensor, target: Any, classes: Any, advance: Callable[[int], object]

@@ -1,10 +1,10 @@
-"""What the rates behind a device's profile are here, measured (:mod:`zfcuda.cones.profile`).
+"""The rates behind a device's profile, measured here (:mod:`zfcuda.cones.profile`).
 
-    python benchmarks/device_profile.py                                                       # this device
-    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/device_profile.py      # as an older CPU
+    python benchmarks/device_profile.py
 
-Prints the median of some rounds, in the units of zfcuda.DeviceProfile beside what it holds. Of a CPU
-the profile was chosen by these and by occlusion runs; a GPU's follows from them.
+prints the median of some rounds, in the units of zfcuda.DeviceProfile, beside what it holds. With
+ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 it is that of an older CPU. A CPU's profile was
+chosen by these and by runs of occlusion; a GPU's follows from them.
 """
 
 from __future__ import annotations

@@ -83,7 +83,11 @@ def test_what_is_no_profile_is_refused(field, value, error):
 
 def small() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 256, 3)
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.Flatten(),
+        nn.Linear(8 * 256, 3),
     ).eval()
 
 
@@ -99,20 +103,21 @@ def test_the_plan_shows_it_and_takes_another():
         zfcuda.occlusion(small(), x, profile=known.settings)
 
 
-def test_cones_are_not_tried_out(monkeypatch):
+@pytest.mark.parametrize("way", ["conv2d", "conv_transpose2d"], ids=["up", "down"])
+def test_convolutions_inside_cones_are_not_tried_out(monkeypatch, way):
     """cudnn.benchmark tries every algorithm for each new shape, of which cones make hundreds."""
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     seen: list[bool] = []
-    convolve = torch.nn.functional.conv2d
+    convolve = getattr(torch.nn.functional, way)
 
-    def conv2d(*args, **kwargs):
+    def watched(*args, **kwargs):
         seen.append(torch.backends.cudnn.benchmark)
         return convolve(*args, **kwargs)
 
     with counted(), torch.no_grad():
         net, x = small().to(DEVICE), torch.randn(1, 3, 16, 16).to(DEVICE)
         engine = engine_for(net, x, Request(4, 4, method="cone", profile=AVX512))
-        monkeypatch.setattr(torch.nn.functional, "conv2d", conv2d)
-        engine(x)
+        monkeypatch.setattr(torch.nn.functional, way, watched)
+        engine(x) if way == "conv2d" else zfcuda.project(net, x, "2", (0, 5, 5))
     assert seen and not any(seen)
     assert torch.backends.cudnn.benchmark is True

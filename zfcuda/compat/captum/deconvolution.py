@@ -26,6 +26,7 @@ from zfcuda.cones.operators.batch import Manner
 from zfcuda.graph.nodes import Graph, Node
 from zfcuda.graph.rules import Identity, Rule, Shape
 from zfcuda.graph.tracing import trace
+from zfcuda.inference.checks import untuned
 from zfcuda.inference.interception import fast_forward
 from zfcuda.inference.passes import memory_limit, spans
 
@@ -55,7 +56,8 @@ def project(graph: Graph, model: nn.Module, x: Tensor, node: Node, unit: tuple[i
         observed = observe(graph, x[images], [node.index], manner)
         numbers = np.arange(len(pictures[images]))
         units = np.tile(np.array(unit, np.int64), (len(numbers), 1))
-        parts = [*descend(observed, node.index, numbers, units, 1.0, limit)]
+        with untuned(x.device):
+            parts = [*descend(observed, node.index, numbers, units, 1.0, limit)]
         pictures[images] = on_pictures(parts, len(numbers), x)
     return pictures
 

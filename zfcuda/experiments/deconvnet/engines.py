@@ -25,7 +25,7 @@ from zfcuda.graph.guards import Untraceable
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.beside import stands_alone
-from zfcuda.inference.checks import check_input, undisturbed
+from zfcuda.inference.checks import check_input, undisturbed, untuned
 from zfcuda.inference.deconvnet_rules import calls_left_to_gradient
 from zfcuda.inference.interception import Interception, fast_forward
 from zfcuda.inference.layers import Layers, feature_maps, find_layers, layer_outputs
@@ -197,7 +197,8 @@ def _down(
         return []
     image, places = units[:, 0].numpy(), units[:, 1:].numpy()
     start = None if seed == "activation" else float(seed)
-    return [*descend(observed, node, image, places, start, limit, taps)]
+    with untuned(observed.outputs[node].device):
+        return [*descend(observed, node, image, places, start, limit, taps)]
 
 
 # --- by autograd, whose backward pass goes wherever calls can be differentiated -------------------

@@ -177,11 +177,12 @@ def cudnn():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("allowed", [False, True])
 def test_on_a_gpu(cudnn, exact, allowed):
-    """As in the simulation; where cuDNN may round to TF32 it need not."""
+    """As in the simulation; where cuDNN may round to TF32 it need not, and in float32 it may take
+    Winograd's or Fourier's way, which rounds more."""
     net, x = network().cuda(), image().cuda()
     cudnn.allow_tf32 = allowed
     short = allowed and torch.cuda.get_device_capability()[0] >= 8
-    most = 2e-2 if short else 3e-5
+    most = 2e-2 if short else 3e-4
     dense, cones = drops(net, x, "dense"), drops(net, x, "cone")
     assert apart(dense, exact, exact) < most
     assert apart(cones, exact, exact) < most

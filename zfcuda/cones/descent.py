@@ -138,10 +138,22 @@ _STILL = (Identity, Affine, Pointwise, Lrn)
 def on_pictures(parts: Sequence[Windows], count: int, like: Tensor) -> Tensor:
     """So many units' signals, as :func:`descend` gives them, as whole pictures [P,C,H,W] like
     images [n,C,H,W]."""
-    height, width = like.shape[2:]
-    return as_maps(
-        in_windows(parts, np.zeros((count, 2), np.int64), height, width, like)
-    ).contiguous()
+    pictures = like.new_zeros(count, *like.shape[1:])
+    for part in parts:
+        part = part.cast(like.dtype).on_the_map(like.shape[2:])
+        unit = on_device(part.units, like.device)
+        if part.data.shape[1:3] == like.shape[2:]:
+            pictures.index_copy_(0, unit, as_maps(part.data))
+            continue
+        rows, columns = (
+            on_device(
+                part.origins[:, axis, None] + np.arange(part.data.shape[1 + axis]), like.device
+            )
+            for axis in (0, 1)
+        )
+        index = (unit[:, None, None], rows[:, :, None], columns[:, None, :])
+        pictures.permute(0, 2, 3, 1).index_put_(index, part.data)
+    return pictures
 
 
 def in_windows(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zfcuda.graph.calls import Event, Made, Record, is_cast
+from zfcuda.graph.calls import Event, Made, Record, end_of, is_cast
 from zfcuda.graph.guards import SMALL, unchanged
 from zfcuda.graph.nodes import Graph
 from zfcuda.graph.schemas import bare, place_of, same_place
@@ -71,7 +71,7 @@ def remember(
     model: nn.Module, images: Tensor, layers: Collection[str], made: Record, graph: Graph
 ) -> None:
     """Keep a model's graph for as long as the model lives, if it can be told from others."""
-    if any(t.numel() > SMALL for t in _computed_from(made)):
+    if any(t.numel() > SMALL for t in _computed_from(made, layers, graph)):
         return  # it holds what must be computed anew
     constants = [bare(value.tensor) for value in made.values if value.tensor is not None]
     copies = tuple((t, t.clone()) for t in constants if t.numel() <= SMALL)
@@ -126,18 +126,21 @@ def _is_there(given: Tensor, recorded: Tensor) -> bool:
 _VIEWS = ("t", "view", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice", "select")
 
 
-def _computed_from(made: Record) -> list[Tensor]:
+def _computed_from(made: Record, layers: Collection[str], graph: Graph) -> list[Tensor]:
     """Constants of which a graph holds something that is computed, and will not be anew."""
+    end = end_of(made, layers)[1]
     origins = {n: (v.tensor,) for n, v in enumerate(made.values) if v.tensor is not None}
     found: list[Tensor] = []
     results: dict[int, list[int]] = {}
     for number, value in enumerate(made.values):
-        if value.call is not None and not value.of_images:
+        if value.call is not None and value.call < end and not value.of_images:
             results.setdefault(value.call, []).append(number)
+    # A graph of later recordings lacks the casts that the model made once and has kept.
+    anew = sum(is_cast(made.calls[number]) for number in results) == len(graph.casts)
     for number, values in results.items():
         call = made.calls[number]
         sources = tuple(t for value in call.taken for t in origins.get(value, ()))
-        if call.name not in _VIEWS and not is_cast(call):
+        if call.name not in _VIEWS and not (anew and is_cast(call)):
             found.extend(sources)
         origins |= dict.fromkeys(values, sources)
     return found
@@ -247,6 +250,7 @@ class _Rehearsal(TorchDispatchMode):
 def _makes_the_same_calls(model: nn.Module, images: Tensor, events: tuple[Event, ...]) -> bool:
     copy = torch.empty_like(images)
     rehearsal = _Rehearsal(model, copy, events)
+    torch.clear_autocast_cache()  # as before it was recorded
     try:
         with unchanged(model), uncompiled(model), told(rehearsal), rehearsal:
             model(copy)

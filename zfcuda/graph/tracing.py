@@ -134,6 +134,8 @@ def _recorded(
     model: nn.Module, images: Tensor, layers: Collection[str], stop: Stop | None = None
 ) -> Record:
     """A pass that leaves the model and the images as they were."""
+    # Every recording has the casts of weights: autocast keeps them, whatever weights are later.
+    torch.clear_autocast_cache()
     try:
         with unchanged(model), uncompiled(model):
             return record(model, images.clone(), layers, stop)

@@ -94,13 +94,14 @@ class DeviceProfile:
 
 _POSITIVE = ("byte", "windows", "positions")
 
-# Measured on two cores of each kind by benchmarks/device_profile.py. malloc takes blocks above
-# 32 MiB from the system and gives them back every time.
+# From benchmarks/device_profile.py and from runs of occlusion on two cores, for AVX2 with torch and
+# oneDNN told to use no more. malloc takes blocks above 32 MiB from the system and gives them back
+# every time.
 AVX512 = DeviceProfile(
     "AVX-512", 12.0, 12.0, 1.08, 3e6, 15e6, 100e6, windows=2**23, cached=2**25, positions=512
 )
 AVX2 = DeviceProfile(
-    "AVX2", 6.0, 6.0, 1.08, 1.5e6, 7.5e6, 50e6, windows=2**23, cached=2**25, positions=512
+    "AVX2", 8.0, 6.0, 1.08, 1.5e6, 7.5e6, 50e6, windows=2**23, cached=2**25, positions=512
 )
 
 _known: dict[tuple[Any, ...], DeviceProfile] = {}

@@ -87,8 +87,8 @@ class DeviceProfile:
     def __str__(self) -> str:
         return (
             f"{self.name}: a byte costs {self.byte:g} multiply-adds, one more convolution "
-            f"{self.convolution_call / 1e6:,.0f} million; {self.windows / 2**20:,.4g} MiB of windows, "
-            f"{self.positions} positions together"
+            f"{self.convolution_call / 1e6:,.0f} million; {self.windows / 2**20:,.4g} MiB of "
+            f"windows, {self.positions} positions together"
         )
 
 

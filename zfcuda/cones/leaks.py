@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from zfcuda.cones.operators.behaviours import forward_boxes, has_cone
 from zfcuda.cones.operators.rectangles import Boxes
-from zfcuda.graph.nodes import Graph, Node, filled, values_in
+from zfcuda.graph.nodes import Graph, Node, as_recorded, filled, values_in
 from zfcuda.graph.rules import AvgPool, Conv, Fixed, Input, MaxPool, Shape, TransposedConv
 
 aten = torch.ops.aten
@@ -42,7 +42,7 @@ def leak(graph: Graph, image: Tensor) -> str:
         image: [1,C,H,W].
     """
     if graph not in _known:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), as_recorded(image.device):
             found = _first(graph, image)
         _known[graph] = "" if found is None else next(filter(None, found.layers), found.name)
     return _known[graph]

@@ -22,7 +22,7 @@ from zfcuda.cones.operators.each_pixel import BATCH_NORM
 from zfcuda.cones.operators.rectangles import product_of
 from zfcuda.experiments.deconvnet.projecting import projections
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import Graph, Node
+from zfcuda.graph.nodes import Graph, Node, as_recorded
 from zfcuda.graph.pixelwise import fan_in
 from zfcuda.graph.rules import Identity, Input, MaxPool, Pair, Pointwise, Shape
 from zfcuda.graph.tracing import trace
@@ -221,7 +221,8 @@ def diagram_of(model: nn.Module, x: Tensor, layer: Layer, depth: int = _DEPTH) -
         if top is None:
             raise ValueError(f"layer {name!r} has no place of its own in the model's graph")
         drawn = _topmost(graph, top, _calls(graph, top, model.get_submodule(name), name), depth)
-        switch = _switch(graph, top, drawn, x)
+        with as_recorded(x.device):
+            switch = _switch(graph, top, drawn, x)
     steps, sources = _arrows(graph, top, drawn)
     return Diagram(
         model=type(model).__name__,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zfcuda.graph.building import build
 from zfcuda.graph.calls import Record, Stop, answers_of, stop_at
 from zfcuda.graph.guards import Untraceable, refuse, unchanged
-from zfcuda.graph.nodes import Graph
+from zfcuda.graph.nodes import Graph, as_recorded
 from zfcuda.graph.recall import recalled, remember
 from zfcuda.graph.record import record
 from zfcuda.inference.beside import rounds
@@ -94,21 +94,28 @@ def _graph(
         two = torch.cat([images.flip(3), images])
         second = _recorded(model, two, layers, stop)
     try:
-        graph = build(first, second, layers, mixing)
+        graph = _built(first, second, layers, mixing)
     except Untraceable as error:  # calls may do otherwise with axes of size one
         said = str(error)
         try:
             three = _recorded(model, torch.cat([two, images]), layers, stop)
-            graph = build(second, three, layers, mixing, images=2)
+            graph = _built(second, three, layers, mixing, images=2)
         except Exception:
             raise Untraceable(said) from None
     if not graph.mixes:
         other = torch.cat([-2 * images.flip(2), images])
         _require_alone(first, second, layers, lambda: _recorded(model, other, layers, stop))
     answers = answers_of(second, layers)
-    for layer, value in _answers(graph, two, layers).items():
+    with as_recorded(images.device):
+        own = _answers(graph, two, layers)
+    for layer, value in own.items():
         _compare(value, answers[layer])
     return graph
+
+
+def _built(first: Record, *others: Any, **named: Any) -> Graph:
+    with as_recorded(first.values[0].device):
+        return build(first, *others, **named)
 
 
 def _require_alone(

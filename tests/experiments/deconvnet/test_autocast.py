@@ -145,3 +145,17 @@ def test_parts_in_float32_and_what_joins_them(x, by_autograd):
             found = zfcuda.deconv(net, x, layer, 1, (2, 2), seed=1.0, rule="gradient")
             expected = by_autograd(net, x, layer, 1, (2, 2), seed=1.0, rule="gradient")
             assert distance(found, expected) < ROUNDING
+
+
+def test_a_part_whose_numbers_are_too_large_for_float16(x, only_cones, by_autograd):
+    def forward(m: Model, x: Tensor) -> Tensor:
+        y = m.stem(x).relu()
+        with torch.autocast("cpu", enabled=False):
+            y = m.inner(1e6 * y.float()) / 1e6
+        return m.tail(y)
+
+    torch.manual_seed(0)
+    layers = {"stem": nn.Conv2d(3, 8, 3), "inner": nn.Conv2d(8, 8, 3), "tail": nn.Conv2d(8, 4, 3)}
+    arguments = (Model(forward, **layers).eval(), x, "tail", 1, (2, 2))
+    with torch.autocast("cpu", torch.float16):
+        assert distance(only_cones(*arguments), by_autograd(*arguments)) < 1e-2

@@ -332,6 +332,24 @@ def test_autocast_after_a_run_without():
     assert zfcuda.plan(net, x, **arguments) == plain
 
 
+def test_a_part_that_leaves_autocast():
+    """Cones leave it there too: this part's numbers are too large for float16."""
+
+    def forward(m, x):
+        y = m.first(x).relu()
+        with torch.autocast("cpu", enabled=False):
+            y = m.wide(1e6 * y.float()) / 1e6
+        return m.last(m.wide(y).relu().mean((2, 3)))
+
+    torch.manual_seed(0)
+    layers = {"first": nn.Conv2d(3, 8, 3, padding=1), "wide": nn.Conv2d(8, 8, 3, padding=1)}
+    net, x = Model(forward, **layers, last=nn.Linear(8, 4)).eval(), torch.randn(1, 3, 32, 32)
+    with torch.autocast("cpu", torch.float16):
+        dense = zfcuda.occlusion(net, x, method="dense", size=8, stride=8).logits
+        cone = zfcuda.occlusion(net, x, method="cone", size=8, stride=8).logits
+    assert (cone - dense).norm() < 0.002 * dense.norm()
+
+
 def test_weights_and_images_of_inference_mode():
     with torch.inference_mode():
         weights = {"weight": nn.Parameter(torch.randn(8, 3, 3, 3)), "last": nn.Linear(8, 4)}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -22,7 +22,7 @@ from zfcuda.cones.operators.batch import Observed
 from zfcuda.cones.operators.signals import Windows, at
 from zfcuda.experiments.deconvnet.request import WHOLE, Carried, Choice, Listed, Seed, SeededManner
 from zfcuda.graph.guards import Untraceable
-from zfcuda.graph.nodes import Graph
+from zfcuda.graph.nodes import Graph, as_recorded
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.beside import stands_alone
 from zfcuda.inference.checks import check_input, undisturbed, untuned
@@ -151,7 +151,7 @@ def _in_cones(
     nodes = {layer: graph.layer(layer).index for layer in choices}
     each = forward_bytes(graph, nodes.values(), x.element_size())
     for images in spans(0, len(x), max(1, limit // each)):
-        with _as_recorded(x.device):
+        with as_recorded(x.device):
             observed = observe(graph, x[images], nodes.values(), manner)
         chosen = {
             layer: choice.choose(observed.outputs[nodes[layer]], layer, images, len(x))
@@ -159,17 +159,10 @@ def _in_cones(
         }
         for layer, (units, taps) in _told(observed, nodes, chosen).items():
             maps = observed.outputs[nodes[layer]]
-            with _as_recorded(x.device):
+            with as_recorded(x.device):
                 projected = _down(observed, nodes[layer], units, manner.seed, limit, taps)
             yield layer, Carried.of(maps, units, projected, images), observed.left
             advance(len(maps))
-
-
-def _as_recorded(device: torch.device) -> AbstractContextManager[Any]:
-    """Calls work on the numbers that they are given. What autocast casts, weights too, it cast when
-    the graph was recorded; the graph has these casts, and signals have the types of their maps."""
-    cast = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if cast else nullcontext()
 
 
 def _told(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from zfcuda.cones.planning import Plan, planned
 from zfcuda.cones.profile import DeviceProfile, profile_of
 from zfcuda.cones.steps import Schedule, fuse
 from zfcuda.graph.guards import Untraceable
+from zfcuda.graph.nodes import as_recorded
 from zfcuda.graph.tracing import trace
 from zfcuda.inference.checks import (
     as_ints,
@@ -128,7 +129,7 @@ class Engine(ABC):
         """Every position of every image: the fields of :class:`OcclusionResult` that depend on what
         the model says."""
 
-    def _convolutions(self, device: torch.device) -> AbstractContextManager[None]:
+    def _calls(self, device: torch.device) -> AbstractContextManager[Any]:
         """How torch is to run them."""
         return nullcontext()
 
@@ -150,7 +151,7 @@ class Engine(ABC):
         """
         start = time.perf_counter() if start is None else start
         request = self.request
-        with evaluating(self.model), self._convolutions(x.device):
+        with evaluating(self.model), self._calls(x.device):
             answers = self.occlude(x, target, classes, advance)
         return OcclusionResult(
             **answers,
@@ -239,8 +240,10 @@ class Cones(Engine):
     nodes: dict[str, int]
     tables: dict[tuple[int, int], Tables] = field(default_factory=dict)
 
-    def _convolutions(self, device: torch.device) -> AbstractContextManager[None]:
-        return untuned(device)
+    @contextmanager
+    def _calls(self, device: torch.device) -> Iterator[None]:
+        with untuned(device), as_recorded(device):
+            yield
 
     def together(self, x: Tensor) -> int:
         return images_together(self.schedule, self.request.max_memory, x.element_size())

@@ -133,7 +133,7 @@ def occlude_all(
             position; these and further ones.
     """
     positions = len(schedule.boxes[0])
-    order = (_alike_first(schedule)[:, None] + positions * np.arange(images)).ravel()
+    order = (schedule.alike_first[:, None] + positions * np.arange(images)).ravel()
     chunk, tail = batch_sizes(schedule, limit, fill.element_size(), images)
     if kept is None or len(order) * len(schedule.cones) * _TABLES > limit // 16:
         kept = None  # they would take too much of it
@@ -195,7 +195,7 @@ def batch_sizes(schedule: Schedule, limit: int, element: int, images: int = 1) -
         return 1, 1
     count = images * len(schedule.boxes[0])
     cached = schedule.profile.cached or limit
-    cones, dense, largest = _bytes_each(schedule, element)
+    cones, dense, largest = (element * numbers for numbers in schedule.numbers_each)
     # Not all of it: what cones hand over is there twice while it is put together.
     together = min(schedule.profile.positions, limit // 4 // dense, cached // largest)
     most = min(together, limit // cones)
@@ -314,35 +314,3 @@ def _by_source(schedule: Schedule, channels: Collection[int]) -> dict[int, list[
     for node in channels:
         found.setdefault(schedule.source[node], []).append(node)
     return found
-
-
-def _alike_first(schedule: Schedule) -> np.ndarray:
-    """Positions ordered so that neighbours have rectangles of one size, on the deepest maps
-    first."""
-    keys = []
-    for step in schedule.steps[1:]:
-        if step.value in schedule.cones:
-            box = schedule.boxes[step.value]
-            keys += [box[:, 3] - box[:, 1], box[:, 2] - box[:, 0]]
-    return np.lexsort(keys) if keys else np.arange(len(schedule.boxes[0]))
-
-
-def _bytes_each(schedule: Schedule, element: int) -> tuple[int, int, int]:
-    """The most that one position holds at once: inside cones, on whole maps, and as one of them."""
-    live: dict[int, np.ndarray] = {}
-    maps: dict[int, int] = {}
-    most_inside, most_whole, largest = 1, 1, 1
-    for at, step in enumerate(schedule.steps):
-        value = step.value
-        if at == 0 or value in schedule.cones:
-            box = schedule.boxes[value]
-            live[value] = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) * step.shape[0]
-            most_inside = max(most_inside, element * int(sum(live.values()).max()))
-        if value in schedule.handed_over or not (at == 0 or value in schedule.cones):
-            maps[value] = element * int(np.prod(step.shape)) if step.shape else 0
-        most_whole = max(most_whole, sum(maps.values()))
-        largest = max(largest, maps.get(value, 0))
-        for done in schedule.released.get(value, ()):
-            live.pop(done, None)
-            maps.pop(done, None)
-    return most_inside, most_whole, largest

@@ -63,6 +63,40 @@ class Schedule:
         }
         return frozenset((taken | {self.output}) & inside)
 
+    @cached_property
+    def alike_first(self) -> np.ndarray:
+        """int64 [P], positions ordered so that neighbours have rectangles of one size, on the
+        deepest maps first."""
+        keys = []
+        for step in self.steps[1:]:
+            if step.value in self.cones:
+                box = self.boxes[step.value]
+                keys += [box[:, 3] - box[:, 1], box[:, 2] - box[:, 0]]
+        return np.lexsort(keys) if keys else np.arange(len(self.boxes[0]))
+
+    @cached_property
+    def numbers_each(self) -> tuple[int, int, int]:
+        """The most numbers that one position holds at once: inside cones, on whole maps, and as one
+        of them."""
+        live: dict[int, np.ndarray] = {}
+        maps: dict[int, int] = {}
+        most_inside, most_whole, largest = 1, 1, 1
+        for at, step in enumerate(self.steps):
+            value = step.value
+            inside = at == 0 or value in self.cones
+            if inside:
+                box = self.boxes[value]
+                live[value] = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) * step.shape[0]
+                most_inside = max(most_inside, int(sum(live.values()).max()))
+            if value in self.handed_over or not inside:
+                maps[value] = int(np.prod(step.shape)) if step.shape else 0
+            most_whole = max(most_whole, sum(maps.values()))
+            largest = max(largest, maps.get(value, 0))
+            for done in self.released.get(value, ()):
+                live.pop(done, None)
+                maps.pop(done, None)
+        return most_inside, most_whole, largest
+
 
 def fuse(graph: Graph, wanted: Collection[int] = ()) -> Schedule:
     """The graph's steps, such that the value of every ``wanted`` node is made by some step; none

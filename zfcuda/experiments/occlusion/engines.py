@@ -42,6 +42,7 @@ from zfcuda.inference.checks import (
 from zfcuda.inference.interception import Operations
 from zfcuda.inference.layers import Layers, find_layers, require_shape
 from zfcuda.inference.passes import Passes, memory_limit, outputs_of, spans
+from zfcuda.ops.windows import on_device
 from zfcuda.results.base import Outputs, check_outputs
 from zfcuda.results.occlusion import LayerSums, OcclusionResult
 from zfcuda.storage.files import visible
@@ -268,6 +269,7 @@ class Cones(Engine):
             others = (base_values(schedule, x[group])[0] for group in groups[1:])
             logits = torch.cat([base[0], *others])
         kept = kept_classes(classes, choose_target(target, to_result(logits)), logits.shape[1])
+        there = None if kept is None else on_device(kept.numpy(), x.device)
         pieces: dict[Any, list[Tensor]] = {}
         for number, group in enumerate(groups):
             base = base_values(schedule, x[group], watched) if number else base
@@ -281,7 +283,7 @@ class Cones(Engine):
                 channels,
                 request.max_memory,
                 advance,
-                kept,
+                there,
                 self.tables,
             )
             own["base_logits"] = logits

@@ -14,10 +14,10 @@ from zfcuda.cones.descent import descend, on_pictures
 from zfcuda.cones.forward import advance
 from zfcuda.cones.observing import Manner, observe, obstacle
 from zfcuda.cones.operators.behaviours import around
-from zfcuda.cones.operators.patches import Tables, full, occluders
+from zfcuda.cones.operators.patches import Kept, Tables, full, occluders
 from zfcuda.cones.planning import boxes_of
 from zfcuda.cones.profile import AVX512
-from zfcuda.cones.steps import fuse, run
+from zfcuda.cones.steps import Schedule, fuse, run
 from zfcuda.graph import Graph, trace
 from zfcuda.ops.windows import pixels
 
@@ -40,13 +40,29 @@ def check_up(model: nn.Module, x: Tensor, boxes: np.ndarray, tolerance: float = 
     cones = boxes_of(schedule, boxes)
     assert len(cones) == len(schedule.steps), "not all of it works on cones"
     fill = torch.randn_like(x[:1])
+    tables = Kept(2**40).of("these", AVX512)
+    for images in (x, x.flip(3)):  # which find the same tables
+        _check_images(model, schedule, cones, images, fill, boxes, tables, tolerance)
+    return graph
+
+
+def _check_images(
+    model: nn.Module,
+    schedule: Schedule,
+    cones: dict[int, np.ndarray],
+    x: Tensor,
+    fill: Tensor,
+    boxes: np.ndarray,
+    tables: Tables,
+    tolerance: float,
+) -> None:
     images = np.arange(len(boxes)) % len(x)
     whole = x[torch.from_numpy(images)].clone()
     for one, (y0, x0, y1, x1) in zip(whole, boxes, strict=True):
         one[:, y0:y1, x0:x1] = fill[0, :, y0:y1, x0:x1]
     with torch.no_grad():
         expected = model(whole)
-        values, patches = {0: x}, {0: occluders(pixels(fill), boxes, images, Tables(AVX512))}
+        values, patches = {0: x}, {0: occluders(pixels(fill), boxes, images, tables)}
         base = {0: pixels(x)}
         for step in schedule.steps[1:]:
             value = step.value
@@ -59,7 +75,6 @@ def check_up(model: nn.Module, x: Tensor, boxes: np.ndarray, tolerance: float = 
             assert (patches[value].boxes[:, 2:] <= base[value].shape[1:3]).all()
         found = full(patches[schedule.output], base[schedule.output], schedule.output)
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-    return graph
 
 
 def check_exact(model: Callable[[Tensor], Tensor], graph: Graph, x: Tensor) -> None:

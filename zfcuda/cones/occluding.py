@@ -18,11 +18,9 @@ from torch import Tensor
 
 from zfcuda.cones.forward import MapSums, advance, map_sums, summed, treats_pixels_alone
 from zfcuda.cones.operators.behaviours import Step, around
-from zfcuda.cones.operators.patches import Patches, Tables, full, occluders
+from zfcuda.cones.operators.patches import Kept, Patches, Tables, full, occluders
 from zfcuda.cones.steps import Schedule, run
 from zfcuda.ops.windows import on_device, pixels
-
-_TABLES = 400  # bytes of tables, at most about, for a position and a step
 
 Answers = dict[str | int, Tensor]
 """By name what is kept of the logits (:func:`summary`), by node the sums over one map; of every
@@ -117,7 +115,7 @@ def occlude_all(
     limit: int,
     advanced: Callable[[int], object],
     classes: Tensor | None = None,
-    kept: dict[tuple[int, int], Tables] | None = None,
+    kept: Kept | None = None,
 ) -> Answers:
     """Every position of every image: what the model says, and the sums over ``channels``.
 
@@ -129,14 +127,12 @@ def occlude_all(
         limit: bytes that patches and maps of one batch may take.
         advanced: called with the number of positions done.
         classes: those whose logits to keep; None for all.
-        kept: the tables of calls of this schedule and limit, by number of images and first
-            position; these and further ones.
+        kept: the tables of calls of this schedule and limit, which takes further ones.
     """
     positions = len(schedule.boxes[0])
     order = (schedule.alike_first[:, None] + positions * np.arange(images)).ravel()
     chunk, tail = batch_sizes(schedule, limit, fill.element_size(), images)
-    if kept is None or len(order) * len(schedule.cones) * _TABLES > limit // 16:
-        kept = None  # they would take too much of it
+    kept = Kept(0) if kept is None else kept
     answers: Answers = {}
 
     def store(members: Tensor, some: Mapping[str | int, Tensor]) -> None:
@@ -148,9 +144,7 @@ def occlude_all(
     handed: list[dict[int, Tensor]] = []
     waiting: list[Tensor] = []  # numbers of positions
     for begin in range(0, len(order), chunk):
-        tables = Tables(schedule.profile)
-        if kept is not None:
-            tables = kept.setdefault((images, begin), tables)
+        tables = kept.of((images, begin), schedule.profile)
         some = order[begin : begin + chunk]
         members = tables.once("members", lambda some=some: on_device(some, fill.device))
         whole, sums = _inside_cones(schedule, base, fill, some, tables)

@@ -10,7 +10,8 @@ where the few pixels recomputed in vain cost less than another call.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -30,17 +31,57 @@ _Made = TypeVar("_Made")
 class Tables:
     """What a batch of positions needs besides pixels: where patches lie, tables of windows on the
     device. It depends on boxes alone: made on the way of the first images through the steps, it is
-    there for all further ones that have the same positions."""
+    there for all further ones that have the same positions, as far as it is ``kept``."""
 
-    def __init__(self, profile: DeviceProfile) -> None:
+    def __init__(self, profile: DeviceProfile, kept: Kept | None = None) -> None:
         self.profile = profile
+        self._kept = kept
         self._made: dict[Hashable, object] = {}
 
     def once(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
-        """What is known by a key, of a step and of what in it; made when it is first asked for."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]  # type: ignore[return-value]
+        """What is known by a key, of a step and of what in it; else made."""
+        if key in self._made:
+            return self._made[key]  # type: ignore[return-value]
+        made = make()
+        if self._kept is not None and self._kept.takes(made):
+            self._made[key] = made
+        return made
+
+
+class Kept:
+    """The tables of batches of positions, as many as take ``room``, in bytes."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._of: dict[Hashable, Tables] = {}
+
+    def of(self, batch: Hashable, profile: DeviceProfile) -> Tables:
+        """Those of a batch, which is known by a key."""
+        return self._of.setdefault(batch, Tables(profile, self))
+
+    def takes(self, made: object) -> bool:
+        """Whether there is room for it. Where there was none for one, there is none for any after
+        it, which lie where that one says."""
+        self.room -= _bytes_of(made)
+        return self.room >= 0
+
+
+_OBJECT = 512  # bytes that a tensor takes besides its numbers, and up to which they are rounded
+
+
+def _bytes_of(made: object) -> int:
+    """What tables take. A function that works with some is a ``partial``, which shows them."""
+    if isinstance(made, Tensor | np.ndarray):
+        return made.nbytes + _OBJECT
+    if isinstance(made, list | tuple):
+        return sum(map(_bytes_of, made))
+    if isinstance(made, partial):
+        return sum(map(_bytes_of, (*made.args, *made.keywords.values())))
+    if is_dataclass(made):
+        return sum(map(_bytes_of, vars(made).values()))
+    if made is None or isinstance(made, int | float | np.number):
+        return 0
+    raise TypeError(f"nobody can tell how much {made!r} takes")
 
 
 @dataclass(frozen=True, eq=False)

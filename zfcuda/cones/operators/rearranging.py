@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -22,7 +23,7 @@ from zfcuda.cones.operators.behaviours import (
     words,
 )
 from zfcuda.cones.operators.each_pixel import Sent
-from zfcuda.cones.operators.patches import Patches, gathered_at, patches_at, windows_at
+from zfcuda.cones.operators.patches import Patches, WindowsAt, gathered_at, patches_at, windows_at
 from zfcuda.cones.operators.rectangles import (
     Boxes,
     ReceptiveField,
@@ -149,12 +150,11 @@ def _copying(rule: Rearrangement, part: Moved, source: Patches, base: Tensor, bo
     else:
         phase = part.row_phases[y] * part.sources.shape[1] + part.column_phases[x]
         copy = _of_blocks(part, source, base, boxes, which, row, column, ~empty, phase)
+    return copy if fill is None else partial(_filled, copy, fill, rule.fill)
 
-    def filled(source: Patches, base: Tensor) -> Tensor:
-        out = copy(source, base)
-        return out if fill is None else out.index_fill_(0, fill, rule.fill)
 
-    return filled
+def _filled(copy: Copy, places: Tensor, value: float, source: Patches, base: Tensor) -> Tensor:
+    return copy(source, base).index_fill_(0, places, value)
 
 
 def _of_blocks(
@@ -177,14 +177,21 @@ def _of_blocks(
     top, left, _, right = taken[which].T
     index = (begin + (row - top) * (right - left) + column - left) * part.phases + phase
     places = on_device(np.where(real, index, 0), base.device)
+    return partial(_from_blocks, windows, channels, places, part.sources.shape[2])
 
-    def copy(source: Patches, base: Tensor) -> Tensor:
-        if not windows.pixels:  # nothing is real
-            return base.new_empty(len(places), part.sources.shape[2])
-        pixels = gathered_at([(source, base)], windows)
-        return pixels[:, channels].view(-1, part.sources.shape[2])[places]
 
-    return copy
+def _from_blocks(
+    windows: WindowsAt,
+    channels: Tensor,
+    places: Tensor,
+    count: int,
+    source: Patches,
+    base: Tensor,
+) -> Tensor:
+    if not windows.pixels:  # nothing is real
+        return base.new_empty(len(places), count)
+    pixels = gathered_at([(source, base)], windows)
+    return pixels[:, channels].view(-1, count)[places]
 
 
 def _of_pixels(
@@ -201,15 +208,22 @@ def _of_pixels(
     own = [np.flatnonzero(inside & (buffer == number)) for number in range(len(source.buffers))]
     patched = [(on_device(i, device), on_device(within[i], device)) for i in own]
     picked = None if _all(channels, count) else on_device(channels, device)
+    return partial(_from_pixels, places, patched, picked)
 
-    def copy(source: Patches, base: Tensor) -> Tensor:
-        out = base.reshape(-1, count)[places]
-        for pixels, (into, at) in zip(source.buffers, patched, strict=True):
-            if len(into):
-                out[into] = pixels[at]
-        return out if picked is None else out[:, picked]
 
-    return copy
+def _from_pixels(
+    places: Tensor,
+    patched: Sequence[tuple[Tensor, Tensor]],
+    channels: Tensor | None,
+    source: Patches,
+    base: Tensor,
+) -> Tensor:
+    """The base pass's pixels at ``places``, those of each buffer written over some of them."""
+    out = base.reshape(-1, base.shape[3])[places]
+    for pixels, (into, at) in zip(source.buffers, patched, strict=True):
+        if len(into):
+            out[into] = pixels[at]
+    return out if channels is None else out[:, channels]
 
 
 def _picked(pixels: Tensor, channels: Ints) -> Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -180,7 +181,7 @@ def _along(
     """One axis; on the other the boxes are alike."""
     which, places = pixels_in(target)
     if not len(which):
-        return lambda pixels: pixels.new_empty(0, pixels.shape[1])
+        return partial(_none)
     taken = taps.places[places[axis]]
     top, left, _, right = source[which].T
     real = taken >= source[which, axis, None]
@@ -193,13 +194,20 @@ def _along(
     return kind(at, real, taps.weights[places[axis]], device)
 
 
+def _none(pixels: Tensor) -> Tensor:
+    return pixels.new_empty(0, pixels.shape[1])
+
+
 def sums(at: Ints, real: Ints, weights: np.ndarray, device: torch.device) -> Pass:
     """Of pixels [m,C] those ``at`` [n,T], as far as they are ``real``, times their weights."""
     index = on_device(at[real], device)
     ends = on_device(np.concatenate([[0], np.cumsum(real.sum(1))]), device)
-    shares = on_device(weights[real], device)
-    # A sum of weighted rows: a bag, as embeddings call it.
-    return lambda pixels: F.embedding_bag(
+    return partial(_bags, index, ends, on_device(weights[real], device))
+
+
+def _bags(index: Tensor, ends: Tensor, shares: Tensor, pixels: Tensor) -> Tensor:
+    """Sums of weighted rows: bags, as embeddings call them."""
+    return F.embedding_bag(
         index,
         pixels,
         ends,
@@ -212,15 +220,14 @@ def sums(at: Ints, real: Ints, weights: np.ndarray, device: torch.device) -> Pas
 def maxima(at: Ints, real: Ints, _: np.ndarray, device: torch.device) -> Pass:
     """Of pixels [m,C] the largest of those ``at`` [n,T] that are ``real``."""
     first = np.take_along_axis(at, real.argmax(1)[:, None], 1)
-    index = on_device(np.where(real, at, first).T.copy(), device)
+    return partial(_largest, on_device(np.where(real, at, first).T.copy(), device))
 
-    def largest(pixels: Tensor) -> Tensor:
-        out = pixels[index[0]]
-        for other in index[1:]:
-            torch.maximum(out, pixels[other], out=out)
-        return out
 
-    return largest
+def _largest(index: Tensor, pixels: Tensor) -> Tensor:
+    out = pixels[index[0]]
+    for other in index[1:]:
+        torch.maximum(out, pixels[other], out=out)
+    return out
 
 
 # --- down -----------------------------------------------------------------------------------------

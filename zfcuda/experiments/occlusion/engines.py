@@ -11,7 +11,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from zfcuda import ops
 from zfcuda.cones.leaks import leak
 from zfcuda.cones.occluding import base_values, batch_sizes, images_together, occlude_all, summary
-from zfcuda.cones.operators.patches import Tables
+from zfcuda.cones.operators.patches import Kept
 from zfcuda.cones.planning import Plan, planned
 from zfcuda.cones.profile import DeviceProfile, profile_of
 from zfcuda.cones.steps import Schedule, fuse
@@ -51,6 +51,7 @@ from zfcuda.storage.identity import precision
 Method = Literal["auto", "cone", "dense"]
 Score = Literal["logit", "probability"]
 _METHODS = ("auto", "cone", "dense")
+_TABLES = 16  # one such part of the memory may tables take that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +226,7 @@ def _traced(model: nn.Module, x: Tensor, request: Request) -> Engine:
     plan = Plan(method, reason, len(boxes), rows, chunk, *how)
     if not schedule.cones and not graph.mixes:  # the model's own pass is as fast as its calls are
         return Dense(model, request, plan)
-    return Cones(model, request, plan, schedule, nodes)
+    return Cones(model, request, plan, schedule, nodes, Kept(request.max_memory // _TABLES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +240,7 @@ class Cones(Engine):
 
     schedule: Schedule
     nodes: dict[str, int]
-    tables: dict[tuple[int, int], Tables] = field(default_factory=dict)
+    tables: Kept
 
     @contextmanager
     def _calls(self, device: torch.device) -> Iterator[None]:

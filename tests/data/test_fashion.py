@@ -91,6 +91,14 @@ def test_unvaried_is_fixed_by_the_seed_and_varied_by_the_generator(examples):
     assert torch.equal(examples.batch(ALL[5:7])[0], x[5:7])  # whatever it is asked for with
 
 
+def test_autocast_is_the_networks(examples):
+    expected = examples.batch(ALL)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = examples.batch(ALL)[0]
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
 def test_about_half_are_mirrored(examples):
     which = torch.zeros(200, dtype=torch.int64)  # the left half is bright
     x, _ = examples.batch(which, generator(0))

@@ -134,7 +134,8 @@ def _placed(grey: Tensor, draws: Tensor, size: int, mirrored: Tensor | None = No
     columns = _resampling(left, side, grey.shape[2], size)
     if mirrored is not None:
         columns = torch.where(mirrored.view(-1, 1, 1), columns.flip(1), columns)
-    return (rows @ grey @ columns.transpose(1, 2)).clamp(0, 1)
+    with torch.autocast("cpu", enabled=False):  # it is the network's, not the pictures'
+        return (rows @ grey @ columns.transpose(1, 2)).clamp(0, 1)
 
 
 def _composited(grey: Tensor, colours: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
@@ -152,7 +153,8 @@ def _composited(grey: Tensor, colours: Tensor, gain: Tensor, offset: Tensor) -> 
     clear = (1 - 3 * grey).clamp(min=0)
     pixels = torch.stack([grey, clear, torch.ones_like(grey)], -1).view(count, -1, 3)
     mix = torch.stack([gain.expand(count, 3), colours * gain, offset.expand(count, 3)], 1)
-    return (pixels @ mix).view(count, size, size, 3).permute(0, 3, 1, 2)
+    with torch.autocast("cpu", enabled=False):
+        return (pixels @ mix).view(count, size, size, 3).permute(0, 3, 1, 2)
 
 
 def _resampling(start: Tensor, length: Tensor, source: int, size: int) -> Tensor:

@@ -148,6 +148,14 @@ def test_several_layers_share_a_pass(make, x):
         torch.testing.assert_close(result.projections[layer], alone.flatten(0, 1))
 
 
+def test_images_that_are_written_later(make, x):
+    x = x.clone()
+    found = zfcuda.project(make("VGGLike"), x, "tail")
+    before = found.images.clone()
+    x.zero_()
+    assert torch.equal(found.images, before)
+
+
 def test_nan_propagates(make, x):
     net = make("VGGLike")
     x[1, 0, 5, 5] = math.nan

@@ -92,7 +92,7 @@ def project(
         activations=seen["activations"],
         boxes=boxes,
         values=values,
-        images=seen["images"],
+        images=seen["images"].clone(),  # x may be written later
         precision=precision(x.device, x.dtype),
     )
 

@@ -63,6 +63,15 @@ def test_a_model_that_needs_contiguous_images_gets_them(flatten, wanted):
     torch.testing.assert_close(result.logits[:, 0], result.base_logits)
 
 
+def test_a_class_that_is_ruled_out_hides_no_difference():
+    """Its logit is infinite, which is no measure of what the others may differ by."""
+    network, x = flattening(FLATTEN["otherwise in another format"]), torch.randn(20, 3, 8, 8)
+    ruled_out = torch.tensor([True, False, False, False, False])
+    model = Model(lambda m, x: m.network(x).masked_fill(ruled_out, -torch.inf), network=network)
+    with torch.no_grad():
+        torch.testing.assert_close(zfcuda.predict(model.eval(), x).logits, model(x))
+
+
 def test_images_are_converted_and_weights_are_not():
     model, x = flattening(lambda maps: maps.flatten(1)), torch.randn(20, 3, 8, 8)
     taken = []

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from zfcuda.experiments.deconvnet.projecting import projections
 from zfcuda.experiments.predictions import predict
-from zfcuda.inference.checks import check_input, choose_target, fill_setting, plain, to_result
+from zfcuda.inference.checks import (
+    check_input,
+    choose_target,
+    concatenated,
+    fill_setting,
+    plain,
+    to_result,
+)
 from zfcuda.inference.layers import Layers
 from zfcuda.results.base import Outputs
 from zfcuda.results.predictions import BackgroundResult
@@ -69,7 +76,7 @@ def background_effect(
         value = torch.as_tensor(fill_setting(colour, x, with_image=True)).to(images[0])
         background = value[:, None, None] if value.dim() == 1 else value
         images.append(torch.lerp(background.expand_as(x), images[0], object_part))
-    variants = torch.cat(images)
+    variants = concatenated(images)
 
     said = predict(model, variants, max_memory, outputs)
     seen = projections(model, variants, layers, max_memory=max_memory, progress=progress)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda import ops
-from zfcuda.inference.checks import check_input, evaluating, fill_setting, plain
+from zfcuda.inference.checks import check_input, concatenated, evaluating, fill_setting, plain
 from zfcuda.inference.layers import Layers, find_layers
 from zfcuda.inference.passes import Passes, memory_limit, progress_bar, spans
 from zfcuda.results.correspondence import CorrespondenceResult
@@ -94,7 +94,7 @@ def _changes(
     signs = {layer: torch.empty_like(own, dtype=torch.int8) for layer, own in features.items()}
     for some in spans(0, len(x), passes.together):
         pairs = zip(x[some], boxes[some], strict=True)
-        hidden = torch.cat([ops.occlude(one[None], box[None], fill)[:, 0] for one, box in pairs])
+        hidden = concatenated([ops.occlude(one[None], box[None], fill)[:, 0] for one, box in pairs])
         for layer, occluded in _features(passes, hidden).items():
             original = features[layer][some]
             change = original - occluded
@@ -111,7 +111,7 @@ def _changes(
 def _features(passes: Passes, x: Tensor, more: int = 0) -> dict[str, Tensor]:
     """By layer [N,F]; ``more``: images that will follow."""
     _, received = passes.images(x, lambda _, maps: maps.flatten(1).clone(), more)
-    return {layer: torch.cat(parts) for layer, parts in received.items()}
+    return {layer: concatenated(parts) for layer, parts in received.items()}
 
 
 def _compared(signs: Tensor) -> tuple[Tensor, Tensor]:

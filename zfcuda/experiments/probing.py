@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zfcuda.data.examples import Examples, Split
-from zfcuda.inference.checks import as_weights, check_input, evaluating
+from zfcuda.inference.checks import as_weights, check_input, concatenated, evaluating
 from zfcuda.inference.layers import Layers, find_layers, gives_features, outputs_by_call
 from zfcuda.inference.passes import Passes, memory_limit, progress_bar
 from zfcuda.results.training import PIXELS, ProbeResult
@@ -143,7 +143,7 @@ class Features:
             if PIXELS in arrays:
                 found[PIXELS] = [pool(PIXELS, x)]
             for name, maps in found.items():
-                array = torch.cat(maps).flatten(1).float().cpu().numpy()
+                array = concatenated(maps).flatten(1).float().cpu().numpy()
                 arrays[name][done : done + len(x)] = array
             answers.append(logits.float().cpu().numpy())
             done += len(x)

@@ -6,7 +6,7 @@ The rule of a node is its kind (:mod:`.rules`), one that cones understand.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.fx.node import map_aggregate
 
 from zfcuda.graph.rules import Input, Rule, TransposedConv
+from zfcuda.inference.checks import without_autocast
 
 
 def as_recorded(device: torch.device) -> AbstractContextManager[Any]:
     """Within, calls work on the numbers that they are given. What autocast casts, weights too, it
     cast when a graph was recorded; the graph has these casts, and none where the model left
     autocast."""
-    cast = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if cast else nullcontext()
+    return without_autocast(device)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from zfcuda.graph.nodes import Graph, as_recorded
 from zfcuda.graph.recall import recalled, remember
 from zfcuda.graph.record import record
 from zfcuda.inference.beside import rounds
-from zfcuda.inference.checks import uncompiled
+from zfcuda.inference.checks import concatenated, uncompiled
 from zfcuda.inference.interception import fast_forward
 from zfcuda.storage.identity import precision
 
@@ -86,24 +86,24 @@ def _graph(
     """The graph, held against the model's own answers."""
     stop = stop_at(first, layers)
     try:  # beside an image with another mean, scale and extremes
-        two = torch.cat([3 * images.flip(3) + 1, images])
+        two = concatenated([3 * images.flip(3) + 1, images])
         second = _recorded(model, two, layers, stop)
     except Untraceable:
         raise
     except Exception:  # perhaps not a picture for this model
-        two = torch.cat([images.flip(3), images])
+        two = concatenated([images.flip(3), images])
         second = _recorded(model, two, layers, stop)
     try:
         graph = _built(first, second, layers, mixing)
     except Untraceable as error:  # calls may do otherwise with axes of size one
         said = str(error)
         try:
-            three = _recorded(model, torch.cat([two, images]), layers, stop)
+            three = _recorded(model, concatenated([two, images]), layers, stop)
             graph = _built(second, three, layers, mixing, images=2)
         except Exception:
             raise Untraceable(said) from None
     if not graph.mixes:
-        other = torch.cat([-2 * images.flip(2), images])
+        other = concatenated([-2 * images.flip(2), images])
         _require_alone(first, second, layers, lambda: _recorded(model, other, layers, stop))
     answers = answers_of(second, layers)
     with as_recorded(images.device):

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from zfcuda.inference.checks import settings_of
+from zfcuda.inference.checks import concatenated, settings_of
 from zfcuda.storage.identity import precision
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -106,7 +106,7 @@ def _stands_alone(
     run: Run, image: Tensor, alone: Sequence[Tensor], same: int, dtypes: Collection[torch.dtype]
 ) -> bool:
     def beside(other: Tensor) -> list[Tensor]:
-        return [found[:same] for found in run(torch.cat([image] * same + [other]))]
+        return [found[:same] for found in run(concatenated([image] * same + [other]))]
 
     others: list[Tensor] = []
 

@@ -150,6 +150,18 @@ def _widened(tensor: Tensor) -> Tensor:
     return plain(tensor).detach().to(result_dtype(tensor.dtype))
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Within, calls on a device work on the numbers that they are given."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
+
+
+def concatenated(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """torch.cat, of the 16-bit type too that autocast does not cast to: there it refuses that."""
+    with without_autocast(tensors[0].device):
+        return torch.cat([*tensors], dim)
+
+
 def fill_setting(fill: Any, x: Tensor, with_image: bool) -> float | Tensor:
     """``fill`` as results record it: a float, one value per channel [C] of ``x`` [N,C,H,W], or an
     image [C,H,W]."""

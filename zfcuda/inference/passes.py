@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zfcuda.inference.beside import stands_alone
-from zfcuda.inference.checks import evaluating, settings_of, to_result, to_results
+from zfcuda.inference.checks import concatenated, evaluating, settings_of, to_result, to_results
 from zfcuda.inference.interception import Interception, Operations, fast_forward
 from zfcuda.inference.layers import feature_maps, layer_outputs
 from zfcuda.results.base import Outputs, check_outputs, looks_like_probabilities
@@ -167,7 +167,7 @@ class Passes:
         parts = [] if self.together else [self._first(x[:1], receive, len(x) + more)]
         for some in even_spans(len(parts), len(x), self.together):
             parts.append(self._run(x[some].to(memory_format=self.layout, copy=True), receive))
-        logits = torch.cat([own for own, _ in parts])
+        logits = concatenated([own for own, _ in parts])
         return logits, {layer: [found[layer] for _, found in parts] for layer in self._layers}
 
     def variants(

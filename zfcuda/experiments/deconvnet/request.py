@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zfcuda.cones.operators.batch import Manner
 from zfcuda.cones.operators.signals import Windows
-from zfcuda.inference.checks import as_ints, is_int, per_image
+from zfcuda.inference.checks import as_ints, concatenated, is_int, per_image
 from zfcuda.inference.deconvnet_rules import Rules, deconvnet_rules, gradient_rules
 from zfcuda.ops.windows import on_device
 
@@ -232,7 +232,7 @@ class Carried:
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Those of all batches of images."""
         units = torch.cat([part.units for part in parts])
-        values = torch.cat([part.activations for part in parts])
+        values = concatenated([part.activations for part in parts])
         starts = np.cumsum([0, *(len(part.units) for part in parts)])
         projected = [
             replace(one, units=one.units + start)

@@ -16,6 +16,7 @@ from zfcuda import ops
 from zfcuda.inference.checks import (
     check_input,
     choose_target,
+    concatenated,
     evaluating,
     fill_setting,
     plain,
@@ -140,7 +141,7 @@ def transformed(
         base = to_result(base)
         outputs = passes.outputs(outputs, base)
         chosen = choose_target(target, base)
-        features = {name: torch.cat(received[name]) for name in names}
+        features = {name: concatenated(received[name]) for name in names}
         norms = to_results({name: _norm(maps) for name, maps in features.items()})
 
         def distance(layer: str, maps: Tensor, images: slice) -> Tensor:

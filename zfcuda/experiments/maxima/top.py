@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from zfcuda.inference.checks import is_int
+from zfcuda.inference.checks import concatenated, is_int
 from zfcuda.ops.windows import on_host
 from zfcuda.storage.files import write_tensors
 from zfcuda.storage.identity import tensor_digest
@@ -84,14 +84,16 @@ class Top:
         own = [one[rows] for one in self._columns()]
         later = (values, numbers.expand_as(places), places)
         # Stable: of equal values the earlier image stays in front.
-        merged = _strongest([torch.cat(pair, 1) for pair in zip(own, later, strict=True)], own[0])
+        merged = _strongest(
+            [concatenated(pair, 1) for pair in zip(own, later, strict=True)], own[0]
+        )
         for one, new in zip(self._columns(), merged, strict=True):
             one[rows] = new
 
     def merged(self, other: Top) -> Self:
         """Of the images of both, whichever came first; no image may be in both."""
         pairs = zip(self._columns(), other._columns(), strict=True)
-        both = [torch.cat(pair, 1) for pair in pairs]
+        both = [concatenated(pair, 1) for pair in pairs]
         order = both[1].argsort(dim=1, stable=True)  # by image, before values decide
         values, numbers, places = _strongest([one.gather(1, order) for one in both], self.values)
         return type(self)(values, numbers, places, self.undefined + other.undefined, self.size)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from counted_device import DEVICE, counted
@@ -23,13 +25,14 @@ def test_what_is_counted() -> None:
         weight = torch.ones(2, 1, 3, 3, device=DEVICE)
         y = F.conv2d(x, weight)
         assert y.device == DEVICE
-        assert device.counts == {"uploads": 1, "convolutions": 1, "launches": 3}
-        rows = torch.tensor([[0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0]]).to(DEVICE)
+        assert device.counts == {"uploads": 1, "waits": 1, "convolutions": 1, "launches": 3}
+        rows = torch.tensor([[0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0]])
+        rows = rows.to(DEVICE, non_blocking=True)
         zfcuda.ops.gather_windows(x.view(1, 4, 4, 1), [], rows, out := x.new_empty(4, 1), 4)
         assert (device.counts["uploads"], device.counts["gathers"]) == (2, 1)
-        assert device.counts["waits"] == 0
+        assert device.counts["waits"] == 1
         assert out.flatten().tolist() == [0, 1, 4, 5]
-        counts = torch.ones(4, dtype=torch.int64).to(DEVICE)
+        counts = torch.ones(4, dtype=torch.int64, device=DEVICE)
         asking = (
             lambda: x.nonzero(),
             lambda: x[x > 3],
@@ -37,6 +40,8 @@ def test_what_is_counted() -> None:
             lambda: bool((x > 3).all()),
             lambda: y.cpu(),
             lambda: torch.zeros(4).copy_(x.view(-1)[:4]),
+            lambda: torch.zeros(4).to(DEVICE),
+            lambda: x.view(-1)[:4].copy_(torch.zeros(4)),
             lambda: x.repeat_interleave(counts, 3),
         )
         for number, ask in enumerate(asking, device.counts["waits"] + 1):
@@ -44,7 +49,8 @@ def test_what_is_counted() -> None:
             assert device.counts["waits"] == number, device.waited
         y.to("cpu", non_blocking=True)
         x.repeat_interleave(counts, 3, output_size=4)
-        assert device.counts["waits"] == 1 + len(asking), device.waited
+        x.view(-1)[:4].copy_(torch.zeros(4), non_blocking=True)
+        assert device.counts["waits"] == 2 + len(asking), device.waited
         device.hollow = True
         assert F.conv2d(x, weight).sum().cpu() == 0
 
@@ -67,13 +73,19 @@ LARGE = zfcuda.DeviceProfile(
 
 
 def counts_of_images(
-    model: nn.Module, x: Tensor, hollow: bool, size: int, stride: int, **arguments: Any
+    model: nn.Module,
+    x: Tensor,
+    hollow: bool,
+    size: int,
+    stride: int,
+    profile: zfcuda.DeviceProfile = LARGE,
+    **arguments: Any,
 ) -> list[Counter[str]]:
     """What each image of ``x`` asks of a GPU that is planned for already."""
     found = []
     with counted() as device, torch.no_grad():
         model, x = copy.deepcopy(model).to(DEVICE), x.to(DEVICE)
-        engine = engine_for(model, x, Request(size, stride, profile=LARGE, **arguments))
+        engine = engine_for(model, x, Request(size, stride, profile=profile, **arguments))
         device.hollow = hollow
         for image in x.split(1):
             device.counts.clear()
@@ -90,6 +102,18 @@ def test_vgg16_leaves_the_host_out_of_the_way() -> None:
         assert image["convolutions"] == first["convolutions"]
         assert image["uploads"] <= 5
         assert image["waits"] <= 4
+
+
+@pytest.mark.parametrize("fill", [0.5, [0.5, 0.4, 0.3]])
+def test_no_batch_of_positions_is_waited_for(fill: Any) -> None:
+    """However many there are, nor for what all of them need."""
+    net, x = own_vgg16(), torch.randn(2, 3, 224, 224)
+    waits = []
+    for positions in (3000, 50):
+        few = replace(LARGE, positions=positions)
+        _, image = counts_of_images(net, x, True, 50, 16, few, fill=fill)
+        waits.append(image["waits"])
+    assert waits[0] == waits[1] <= 2
 
 
 class Everything(nn.Module):
@@ -125,6 +149,16 @@ def test_further_images_need_no_tables() -> None:
         assert image["uploads"] <= 5, image
         assert image["waits"] <= 4
         assert image["gathers"] == first["gathers"]
+
+
+def test_dense_batches_find_their_positions_on_the_device() -> None:
+    net, x = Everything().eval(), torch.randn(2, 3, 24, 24)
+    few, many = (
+        counts_of_images(net, x, False, 5, 4, method="dense", max_memory=memory)[1]
+        for memory in (2**26, 2**16)
+    )
+    assert 3 * few["launches"] < many["launches"]
+    assert many["uploads"] <= few["uploads"] <= 1
 
 
 def test_the_counted_device_finds_what_the_cpu_does() -> None:

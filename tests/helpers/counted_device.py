@@ -119,7 +119,7 @@ class CountedDevice(TorchDispatchMode):
         if packet is aten.copy_:
             return self._copied(*args, **kwargs)
         if moves and not there:
-            self.counts["uploads"] += 1
+            self._upload(bool(kwargs.get("non_blocking")))
         self._count(func, args, kwargs)
         return self._done(func, args, kwargs, there)
 
@@ -136,6 +136,11 @@ class CountedDevice(TorchDispatchMode):
         known = packet is aten.repeat_interleave and kwargs.get("output_size") is not None
         if by_mask or (packet in _ANSWERS and not known):
             self._wait(name)
+
+    def _upload(self, non_blocking: bool) -> None:
+        self.counts["uploads"] += 1
+        # torch leaves such a copy only when it is done, behind all that was asked for before.
+        self._wait("copy to the device", not non_blocking)
 
     def _wait(self, why: str, truly: bool = True) -> None:
         if truly:
@@ -168,7 +173,10 @@ class CountedDevice(TorchDispatchMode):
     def _copied(self, to: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
         if isinstance(to, OnDevice):
             up = not isinstance(source, OnDevice)
-            self.counts["uploads" if up else "launches"] += 1
+            if up:
+                self._upload(non_blocking)
+            else:
+                self.counts["launches"] += 1
             to.inner.copy_(source.to(to.inner.device) if up else source.inner)
         else:
             self._wait("copy to the host", not non_blocking)

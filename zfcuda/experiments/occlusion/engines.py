@@ -255,7 +255,7 @@ class Cones(Engine):
     ) -> dict[str, Any]:
         request, schedule, x = self.request, self.schedule, x.detach()
         watched = self.nodes.values()
-        fill = torch.as_tensor(request.fill, dtype=x.dtype).to(x.device)
+        fill = _on_device(request.fill, x)
         fill = fill[:, None, None] if fill.dim() == 1 else fill
         fill = fill.expand(x.shape[1:]).permute(1, 2, 0).contiguous()[None]
         groups = [*spans(0, len(x), self.together(x))]
@@ -329,8 +329,10 @@ class Dense(Engine):
         channels = {name: torch.cat([part[0] for part in strongest[name]]) for name in layers}
         base_sums = {name: torch.cat([part[1] for part in strongest[name]]) for name in layers}
 
+        fill, there = _on_device(request.fill, x), on_device(boxes.numpy(), x.device)
+
         def occluded(images: Tensor, positions: slice) -> Tensor:
-            return ops.occlude(images, boxes[positions], request.fill)
+            return ops.occlude(images, there[positions], fill)
 
         def map_sum(layer: str, maps: Tensor, images: slice) -> Tensor:
             require_shape(layer, maps, strongest[layer][0][2])
@@ -350,6 +352,13 @@ class Dense(Engine):
             },
             "outputs": outputs,
         }
+
+
+def _on_device(fill: float | Tensor, x: Tensor) -> Tensor:
+    """What the occluders show, of ``x``'s type, where it is; a GPU is not waited for."""
+    if isinstance(fill, Tensor):
+        return on_device(fill.numpy(), x.device).to(x.dtype)
+    return x.new_full((), fill)
 
 
 def _spatial_sum(maps: Tensor) -> Tensor:

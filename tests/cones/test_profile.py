@@ -25,7 +25,7 @@ def test_a_cpu_by_its_instructions(monkeypatch, told, known):
 def test_a_gpu_is_measured_once_for_a_dtype_and_a_precision(monkeypatch):
     calls = []
 
-    def measured(device, dtype):
+    def measured(device, dtype, large):
         calls.append(dtype)
         return Rates(2e13, 1e12, 3e12, 3e-5, 2e-4)
 
@@ -48,6 +48,26 @@ def test_windows_leave_most_of_the_memory(memory):
     found = of_gpu("small", memory, Rates(1e13, 1e12, 1e12, 1e-5, 1e-4))
     assert 1 <= found.windows <= memory // 32
     assert math.log2(found.windows).is_integer()
+
+
+@pytest.mark.parametrize("free", [0, 2**26, 2**29, 2**31, 2**37])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_what_is_measured_fits_what_is_free(monkeypatch, free, dtype):
+    """Whatever the occlusion itself takes, a GPU that others fill is measured on less."""
+    asked = []
+
+    def measured(device, dtype, large):
+        asked.append(large * 256 * 56 * 56 * dtype.itemsize)
+        return Rates(2e13, 1e12, 3e12, 3e-5, 2e-4)
+
+    monkeypatch.setattr(profile, "rates", measured)
+    monkeypatch.setattr(profile, "_known", {})
+    with counted():
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (free, 2**37))
+        profile_of(DEVICE, dtype)
+    one = 256 * 56 * 56 * dtype.itemsize
+    assert asked[0] == one or 4 * asked[0] <= free / 4
+    assert free < 2**37 or asked[0] == 32 * one
 
 
 def test_a_little_noise_changes_nothing():
@@ -74,6 +94,9 @@ def test_rates_can_be_measured():
         ("windows", 2.0**20, TypeError),
         ("windows", 0, ValueError),
         ("positions", True, TypeError),
+        ("positions", 10**400, ValueError),
+        ("call", 10**400, ValueError),
+        ("call", math.inf, ValueError),
     ],
 )
 def test_what_is_no_profile_is_refused(field, value, error):

@@ -272,10 +272,20 @@ def test_a_run_keeps_the_profile_it_was_begun_with(net, x, tmp_path, monkeypatch
     used.clear()
     OCCLUSION(net, x[:5], tmp_path, profile=own)
     assert {*used} == {AVX512}
-    for wrong in ({"name": "short"}, {**own.settings, "windows": "many"}, 5):
+    for wrong in (
+        {"name": "short"}, {**own.settings, "windows": "many"}, {**own.settings, "byte": -1.0}, 5
+    ):  # fmt: skip
         rewrite(path, lambda settings, wrong=wrong: settings.update({"profile": wrong}))
-        with pytest.raises(ValueError, match="profile"):
+        with pytest.raises(ValueError, match="begun with no profile"):
             OCCLUSION(net, x[:5], tmp_path)
+
+
+@pytest.mark.parametrize(("device", "cached"), [("cpu", AVX512.cached), ("cuda", 0)])
+def test_a_run_that_recorded_no_profile(tmp_path, device, cached):
+    """Only on CPUs were batches held to what a cache has."""
+    run = OcclusionRun(tmp_path, None, {}, {}, Shard(), None, None, None)
+    vars(run)["_begun"] = {"settings": {"device": device}}
+    assert run.profile == replace(AVX512, cached=cached)
 
 
 def test_a_layer_named_twice_is_one(net, x, tmp_path, results, run):

@@ -8,6 +8,7 @@ and the last bits of what is found, never what it means.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -67,7 +68,7 @@ class DeviceProfile:
                 kind = "an int" if whole else "a number"
                 raise TypeError(f"{one.name} must be {kind}, got {value!r}")
             nothing = value == 0 and one.name in _POSITIVE
-            if not math.isfinite(value) or value < 0 or nothing:
+            if not 0 <= value <= (sys.maxsize if whole else sys.float_info.max) or nothing:
                 raise ValueError(f"{one.name} must be finite and positive, got {value!r}")
 
     @classmethod
@@ -119,7 +120,8 @@ def profile_of(device: torch.device, dtype: torch.dtype) -> DeviceProfile:
     key = (str(device), dtype, how)
     if key not in _known:
         name = f"{torch.cuda.get_device_name(device)}, convolutions in {how.convolutions}"
-        _known[key] = of_gpu(name, torch.cuda.mem_get_info(device)[1], rates(device, dtype))
+        free, memory = torch.cuda.mem_get_info(device)
+        _known[key] = of_gpu(name, memory, rates(device, dtype, _that_fit(free, dtype)))
     return _known[key]
 
 
@@ -141,6 +143,15 @@ class Rates:
     bytes: float
     call: float
     cone_call: float
+
+
+_LARGE = 32  # images of a large convolution
+
+
+def _that_fit(free: int, dtype: torch.dtype) -> int:
+    """As many of them as leave most of so many bytes free."""
+    image = math.prod(_IMAGE) * dtype.itemsize
+    return max(1, min(_LARGE, free // (16 * image)))  # four of each and what cuDNN works with
 
 
 _MOST_WINDOWS = 2**32
@@ -174,9 +185,9 @@ def _power_of_two(value: float) -> float:
 
 
 @torch.no_grad()
-def rates(device: torch.device, dtype: torch.dtype, large: int = 32) -> Rates:
+def rates(device: torch.device, dtype: torch.dtype, large: int = _LARGE) -> Rates:
     """Measure a device; ``large``: images of 256 maps of 56x56 in a large convolution."""
-    x = torch.ones(large, 256, 56, 56, dtype=dtype, device=device)
+    x = torch.ones(large, *_IMAGE, dtype=dtype, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     weight = torch.ones(256, 256, 3, 3, dtype=dtype, device=device)
     weight = weight.contiguous(memory_format=torch.channels_last)
@@ -196,6 +207,7 @@ def rates(device: torch.device, dtype: torch.dtype, large: int = 32) -> Rates:
     )
 
 
+_IMAGE = (256, 56, 56)
 _TIMES = 32  # of small calls, so that a device's queue is filled
 
 

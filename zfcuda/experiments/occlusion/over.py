@@ -166,11 +166,11 @@ class OcclusionRun(Run[OcclusionResult, OcclusionSummary]):
             ValueError: its file holds none.
         """
         found = self.begun_with.get("profile")
-        if found is None:  # as all devices were treated until runs recorded it
-            return AVX512
+        if found is None:
+            return _before_profiles(str(self.begun_with.get("device")))
         try:
             return DeviceProfile.of(found)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"'{self.folder}' was begun with no profile: {error}") from error
 
     def _as_begun(self, there: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -293,6 +293,11 @@ def occlusion_run(
         if (own := begun.profile) != request.profile:
             begun = replace(begun, engine=engine_for(model, x, replace(asked, profile=own)))
         yield begun
+
+
+def _before_profiles(device: str) -> DeviceProfile:
+    """As a kind of device was treated until runs recorded it."""
+    return AVX512 if device == "cpu" else replace(AVX512, cached=0)
 
 
 def _of_one(result: OcclusionResult, index: int, classes: Sequence[int] | None) -> OcclusionResult:

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,9 @@ def test_what_is_counted() -> None:
             lambda: y.cpu(),
             lambda: torch.zeros(4).copy_(x.view(-1)[:4]),
             lambda: torch.zeros(4).to(DEVICE),
+            lambda: x[..., np.arange(2)],
+            lambda: x[..., torch.arange(2)],
+            lambda: x.view(-1).__setitem__(np.arange(2), 1.0),
             lambda: x.view(-1)[:4].copy_(torch.zeros(4)),
             lambda: x.repeat_interleave(counts, 3),
         )
@@ -51,6 +55,8 @@ def test_what_is_counted() -> None:
         x.repeat_interleave(counts, 3, output_size=4)
         x.view(-1)[:4].copy_(torch.zeros(4), non_blocking=True)
         assert device.counts["waits"] == 2 + len(asking), device.waited
+        with pytest.raises(RuntimeError, match="of the host"):
+            x + torch.ones(4)
         device.hollow = True
         assert F.conv2d(x, weight).sum().cpu() == 0
 

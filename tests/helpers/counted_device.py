@@ -26,6 +26,7 @@ DEVICE = torch.device("cuda", 0)
 MEMORY = 70 * 2**30  # bytes that are free on it, as far as anyone asks
 
 _CONVOLUTIONS = {aten.convolution, aten.cudnn_convolution, aten.mkldnn_convolution}
+_INDEXING = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_)
 # What torch answers only when everything before is done: the host must know a number or a length.
 _ANSWERS = {
     aten._local_scalar_dense, aten.equal, aten.masked_select, aten.nonzero, aten._unique2,
@@ -130,9 +131,12 @@ class CountedDevice(TorchDispatchMode):
         if name.startswith("zfcuda::") and "windows" in name:
             self.counts["gathers"] += 1
         self.counts["launches"] += not _is_view(func)
-        by_mask = packet in (aten.index, aten.index_put, aten.index_put_) and any(
-            isinstance(one, OnDevice) and one.dtype in (torch.bool, torch.uint8) for one in args[1]
-        )
+        by_mask = False
+        if packet in _INDEXING:
+            for one in [one for one in args[1] if one is not None]:
+                by_mask |= one.dtype in (torch.bool, torch.uint8)
+                if not isinstance(one, OnDevice):  # such as an array of numpy's
+                    self._upload(False)
         known = packet is aten.repeat_interleave and kwargs.get("output_size") is not None
         if by_mask or (packet in _ANSWERS and not known):
             self._wait(name)
@@ -148,7 +152,9 @@ class CountedDevice(TorchDispatchMode):
             self.waited.append(why)
 
     def _done(self, func: Any, args: Any, kwargs: Any, there: list[OnDevice]) -> Any:
-        """The call on what the tensors hold; results that are an argument stay that argument."""
+        """The call on what the tensors hold; results that are an argument stay that argument.
+        Beside tensors of the device torch allows numbers that are on the host, and indices."""
+        moves = func.overloadpacket in (aten._to_copy, *_INDEXING)
         if func.overloadpacket is aten._local_scalar_dense and self.hollow:
             return self._on_host(args[0].inner).item()
         known = {}
@@ -158,8 +164,9 @@ class CountedDevice(TorchDispatchMode):
                 return self._inside
             if not isinstance(leaf, Tensor):
                 return leaf
-            # Beside tensors of the device torch allows a number that is on the host.
             own = leaf.inner if isinstance(leaf, OnDevice) else leaf
+            if own is leaf and leaf.dim() and not moves:
+                raise RuntimeError(f"{func} of tensors of the counted device and of the host")
             own = own.to("meta") if self.hollow else own
             if isinstance(leaf, OnDevice):
                 known[id(own)] = leaf, own
